@@ -1,0 +1,3 @@
+"""agentcron: cron for AI agents."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,97 @@
+"""Rules of the config that concern several keys at once, checked on the raw tables so that all mistakes show."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from daemon.config.positions import KeyPath
+
+Finding = tuple[KeyPath, str]
+
+
+def cross_check(raw: dict[str, Any]) -> Iterator[Finding]:
+    """Yield the key path and the text of each broken rule; whatever has a wrong shape is the schema's to report."""
+    agents = _table(raw, "agents")
+    if not agents:
+        yield ("agents",), "no agent; write at least one [agents.NAME] table"
+    for section in ("retention", "cleanup"):
+        if {"cron", "every"} <= _table(raw, section).keys():
+            yield (section, "cron"), "both cron and every are set; keep one of them"
+    control = _table(raw, "control")
+    if "listen" in control and not control.get("tokens"):
+        yield ("control", "listen"), "listening on TCP needs tokens; add tokens = [{ name = ..., file = ... }]"
+    environments = _table(raw, "environments")
+    for name, environment in _tables(environments):
+        yield from _environment(("environments", name), environment)
+    for name, agent in _tables(agents):
+        yield from _agent(("agents", name), agent, environments)
+    for name, notify in _tables(_table(raw, "notify")):
+        if {"command", "url"} <= notify.keys():
+            yield ("notify", name, "url"), "both command and url are set; keep one of them"
+        elif not {"command", "url", "ping"} & notify.keys():
+            yield ("notify", name), "nobody to notify; set command, url or ping"
+
+
+def _environment(path: KeyPath, environment: dict[str, Any]) -> Iterator[Finding]:
+    mode = environment.get("mode", "none")
+    if mode == "git" and "repository" not in environment:
+        yield path, 'mode = "git" needs repository, a URL or a path'
+    if mode == "local" and "path" not in environment:
+        yield path, 'mode = "local" needs path, the folder to work in'
+    for key, needed in (("path", "local"), ("repository", "git"), ("ref", "git")):
+        if key in environment and mode in {"git", "local", "none"} and mode != needed:
+            yield (*path, key), f'{key} belongs to mode = "{needed}"; this environment has mode = "{mode}"'
+
+
+def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -> Iterator[Finding]:
+    environment = agent.get("environment")
+    if isinstance(environment, str) and environment not in environments:
+        known = ", ".join(sorted(environments)) or "none is defined"
+        yield (*path, "environment"), f"no [environments.{environment}] table; defined: {known}"
+    command = agent.get("command")
+    if isinstance(command, list) and any(isinstance(word, str) and "\0" in word for word in command):
+        yield (*path, "command"), "a word of a command cannot hold a NUL character"
+    elif isinstance(command, list) and command[:1] == [""]:
+        yield (*path, "command"), "the first word of a command is the program to run; it is empty"
+    for name, schedule in _tables(_table(agent, "schedules")):
+        yield from _schedule((*path, "schedules", name), schedule)
+
+
+def _schedule(path: KeyPath, schedule: dict[str, Any]) -> Iterator[Finding]:
+    cadences = {"cron", "every"} & schedule.keys()
+    if not cadences:
+        yield path, "no cadence; set exactly one of cron and every"
+    elif len(cadences) > 1:
+        yield (*path, "every"), "both cron and every are set; keep exactly one of them"
+    if "offset" in schedule and "every" not in schedule:
+        yield (*path, "offset"), "offset shifts the phase of every; a cron schedule has none"
+    for key in ("params", "metadata"):
+        if key in schedule and not _is_json(schedule[key]):
+            yield (*path, key), "holds nan, inf or a value that JSON cannot hold; agents get it as JSON"
+    start, end = schedule.get("start_at"), schedule.get("end_at")
+    if _is_after(start, end):
+        yield (*path, "end_at"), "lies before start_at, so the schedule would never be due"
+
+
+def _is_after(start: Any, end: Any) -> bool:  # noqa: ANN401 - raw values of any type
+    try:
+        return start is not None and end is not None and bool(start > end)
+    except TypeError:  # values of different types: the schema says which one is wrong
+        return False
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False, default=str)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _table(parent: dict[str, Any], key: str) -> dict[str, Any]:
+    value = parent.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _tables(parent: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    return ((name, value) for name, value in parent.items() if isinstance(value, dict))

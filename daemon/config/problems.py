@@ -1,0 +1,182 @@
+"""Mistakes in a config, each told in one line: where, which key, which value, and what is allowed."""
+
+import difflib
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from daemon.config.overrides import variable_name
+from daemon.config.positions import KeyPath, key_lines
+from daemon.config.schema import (
+    A2aAgent,
+    AcpAgent,
+    AgentexAgent,
+    AgentRetention,
+    Budget,
+    CommandAgent,
+    Config,
+    Environment,
+    InitialInput,
+    Notify,
+    Schedule,
+    Token,
+)
+from daemon.units import format_duration
+
+_AGENT_MODELS: dict[str, type[BaseModel]] = {
+    "command": CommandAgent,
+    "agentex": AgentexAgent,
+    "a2a": A2aAgent,
+    "acp": AcpAgent,
+}
+_IN_TOML = {
+    "dict_type": "should be a table",
+    "model_type": "should be a table",
+    "model_attributes_type": "should be a table",
+    "list_type": "should be an array",
+    "string_type": "should be a string",
+    "bool_type": "should be true or false",
+    "int_type": "should be an integer",
+    "float_type": "should be a number",
+}
+_LONGEST_VALUE = 60
+_SECRET_KEYS = frozenset({"env", "api_key", "tokens"})
+
+
+class Problems:
+    """Turns findings about one document into lines for people."""
+
+    def __init__(
+        self, file: Path, text: str, raw: dict[str, Any], overridden: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        self._file = file
+        self._raw = raw
+        self._overridden = set(overridden)
+        self._lines = key_lines(text)
+
+    def of_schema(self, error: ValidationError) -> list[str]:
+        """Return a line for each error of the schema."""
+        return [self._from_pydantic(details) for details in error.errors(include_url=False)]
+
+    def line(self, path: KeyPath, message: str, *, show_value: bool = True) -> str:
+        """Return one finding with its place, its key and, unless it may be secret, its value."""
+        if len(path) > 1 and (str(path[0]), str(path[1])) in self._overridden:
+            place = f"environment variable {variable_name(str(path[0]), str(path[1]))}"
+        else:
+            place = f"{self._file}:{self._line_of(path)}: {_dotted(path)}"
+        value = self._value(path)
+        shown = f" = {_shown(value)}" if show_value and value is not _MISSING else ""
+        if shown and _SECRET_KEYS & set(map(str, path)):
+            shown = " = (hidden)"
+        return f"{place}{shown}: {message}"
+
+    def _from_pydantic(self, details: ErrorDetails) -> str:
+        path = self._path(details["loc"])
+        kind = details["type"]
+        if kind == "extra_forbidden":
+            return self.line(path, _unknown_key(path, self._raw), show_value=False)
+        if kind == "missing":
+            return self.line(path[:-1], f"the key {path[-1]} is missing", show_value=False)
+        if kind in {"union_tag_invalid", "union_tag_not_found"}:
+            allowed = ", ".join(f'"{name}"' for name in _AGENT_MODELS)
+            return self.line((*path, "type"), f"no such type of agent; allowed are {allowed}")
+        return self.line(path, _told(details))
+
+    def _path(self, loc: tuple[int | str, ...]) -> KeyPath:
+        """Return pydantic's location without the tag it adds for an agent's type and its mark for a key."""
+        path = tuple(part for part in loc if part != "[key]")
+        if path[0] == "agents" and len(path) > 2:  # noqa: PLR2004 - ("agents", NAME, tag, ...)
+            path = (*path[:2], *path[3:])
+        return path
+
+    def _line_of(self, path: KeyPath) -> int:
+        while path:
+            if path in self._lines:
+                return self._lines[path]
+            path = path[:-1]
+        return 1
+
+    def _value(self, path: KeyPath) -> object:
+        value: Any = self._raw
+        for part in path:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return _MISSING
+        return value
+
+
+_MISSING = object()
+
+
+def _dotted(path: KeyPath) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return _shortened(text.removeprefix("."), 200)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "{...}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _shortened(f'"{value}"' if isinstance(value, str) else str(value), _LONGEST_VALUE)
+
+
+def _shortened(text: str, most: int) -> str:
+    printable = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return printable if len(printable) <= most else f"{printable[:most]}... ({len(text)} characters)"
+
+
+def _told(details: ErrorDetails) -> str:
+    """Say what is allowed in the words of TOML instead of Python's."""
+    context = details.get("ctx", {})
+    if details["type"] == "value_error":
+        return str(context["error"])
+    if details["type"] == "too_short":
+        return "is empty; give at least one item"
+    if isinstance(context.get("ge"), timedelta):
+        return f'should be at least "{format_duration(context["ge"])}"'
+    message = _IN_TOML.get(details["type"], details["msg"])
+    return message.replace("Input should be", "should be").replace("String should", "should")
+
+
+def _unknown_key(path: KeyPath, raw: dict[str, Any]) -> str:
+    known = sorted(_keys_beside(path, raw))
+    near = difflib.get_close_matches(str(path[-1])[:100], known, 1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"unknown key; {guess}allowed are {', '.join(known)}"
+
+
+def _keys_beside(path: KeyPath, raw: dict[str, Any]) -> Iterable[str]:
+    """Return the keys that the schema knows in the table that holds a path."""
+    match path[:-1]:
+        case ():
+            model: type[BaseModel] | None = Config
+        case ("agents", name):
+            kind = raw["agents"][name].get("type", "command")
+            model = _AGENT_MODELS.get(kind) if isinstance(kind, str) else None
+        case ("agents", _, "schedules", _):
+            model = Schedule
+        case ("agents", _, "schedules", _, "input"):
+            model = InitialInput
+        case ("agents", _, "budget"):
+            model = Budget
+        case ("agents", _, "retention"):
+            model = AgentRetention
+        case ("environments", _):
+            model = Environment
+        case ("notify", _):
+            model = Notify
+        case ("control", "tokens", _):
+            model = Token
+        case (section,):
+            model = Config.model_fields[str(section)].annotation
+        case _:
+            model = None
+    return model.model_fields if model is not None else ()

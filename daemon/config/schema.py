@@ -1,0 +1,284 @@
+"""The whole config file as frozen, strict models; every default of agentcron stands here and nowhere else."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from daemon.config.values import (
+    Argv,
+    ConfigPath,
+    CronText,
+    Duration,
+    Instant,
+    Name,
+    PositiveDuration,
+    SecretValue,
+    Size,
+    Zone,
+)
+from daemon.model import Catchup, Overlap
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys and values of another type are errors."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Daemon(Section):
+    """`[daemon]`: the process as a whole."""
+
+    state_dir: ConfigPath | None = None
+    timezone: Zone = "UTC"
+    max_concurrent_runs: int = Field(4, ge=1, le=10_000)
+    on_stop: Literal["detach", "drain", "cancel"] = "detach"
+    stop_timeout: Duration = timedelta(seconds=60)
+
+
+class Log(Section):
+    """`[log]`: where log lines go and what they look like."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    file: ConfigPath | None = None
+
+
+class Token(Section):
+    """A bearer token for the control API over TCP."""
+
+    name: Name
+    file: ConfigPath
+
+
+class Control(Section):
+    """`[control]`: the control API."""
+
+    socket: ConfigPath | None = None
+    group: str | None = None
+    schedules_api: bool = True
+    listen: str | None = Field(None, pattern=r"^([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}$")
+    tokens: list[Token] = []
+    public_url: str | None = Field(None, pattern=r"^https?://[^/\s]+[^\s]*$")
+
+
+class Access(Section):
+    """`[access]`: who has every right."""
+
+    admins: list[str] = ["root"]
+
+
+class Retention(Section):
+    """`[retention]`: how long ended runs are kept; without `days` they are kept forever."""
+
+    days: int | None = Field(None, ge=1, le=36_500)
+    every: PositiveDuration = timedelta(hours=24)
+    cron: CronText | None = None
+    keep_last: int = Field(0, ge=0, le=1_000_000)
+
+
+class AgentRetention(Section):
+    """`[agents.NAME.retention]`: overrides of `[retention]` for one agent."""
+
+    days: int | None = Field(None, ge=1, le=36_500)
+    keep_last: int | None = Field(None, ge=0, le=1_000_000)
+
+
+class Cleanup(Section):
+    """`[cleanup]`: when the workspaces of ended runs are removed."""
+
+    every: PositiveDuration = timedelta(hours=1)
+    cron: CronText | None = None
+    max_age: Duration = timedelta(hours=24)
+    keep_on_error: bool = True
+    keep_errors: int = Field(5, ge=0, le=1_000_000)
+    quota: Size | None = None
+    quota_warn: float = Field(0.8, ge=0, le=1)
+    salvage_max: Size = 200 * 1024**2
+
+
+class Environment(Section):
+    """`[environments.NAME]`: where runs work."""
+
+    mode: Literal["git", "local", "none"] = "none"
+    path: ConfigPath | None = None
+    repository: str | None = None
+    ref: str | None = None
+    fetch_every: Duration = timedelta(minutes=1)
+    require_fetch: bool = False
+    max_age: Duration | None = None
+    keep_on_error: bool | None = None
+    keep_errors: int | None = Field(None, ge=0, le=1_000_000)
+    quota: Size | None = None
+    quota_warn: float | None = Field(None, ge=0, le=1)
+    salvage_max: Size | None = None
+
+
+class InitialInput(Section):
+    """What a schedule hands to its agent."""
+
+    type: Literal["text"] = "text"
+    author: Literal["user", "agent"] = "user"
+    content: str
+
+
+def _as_input(value: object) -> object:
+    return {"content": value} if isinstance(value, str) else value
+
+
+class Schedule(Section):
+    """`[agents.NAME.schedules.NAME]`: a recurring cadence and its input."""
+
+    cron: CronText | None = None
+    every: PositiveDuration | None = None
+    offset: Duration = timedelta(0)
+    timezone: Zone | None = None
+    start_at: Instant | None = None
+    end_at: Instant | None = None
+    jitter: Duration = timedelta(0)
+    overlap: Annotated[Overlap, Field(strict=False)] = Overlap.SKIP
+    catchup: Annotated[Catchup, Field(strict=False)] = Catchup.LATEST
+    catchup_window: Duration = timedelta(hours=24)
+    pause_on_failure: bool = False
+    paused: bool = False
+    description: str = ""
+    input: Annotated[InitialInput, BeforeValidator(_as_input)] = InitialInput(content="")
+    params: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+
+
+class Budget(Section):
+    """`[agents.NAME.budget]`: the most that one calendar day may see."""
+
+    runs_per_day: int | None = Field(None, ge=1)
+    cost_usd_per_day: float | None = Field(None, gt=0)
+    tokens_per_day: int | None = Field(None, ge=1)
+
+
+class BaseAgent(Section):
+    """What all agents have in common."""
+
+    timeout: PositiveDuration = timedelta(hours=1)
+    max_concurrent: int = Field(1, ge=1, le=10_000)
+    attempts: int = Field(1, ge=1, le=100)
+    retry_delay: Duration = timedelta(seconds=30)
+    on_interrupt: Literal["fail", "rerun"] = "fail"
+    allow: list[str] = []
+    read: list[str] | None = None
+    budget: Budget = Budget()
+    retention: AgentRetention = AgentRetention()
+    schedules: dict[Name, Schedule] = {}
+
+
+class ProcessAgent(BaseAgent):
+    """What agents that are a command on this host have in common."""
+
+    command: Argv
+    environment: Name | None = None
+    idle_timeout: PositiveDuration | None = None
+    kill_grace: Duration = timedelta(seconds=10)
+    max_output: Size = 50 * 1024**2
+    env: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], SecretValue] = {}
+
+
+class CommandAgent(ProcessAgent):
+    """`type = "command"`: a command gets the input, and its exit status is the outcome."""
+
+    type: Literal["command"] = "command"
+    input: Literal["stdin", "argument", "file"] = "stdin"
+    result_format: Literal["none", "claude"] = "none"
+
+
+class AcpAgent(ProcessAgent):
+    """`type = "acp"`: a command that speaks the Agent Client Protocol."""
+
+    type: Literal["acp"]
+    permissions: Literal["reject", "allow"] = "reject"
+
+
+class RemoteAgent(BaseAgent):
+    """What agents behind a URL have in common."""
+
+    url: str = Field(pattern=r"^https?://[^/\s]+[^\s]*$")
+    api_key: SecretValue | None = None
+
+
+class AgentexAgent(RemoteAgent):
+    """`type = "agentex"`: JSON-RPC over HTTP."""
+
+    type: Literal["agentex"]
+    acp_type: Literal["sync", "agentic", "async"] = "agentic"
+    await_completion: bool = False
+
+
+class A2aAgent(RemoteAgent):
+    """`type = "a2a"`: the A2A protocol."""
+
+    type: Literal["a2a"]
+
+
+def _kind(value: object) -> str | None:
+    """Return the tag of an agent table; one without a type is a command."""
+    kind = value.get("type", "command") if isinstance(value, dict) else "command"
+    return kind if isinstance(kind, str) else None
+
+
+Agent = Annotated[
+    Annotated[CommandAgent, Tag("command")]
+    | Annotated[AgentexAgent, Tag("agentex")]
+    | Annotated[A2aAgent, Tag("a2a")]
+    | Annotated[AcpAgent, Tag("acp")],
+    Discriminator(_kind),
+]
+
+
+class Notify(Section):
+    """`[notify.NAME]`: who hears about what."""
+
+    on: list[
+        Literal[
+            "failed",
+            "interrupted",
+            "missed",
+            "recovered",
+            "completed",
+            "quota",
+            "cleanup",
+            "retention",
+            "budget",
+        ]
+    ] = ["failed", "interrupted", "missed", "recovered"]
+    command: Argv | None = None
+    url: str | None = Field(None, pattern=r"^https?://[^/\s]+[^\s]*$")
+    format: Literal["json", "slack", "ntfy"] = "json"
+    agents: list[str] = ["*"]
+    ping: str | None = Field(None, pattern=r"^https?://[^/\s]+[^\s]*$")
+
+
+class Config(BaseSettings):
+    """The file as a whole."""
+
+    model_config = SettingsConfigDict(frozen=True, strict=True, extra="forbid")
+
+    daemon: Daemon = Daemon()
+    log: Log = Log()
+    control: Control = Control()
+    access: Access = Access()
+    retention: Retention = Retention()
+    cleanup: Cleanup = Cleanup()
+    environments: dict[Name, Environment] = {}
+    agents: dict[Name, Agent] = {}
+    notify: dict[Name, Notify] = {}
+
+    _file: Path = PrivateAttr(Path("config.toml"))
+
+    @property
+    def file(self) -> Path:
+        """The file that was read, as an absolute path."""
+        return self._file
+
+    def resolve(self, path: Path) -> Path:
+        """Return a path of the file as an absolute one: relative paths start at the file's folder."""
+        return self._file.parent / path

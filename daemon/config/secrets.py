@@ -1,0 +1,73 @@
+"""Secret values, read at the moment a run needs them and kept nowhere."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon.config.schema import Config
+from daemon.config.values import Secret
+from daemon.errors import SecretError
+
+_LARGEST = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The environment of a run: values by name, and those among them that must never be shown."""
+
+    values: dict[str, str]
+    hidden: tuple[str, ...]
+
+
+def resolve_environment(
+    config: Config, env: Mapping[str, Secret], environment: Mapping[str, str] = os.environ
+) -> Resolved:
+    """Read every value of an agent's `env`; raise SecretError naming the first that cannot be read."""
+    values, hidden = {}, []
+    for name, secret in env.items():
+        value = read_secret(config, name, secret, environment)
+        if value is None:
+            continue
+        values[name] = value
+        if secret.source in {"credential", "file"} and value:
+            hidden.append(value)
+    return Resolved(values, tuple(hidden))
+
+
+def read_secret(
+    config: Config, name: str, secret: Secret, environment: Mapping[str, str] = os.environ
+) -> str | None:
+    """Return a secret's value without its final newline, None for an inherited variable that is not set."""
+    match secret.source:
+        case "plain":
+            return secret.value
+        case "inherit":
+            return environment.get(name)
+        case "file":
+            return _read(name, config.resolve(Path(secret.value)))
+        case "credential":
+            folder = environment.get("CREDENTIALS_DIRECTORY")
+            if not folder:
+                raise SecretError(
+                    f"{name}: credential {secret.value!r} is not available: $CREDENTIALS_DIRECTORY is not set; "
+                    "add LoadCredential= to the service, or use { file = PATH }"
+                )
+            return _read(name, Path(folder) / secret.value)
+
+
+def _read(name: str, path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_LARGEST + 1)
+    except OSError as error:
+        raise SecretError(f"{name}: cannot read {path}: {error.strerror}") from None
+    if len(data) > _LARGEST:
+        raise SecretError(f"{name}: {path} is larger than {_LARGEST // 1024} KiB")
+    try:
+        value = data.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise SecretError(f"{name}: {path} is not UTF-8 text") from None
+    if "\0" in value:
+        raise SecretError(f"{name}: {path} holds a NUL character, which no environment variable can")
+    return value

@@ -1,0 +1,90 @@
+"""Kinds of values that the config knows beyond TOML's own, each with the words that say what is allowed."""
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from daemon.rules.cadence import check_cron, check_zone
+from daemon.units import parse_duration, parse_instant, parse_size
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+
+
+def _duration(value: object) -> timedelta:
+    if not isinstance(value, str):
+        raise ValueError('a duration is a string such as "90s", "15m", "2h", "1d", "1h30m" or "PT15M"')  # noqa: TRY004
+    return parse_duration(value)
+
+
+def _size(value: object) -> int:
+    if not isinstance(value, str):
+        raise ValueError('a size is a string such as "500MB" or "20GiB"')  # noqa: TRY004 - pydantic wants ValueError
+    return parse_size(value)
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("a path is a string that is not empty")
+    return Path(value)
+
+
+def _instant(value: object) -> datetime:
+    if isinstance(value, str):
+        return parse_instant(value)
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC)
+    raise ValueError("a time has a date, a time of day and an offset, as in 2026-01-31T09:00:00Z")
+
+
+def _zone(value: str) -> str:
+    check_zone(value)
+    return value
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(
+            "a name has 1 to 64 characters a-z, 0-9 and -, and begins and ends with a letter or digit"
+        )
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+PositiveDuration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(seconds=1))]
+Size = Annotated[int, BeforeValidator(_size)]
+ConfigPath = Annotated[Path, BeforeValidator(_path)]
+Instant = Annotated[datetime, BeforeValidator(_instant)]
+Zone = Annotated[str, AfterValidator(_zone)]
+CronText = Annotated[str, AfterValidator(check_cron)]
+Name = Annotated[str, AfterValidator(_name)]
+Argv = Annotated[list[str], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Secret:
+    """Where a secret value comes from; a plain value is kept out of every representation."""
+
+    source: Literal["credential", "file", "inherit", "plain"]
+    value: str = field(default="", repr=False)
+
+
+def _secret(value: object) -> Secret:
+    match value:
+        case str():
+            return Secret("plain", value)
+        case {"credential": str() as name} if len(value) == 1 and re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", name):
+            return Secret("credential", name)
+        case {"file": str() as path} if len(value) == 1 and path:
+            return Secret("file", path)
+        case {"inherit": True} if len(value) == 1:
+            return Secret("inherit")
+    raise ValueError(
+        'a value is a string, { credential = "NAME" }, { file = "PATH" } or { inherit = true }'
+    )
+
+
+SecretValue = Annotated[Secret, BeforeValidator(_secret)]

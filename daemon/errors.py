@@ -1,0 +1,47 @@
+"""What can go wrong in ways that a person should read about without a traceback."""
+
+
+class AgentcronError(Exception):
+    """An expected failure; its text says what is wrong and how to mend it."""
+
+    exit_status = 1
+
+
+class ConfigError(AgentcronError):
+    """The config file cannot be used; `problems` holds one line for each thing that is wrong."""
+
+    exit_status = 2
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class NotFoundError(AgentcronError):
+    """What was asked for does not exist."""
+
+
+class RefusedError(AgentcronError):
+    """What was asked for is not possible in the present state."""
+
+
+class DaemonUnreachableError(AgentcronError):
+    """No daemon answers for this state directory."""
+
+    exit_status = 3
+
+
+class StoreError(AgentcronError):
+    """The database cannot be opened or must not be used as it is."""
+
+
+class StoreUnavailableError(AgentcronError):
+    """The database cannot take a write now (locked, disk full, I/O error); trying again later may succeed."""
+
+
+class SecretError(AgentcronError):
+    """A secret that a run needs cannot be read."""
+
+
+class StaleStatusError(AgentcronError):
+    """A compare-and-set found another status than the one it expected."""

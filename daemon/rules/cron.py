@@ -1,0 +1,227 @@
+"""Cron expressions with the meaning of Debian's cron (crontab(5), cron(8)), on cronsim.
+
+cronsim walks naive wall-clock time here; what an instant is in a zone, and what happens where the zone's offset
+changes, is decided in this file after cron(8): clock changes of less than three hours are smoothed over. A job whose
+minute and hour fields are both fixed runs right after a skipped hour and once in a repeated one; a job with a
+wildcard in either of them follows the wall clock.
+"""
+
+import copy
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+MACROS = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+_LONGEST_EXPRESSION = 1000
+_SMOOTHED = timedelta(hours=3)
+_DAY = timedelta(days=1)
+_SECOND = timedelta(seconds=1)
+_NAME = "[A-Za-z]{3}"
+_ITEM = rf"(?:\*|(?:[0-9]{{1,2}}|{_NAME})-(?:[0-9]{{1,2}}|{_NAME}))(?:/[0-9]+)?|[0-9]{{1,2}}|{_NAME}"
+_FIELD = re.compile(rf"(?:{_ITEM})(?:,(?:{_ITEM}))*")
+_FIELDS = (
+    ("minute", "0-59"),
+    ("hour", "0-23"),
+    ("day-of-month", "1-31"),
+    ("month", "1-12 or jan-dec"),
+    ("day-of-week", "0-7 or sun-sat"),
+)
+
+
+@dataclass(frozen=True)
+class CronExpression:
+    """A cron expression that Debian's cron would accept, as its five fields."""
+
+    fields: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "CronExpression":
+        """Read five fields or a macro; raise ValueError saying what is wrong and what is allowed."""
+        if len(text) > _LONGEST_EXPRESSION:
+            raise ValueError(f"a cron expression has at most {_LONGEST_EXPRESSION} characters")
+        if text.strip(" \t").startswith("@"):
+            return cls._macro(text.strip(" \t"))
+        fields = tuple(text.strip(" \t").replace("\t", " ").split())
+        if len(fields) != len(_FIELDS):
+            raise ValueError(
+                f"{len(fields)} fields; a cron expression has five: minute hour day-of-month month day-of-week, "
+                f"or is one of {', '.join(MACROS)}"
+            )
+        for (name, allowed), field in zip(_FIELDS, fields, strict=True):
+            _check_field(name, allowed, field)
+        expression = cls(fields)
+        expression._check_satisfiable()
+        return expression
+
+    @classmethod
+    def _macro(cls, text: str) -> "CronExpression":
+        if text == "@reboot":
+            raise ValueError("@reboot is not a time; agentcron starts runs on a cron expression or an interval")
+        if text not in MACROS:
+            raise ValueError(f"unknown macro; the macros are {', '.join(MACROS)}")
+        return cls(tuple(MACROS[text].split()))
+
+    def _check_satisfiable(self) -> None:
+        try:
+            found = next(self.walls(datetime(2000, 1, 1)), None)  # noqa: DTZ001 - a wall clock has no zone
+        except CronSimError:  # each field is right by itself, so their combination is not
+            found = None
+        if found is None:
+            raise ValueError("no date ever matches: such a day does not exist in such a month")
+
+    @property
+    def wildcard(self) -> bool:
+        """Whether the job follows the wall clock across an offset change (minute or hour starts with `*`)."""
+        return self.fields[0].startswith("*") or self.fields[1].startswith("*")
+
+    def walls(self, after: datetime) -> Iterator[datetime]:
+        """Yield the matching wall-clock minutes strictly after a naive one, within cronsim's horizon of 50 years."""
+        walker = copy.copy(_compiled(" ".join(self.fields)))
+        walker.dt = after.replace(microsecond=0)
+        return walker
+
+    def next_after(self, instant: datetime, zone: ZoneInfo) -> datetime | None:
+        """Return the first due time strictly after a UTC instant, None if there is none in the next 50 years."""
+        horizon = min(instant.year + 50, 9990)
+        while instant.year <= horizon:
+            start, end, offset = instant, *_segment(instant, zone)
+            for due in self._in_segment(start, end, offset, zone):
+                return due
+            wall = next(self.walls((end + offset).replace(tzinfo=None) - _SECOND), None)
+            if wall is None:
+                return None
+            # nothing can match before the day of the next matching wall time, whatever the offset will be then
+            instant = max(end, wall.replace(tzinfo=UTC) - 2 * _DAY)
+        return None
+
+    def _in_segment(
+        self, after: datetime, end: datetime, offset: timedelta, zone: ZoneInfo
+    ) -> Iterator[datetime]:
+        """Yield due times with after < due <= end, where the offset holds before `end` and may change at it."""
+        for wall in self.walls((after + offset).replace(tzinfo=None)):
+            due = (wall - offset).replace(tzinfo=UTC)
+            if due >= end:
+                break
+            if self.wildcard or not _is_repeat(due, zone):
+                yield due
+        if self._fires_at_change(end, offset, zone):
+            yield end
+
+    def _fires_at_change(self, end: datetime, offset: timedelta, zone: ZoneInfo) -> bool:
+        """Tell whether a job is due at the instant of an offset change, be it for the hour that it skips."""
+        gap = _offset(end, zone) - offset
+        after_change = (end + _offset(end, zone)).replace(tzinfo=None)
+        first = after_change
+        if timedelta(0) < gap < _SMOOTHED and not self.wildcard:
+            first -= gap
+        match = next(self.walls(first - _SECOND), None)
+        if match is None or match > after_change:
+            return False
+        return self.wildcard or not _is_repeat(end, zone)
+
+    def count(self, after: datetime, until: datetime, zone: ZoneInfo) -> int:
+        """Count the due times in after < due <= until day by day, without enumerating those of ordinary days."""
+        per_day = self._per_day()
+        total, at = 0, after
+        while at < until:
+            day_end = _next_midnight(at, zone)
+            whole_day = day_end - at == _DAY and _is_midnight(at, zone) and day_end <= until
+            if whole_day and _offset(at - _DAY, zone) == _offset(day_end + _DAY, zone):
+                total += per_day if self._matches_date(at.astimezone(zone).date()) else 0
+            else:
+                day_end = min(day_end, until)
+                total += self._enumerate(at, day_end, zone, at == after, day_end == until)
+            at = day_end
+        return total
+
+    def _enumerate(
+        self, first: datetime, last: datetime, zone: ZoneInfo, after_first: bool, with_last: bool
+    ) -> int:
+        total = 0
+        due = self.next_after(first if after_first else first - _SECOND, zone)
+        while due is not None and (due < last or (with_last and due == last)):
+            total += 1
+            due = self.next_after(due, zone)
+        return total
+
+    def _per_day(self) -> int:
+        walker = _compiled(" ".join(self.fields))
+        return len(walker.minutes) * len(walker.hours)
+
+    def _matches_date(self, day: date) -> bool:
+        walker = _compiled(" ".join(self.fields))
+        return day.month in walker.months and walker.match_day(day)
+
+
+def _check_field(name: str, allowed: str, field: str) -> None:
+    if not _FIELD.fullmatch(field):
+        raise ValueError(
+            f"{name} {field!r}: write *, numbers, names, ranges and steps such as */5, 1-5, 1-30/2 or 1,15; "
+            f"allowed are {allowed}"
+        )
+    fields = ["*"] * len(_FIELDS)
+    fields[[name for name, _ in _FIELDS].index(name)] = field
+    try:
+        _compiled(" ".join(fields))
+    except CronSimError:
+        raise ValueError(
+            f"{name} {field!r}: allowed are {allowed}, a range from low to high, a step from 1"
+        ) from None
+
+
+@lru_cache(maxsize=4096)
+def _compiled(expression: str) -> CronSim:
+    return CronSim(expression, datetime(2000, 1, 1))  # noqa: DTZ001 - a wall clock has no zone
+
+
+def _offset(instant: datetime, zone: ZoneInfo) -> timedelta:
+    offset = instant.astimezone(zone).utcoffset()
+    if offset is None:
+        raise ValueError(f"{zone} has no offset at {instant}")
+    return offset
+
+
+def _segment(start: datetime, zone: ZoneInfo) -> tuple[datetime, timedelta]:
+    """Return the end of the stretch of unchanged offset that begins at an instant (a day at most), and the offset."""
+    offset, end = _offset(start, zone), start + _DAY
+    if _offset(end, zone) == offset:
+        return end, offset
+    low, high = int(start.timestamp()), int(end.timestamp()) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _offset(datetime.fromtimestamp(middle, UTC), zone) == offset:
+            low = middle
+        else:
+            high = middle
+    return datetime.fromtimestamp(high, UTC), offset
+
+
+def _is_repeat(due: datetime, zone: ZoneInfo) -> bool:
+    """Tell whether an instant lies in the second pass of a repeated stretch that cron smooths over."""
+    local = due.astimezone(zone)
+    first = local.replace(fold=0).utcoffset()
+    second = local.utcoffset()
+    return local.fold == 1 and first is not None and second is not None and first - second < _SMOOTHED
+
+
+def _next_midnight(instant: datetime, zone: ZoneInfo) -> datetime:
+    following = instant.astimezone(zone).date() + _DAY
+    midnight = datetime.combine(following, time(), zone).astimezone(UTC)
+    return midnight if midnight > instant else instant + _DAY
+
+
+def _is_midnight(instant: datetime, zone: ZoneInfo) -> bool:
+    return instant.astimezone(zone).time() == time()

@@ -1,0 +1,209 @@
+"""SQLite as agentcron uses it: one group-committing writer, and connections of their own for readers.
+
+The writer drains a queue of small synchronous closures into one transaction that runs as one hop in aiosqlite's
+thread, so that the fsync of `synchronous=FULL` is shared by all who wait. A closure has no effect outside the
+database and may run twice.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiosqlite
+import structlog
+
+from daemon.errors import StoreUnavailableError
+from daemon.store.witness import WitnessFile, highest_run
+
+T = TypeVar("T")
+Closure = Callable[["Transaction"], T]
+
+_LOG = structlog.get_logger()
+_BUSY_TIMEOUT = 5.0
+_LARGEST_BATCH = 100
+_TROUBLE = {  # primary result codes (sqlite.org/rescode.html) that say nothing about the statement
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+}
+_RETRY_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+class Transaction:
+    """What a closure gets: statements inside the open transaction, and nothing else."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, parameters: Iterable[Any] = ()) -> sqlite3.Cursor:
+        """Run one statement."""
+        return self._connection.execute(sql, tuple(parameters))
+
+    def executemany(self, sql: str, rows: Iterable[Iterable[Any]]) -> sqlite3.Cursor:
+        """Run one statement for each row of parameters."""
+        return self._connection.executemany(sql, (tuple(row) for row in rows))
+
+
+class _Connection(aiosqlite.Connection):
+    """The one place that reaches into aiosqlite: run a function of ours in the connection's thread."""
+
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        result: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
+        return result
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open the database with agentcron's settings; raise sqlite3.Error if that cannot be done."""
+    mode = "ro" if read_only else "rw"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=_BUSY_TIMEOUT,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.row_factory = sqlite3.Row
+    if not read_only:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+class Database:
+    """The open database of a running daemon; every write goes through `write`."""
+
+    def __init__(self, path: Path, witness: WitnessFile) -> None:
+        self.path = path
+        self._witness = witness
+        self.commits = 0
+        self._queue: asyncio.Queue[tuple[Closure[Any], asyncio.Future[Any]]] = asyncio.Queue()
+        self._writer = _Connection(lambda: connect(path), iter_chunk_size=64)
+        self._reader = _Connection(lambda: connect(path, read_only=True), iter_chunk_size=64)
+
+    async def __aenter__(self) -> "Database":
+        await self._writer
+        await self._reader
+        self._pump = asyncio.create_task(self._drain(), name="database writer")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._queue.join()
+        self._pump.cancel()
+        await asyncio.gather(self._pump, return_exceptions=True)
+        await self._reader.close()
+        await self._writer.close()
+        self._witness.close()
+
+    async def write(self, closure: Closure[T]) -> T:
+        """Return the closure's result once it is on disk; raise what it raised, or StoreUnavailableError.
+
+        If the caller is cancelled the write may still stand.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((closure, future))
+        return await future
+
+    async def write_patiently(self, closure: Closure[T]) -> T:
+        """Write as `write` does, and while the database cannot take it, say so and try again without end."""
+        attempt = 0
+        while True:
+            try:
+                return await self.write(closure)
+            except StoreUnavailableError as error:
+                delay = _RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)]
+                _LOG.error("[daemon] The database cannot be written; trying again", error=str(error), delay_s=delay)
+                attempt += 1
+                await asyncio.sleep(delay)
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a read-only query in the reader's thread."""
+        return await self._reader.run(query)
+
+    async def _drain(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            while not self._queue.empty() and len(batch) < _LARGEST_BATCH:
+                batch.append(self._queue.get_nowait())
+            work = partial(self._commit_and_witness, [closure for closure, _ in batch])
+            results = await self._writer.run(work)
+            self.commits += 1
+            for (_, future), result in zip(batch, results, strict=True):
+                _settle(future, result)
+                self._queue.task_done()
+
+    def _commit_and_witness(
+        self, closures: list[Closure[Any]], connection: sqlite3.Connection
+    ) -> list[object]:
+        results = _commit(connection, closures)
+        try:
+            self._witness.record(highest_run(connection))
+        except (OSError, sqlite3.Error) as error:  # what was committed stands; the next commit tells it again
+            _LOG.error("[daemon] The witness file cannot be written", error=str(error))
+        return results
+
+
+def _settle(future: "asyncio.Future[Any]", result: object) -> None:
+    if future.done():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
+def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]]) -> list[object]:
+    """Run closures in one transaction; where it fails as a whole, replay them one by one."""
+    try:
+        return _transact(connection, closures)
+    except sqlite3.Error as error:
+        _roll_back(connection)
+        if len(closures) == 1:
+            return [_told(error)]
+    return [_commit(connection, [closure])[0] for closure in closures]
+
+
+def _transact(connection: sqlite3.Connection, closures: list[Closure[Any]]) -> list[object]:
+    connection.execute("BEGIN IMMEDIATE")
+    results = [_guarded(connection, closure) for closure in closures]
+    connection.execute("COMMIT")
+    return results
+
+
+def _guarded(connection: sqlite3.Connection, closure: Closure[Any]) -> object:
+    """Run one closure under a savepoint; give back its result, or the exception it raised.
+
+    Errors of the database itself leave the function: SQLite may have rolled back the whole transaction.
+    """
+    connection.execute("SAVEPOINT caller")
+    try:
+        result: object = closure(Transaction(connection))
+    except sqlite3.IntegrityError as error:
+        result = error
+    except sqlite3.Error:
+        raise
+    except Exception as error:  # noqa: BLE001 - handed to the one who waits for it
+        result = error
+    if isinstance(result, Exception):
+        connection.execute("ROLLBACK TO caller")
+    connection.execute("RELEASE caller")
+    return result
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _told(error: sqlite3.Error) -> Exception:
+    """Return what the waiting caller gets: trouble of the moment is told from a mistake in a statement."""
+    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _TROUBLE:
+        return StoreUnavailableError(f"the database cannot be written now: {error}")
+    return error

@@ -1,0 +1,52 @@
+"""Numbered migrations, each in one transaction, after a backup; a newer database is refused, untouched."""
+
+import re
+import sqlite3
+from importlib import resources
+from pathlib import Path
+
+from daemon.errors import StoreError
+
+_NUMBERED = re.compile(r"([0-9]{4})_[a-z0-9_]+\.sql")
+
+
+def migrations() -> dict[int, str]:
+    """Return the SQL of every migration by its number."""
+    folder = resources.files("daemon.store") / "migrations"
+    found = {match[1]: entry for entry in folder.iterdir() if (match := _NUMBERED.fullmatch(entry.name))}
+    return {int(number): entry.read_text() for number, entry in sorted(found.items())}
+
+
+def migrate(connection: sqlite3.Connection, path: Path, steps: dict[int, str]) -> list[int]:
+    """Bring the database to the newest schema; return the numbers of the migrations that ran.
+
+    Raise StoreError for a database from a newer version.
+    """
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    newest = max(steps)
+    if version > newest:
+        raise StoreError(
+            f"{path} has schema {version}, this agentcron knows up to {newest}: it was written by a newer version; "
+            "install that version again, or restore the backup made before the upgrade"
+        )
+    waiting = [number for number in sorted(steps) if number > version]
+    if waiting and version > 0:
+        _back_up(connection, path.with_name(f"{path.name}.before-{waiting[0]:04d}"))
+    for number in waiting:
+        _run(connection, number, steps[number])
+    return waiting
+
+
+def _back_up(connection: sqlite3.Connection, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    connection.execute("VACUUM INTO ?", (str(target),))
+    target.chmod(0o600)
+
+
+def _run(connection: sqlite3.Connection, number: int, sql: str) -> None:
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version = {number};\nCOMMIT;")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise StoreError(f"migration {number:04d} failed and was undone: {error}") from error

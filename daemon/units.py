@@ -1,0 +1,81 @@
+"""Durations, sizes and instants as people write them, and back."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?")
+_ISO_DURATION = re.compile(
+    r"P(?:([0-9]+)W)?(?:([0-9]+)D)?(?:T(?=[0-9])(?:([0-9]+)H)?(?:([0-9]+)M)?(?:([0-9]+)S)?)?"
+)
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGTP]i?B|B)")
+_INSTANT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_LONGEST = timedelta(days=36500)
+_SECONDS_PER = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def parse_duration(text: str) -> timedelta:
+    """Return the length of time that `90s`, `1h30m` or ISO 8601 `PT15M` names; raise ValueError otherwise."""
+    if match := _DURATION.fullmatch(text):
+        parts, units = match.groups(), (86400, 3600, 60, 1)
+    elif match := _ISO_DURATION.fullmatch(text):
+        parts, units = match.groups(), (604800, 86400, 3600, 60, 1)
+    else:
+        parts, units = (), ()
+    if not any(parts):
+        raise ValueError('not a duration; write it like "90s", "15m", "2h", "1d", "1h30m" or "PT15M"')
+    if any(part and len(part) > 12 for part in parts):  # noqa: PLR2004 - far beyond the longest
+        raise ValueError("longer than 36500 days")
+    seconds = sum(int(part) * unit for part, unit in zip(parts, units, strict=True) if part)
+    if seconds > _LONGEST.total_seconds():
+        raise ValueError("longer than 36500 days")
+    return timedelta(seconds=seconds)
+
+
+def format_duration(length: timedelta) -> str:
+    """Return a duration as the config writes it, in whole seconds: `1h30m`."""
+    rest = int(length.total_seconds())
+    words = []
+    for unit, seconds in _SECONDS_PER.items():
+        count, rest = divmod(rest, seconds)
+        if count:
+            words.append(f"{count}{unit}")
+    return "".join(words) or "0s"
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that `500MB` (powers of 1000) or `20GiB` (powers of 1024) names, else ValueError."""
+    match = _SIZE.fullmatch(text)
+    if match is None or len(match[1]) > 18:  # noqa: PLR2004 - no disk holds 10**18 petabytes
+        raise ValueError('not a size; write it like "500MB" or "20GiB"')
+    number, unit = match.groups()
+    base = 1024 if "i" in unit else 1000
+    power = " KMGTP".index(unit[0].upper()) if unit != "B" else 0
+    return int(float(number) * base**power)
+
+
+def format_size(count: int) -> str:
+    """Return a number of bytes for people, in powers of 1024: `1.5 GiB`."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":  # noqa: PLR2004 - the base of the units above
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def parse_instant(text: str) -> datetime:
+    """Return the UTC instant that an RFC 3339 date-time with an offset names; raise ValueError otherwise."""
+    if not _INSTANT.fullmatch(text):
+        raise ValueError("not an RFC 3339 time with an offset; write it like 2026-01-31T09:00:00Z")
+    try:
+        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("no such date or time of day") from None
+
+
+def format_instant(instant: datetime) -> str:
+    """Return an instant as the state on disk and all JSON write it: UTC, milliseconds, `Z`."""
+    utc = instant.astimezone(UTC)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
