@@ -2,8 +2,9 @@
 
 cronsim walks naive wall-clock time here; what an instant is in a zone, and what happens where the zone's offset
 changes, is decided in this file after cron(8): clock changes of less than three hours are smoothed over. A job whose
-minute and hour fields are both fixed runs right after a skipped hour and once in a repeated one; a job with a
-wildcard in either of them follows the wall clock.
+minute and hour fields are both fixed runs right after a skipped hour (cron paces several such starts over minutes;
+here they are one due time, the end of the gap) and once in a repeated one; a job with a wildcard in either of them
+follows the wall clock.
 """
 
 import copy
@@ -30,7 +31,7 @@ _SMOOTHED = timedelta(hours=3)
 _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
 _NAME = "[A-Za-z]{3}"
-_ITEM = rf"(?:\*|(?:[0-9]{{1,2}}|{_NAME})-(?:[0-9]{{1,2}}|{_NAME}))(?:/[0-9]+)?|[0-9]{{1,2}}|{_NAME}"
+_ITEM = rf"(?:\*|(?:[0-9]{{1,4}}|{_NAME})-(?:[0-9]{{1,4}}|{_NAME}))(?:/[0-9]+)?|[0-9]{{1,4}}|{_NAME}"
 _FIELD = re.compile(rf"(?:{_ITEM})(?:,(?:{_ITEM}))*")
 _FIELDS = (
     ("minute", "0-59"),
@@ -214,7 +215,7 @@ def _is_repeat(due: datetime, zone: ZoneInfo) -> bool:
     local = due.astimezone(zone)
     first = local.replace(fold=0).utcoffset()
     second = local.utcoffset()
-    return local.fold == 1 and first is not None and second is not None and first - second < _SMOOTHED
+    return local.fold == 1 and first is not None and second is not None and first - second <= _SMOOTHED
 
 
 def _next_midnight(instant: datetime, zone: ZoneInfo) -> datetime:

@@ -1,0 +1,96 @@
+"""What a run hands to an agent, what comes back, and what every kind of agent can do."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from daemon.model import RunStatus
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A process of this host that no other process, now or later, is mistaken for."""
+
+    boot_id: str
+    pid: int
+    started: int
+    """Clock ticks after boot, as proc(5) gives them."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The settings that a run began with, as far as they matter after its start; no secrets."""
+
+    attempts: int = 1
+    retry_delay_seconds: float = 30.0
+    on_interrupt: Literal["fail", "rerun"] = "fail"
+    result_format: Literal["none", "claude"] = "none"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run as its agent sees it."""
+
+    run_id: int
+    run_name: str
+    agent: str
+    schedule: str
+    """The schedule's name, empty for a run without one."""
+    scheduled_for: str
+    attempt: int
+    trigger: str
+    idempotency_key: str
+    content: str
+    run_dir: Path
+    workspace: Path
+    terms: Terms
+    identity: Identity | None = None
+    """The supervisor that an earlier daemon left behind."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, as data."""
+
+    status: RunStatus
+    error: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    message: str | None = None
+    permanent: bool = False
+    """Whether another attempt could not end otherwise."""
+    retry_after: timedelta | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+    output_bytes: int | None = None
+    output_dropped: int | None = None
+
+
+@dataclass(frozen=True)
+class NeverStarted:
+    """The agent was not let loose, for certain; the run can be started as if for the first time."""
+
+    reason: str
+    again_after: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True)
+class Journal:
+    """How an agent has the stages of a delivery committed; each returns once it is on disk."""
+
+    identified: Callable[[Identity], Awaitable[None]]
+    delivered: Callable[[], Awaitable[None]]
+
+
+class Agent(Protocol):
+    """A kind of agent; one instance serves one run."""
+
+    async def run(self, work: Work, journal: Journal) -> Outcome | NeverStarted:
+        """Deliver the input and stay until the work has ended."""
+
+    async def resume(self, work: Work) -> Outcome | NeverStarted:
+        """Take over a run that an earlier daemon began, or find out how it ended."""
+
+    def stop(self, *, at_once: bool) -> None:
+        """Ask for the end of the work; `run` or `resume` then returns."""

@@ -1,0 +1,208 @@
+"""`type = "command"`: a command on this host under its supervisor."""
+
+import asyncio
+import os
+import pwd
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from daemon.agents.base import Journal, NeverStarted, Outcome, Work
+from daemon.agents.launcher import LaunchError, Nursery, Supervisor, boot_id, end_leftovers
+from daemon.agents.results import Report, read_report
+from daemon.agents.supervisor import output, status
+from daemon.config.schema import CommandAgent as Settings
+from daemon.config.schema import Config
+from daemon.config.secrets import Resolved, resolve_environment
+from daemon.model import RunStatus
+
+_LOG = structlog.get_logger()
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_MOST_IN_ARGUMENT = 128 * 1024 - 1  # MAX_ARG_STRLEN of execve(2), less the final NUL
+_LAUNCH_AGAIN_AFTER = timedelta(seconds=5)
+_REASONS = {
+    "timeout": "timeout: the run took longer than its timeout",
+    "idle_timeout": "idle timeout: no output for longer than idle_timeout",
+}
+
+
+class CommandAgent:
+    """Runs a command exactly once, and knows how it ended even if the daemon was away meanwhile."""
+
+    def __init__(self, nursery: Nursery, config: Config, settings: Settings | None, umask: int) -> None:
+        """Serve one run; `settings` may be None where a run of an earlier daemon is taken over."""
+        self._nursery = nursery
+        self._config = config
+        self._settings = settings
+        self._umask = umask
+        self._supervisor: Supervisor | None = None
+        self._stop: bool | None = None  # whether at once
+
+    async def run(self, work: Work, journal: Journal) -> Outcome | NeverStarted:
+        """Start the command under a new supervisor, and wait for the end of its whole tree."""
+        settings = self._settings
+        if settings is None:
+            return Outcome(RunStatus.FAILED, f"no agent {work.agent!r} is in the config", permanent=True)
+        if settings.input == "argument" and len(work.content.encode()) > _MOST_IN_ARGUMENT:
+            too_long = 'the input is too long for a command\'s argument; use input = "stdin" or "file"'
+            return Outcome(RunStatus.FAILED, too_long, permanent=True)
+        environment = await asyncio.to_thread(resolve_environment, self._config, settings.env)
+        spec = _spec(work, settings, environment, self._umask)
+        try:
+            supervisor = await self._nursery.supervisor()
+        except LaunchError as error:
+            return NeverStarted(str(error), _LAUNCH_AGAIN_AFTER)
+        try:
+            await journal.identified(supervisor.identity)
+        except BaseException:
+            supervisor.dismiss()
+            raise
+        self._supervisor = supervisor
+        try:
+            if await supervisor.let_loose(spec):
+                await journal.delivered()
+            self._pass_on_stop()
+            return await self._ended(work)
+        finally:
+            self._forget()
+
+    async def resume(self, work: Work) -> Outcome | NeverStarted:
+        """Adopt the run of an earlier daemon if its supervisor lives, else tell from its records how it ended."""
+        if work.identity is None:
+            return NeverStarted("the daemon ended before the run had a supervisor")
+        self._supervisor = Supervisor.adopt(work.identity)
+        try:
+            self._pass_on_stop()
+            return await self._ended(work)
+        finally:
+            self._forget()
+
+    def stop(self, *, at_once: bool) -> None:
+        """Have the tree ended by its supervisor."""
+        self._stop = at_once or bool(self._stop)
+        self._pass_on_stop()
+
+    def _pass_on_stop(self) -> None:
+        if self._stop is not None and self._supervisor is not None:
+            self._supervisor.stop(at_once=self._stop)
+
+    def _forget(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.close()
+            self._supervisor = None
+
+    async def _ended(self, work: Work) -> Outcome | NeverStarted:
+        """Wait until the supervisor is gone and only then decide, from what it left on disk."""
+        if self._supervisor is not None:
+            await self._supervisor.gone()
+        ended = await asyncio.to_thread(status.read_record, str(work.run_dir), "exit")
+        if ended is not None and ended["reason"] != "supervisor_failed":
+            report = await asyncio.to_thread(read_report, work.run_dir, work.terms.result_format)
+            return _outcome(ended, report, work)
+        identity = work.identity if self._supervisor is None else self._supervisor.identity
+        same_boot = identity is not None and identity.boot_id == boot_id()
+        begun = await asyncio.to_thread(status.read_record, str(work.run_dir), "exec")
+        if begun is None and same_boot:
+            return NeverStarted("its supervisor ended before it was let loose")
+        return await self._interrupted(work, ended, same_boot=same_boot)
+
+    async def _interrupted(self, work: Work, ended: dict[str, Any] | None, *, same_boot: bool) -> Outcome:
+        if not same_boot:
+            return Outcome(RunStatus.INTERRUPTED, "the host was restarted while the run was active")
+        left = await end_leftovers(work.idempotency_key)
+        await asyncio.to_thread(output.fold, str(work.run_dir))
+        failure = f": {ended['error']}" if ended else ""
+        return Outcome(
+            RunStatus.INTERRUPTED,
+            f"its supervisor ended before it{failure}; {left} process(es) that were left have been ended",
+        )
+
+
+def _spec(work: Work, settings: Settings, environment: Resolved, umask: int) -> dict[str, Any]:
+    """Return all that the supervisor needs to know; it travels over a socket and never touches the disk."""
+    return {
+        "version": status.VERSION,
+        "run_dir": str(work.run_dir),
+        "argv": [*settings.command, *([work.content] if settings.input == "argument" else [])],
+        "cwd": str(work.workspace),
+        "env": {**_base_environment(work), **environment.values, **_own_variables(work)},
+        "stdin": str(work.run_dir / "input.txt") if settings.input == "stdin" else os.devnull,
+        "umask": umask,
+        "timeout": settings.timeout.total_seconds(),
+        "idle_timeout": settings.idle_timeout.total_seconds() if settings.idle_timeout else None,
+        "kill_grace": settings.kill_grace.total_seconds(),
+        "max_output": settings.max_output,
+        "hidden": list(environment.hidden),
+    }
+
+
+def _base_environment(work: Work, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the few variables that every command gets."""
+    user = pwd.getpwuid(os.getuid())
+    base = {
+        "PATH": environment.get("PATH", _DEFAULT_PATH),
+        "HOME": environment.get("HOME", user.pw_dir),
+        "USER": user.pw_name,
+        "TMPDIR": str(work.run_dir / "tmp"),
+    }
+    return base | {name: environment[name] for name in ("LANG", "TZ") if name in environment}
+
+
+def _own_variables(work: Work) -> dict[str, str]:
+    folder: Path = work.run_dir
+    return {
+        "AGENTCRON_RUN_ID": str(work.run_id),
+        "AGENTCRON_RUN_NAME": work.run_name,
+        "AGENTCRON_AGENT": work.agent,
+        "AGENTCRON_SCHEDULE": work.schedule,
+        "AGENTCRON_SCHEDULED_FOR": work.scheduled_for,
+        "AGENTCRON_ATTEMPT": str(work.attempt),
+        "AGENTCRON_TRIGGER": work.trigger,
+        "AGENTCRON_IDEMPOTENCY_KEY": work.idempotency_key,
+        "AGENTCRON_WORKSPACE": str(work.workspace),
+        "AGENTCRON_INPUT": str(folder / "input.txt"),
+        "AGENTCRON_ARTIFACTS": str(folder / "artifacts"),
+        "AGENTCRON_RESULT": str(folder / "result.json"),
+    }
+
+
+def _outcome(ended: dict[str, Any], report: Report, work: Work) -> Outcome:
+    """Weigh what the supervisor recorded with what the agent said of itself."""
+    if report.complaint:
+        _LOG.warning("[run] Report left aside", run_id=work.run_id, agent=work.agent, reason=report.complaint)
+    status_, error, permanent = _verdict(ended, report)
+    return Outcome(
+        status=status_,
+        error=error,
+        exit_code=ended.get("exit_code"),
+        signal=ended.get("signal"),
+        message=report.message,
+        permanent=permanent,
+        retry_after=report.retry_after,
+        usage=report.usage,
+        output_bytes=ended.get("output_bytes"),
+        output_dropped=ended.get("output_dropped"),
+    )
+
+
+def _verdict(ended: dict[str, Any], report: Report) -> tuple[RunStatus, str | None, bool]:
+    """Return status, reason, and whether another attempt could not end otherwise."""
+    match ended["reason"]:
+        case "cancelled":
+            return RunStatus.CANCELLED, "cancelled", False
+        case "exec_failed":
+            return RunStatus.FAILED, str(ended["error"]), True
+        case "timeout" | "idle_timeout" as limit:
+            return RunStatus.FAILED, _REASONS[limit], False
+    if report.status is RunStatus.COMPLETED:
+        return RunStatus.COMPLETED, None, False
+    if report.status is RunStatus.FAILED:
+        return RunStatus.FAILED, report.message or "the agent reported a failure", False
+    if ended["exit_code"] == 0:
+        return RunStatus.COMPLETED, None, False
+    if ended["signal"] is not None:
+        return RunStatus.FAILED, f"ended by signal {ended['signal']}", False
+    return RunStatus.FAILED, f"exit status {ended['exit_code']}", False

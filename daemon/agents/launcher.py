@@ -1,0 +1,182 @@
+"""The daemon's side of the supervisors: the nursery that forks them, and the watch over one of them."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from daemon.agents.base import Identity
+from daemon.agents.supervisor import tree
+from daemon.agents.supervisor.supervisor import LENGTH, STARTED
+
+_LOG = structlog.get_logger()
+_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery import serve; serve()"
+_LAUNCHES_AT_ONCE = 16  # well below what a socket's buffer holds
+_TRIES = 3
+_HELLO_TIMEOUT = 30.0
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class LaunchError(Exception):
+    """No supervisor could be had."""
+
+
+def boot_id() -> str:
+    """Return what tells this boot of the host from every other."""
+    return _BOOT_ID.read_text().strip()
+
+
+class Nursery:
+    """The small process that forks supervisors; started at first need and again whenever it dies."""
+
+    def __init__(self) -> None:
+        self.boot_id = boot_id()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starting = asyncio.Lock()
+        self._room = asyncio.Semaphore(_LAUNCHES_AT_ONCE)
+
+    async def supervisor(self) -> "Supervisor":
+        """Return a new supervisor that waits for its spec; raise LaunchError."""
+        async with self._room:
+            for _ in range(_TRIES):
+                channel = await self._fork()
+                if channel is None:
+                    continue
+                with contextlib.suppress(OSError, asyncio.TimeoutError):
+                    return await asyncio.wait_for(self._greet(channel), _HELLO_TIMEOUT)
+                channel.close()
+                await self.close()
+        raise LaunchError("no supervisor process could be started (out of processes or memory?)")
+
+    async def close(self) -> None:
+        """End the nursery; supervisors live on."""
+        control, process = self._control, self._process
+        self._control = self._process = None
+        if control is not None:
+            control.close()
+        if process is not None:
+            await asyncio.to_thread(process.wait)
+
+    async def _fork(self) -> socket.socket | None:
+        control = await self._started()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)  # noqa: FBT003 - the method's own signature
+        try:
+            socket.send_fds(control, [b"f"], [theirs.fileno()])
+        except OSError:
+            ours.close()
+            await self.close()
+            return None
+        finally:
+            theirs.close()
+        return ours
+
+    async def _greet(self, channel: socket.socket) -> "Supervisor":
+        """Hear the supervisor's hello and take hold of the process before it can vanish unnoticed."""
+        loop = asyncio.get_running_loop()
+        hello = b""
+        while len(hello) < LENGTH.size:
+            part = await loop.sock_recv(channel, LENGTH.size - len(hello))
+            if not part:
+                raise ConnectionResetError("the nursery or the supervisor is gone")
+            hello += part
+        pid = LENGTH.unpack(hello)[0]
+        descriptor = os.pidfd_open(pid)
+        started = tree.start_of(pid)
+        if started is None:
+            os.close(descriptor)
+            raise ProcessLookupError(pid)
+        return Supervisor(Identity(self.boot_id, pid, started), descriptor, channel)
+
+    async def _started(self) -> socket.socket:
+        async with self._starting:
+            if self._control is None or self._process is None or self._process.poll() is not None:
+                if self._control is not None:
+                    self._control.close()
+                    _LOG.warning("[daemon] The nursery process died; starting it again")
+                self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                folder = str(Path(__file__).parent)
+                command = [sys.executable, "-I", "-S", "-c", _CODE, folder]
+                with theirs:
+                    self._process = await asyncio.to_thread(
+                        subprocess.Popen, command, stdin=theirs, start_new_session=True
+                    )
+            return self._control
+
+
+class Supervisor:
+    """One supervisor process, just born or adopted from an earlier daemon."""
+
+    def __init__(self, identity: Identity, descriptor: int, channel: socket.socket | None) -> None:
+        self.identity = identity
+        self._descriptor = descriptor
+        self._channel = channel
+
+    @classmethod
+    def adopt(cls, identity: Identity) -> "Supervisor | None":
+        """Take hold of a supervisor that is still alive; None if it is not, or its pid is somebody else's by now."""
+        if identity.boot_id != boot_id():
+            return None
+        try:
+            descriptor = os.pidfd_open(identity.pid)
+        except OSError:
+            return None
+        if tree.start_of(identity.pid) != identity.started:
+            os.close(descriptor)
+            return None
+        return cls(identity, descriptor, None)
+
+    async def let_loose(self, spec: dict[str, Any]) -> bool:
+        """Hand over the spec, which is also the permission to start; return whether the start was confirmed."""
+        channel = self._channel
+        if channel is None:
+            raise ValueError("an adopted supervisor has its spec already")
+        body = json.dumps(spec).encode()
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.sock_sendall(channel, LENGTH.pack(len(body)) + body)
+            return await loop.sock_recv(channel, 1) == STARTED
+        except OSError:
+            return False
+        finally:
+            channel.close()
+
+    def dismiss(self) -> None:
+        """Let a supervisor go that was never let loose: it ends when its socket closes."""
+        if self._channel is not None:
+            self._channel.close()
+        os.close(self._descriptor)
+
+    def stop(self, *, at_once: bool) -> None:
+        """Ask it to end its tree, with grace or at once."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, signal.SIGUSR1 if at_once else signal.SIGTERM)
+
+    async def gone(self) -> None:
+        """Return when the process has ended."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._descriptor, lambda: ended.done() or ended.set_result(None))
+        try:
+            await ended
+        finally:
+            loop.remove_reader(self._descriptor)
+
+    def close(self) -> None:
+        """Stop watching."""
+        os.close(self._descriptor)
+
+
+async def end_leftovers(idempotency_key: str) -> int:
+    """Kill what a killed supervisor left of its run, as far as mark and descent reach; return how many there were."""
+    mark = f"AGENTCRON_IDEMPOTENCY_KEY={idempotency_key}".encode()
+    return await asyncio.to_thread(tree.kill, lambda: tree.marked(mark))

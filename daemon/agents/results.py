@@ -1,0 +1,121 @@
+"""What a command says of its own outcome: the file `$AGENTCRON_RESULT`, or the JSON that a CLI prints."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from daemon.model import RunStatus
+
+_LARGEST_FILE = 1024 * 1024
+_LARGEST_TAIL = 16 * 1024 * 1024
+_LONGEST_WAIT = timedelta(days=7)
+_LONGEST_MESSAGE = 4000
+
+
+@dataclass(frozen=True)
+class Report:
+    """An agent's word about its run; None where it said nothing."""
+
+    status: RunStatus | None = None
+    message: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+    retry_after: timedelta | None = None
+    complaint: str | None = None
+    """Why the report, or a part of it, was left aside."""
+
+
+def read_report(run_dir: Path, result_format: Literal["none", "claude"]) -> Report:
+    """Return the report of an ended run: the result file if there is one, else what `result_format` finds."""
+    path = run_dir / "result.json"
+    if path.is_symlink() or path.exists():
+        return _from_file(path)
+    if result_format == "claude":
+        return _from_claude(run_dir / "output.log")
+    return Report()
+
+
+def _from_file(path: Path) -> Report:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as stream:  # noqa: PTH123 - opened without following links
+            data = stream.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        return Report(complaint=f"the result file cannot be read: {error.strerror}")
+    if not data.strip():
+        return Report()
+    if len(data) > _LARGEST_FILE:
+        return Report(complaint="the result file is larger than 1 MiB")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        return Report(complaint=f"the result file is not JSON: {error}")
+    if not isinstance(content, dict):
+        return Report(complaint="the result file is not a JSON object")
+    return _from_object(content)
+
+
+def _from_object(content: dict[str, Any]) -> Report:
+    status = content.get("status")
+    complaint = None
+    if status not in {None, "completed", "failed"}:
+        complaint = 'the result file has a status other than "completed" and "failed"'
+    usage = content.get("usage")
+    return Report(
+        status=RunStatus(status) if status in {"completed", "failed"} else None,
+        message=_text(content.get("message")),
+        usage=usage if isinstance(usage, dict) else {},
+        retry_after=_wait(content.get("retry_after")),
+        complaint=complaint,
+    )
+
+
+def _wait(value: object) -> timedelta | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        return None
+    return min(timedelta(seconds=value), _LONGEST_WAIT)
+
+
+def _text(value: object) -> str | None:
+    return value[:_LONGEST_MESSAGE] if isinstance(value, str) and value else None
+
+
+def _from_claude(path: Path) -> Report:
+    """Understand `claude -p --output-format json` and `stream-json`: the last object of type `result`."""
+    for content in _json_objects(path):
+        if content.get("type") != "result":
+            continue
+        usage = content.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        counted = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+        tokens = [usage[name] for name in counted if isinstance(usage.get(name), int)]
+        return Report(
+            status=RunStatus.FAILED if content.get("is_error") is True else None,
+            message=_text(content.get("result")) or _text(content.get("subtype")),
+            usage={
+                "input_tokens": sum(tokens) if tokens else None,
+                "output_tokens": usage.get("output_tokens"),
+                "cost_usd": content.get("total_cost_usd"),
+            },
+        )
+    return Report(complaint="no JSON result was found in the output (result_format = claude)")
+
+
+def _json_objects(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects that the end of the output holds, last first: one a line, in an array, or as a whole."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - _LARGEST_TAIL))
+        text = stream.read().decode(errors="replace")
+    for line in (text, *reversed(text.splitlines())):
+        if not line.lstrip().startswith(("{", "[")):
+            continue
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        for item in reversed(content) if isinstance(content, list) else (content,):
+            if isinstance(item, dict):
+                yield item

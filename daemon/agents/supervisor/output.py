@@ -1,0 +1,166 @@
+"""The output of a run as it streams by: secrets masked, first and last part kept, the middle counted and dropped.
+
+The first part goes straight to `output.log`. What comes after goes round and round in `output.tail`, whose header
+says how far it came, so that anyone can fold it onto the log, also after a supervisor was killed.
+"""
+
+import os
+import struct
+
+LOG = "output.log"
+TAIL = "output.tail"
+_HEADER = struct.Struct("<QQQ")  # length of the first part, size of the ring, bytes ever written to the ring
+_MASK = b"***"
+_COPY = 1 << 20
+
+
+class Mask:
+    """Replaces secret values in a stream, also where a value is cut by the edge of a chunk."""
+
+    def __init__(self, hidden: list[bytes]) -> None:
+        lines = [line for value in hidden for line in value.splitlines() if len(line) >= 8]
+        self._hidden = sorted({value for value in (*hidden, *lines) if value}, key=len, reverse=True)
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what can be shown by now; the beginning of a possible secret is held back."""
+        data = self._held + chunk
+        for value in self._hidden:
+            data = data.replace(value, _MASK)
+        held = self._possible_beginning(data)
+        self._held = data[len(data) - held :]
+        return data[: len(data) - held]
+
+    def flush(self) -> bytes:
+        """Return what was held back: the stream is over, so it was no secret."""
+        held, self._held = self._held, b""
+        return held
+
+    def _possible_beginning(self, data: bytes) -> int:
+        """Return the length of the longest end of the data that may be the beginning of a secret."""
+        longest = 0
+        for value in self._hidden:
+            start = max(0, len(data) - len(value) + 1)
+            at = data.find(value[:1], start)
+            while at != -1:
+                if value.startswith(data[at:]):
+                    longest = max(longest, len(data) - at)
+                    break
+                at = data.find(value[:1], at + 1)
+        return longest
+
+
+class Output:
+    """The bounded output of one run. A failed write counts as dropped and never ends the run."""
+
+    def __init__(self, run_dir: str, most: int, hidden: list[bytes]) -> None:
+        self._run_dir = run_dir
+        self._head_size = most - most // 2
+        self._ring_size = most // 2
+        self._mask = Mask(hidden)
+        self._log = os.open(
+            os.path.join(run_dir, LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
+        )
+        self._tail = -1
+        self._head = 0
+        self._ringed = 0
+        self.total = 0
+        self.failed = 0
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes of the stream."""
+        self._keep(self._mask.feed(chunk))
+
+    def finish(self) -> None:
+        """Put what was kept into `output.log`, in its order."""
+        self._keep(self._mask.flush())
+        os.close(self._log)
+        if self._tail >= 0:
+            os.close(self._tail)
+            try:
+                fold(self._run_dir)
+            except OSError:
+                self.failed += min(self._ringed, self._ring_size)
+
+    @property
+    def dropped(self) -> int:
+        """How many bytes are not in the log."""
+        return self.failed + max(0, self._ringed - self._ring_size)
+
+    def _keep(self, data: bytes) -> None:
+        self.total += len(data)
+        room = self._head_size - self._head
+        if room > 0:
+            written = _write(self._log, data[:room])
+            self._head += len(data[:room])
+            self.failed += len(data[:room]) - written
+            data = data[room:]
+        while data:
+            data = data[self._ring(data) :]
+
+    def _ring(self, data: bytes) -> int:
+        """Write some bytes at the ring's present place; return how many were taken."""
+        if not self._ring_size:
+            self.failed += len(data)
+            return len(data)
+        if self._tail < 0:
+            path = os.path.join(self._run_dir, TAIL)
+            self._tail = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        at = self._ringed % self._ring_size
+        part = data[: self._ring_size - at]
+        self.failed += len(part) - _write(self._tail, part, _HEADER.size + at)
+        self._ringed += len(part)
+        head = os.fstat(self._log).st_size
+        _write(self._tail, _HEADER.pack(head, self._ring_size, self._ringed), 0)
+        return len(part)
+
+
+def fold(run_dir: str) -> None:
+    """Append the ring to the log in the order it was written, and remove it; harmless to repeat."""
+    path = os.path.join(run_dir, TAIL)
+    try:
+        tail = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        header = os.read(tail, _HEADER.size)
+        if len(header) == _HEADER.size:
+            _append(run_dir, tail, *_HEADER.unpack(header))
+    finally:
+        os.close(tail)
+    os.unlink(path)
+
+
+def _append(run_dir: str, tail: int, head: int, size: int, written: int) -> None:
+    log = os.open(os.path.join(run_dir, LOG), os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.ftruncate(log, head)
+        os.lseek(log, head, os.SEEK_SET)
+        at = written % size if written > size else 0
+        if written > size:
+            os.write(log, b"\n[agentcron: %d bytes of output were dropped here]\n" % (written - size))
+        _copy(tail, log, _HEADER.size + at, min(written, size) - at)
+        _copy(tail, log, _HEADER.size, at)
+    finally:
+        os.close(log)
+
+
+def _copy(source: int, target: int, start: int, length: int) -> None:
+    while length > 0:
+        copied = os.sendfile(target, source, start, min(length, _COPY))
+        if copied == 0:
+            return
+        start += copied
+        length -= copied
+
+
+def _write(descriptor: int, data: bytes, at: int | None = None) -> int:
+    """Write as much as can be written; return how much that was."""
+    done = 0
+    while done < len(data):
+        try:
+            rest = data[done:]
+            done += os.write(descriptor, rest) if at is None else os.pwrite(descriptor, rest, at + done)
+        except OSError:
+            break
+    return done

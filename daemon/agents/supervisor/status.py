@@ -1,0 +1,52 @@
+"""The status file of a run: what its supervisor did, readable whatever happened to it.
+
+One preallocated file of 4 KiB, so that it can be written on a full disk: a record before the command is executed and
+one after its whole process tree has ended. Each is one line, `CRC32 JSON`, and carries a version.
+"""
+
+import json
+import os
+import zlib
+from typing import Any
+
+NAME = "status"
+VERSION = 1
+SIZE = 4096
+_SLOTS = {"exec": 0, "exit": 2048}
+_SLOT_SIZE = 2048
+
+
+def preallocate(run_dir: str) -> None:
+    """Create the file with all its blocks; raise OSError (ENOSPC) if the disk cannot hold them."""
+    descriptor = os.open(os.path.join(run_dir, NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, SIZE)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_record(descriptor: int, slot: str, record: dict[str, Any]) -> None:
+    """Write a record into its slot, and return once it is on the disk."""
+    body = json.dumps({"version": VERSION, **record})
+    line = f"{zlib.crc32(body.encode()):08x} {body}\n".encode()
+    if len(line) > _SLOT_SIZE:
+        raise ValueError("record too long")
+    os.pwrite(descriptor, line.ljust(_SLOT_SIZE, b"\0"), _SLOTS[slot])
+    os.fsync(descriptor)
+
+
+def read_record(run_dir: str, slot: str) -> dict[str, Any] | None:
+    """Return a record, None if it was never completely written."""
+    try:
+        with open(os.path.join(run_dir, NAME), "rb") as stream:
+            stream.seek(_SLOTS[slot])
+            data = stream.read(_SLOT_SIZE)
+    except FileNotFoundError:
+        return None
+    line, end, _ = data.partition(b"\n")
+    checksum, _, body = line.partition(b" ")
+    if not end or checksum != b"%08x" % zlib.crc32(body):
+        return None
+    record: dict[str, Any] = json.loads(body)
+    return record

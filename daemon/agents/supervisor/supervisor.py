@@ -1,0 +1,323 @@
+"""The owner of one command run, from before its start until nothing of it is left.
+
+Forked by the nursery with one end of a socketpair. It says hello, waits for the spec, which is also the permission to
+start, and from then on depends on nobody: time limits hold and the exit status is kept while the daemon is away.
+SIGTERM means "end the tree with grace", SIGUSR1 "end it at once".
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import time
+from typing import Any
+
+from . import status, tree
+from .output import Output
+
+LENGTH = struct.Struct(">I")  # what stands before the spec; a partial message means: do not start
+STARTED = b"s"
+_LARGEST_SPEC = 64 * 1024 * 1024
+_CHUNK = 64 * 1024
+_SWEEP = 0.05  # seconds between two looks at a tree that is being ended
+_GIVE_UP = 10.0  # seconds after the first SIGKILL; only a process stuck in the kernel lives that long
+_LARGEST_RESULT = 1024 * 1024
+_PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def supervise(channel: socket.socket) -> None:
+    """Own one run; return when it is over or was never let loose."""
+    _become_supervisor()
+    channel.sendall(LENGTH.pack(os.getpid()))
+    spec = _receive(channel)
+    if spec is None:
+        return
+    supervisor = Supervisor(spec)
+    try:
+        supervisor.run(channel)
+    except Exception as error:  # noqa: BLE001 - whatever it was, nothing of the run may stay behind
+        supervisor.give_up(error)
+
+
+def _become_supervisor() -> None:
+    # nobody can end it unheard before it is ready to pass the wish on to the command
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+    _LIBC.prctl(_PR_SET_NAME, b"agentcron-run", 0, 0, 0)
+    if _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def _receive(channel: socket.socket) -> dict[str, Any] | None:
+    """Return the spec, None if the daemon went away before it was complete."""
+    header = _exactly(channel, LENGTH.size)
+    if header is None or LENGTH.unpack(header)[0] > _LARGEST_SPEC:
+        return None
+    body = _exactly(channel, LENGTH.unpack(header)[0])
+    spec: dict[str, Any] | None = None if body is None else json.loads(body)
+    return spec
+
+
+def _exactly(channel: socket.socket, length: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < length:
+        try:
+            part = channel.recv(min(_CHUNK, length - len(data)))
+        except OSError:
+            return None
+        if not part:
+            return None
+        data += part
+    return bytes(data)
+
+
+class Supervisor:
+    """One run: its command, its time limits, its output, and the end of its tree."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec = spec
+        self.run_dir: str = spec["run_dir"]
+        self.status_file = os.open(os.path.join(self.run_dir, status.NAME), os.O_RDWR | os.O_CLOEXEC)
+        fcntl.flock(self.status_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.output: Output
+        self.pipe = -1
+        self.main = 0
+        self.main_status: int | None = None
+        self.reason = "exited"
+        self.exec_error: str | None = None
+        self.childless = False
+        self.left_over = 0
+        self.last_output = time.monotonic()
+        self.deadline = time.monotonic() + spec["timeout"]
+        self.term_at: float | None = None  # when the tree was asked to end
+        self.kill_at: float | None = None  # when it will be, or was first, killed
+        self.asked: str | None = None
+
+    def run(self, channel: socket.socket) -> None:
+        """Start the command, stay until nothing of it is left, and record how it ended."""
+        self._install_signals()
+        self.output = Output(self.run_dir, self.spec["max_output"], [v.encode() for v in self.spec["hidden"]])
+        self.exec_at = time.time()
+        status.write_record(self.status_file, "exec", {"pid": os.getpid(), "at": self.exec_at})
+        self._start()
+        try:
+            channel.sendall(STARTED)
+        except OSError:  # the daemon is away; it will find the run again
+            self.last_output = time.monotonic()
+        channel.close()
+        while not self.childless:
+            self._wait()
+            self._reap()
+            self._check_limits()
+            self._end_tree()
+        self._drain()
+        self.output.finish()
+        self._mask_result()
+        status.write_record(self.status_file, "exit", self._exit_record())
+
+    def give_up(self, error: Exception) -> None:
+        """End the tree after a failure of the supervisor itself, and record that."""
+        tree.kill(self._tree)
+        failure = {"reason": "supervisor_failed", "error": f"{type(error).__name__}: {error}"[:500]}
+        status.write_record(self.status_file, "exit", {**failure, "at": time.time()})
+
+    def _install_signals(self) -> None:
+        self.wakeup, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self._ask("cancelled"))
+        signal.signal(signal.SIGUSR1, lambda *_: self._ask("terminated"))
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    def _ask(self, how: str) -> None:
+        if self.asked != "terminated":
+            self.asked = how
+
+    def _start(self) -> None:
+        self.pipe, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(write_end, True)
+        report, report_end = os.pipe2(os.O_CLOEXEC)
+        self.main = os.fork()
+        if self.main == 0:
+            _execute(self.spec, write_end, report_end)
+        os.close(write_end)
+        os.close(report_end)
+        with open(report, "rb") as stream:
+            failure = stream.read().decode()
+        if failure:
+            self.exec_error = failure
+
+    def _wait(self) -> None:
+        """Sleep until output, a signal or the next deadline; take what output there is."""
+        ready = select.poll()
+        ready.register(self.wakeup, select.POLLIN)
+        if self.pipe >= 0:
+            ready.register(self.pipe, select.POLLIN)
+        pause = max(0.0, self._next_deadline() - time.monotonic())
+        for descriptor, _ in ready.poll(pause * 1000 + 1):
+            if descriptor == self.wakeup:
+                os.read(self.wakeup, 4096)
+            else:
+                self._read_output(16)
+
+    def _next_deadline(self) -> float:
+        if self.kill_at is not None:
+            now = time.monotonic()
+            return max(self.kill_at, now + _SWEEP) if now >= self.kill_at else self.kill_at
+        idle = self.spec["idle_timeout"]
+        return min(self.deadline, self.last_output + idle) if idle else self.deadline
+
+    def _read_output(self, most: int) -> bool:
+        """Read up to so many chunks; return whether there may be more."""
+        for _ in range(most):
+            try:
+                chunk = os.read(self.pipe, _CHUNK)
+            except BlockingIOError:
+                return False
+            if not chunk:
+                os.close(self.pipe)
+                self.pipe = -1
+                return False
+            self.last_output = time.monotonic()
+            self.output.write(chunk)
+        return True
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, code = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self.childless = True
+                return
+            if pid == 0:
+                break
+            if pid == self.main:
+                self.main_status = code
+        if self.main_status is not None:  # what the command left behind ends with it
+            self._begin_end(self.spec["kill_grace"])
+
+    def _check_limits(self) -> None:
+        """See whether a person or a time limit wants the run to end."""
+        now = time.monotonic()
+        asked, self.asked = self.asked, None
+        if asked == "terminated":
+            self._begin_end(0, "cancelled")
+        elif asked == "cancelled":
+            self._begin_end(self.spec["kill_grace"], "cancelled")
+        elif self.term_at is None and now >= self.deadline:
+            self._begin_end(self.spec["kill_grace"], "timeout")
+        elif (
+            self.term_at is None
+            and self.spec["idle_timeout"]
+            and now >= self.last_output + self.spec["idle_timeout"]
+        ):
+            self._begin_end(self.spec["kill_grace"], "idle_timeout")
+
+    def _begin_end(self, grace: float, reason: str | None = None) -> None:
+        """Ask the tree to end; a reason counts only while the command itself is alive."""
+        now = time.monotonic()
+        if reason is not None and self.main_status is None and self.reason == "exited":
+            self.reason = reason
+        if self.kill_at is not None and self.kill_at <= now + grace:
+            return
+        self.kill_at = now + grace
+        if self.term_at is None and not self.childless:
+            self.term_at = now
+            if grace:
+                tree.terminate(self._tree())
+
+    def _end_tree(self) -> None:
+        if self.childless or self.kill_at is None or time.monotonic() < self.kill_at:
+            return
+        tree.kill(self._tree)
+        if time.monotonic() > self.kill_at + _GIVE_UP:
+            self.left_over = len(self._tree())
+            self.childless = True
+
+    def _tree(self) -> list[tree.Process]:
+        return tree.descendants(os.getpid())
+
+    def _drain(self) -> None:
+        while self.pipe >= 0 and self._read_output(256):
+            pass
+
+    def _mask_result(self) -> None:
+        """Take secret values out of the result file that the agent wrote."""
+        path = os.path.join(self.run_dir, "result.json")
+        hidden = [value.encode() for value in self.spec["hidden"]]
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return
+        with open(descriptor, "r+b") as stream:
+            data = stream.read(_LARGEST_RESULT)
+            shown = data
+            for value in hidden:
+                shown = shown.replace(value, b"***").replace(json.dumps(value.decode())[1:-1].encode(), b"***")
+            if shown != data:
+                stream.seek(0)
+                stream.write(shown)
+                stream.truncate()
+
+    def _exit_record(self) -> dict[str, Any]:
+        code = self.main_status
+        signalled = code is not None and os.WIFSIGNALED(code)
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return {
+            "reason": "exec_failed" if self.exec_error else self.reason,
+            "exit_code": os.WEXITSTATUS(code) if code is not None and os.WIFEXITED(code) else None,
+            "signal": os.WTERMSIG(code) if code is not None and signalled else None,
+            "error": self.exec_error,
+            "at": time.time(),
+            "output_bytes": self.output.total,
+            "output_dropped": self.output.dropped,
+            "cpu_seconds": usage.ru_utime + usage.ru_stime,
+            "max_rss_kib": usage.ru_maxrss,
+            "left_over": self.left_over,
+        }
+
+
+def _execute(spec: dict[str, Any], output: int, report: int) -> None:
+    """Become the command, in the forked child; report what went wrong and end if that cannot be done."""
+    where = "the workspace"
+    try:
+        os.setsid()
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        os.chdir(spec["cwd"])
+        where = "the input"
+        source = os.open(spec["stdin"], os.O_RDONLY)
+        os.dup2(source, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.umask(spec["umask"])
+        _die_first()
+        where = "the command"
+        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        os.write(report, f"cannot start {where}: {reason}"[:500].encode())
+    os._exit(127)
+
+
+def _die_first() -> None:
+    """Let the kernel choose the command before its supervisor and the daemon when memory runs out."""
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as stream:
+            adjusted = min(1000, int(stream.read()) + 500)
+            stream.seek(0)
+            stream.write(str(adjusted))
+    except OSError:  # a sandbox without /proc: the command runs all the same
+        return

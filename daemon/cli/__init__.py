@@ -1,0 +1,1 @@
+"""The command line: one small file a noun. Modules import nothing heavy before a command needs it."""

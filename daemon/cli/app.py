@@ -1,0 +1,61 @@
+"""The command `agentcron` as a whole: its nouns, its options, and what it says when something is wrong."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from daemon import __version__
+from daemon.cli import runs, schedules, service
+from daemon.errors import AgentcronError, ConfigError
+
+app = typer.Typer(
+    name="agentcron",
+    help="cron for AI agents: starts agent runs on schedules, exactly once, and keeps their history.",
+    epilog="Example: agentcron --config config.toml run",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(schedules.app, name="schedules")
+app.add_typer(runs.app, name="runs")
+service.register(app)
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001 - the signature of an option's callback
+    if value:
+        typer.echo(f"agentcron {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The config file to use.")] = None,
+    version: Annotated[  # noqa: ARG001 - acts through its callback
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before every command."""
+    context.obj = config
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in a message and a status, never in a traceback."""
+    try:
+        app()
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)  # noqa: T201 - the command line speaks by printing
+        sys.exit(error.exit_status)
+    except AgentcronError as error:
+        print(f"agentcron: {error}", file=sys.stderr)  # noqa: T201 - likewise
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -1,0 +1,87 @@
+"""What people see: aligned tables and times in a schedule's zone, plain when nobody is at a terminal."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+_STYLES = {
+    "completed": "green",
+    "launched": "green",
+    "active": "green",
+    "running": "cyan",
+    "pending": "yellow",
+    "buffered": "yellow",
+    "paused": "yellow",
+    "suspended": "yellow",
+    "failed": "red",
+    "interrupted": "red",
+    "cancelled": "magenta",
+    "continued_as_new": "magenta",
+}
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))  # noqa: T201 - the command line speaks by printing
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """Draw rows under their headings; say `empty` if there are none."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from daemon.log import escape
+
+    lines = [[escape(_text(value)) for value in row] for row in rows]
+    if not lines:
+        print(empty)  # noqa: T201 - likewise
+        return
+    if not sys.stdout.isatty():
+        _print_plain(columns, lines)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.upper(), overflow="fold")
+    for line in lines:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in line))
+    Console(highlight=False).print(table)
+
+
+def _print_plain(columns: Sequence[str], lines: list[list[str]]) -> None:
+    """Print columns that line up and hold no escape sequences, however wide they are."""
+    table = [[column.upper() for column in columns], *lines]
+    widths = [max(len(line[n]) for line in table) for n in range(len(columns))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())  # noqa: T201
+
+
+def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Print names and values under each other, leaving out what is not known."""
+    from daemon.log import escape
+
+    known = [(name, escape(_text(value))) for name, value in facts if value not in {None, ""}]
+    width = max(len(name) for name, _ in known)
+    for name, value in known:
+        print(f"{name.ljust(width)}  {value}")  # noqa: T201 - the command line speaks by printing
+
+
+def local_time(instant: datetime | str | None, zone: str = "UTC") -> str:
+    """Return an instant for people: in a zone, to the second."""
+    from daemon.units import parse_instant
+
+    if instant is None:
+        return "-"
+    moment = parse_instant(instant) if isinstance(instant, str) else instant
+    return f"{moment.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - cells of any kind
+    return "-" if value is None else str(value)

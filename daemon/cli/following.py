@@ -1,0 +1,54 @@
+"""The output of a run on its way to standard output, up to the end of the run where that is wanted."""
+
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from daemon.model import ACTIVE
+from daemon.store.runs import Run, get_run
+
+_CHUNK = 1024 * 1024
+_PAUSE = 0.2  # seconds between two looks at a growing file
+_UNSAFE = re.compile(rb"(?!\x1b\[[0-9;]*m)[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def copy_output(connection: sqlite3.Connection, run: Run, folder: Path, *, follow: bool, collect: bool) -> bytes:
+    """Print a run's output, or return it if it is to be collected."""
+    collected = bytearray()
+    at = 0
+    while True:
+        active = follow and _is_active(connection, run.id)  # before reading, so that the last bytes are not missed
+        for chunk in _chunks(folder / "output.log", at):
+            at += len(chunk)
+            if collect:
+                collected += chunk
+            else:
+                _show(chunk)
+        if not active:
+            return bytes(collected)
+        time.sleep(_PAUSE)
+
+
+def _is_active(connection: sqlite3.Connection, run_id: int) -> bool:
+    run = get_run(connection, run_id)
+    return run is not None and run.status in ACTIVE
+
+
+def _chunks(path: Path, start: int) -> Iterator[bytes]:
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        stream.seek(start)
+        while chunk := stream.read(_CHUNK):
+            yield chunk
+
+
+def _show(chunk: bytes) -> None:
+    """Write bytes as they are; on a terminal, let colours through and nothing else that could move its cursor."""
+    if sys.stdout.isatty():
+        chunk = _UNSAFE.sub(lambda match: rb"\x%02x" % match[0][0], chunk)
+    sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()

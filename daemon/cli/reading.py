@@ -1,0 +1,71 @@
+"""What commands read when no daemon needs to run: the config, and the database read-only."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from daemon.config.loading import find_config, load_config
+from daemon.config.places import state_dir
+from daemon.config.schema import Config
+from daemon.errors import NotFoundError, StoreError
+from daemon.store.database import connect
+from daemon.store.migrate import migrations
+from daemon.store.opening import DATABASE
+from daemon.store.runs import Run, get_run
+from daemon.store.schedules import ScheduleRow, get_schedule
+
+
+def read_config(option: Path | None) -> Config:
+    """Return the config that the option or the usual places name."""
+    return load_config(find_config(option))
+
+
+@contextlib.contextmanager
+def reading(config: Config) -> Iterator[sqlite3.Connection]:
+    """Open the database read-only; raise NotFoundError if there is none yet."""
+    path = state_dir(config) / DATABASE
+    if not path.exists():
+        raise NotFoundError(f"there is no database in {path.parent} yet; start the daemon with `agentcron run`")
+    try:
+        connection = connect(path, read_only=True)
+        with contextlib.closing(connection):
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != max(migrations()):
+                raise StoreError(
+                    f"{path} has schema {version}, this command knows {max(migrations())}; "
+                    "use the version of agentcron that the daemon runs, or start the daemon once"
+                )
+            yield connection
+    except sqlite3.Error as error:
+        raise StoreError(f"{path} cannot be read: {error}") from None
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """Return agent and name of `AGENT/NAME`; raise NotFoundError if it is not of that form."""
+    agent, slash, name = address.partition("/")
+    if not slash or not agent or not name or "/" in name:
+        raise NotFoundError(f"{address!r} names no schedule; write AGENT/NAME, as `agentcron schedules list` shows")
+    return agent, name
+
+
+def schedule_named(connection: sqlite3.Connection, address: str) -> ScheduleRow:
+    """Return the live schedule of an address; raise NotFoundError if there is none."""
+    row = get_schedule(connection, *split_address(address))
+    if row is None:
+        raise NotFoundError(f"no schedule {address}; `agentcron schedules list` shows those there are")
+    return row
+
+
+def run_numbered(connection: sqlite3.Connection, number: int) -> Run:
+    """Return the run of a number; raise NotFoundError if there is none."""
+    run = get_run(connection, number)
+    if run is None:
+        raise NotFoundError(f"no run {number}; `agentcron runs list` shows those there are")
+    return run
+
+
+def utc_now() -> datetime:
+    """Return the wall clock."""
+    return datetime.now(UTC)

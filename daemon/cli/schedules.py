@@ -1,0 +1,174 @@
+"""`agentcron schedules ...`: what is scheduled, when it is next due, and what became of each due time."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from daemon.cli.drawing import Json, local_time, print_facts, print_json, print_table
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+app = typer.Typer(
+    help="Schedules: what is due when, and what became of it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Address = Annotated[str, typer.Argument(metavar="AGENT/NAME", help="The schedule.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many rows.")]
+
+
+@app.command("list", epilog="Example: agentcron schedules list --agent triage")
+def list_command(
+    context: typer.Context,
+    agent: Annotated[str | None, typer.Option("--agent", help="Only this agent's.")] = None,
+    limit: Limit = 100,
+    json: Json = False,
+) -> None:
+    """List the schedules with their state and next due time."""
+    from daemon.cli.reading import read_config, reading, utc_now
+    from daemon.views import list_schedules, schedule_view
+
+    config = read_config(context.obj)
+    with reading(config) as connection:
+        rows = list_schedules(connection, agent)
+        views = [schedule_view(connection, row, config, utc_now()) for row in rows[:limit]]
+    if json:
+        print_json({"run_schedules": views, "total": len(rows)})
+        return
+    print_table(
+        ("schedule", "cadence", "zone", "state", "next due", "last started", "missed"),
+        (
+            (
+                f"{view['agent']}/{view['name']}",
+                _cadence(view),
+                view["timezone"],
+                view["state"],
+                local_time(next(iter(view["next_action_times"]), None), view["timezone"]),
+                local_time(view["last_action_time"], view["timezone"]),
+                view["missed_count"],
+            )
+            for view in views
+        ),
+        empty="No schedules yet; write one into the config file.",
+    )
+
+
+@app.command(epilog="Example: agentcron schedules show triage/nightly")
+def show(context: typer.Context, schedule: Address, json: Json = False) -> None:
+    """Show one schedule with its definition, state and next due times."""
+    from daemon.cli.reading import read_config, reading, schedule_named, utc_now
+    from daemon.views import schedule_view
+
+    config = read_config(context.obj)
+    with reading(config) as connection:
+        view = schedule_view(connection, schedule_named(connection, schedule), config, utc_now())
+    if json:
+        print_json(view)
+        return
+    zone = view["timezone"]
+    print_facts(
+        (
+            ("schedule", f"{view['agent']}/{view['name']}"),
+            ("description", view["description"]),
+            ("cadence", _cadence(view)),
+            ("zone", zone),
+            ("state", view["state"]),
+            ("note", view["pause_note"]),
+            ("from", view["start_at"] and local_time(view["start_at"], zone)),
+            ("until", view["end_at"] and local_time(view["end_at"], zone)),
+            ("overlap", view["overlap_policy"]),
+            ("catch-up", f"{view['catchup']}, within {view['catchup_window_seconds']} s"),
+            ("input", view["initial_input"]["content"]),
+            ("started", f"{view['num_actions_taken']} times, last {local_time(view['last_action_time'], zone)}"),
+            ("missed", view["missed_count"]),
+            ("next due", ", ".join(local_time(time, zone) for time in view["next_action_times"])),
+            ("source", f"{view['source']} by {view['creator_principal']}, version {view['version']}"),
+        )
+    )
+
+
+def _cadence(view: dict[str, object]) -> str:
+    if view["cron_expression"] is not None:
+        return str(view["cron_expression"])
+    offset = view["offset_seconds"]
+    return f"every {view['interval_seconds']} s" + (f" + {offset} s" if offset else "")
+
+
+@app.command("next", epilog="Example: agentcron schedules next triage/nightly -n 3 --from 2026-03-01T00:00:00Z")
+def next_command(
+    context: typer.Context,
+    schedule: Address,
+    count: Annotated[int, typer.Option("-n", min=1, max=10_000, help="How many.")] = 5,
+    start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Due times after this one.")] = None,
+    json: Json = False,
+) -> None:
+    """Show the next due times; of a schedule in the file, without a daemon or a database."""
+    from daemon.cli.reading import read_config, reading, schedule_named, split_address, utc_now
+    from daemon.schedules import definition_of
+    from daemon.store.schedules import cadence_from
+    from daemon.units import format_instant
+    from daemon.views import upcoming
+
+    config = read_config(context.obj)
+    after = _instant(start) if start else utc_now()
+    agent, name = split_address(schedule)
+    settings = config.agents.get(agent)
+    if settings is not None and name in settings.schedules:
+        definition = definition_of(settings.schedules[name], config)
+    else:
+        with reading(config) as connection:
+            definition = schedule_named(connection, schedule).definition
+    times = upcoming(cadence_from(definition), after, count)
+    if json:
+        print_json({"next_action_times": [format_instant(time) for time in times]})
+        return
+    zone = definition["timezone"]
+    rows = ((local_time(time, zone), format_instant(time)) for time in times)
+    print_table(("due", "UTC"), rows, empty="This schedule is never due again.")
+
+
+def _instant(text: str) -> "datetime":
+    from daemon.units import parse_instant
+
+    try:
+        return parse_instant(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is {error}", param_hint="--from") from None
+
+
+@app.command(epilog="Example: agentcron schedules history triage/nightly --limit 10")
+def history(context: typer.Context, schedule: Address, limit: Limit = 20, json: Json = False) -> None:
+    """Show what became of each due time, and who changed the schedule."""
+    from daemon.cli.reading import read_config, reading, schedule_named
+    from daemon.views import history_view
+
+    config = read_config(context.obj)
+    with reading(config) as connection:
+        row = schedule_named(connection, schedule)
+        view = history_view(connection, row.id, limit)
+    if json:
+        print_json(view)
+        return
+    zone = row.definition["timezone"]
+    print_table(
+        ("due", "outcome", "run", "reason"),
+        ((_due(fire, zone), fire["outcome"], fire["run_id"], fire["reason"]) for fire in view["fires"]),
+        empty="No due time has come yet.",
+    )
+    print()  # noqa: T201 - the command line speaks by printing
+    print_table(
+        ("version", "at", "by", "change", "note"),
+        (
+            (entry["version"], local_time(entry["at"], zone), entry["principal"], entry["action"], entry["note"])
+            for entry in view["revisions"]
+        ),
+        empty="No revisions.",
+    )
+
+
+def _due(fire: dict[str, str], zone: str) -> str:
+    if fire["covers_until"] is None:
+        return local_time(fire["scheduled_for"], zone)
+    last = local_time(fire["covers_until"], zone)
+    return f"{local_time(fire['scheduled_for'], zone)} .. {last} ({fire['covers_count']})"

@@ -1,0 +1,167 @@
+"""`agentcron run`, `check`, `init` and `status`: the daemon, its config, and how it is doing."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daemon.cli.drawing import Json, local_time, print_facts, print_json, print_table
+
+if TYPE_CHECKING:
+    from daemon.config.schema import Config
+
+_NEXT_SHOWN = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands that have no noun."""
+    app.command(epilog="Example: agentcron --config config.toml run")(run)
+    app.command(epilog="Example: agentcron --config config.toml check")(check)
+    app.command(epilog="Example: agentcron init ~/.config/agentcron")(init)
+    app.command(epilog="Example: agentcron status --json")(status)
+
+
+def run(
+    context: typer.Context,
+    accept_data_loss: Annotated[
+        bool,
+        typer.Option("--accept-data-loss", help="Go on with a database that was lost, emptied or replaced."),
+    ] = False,
+) -> None:
+    """Run the daemon in the foreground; Ctrl-C stops it and what it runs."""
+    import asyncio
+
+    from daemon.cli.reading import read_config
+    from daemon.errors import ConfigError
+    from daemon.log import configure_log
+    from daemon.service import serve
+
+    config = read_config(context.obj)
+    path = config.resolve(config.log.file) if config.log.file is not None else None
+    try:
+        log = configure_log(config.log.level, config.log.format, path)
+    except OSError as error:
+        raise ConfigError([f"{config.file}: log.file: cannot open {path}: {error.strerror}"]) from None
+    asyncio.run(serve(config, log, accept_data_loss=accept_data_loss))
+
+
+def check(context: typer.Context, json: Json = False) -> None:
+    """Validate the config and show each schedule with its zone and next three due times."""
+    from daemon.cli.checking import warnings_about
+    from daemon.cli.reading import read_config, utc_now
+    from daemon.schedules import definition_of
+    from daemon.store.schedules import cadence_from
+    from daemon.units import format_instant
+    from daemon.views import upcoming
+
+    config = read_config(context.obj)
+    found = []
+    for agent, settings in config.agents.items():
+        for name, schedule in settings.schedules.items():
+            definition = definition_of(schedule, config)
+            times = upcoming(cadence_from(definition), utc_now(), _NEXT_SHOWN)
+            found.append(
+                {
+                    "schedule": f"{agent}/{name}",
+                    "timezone": definition["timezone"],
+                    "paused": schedule.paused,
+                    "next_action_times": [format_instant(time) for time in times],
+                }
+            )
+    warnings = list(warnings_about(config))
+    if json:
+        print_json({"schedules": found, "warnings": warnings})
+        return
+    print_table(
+        ("schedule", "zone", "next three due times"),
+        ((entry["schedule"], entry["timezone"], _times(entry)) for entry in found),
+        empty="No schedules.",
+    )
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - the command line speaks by printing
+    print(f"{config.file} is good.")  # noqa: T201 - likewise
+
+
+def _times(entry: dict[str, Any]) -> str:
+    if entry["paused"]:
+        return "paused"
+    times = [local_time(time, entry["timezone"]) for time in entry["next_action_times"]]
+    return ", ".join(times) or "never again"
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write config.toml.")] = Path(),
+    json: Json = False,
+) -> None:
+    """Write a commented starter config."""
+    from daemon.cli.starter import starter_config
+    from daemon.errors import RefusedError
+
+    target = folder / "config.toml"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    except FileExistsError:
+        raise RefusedError(f"{target} is there already; move it away, or name another folder") from None
+    except OSError as error:
+        raise RefusedError(f"cannot write {target}: {error.strerror}") from None
+    with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 - the mode was given with the descriptor
+        stream.write(starter_config())
+    if json:
+        print_json({"file": str(target)})
+    else:
+        print(f"Wrote {target}. Edit it, then: agentcron --config {target} check")  # noqa: T201
+
+
+def status(context: typer.Context, json: Json = False) -> None:
+    """Show how the daemon is doing: what runs now, what is next, what failed last."""
+    from daemon.cli.reading import read_config, reading, utc_now
+    from daemon.config.places import state_dir
+    from daemon.errors import DaemonUnreachableError
+    from daemon.store.opening import running_daemon
+    from daemon.views import status_view
+
+    config = read_config(context.obj)
+    folder = state_dir(config)
+    daemon = running_daemon(folder)
+    with reading(config) as connection:
+        view = status_view(connection, folder, daemon, utc_now())
+    if json:
+        print_json(view)
+    else:
+        _print_status(view, config)
+    if daemon is None:
+        raise DaemonUnreachableError(f"no daemon runs on {folder}; start it with `agentcron run`")
+
+
+def _print_status(view: dict[str, Any], config: "Config") -> None:
+    zone = config.daemon.timezone
+    daemon, disk = view["daemon"], view["disk"]
+    print_facts(
+        (
+            ("daemon", f"running, pid {daemon['pid']}" if daemon["running"] else "not running"),
+            ("uptime", daemon["uptime"]),
+            ("waiting", f"{view['pending']} runs"),
+            ("disk", f"{disk['used']} in the database, {disk['free']} free"),
+        )
+    )
+    parts = (
+        ("runs now", ("run", "agent", "schedule", "since"), view["running"], ("id", "agent", "schedule", "started_at")),
+        ("next", ("schedule", "due"), view["next"], ("schedule", "scheduled_for")),
+        (
+            "last failures",
+            ("run", "agent", "schedule", "ended", "what was wrong"),
+            view["last_failures"],
+            ("id", "agent", "schedule", "completed_at", "error"),
+        ),
+    )
+    for title, columns, entries, keys in parts:
+        print(f"\n{title}")  # noqa: T201 - the command line speaks by printing
+        rows = ([_cell(key, entry[key], zone) for key in keys] for entry in entries)
+        print_table(columns, rows, empty="none")
+
+
+def _cell(key: str, value: str | None, zone: str) -> str | None:
+    return local_time(value, zone) if key.endswith(("_at", "_for")) else value

@@ -1,0 +1,134 @@
+"""The clock: one alarm for the earliest start, and a watch that notices when the wall clock jumps.
+
+APScheduler only wakes the daemon up; which due times have come is decided from the database.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from daemon.errors import StoreUnavailableError
+from daemon.fires import Fire, Present, decide_due
+from daemon.model import FireOutcome, WakeTime
+from daemon.store.database import Database
+from daemon.store.schedules import next_wake, pull_back_cursors
+from daemon.units import format_instant
+
+_LOG = structlog.get_logger()
+_ALARM = "alarm"
+_BATCH = 25  # schedules decided in one transaction
+_LAST_STRETCH = timedelta(seconds=1)  # a longer sleep ends that much earlier, because the kernel may oversleep it
+_RETRY_AFTER = timedelta(seconds=2)
+_HEARTBEAT = 10.0  # seconds
+_JUMP = 1.0  # seconds by which wall clock and boot time may drift apart between two heartbeats
+
+
+class Clock:
+    """Wakes up at each start, has due times decided, and reports them."""
+
+    def __init__(
+        self,
+        database: Database,
+        present: Callable[[WakeTime], Present],
+        now: Callable[[], datetime],
+        fired: Callable[[list[Fire]], Awaitable[None]],
+    ) -> None:
+        self._database = database
+        self._present = present
+        self._now = now
+        self._fired = fired
+        self._wake = asyncio.Event()
+        self._scheduler = AsyncIOScheduler(
+            timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+        )
+        self.lateness: float = 0.0
+
+    def changed(self) -> None:
+        """Look at the schedules again: one of them was changed."""
+        self._wake.set()
+
+    async def serve(self) -> None:
+        """Decide due times as they come until the task is cancelled."""
+        self._scheduler.start()
+        try:
+            while True:
+                self._wake.clear()
+                self._arm(await self._decide())
+                await self._wake.wait()
+        finally:
+            self._scheduler.shutdown(wait=False)
+
+    async def watch(self) -> None:
+        """Notice jumps of the wall clock, a suspend included, within a few seconds."""
+        offset = _wall_minus_boot()
+        while True:
+            await asyncio.sleep(_HEARTBEAT)
+            jump = _wall_minus_boot() - offset
+            if abs(jump) > _JUMP:
+                offset += jump
+                await self.jumped(timedelta(seconds=jump))
+
+    async def jumped(self, by: timedelta) -> None:
+        """Compute everything anew after a jump of the wall clock."""
+        _LOG.warning("[clock] The wall clock jumped; alarms are computed anew", seconds=round(by.total_seconds(), 3))
+        await self._database.write_patiently(lambda tx: pull_back_cursors(tx, self._now()))
+        self.changed()
+
+    async def _decide(self) -> datetime | None:
+        """Decide all that is due; return the instant of the next start."""
+        try:
+            while True:
+                present = self._present(WakeTime(self._now()))
+                fires, more = await self._database.write(partial(decide_due, present=present, schedules=_BATCH))
+                if fires:
+                    _log(fires)
+                    await self._fired(fires)
+                if not more:
+                    return await self._database.read(next_wake)
+        except StoreUnavailableError as error:
+            _LOG.error("[clock] Due times cannot be recorded, so nothing is started", error=str(error))
+            return self._now() + _RETRY_AFTER
+
+    def _arm(self, wake_at: datetime | None) -> None:
+        """Have the scheduler set the event at an instant, or shortly before one that is far away."""
+        if wake_at is None:
+            with contextlib.suppress(LookupError):
+                self._scheduler.remove_job(_ALARM)
+            return
+        if wake_at - self._now() > 2 * _LAST_STRETCH:
+            wake_at -= _LAST_STRETCH
+        self._scheduler.add_job(self._ring, "date", run_date=wake_at, id=_ALARM, replace_existing=True)
+
+    async def _ring(self) -> None:
+        self._wake.set()
+
+
+def _wall_minus_boot() -> float:
+    return time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _log(fires: list[Fire]) -> None:
+    for fire in fires:
+        keys: dict[str, object] = {
+            "agent": fire.agent,
+            "schedule": f"{fire.agent}/{fire.schedule}",
+            "due": format_instant(fire.due),
+            "outcome": str(fire.outcome),
+        }
+        if fire.run_id is not None:
+            keys["run_id"] = fire.run_id
+        if fire.reason:
+            keys["reason"] = fire.reason
+        if fire.count > 1:
+            keys["count"] = fire.count
+        if fire.outcome in {FireOutcome.LAUNCHED, FireOutcome.BUFFERED}:
+            keys["late_ms"] = int(fire.late.total_seconds() * 1000)
+            _LOG.info("[clock] Due", **keys)
+        else:
+            _LOG.warning("[clock] Due time not started", **keys)

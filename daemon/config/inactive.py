@@ -1,0 +1,32 @@
+"""Settings that are read and checked, but whose behaviour comes with a later version."""
+
+from collections.abc import Iterator
+
+from daemon.config.schema import BaseAgent, Config
+
+
+def inactive_settings(config: Config) -> list[str]:
+    """Name the settings of a config that have no effect yet."""
+    return [*_sections(config), *_agents(config)]
+
+
+def _sections(config: Config) -> Iterator[str]:
+    for section in ("control", "access", "cleanup", "notify"):
+        if section in config.model_fields_set and getattr(config, section):
+            yield f"[{section}]"
+    if config.retention.days is not None:
+        yield "[retention]"
+    for name, environment in config.environments.items():
+        if environment.mode == "git":
+            yield f"[environments.{name}]"
+
+
+def _agents(config: Config) -> Iterator[str]:
+    for name, agent in config.agents.items():
+        if agent.type != "command":
+            yield f'agents.{name}.type = "{agent.type}"'
+        yield from (f"agents.{name}.{key}" for key in _idle_keys(agent))
+
+
+def _idle_keys(agent: BaseAgent) -> list[str]:
+    return [key for key in ("allow", "read", "budget", "retention") if key in agent.model_fields_set]

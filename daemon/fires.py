@@ -1,0 +1,236 @@
+"""From due times to rows: each due time of a schedule gets its one row, and a run where it is to have one.
+
+Everything here happens inside one transaction and has no effect outside it.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from daemon.model import ACTIVE, DueTime, FireOutcome, RunStatus, Trigger
+from daemon.rules import catchup, overlap
+from daemon.store.database import Transaction
+from daemon.store.events import add_event
+from daemon.store.fires import count_recorded, is_recorded, record_fire, record_summary
+from daemon.store.runs import NewRun, Run, create_run, flag_cancellation, unfinished_of
+from daemon.store.schedules import ScheduleRow, due_schedules, move_cursor
+from daemon.units import format_instant
+
+_INSTANT = timedelta(microseconds=1)
+_MOST_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Fire:
+    """A decided due time, as the log tells it."""
+
+    agent: str
+    schedule: str
+    due: datetime
+    outcome: FireOutcome
+    run_id: int | None = None
+    reason: str | None = None
+    count: int = 1
+    late: timedelta = timedelta(0)
+    stops_others: bool = False
+    """Whether earlier runs of the schedule were flagged for cancellation."""
+
+
+@dataclass(frozen=True)
+class Present:
+    """What a decision depends on besides the database."""
+
+    now: datetime
+    daemon_started: datetime
+    agents: frozenset[str]
+    instance: str
+
+
+def decide_due(tx: Transaction, present: Present, schedules: int) -> tuple[list[Fire], bool]:
+    """Decide the due times that have come of at most so many schedules; tell whether some may be left."""
+    rows = due_schedules(tx, present.now, schedules)
+    fires = []
+    for row in rows:
+        fires += _Decision(tx, present, row).decide()
+    return fires, bool(rows)
+
+
+class _Decision:
+    """The due times of one schedule that have come, oldest first."""
+
+    def __init__(self, tx: Transaction, present: Present, row: ScheduleRow) -> None:
+        self.tx = tx
+        self.present = present
+        self.row = row
+        self.cursor = row.cursor
+        self.fires: list[Fire] = []
+
+    def decide(self) -> list[Fire]:
+        """Decide what was missed, then what is due, and move the schedule's cursor past both."""
+        limit = catchup.missed_before(self.present.now, self.present.daemon_started)
+        last = catchup.last_missed(self.row.cadence, self.row.address, self.cursor, limit)
+        if last is None or self._decide_gap(last):
+            self._decide_ordinary()
+        move_cursor(self.tx, self.row, self.cursor)
+        return self.fires
+
+    def _decide_ordinary(self) -> None:
+        for _ in range(_MOST_AT_ONCE):
+            due = self.row.cadence.next_after(self.cursor)
+            if due is None or self._start(due) > self.present.now:
+                return
+            self._decide_one(due, Trigger.SCHEDULED)
+            self.cursor = due
+
+    def _decide_gap(self, last: DueTime) -> bool:
+        """Decide missed due times up to the last; return whether all are decided."""
+        first = self.row.cadence.next_after(self.cursor)
+        if first is None:
+            return True
+        row = self.row
+        window = (row.catchup, row.catchup_window)
+        started = catchup.first_started(*window, row.cadence, row.address, (first, last), self.present.now)
+        end = last if started is None else DueTime(started - _INSTANT)
+        in_window = row.cadence.start_of(last, row.address) >= self.present.now - row.catchup_window
+        self._skip_all(
+            end, FireOutcome.SKIPPED_MISSED, catchup.reason(row.catchup, in_window=in_window)
+        )
+        for _ in range(_MOST_AT_ONCE):
+            due = row.cadence.next_after(self.cursor)
+            if due is None or due > last:
+                return True
+            if self._decide_one(due, Trigger.CATCHUP) is FireOutcome.SKIPPED_OVERLAP:
+                # nothing that could end meanwhile: all that follows is skipped for the same reason
+                unfinished = len(unfinished_of(self.tx, row.id))
+                self.cursor = due
+                self._skip_all(last, FireOutcome.SKIPPED_OVERLAP, overlap.reason(row.overlap, unfinished))
+            self.cursor = max(self.cursor, due)
+        return self.cursor >= last
+
+    def _skip_all(self, last: DueTime, outcome: FireOutcome, reason: str) -> None:
+        """Give the due times after the cursor and up to `last` their rows, or one row if they are too many."""
+        cadence, row = self.row.cadence, self.row
+        first = cadence.next_after(self.cursor)
+        if first is None or first > last:
+            return
+        count = cadence.count(self.cursor, last)
+        if count > catchup.MOST_ROWS:
+            self._summarise(first, last, count, outcome, reason)
+        else:
+            due: DueTime | None = first
+            while due is not None and due <= last:
+                self._record(due, outcome, reason)
+                due = cadence.next_after(due)
+        self.cursor = last
+
+    def _summarise(
+        self, first: DueTime, last: DueTime, count: int, outcome: FireOutcome, reason: str
+    ) -> None:
+        """Cover many due times by one row, less those that have rows already."""
+        cadence = self.row.cadence
+        while is_recorded(self.tx, self.row.id, first) and first < last:
+            first = cadence.next_after(first) or last
+            count -= 1
+        newest = cadence.last_until(first - _INSTANT, last) or last
+        count -= count_recorded(self.tx, self.row.id, first, newest)
+        if count > 0:
+            record_summary(self.tx, self.row.id, first, newest, count, outcome, self.present.now, reason)
+            self._note(first, outcome, reason=reason, count=count)
+
+    def _decide_one(self, due: DueTime, trigger: Trigger) -> FireOutcome | None:
+        """Decide one due time; return None if it was decided before."""
+        if is_recorded(self.tx, self.row.id, due):
+            return None
+        if self._was_skipped_by_request(due):
+            return self._record(due, FireOutcome.SKIPPED_REQUESTED, "skipped on request")
+        if self.row.agent not in self.present.agents:
+            gone = f"no agent {self.row.agent!r} is in the config"
+            return self._record(due, FireOutcome.SKIPPED_AGENT_DELETED, gone)
+        unfinished = unfinished_of(self.tx, self.row.id)
+        waiting = sum(bool(run.held) for run in unfinished if run.status is RunStatus.PENDING)
+        verdict = overlap.decide(self.row.overlap, len(unfinished), waiting)
+        if verdict.outcome is FireOutcome.SKIPPED_OVERLAP:
+            return self._record(due, verdict.outcome, overlap.reason(self.row.overlap, len(unfinished)))
+        if verdict.stop_others is not None:
+            self._stop(unfinished, at_once=verdict.stop_others == "terminate")
+        return self._launch(due, trigger, verdict)
+
+    def _launch(self, due: DueTime, trigger: Trigger, verdict: overlap.Verdict) -> FireOutcome:
+        new = new_run(self.row, due, trigger, self.present.instance, held=verdict.held)
+        run_id, fresh = create_run(self.tx, new, self.present.now)
+        if not fresh:
+            add_event(self.tx, run_id, self.present.now, "fired_again", {"due": format_instant(due)})
+        record_fire(self.tx, self.row.id, due, verdict.outcome, self.present.now, run_id=run_id)
+        self._note(due, verdict.outcome, run_id=run_id, stops_others=verdict.stop_others is not None)
+        return verdict.outcome
+
+    def _stop(self, others: list[Run], *, at_once: bool) -> None:
+        reason = f"a later due time came (overlap = {self.row.overlap})"
+        for run in others:
+            if run.status in ACTIVE:
+                flag_cancellation(self.tx, run.id, self.present.now, "config", at_once=at_once, reason=reason)
+
+    def _was_skipped_by_request(self, due: DueTime) -> bool:
+        removed = self.tx.execute(
+            "DELETE FROM schedule_skips WHERE schedule_id = ? AND scheduled_for = ?",
+            (self.row.id, format_instant(due)),
+        )
+        return removed.rowcount > 0
+
+    def _record(self, due: DueTime, outcome: FireOutcome, reason: str) -> FireOutcome | None:
+        if is_recorded(self.tx, self.row.id, due):
+            return None
+        record_fire(self.tx, self.row.id, due, outcome, self.present.now, reason=reason)
+        self._note(due, outcome, reason=reason)
+        return outcome
+
+    def _note(
+        self,
+        due: DueTime,
+        outcome: FireOutcome,
+        *,
+        run_id: int | None = None,
+        reason: str | None = None,
+        count: int = 1,
+        stops_others: bool = False,
+    ) -> None:
+        late = self.present.now - self._start(due)
+        fire = Fire(self.row.agent, self.row.name, due, outcome, run_id, reason, count, late, stops_others)
+        self.fires.append(fire)
+
+    def _start(self, due: DueTime) -> datetime:
+        return self.row.cadence.start_of(due, self.row.address)
+
+
+def new_run(
+    row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, held: bool = False
+) -> NewRun:
+    """Describe the run of a due time under its deterministic name."""
+    at = format_instant(due)
+    metadata = json.loads(row.definition["task_metadata"])
+    display_name = metadata.get("display_name")
+    if not isinstance(display_name, str):
+        display_name = f"Scheduled Message: {row.name} · {due:%Y-%m-%d %H:%M} UTC"
+    handed = {
+        **metadata,
+        "display_name": display_name,
+        "schedule_id": row.id,
+        "scheduled_fire_id": f"{row.id}:{at}",
+        "trigger_type": str(trigger),
+        "fire_time": at,
+    }
+    return NewRun(
+        name=f"scheduled-run:{row.id}:{at}",
+        agent=row.agent,
+        schedule_id=row.id,
+        trigger=trigger,
+        scheduled_for=due,
+        display_name=display_name,
+        creator=row.creator,
+        input_author=row.definition["input_author"],
+        input_content=row.definition["input_content"],
+        task_params=row.definition["task_params"],
+        task_metadata=json.dumps(handed),
+        instance=instance,
+        held=held,
+    )

@@ -1,0 +1,140 @@
+"""The log: one event a line through structlog, as JSON or for the console, with nothing unescaped in it."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import structlog
+
+from daemon.units import format_instant
+
+_LOOK_EVERY = 1.0  # seconds between two looks whether the file was moved away
+_PLAIN_PUNCTUATION = frozenset("._-:/@+,*()[]%#~")
+
+
+class LogFile:
+    """Where lines go: a file that is opened again when it was moved away, or standard error.
+
+    A line that cannot be written (disk full, closed pipe) is lost; it never ends the daemon.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._stream: TextIO = sys.stderr
+        self._looked = time.monotonic()
+        if path is not None:
+            self._stream = _open(path)
+
+    def write(self, text: str) -> None:
+        """Write one line."""
+        if self._path is not None and time.monotonic() - self._looked > _LOOK_EVERY:
+            self._looked = time.monotonic()
+            if self._was_moved(self._path):
+                self.reopen()
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:  # there is nowhere left to say so
+            self._looked = 0.0
+
+    def flush(self) -> None:
+        """Do nothing: every line is on its way when `write` returns."""
+
+    def reopen(self) -> None:
+        """Open the file again, for a log that was rotated; keep the old one if that fails."""
+        if self._path is None:
+            return
+        try:
+            fresh = _open(self._path)
+        except OSError:  # a moved folder, a full inode table: better the old file than none
+            return
+        self._stream, old = fresh, self._stream
+        old.close()
+
+    def is_terminal(self) -> bool:
+        """Tell whether a person is looking."""
+        return self._stream.isatty()
+
+    def _was_moved(self, path: Path) -> bool:
+        try:
+            there = path.stat()
+        except OSError:
+            return True
+        ours = os.fstat(self._stream.fileno())
+        return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
+
+
+def _open(path: Path) -> TextIO:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    return open(descriptor, "a", encoding="utf-8")  # noqa: PTH123 - the mode was given with the descriptor
+
+
+def configure_log(
+    level: Literal["debug", "info", "warning", "error"],
+    form: Literal["auto", "console", "json"],
+    path: Path | None,
+) -> LogFile:
+    """Send all log events to a file or standard error; raise OSError if the file cannot be opened."""
+    sink = LogFile(path)
+    console = form == "console" or (form == "auto" and sink.is_terminal())
+    colours = sink.is_terminal() and "NO_COLOR" not in os.environ
+    renderers: list[Any] = [_escape_values]
+    if console:
+        renderers += [_quote_values, structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=32, sort_keys=False)]
+    else:
+        renderers += [_order_keys, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            _add_time,
+            structlog.processors.format_exc_info,
+            *renderers,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sink),  # type: ignore[arg-type]
+        cache_logger_on_first_use=False,
+    )
+    return sink
+
+
+def escape(text: str) -> str:
+    r"""Return text in which nothing can move a cursor, end a line or hide: such characters become `\xNN` or `\uNNNN`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+_Event = MutableMapping[str, Any]
+
+
+def _add_time(_: object, __: str, event: _Event) -> _Event:
+    event["timestamp"] = format_instant(datetime.now(UTC))
+    return event
+
+
+def _escape_values(_: object, __: str, event: _Event) -> _Event:
+    traceback = event.pop("exception", None)
+    if traceback is not None:
+        event["traceback"] = traceback
+    return {escape(key): escape(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _quote_values(_: object, __: str, event: _Event) -> _Event:
+    for key, value in event.items():
+        if key not in {"event", "timestamp", "level"} and isinstance(value, str) and not _is_plain(value):
+            event[key] = json.dumps(value, ensure_ascii=False)
+    return event
+
+
+def _is_plain(value: str) -> bool:
+    return bool(value) and all(c.isalnum() or c in _PLAIN_PUNCTUATION for c in value)
+
+
+def _order_keys(_: object, __: str, event: _Event) -> _Event:
+    head = ("timestamp", "level", "event")
+    return {key: event[key] for key in (*head, *(key for key in event if key not in head))}

@@ -1,0 +1,15 @@
+"""How long to wait before the next attempt."""
+
+from datetime import timedelta
+
+_LONGEST = timedelta(hours=1)
+_JITTER = 0.1
+
+
+def retry_delay(base: timedelta, attempt: int, chance: float) -> timedelta:
+    """Return the wait after a failed attempt (from 1): doubled each time, at most 1 h, within 10 % by chance.
+
+    `chance` lies in [0, 1).
+    """
+    doubled = base * 2.0 ** min(attempt - 1, 40)
+    return min(doubled, _LONGEST) * (1 - _JITTER + 2 * _JITTER * chance)

@@ -1,0 +1,17 @@
+"""The one table of a run's status changes."""
+
+from daemon.model import ACTIVE, RunStatus
+
+_ENDS = frozenset(RunStatus) - ACTIVE
+ALLOWED: dict[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.PENDING: frozenset({RunStatus.RUNNING, RunStatus.CANCELLED, RunStatus.FAILED}),
+    # back to pending: the daemon went away before the agent was let loose, so the run never began
+    RunStatus.RUNNING: _ENDS | {RunStatus.SUSPENDED, RunStatus.PENDING},
+    RunStatus.SUSPENDED: _ENDS,
+    **dict.fromkeys(_ENDS, frozenset()),
+}
+
+
+def is_allowed(before: RunStatus, after: RunStatus) -> bool:
+    """Tell whether a run may go from one status to another; nothing leaves a terminal one."""
+    return after in ALLOWED[before]

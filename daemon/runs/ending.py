@@ -1,0 +1,121 @@
+"""How a run ends: its final status, or a new attempt in its place."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from daemon.agents.base import Outcome, Terms
+from daemon.model import ACTIVE, RunStatus, Step, Trigger
+from daemon.rules.backoff import retry_delay
+from daemon.store.database import Transaction
+from daemon.store.events import add_event, begin_step, end_step
+from daemon.store.runs import (
+    Change,
+    Flag,
+    NewRun,
+    Run,
+    cancellation_flags,
+    change_status,
+    create_run,
+    get_run,
+    usage_columns,
+)
+from daemon.store.schedules import change_schedule, get_schedule_by_id
+from daemon.units import format_instant
+
+_MOST_RERUNS = 3
+
+
+def finish(
+    tx: Transaction, run_id: int, outcome: Outcome, terms: Terms, now: datetime, *, instance: str, chance: float
+) -> list[Change]:
+    """Record the outcome of an active run, and create the next attempt where one is due."""
+    run = get_run(tx, run_id)
+    if run is None or run.status not in ACTIVE:
+        return []
+    flag = next((flag for flag in cancellation_flags(tx) if flag.run_id == run_id), None)
+    outcome = _with_flag(outcome, flag)
+    end_step(tx, run_id, Step.WORK, now, outcome.error)
+    begin_step(tx, run_id, Step.RECORD, now)
+    end_step(tx, run_id, Step.RECORD, now)
+    columns: dict[str, object] = {
+        "exit_code": outcome.exit_code,
+        "signal": outcome.signal,
+        "error": outcome.error,
+        "message": outcome.message,
+        "output_bytes": outcome.output_bytes,
+        "output_dropped": outcome.output_dropped,
+        **usage_columns(outcome.usage),
+    }
+    if flag is None and _goes_on(run, outcome, terms):
+        return [_continue(tx, run, outcome, terms, now, instance, chance, columns)]
+    change = change_status(tx, run, outcome.status, now, **columns)
+    if outcome.status is RunStatus.FAILED:
+        _pause_on_failure(tx, run, now)
+    return [change]
+
+
+def _with_flag(outcome: Outcome, flag: Flag | None) -> Outcome:
+    """Say who wanted the cancellation; a run that completed all the same stays completed."""
+    if flag is None or outcome.status is RunStatus.COMPLETED:
+        return outcome
+    return replace(outcome, status=RunStatus.CANCELLED, error=flag.told)
+
+
+def _goes_on(run: Run, outcome: Outcome, terms: Terms) -> bool:
+    if outcome.status is RunStatus.FAILED:
+        return not outcome.permanent and run.attempt < terms.attempts
+    if outcome.status is RunStatus.INTERRUPTED:
+        return terms.on_interrupt == "rerun" and run.attempt < _MOST_RERUNS
+    return False
+
+
+def _continue(
+    tx: Transaction,
+    run: Run,
+    outcome: Outcome,
+    terms: Terms,
+    now: datetime,
+    instance: str,
+    chance: float,
+    columns: dict[str, object],
+) -> Change:
+    wait = outcome.retry_after
+    if wait is None:
+        wait = retry_delay(timedelta(seconds=terms.retry_delay_seconds), run.attempt, chance)
+    if outcome.status is RunStatus.INTERRUPTED:
+        wait = timedelta(0)
+    new = NewRun(
+        name=f"{_base_name(run)}:{run.attempt + 1}",
+        agent=run.agent,
+        schedule_id=run.schedule_id,
+        trigger=Trigger.RETRY,
+        scheduled_for=run.due,
+        display_name=run.display_name,
+        creator=run.creator,
+        input_author=run.input_author,
+        input_content=run.input_content,
+        task_params=run.task_params,
+        task_metadata=run.task_metadata,
+        instance=instance,
+        attempt=run.attempt + 1,
+        not_before=now + wait,
+        previous_run_id=run.id,
+    )
+    next_id, _ = create_run(tx, new, now)
+    add_event(tx, run.id, now, "continued", {"run_id": next_id, "not_before": format_instant(now + wait)})
+    return change_status(tx, run, RunStatus.CONTINUED_AS_NEW, now, next_run_id=next_id, **columns)
+
+
+def _base_name(run: Run) -> str:
+    return run.name if run.attempt == 1 else run.name.rpartition(":")[0]
+
+
+def _pause_on_failure(tx: Transaction, run: Run, now: datetime) -> None:
+    row = get_schedule_by_id(tx, run.schedule_id) if run.schedule_id else None
+    if row is None or row.paused or row.deleted_at or not row.definition["pause_on_failure"]:
+        return
+    note = f"run {run.id} failed (pause_on_failure)"
+    values = {"paused": 1, "paused_at": format_instant(now), "pause_note": note}
+    change_schedule(
+        tx, row, values, now, principal="config", action="pause", changes={"paused": [False, True]}, note=note
+    )

@@ -1,0 +1,52 @@
+"""The folder of one run on disk, and the place where its agent works."""
+
+import os
+from pathlib import Path
+
+from daemon.agents.supervisor import status
+from daemon.config.schema import Config
+
+
+class PreparationError(Exception):
+    """A run's folder or workspace could not be made; the text says why."""
+
+
+def run_folder(state_dir: Path, run_id: int) -> Path:
+    """Return the folder of a run."""
+    return state_dir / "runs" / str(run_id)
+
+
+def prepare(state_dir: Path, run_id: int, content: str, config: Config, environment: str | None) -> Path:
+    """Make the run's folder with its input, and return the workspace; raise PreparationError.
+
+    Preparing again what an earlier try left behind is harmless.
+    """
+    folder = run_folder(state_dir, run_id)
+    try:
+        for place in (folder, folder / "artifacts", folder / "tmp"):
+            place.mkdir(mode=0o700, exist_ok=True)
+        _write(folder / "input.txt", content)
+        status.preallocate(str(folder))
+        return _workspace(folder, config, environment)
+    except OSError as error:
+        raise PreparationError(f"cannot prepare the run's folder: {error.strerror}: {error.filename or folder}") from None
+
+
+def _workspace(folder: Path, config: Config, environment: str | None) -> Path:
+    settings = config.environments[environment] if environment else None
+    if settings is not None and settings.mode == "local" and settings.path is not None:
+        place = config.resolve(settings.path)
+        if not place.is_dir():
+            raise PreparationError(f"environment {environment}: {place} is not a directory")
+        return place
+    if settings is not None and settings.mode == "git":
+        raise PreparationError(f"environment {environment}: git environments are not yet active in this version")
+    private = folder / "work"
+    private.mkdir(mode=0o700, exist_ok=True)
+    return private
+
+
+def _write(path: Path, content: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as stream:  # noqa: PTH123 - the mode was given with the descriptor
+        stream.write(content.encode(errors="surrogateescape"))

@@ -1,0 +1,203 @@
+"""One run from its claim to its record: workspace, deliver, work, record."""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from daemon.agents.base import Agent, Identity, Journal, NeverStarted, Outcome, Terms, Work
+from daemon.agents.command import CommandAgent
+from daemon.agents.launcher import Nursery
+from daemon.config.schema import CommandAgent as CommandSettings
+from daemon.config.schema import Config
+from daemon.errors import SecretError
+from daemon.model import RunStatus, Step
+from daemon.runs.ending import finish
+from daemon.runs.folders import PreparationError, prepare, run_folder
+from daemon.store.database import Database, Transaction
+from daemon.store.events import begin_step, end_step
+from daemon.store.runs import Change, Run, change_status, get_run, update_run
+from daemon.units import format_instant, parse_instant
+
+_LOG = structlog.get_logger()
+
+
+class _UnwantedError(Exception):
+    """The run was cancelled before its agent was let loose."""
+
+
+class Pipeline:
+    """What every run needs on its way: the database, the state directory and the nursery."""
+
+    def __init__(
+        self, database: Database, state_dir: Path, nursery: Nursery, umask: int, instance: str, now: Callable[[], datetime]
+    ) -> None:
+        self._database = database
+        self._state_dir = state_dir
+        self._nursery = nursery
+        self._umask = umask
+        self._instance = instance
+        self._now = now
+        self._agents: dict[int, Agent] = {}
+
+    async def execute(self, run: Run, config: Config) -> None:
+        """Take a claimed run through its steps; whatever goes wrong becomes its outcome."""
+        await self._conclude(run, await self._guarded(run, self._perform(run, config)))
+
+    async def take_over(self, run: Run, config: Config) -> None:
+        """Go on with a run that an earlier daemon began."""
+        await self._conclude(run, await self._guarded(run, self._resume(run, config)))
+
+    def stop(self, run_id: int, *, at_once: bool) -> None:
+        """Pass the wish to end on to the agent; a run on its way to its agent finds the flag."""
+        agent = self._agents.get(run_id)
+        if agent is not None:
+            agent.stop(at_once=at_once)
+
+    async def _guarded(
+        self, run: Run, work: Coroutine[Any, Any, Outcome | NeverStarted]
+    ) -> Outcome | NeverStarted:
+        """Turn exceptions into outcomes: the one place where that happens."""
+        try:
+            return await work
+        except _UnwantedError:
+            return Outcome(RunStatus.CANCELLED)
+        except (PreparationError, SecretError) as error:
+            return Outcome(RunStatus.FAILED, str(error))
+        except Exception as error:
+            _LOG.exception("[run] Unexpected error", run_id=run.id, agent=run.agent)
+            return Outcome(RunStatus.FAILED, f"unexpected error: {type(error).__name__}: {error}")
+        finally:
+            self._agents.pop(run.id, None)
+
+    async def _perform(self, run: Run, config: Config) -> Outcome | NeverStarted:
+        settings = config.agents.get(run.agent)
+        if not isinstance(settings, CommandSettings):
+            return Outcome(RunStatus.FAILED, _why_not(run.agent, settings), permanent=True)
+        workspace = await asyncio.to_thread(
+            prepare, self._state_dir, run.id, run.input_content, config, settings.environment
+        )
+        agent = self._agents[run.id] = CommandAgent(self._nursery, config, settings, self._umask)
+        journal = Journal(partial(self._identified, run.id), partial(self._delivered, run.id))
+        return await agent.run(self._work(run, workspace), journal)
+
+    async def _resume(self, run: Run, config: Config) -> Outcome | NeverStarted:
+        agent = self._agents[run.id] = CommandAgent(self._nursery, config, None, self._umask)
+        return await agent.resume(self._work(run, run_folder(self._state_dir, run.id)))
+
+    def _work(self, run: Run, workspace: Path) -> Work:
+        identity = None
+        if run.boot_id is not None and run.pid is not None and run.pid_started is not None:
+            identity = Identity(run.boot_id, run.pid, run.pid_started)
+        return Work(
+            run_id=run.id,
+            run_name=run.name,
+            agent=run.agent,
+            schedule=run.schedule or "",
+            scheduled_for=run.scheduled_for,
+            attempt=run.attempt,
+            trigger=run.trigger,
+            idempotency_key=run.idempotency_key,
+            content=run.input_content,
+            run_dir=run_folder(self._state_dir, run.id),
+            workspace=workspace,
+            terms=terms_of(run),
+            identity=identity,
+        )
+
+    async def _identified(self, run_id: int, identity: Identity) -> None:
+        """Commit who will own the command; only then may it be let loose. A flag set by then holds it back."""
+
+        def record(tx: Transaction) -> None:
+            if tx.execute("SELECT 1 FROM cancellation_flags WHERE run_id = ?", (run_id,)).fetchone():
+                raise _UnwantedError
+            now = self._now()
+            end_step(tx, run_id, Step.WORKSPACE, now)
+            begin_step(tx, run_id, Step.DELIVER, now)
+            update_run(
+                tx, run_id, now, boot_id=identity.boot_id, pid=identity.pid, pid_started=identity.started
+            )
+
+        await self._database.write_patiently(record)
+
+    async def _delivered(self, run_id: int) -> None:
+        def record(tx: Transaction) -> None:
+            now = self._now()
+            end_step(tx, run_id, Step.DELIVER, now)
+            begin_step(tx, run_id, Step.WORK, now)
+            update_run(tx, run_id, now, delivered_at=format_instant(now))
+
+        await self._database.write_patiently(record)
+
+    async def _conclude(self, run: Run, outcome: Outcome | NeverStarted) -> None:
+        if isinstance(outcome, NeverStarted):
+            changes = await self._database.write_patiently(partial(self._put_back, run, outcome))
+        else:
+            chance = random.random()
+            changes = await self._database.write_patiently(
+                lambda tx: finish(
+                    tx, run.id, outcome, terms_of(run), self._now(), instance=self._instance, chance=chance
+                )
+            )
+        log_changes(changes, run.started_at, self._now())
+
+    def _put_back(self, run: Run, outcome: NeverStarted, tx: Transaction) -> list[Change]:
+        """Let a run that never began wait in the queue again, unless somebody wants it cancelled."""
+        flag = tx.execute("SELECT requested_by FROM cancellation_flags WHERE run_id = ?", (run.id,)).fetchone()
+        current = get_run(tx, run.id)
+        if current is None or current.status is not RunStatus.RUNNING:
+            return []
+        now = self._now()
+        if flag is not None:
+            by = f"cancelled by {flag['requested_by']}"
+            return [change_status(tx, current, RunStatus.CANCELLED, now, error=by)]
+        nobody = {"boot_id": None, "pid": None, "pid_started": None}
+        again = format_instant(now + outcome.again_after)
+        tx.execute("DELETE FROM steps WHERE run_id = ?", (run.id,))
+        change = change_status(tx, current, RunStatus.PENDING, now, **nobody, not_before=again)
+        return [replace(change, error=outcome.reason)]
+
+
+def terms_of(run: Run) -> Terms:
+    """Return the settings that a run began with."""
+    return Terms(**json.loads(run.settings)) if run.settings else Terms()
+
+
+def terms_for(config: Config, agent: str) -> Terms:
+    """Return the settings that a run of an agent begins with now."""
+    settings = config.agents.get(agent)
+    if settings is None:
+        return Terms()
+    return Terms(
+        attempts=settings.attempts,
+        retry_delay_seconds=settings.retry_delay.total_seconds(),
+        on_interrupt=settings.on_interrupt,
+        result_format=settings.result_format if isinstance(settings, CommandSettings) else "none",
+    )
+
+
+def log_changes(changes: list[Change], started_at: str | None, now: datetime) -> None:
+    """Tell the log of committed status changes."""
+    for change in changes:
+        keys: dict[str, object] = {"run_id": change.run_id, "agent": change.agent, "status": str(change.after)}
+        if change.schedule:
+            keys["schedule"] = change.schedule
+        if started_at and change.before is RunStatus.RUNNING:
+            keys["duration_ms"] = int((now - parse_instant(started_at)).total_seconds() * 1000)
+        if change.error:
+            keys["error"] = change.error
+        bad = change.after in {RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.CONTINUED_AS_NEW}
+        (_LOG.warning if bad else _LOG.info)(f"[run] Run {change.after}", **keys)
+
+
+def _why_not(agent: str, settings: object) -> str:
+    if settings is None:
+        return f"no agent {agent!r} is in the config any more"
+    return f"agents of type {getattr(settings, 'type', '?')} are not yet active in this version"

@@ -1,0 +1,174 @@
+"""The queue: which pending run starts next, within the limits of the daemon and of each agent."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from daemon.config.schema import Config
+from daemon.errors import StoreUnavailableError
+from daemon.model import RunStatus, Step
+from daemon.runs.pipeline import Pipeline, log_changes, terms_for
+from daemon.store.database import Database, Transaction
+from daemon.store.events import begin_step
+from daemon.store.fires import mark_launched
+from daemon.store.runs import (
+    Change,
+    Flag,
+    Run,
+    cancellation_flags,
+    change_status,
+    flag_cancellation,
+    get_run,
+    next_attempt_at,
+    occupied,
+    startable,
+)
+
+_LOG = structlog.get_logger()
+_RETRY_AFTER = 1.0  # seconds, while the database cannot be written
+
+
+class Queue:
+    """Starts pending runs as their turn comes, and knows the task of each that is under way."""
+
+    def __init__(
+        self, database: Database, pipeline: Pipeline, config: Config, tasks: asyncio.TaskGroup, now: Callable[[], datetime]
+    ) -> None:
+        self.config = config
+        self._database = database
+        self._pipeline = pipeline
+        self._tasks = tasks
+        self._now = now
+        self._wake = asyncio.Event()
+        self._under_way: dict[int, asyncio.Task[None]] = {}
+        self._open = True
+
+    def wake(self) -> None:
+        """Look at the queue soon: something was added or has ended."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Start nothing any more."""
+        self._open = False
+
+    async def empty(self) -> None:
+        """Return when no run is under way."""
+        while self._under_way:
+            await asyncio.wait(self._under_way.values())
+
+    def abandon(self) -> int:
+        """Let go of all runs that are under way, without ending them; return how many they were."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        return len(tasks)
+
+    @property
+    def under_way(self) -> set[int]:
+        """The runs that this daemon is taking through their steps."""
+        return set(self._under_way)
+
+    async def serve(self) -> None:
+        """Start runs until the task is cancelled."""
+        while True:
+            self._wake.clear()
+            pause = await self._start_what_may()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+
+    async def _start_what_may(self) -> float | None:
+        """Claim and start all that may start now; return the seconds until the next look, None for a wake-up."""
+        if not self._open:
+            return None
+        try:
+            runs, again_at = await self._database.write(self._claim)
+        except StoreUnavailableError as error:
+            _LOG.error("[run] Nothing is started while the database cannot be written", error=str(error))
+            return _RETRY_AFTER
+        for run in runs:
+            log_changes([_started(run)], None, self._now())
+            self._begin(run, self._pipeline.execute(run, self.config))
+        return None if again_at is None else max(0.0, (again_at - self._now()).total_seconds()) + 0.001
+
+    def take_over(self, run: Run) -> None:
+        """Go on with a run that an earlier daemon began."""
+        self._begin(run, self._pipeline.take_over(run, self.config))
+
+    def _begin(self, run: Run, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks.create_task(work, name=f"run {run.id}")
+        self._under_way[run.id] = task
+        task.add_done_callback(lambda _: self._done(run.id))
+
+    def _done(self, run_id: int) -> None:
+        self._under_way.pop(run_id, None)
+        self._wake.set()
+
+    def _claim(self, tx: Transaction) -> tuple[list[Run], datetime | None]:
+        """Move runs from pending to running as far as the limits let them."""
+        now = self._now()
+        running, by_agent = occupied(tx)
+        claimed: list[Run] = []
+        while (room := self.config.daemon.max_concurrent_runs - running) > 0:
+            full = [agent for agent, count in by_agent.items() if count >= self._limit(agent)]
+            heads = startable(tx, now, full, min(room, 100))
+            fitting = [run for run in heads if self._takes_place(run, by_agent)]
+            claimed += [self._claim_one(tx, run, now) for run in fitting]
+            running += len(fitting)
+            if not fitting:
+                break
+        return claimed, next_attempt_at(tx, now)
+
+    def _limit(self, agent: str) -> int:
+        settings = self.config.agents.get(agent)
+        return settings.max_concurrent if settings else 1
+
+    def _takes_place(self, run: Run, by_agent: dict[str, int]) -> bool:
+        if by_agent.get(run.agent, 0) >= self._limit(run.agent):
+            return False
+        by_agent[run.agent] = by_agent.get(run.agent, 0) + 1
+        return True
+
+    def _claim_one(self, tx: Transaction, run: Run, now: datetime) -> Run:
+        settings = json.dumps(asdict(terms_for(self.config, run.agent)))
+        change_status(tx, run, RunStatus.RUNNING, now, settings=settings, not_before=None)
+        mark_launched(tx, run.id)
+        begin_step(tx, run.id, Step.WORKSPACE, now)
+        return get_run(tx, run.id) or run
+
+    async def cancel(self, run_id: int, by: str, *, at_once: bool = False, reason: str | None = None) -> None:
+        """End an active run: a pending one right away, a running one through its agent."""
+
+        def flag(tx: Transaction) -> None:
+            flag_cancellation(tx, run_id, self._now(), by, at_once=at_once, reason=reason)
+
+        await self._database.write_patiently(flag)
+        await self.obey_flags()
+
+    async def obey_flags(self) -> None:
+        """Do what the cancellation flags in the database ask for."""
+        flags, changes = await self._database.write_patiently(self._cancel_pending)
+        log_changes(changes, None, self._now())
+        for flag in flags:
+            self._pipeline.stop(flag.run_id, at_once=flag.at_once)
+        if changes:
+            self.wake()
+
+    def _cancel_pending(self, tx: Transaction) -> tuple[list[Flag], list[Change]]:
+        flags = cancellation_flags(tx)
+        changes = []
+        for flag in flags:
+            run = get_run(tx, flag.run_id)
+            if run is not None and run.status is RunStatus.PENDING:
+                changes.append(change_status(tx, run, RunStatus.CANCELLED, self._now(), error=flag.told))
+        return flags, changes
+
+
+def _started(run: Run) -> Change:
+    return Change(run.id, run.agent, run.address, RunStatus.PENDING, RunStatus.RUNNING)

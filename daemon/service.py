@@ -1,0 +1,261 @@
+"""The daemon as a whole: open, recover, arm, ready, reload, stop. The only place that wires the parts together."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+from daemon import __version__
+from daemon.agents.launcher import Nursery
+from daemon.clock import Clock
+from daemon.config.inactive import inactive_settings
+from daemon.config.loading import load_config
+from daemon.config.places import state_dir as state_dir_of
+from daemon.config.schema import Config
+from daemon.errors import ConfigError, StoreUnavailableError
+from daemon.fires import Fire, Present
+from daemon.log import LogFile
+from daemon.model import RunStatus, WakeTime
+from daemon.recovery import recover
+from daemon.runs.pipeline import Pipeline
+from daemon.runs.queue import Queue
+from daemon.schedules import Declared, sync_declared
+from daemon.store.database import Database
+from daemon.store.opening import DaemonLock, open_state
+from daemon.store.schedules import next_wake, pull_back_cursors
+from daemon.systemd import notify, watchdog_interval
+from daemon.units import format_instant
+
+_LOG = structlog.get_logger()
+_STATUS_EVERY = 10.0  # seconds
+_LAST_MOMENT = 3.0  # seconds that a run gets after it was ended at once
+StopMode = Literal["detach", "drain", "cancel"]
+
+
+def utc_now() -> datetime:
+    """Return the wall clock; rules and stores get the time as an argument."""
+    return datetime.now(UTC)
+
+
+async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False) -> None:
+    """Run the daemon until it is told to stop; raise AgentcronError if it cannot start."""
+    started = utc_now()
+    state_dir = state_dir_of(config)
+    umask = os.umask(0o077)
+    lock = DaemonLock(state_dir)
+    try:
+        opening = partial(open_state, state_dir, started, accept_data_loss=accept_data_loss)
+        async with await asyncio.to_thread(opening) as database, _nursery() as nursery:
+            service = Service(config, log, database, nursery, state_dir, started, umask)
+            await service.run()
+    finally:
+        lock.release()
+        os.umask(umask)
+    _LOG.info("[daemon] Stopped")
+
+
+@contextlib.asynccontextmanager
+async def _nursery() -> AsyncIterator[Nursery]:
+    nursery = Nursery()
+    try:
+        yield nursery
+    finally:
+        await nursery.close()
+
+
+class Service:
+    """The running daemon."""
+
+    def __init__(
+        self,
+        config: Config,
+        log: LogFile,
+        database: Database,
+        nursery: Nursery,
+        state_dir: Path,
+        started: datetime,
+        umask: int,
+    ) -> None:
+        self.config = config
+        self._log = log
+        self._database = database
+        self._nursery = nursery
+        self._state_dir = state_dir
+        self._started = started
+        self._umask = umask
+        self._instance = ""
+        self._queue: Queue
+        self._clock: Clock
+        self._tasks: asyncio.TaskGroup
+        self._stop_mode: StopMode | None = None
+        self._stopping = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._reloading = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Recover, arm the clock, be ready, and stay until told to stop."""
+        await self._prepare()
+        async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as loops:
+            self._wire(runs)
+            self._tasks = loops
+            self._watch_signals()
+            await recover(self._database, self._queue)
+            standing = [
+                loops.create_task(work)
+                for work in (self._queue.serve(), self._clock.serve(), self._clock.watch(), self._report())
+            ]
+            notify("READY=1", await self._status())
+            _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._state_dir), version=__version__)
+            await self._stopping.wait()
+            await self._stop(standing)
+
+    async def _prepare(self) -> None:
+        """Bring the database in line with the file and the clock."""
+        config = self.config
+        idle = inactive_settings(config)
+        if idle:
+            _LOG.warning("[config] Not yet active in this version", settings=", ".join(idle))
+        declared = await self._database.write(lambda tx: sync_declared(tx, config, self._started))
+        _log_declared(declared)
+        await self._database.write(lambda tx: pull_back_cursors(tx, self._started))
+        self._instance = await self._database.read(
+            lambda connection: str(connection.execute("SELECT id FROM instance").fetchone()["id"])
+        )
+
+    def _wire(self, runs: asyncio.TaskGroup) -> None:
+        pipeline = Pipeline(
+            self._database, self._state_dir, self._nursery, self._umask, self._instance, utc_now
+        )
+        self._queue = Queue(self._database, pipeline, self.config, runs, utc_now)
+        self._clock = Clock(self._database, self._present, utc_now, self._fired)
+
+    def _present(self, now: WakeTime) -> Present:
+        return Present(now, self._started, frozenset(self.config.agents), self._instance)
+
+    async def _fired(self, fires: list[Fire]) -> None:
+        self._queue.wake()
+        if any(fire.stops_others for fire in fires):
+            await self._queue.obey_flags()
+
+    # signals
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        handlers: dict[signal.Signals, Callable[[], object]] = {
+            signal.SIGTERM: lambda: self._ask_to_stop(self.config.daemon.on_stop),
+            signal.SIGINT: lambda: self._ask_to_stop("cancel"),
+            signal.SIGHUP: lambda: self._spawn(self.reload()),
+            signal.SIGUSR1: lambda: self._spawn(self._queue.obey_flags()),
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        self._tasks.create_task(work)
+
+    def _ask_to_stop(self, mode: StopMode) -> None:
+        if self._stop_mode is not None:
+            self._at_once.set()
+            return
+        self._stop_mode = mode
+        self._stopping.set()
+
+    # reload
+
+    async def reload(self) -> None:
+        """Read the file again: a bad one changes nothing, a good one is applied as a whole."""
+        self._log.reopen()
+        async with self._reloading:
+            notify("RELOADING=1", f"MONOTONIC_USEC={_monotonic_usec()}")
+            try:
+                config = await asyncio.to_thread(load_config, self.config.file)
+                declared = await self._database.write(lambda tx: sync_declared(tx, config, utc_now()))
+            except ConfigError as error:
+                for problem in error.problems:
+                    _LOG.error("[config] Not reloaded", problem=problem)
+            except StoreUnavailableError as error:
+                _LOG.error("[config] Not reloaded", problem=str(error))
+            else:
+                self._apply(config, declared)
+            notify("READY=1", await self._status())
+
+    def _apply(self, config: Config, declared: list[Declared]) -> None:
+        if state_dir_of(config) != self._state_dir:
+            _LOG.warning("[config] Takes effect at the next start", setting="daemon.state_dir")
+        if config.log != self.config.log:
+            _LOG.warning("[config] Takes effect at the next start", setting="log")
+        self.config = self._queue.config = config
+        _log_declared(declared)
+        _LOG.info("[config] Reloaded", file=str(config.file), changed_schedules=len(declared))
+        self._queue.wake()
+        self._clock.changed()
+
+    # stop
+
+    async def _stop(self, standing: list[asyncio.Task[Any]]) -> None:
+        """Start nothing more, let runs end as the mode says, and leave what is left to the next daemon."""
+        mode = self._stop_mode or "detach"
+        notify("STOPPING=1")
+        _LOG.info("[daemon] Stopping", mode=mode, runs=len(self._queue.under_way))
+        self._queue.close()
+        if mode != "detach":
+            await self._wait_for_runs(mode)
+        for task in standing:
+            task.cancel()
+        left = self._queue.abandon()
+        if left:
+            _LOG.info("[run] Left running for the next daemon to adopt", runs=left)
+
+    async def _wait_for_runs(self, mode: StopMode) -> None:
+        limit = self.config.daemon.stop_timeout.total_seconds()
+        if mode == "cancel":
+            await self._cancel_all(at_once=False)
+        ended = asyncio.create_task(self._queue.empty())
+        hurried = asyncio.create_task(self._at_once.wait())
+        await asyncio.wait({ended, hurried}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if mode == "cancel" and not ended.done():
+            await self._cancel_all(at_once=True)
+            await asyncio.wait({ended}, timeout=_LAST_MOMENT)
+        for task in (ended, hurried):
+            task.cancel()
+
+    async def _cancel_all(self, *, at_once: bool) -> None:
+        for run_id in self._queue.under_way:
+            await self._queue.cancel(run_id, "config", at_once=at_once, reason="the daemon was stopped")
+
+    # what the service manager hears
+
+    async def _report(self) -> None:
+        """Tell systemd how things stand, and that loop and database writer advance."""
+        interval = min(watchdog_interval() or _STATUS_EVERY, _STATUS_EVERY)
+        while True:
+            await asyncio.sleep(interval)
+            with contextlib.suppress(StoreUnavailableError):  # the writer answered: it advances
+                await self._database.write(lambda tx: tx.execute("SELECT 1").fetchone())
+            notify("WATCHDOG=1", await self._status())
+
+    async def _status(self) -> str:
+        running = len(self._queue.under_way)
+        waiting = await self._database.read(
+            lambda c: c.execute("SELECT count(*) FROM runs WHERE status = ?", (RunStatus.PENDING,)).fetchone()[0]
+        )
+        wake = await self._database.read(next_wake)
+        following = f", next {format_instant(wake)}" if wake else ""
+        return f"STATUS={running} running, {waiting} waiting{following}"
+
+
+def _log_declared(declared: list[Declared]) -> None:
+    for change in declared:
+        keys = {"changed": ", ".join(change.changed)} if change.changed else {}
+        _LOG.info(f"[config] Schedule {change.action}", schedule=change.address, **keys)
+
+
+def _monotonic_usec() -> int:
+    return int(asyncio.get_running_loop().time() * 1_000_000)

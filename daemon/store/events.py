@@ -1,0 +1,42 @@
+"""Events and steps of runs: what happened, in order."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+from daemon.model import Step
+from daemon.store.database import Transaction
+from daemon.units import format_instant
+
+
+def add_event(tx: Transaction, run_id: int, now: datetime, kind: str, data: dict[str, Any]) -> None:
+    """Append an event to a run."""
+    tx.execute(
+        "INSERT INTO events (run_id, number, at, type, data) "
+        "SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3, ?4 FROM events WHERE run_id = ?1",
+        (run_id, format_instant(now), kind, json.dumps(data)),
+    )
+
+
+def begin_step(tx: Transaction, run_id: int, step: Step, now: datetime) -> None:
+    """Note that a run entered a step; a step entered again starts anew."""
+    tx.execute(
+        "INSERT OR REPLACE INTO steps (run_id, name, started_at) VALUES (?, ?, ?)",
+        (run_id, step, format_instant(now)),
+    )
+
+
+def end_step(tx: Transaction, run_id: int, step: Step, now: datetime, error: str | None = None) -> None:
+    """Note that a run left a step."""
+    tx.execute(
+        "UPDATE steps SET completed_at = ?, error = ? WHERE run_id = ? AND name = ? AND completed_at IS NULL",
+        (format_instant(now), error, run_id, step),
+    )
+
+
+def end_open_steps(tx: Transaction, run_id: int, now: datetime, error: str | None) -> None:
+    """Note that a run left whatever step it was in."""
+    tx.execute(
+        "UPDATE steps SET completed_at = ?, error = ? WHERE run_id = ? AND completed_at IS NULL",
+        (format_instant(now), error, run_id),
+    )

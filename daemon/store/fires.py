@@ -1,0 +1,76 @@
+"""The ledger: one row for each due time of each schedule, or one for many that were not started."""
+
+from datetime import datetime
+
+from daemon.model import DueTime, FireOutcome
+from daemon.store.database import Transaction
+from daemon.units import format_instant
+
+
+def is_recorded(tx: Transaction, schedule_id: int, due: DueTime) -> bool:
+    """Tell whether a due time has a row, or a summary covers it."""
+    at = format_instant(due)
+    found = tx.execute(
+        "SELECT 1 FROM fires WHERE schedule_id = ?1 AND scheduled_for = ?2 UNION ALL "
+        "SELECT 1 FROM fires WHERE schedule_id = ?1 AND covers_until >= ?2 AND scheduled_for <= ?2 LIMIT 1",
+        (schedule_id, at),
+    ).fetchone()
+    return found is not None
+
+
+def count_recorded(tx: Transaction, schedule_id: int, first: DueTime, last: DueTime) -> int:
+    """Count the due times in first <= due <= last that have a row of their own or lie under a summary there."""
+    row = tx.execute(
+        "SELECT coalesce(sum(coalesce(covers_count, 1)), 0) AS n FROM fires "
+        "WHERE schedule_id = ? AND scheduled_for BETWEEN ? AND ?",
+        (schedule_id, format_instant(first), format_instant(last)),
+    ).fetchone()
+    return int(row["n"])
+
+
+def record_fire(
+    tx: Transaction,
+    schedule_id: int,
+    due: DueTime,
+    outcome: FireOutcome,
+    now: datetime,
+    *,
+    run_id: int | None = None,
+    reason: str | None = None,
+) -> None:
+    """Write the row of one due time; raise sqlite3.IntegrityError if it has one already."""
+    tx.execute(
+        "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, run_id, decided_at) VALUES (?, ?, ?, ?, ?, ?)",
+        (schedule_id, format_instant(due), outcome, reason, run_id, format_instant(now)),
+    )
+
+
+def record_summary(
+    tx: Transaction,
+    schedule_id: int,
+    first: DueTime,
+    last: DueTime,
+    count: int,
+    outcome: FireOutcome,
+    now: datetime,
+    reason: str,
+) -> None:
+    """Write one row for many due times that were not started; rows already there stay."""
+    tx.execute(
+        "INSERT OR IGNORE INTO fires (schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            schedule_id,
+            format_instant(first),
+            outcome,
+            reason,
+            format_instant(now),
+            format_instant(last),
+            count,
+        ),
+    )
+
+
+def mark_launched(tx: Transaction, run_id: int) -> None:
+    """Turn the fire of a buffered run that starts into a launched one."""
+    tx.execute("UPDATE fires SET outcome = 'launched' WHERE run_id = ? AND outcome = 'buffered'", (run_id,))

@@ -1,0 +1,295 @@
+"""Rows of `runs`: creation, status changes by compare-and-set, the queue, and cancellation flags."""
+
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from daemon.errors import StaleStatusError
+from daemon.model import ACTIVE, QUEUE_CLASS, RunStatus, Trigger
+from daemon.rules.states import is_allowed
+from daemon.store.database import Transaction
+from daemon.store.events import add_event, end_open_steps
+from daemon.units import format_instant, parse_instant
+
+_ACTIVE = ", ".join(f"'{status}'" for status in sorted(ACTIVE))
+_SELECT = "SELECT r.*, s.name AS schedule FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as the database has it; times are UTC text."""
+
+    id: int
+    name: str
+    agent: str
+    schedule: str | None
+    schedule_id: int | None
+    trigger: Trigger
+    scheduled_for: str
+    attempt: int
+    status: RunStatus
+    created_at: str
+    started_at: str | None
+    delivered_at: str | None
+    completed_at: str | None
+    updated_at: str
+    exit_code: int | None
+    signal: int | None
+    error: str | None
+    message: str | None
+    display_name: str
+    creator: str
+    idempotency_key: str
+    input_author: str
+    input_content: str
+    task_params: str
+    task_metadata: str
+    settings: str | None
+    not_before: str | None
+    held: int
+    previous_run_id: int | None
+    next_run_id: int | None
+    boot_id: str | None
+    pid: int | None
+    pid_started: int | None
+    output_bytes: int | None
+    output_dropped: int | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: float | None
+
+    @property
+    def address(self) -> str | None:
+        """The schedule as `AGENT/NAME`, None for a run without one."""
+        return f"{self.agent}/{self.schedule}" if self.schedule else None
+
+    @property
+    def due(self) -> datetime:
+        """The due time; of a manual run, the time of the request."""
+        return parse_instant(self.scheduled_for)
+
+
+_COLUMNS = tuple(field.name for field in fields(Run))
+
+
+def run_from(row: sqlite3.Row) -> Run:
+    """Build a Run from a row of the common SELECT."""
+    values = {name: row[name] for name in _COLUMNS}
+    return Run(**{**values, "trigger": Trigger(row["trigger"]), "status": RunStatus(row["status"])})
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """What is known of a run when it is created."""
+
+    name: str
+    agent: str
+    schedule_id: int | None
+    trigger: Trigger
+    scheduled_for: datetime
+    display_name: str
+    creator: str
+    input_author: str
+    input_content: str
+    task_params: str
+    task_metadata: str
+    instance: str
+    attempt: int = 1
+    held: bool = False
+    not_before: datetime | None = None
+    previous_run_id: int | None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        """Derived from the run's unique name, so that the same fire always carries the same key."""
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.instance}/{self.name}"))
+
+
+@dataclass(frozen=True)
+class Change:
+    """A status change that was committed, as the log tells it."""
+
+    run_id: int
+    agent: str
+    schedule: str | None
+    before: RunStatus | None
+    after: RunStatus
+    error: str | None = None
+
+
+def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
+    """Get or create the run of that name; return its number and whether it is new."""
+    found = tx.execute("SELECT id FROM runs WHERE name = ?", (new.name,)).fetchone()
+    if found:
+        return int(found["id"]), False
+    at = format_instant(now)
+    cursor = tx.execute(
+        "INSERT INTO runs (name, agent, schedule_id, trigger, scheduled_for, attempt, status, created_at, updated_at, "
+        "display_name, creator, idempotency_key, input_author, input_content, task_params, task_metadata, "
+        "queue_class, not_before, held, previous_run_id) "
+        "VALUES (?, ?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            new.name,
+            new.agent,
+            new.schedule_id,
+            new.trigger,
+            format_instant(new.scheduled_for),
+            new.attempt,
+            at,
+            at,
+            new.display_name,
+            new.creator,
+            new.idempotency_key,
+            new.input_author,
+            new.input_content,
+            new.task_params,
+            new.task_metadata,
+            QUEUE_CLASS[new.trigger],
+            format_instant(new.not_before) if new.not_before else None,
+            int(new.held),
+            new.previous_run_id,
+        ),
+    )
+    run_id = int(cursor.lastrowid or 0)
+    add_event(tx, run_id, now, "created", {"trigger": new.trigger, "attempt": new.attempt})
+    return run_id, True
+
+
+def get_run(source: Transaction | sqlite3.Connection, run_id: int) -> Run | None:
+    """Return a run by its number."""
+    row = source.execute(f"{_SELECT} WHERE r.id = ?", (run_id,)).fetchone()
+    return run_from(row) if row else None
+
+
+def change_status(
+    tx: Transaction, run: Run, after: RunStatus, now: datetime, **columns: object
+) -> Change:
+    """Move a run from the status it was read with to another; raise StaleStatusError if it has moved since."""
+    if not is_allowed(run.status, after):
+        raise StaleStatusError(f"run {run.id} cannot go from {run.status} to {after}")
+    at = format_instant(now)
+    values: dict[str, object] = {"status": after, "updated_at": at, **columns}
+    if after is RunStatus.RUNNING:
+        values["started_at"] = at
+    if after not in ACTIVE:
+        values["completed_at"] = at
+    assignments = ", ".join(f"{name} = ?" for name in values)
+    changed = tx.execute(
+        f"UPDATE runs SET {assignments} WHERE id = ? AND status = ?",  # noqa: S608 - names are our own
+        (*values.values(), run.id, run.status),
+    ).rowcount
+    if changed != 1:
+        raise StaleStatusError(f"run {run.id} is not {run.status} any more")
+    error = columns.get("error")
+    told = str(error) if error else None
+    add_event(tx, run.id, now, "status", {"from": run.status, "to": after, **({"error": told} if told else {})})
+    if after not in ACTIVE:
+        end_open_steps(tx, run.id, now, told)
+        tx.execute("DELETE FROM cancellation_flags WHERE run_id = ?", (run.id,))
+    return Change(run.id, run.agent, run.address, run.status, after, told)
+
+
+def update_run(tx: Transaction, run_id: int, now: datetime, **columns: object) -> None:
+    """Set columns other than the status."""
+    values = {**columns, "updated_at": format_instant(now)}
+    assignments = ", ".join(f"{name} = ?" for name in values)
+    tx.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*values.values(), run_id))  # noqa: S608 - likewise
+
+
+def startable(tx: Transaction, now: datetime, full_agents: Iterable[str], limit: int) -> list[Run]:
+    """Return the head of the queue: pending runs that nothing holds back, best first.
+
+    A held run waits until its schedule has no unfinished run before it; an attempt waits for its time.
+    """
+    rows = tx.execute(
+        f"{_SELECT} WHERE r.status = 'pending' AND (r.not_before IS NULL OR r.not_before <= ?) "
+        "AND r.agent NOT IN (SELECT value FROM json_each(?)) "
+        "AND NOT (r.held AND EXISTS (SELECT 1 FROM runs o WHERE o.schedule_id = r.schedule_id AND o.id < r.id "
+        f"AND o.status IN ({_ACTIVE}))) "
+        "ORDER BY r.queue_class, r.scheduled_for, r.id LIMIT ?",
+        (format_instant(now), json.dumps(sorted(full_agents)), limit),
+    )
+    return [run_from(row) for row in rows]
+
+
+def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:
+    """Return when the next waiting attempt may start."""
+    row = tx.execute(
+        "SELECT min(not_before) AS at FROM runs WHERE status = 'pending' AND not_before > ?", (format_instant(now),)
+    ).fetchone()
+    return parse_instant(row["at"]) if row["at"] else None
+
+
+def occupied(tx: Transaction) -> tuple[int, dict[str, int]]:
+    """Return how many runs are running, and how many each agent has running or suspended."""
+    rows = tx.execute(
+        "SELECT agent, status, count(*) AS n FROM runs WHERE status IN ('running', 'suspended') GROUP BY 1, 2"
+    ).fetchall()
+    by_agent: dict[str, int] = {}
+    for row in rows:
+        by_agent[row["agent"]] = by_agent.get(row["agent"], 0) + row["n"]
+    return sum(row["n"] for row in rows if row["status"] == RunStatus.RUNNING), by_agent
+
+
+def unfinished_of(tx: Transaction, schedule_id: int) -> list[Run]:
+    """Return the active runs of a schedule, oldest first."""
+    rows = tx.execute(
+        f"{_SELECT} WHERE r.schedule_id = ? AND r.status IN ({_ACTIVE}) ORDER BY r.id", (schedule_id,)
+    )
+    return [run_from(row) for row in rows]
+
+
+def runs_in(source: Transaction | sqlite3.Connection, status: RunStatus) -> list[Run]:
+    """Return all runs of a status, oldest first."""
+    return [run_from(row) for row in source.execute(f"{_SELECT} WHERE r.status = ? ORDER BY r.id", (status,))]
+
+
+def flag_cancellation(
+    tx: Transaction, run_id: int, now: datetime, by: str, *, at_once: bool = False, reason: str | None = None
+) -> None:
+    """Ask for a run's cancellation; asking again can only make it more urgent."""
+    tx.execute(
+        "INSERT INTO cancellation_flags (run_id, requested_at, requested_by, at_once, reason) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (run_id) DO UPDATE SET at_once = max(at_once, excluded.at_once)",
+        (run_id, format_instant(now), by, int(at_once), reason),
+    )
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A request for cancellation that is not yet fulfilled."""
+
+    run_id: int
+    by: str
+    at_once: bool
+    reason: str | None
+
+    @property
+    def told(self) -> str:
+        """Say who wanted it and why."""
+        return f"cancelled by {self.by}" + (f": {self.reason}" if self.reason else "")
+
+
+def cancellation_flags(source: Transaction | sqlite3.Connection) -> list[Flag]:
+    """Return the flags of all active runs."""
+    rows = source.execute(
+        f"SELECT f.* FROM cancellation_flags f JOIN runs r ON r.id = f.run_id WHERE r.status IN ({_ACTIVE})"
+    )
+    return [Flag(row["run_id"], row["requested_by"], bool(row["at_once"]), row["reason"]) for row in rows]
+
+
+def usage_columns(usage: dict[str, Any]) -> dict[str, object]:
+    """Return the usage columns for what an agent reported; whatever is not a sane number is left out."""
+    columns: dict[str, object] = {}
+    for name in ("input_tokens", "output_tokens"):
+        value = usage.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62:
+            columns[name] = value
+    cost = usage.get("cost_usd")
+    if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < 1e12:
+        columns["cost_usd"] = float(cost)
+    return columns

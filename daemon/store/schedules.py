@@ -1,0 +1,246 @@
+"""Rows of `schedules` and their revisions."""
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from daemon.model import Catchup, DueTime, Overlap
+from daemon.rules.cadence import Cadence, cron_cadence, interval_cadence
+from daemon.store.database import Transaction
+from daemon.units import format_instant, parse_instant
+
+CADENCE_KEYS = ("cron", "every_ms", "offset_ms", "timezone", "start_at", "end_at")
+DEFINITION_KEYS = (
+    "description",
+    *CADENCE_KEYS,
+    "jitter_ms",
+    "overlap",
+    "catchup",
+    "catchup_window_ms",
+    "pause_on_failure",
+    "input_author",
+    "input_content",
+    "task_params",
+    "task_metadata",
+)
+
+
+@dataclass(frozen=True)
+class ScheduleRow:
+    """A schedule as the database has it, with what the clock needs in its own types."""
+
+    id: int
+    agent: str
+    name: str
+    source: str
+    version: int
+    paused: bool
+    paused_at: datetime | None
+    pause_note: str | None
+    declared_paused: bool | None
+    deleted_at: datetime | None
+    creator: str
+    cursor: datetime
+    next_due: DueTime | None
+    definition: dict[str, Any]
+    created_at: str
+    updated_at: str
+
+    @property
+    def address(self) -> str:
+        """The schedule's name for people: `AGENT/NAME`."""
+        return f"{self.agent}/{self.name}"
+
+    @property
+    def cadence(self) -> Cadence:
+        """When it is due."""
+        return cadence_from(self.definition)
+
+    @property
+    def overlap(self) -> Overlap:
+        """What a due time does while an earlier run is unfinished."""
+        return Overlap(self.definition["overlap"])
+
+    @property
+    def catchup(self) -> Catchup:
+        """Which missed due times are started."""
+        return Catchup(self.definition["catchup"])
+
+    @property
+    def catchup_window(self) -> timedelta:
+        """How old a missed due time may be to be started."""
+        return timedelta(milliseconds=self.definition["catchup_window_ms"])
+
+
+def cadence_from(definition: dict[str, Any]) -> Cadence:
+    """Return when a schedule of that definition is due."""
+    return _cadence(*(definition[key] for key in (*CADENCE_KEYS, "jitter_ms")))
+
+
+@lru_cache(maxsize=4096)
+def _cadence(  # noqa: PLR0917 - the columns in their order, so that it can be cached
+    cron: str | None,
+    every_ms: int | None,
+    offset_ms: int,
+    timezone: str,
+    start_at: str | None,
+    end_at: str | None,
+    jitter_ms: int,
+) -> Cadence:
+    """Build the cadence that the columns describe."""
+    start = parse_instant(start_at) if start_at else None
+    end = parse_instant(end_at) if end_at else None
+    jitter = timedelta(milliseconds=jitter_ms)
+    if cron is not None:
+        return cron_cadence(cron, timezone, start, end, jitter)
+    length, offset = timedelta(milliseconds=every_ms or 0), timedelta(milliseconds=offset_ms)
+    return interval_cadence(length, offset, start, end, jitter)
+
+
+def schedule_from(row: sqlite3.Row) -> ScheduleRow:
+    """Build a ScheduleRow from a row of `schedules`."""
+    return ScheduleRow(
+        id=row["id"],
+        agent=row["agent"],
+        name=row["name"],
+        source=row["source"],
+        version=row["version"],
+        paused=bool(row["paused"]),
+        paused_at=parse_instant(row["paused_at"]) if row["paused_at"] else None,
+        pause_note=row["pause_note"],
+        declared_paused=None if row["declared_paused"] is None else bool(row["declared_paused"]),
+        deleted_at=parse_instant(row["deleted_at"]) if row["deleted_at"] else None,
+        creator=row["creator"],
+        cursor=parse_instant(row["cursor"]),
+        next_due=DueTime(parse_instant(row["next_due"])) if row["next_due"] else None,
+        definition={key: row[key] for key in DEFINITION_KEYS},
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+def get_schedule(source: Transaction | sqlite3.Connection, agent: str, name: str) -> ScheduleRow | None:
+    """Return the live schedule of that address."""
+    row = source.execute(
+        "SELECT * FROM schedules WHERE agent = ? AND name = ? AND deleted_at IS NULL", (agent, name)
+    ).fetchone()
+    return schedule_from(row) if row else None
+
+
+def get_schedule_by_id(source: Transaction | sqlite3.Connection, schedule_id: int) -> ScheduleRow | None:
+    """Return a schedule, live or deleted, by its number."""
+    row = source.execute("SELECT * FROM schedules WHERE id = ?", (schedule_id,)).fetchone()
+    return schedule_from(row) if row else None
+
+
+def live_schedules(source: Transaction | sqlite3.Connection) -> list[ScheduleRow]:
+    """Return all schedules that are not deleted, by address."""
+    rows = source.execute("SELECT * FROM schedules WHERE deleted_at IS NULL ORDER BY agent, name")
+    return [schedule_from(row) for row in rows]
+
+
+def retired_schedule(tx: Transaction, agent: str, name: str) -> ScheduleRow | None:
+    """Return the declared schedule that was last taken out of the file under that address."""
+    row = tx.execute(
+        "SELECT * FROM schedules WHERE agent = ? AND name = ? AND source = 'declared' AND deleted_at IS NOT NULL "
+        "ORDER BY deleted_at DESC, id DESC LIMIT 1",
+        (agent, name),
+    ).fetchone()
+    return schedule_from(row) if row else None
+
+
+def due_schedules(tx: Transaction, now: datetime, limit: int) -> list[ScheduleRow]:
+    """Return live, unpaused schedules whose next start has come, earliest first."""
+    rows = tx.execute(
+        "SELECT * FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL AND wake_at <= ? "
+        "ORDER BY wake_at LIMIT ?",
+        (format_instant(now), limit),
+    )
+    return [schedule_from(row) for row in rows]
+
+
+def next_wake(source: Transaction | sqlite3.Connection) -> datetime | None:
+    """Return the instant of the earliest start that the clock must be armed for."""
+    row = source.execute(
+        "SELECT min(wake_at) AS at FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL"
+    ).fetchone()
+    return parse_instant(row["at"]) if row["at"] else None
+
+
+def move_cursor(tx: Transaction, row: ScheduleRow, cursor: datetime) -> None:
+    """Note that every due time up to the cursor is decided, and when the next start is."""
+    next_due = row.cadence.next_after(cursor)
+    wake = row.cadence.start_of(next_due, row.address) if next_due else None
+    tx.execute(
+        "UPDATE schedules SET cursor = ?, next_due = ?, wake_at = ? WHERE id = ?",
+        (
+            format_instant(cursor),
+            format_instant(next_due) if next_due else None,
+            format_instant(wake) if wake else None,
+            row.id,
+        ),
+    )
+
+
+def pull_back_cursors(tx: Transaction, now: datetime) -> int:
+    """Move cursors that lie in the future back to now, after a backward step of the clock; return how many.
+
+    Due times that were recorded already stay barred by their rows.
+    """
+    rows = tx.execute("SELECT * FROM schedules WHERE deleted_at IS NULL AND cursor > ?", (format_instant(now),))
+    ahead = [schedule_from(row) for row in rows.fetchall()]
+    for row in ahead:
+        move_cursor(tx, row, now)
+    return len(ahead)
+
+
+def insert_schedule(tx: Transaction, values: dict[str, Any]) -> ScheduleRow:
+    """Write a new schedule and return it."""
+    names = ", ".join(values)
+    marks = ", ".join("?" for _ in values)
+    cursor = tx.execute(f"INSERT INTO schedules ({names}) VALUES ({marks})", values.values())  # noqa: S608 - own names
+    row = get_schedule_by_id(tx, int(cursor.lastrowid or 0))
+    if row is None:
+        raise sqlite3.IntegrityError("the schedule just written is not there")
+    return row
+
+
+def change_schedule(
+    tx: Transaction,
+    row: ScheduleRow,
+    values: dict[str, Any],
+    now: datetime,
+    *,
+    principal: str,
+    action: str,
+    changes: dict[str, Any] | None = None,
+    note: str | None = None,
+) -> ScheduleRow:
+    """Set columns of a schedule, raise its version and leave a revision; return the schedule as it is now."""
+    columns = {**values, "version": row.version + 1, "updated_at": format_instant(now)}
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    tx.execute(f"UPDATE schedules SET {assignments} WHERE id = ?", (*columns.values(), row.id))  # noqa: S608 - own names
+    add_revision(tx, row.id, row.version + 1, now, principal, action, changes, note)
+    changed = get_schedule_by_id(tx, row.id)
+    return changed or row
+
+
+def add_revision(
+    tx: Transaction,
+    schedule_id: int,
+    version: int,
+    now: datetime,
+    principal: str,
+    action: str,
+    changes: dict[str, Any] | None = None,
+    note: str | None = None,
+) -> None:
+    """Leave the mark of a change: who, when, what, and why."""
+    tx.execute(
+        "INSERT INTO schedule_revisions (schedule_id, version, at, principal, action, changes, note) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (schedule_id, version, format_instant(now), principal, action, json.dumps(changes or {}), note),
+    )
