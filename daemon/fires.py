@@ -92,9 +92,7 @@ class _Decision:
         started = catchup.first_started(*window, row.cadence, row.address, (first, last), self.present.now)
         end = last if started is None else DueTime(started - _INSTANT)
         in_window = row.cadence.start_of(last, row.address) >= self.present.now - row.catchup_window
-        self._skip_all(
-            end, FireOutcome.SKIPPED_MISSED, catchup.reason(row.catchup, in_window=in_window)
-        )
+        self._skip_all(end, FireOutcome.SKIPPED_MISSED, catchup.reason(row.catchup, in_window=in_window))
         for _ in range(_MOST_AT_ONCE):
             due = row.cadence.next_after(self.cursor)
             if due is None or due > last:
@@ -109,7 +107,7 @@ class _Decision:
 
     def _skip_all(self, last: DueTime, outcome: FireOutcome, reason: str) -> None:
         """Give the due times after the cursor and up to `last` their rows, or one row if they are too many."""
-        cadence, row = self.row.cadence, self.row
+        cadence = self.row.cadence
         first = cadence.next_after(self.cursor)
         if first is None or first > last:
             return
@@ -123,9 +121,7 @@ class _Decision:
                 due = cadence.next_after(due)
         self.cursor = last
 
-    def _summarise(
-        self, first: DueTime, last: DueTime, count: int, outcome: FireOutcome, reason: str
-    ) -> None:
+    def _summarise(self, first: DueTime, last: DueTime, count: int, outcome: FireOutcome, reason: str) -> None:
         """Cover many due times by one row, less those that have rows already."""
         cadence = self.row.cadence
         while is_recorded(self.tx, self.row.id, first) and first < last:
@@ -202,9 +198,7 @@ class _Decision:
         return self.row.cadence.start_of(due, self.row.address)
 
 
-def new_run(
-    row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, held: bool = False
-) -> NewRun:
+def new_run(row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, held: bool = False) -> NewRun:
     """Describe the run of a due time under its deterministic name."""
     at = format_instant(due)
     metadata = json.loads(row.definition["task_metadata"])

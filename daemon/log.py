@@ -85,7 +85,10 @@ def configure_log(
     colours = sink.is_terminal() and "NO_COLOR" not in os.environ
     renderers: list[Any] = [_escape_values]
     if console:
-        renderers += [_quote_values, structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=32, sort_keys=False)]
+        renderers += [
+            _quote_values,
+            structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=32, sort_keys=False),
+        ]
     else:
         renderers += [_order_keys, structlog.processors.JSONRenderer(ensure_ascii=False)]
     structlog.configure(
@@ -103,7 +106,7 @@ def configure_log(
 
 
 def escape(text: str) -> str:
-    r"""Return text in which nothing can move a cursor, end a line or hide: such characters become `\xNN` or `\uNNNN`."""
+    r"""Return text in which nothing can move a cursor, end a line or hide: it becomes `\xNN` or `\uNNNN`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -106,9 +106,7 @@ def _declare(
 def _update(
     tx: Transaction, row: ScheduleRow, definition: dict[str, Any], schedule: Schedule, now: datetime
 ) -> Declared | None:
-    changes = {
-        key: [row.definition[key], value] for key, value in definition.items() if row.definition[key] != value
-    }
+    changes = {key: [row.definition[key], value] for key, value in definition.items() if row.definition[key] != value}
     values: dict[str, Any] = {key: definition[key] for key in changes}
     if row.declared_paused != schedule.paused:
         values["declared_paused"] = int(schedule.paused)

@@ -130,9 +130,7 @@ class Service:
         )
 
     def _wire(self, runs: asyncio.TaskGroup) -> None:
-        pipeline = Pipeline(
-            self._database, self._state_dir, self._nursery, self._umask, self._instance, utc_now
-        )
+        pipeline = Pipeline(self._database, self._state_dir, self._nursery, self._umask, self._instance, utc_now)
         self._queue = Queue(self._database, pipeline, self.config, runs, utc_now)
         self._clock = Clock(self._database, self._present, utc_now, self._fired)
 

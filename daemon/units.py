@@ -4,9 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 _DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?")
-_ISO_DURATION = re.compile(
-    r"P(?:([0-9]+)W)?(?:([0-9]+)D)?(?:T(?=[0-9])(?:([0-9]+)H)?(?:([0-9]+)M)?(?:([0-9]+)S)?)?"
-)
+_ISO_DURATION = re.compile(r"P(?:([0-9]+)W)?(?:([0-9]+)D)?(?:T(?=[0-9])(?:([0-9]+)H)?(?:([0-9]+)M)?(?:([0-9]+)S)?)?")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGTP]i?B|B)")
 _INSTANT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -17,16 +15,13 @@ _SECONDS_PER = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 def parse_duration(text: str) -> timedelta:
     """Return the length of time that `90s`, `1h30m` or ISO 8601 `PT15M` names; raise ValueError otherwise."""
-    if match := _DURATION.fullmatch(text):
-        parts, units = match.groups(), (86400, 3600, 60, 1)
-    elif match := _ISO_DURATION.fullmatch(text):
-        parts, units = match.groups(), (604800, 86400, 3600, 60, 1)
-    else:
-        parts, units = (), ()
+    match = _DURATION.fullmatch(text) or _ISO_DURATION.fullmatch(text)
+    parts: tuple[str | None, ...] = match.groups() if match else ()
     if not any(parts):
         raise ValueError('not a duration; write it like "90s", "15m", "2h", "1d", "1h30m" or "PT15M"')
     if any(part and len(part) > 12 for part in parts):  # noqa: PLR2004 - far beyond the longest
         raise ValueError("longer than 36500 days")
+    units = (604800, 86400, 3600, 60, 1)[-len(parts) :]
     seconds = sum(int(part) * unit for part, unit in zip(parts, units, strict=True) if part)
     if seconds > _LONGEST.total_seconds():
         raise ValueError("longer than 36500 days")

@@ -87,7 +87,11 @@ def _figures(connection: sqlite3.Connection, schedule_id: int) -> dict[str, Any]
         "WHERE schedule_id = ? AND outcome = 'skipped_missed'",
         (schedule_id,),
     ).fetchone()
-    return {"last_action_time": started["last"], "num_actions_taken": started["n"], "missed_count": missed["n"]}
+    return {
+        "last_action_time": started["last"],
+        "num_actions_taken": started["n"],
+        "missed_count": missed["n"],
+    }
 
 
 def _input_method(config: Config, agent: str) -> str | None:
@@ -162,9 +166,7 @@ def run_details(connection: sqlite3.Connection, run: Run) -> dict[str, Any]:
         "initial_input": {"type": "text", "author": run.input_author, "content": run.input_content},
         "task_params": json.loads(run.task_params),
         "task_metadata": json.loads(run.task_metadata),
-        "steps": [
-            {key: row[key] for key in ("name", "started_at", "completed_at", "error")} for row in steps
-        ],
+        "steps": [{key: row[key] for key in ("name", "started_at", "completed_at", "error")} for row in steps],
         "events": [
             {"number": row["number"], "at": row["at"], "type": row["type"], "data": json.loads(row["data"])}
             for row in events
@@ -189,9 +191,9 @@ def list_runs(
     """Return the newest runs that match, and how many match."""
     where = "WHERE (?1 IS NULL OR r.agent = ?1) AND (?2 IS NULL OR s.name = ?2) AND (?3 IS NULL OR r.status = ?3)"
     values = (agent, schedule, status)
-    rows = connection.execute(f"{_RUNS} {where} ORDER BY r.id DESC LIMIT ?4", (*values, limit))  # noqa: S608 - fixed text
+    rows = connection.execute(f"{_RUNS} {where} ORDER BY r.id DESC LIMIT ?4", (*values, limit))
     total = connection.execute(
-        f"SELECT count(*) AS n FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id {where}",  # noqa: S608 - likewise
+        f"SELECT count(*) AS n FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id {where}",
         values,
     ).fetchone()
     return [run_from(row) for row in rows], int(total["n"])
@@ -203,7 +205,8 @@ def history_view(connection: sqlite3.Connection, schedule_id: int, limit: int) -
         "SELECT * FROM fires WHERE schedule_id = ? ORDER BY scheduled_for DESC LIMIT ?", (schedule_id, limit)
     )
     revisions = connection.execute(
-        "SELECT * FROM schedule_revisions WHERE schedule_id = ? ORDER BY version DESC LIMIT ?", (schedule_id, limit)
+        "SELECT * FROM schedule_revisions WHERE schedule_id = ? ORDER BY version DESC LIMIT ?",
+        (schedule_id, limit),
     )
     return {
         "fires": [
@@ -235,9 +238,7 @@ def history_view(connection: sqlite3.Connection, schedule_id: int, limit: int) -
     }
 
 
-def status_view(
-    connection: sqlite3.Connection, state_dir: Path, daemon: int | None, now: datetime
-) -> dict[str, Any]:
+def status_view(connection: sqlite3.Connection, state_dir: Path, daemon: int | None, now: datetime) -> dict[str, Any]:
     """Return how the daemon is doing: what runs now, what is next, what failed last, and the disk."""
     running = connection.execute(f"{_RUNS} WHERE r.status IN ('running', 'suspended') ORDER BY r.id").fetchall()
     failed = connection.execute(

@@ -197,12 +197,14 @@ def _verdict(ended: dict[str, Any], report: Report) -> tuple[RunStatus, str | No
             return RunStatus.FAILED, str(ended["error"]), True
         case "timeout" | "idle_timeout" as limit:
             return RunStatus.FAILED, _REASONS[limit], False
-    if report.status is RunStatus.COMPLETED:
-        return RunStatus.COMPLETED, None, False
-    if report.status is RunStatus.FAILED:
-        return RunStatus.FAILED, report.message or "the agent reported a failure", False
-    if ended["exit_code"] == 0:
-        return RunStatus.COMPLETED, None, False
+    failure = _failure(ended, report)
+    return (RunStatus.FAILED if failure else RunStatus.COMPLETED), failure, False
+
+
+def _failure(ended: dict[str, Any], report: Report) -> str | None:
+    """Say why a command that ended by itself failed, None if it did not; its own report overrules its exit status."""
+    if report.status is not None:
+        return (report.message or "the agent reported a failure") if report.status is RunStatus.FAILED else None
     if ended["signal"] is not None:
-        return RunStatus.FAILED, f"ended by signal {ended['signal']}", False
-    return RunStatus.FAILED, f"exit status {ended['exit_code']}", False
+        return f"ended by signal {ended['signal']}"
+    return f"exit status {ended['exit_code']}" if ended["exit_code"] != 0 else None

@@ -108,7 +108,7 @@ class Nursery:
                 command = [sys.executable, "-I", "-S", "-c", _CODE, folder]
                 with theirs:
                     self._process = await asyncio.to_thread(
-                        subprocess.Popen, command, stdin=theirs, start_new_session=True
+                        lambda: subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True)
                     )
             return self._control
 
@@ -165,11 +165,9 @@ class Supervisor:
         """Return when the process has ended."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._descriptor, lambda: ended.done() or ended.set_result(None))
-        try:
-            await ended
-        finally:
-            loop.remove_reader(self._descriptor)
+        loop.add_reader(self._descriptor, ended.set_result, None)
+        ended.add_done_callback(lambda _: loop.remove_reader(self._descriptor))
+        await ended
 
     def close(self) -> None:
         """Stop watching."""

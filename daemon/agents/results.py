@@ -1,6 +1,7 @@
 """What a command says of its own outcome: the file `$AGENTCRON_RESULT`, or the JSON that a CLI prints."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -74,9 +75,9 @@ def _from_object(content: dict[str, Any]) -> Report:
 
 
 def _wait(value: object) -> timedelta | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         return None
-    return min(timedelta(seconds=value), _LONGEST_WAIT)
+    return timedelta(seconds=min(value, _LONGEST_WAIT.total_seconds()))
 
 
 def _text(value: object) -> str | None:

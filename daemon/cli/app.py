@@ -49,10 +49,10 @@ def main() -> None:
         app()
     except ConfigError as error:
         for problem in error.problems:
-            print(problem, file=sys.stderr)  # noqa: T201 - the command line speaks by printing
+            print(problem, file=sys.stderr)
         sys.exit(error.exit_status)
     except AgentcronError as error:
-        print(f"agentcron: {error}", file=sys.stderr)  # noqa: T201 - likewise
+        print(f"agentcron: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -19,7 +19,7 @@ def warnings_about(config: Config) -> Iterator[str]:
         if isinstance(agent, ProcessAgent):
             yield from _command(place, config, agent)
         if isinstance(agent, AgentexAgent) and agent.acp_type != "sync" and not agent.await_completion:
-            yield f"{place}: without await_completion a run ends when its input is acknowledged, so overlap cannot see its work"
+            yield f"{place}: without await_completion a run ends at the acknowledgement; overlap cannot see its work"
     for setting in inactive_settings(config):
         yield f"{setting}: not yet active in this version"
 

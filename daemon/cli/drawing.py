@@ -29,7 +29,7 @@ _STYLES = {
 
 def print_json(document: object) -> None:
     """Print one JSON document."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))  # noqa: T201 - the command line speaks by printing
+    print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
@@ -42,7 +42,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 
     lines = [[escape(_text(value)) for value in row] for row in rows]
     if not lines:
-        print(empty)  # noqa: T201 - likewise
+        print(empty)
         return
     if not sys.stdout.isatty():
         _print_plain(columns, lines)
@@ -60,7 +60,7 @@ def _print_plain(columns: Sequence[str], lines: list[list[str]]) -> None:
     table = [[column.upper() for column in columns], *lines]
     widths = [max(len(line[n]) for line in table) for n in range(len(columns))]
     for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())  # noqa: T201
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
@@ -70,7 +70,7 @@ def print_facts(facts: Iterable[tuple[str, object]]) -> None:
     known = [(name, escape(_text(value))) for name, value in facts if value not in {None, ""}]
     width = max(len(name) for name, _ in known)
     for name, value in known:
-        print(f"{name.ljust(width)}  {value}")  # noqa: T201 - the command line speaks by printing
+        print(f"{name.ljust(width)}  {value}")
 
 
 def local_time(instant: datetime | str | None, zone: str = "UTC") -> str:

@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from daemon.config.schema import Config
     from daemon.store.runs import Run
 
-app = typer.Typer(
-    help="Runs: what ran, how it ended, what it printed.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(help="Runs: what ran, how it ended, what it printed.", no_args_is_help=True, rich_markup_mode=None)
 Number = Annotated[int, typer.Argument(metavar="RUN", min=1, help="The run's number.")]
 
 
@@ -45,7 +43,16 @@ def list_command(
     print_table(
         ("run", "agent", "schedule", "trigger", "due", "status", "took", "what was wrong"),
         (
-            (run.id, run.agent, run.schedule, run.trigger, local_time(run.scheduled_for, zone), run.status, _took(run), run.error or "")
+            (
+                run.id,
+                run.agent,
+                run.schedule,
+                run.trigger,
+                local_time(run.scheduled_for, zone),
+                run.status,
+                _took(run),
+                run.error or "",
+            )
             for run in found
         ),
         empty="No runs.",
@@ -98,20 +105,23 @@ def show(context: typer.Context, run: Number, json: Json = False) -> None:
             ("started", found.started_at and local_time(found.started_at, zone)),
             ("took", found.completed_at and _took(found)),
             ("usage", usage),
-            ("output", found.output_bytes is not None and f"{found.output_bytes} bytes, {found.output_dropped} dropped"),
+            (
+                "output",
+                found.output_bytes is not None and f"{found.output_bytes} bytes, {found.output_dropped} dropped",
+            ),
             ("goes on as", found.next_run_id),
             ("goes on from", found.previous_run_id),
             ("input", found.input_content),
             ("folder", _folder(config, run)),
         )
     )
-    print()  # noqa: T201 - the command line speaks by printing
+    print()
     print_table(
         ("step", "from", "to", "what was wrong"),
         ((step["name"], step["started_at"], step["completed_at"], step["error"] or "") for step in details["steps"]),
         empty="No steps yet.",
     )
-    print()  # noqa: T201 - likewise
+    print()
     print_table(
         ("event", "at", "data"),
         (
@@ -170,6 +180,6 @@ def cancel(context: typer.Context, run: Number, json: Json = False) -> None:
 
         print_json(run_view(found))
     elif running:
-        print(f"Run {run} is being cancelled.")  # noqa: T201 - the command line speaks by printing
+        print(f"Run {run} is being cancelled.")
     else:
-        print(f"Run {run} will be cancelled when the daemon starts.")  # noqa: T201 - likewise
+        print(f"Run {run} will be cancelled when the daemon starts.")

@@ -80,7 +80,10 @@ def show(context: typer.Context, schedule: Address, json: Json = False) -> None:
             ("overlap", view["overlap_policy"]),
             ("catch-up", f"{view['catchup']}, within {view['catchup_window_seconds']} s"),
             ("input", view["initial_input"]["content"]),
-            ("started", f"{view['num_actions_taken']} times, last {local_time(view['last_action_time'], zone)}"),
+            (
+                "started",
+                f"{view['num_actions_taken']} times, last {local_time(view['last_action_time'], zone)}",
+            ),
             ("missed", view["missed_count"]),
             ("next due", ", ".join(local_time(time, zone) for time in view["next_action_times"])),
             ("source", f"{view['source']} by {view['creator_principal']}, version {view['version']}"),
@@ -156,11 +159,17 @@ def history(context: typer.Context, schedule: Address, limit: Limit = 20, json: 
         ((_due(fire, zone), fire["outcome"], fire["run_id"], fire["reason"]) for fire in view["fires"]),
         empty="No due time has come yet.",
     )
-    print()  # noqa: T201 - the command line speaks by printing
+    print()
     print_table(
         ("version", "at", "by", "change", "note"),
         (
-            (entry["version"], local_time(entry["at"], zone), entry["principal"], entry["action"], entry["note"])
+            (
+                entry["version"],
+                local_time(entry["at"], zone),
+                entry["principal"],
+                entry["action"],
+                entry["note"],
+            )
             for entry in view["revisions"]
         ),
         empty="No revisions.",

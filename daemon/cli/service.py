@@ -80,8 +80,8 @@ def check(context: typer.Context, json: Json = False) -> None:
         empty="No schedules.",
     )
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - the command line speaks by printing
-    print(f"{config.file} is good.")  # noqa: T201 - likewise
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{config.file} is good.")
 
 
 def _times(entry: dict[str, Any]) -> str:
@@ -112,7 +112,7 @@ def init(
     if json:
         print_json({"file": str(target)})
     else:
-        print(f"Wrote {target}. Edit it, then: agentcron --config {target} check")  # noqa: T201
+        print(f"Wrote {target}. Edit it, then: agentcron --config {target} check")
 
 
 def status(context: typer.Context, json: Json = False) -> None:
@@ -148,7 +148,12 @@ def _print_status(view: dict[str, Any], config: "Config") -> None:
         )
     )
     parts = (
-        ("runs now", ("run", "agent", "schedule", "since"), view["running"], ("id", "agent", "schedule", "started_at")),
+        (
+            "runs now",
+            ("run", "agent", "schedule", "since"),
+            view["running"],
+            ("id", "agent", "schedule", "started_at"),
+        ),
         ("next", ("schedule", "due"), view["next"], ("schedule", "scheduled_for")),
         (
             "last failures",
@@ -158,7 +163,7 @@ def _print_status(view: dict[str, Any], config: "Config") -> None:
         ),
     )
     for title, columns, entries, keys in parts:
-        print(f"\n{title}")  # noqa: T201 - the command line speaks by printing
+        print(f"\n{title}")
         rows = ([_cell(key, entry[key], zone) for key in keys] for entry in entries)
         print_table(columns, rows, empty="none")
 

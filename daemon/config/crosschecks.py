@@ -19,7 +19,10 @@ def cross_check(raw: dict[str, Any]) -> Iterator[Finding]:
             yield (section, "cron"), "both cron and every are set; keep one of them"
     control = _table(raw, "control")
     if "listen" in control and not control.get("tokens"):
-        yield ("control", "listen"), "listening on TCP needs tokens; add tokens = [{ name = ..., file = ... }]"
+        yield (
+            ("control", "listen"),
+            "listening on TCP needs tokens; add tokens = [{ name = ..., file = ... }]",
+        )
     environments = _table(raw, "environments")
     for name, environment in _tables(environments):
         yield from _environment(("environments", name), environment)

@@ -37,8 +37,10 @@ def find_config(option: Path | None, environment: Mapping[str, str] = os.environ
             return place.absolute()
     raise ConfigError(
         [
-            f"no config file: neither {' nor '.join(map(str, places))} exists; "
-            "write one with `agentcron init`, or name one with --config FILE"
+            (
+                f"no config file: neither {' nor '.join(map(str, places))} exists; "
+                "write one with `agentcron init`, or name one with --config FILE"
+            )
         ]
     )
 
@@ -80,7 +82,7 @@ def _read(file: Path) -> str:
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ConfigError([f"{file}: is {kind}; the config is a TOML file"])
-        with open(descriptor, "rb", closefd=False) as stream:  # noqa: PTH123 - the descriptor is open already
+        with open(descriptor, "rb", closefd=False) as stream:
             data = stream.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from None

@@ -13,15 +13,21 @@ from daemon.config.overrides import variable_name
 from daemon.config.positions import KeyPath, key_lines
 from daemon.config.schema import (
     A2aAgent,
+    Access,
     AcpAgent,
     AgentexAgent,
     AgentRetention,
     Budget,
+    Cleanup,
     CommandAgent,
     Config,
+    Control,
+    Daemon,
     Environment,
     InitialInput,
+    Log,
     Notify,
+    Retention,
     Schedule,
     Token,
 )
@@ -32,6 +38,22 @@ _AGENT_MODELS: dict[str, type[BaseModel]] = {
     "agentex": AgentexAgent,
     "a2a": A2aAgent,
     "acp": AcpAgent,
+}
+_TABLES: dict[tuple[str, ...], type[BaseModel]] = {
+    (): Config,
+    ("daemon",): Daemon,
+    ("log",): Log,
+    ("control",): Control,
+    ("control", "tokens", "*"): Token,
+    ("access",): Access,
+    ("retention",): Retention,
+    ("cleanup",): Cleanup,
+    ("environments", "*"): Environment,
+    ("agents", "*", "schedules", "*"): Schedule,
+    ("agents", "*", "schedules", "*", "input"): InitialInput,
+    ("agents", "*", "budget"): Budget,
+    ("agents", "*", "retention"): AgentRetention,
+    ("notify", "*"): Notify,
 }
 _IN_TOML = {
     "dict_type": "should be a table",
@@ -50,9 +72,7 @@ _SECRET_KEYS = frozenset({"env", "api_key", "tokens"})
 class Problems:
     """Turns findings about one document into lines for people."""
 
-    def __init__(
-        self, file: Path, text: str, raw: dict[str, Any], overridden: Iterable[tuple[str, str]] = ()
-    ) -> None:
+    def __init__(self, file: Path, text: str, raw: dict[str, Any], overridden: Iterable[tuple[str, str]] = ()) -> None:
         self._file = file
         self._raw = raw
         self._overridden = set(overridden)
@@ -155,28 +175,11 @@ def _unknown_key(path: KeyPath, raw: dict[str, Any]) -> str:
 
 def _keys_beside(path: KeyPath, raw: dict[str, Any]) -> Iterable[str]:
     """Return the keys that the schema knows in the table that holds a path."""
-    match path[:-1]:
-        case ():
-            model: type[BaseModel] | None = Config
-        case ("agents", name):
-            kind = raw["agents"][name].get("type", "command")
-            model = _AGENT_MODELS.get(kind) if isinstance(kind, str) else None
-        case ("agents", _, "schedules", _):
-            model = Schedule
-        case ("agents", _, "schedules", _, "input"):
-            model = InitialInput
-        case ("agents", _, "budget"):
-            model = Budget
-        case ("agents", _, "retention"):
-            model = AgentRetention
-        case ("environments", _):
-            model = Environment
-        case ("notify", _):
-            model = Notify
-        case ("control", "tokens", _):
-            model = Token
-        case (section,):
-            model = Config.model_fields[str(section)].annotation
-        case _:
-            model = None
-    return model.model_fields if model is not None else ()
+    where = path[:-1]
+    for pattern, model in _TABLES.items():
+        if len(pattern) == len(where) and all(mine in {"*", part} for mine, part in zip(pattern, where, strict=True)):
+            return model.model_fields
+    if len(where) == 2 and where[0] == "agents":  # noqa: PLR2004 - ("agents", NAME)
+        kind = raw["agents"][where[1]].get("type", "command")
+        return _AGENT_MODELS[kind].model_fields if kind in _AGENT_MODELS else ()
+    return ()

@@ -35,9 +35,7 @@ def resolve_environment(
     return Resolved(values, tuple(hidden))
 
 
-def read_secret(
-    config: Config, name: str, secret: Secret, environment: Mapping[str, str] = os.environ
-) -> str | None:
+def read_secret(config: Config, name: str, secret: Secret, environment: Mapping[str, str] = os.environ) -> str | None:
     """Return a secret's value without its final newline, None for an inherited variable that is not set."""
     match secret.source:
         case "plain":

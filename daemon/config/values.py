@@ -47,9 +47,7 @@ def _zone(value: str) -> str:
 
 def _name(value: str) -> str:
     if not NAME.fullmatch(value):
-        raise ValueError(
-            "a name has 1 to 64 characters a-z, 0-9 and -, and begins and ends with a letter or digit"
-        )
+        raise ValueError("a name has 1 to 64 characters a-z, 0-9 and -, and begins and ends with a letter or digit")
     return value
 
 
@@ -76,15 +74,13 @@ def _secret(value: object) -> Secret:
     match value:
         case str():
             return Secret("plain", value)
-        case {"credential": str() as name} if len(value) == 1 and re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", name):
+        case {"credential": str() as name, **rest} if not rest and re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", name):
             return Secret("credential", name)
-        case {"file": str() as path} if len(value) == 1 and path:
+        case {"file": str() as path, **rest} if path and not rest:
             return Secret("file", path)
-        case {"inherit": True} if len(value) == 1:
+        case {"inherit": True, **rest} if not rest:
             return Secret("inherit")
-    raise ValueError(
-        'a value is a string, { credential = "NAME" }, { file = "PATH" } or { inherit = true }'
-    )
+    raise ValueError('a value is a string, { credential = "NAME" }, { file = "PATH" } or { inherit = true }')
 
 
 SecretValue = Annotated[Secret, BeforeValidator(_secret)]

@@ -122,7 +122,11 @@ def cron_cadence(
 
 
 def interval_cadence(
-    length: timedelta, offset: timedelta, start_at: datetime | None, end_at: datetime | None, jitter: timedelta
+    length: timedelta,
+    offset: timedelta,
+    start_at: datetime | None,
+    end_at: datetime | None,
+    jitter: timedelta,
 ) -> Cadence:
     """Build the cadence of an interval schedule."""
     return Cadence(Interval(length, offset), start_at, end_at, jitter)
@@ -143,8 +147,10 @@ def check_cron(expression: str) -> str:
 def check_zone(name: str) -> ZoneInfo:
     """Return the IANA time zone of that name; raise ValueError for an unknown or path-like name."""
     try:
-        if name.startswith(("right/", "posix/")) or name in {"posixrules", "localtime"}:
-            raise LookupError(name)  # files of the zone database that are not IANA names
-        return ZoneInfo(name)
+        zone = ZoneInfo(name)
     except (ValueError, OSError, LookupError):
-        raise ValueError('unknown time zone; write an IANA name such as "Europe/London" or "UTC"') from None
+        zone = None
+    # some files of the zone database are no IANA names
+    if zone is None or name.startswith(("right/", "posix/")) or name in {"posixrules", "localtime"}:
+        raise ValueError('unknown time zone; write an IANA name such as "Europe/London" or "UTC"')
+    return zone

@@ -26,7 +26,12 @@ def last_missed(cadence: Cadence, key: str, cursor: datetime, limit: datetime) -
 
 
 def first_started(
-    policy: Catchup, window: timedelta, cadence: Cadence, key: str, gap: tuple[DueTime, DueTime], now: datetime
+    policy: Catchup,
+    window: timedelta,
+    cadence: Cadence,
+    key: str,
+    gap: tuple[DueTime, DueTime],
+    now: datetime,
 ) -> DueTime | None:
     """Return the first due time of a gap (first, last) that is started; it and all after it are, none before it."""
     first, last = gap

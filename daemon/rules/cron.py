@@ -108,9 +108,7 @@ class CronExpression:
             instant = max(end, wall.replace(tzinfo=UTC) - 2 * _DAY)
         return None
 
-    def _in_segment(
-        self, after: datetime, end: datetime, offset: timedelta, zone: ZoneInfo
-    ) -> Iterator[datetime]:
+    def _in_segment(self, after: datetime, end: datetime, offset: timedelta, zone: ZoneInfo) -> Iterator[datetime]:
         """Yield due times with after < due <= end, where the offset holds before `end` and may change at it."""
         for wall in self.walls((after + offset).replace(tzinfo=None)):
             due = (wall - offset).replace(tzinfo=UTC)
@@ -144,18 +142,15 @@ class CronExpression:
                 total += per_day if self._matches_date(at.astimezone(zone).date()) else 0
             else:
                 day_end = min(day_end, until)
-                total += self._enumerate(at, day_end, zone, at == after, day_end == until)
+                since = at if at == after else at - _SECOND
+                total += self._enumerate(since, day_end if day_end == until else day_end - _SECOND, zone)
             at = day_end
         return total
 
-    def _enumerate(
-        self, first: datetime, last: datetime, zone: ZoneInfo, after_first: bool, with_last: bool
-    ) -> int:
-        total = 0
-        due = self.next_after(first if after_first else first - _SECOND, zone)
-        while due is not None and (due < last or (with_last and due == last)):
-            total += 1
-            due = self.next_after(due, zone)
+    def _enumerate(self, after: datetime, until: datetime, zone: ZoneInfo) -> int:
+        total, due = 0, self.next_after(after, zone)
+        while due is not None and due <= until:
+            total, due = total + 1, self.next_after(due, zone)
         return total
 
     def _per_day(self) -> int:
@@ -178,9 +173,7 @@ def _check_field(name: str, allowed: str, field: str) -> None:
     try:
         _compiled(" ".join(fields))
     except CronSimError:
-        raise ValueError(
-            f"{name} {field!r}: allowed are {allowed}, a range from low to high, a step from 1"
-        ) from None
+        raise ValueError(f"{name} {field!r}: allowed are {allowed}, a range from low to high, a step from 1") from None
 
 
 @lru_cache(maxsize=4096)

@@ -26,7 +26,14 @@ _MOST_RERUNS = 3
 
 
 def finish(
-    tx: Transaction, run_id: int, outcome: Outcome, terms: Terms, now: datetime, *, instance: str, chance: float
+    tx: Transaction,
+    run_id: int,
+    outcome: Outcome,
+    terms: Terms,
+    now: datetime,
+    *,
+    instance: str,
+    chance: float,
 ) -> list[Change]:
     """Record the outcome of an active run, and create the next attempt where one is due."""
     run = get_run(tx, run_id)

@@ -29,7 +29,9 @@ def prepare(state_dir: Path, run_id: int, content: str, config: Config, environm
         status.preallocate(str(folder))
         return _workspace(folder, config, environment)
     except OSError as error:
-        raise PreparationError(f"cannot prepare the run's folder: {error.strerror}: {error.filename or folder}") from None
+        raise PreparationError(
+            f"cannot prepare the run's folder: {error.strerror}: {error.filename or folder}"
+        ) from None
 
 
 def _workspace(folder: Path, config: Config, environment: str | None) -> Path:

@@ -37,7 +37,13 @@ class Pipeline:
     """What every run needs on its way: the database, the state directory and the nursery."""
 
     def __init__(
-        self, database: Database, state_dir: Path, nursery: Nursery, umask: int, instance: str, now: Callable[[], datetime]
+        self,
+        database: Database,
+        state_dir: Path,
+        nursery: Nursery,
+        umask: int,
+        instance: str,
+        now: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._state_dir = state_dir
@@ -61,9 +67,7 @@ class Pipeline:
         if agent is not None:
             agent.stop(at_once=at_once)
 
-    async def _guarded(
-        self, run: Run, work: Coroutine[Any, Any, Outcome | NeverStarted]
-    ) -> Outcome | NeverStarted:
+    async def _guarded(self, run: Run, work: Coroutine[Any, Any, Outcome | NeverStarted]) -> Outcome | NeverStarted:
         """Turn exceptions into outcomes: the one place where that happens."""
         try:
             return await work
@@ -71,7 +75,7 @@ class Pipeline:
             return Outcome(RunStatus.CANCELLED)
         except (PreparationError, SecretError) as error:
             return Outcome(RunStatus.FAILED, str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one bad run must not stop the daemon
             _LOG.exception("[run] Unexpected error", run_id=run.id, agent=run.agent)
             return Outcome(RunStatus.FAILED, f"unexpected error: {type(error).__name__}: {error}")
         finally:
@@ -121,9 +125,7 @@ class Pipeline:
             now = self._now()
             end_step(tx, run_id, Step.WORKSPACE, now)
             begin_step(tx, run_id, Step.DELIVER, now)
-            update_run(
-                tx, run_id, now, boot_id=identity.boot_id, pid=identity.pid, pid_started=identity.started
-            )
+            update_run(tx, run_id, now, boot_id=identity.boot_id, pid=identity.pid, pid_started=identity.started)
 
         await self._database.write_patiently(record)
 
@@ -186,7 +188,11 @@ def terms_for(config: Config, agent: str) -> Terms:
 def log_changes(changes: list[Change], started_at: str | None, now: datetime) -> None:
     """Tell the log of committed status changes."""
     for change in changes:
-        keys: dict[str, object] = {"run_id": change.run_id, "agent": change.agent, "status": str(change.after)}
+        keys: dict[str, object] = {
+            "run_id": change.run_id,
+            "agent": change.agent,
+            "status": str(change.after),
+        }
         if change.schedule:
             keys["schedule"] = change.schedule
         if started_at and change.before is RunStatus.RUNNING:

@@ -38,7 +38,12 @@ class Queue:
     """Starts pending runs as their turn comes, and knows the task of each that is under way."""
 
     def __init__(
-        self, database: Database, pipeline: Pipeline, config: Config, tasks: asyncio.TaskGroup, now: Callable[[], datetime]
+        self,
+        database: Database,
+        pipeline: Pipeline,
+        config: Config,
+        tasks: asyncio.TaskGroup,
+        now: Callable[[], datetime],
     ) -> None:
         self.config = config
         self._database = database

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import aiosqlite
 import structlog
@@ -88,7 +88,7 @@ class Database:
         self._writer = _Connection(lambda: connect(path), iter_chunk_size=64)
         self._reader = _Connection(lambda: connect(path, read_only=True), iter_chunk_size=64)
 
-    async def __aenter__(self) -> "Database":
+    async def __aenter__(self) -> Self:
         await self._writer
         await self._reader
         self._pump = asyncio.create_task(self._drain(), name="database writer")
@@ -139,9 +139,7 @@ class Database:
                 _settle(future, result)
                 self._queue.task_done()
 
-    def _commit_and_witness(
-        self, closures: list[Closure[Any]], connection: sqlite3.Connection
-    ) -> list[object]:
+    def _commit_and_witness(self, closures: list[Closure[Any]], connection: sqlite3.Connection) -> list[object]:
         results = _commit(connection, closures)
         try:
             self._witness.record(highest_run(connection))

@@ -57,7 +57,8 @@ def record_summary(
 ) -> None:
     """Write one row for many due times that were not started; rows already there stay."""
     tx.execute(
-        "INSERT OR IGNORE INTO fires (schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count) "
+        "INSERT OR IGNORE INTO fires "
+        "(schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count) "
         "VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             schedule_id,

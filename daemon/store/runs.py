@@ -16,6 +16,7 @@ from daemon.store.events import add_event, end_open_steps
 from daemon.units import format_instant, parse_instant
 
 _ACTIVE = ", ".join(f"'{status}'" for status in sorted(ACTIVE))
+_MOST_COST = 1e12
 _SELECT = "SELECT r.*, s.name AS schedule FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
 
 
@@ -165,9 +166,7 @@ def get_run(source: Transaction | sqlite3.Connection, run_id: int) -> Run | None
     return run_from(row) if row else None
 
 
-def change_status(
-    tx: Transaction, run: Run, after: RunStatus, now: datetime, **columns: object
-) -> Change:
+def change_status(tx: Transaction, run: Run, after: RunStatus, now: datetime, **columns: object) -> Change:
     """Move a run from the status it was read with to another; raise StaleStatusError if it has moved since."""
     if not is_allowed(run.status, after):
         raise StaleStatusError(f"run {run.id} cannot go from {run.status} to {after}")
@@ -179,7 +178,7 @@ def change_status(
         values["completed_at"] = at
     assignments = ", ".join(f"{name} = ?" for name in values)
     changed = tx.execute(
-        f"UPDATE runs SET {assignments} WHERE id = ? AND status = ?",  # noqa: S608 - names are our own
+        f"UPDATE runs SET {assignments} WHERE id = ? AND status = ?",
         (*values.values(), run.id, run.status),
     ).rowcount
     if changed != 1:
@@ -197,7 +196,7 @@ def update_run(tx: Transaction, run_id: int, now: datetime, **columns: object) -
     """Set columns other than the status."""
     values = {**columns, "updated_at": format_instant(now)}
     assignments = ", ".join(f"{name} = ?" for name in values)
-    tx.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*values.values(), run_id))  # noqa: S608 - likewise
+    tx.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*values.values(), run_id))
 
 
 def startable(tx: Transaction, now: datetime, full_agents: Iterable[str], limit: int) -> list[Run]:
@@ -219,7 +218,8 @@ def startable(tx: Transaction, now: datetime, full_agents: Iterable[str], limit:
 def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:
     """Return when the next waiting attempt may start."""
     row = tx.execute(
-        "SELECT min(not_before) AS at FROM runs WHERE status = 'pending' AND not_before > ?", (format_instant(now),)
+        "SELECT min(not_before) AS at FROM runs WHERE status = 'pending' AND not_before > ?",
+        (format_instant(now),),
     ).fetchone()
     return parse_instant(row["at"]) if row["at"] else None
 
@@ -237,9 +237,7 @@ def occupied(tx: Transaction) -> tuple[int, dict[str, int]]:
 
 def unfinished_of(tx: Transaction, schedule_id: int) -> list[Run]:
     """Return the active runs of a schedule, oldest first."""
-    rows = tx.execute(
-        f"{_SELECT} WHERE r.schedule_id = ? AND r.status IN ({_ACTIVE}) ORDER BY r.id", (schedule_id,)
-    )
+    rows = tx.execute(f"{_SELECT} WHERE r.schedule_id = ? AND r.status IN ({_ACTIVE}) ORDER BY r.id", (schedule_id,))
     return [run_from(row) for row in rows]
 
 
@@ -290,6 +288,6 @@ def usage_columns(usage: dict[str, Any]) -> dict[str, object]:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62:
             columns[name] = value
     cost = usage.get("cost_usd")
-    if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < 1e12:
+    if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < _MOST_COST:
         columns["cost_usd"] = float(cost)
     return columns

@@ -81,7 +81,7 @@ def cadence_from(definition: dict[str, Any]) -> Cadence:
 
 
 @lru_cache(maxsize=4096)
-def _cadence(  # noqa: PLR0917 - the columns in their order, so that it can be cached
+def _cadence(
     cron: str | None,
     every_ms: int | None,
     offset_ms: int,
@@ -201,7 +201,7 @@ def insert_schedule(tx: Transaction, values: dict[str, Any]) -> ScheduleRow:
     """Write a new schedule and return it."""
     names = ", ".join(values)
     marks = ", ".join("?" for _ in values)
-    cursor = tx.execute(f"INSERT INTO schedules ({names}) VALUES ({marks})", values.values())  # noqa: S608 - own names
+    cursor = tx.execute(f"INSERT INTO schedules ({names}) VALUES ({marks})", values.values())
     row = get_schedule_by_id(tx, int(cursor.lastrowid or 0))
     if row is None:
         raise sqlite3.IntegrityError("the schedule just written is not there")
@@ -222,7 +222,7 @@ def change_schedule(
     """Set columns of a schedule, raise its version and leave a revision; return the schedule as it is now."""
     columns = {**values, "version": row.version + 1, "updated_at": format_instant(now)}
     assignments = ", ".join(f"{name} = ?" for name in columns)
-    tx.execute(f"UPDATE schedules SET {assignments} WHERE id = ?", (*columns.values(), row.id))  # noqa: S608 - own names
+    tx.execute(f"UPDATE schedules SET {assignments} WHERE id = ?", (*columns.values(), row.id))
     add_revision(tx, row.id, row.version + 1, now, principal, action, changes, note)
     changed = get_schedule_by_id(tx, row.id)
     return changed or row

@@ -86,9 +86,7 @@ def write_witness(state_dir: Path, witness: Witness) -> None:
         os.close(folder)
 
 
-def confront(
-    connection: sqlite3.Connection, state_dir: Path, now: datetime, *, accept_data_loss: bool
-) -> Witness:
+def confront(connection: sqlite3.Connection, state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Witness:
     """Compare database and witness, make them agree, and return the witness.
 
     Raise StoreError if the database is not the one the witness knows, unless its loss is accepted: then the

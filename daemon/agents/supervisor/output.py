@@ -11,6 +11,7 @@ LOG = "output.log"
 TAIL = "output.tail"
 _HEADER = struct.Struct("<QQQ")  # length of the first part, size of the ring, bytes ever written to the ring
 _MASK = b"***"
+_SHORTEST_LINE = 8  # of a secret of several lines; shorter ones, such as "}", are no secret
 _COPY = 1 << 20
 
 
@@ -18,7 +19,7 @@ class Mask:
     """Replaces secret values in a stream, also where a value is cut by the edge of a chunk."""
 
     def __init__(self, hidden: list[bytes]) -> None:
-        lines = [line for value in hidden for line in value.splitlines() if len(line) >= 8]
+        lines = [line for value in hidden for line in value.splitlines() if len(line) >= _SHORTEST_LINE]
         self._hidden = sorted({value for value in (*hidden, *lines) if value}, key=len, reverse=True)
         self._held = b""
 
@@ -58,9 +59,7 @@ class Output:
         self._head_size = most - most // 2
         self._ring_size = most // 2
         self._mask = Mask(hidden)
-        self._log = os.open(
-            os.path.join(run_dir, LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
-        )
+        self._log = os.open(os.path.join(run_dir, LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._tail = -1
         self._head = 0
         self._ringed = 0

@@ -99,7 +99,7 @@ class Supervisor:
         self.childless = False
         self.left_over = 0
         self.last_output = time.monotonic()
-        self.deadline = time.monotonic() + spec["timeout"]
+        self.deadline: float = time.monotonic() + spec["timeout"]
         self.term_at: float | None = None  # when the tree was asked to end
         self.kill_at: float | None = None  # when it will be, or was first, killed
         self.asked: str | None = None
@@ -175,8 +175,8 @@ class Supervisor:
         if self.kill_at is not None:
             now = time.monotonic()
             return max(self.kill_at, now + _SWEEP) if now >= self.kill_at else self.kill_at
-        idle = self.spec["idle_timeout"]
-        return min(self.deadline, self.last_output + idle) if idle else self.deadline
+        idle: float | None = self.spec["idle_timeout"]
+        return self.deadline if idle is None else min(self.deadline, self.last_output + idle)
 
     def _read_output(self, most: int) -> bool:
         """Read up to so many chunks; return whether there may be more."""
@@ -217,11 +217,7 @@ class Supervisor:
             self._begin_end(self.spec["kill_grace"], "cancelled")
         elif self.term_at is None and now >= self.deadline:
             self._begin_end(self.spec["kill_grace"], "timeout")
-        elif (
-            self.term_at is None
-            and self.spec["idle_timeout"]
-            and now >= self.last_output + self.spec["idle_timeout"]
-        ):
+        elif self.term_at is None and self.spec["idle_timeout"] and now >= self.last_output + self.spec["idle_timeout"]:
             self._begin_end(self.spec["kill_grace"], "idle_timeout")
 
     def _begin_end(self, grace: float, reason: str | None = None) -> None:
@@ -305,7 +301,7 @@ def _execute(spec: dict[str, Any], output: int, report: int) -> None:
         os.umask(spec["umask"])
         _die_first()
         where = "the command"
-        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
+        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - no shell is the point
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         os.write(report, f"cannot start {where}: {reason}"[:500].encode())
