@@ -30,6 +30,7 @@ _LONGEST_EXPRESSION = 1000
 _SMOOTHED = timedelta(hours=3)
 _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
+_INSTANT = timedelta(microseconds=1)
 _NAME = "[A-Za-z]{3}"
 _ITEM = rf"(?:\*|(?:[0-9]{{1,4}}|{_NAME})-(?:[0-9]{{1,4}}|{_NAME}))(?:/[0-9]+)?|[0-9]{{1,4}}|{_NAME}"
 _FIELD = re.compile(rf"(?:{_ITEM})(?:,(?:{_ITEM}))*")
@@ -134,22 +135,21 @@ class CronExpression:
     def count(self, after: datetime, until: datetime, zone: ZoneInfo) -> int:
         """Count the due times in after < due <= until day by day, without enumerating those of ordinary days."""
         per_day = self._per_day()
-        total, at = 0, after
-        while at < until:
-            day_end = _next_midnight(at, zone)
-            whole_day = day_end - at == _DAY and _is_midnight(at, zone) and day_end <= until
+        total, at, end = 0, after + _INSTANT, until + _INSTANT
+        while at < end:
+            day_end = min(_next_midnight(at, zone), end)
+            whole_day = day_end - at == _DAY and _is_midnight(at, zone)
             if whole_day and _offset(at - _DAY, zone) == _offset(day_end + _DAY, zone):
                 total += per_day if self._matches_date(at.astimezone(zone).date()) else 0
             else:
-                day_end = min(day_end, until)
-                since = at if at == after else at - _SECOND
-                total += self._enumerate(since, day_end if day_end == until else day_end - _SECOND, zone)
+                total += self._enumerate(at, day_end, zone)
             at = day_end
         return total
 
-    def _enumerate(self, after: datetime, until: datetime, zone: ZoneInfo) -> int:
-        total, due = 0, self.next_after(after, zone)
-        while due is not None and due <= until:
+    def _enumerate(self, start: datetime, end: datetime, zone: ZoneInfo) -> int:
+        """Count the due times in start <= due < end one by one."""
+        total, due = 0, self.next_after(start - _INSTANT, zone)
+        while due is not None and due < end:
             total, due = total + 1, self.next_after(due, zone)
         return total
 

@@ -1,0 +1,31 @@
+"""What all tests share: a daemon as a real process, and waiting for what it does without sleeping blindly."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.daemon_process import DaemonProcess
+
+settings.register_profile("suite", deadline=None, max_examples=50)  # how fast is for the benchmarks to say
+settings.load_profile("suite")
+
+StartDaemon = Callable[..., DaemonProcess]
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    """Start daemons on configs in the test's folder; whatever still runs at the end is ended, agents included."""
+    started: list[DaemonProcess] = []
+
+    def start(config: str, *, ready: bool = True, **options: object) -> DaemonProcess:
+        daemon = DaemonProcess(tmp_path, config, **options)  # type: ignore[arg-type]
+        started.append(daemon)
+        if ready:
+            daemon.wait_for_log("[daemon] Ready")
+        return daemon
+
+    yield start
+    for daemon in started:
+        daemon.clean_up()
