@@ -1,6 +1,5 @@
 """The log: one event a line through structlog, as JSON or for the console, with nothing unescaped in it."""
 
-import json
 import os
 import sys
 import time
@@ -14,7 +13,6 @@ import structlog
 from daemon.units import format_instant
 
 _LOOK_EVERY = 1.0  # seconds between two looks whether the file was moved away
-_PLAIN_PUNCTUATION = frozenset("._-:/@+,*()[]%#~")
 
 
 class LogFile:
@@ -86,7 +84,6 @@ def configure_log(
     renderers: list[Any] = [_escape_values]
     if console:
         renderers += [
-            _quote_values,
             structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=32, sort_keys=False),
         ]
     else:
@@ -125,17 +122,6 @@ def _escape_values(_: object, __: str, event: _Event) -> _Event:
     if traceback is not None:
         event["traceback"] = traceback
     return {escape(key): escape(value) if isinstance(value, str) else value for key, value in event.items()}
-
-
-def _quote_values(_: object, __: str, event: _Event) -> _Event:
-    for key, value in event.items():
-        if key not in {"event", "timestamp", "level"} and isinstance(value, str) and not _is_plain(value):
-            event[key] = json.dumps(value, ensure_ascii=False)
-    return event
-
-
-def _is_plain(value: str) -> bool:
-    return bool(value) and all(c.isalnum() or c in _PLAIN_PUNCTUATION for c in value)
 
 
 def _order_keys(_: object, __: str, event: _Event) -> _Event:

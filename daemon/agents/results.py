@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -42,8 +43,12 @@ def read_report(run_dir: Path, result_format: Literal["none", "claude"]) -> Repo
 def _from_file(path: Path) -> Report:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as stream:  # noqa: PTH123 - opened without following links
-            data = stream.read(_LARGEST_FILE + 1)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return Report(complaint="the result file is not a regular file")
+            data = os.pread(descriptor, _LARGEST_FILE + 1, 0)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         return Report(complaint=f"the result file cannot be read: {error.strerror}")
     if not data.strip():

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from daemon.config.schema import (
     Schedule,
     Token,
 )
-from daemon.units import format_duration
 
 _AGENT_MODELS: dict[str, type[BaseModel]] = {
     "command": CommandAgent,
@@ -160,8 +158,6 @@ def _told(details: ErrorDetails) -> str:
         return str(context["error"])
     if details["type"] == "too_short":
         return "is empty; give at least one item"
-    if isinstance(context.get("ge"), timedelta):
-        return f'should be at least "{format_duration(context["ge"])}"'
     message = _IN_TOML.get(details["type"], details["msg"])
     return message.replace("Input should be", "should be").replace("String should", "should")
 

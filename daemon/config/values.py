@@ -20,6 +20,13 @@ def _duration(value: object) -> timedelta:
     return parse_duration(value)
 
 
+def _positive_duration(value: object) -> timedelta:
+    length = _duration(value)
+    if length < timedelta(seconds=1):
+        raise ValueError('should be at least "1s"')
+    return length
+
+
 def _size(value: object) -> int:
     if not isinstance(value, str):
         raise ValueError('a size is a string such as "500MB" or "20GiB"')  # noqa: TRY004 - pydantic wants ValueError
@@ -52,7 +59,7 @@ def _name(value: str) -> str:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
-PositiveDuration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(seconds=1))]
+PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration)]
 Size = Annotated[int, BeforeValidator(_size)]
 ConfigPath = Annotated[Path, BeforeValidator(_path)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]

@@ -70,5 +70,9 @@ def test_jitter_differs_between_schedules_and_due_times() -> None:
     assert due is not None
     following = cadence.next_after(due)
     assert following is not None
-    starts = {cadence.start_of(due, "a/b"), cadence.start_of(due, "a/c"), cadence.start_of(following, "a/b") - following + due}
+    starts = {
+        cadence.start_of(due, "a/b"),
+        cadence.start_of(due, "a/c"),
+        cadence.start_of(following, "a/b") - following + due,
+    }
     assert len(starts) == 3

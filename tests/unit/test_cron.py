@@ -119,7 +119,16 @@ def test_a_day_field_that_starts_with_a_star_is_anded() -> None:
 
 
 EXPRESSIONS = st.sampled_from(
-    ["* * * * *", "*/7 * * * *", "30 * * * *", "30 2 * * *", "0,30 1-3 * * *", "0 0 * * 0", "15 */2 1,15 * 1", "0 3 31 * *"]
+    [
+        "* * * * *",
+        "*/7 * * * *",
+        "30 * * * *",
+        "30 2 * * *",
+        "0,30 1-3 * * *",
+        "0 0 * * 0",
+        "15 */2 1,15 * 1",
+        "0 3 31 * *",
+    ]
 )
 ZONES = st.sampled_from(
     ["UTC", "America/New_York", "Europe/London", "Australia/Lord_Howe", "Asia/Beirut", "America/St_Johns"]

@@ -11,13 +11,25 @@ from daemon.units import format_duration, format_instant, format_size, parse_dur
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("1h30m", 5400), ("PT15M", 900), ("P1DT1S", 86401), ("P2W", 1209600), ("0s", 0)],
+    [
+        ("90s", 90),
+        ("15m", 900),
+        ("2h", 7200),
+        ("1d", 86400),
+        ("1h30m", 5400),
+        ("PT15M", 900),
+        ("P1DT1S", 86401),
+        ("P2W", 1209600),
+        ("0s", 0),
+    ],
 )
 def test_durations(text: str, seconds: int) -> None:
     assert parse_duration(text) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("text", ["", "1", "1 h", "30m1h", "1.5h", "-5s", "P", "PT", "P1DT", "５s", "1y", "99999999999999d", "36501d"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1 h", "30m1h", "1.5h", "-5s", "P", "PT", "P1DT", "５s", "1y", "99999999999999d", "36501d"]
+)
 def test_bad_durations_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"duration|longer"):
         parse_duration(text)
@@ -28,7 +40,9 @@ def test_a_duration_survives_being_written(seconds: int) -> None:
     assert parse_duration(format_duration(timedelta(seconds=seconds))) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize(("text", "count"), [("500MB", 500_000_000), ("20GiB", 20 * 1024**3), ("1.5 KiB", 1536), ("0B", 0)])
+@pytest.mark.parametrize(
+    ("text", "count"), [("500MB", 500_000_000), ("20GiB", 20 * 1024**3), ("1.5 KiB", 1536), ("0B", 0)]
+)
 def test_sizes(text: str, count: int) -> None:
     assert parse_size(text) == count
 
@@ -48,7 +62,17 @@ def test_instants() -> None:
     assert format_instant(datetime(2026, 11, 21, 2, tzinfo=UTC)) == "2026-11-21T02:00:00.000Z"
 
 
-@pytest.mark.parametrize("text", ["2026-11-21", "2026-11-21T02:00:00", "20261121T020000Z", "2026-W01-1T00:00:00Z", "2026-02-30T00:00:00Z", "9999-12-31T23:59:59-23:59"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-21",
+        "2026-11-21T02:00:00",
+        "20261121T020000Z",
+        "2026-W01-1T00:00:00Z",
+        "2026-02-30T00:00:00Z",
+        "9999-12-31T23:59:59-23:59",
+    ],
+)
 def test_bad_instants_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"RFC 3339|no such date"):
         parse_instant(text)

@@ -13,6 +13,7 @@ import resource
 import select
 import signal
 import socket
+import stat
 import struct
 import time
 from typing import Any
@@ -249,22 +250,24 @@ class Supervisor:
             pass
 
     def _mask_result(self) -> None:
-        """Take secret values out of the result file that the agent wrote."""
+        """Take secret values out of the result file that the agent wrote; what lies beyond its limit goes with them."""
         path = os.path.join(self.run_dir, "result.json")
         hidden = [value.encode() for value in self.spec["hidden"]]
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return
-        with open(descriptor, "r+b") as stream:
-            data = stream.read(_LARGEST_RESULT)
-            shown = data
+        try:
+            if not hidden or not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return
+            data = shown = os.pread(descriptor, _LARGEST_RESULT, 0)
             for value in hidden:
                 shown = shown.replace(value, b"***").replace(json.dumps(value.decode())[1:-1].encode(), b"***")
-            if shown != data:
-                stream.seek(0)
-                stream.write(shown)
-                stream.truncate()
+            if shown != data or os.fstat(descriptor).st_size > _LARGEST_RESULT:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, shown, 0)
+        finally:
+            os.close(descriptor)
 
     def _exit_record(self) -> dict[str, Any]:
         code = self.main_status

@@ -1,0 +1,385 @@
+"""Command agents as real processes under a real daemon: what they get, how they end, what is kept."""
+
+import json
+import os
+import re
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.daemon_process import DaemonProcess, processes_of, wait_until
+
+SECOND_BY_SECOND = '[agents.a.schedules.s]\nevery = "1s"\n'
+
+
+def config(script: str, *settings: str, schedule: str = SECOND_BY_SECOND) -> str:
+    """Return a config with one agent `a` that runs a shell script each second while it is idle."""
+    return "\n".join(["[agents.a]", f"command = ['sh', '-c', '''{script}''']", *settings, schedule])
+
+
+def ended(daemon: DaemonProcess, number: int = 1, *, deadline: float = 20) -> dict[str, object]:
+    row = daemon.wait_for_row("SELECT * FROM runs WHERE id = ? AND completed_at IS NOT NULL", number, deadline=deadline)
+    return dict(row)
+
+
+def seconds_taken(run: dict[str, object]) -> float:
+    start, end = (datetime.fromisoformat(str(run[key])) for key in ("started_at", "completed_at"))
+    return (end - start).total_seconds()
+
+
+def test_the_command_gets_its_input_and_the_named_environment_only(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cret-value\n")
+    text = config(
+        "env | sort; pwd; cat; umask; touch $TMPDIR/x $AGENTCRON_ARTIFACTS/y",
+        'env = { KEY = { file = "key" }, MODE = "ci", OUTSIDE = { inherit = true }, UNSET = { inherit = true } }',
+        schedule=SECOND_BY_SECOND + 'input = "the input\\n"\n',
+    )
+    daemon = start_daemon(text, OUTSIDE="from outside", HIDDEN="never seen", LANG="C.UTF-8")
+    run = ended(daemon)
+    folder = daemon.state / "runs" / "1"
+    lines = daemon.output(1).splitlines()
+    found = dict(line.split("=", 1) for line in lines if "=" in line)
+    assert run["status"] == "completed"
+    assert set(found) - {"PWD", "SHLVL", "_", "OLDPWD"} == {
+        *("PATH", "HOME", "USER", "LANG", "TMPDIR", "KEY", "MODE", "OUTSIDE"),
+        *("AGENTCRON_RUN_ID", "AGENTCRON_RUN_NAME", "AGENTCRON_AGENT", "AGENTCRON_SCHEDULE", "AGENTCRON_ATTEMPT"),
+        *("AGENTCRON_SCHEDULED_FOR", "AGENTCRON_TRIGGER", "AGENTCRON_IDEMPOTENCY_KEY", "AGENTCRON_WORKSPACE"),
+        *("AGENTCRON_INPUT", "AGENTCRON_ARTIFACTS", "AGENTCRON_RESULT"),
+    }
+    assert found["KEY"] == "***"
+    assert found["OUTSIDE"] == "from outside"
+    assert found["AGENTCRON_RUN_NAME"] == run["name"] == f"scheduled-run:1:{run['scheduled_for']}"
+    assert found["AGENTCRON_WORKSPACE"] == str(folder / "work")
+    assert lines[-3:] == [str(folder / "work"), "the input", f"{os.umask(os.umask(0o22)):04o}"]
+    assert (folder / "tmp/x").exists()
+    assert (folder / "artifacts/y").exists()
+
+
+@pytest.mark.parametrize(
+    ("way", "script"),
+    [("argument", 'printf %s "$0"'), ("file", 'cat "$AGENTCRON_INPUT"; [ -z "$(cat)" ] || echo also on stdin')],
+)
+def test_the_other_ways_of_input(start_daemon: StartDaemon, way: str, script: str) -> None:
+    schedule = SECOND_BY_SECOND + 'input = "grüße \\n $x"\n'
+    daemon = start_daemon(config(script, f'input = "{way}"', schedule=schedule))
+    assert ended(daemon)["status"] == "completed"
+    assert daemon.output(1) == "grüße \n $x"
+
+
+def test_a_local_environment_is_worked_in_and_left_alone(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    text = config("pwd; touch made", 'environment = "site"') + '[environments.site]\nmode = "local"\npath = "site"\n'
+    daemon = start_daemon(text)
+    ended(daemon)
+    assert daemon.output(1) == f"{tmp_path}/site\n"
+    assert (tmp_path / "site/made").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "code", "number", "error"),
+    [
+        ("exit 0", "completed", 0, None, None),
+        ("exit 7", "failed", 7, None, "exit status 7"),
+        ("kill -9 $$", "failed", None, 9, "ended by signal 9"),
+        ("kill -SEGV $$", "failed", None, 11, "ended by signal 11"),
+        (
+            """echo '{"status": "failed", "message": "nothing to do"}' > $AGENTCRON_RESULT""",
+            "failed",
+            0,
+            None,
+            "nothing to do",
+        ),
+        ("""echo '{"status": "completed"}' > $AGENTCRON_RESULT; exit 3""", "completed", 3, None, None),
+        ("echo nonsense > $AGENTCRON_RESULT", "completed", 0, None, None),
+        ("mkfifo $AGENTCRON_RESULT", "completed", 0, None, None),
+        ("ln -s /etc/passwd $AGENTCRON_RESULT; exit 1", "failed", 1, None, "exit status 1"),
+    ],
+)
+def test_how_a_command_ended_is_recorded(
+    start_daemon: StartDaemon, script: str, status: str, code: int | None, number: int | None, error: str | None
+) -> None:
+    run = ended(start_daemon(config(script)))
+    assert (run["status"], run["exit_code"], run["signal"], run["error"]) == (status, code, number, error)
+
+
+def test_a_command_that_cannot_start_fails_with_the_reason(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon('[agents.a]\ncommand = ["no-such-program"]\nattempts = 3\n' + SECOND_BY_SECOND)
+    run = ended(daemon)
+    assert run["status"] == "failed"  # not continued: another attempt could not end otherwise
+    assert run["error"] == "cannot start the command: No such file or directory"
+
+
+def test_an_unreadable_secret_fails_the_run_with_the_reason(start_daemon: StartDaemon) -> None:
+    run = ended(start_daemon(config("echo never", 'env = { KEY = { file = "missing" } }')))
+    assert run["status"] == "failed"
+    assert "KEY: cannot read" in str(run["error"])
+    assert run["delivered_at"] is None
+
+
+def test_usage_is_stored(start_daemon: StartDaemon) -> None:
+    result = json.dumps({"usage": {"input_tokens": 5, "output_tokens": 7, "cost_usd": 0.25}, "message": "done"})
+    run = ended(start_daemon(config(f"echo '{result}' > $AGENTCRON_RESULT")))
+    assert (run["input_tokens"], run["output_tokens"], run["cost_usd"], run["message"]) == (5, 7, 0.25, "done")
+
+
+@pytest.mark.parametrize(
+    "broken", ['{"input_tokens": -1}', '{"cost_usd": NaN}', '{"input_tokens": "5"}', "[]", '{"cost_usd": 1e400}']
+)
+def test_senseless_usage_is_left_out(start_daemon: StartDaemon, broken: str) -> None:
+    run = ended(start_daemon(config(f"""echo '{{"usage": {broken}}}' > $AGENTCRON_RESULT""")))
+    assert (run["status"], run["input_tokens"], run["cost_usd"]) == ("completed", None, None)
+
+
+CLAUDE = {
+    "type": "result",
+    "subtype": "success",
+    "is_error": False,
+    "result": "All done.",
+    "total_cost_usd": 0.0123,
+    "usage": {"input_tokens": 3, "cache_creation_input_tokens": 10, "cache_read_input_tokens": 100, "output_tokens": 9},
+}
+
+
+@pytest.mark.parametrize(
+    ("printed", "status", "message"),
+    [
+        (json.dumps(CLAUDE), "completed", "All done."),
+        (json.dumps(CLAUDE, indent=2), "completed", "All done."),
+        ('{"type": "system"}\nsome warning\n' + json.dumps(CLAUDE), "completed", "All done."),
+        (json.dumps([{"type": "system"}, CLAUDE]), "completed", "All done."),
+        (json.dumps({**CLAUDE, "is_error": True, "result": "Limit reached"}), "failed", "Limit reached"),
+    ],
+)
+def test_the_json_that_claude_prints_is_understood(
+    start_daemon: StartDaemon, tmp_path: Path, printed: str, status: str, message: str
+) -> None:
+    (tmp_path / "printed").write_text(printed)
+    run = ended(start_daemon(config(f"cat {tmp_path}/printed", 'result_format = "claude"')))
+    assert (run["status"], run["message"]) == (status, message)
+    assert (run["input_tokens"], run["output_tokens"], run["cost_usd"]) == (113, 9, 0.0123)
+
+
+# limits
+
+
+def test_timeout_and_grace_are_kept(start_daemon: StartDaemon) -> None:
+    text = config("trap '' TERM; while :; do sleep 0.1; done", 'timeout = "1s"', 'kill_grace = "1s"')
+    run = ended(start_daemon(text))
+    assert run["status"] == "failed"
+    assert "timeout" in str(run["error"])
+    assert run["signal"] == signal.SIGKILL
+    assert 2 <= seconds_taken(run) < 3
+
+
+def test_idle_timeout_counts_from_the_last_output(start_daemon: StartDaemon) -> None:
+    run = ended(start_daemon(config("for i in 1 2 3; do echo $i; sleep 0.6; done; sleep 60", 'idle_timeout = "1s"')))
+    assert run["status"] == "failed"
+    assert "idle timeout" in str(run["error"])
+    assert 2.2 <= seconds_taken(run) < 3.5
+
+
+HOSTILE = {
+    "ignores TERM": "trap '' TERM; sleep 300",
+    "double fork": "(setsid sh -c 'sleep 300 & sleep 300' &) ; exit 0",
+    "five sessions": "for i in 1 2 3 4 5; do setsid sh -c 'trap \"\" TERM; sleep 300; sleep 300' & done; exit 0",
+    "holds the output": "(trap '' TERM; exec sleep 300) & exit 0",
+    "cleared environment": "env -i setsid sh -c 'sleep 300 & sleep 300' & exit 0",
+    "stops itself": "kill -STOP $$; sleep 300",
+    "zombies": "python3 -c 'import os,time\nfor i in range(20):\n  os.fork() or os._exit(0)\ntime.sleep(300)'",
+    "closed output": "exec >&- 2>&-; sleep 300",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_is_left_of_a_hostile_agent(start_daemon: StartDaemon, name: str) -> None:
+    daemon = start_daemon(
+        config(
+            HOSTILE[name],
+            'timeout = "1s"',
+            'kill_grace = "1s"',
+        )
+    )
+    run = ended(daemon)
+    assert run["status"] == ("completed" if "exit 0" in HOSTILE[name] else "failed")
+    assert seconds_taken(run) < 3
+    assert processes_of(str(run["idempotency_key"])) == []
+    sleepers = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _is_ours(path, daemon)]
+    assert sleepers == []
+
+
+def _is_ours(cmdline: Path, daemon: DaemonProcess) -> bool:
+    """Tell whether a process works below the daemon's runs, whatever became of its environment."""
+    try:
+        return (cmdline.parent / "cwd").resolve().is_relative_to(daemon.state / "runs/1")
+    except OSError:
+        return False
+
+
+def test_the_log_stays_one_event_a_line_whatever_agents_say(start_daemon: StartDaemon) -> None:
+    forged = r'{"status": "failed", "message": "\u001b[2J\n{\"event\": \"[run] forged\"}\r\u2028end"}'
+    daemon = start_daemon(config(f"printf '%s' '{forged}' > $AGENTCRON_RESULT"))
+    ended(daemon)
+    event = daemon.wait_for_log("[run] Run failed", run_id=1)
+    assert "forged" in event["error"]
+    text = daemon.log_text()
+    assert "\x1b" not in text
+    assert all(json.loads(line) for line in text.split("\n") if line)
+    assert not [event for event in daemon.log() if event["event"] == "[run] forged"]
+
+
+def test_the_log_for_people_is_one_event_a_line_too(start_daemon: StartDaemon) -> None:
+    text = config("""printf '{"status": "failed", "message": "a\\\\nb=c\\\\u001b[31m"}' > $AGENTCRON_RESULT""")
+    daemon = start_daemon('[log]\nformat = "console"\n' + text, ready=False)
+    wait_until(lambda: "Run failed" in daemon.log_text(), what="a failed run in the log")
+    line = next(line for line in daemon.log_text().splitlines() if "Run failed" in line)
+    assert r"a\\nb=c" in line
+    assert "\x1b" not in daemon.log_text()
+
+
+# output
+
+
+def test_output_beyond_the_limit_keeps_the_first_and_the_last_part(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config("seq 1 20000", 'max_output = "1KiB"'))
+    run = ended(daemon)
+    everything = "".join(f"{n}\n" for n in range(1, 20001))
+    kept = daemon.output(1)
+    match = re.search(r"\n\[agentcron: ([0-9]+) bytes of output were dropped here\]\n", kept)
+    assert match is not None
+    assert kept[: match.start()] == everything[:512]
+    assert kept[match.end() :] == everything[-512:]
+    assert run["output_bytes"] == len(everything)
+    assert run["output_dropped"] == int(match[1]) == len(everything) - 1024
+
+
+@pytest.mark.parametrize(("size", "limit"), [(1024, 1024), (1000, 1024), (1025, 1024), (5, 3), (5, 0)])
+def test_output_at_the_edges_of_the_limit(start_daemon: StartDaemon, size: int, limit: int) -> None:
+    daemon = start_daemon(config(f"head -c {size} /dev/zero | tr '\\0' x", f'max_output = "{limit}B"'))
+    run = ended(daemon)
+    assert run["output_dropped"] == max(0, size - limit)
+    assert daemon.output(1).count("x") == min(size, limit)
+
+
+def test_secrets_are_masked_across_writes_and_without_a_newline(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hunter2-hunter2\n")
+    script = "printf hunter2-; sleep 0.1; printf 'hunter2 '; printf 'plain '; printf hunter2-hun; echo '{\"message\": \"'$KEY'\"}' > $AGENTCRON_RESULT"
+    daemon = start_daemon(config(script, 'env = { KEY = { file = "key" }, OTHER = "plain" }'))
+    run = ended(daemon)
+    assert daemon.output(1) == "*** plain hunter2-hun"
+    assert run["message"] == "***"
+    everything = b"".join(path.read_bytes() for path in daemon.state.rglob("*") if path.is_file())
+    assert b"hunter2-hunter2" not in everything + daemon.log_file.read_bytes()
+
+
+def _resident_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+([0-9]+)", status)[1])  # type: ignore[index]
+
+
+def test_a_flood_of_output_grows_neither_daemon_nor_supervisor(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    flood = f"cat {gate} >/dev/null; head -c 200000000 /dev/zero | tr '\\0' x; head -c 100000000 /dev/zero; cat {gate} >/dev/null"
+    daemon = start_daemon(config(flood, 'max_output = "1MiB"'))
+    run = daemon.wait_for_row("SELECT * FROM runs WHERE id = 1 AND delivered_at IS NOT NULL")
+    before = [_resident_kib(pid) for pid in (daemon.process.pid, run["pid"])]
+    gate.write_text("go")
+    ring = daemon.state / "runs/1/output.tail"
+    wait_until(lambda: ring.exists() and int.from_bytes(ring.read_bytes()[16:24], "little") > 299_000_000, deadline=60)
+    after = [_resident_kib(pid) for pid in (daemon.process.pid, run["pid"])]
+    gate.write_text("go")
+    assert ended(daemon)["output_bytes"] == 300_000_000
+    assert max(now - then for then, now in zip(before, after, strict=True)) < 5 * 1024
+
+
+# attempts
+
+
+def test_a_failing_agent_gets_its_attempts_as_new_runs(start_daemon: StartDaemon) -> None:
+    settings = ("attempts = 3", 'retry_delay = "1s"')
+    daemon = start_daemon(config('echo "attempt $AGENTCRON_ATTEMPT $AGENTCRON_TRIGGER"; exit 1', *settings))
+    ended(daemon, 3, deadline=40)
+    runs = daemon.query("SELECT * FROM runs ORDER BY id LIMIT 3")
+    assert [run["status"] for run in runs] == ["continued_as_new", "continued_as_new", "failed"]
+    assert [run["next_run_id"] for run in runs] == [2, 3, None]
+    assert [run["previous_run_id"] for run in runs] == [None, 1, 2]
+    assert [run["name"] for run in runs] == [runs[0]["name"], f"{runs[0]['name']}:2", f"{runs[0]['name']}:3"]
+    assert {run["scheduled_for"] for run in runs} == {runs[0]["scheduled_for"]}
+    assert daemon.output(3) == "attempt 3 retry\n"
+    waited = datetime.fromisoformat(runs[2]["started_at"]) - datetime.fromisoformat(runs[1]["completed_at"])
+    assert waited.total_seconds() >= 1.8  # the second delay is doubled
+
+
+def test_retry_after_delays_the_next_attempt(start_daemon: StartDaemon) -> None:
+    script = """echo '{"status": "failed", "retry_after": 3600}' > $AGENTCRON_RESULT"""
+    daemon = start_daemon(config(script, "attempts = 2"))
+    ended(daemon)
+    waiting = daemon.wait_for_row("SELECT * FROM runs WHERE id = 2")
+    delay = datetime.fromisoformat(waiting["not_before"]) - datetime.now(UTC)
+    assert waiting["status"] == "pending"
+    assert 3500 < delay.total_seconds() <= 3600
+
+
+def test_pause_on_failure(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config("exit 1", schedule=SECOND_BY_SECOND + "pause_on_failure = true\n"))
+    ended(daemon)
+    row = daemon.wait_for_row("SELECT * FROM schedules WHERE paused = 1")
+    assert row["pause_note"] == "run 1 failed (pause_on_failure)"
+    assert row["version"] == 2
+
+
+# cancellation
+
+
+def test_a_running_run_is_cancelled_with_its_whole_tree(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config("sleep 300 & sleep 300"))
+    run = daemon.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    answer = daemon.cli("runs", "cancel", "1")
+    assert answer.returncode == 0, answer.stderr
+    cancelled = ended(daemon)
+    assert cancelled["status"] == "cancelled"
+    assert str(cancelled["error"]).startswith("cancelled by ")
+    assert processes_of(run["idempotency_key"]) == []
+    assert daemon.query("SELECT * FROM cancellation_flags WHERE run_id = 1") == []
+    again = daemon.cli("runs", "cancel", "1")
+    assert again.returncode == 1
+    assert "cancelled already" in again.stderr
+
+
+def test_a_flag_set_while_no_daemon_runs_is_obeyed_at_the_next_start(start_daemon: StartDaemon) -> None:
+    text = config("sleep 300")
+    first = start_daemon(text)
+    first.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    first.kill()
+    assert "when the daemon starts" in first.cli("runs", "cancel", "1").stdout
+    assert ended(start_daemon(text))["status"] == "cancelled"
+
+
+def test_the_steps_and_events_of_a_run_are_kept(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config("true"))
+    ended(daemon)
+    steps = daemon.query("SELECT * FROM steps WHERE run_id = 1 ORDER BY started_at")
+    assert {step["name"] for step in steps} == {"workspace", "deliver", "work", "record"}
+    assert all(step["completed_at"] for step in steps)
+    events = daemon.query("SELECT type FROM events WHERE run_id = 1 ORDER BY number")
+    assert [event["type"] for event in events] == ["created", "status", "status"]
+
+
+def test_limits_across_agents_and_per_agent(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    agents = "".join(
+        f"[agents.{name}]\ncommand = ['sh', '-c', 'cat {gate} > /dev/null']\nmax_concurrent = 2\n"
+        f"[agents.{name}.schedules.s]\nevery = '1s'\noverlap = 'allow_all'\n"
+        for name in ("a", "b")
+    )
+    daemon = start_daemon('[daemon]\nstate_dir = "state"\nmax_concurrent_runs = 3\n' + agents)
+    daemon.wait_for_row("SELECT 1 FROM (SELECT count(*) AS n FROM runs WHERE status = 'pending') WHERE n > 4")
+    by_agent = daemon.query("SELECT agent, count(*) AS n FROM runs WHERE status = 'running' GROUP BY 1 ORDER BY 2")
+    assert [row["n"] for row in by_agent] == [1, 2]
+    pending = daemon.query("SELECT min(id) AS first FROM runs WHERE status = 'pending' GROUP BY agent")
+    started = daemon.query("SELECT max(id) AS last FROM runs WHERE status = 'running'")
+    assert started[0]["last"] < max(row["first"] for row in pending)

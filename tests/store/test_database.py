@@ -1,0 +1,298 @@
+"""The database: group commit, errors, migrations, witness and lock."""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from daemon.errors import RefusedError, StoreError, StoreUnavailableError
+from daemon.store.database import Database, Transaction, connect
+from daemon.store.migrate import migrate, migrations
+from daemon.store.opening import DATABASE, DaemonLock, open_state, running_daemon
+from daemon.store.witness import Witness, read_witness, write_witness
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+RUN = (
+    "INSERT INTO runs (name, agent, trigger, scheduled_for, status, created_at, updated_at, display_name, creator, "
+    "idempotency_key, queue_class) VALUES (?1, 'a', 'manual', 'x', 'pending', 'x', 'x', 'x', 'x', ?1, 0)"
+)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_state(tmp_path, NOW, accept_data_loss=False) as opened:
+        yield opened
+
+
+async def names(database: Database) -> set[str]:
+    return await database.read(lambda c: {row["name"] for row in c.execute("SELECT name FROM runs")})
+
+
+async def test_waiting_writers_share_commits(database: Database) -> None:
+    before = database.commits
+    await asyncio.gather(*(database.write(lambda tx, n=n: tx.execute(RUN, (f"r{n}",))) for n in range(1000)))  # type: ignore[misc]
+    assert len(await names(database)) == 1000
+    assert database.commits - before <= 20
+
+
+async def test_one_failing_closure_harms_no_other(database: Database) -> None:
+    def half(tx: Transaction) -> None:
+        tx.execute(RUN, ("half",))
+        raise LookupError("half-way")
+
+    results = await asyncio.gather(
+        database.write(lambda tx: tx.execute(RUN, ("one",))),
+        database.write(half),
+        database.write(lambda tx: tx.execute(RUN, ("one",))),  # breaks UNIQUE
+        database.write(lambda tx: tx.execute("nonsense")),
+        database.write(lambda tx: tx.execute(RUN, ("two",))),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [
+        sqlite3.Cursor,
+        LookupError,
+        sqlite3.IntegrityError,
+        sqlite3.OperationalError,
+        sqlite3.Cursor,
+    ]
+    assert await names(database) == {"one", "two"}
+
+
+async def test_a_locked_database_is_told_from_a_mistake_and_recovers(database: Database) -> None:
+    database_path = database.path
+    other = connect(database_path)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailableError, match="locked"):
+        await database.write(lambda tx: tx.execute(RUN, ("refused",)))
+    patient = asyncio.create_task(database.write_patiently(lambda tx: tx.execute(RUN, ("patient",))))
+    await database.read(lambda c: c.execute("SELECT 1"))
+    other.execute("ROLLBACK")
+    other.close()
+    await patient
+    assert await names(database) == {"patient"}
+
+
+async def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    async with open_state(tmp_path, NOW, accept_data_loss=False) as database:
+        await database.write(lambda tx: tx.execute(RUN, ("before",)))
+        limit = (tmp_path / DATABASE).stat().st_size // 4096 + 1
+        await database.write(lambda tx: tx.execute(f"PRAGMA max_page_count = {limit}"))
+        blob = "x" * 100_000
+        with pytest.raises(StoreUnavailableError, match="full"):
+            await database.write(lambda tx: tx.execute(RUN, (blob,)))
+        await database.write(lambda tx: tx.execute("PRAGMA max_page_count = 1000000"))
+        await database.write(lambda tx: tx.execute(RUN, ("after",)))
+        assert await names(database) == {"before", "after"}
+
+
+async def test_readers_cannot_write(database: Database) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        await database.read(lambda c: c.execute(RUN, ("x",)))
+
+
+def test_every_table_of_the_contract_is_strict(tmp_path: Path) -> None:
+    open_and_close(tmp_path)
+    with contextlib.closing(connect(tmp_path / DATABASE)) as connection:
+        tables = {
+            row["name"]: row["strict"] for row in connection.execute("PRAGMA table_list") if row["schema"] == "main"
+        }
+    named = {
+        "schedules",
+        "schedule_revisions",
+        "fires",
+        "runs",
+        "events",
+        "steps",
+        "hooks",
+        "cancellation_flags",
+        "workspaces",
+    }
+    assert named <= tables.keys()
+    assert all(tables[name] for name in named)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE runs SET status = 'completed' WHERE id = 1",  # without completed_at
+        "UPDATE runs SET status = 'running' WHERE id = 1",  # without started_at
+        "UPDATE runs SET status = 'happy' WHERE id = 1",
+        "UPDATE runs SET attempt = 'x' WHERE id = 1",
+        "INSERT INTO events (run_id, number, at, type) VALUES (99, 1, 'x', 'x')",
+    ],
+)
+async def test_the_schema_refuses_what_cannot_be(database: Database, sql: str) -> None:
+    await database.write(lambda tx: tx.execute(RUN, ("r",)))
+    with pytest.raises(sqlite3.IntegrityError):
+        await database.write(lambda tx: tx.execute(sql))
+
+
+def open_and_close(state_dir: Path, *, accept_data_loss: bool = False) -> None:
+    async def go() -> None:
+        async with open_state(state_dir, NOW, accept_data_loss=accept_data_loss):
+            pass
+
+    asyncio.run(go())
+
+
+def give_runs(state_dir: Path, count: int) -> list[int]:
+    async def go() -> list[int]:
+        async with open_state(state_dir, NOW, accept_data_loss=False) as database:
+            given = [
+                await database.write(lambda tx, n=n: tx.execute(RUN, (f"{uuid.uuid4()}-{n}",)).lastrowid)
+                for n in range(count)
+            ]  # type: ignore[misc]
+            return [int(number or 0) for number in given]
+
+    return asyncio.run(go())
+
+
+# the witness
+
+
+def test_the_witness_follows_the_highest_run_number(tmp_path: Path) -> None:
+    assert give_runs(tmp_path, 5)[-1] == 5
+    witness = read_witness(tmp_path)
+    assert witness is not None
+    assert witness.highest_run == 5
+
+
+def _remove_database(state_dir: Path) -> None:
+    for path in state_dir.glob("state.db*"):
+        path.unlink()
+
+
+def _empty_database(state_dir: Path) -> None:
+    _remove_database(state_dir)
+    (state_dir / DATABASE).touch()
+
+
+def _replace_database(state_dir: Path) -> None:
+    other = state_dir / "other"
+    other.mkdir()
+    open_and_close(other)
+    _remove_database(state_dir)
+    (other / DATABASE).rename(state_dir / DATABASE)
+
+
+def _lose_tail(state_dir: Path) -> None:
+    with contextlib.closing(connect(state_dir / DATABASE)) as connection:
+        connection.execute("DELETE FROM runs WHERE id > 3")
+        connection.execute("UPDATE sqlite_sequence SET seq = 3 WHERE name = 'runs'")
+
+
+@pytest.mark.parametrize("damage", [_remove_database, _empty_database, _replace_database, _lose_tail])
+def test_a_lost_database_is_refused_and_numbers_go_on_once_accepted(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    give_runs(tmp_path, 5)
+    damage(tmp_path)
+    before = read_witness(tmp_path)
+    with pytest.raises(StoreError, match="accept-data-loss"):
+        open_and_close(tmp_path)
+    assert read_witness(tmp_path) == before
+    open_and_close(tmp_path, accept_data_loss=True)
+    assert give_runs(tmp_path, 1)[0] > 5
+
+
+def test_a_database_without_its_witness_gets_a_new_one(tmp_path: Path) -> None:
+    give_runs(tmp_path, 3)
+    (tmp_path / "witness.json").unlink()
+    open_and_close(tmp_path)
+    witness = read_witness(tmp_path)
+    assert witness is not None
+    assert witness.highest_run == 3
+
+
+def test_an_unreadable_witness_is_refused(tmp_path: Path) -> None:
+    open_and_close(tmp_path)
+    (tmp_path / "witness.json").write_text("{")
+    with pytest.raises(StoreError, match="witness"):
+        open_and_close(tmp_path)
+
+
+def test_the_witness_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    write_witness(tmp_path, Witness("a", 1))
+    write_witness(tmp_path, Witness("b", 2))
+    assert read_witness(tmp_path) == Witness("b", 2)
+    assert list(tmp_path.iterdir()) == [tmp_path / "witness.json"]
+
+
+# migrations
+
+
+def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
+    open_and_close(tmp_path)
+    with contextlib.closing(connect(tmp_path / DATABASE)) as connection:
+        connection.execute("PRAGMA user_version = 9999")
+    before = (tmp_path / DATABASE).read_bytes()
+    with pytest.raises(StoreError, match="newer version"):
+        open_and_close(tmp_path)
+    assert (tmp_path / DATABASE).read_bytes() == before
+
+
+def test_a_migration_comes_after_a_backup_and_is_undone_when_it_fails(tmp_path: Path) -> None:
+    open_and_close(tmp_path)
+    path = tmp_path / DATABASE
+    steps = {
+        **migrations(),
+        9000: "CREATE TABLE fresh (x TEXT) STRICT;",
+        9001: "CREATE TABLE half (x TEXT) STRICT; oops;",
+    }
+    with contextlib.closing(connect(path)) as connection:
+        with pytest.raises(StoreError, match="9001 failed"):
+            migrate(connection, path, steps)
+        tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema")}
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 9000
+    assert "fresh" in tables
+    assert "half" not in tables
+    backup = tmp_path / "state.db.before-9000"
+    assert backup.stat().st_mode & 0o777 == 0o600
+    with contextlib.closing(connect(backup)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def test_no_file_of_the_state_is_open_to_others(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        give_runs(tmp_path, 1)
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+# the lock
+
+
+def test_a_second_daemon_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    assert running_daemon(tmp_path) == holder.pid
+    with pytest.raises(RefusedError, match=f"pid {holder.pid}"):
+        DaemonLock(tmp_path)
+    holder.communicate("")
+    assert running_daemon(tmp_path) is None
+    DaemonLock(tmp_path).release()
+
+
+_HOLD = """
+import sys
+import uuid
+from pathlib import Path
+from daemon.store.opening import DaemonLock
+lock = DaemonLock(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""

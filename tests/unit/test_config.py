@@ -1,0 +1,316 @@
+"""The config file: what is accepted, and what is said about everything else."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from daemon.config.loading import find_config, load_config
+from daemon.config.places import state_dir
+from daemon.config.schema import CommandAgent, Config
+from daemon.config.secrets import resolve_environment
+from daemon.errors import ConfigError, SecretError
+from daemon.model import Overlap
+
+GOOD = '[agents.a]\ncommand = ["true"]\n'
+
+
+def load(folder: Path, text: str | bytes, **environment: str) -> Config:
+    file = folder / "config.toml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_config(file, environment)
+
+
+def problems(folder: Path, text: str | bytes, **environment: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text, **environment)
+    assert caught.value.exit_status == 2
+    return [problem.replace(f"{folder}/config.toml", "FILE") for problem in caught.value.problems]
+
+
+def agent(config: Config, name: str = "a") -> CommandAgent:
+    found = config.agents[name]
+    assert isinstance(found, CommandAgent)
+    return found
+
+
+def test_one_agent_is_all_that_is_needed(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD)
+    assert agent(config).max_output == 50 * 1024**2
+    assert config.daemon.max_concurrent_runs == 4
+    assert config.cleanup.quota_warn == 0.8
+    assert config.access.admins == ["root"]
+
+
+def test_the_example_is_good_and_names_every_key(tmp_path: Path) -> None:
+    example = (Path(__file__).parents[2] / "config.example.toml").read_text()
+    config = load(tmp_path, example)
+    assert agent(config, "hello").schedules["greeting"].every is not None
+    uncommented = "\n".join(line.removeprefix("# ") for line in example.splitlines())
+    for model in _models():
+        for key in model:
+            assert f"{key} = " in uncommented or f".{key}" in uncommented or f"[{key}" in uncommented, key
+
+
+def _models() -> list[list[str]]:
+    from daemon.config import schema
+
+    return [
+        list(model.model_fields)
+        for model in vars(schema).values()
+        if isinstance(model, type) and issubclass(model, schema.Section) and model is not schema.Section
+    ]
+
+
+def test_all_mistakes_are_told_at_once_with_their_places(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """\
+[daemon]
+timezone = "Mars/Olympus"
+max_concurrent_runs = 0
+stat_dir = "x"
+
+[agents.triage]
+command = "claude"
+timeout = "1 hour"
+environment = "site"
+
+[agents.triage.schedules.nightly]
+cron = "0 2 * *"
+every = "1h"
+overlap = "never"
+
+[agents.triage.schedules."Bad Name"]
+every = "0s"
+
+[retention]
+days = -1
+""",
+    )
+    assert [problem.split(" = ")[0].split(": unknown")[0] for problem in sorted(found)] == [
+        "FILE:12: agents.triage.schedules.nightly.cron",
+        "FILE:13: agents.triage.schedules.nightly.every",
+        "FILE:14: agents.triage.schedules.nightly.overlap",
+        "FILE:16: agents.triage.schedules.Bad Name",
+        "FILE:17: agents.triage.schedules.Bad Name.every",
+        "FILE:20: retention.days",
+        "FILE:2: daemon.timezone",
+        "FILE:3: daemon.max_concurrent_runs",
+        "FILE:4: daemon.stat_dir",
+        "FILE:7: agents.triage.command",
+        "FILE:8: agents.triage.timeout",
+        "FILE:9: agents.triage.environment",
+    ]
+    text = "\n".join(found)
+    assert "did you mean state_dir?" in text
+    assert '"1 hour": not a duration' in text
+    assert "should be 'skip', 'buffer_one'" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("agents = 1", "should be a table"),
+        ("[agents]\na = 1", "should be a table"),
+        ('[agents.a]\ntype = "robot"', 'allowed are "command", "agentex", "a2a", "acp"'),
+        ("[agents.a]\ncommand = []", "is empty"),
+        ('[agents.a]\ncommand = [""]', "program to run"),
+        ('[agents.a]\ncommand = ["a\\u0000b"]', "NUL"),
+        ('[agents.a]\ntype = "agentex"', "the key url is missing"),
+        ('[agents.a]\ntype = "a2a"\nurl = "ftp://x"', "match pattern"),
+        (GOOD + "timeout = 5", "a duration is a string"),
+        (GOOD + 'timeout = "0s"', 'at least "1s"'),
+        (GOOD + "attempts = 1.0", "integer"),
+        (GOOD + "attempts = true", "integer"),
+        (GOOD + 'max_output = "5 bytes"', "not a size"),
+        (GOOD + 'env = { "A B" = "x" }', "pattern"),
+        (GOOD + "[agents.a.schedules.s]", "exactly one of cron and every"),
+        (GOOD + '[agents.a.schedules.s]\ncron = "@daily"\noffset = "5m"', "offset"),
+        (GOOD + '[agents.a.schedules.s]\nevery = "1h"\nstart_at = 2026-01-01T00:00:00', "an offset"),
+        (GOOD + '[agents.a.schedules.s]\nevery = "1h"\nstart_at = 2026-01-01', "an offset"),
+        (
+            GOOD + '[agents.a.schedules.s]\nevery="1h"\nstart_at = 2026-02-01T00:00:00Z\nend_at = 2026-01-01T00:00:00Z',
+            "before start_at",
+        ),
+        (GOOD + '[agents.a.schedules.s]\nevery = "1h"\nparams = { x = nan }', "JSON"),
+        (GOOD + '[agents.a.schedules.s]\nevery = "1h"\ninput = { author = "user" }', "content is missing"),
+        (GOOD + "[retention]\ndays = 0", "greater than or equal to 1"),
+        (GOOD + "[retention]\ndays = 1.5", "integer"),
+        (GOOD + '[retention]\nevery = "1h"\ncron = "@daily"', "both cron and every"),
+        (GOOD + '[control]\nlisten = "127.0.0.1:80"', "needs tokens"),
+        (GOOD + '[environments.e]\nmode = "git"', "needs repository"),
+        (GOOD + '[environments.e]\nmode = "local"', "needs path"),
+        (GOOD + '[environments.e]\nref = "main"', 'belongs to mode = "git"'),
+        (GOOD + '[notify.n]\nurl = "http://x"\ncommand = ["x"]', "both command and url"),
+        (GOOD + "[notify.n]", "nobody to notify"),
+    ],
+)
+def test_each_rule_says_what_is_allowed(tmp_path: Path, line: str, why: str) -> None:
+    assert why in "\n".join(problems(tmp_path, line))
+
+
+def test_values_that_may_be_secret_are_never_shown(tmp_path: Path) -> None:
+    found = problems(tmp_path, '[agents.a]\ncommand = ["x"]\ntimeout = 1\nenv = { KEY = ["hunter2"] }\napi_key = 5\n')
+    assert "hunter2" not in "\n".join(found)
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"a = " + b"[" * 5000 + b"]" * 5000, "too deeply"),
+        (b".".join([b"a"] * 20_000) + b" = 1", "parts"),
+        (b"[" + b".".join([b"a"] * 20_000) + b"]", "parts"),
+        (b"a = " + b"9" * 5000, "digits"),
+        (b"a = '\0'", "NUL"),
+        (b"a = 1\nb = '\xff'", ":2: byte 0xff"),
+        (b"\xef\xbb\xbf[agents.a]", "byte order mark"),
+        (b"\xff\xfea", "byte order mark"),
+        (b"a = 1\nb = = 2", ":2:5: not valid TOML"),
+        (b"a = 1\na = 2", "not valid TOML"),
+        (b"x = 2026-13-45", "not valid TOML"),
+        (b"", "no agent"),
+    ],
+)
+def test_hostile_files_give_a_clear_error_quickly(tmp_path: Path, text: bytes, why: str) -> None:
+    started = time.monotonic()
+    assert why in "\n".join(problems(tmp_path, text))
+    assert time.monotonic() - started < 2
+
+
+def test_what_is_no_file_gives_a_clear_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path, why in (
+        (tmp_path, "a directory"),
+        (tmp_path / "fifo", "not a regular file"),
+        (tmp_path / "no", "No such"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            load_config(path)
+
+
+def test_lines_are_found_through_every_way_of_writing_tables(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        '''\
+# a comment with [brackets] and = signs
+agents.a.command = [  # one
+  "sh",
+  """three
+  lines""",
+]
+agents . "a" . timeout = 1
+[agents."b"]
+command = ["x"]
+env = { A = { file = "x" }, B = [
+  1, { c = 2 } ] }
+
+[[control.tokens]]
+name = "one"
+file = "x"
+[[control.tokens]]
+name = "Two!"
+file = "x"
+''',
+    )
+    assert sorted(problem.split(" = ")[0] for problem in found) == [
+        "FILE:10: agents.b.env.B",
+        "FILE:17: control.tokens[1].name",
+        "FILE:7: agents.a.timeout",
+    ]
+
+
+def test_variables_override_scalars_of_five_sections(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        GOOD + "[retention]\ndays = 5\n",
+        AGENTCRON_RETENTION__DAYS="30",
+        AGENTCRON_CLEANUP__KEEP_ON_ERROR="false",
+        AGENTCRON_CLEANUP__QUOTA_WARN="0.5",
+        AGENTCRON_DAEMON__STOP_TIMEOUT="5s",
+        AGENTCRON_AGENTS__A__TIMEOUT="5s",
+        AGENTCRON_FOO__BAR="1",
+        AGENTCRON_CONFIG="x",
+    )
+    assert config.retention.days == 30
+    assert config.cleanup.keep_on_error is False
+    assert config.cleanup.quota_warn == 0.5
+    assert config.daemon.stop_timeout.total_seconds() == 5
+    assert agent(config).timeout.total_seconds() == 3600
+
+
+def test_mistakes_in_variables_are_told_by_their_names(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path, GOOD, AGENTCRON_RETENTION__DAYS="soon", AGENTCRON_LOG__LEVEL="x", AGENTCRON_LOG__COLOUR="1"
+    )
+    text = "\n".join(found)
+    assert 'environment variable AGENTCRON_RETENTION__DAYS = "soon": should be an integer' in text
+    assert 'environment variable AGENTCRON_LOG__LEVEL = "x": should be' in text
+    assert "environment variable AGENTCRON_LOG__COLOUR: no such override; allowed are AGENTCRON_LOG__LEVEL" in text
+
+
+def test_the_config_is_looked_for_in_the_documented_order(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    places = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "HOME": str(home)}
+    with pytest.raises(ConfigError, match="agentcron init"):
+        find_config(None, {"HOME": str(home)})
+    (home / ".config/agentcron").mkdir(parents=True)
+    (home / ".config/agentcron/config.toml").touch()
+    assert find_config(None, {"HOME": str(home)}) == home / ".config/agentcron/config.toml"
+    (tmp_path / "xdg/agentcron").mkdir(parents=True)
+    (tmp_path / "xdg/agentcron/config.toml").touch()
+    assert find_config(None, places) == tmp_path / "xdg/agentcron/config.toml"
+    assert find_config(None, {**places, "AGENTCRON_CONFIG": "/x"}) == Path("/x")
+    assert find_config(Path("/y"), {**places, "AGENTCRON_CONFIG": "/x"}) == Path("/y")
+
+
+def test_the_state_dir_follows_the_config_then_the_service_then_the_home(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD)
+    assert state_dir(config, {"HOME": "/h"}) == Path("/h/.local/state/agentcron")
+    assert state_dir(config, {"HOME": "/h", "XDG_STATE_HOME": "/s"}) == Path("/s/agentcron")
+    assert state_dir(config, {"HOME": "/h", "STATE_DIRECTORY": "/var/lib/x"}) == Path("/var/lib/x")
+    config = load(tmp_path, '[daemon]\nstate_dir = "state"\n' + GOOD)
+    assert state_dir(config, {"STATE_DIRECTORY": "/var/lib/x"}) == tmp_path / "state"
+
+
+def test_secrets_are_read_from_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from file\n")
+    (tmp_path / "cred").write_text("from credential")
+    config = load(
+        tmp_path,
+        GOOD + 'env = { A = { file = "key" }, B = { credential = "cred" }, C = { inherit = true }, D = "swordfish", '
+        "E = { inherit = true } }\n",
+    )
+    found = resolve_environment(
+        config, agent(config).env, {"CREDENTIALS_DIRECTORY": str(tmp_path), "C": "from outside"}
+    )
+    assert found.values == {"A": "from file", "B": "from credential", "C": "from outside", "D": "swordfish"}
+    assert set(found.hidden) == {"from file", "from credential"}
+    assert "swordfish" not in repr(config.agents)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ('{ file = "missing" }', "No such file"),
+        ('{ credential = "x" }', "CREDENTIALS_DIRECTORY"),
+        ('{ file = "binary" }', "UTF-8"),
+        ('{ file = "nul" }', "NUL"),
+        ('{ file = "/dev/zero" }', "larger"),
+    ],
+)
+def test_a_secret_that_cannot_be_read_says_why(tmp_path: Path, value: str, why: str) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff")
+    (tmp_path / "nul").write_bytes(b"a\0b")
+    config = load(tmp_path, GOOD + f"env = {{ KEY = {value} }}\n")
+    with pytest.raises(SecretError, match=f"KEY: .*{why}"):
+        resolve_environment(config, agent(config).env, {})
+
+
+def test_a_schedule_has_the_documented_defaults(tmp_path: Path) -> None:
+    schedule = agent(load(tmp_path, GOOD + '[agents.a.schedules.s]\ncron = "@daily"\ninput = "hi"\n')).schedules["s"]
+    assert schedule.overlap is Overlap.SKIP
+    assert schedule.catchup_window.total_seconds() == 86400
+    assert (schedule.input.type, schedule.input.author, schedule.input.content) == ("text", "user", "hi")
