@@ -7,12 +7,12 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from daemon.model import ACTIVE, DueTime, FireOutcome, RunStatus, Trigger
+from daemon.model import DueTime, FireOutcome, Trigger
 from daemon.rules import catchup, overlap
 from daemon.store.database import Transaction
 from daemon.store.events import add_event
 from daemon.store.fires import count_recorded, is_recorded, record_fire, record_summary
-from daemon.store.runs import NewRun, Run, create_run, flag_cancellation, unfinished_of
+from daemon.store.runs import NewRun, count_unfinished, create_run, flag_cancellation, unfinished_of
 from daemon.store.schedules import ScheduleRow, due_schedules, move_cursor
 from daemon.units import format_instant
 
@@ -97,13 +97,23 @@ class _Decision:
             due = row.cadence.next_after(self.cursor)
             if due is None or due > last:
                 return True
-            if self._decide_one(due, Trigger.CATCHUP) is FireOutcome.SKIPPED_OVERLAP:
-                # nothing that could end meanwhile: all that follows is skipped for the same reason
-                unfinished = len(unfinished_of(self.tx, row.id))
-                self.cursor = due
-                self._skip_all(last, FireOutcome.SKIPPED_OVERLAP, overlap.reason(row.overlap, unfinished))
-            self.cursor = max(self.cursor, due)
+            common = self._skipped_in_common()
+            if common is not None:  # nothing can end meanwhile: all that follows is skipped for the same reason
+                self._skip_all(last, *common)
+                return True
+            self._decide_one(due, Trigger.CATCHUP)
+            self.cursor = due
         return self.cursor >= last
+
+    def _skipped_in_common(self) -> tuple[FireOutcome, str] | None:
+        """Return outcome and reason if no due time of this schedule can start as things are."""
+        if self.row.agent not in self.present.agents:
+            return FireOutcome.SKIPPED_AGENT_DELETED, f"no agent {self.row.agent!r} is in the config"
+        unfinished, waiting = count_unfinished(self.tx, self.row.id)
+        verdict = overlap.decide(self.row.overlap, unfinished, waiting)
+        if verdict.outcome is FireOutcome.SKIPPED_OVERLAP:
+            return verdict.outcome, overlap.reason(self.row.overlap, unfinished)
+        return None
 
     def _skip_all(self, last: DueTime, outcome: FireOutcome, reason: str) -> None:
         """Give the due times after the cursor and up to `last` their rows, or one row if they are too many."""
@@ -139,16 +149,13 @@ class _Decision:
             return None
         if self._was_skipped_by_request(due):
             return self._record(due, FireOutcome.SKIPPED_REQUESTED, "skipped on request")
-        if self.row.agent not in self.present.agents:
-            gone = f"no agent {self.row.agent!r} is in the config"
-            return self._record(due, FireOutcome.SKIPPED_AGENT_DELETED, gone)
-        unfinished = unfinished_of(self.tx, self.row.id)
-        waiting = sum(bool(run.held) for run in unfinished if run.status is RunStatus.PENDING)
-        verdict = overlap.decide(self.row.overlap, len(unfinished), waiting)
-        if verdict.outcome is FireOutcome.SKIPPED_OVERLAP:
-            return self._record(due, verdict.outcome, overlap.reason(self.row.overlap, len(unfinished)))
+        common = self._skipped_in_common()
+        if common is not None:
+            return self._record(due, *common)
+        unfinished, waiting = count_unfinished(self.tx, self.row.id)
+        verdict = overlap.decide(self.row.overlap, unfinished, waiting)
         if verdict.stop_others is not None:
-            self._stop(unfinished, at_once=verdict.stop_others == "terminate")
+            self._stop_others(at_once=verdict.stop_others == "terminate")
         return self._launch(due, trigger, verdict)
 
     def _launch(self, due: DueTime, trigger: Trigger, verdict: overlap.Verdict) -> FireOutcome:
@@ -160,11 +167,10 @@ class _Decision:
         self._note(due, verdict.outcome, run_id=run_id, stops_others=verdict.stop_others is not None)
         return verdict.outcome
 
-    def _stop(self, others: list[Run], *, at_once: bool) -> None:
+    def _stop_others(self, *, at_once: bool) -> None:
         reason = f"a later due time came (overlap = {self.row.overlap})"
-        for run in others:
-            if run.status in ACTIVE:
-                flag_cancellation(self.tx, run.id, self.present.now, "config", at_once=at_once, reason=reason)
+        for run_id in unfinished_of(self.tx, self.row.id):
+            flag_cancellation(self.tx, run_id, self.present.now, "config", at_once=at_once, reason=reason)
 
     def _was_skipped_by_request(self, due: DueTime) -> bool:
         removed = self.tx.execute(

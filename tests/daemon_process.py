@@ -19,7 +19,7 @@ DEADLINE = 20.0
 _LOOK_EVERY = 0.01
 
 
-def wait_until(look: Callable[[], T], *, deadline: float = DEADLINE, what: str = "") -> T:
+def wait_until(look: Callable[[], T | None], *, deadline: float = DEADLINE, what: str = "") -> T:
     """Return the first true value that `look` gives; fail after the deadline."""
     end = time.monotonic() + deadline
     while True:
@@ -130,7 +130,9 @@ class DaemonProcess:
         """End the daemon, and by their mark whatever agents its runs left."""
         if self.process.poll() is None:
             self.kill()
-        if (self.state / "state.db").exists():
+        if not (self.state / "state.db").exists():
+            return
+        with contextlib.suppress(sqlite3.DatabaseError):  # a test may have damaged it
             for run in self.query("SELECT idempotency_key AS key, pid, pid_started FROM runs WHERE pid IS NOT NULL"):
                 tree.send(tree.Process(run["pid"], run["pid_started"]), signal.SIGKILL)
                 mark = f"AGENTCRON_IDEMPOTENCY_KEY={run['key']}".encode()

@@ -42,26 +42,29 @@ def read_report(run_dir: Path, result_format: Literal["none", "claude"]) -> Repo
 
 def _from_file(path: Path) -> Report:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return Report(complaint="the result file is not a regular file")
-            data = os.pread(descriptor, _LARGEST_FILE + 1, 0)
-        finally:
-            os.close(descriptor)
+        data = _read_regular(path)
+        content = json.loads(data) if data.strip() else {}
     except OSError as error:
         return Report(complaint=f"the result file cannot be read: {error.strerror}")
-    if not data.strip():
-        return Report()
-    if len(data) > _LARGEST_FILE:
-        return Report(complaint="the result file is larger than 1 MiB")
-    try:
-        content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        return Report(complaint=f"the result file is not JSON: {error}")
+        return Report(complaint=f"the result file is not JSON of at most 1 MiB: {error}")
     if not isinstance(content, dict):
         return Report(complaint="the result file is not a JSON object")
     return _from_object(content)
+
+
+def _read_regular(path: Path) -> bytes:
+    """Return a file's content without following links or waiting for a writer; raise OSError or ValueError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is not a regular file")
+        data = os.pread(descriptor, _LARGEST_FILE + 1, 0)
+    finally:
+        os.close(descriptor)
+    if len(data) > _LARGEST_FILE:
+        raise ValueError("it is too large")
+    return data
 
 
 def _from_object(content: dict[str, Any]) -> Report:

@@ -120,12 +120,15 @@ def status(context: typer.Context, json: Json = False) -> None:
     from daemon.cli.reading import read_config, reading, utc_now
     from daemon.config.places import state_dir
     from daemon.errors import DaemonUnreachableError
-    from daemon.store.opening import running_daemon
+    from daemon.store.opening import DATABASE, running_daemon
     from daemon.views import status_view
 
     config = read_config(context.obj)
     folder = state_dir(config)
     daemon = running_daemon(folder)
+    unreachable = DaemonUnreachableError(f"no daemon runs on {folder}; start it with `agentcron run`")
+    if not (folder / DATABASE).exists():
+        raise unreachable
     with reading(config) as connection:
         view = status_view(connection, folder, daemon, utc_now())
     if json:
@@ -133,7 +136,7 @@ def status(context: typer.Context, json: Json = False) -> None:
     else:
         _print_status(view, config)
     if daemon is None:
-        raise DaemonUnreachableError(f"no daemon runs on {folder}; start it with `agentcron run`")
+        raise unreachable
 
 
 def _print_status(view: dict[str, Any], config: "Config") -> None:

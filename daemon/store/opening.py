@@ -24,8 +24,11 @@ class DaemonLock:
     """
 
     def __init__(self, state_dir: Path) -> None:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._descriptor = os.open(state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._descriptor = os.open(state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"the state directory {state_dir} cannot be used: {error.strerror}") from None
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -67,11 +70,11 @@ def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Dat
     Raise StoreError if it is damaged, newer than this version, or not the one its witness knows.
     """
     path = state_dir / DATABASE
-    for folder in ("runs", "environments"):
-        (state_dir / folder).mkdir(mode=0o700, exist_ok=True)
-    if not path.exists():
-        _create(path, state_dir, accept_data_loss=accept_data_loss)
     try:
+        for folder in ("runs", "environments"):
+            (state_dir / folder).mkdir(mode=0o700, exist_ok=True)
+        if not path.exists():
+            _create(path, state_dir, accept_data_loss=accept_data_loss)
         connection = connect(path)
         try:
             _prepare(connection, path)
@@ -79,7 +82,9 @@ def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Dat
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be used: {error}; restore it with `agentcron restore FILE`") from None
+        raise StoreError(f"{path} cannot be used: {error}; restore it from a backup") from None
+    except OSError as error:
+        raise StoreError(f"{state_dir} cannot be used: {error.strerror}: {error.filename}") from None
     return Database(path, WitnessFile(state_dir, witness))
 
 

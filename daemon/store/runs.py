@@ -235,10 +235,22 @@ def occupied(tx: Transaction) -> tuple[int, dict[str, int]]:
     return sum(row["n"] for row in rows if row["status"] == RunStatus.RUNNING), by_agent
 
 
-def unfinished_of(tx: Transaction, schedule_id: int) -> list[Run]:
+def count_unfinished(tx: Transaction, schedule_id: int) -> tuple[int, int]:
+    """Return how many active runs a schedule has, and how many of them are buffered."""
+    row = tx.execute(
+        "SELECT count(*) AS n, coalesce(sum(held AND status = 'pending'), 0) AS waiting FROM runs "
+        f"WHERE schedule_id = ? AND status IN ({_ACTIVE})",
+        (schedule_id,),
+    ).fetchone()
+    return int(row["n"]), int(row["waiting"])
+
+
+def unfinished_of(tx: Transaction, schedule_id: int) -> list[int]:
     """Return the active runs of a schedule, oldest first."""
-    rows = tx.execute(f"{_SELECT} WHERE r.schedule_id = ? AND r.status IN ({_ACTIVE}) ORDER BY r.id", (schedule_id,))
-    return [run_from(row) for row in rows]
+    rows = tx.execute(
+        f"SELECT id FROM runs WHERE schedule_id = ? AND status IN ({_ACTIVE}) ORDER BY id", (schedule_id,)
+    )
+    return [int(row["id"]) for row in rows]
 
 
 def runs_in(source: Transaction | sqlite3.Connection, status: RunStatus) -> list[Run]:

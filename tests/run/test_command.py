@@ -265,7 +265,8 @@ def test_output_at_the_edges_of_the_limit(start_daemon: StartDaemon, size: int, 
 
 def test_secrets_are_masked_across_writes_and_without_a_newline(start_daemon: StartDaemon, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("hunter2-hunter2\n")
-    script = "printf hunter2-; sleep 0.1; printf 'hunter2 '; printf 'plain '; printf hunter2-hun; echo '{\"message\": \"'$KEY'\"}' > $AGENTCRON_RESULT"
+    script = "printf hunter2-; sleep 0.1; printf 'hunter2 '; printf 'plain '; printf hunter2-hun; "
+    script += "echo '{\"message\": \"'$KEY'\"}' > $AGENTCRON_RESULT"
     daemon = start_daemon(config(script, 'env = { KEY = { file = "key" }, OTHER = "plain" }'))
     run = ended(daemon)
     assert daemon.output(1) == "*** plain hunter2-hun"
@@ -282,7 +283,8 @@ def _resident_kib(pid: int) -> int:
 def test_a_flood_of_output_grows_neither_daemon_nor_supervisor(start_daemon: StartDaemon, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    flood = f"cat {gate} >/dev/null; head -c 200000000 /dev/zero | tr '\\0' x; head -c 100000000 /dev/zero; cat {gate} >/dev/null"
+    wait = f"cat {gate} >/dev/null"
+    flood = f"{wait}; head -c 200000000 /dev/zero | tr '\\0' x; head -c 100000000 /dev/zero; {wait}"
     daemon = start_daemon(config(flood, 'max_output = "1MiB"'))
     run = daemon.wait_for_row("SELECT * FROM runs WHERE id = 1 AND delivered_at IS NOT NULL")
     before = [_resident_kib(pid) for pid in (daemon.process.pid, run["pid"])]

@@ -143,14 +143,14 @@ def open_and_close(state_dir: Path, *, accept_data_loss: bool = False) -> None:
     asyncio.run(go())
 
 
+def add_run(tx: Transaction) -> int:
+    return tx.execute(RUN, (str(uuid.uuid4()),)).lastrowid or 0
+
+
 def give_runs(state_dir: Path, count: int) -> list[int]:
     async def go() -> list[int]:
         async with open_state(state_dir, NOW, accept_data_loss=False) as database:
-            given = [
-                await database.write(lambda tx, n=n: tx.execute(RUN, (f"{uuid.uuid4()}-{n}",)).lastrowid)
-                for n in range(count)
-            ]  # type: ignore[misc]
-            return [int(number or 0) for number in given]
+            return [await database.write(add_run) for _ in range(count)]
 
     return asyncio.run(go())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.config import schema
 from daemon.config.loading import find_config, load_config
 from daemon.config.places import state_dir
 from daemon.config.schema import CommandAgent, Config
@@ -54,8 +55,6 @@ def test_the_example_is_good_and_names_every_key(tmp_path: Path) -> None:
 
 
 def _models() -> list[list[str]]:
-    from daemon.config import schema
-
     return [
         list(model.model_fields)
         for model in vars(schema).values()

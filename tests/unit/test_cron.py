@@ -23,7 +23,8 @@ def cadence(expression: str, zone: str = "UTC") -> Cadence:
 
 def fires(expression: str, zone: str, start: datetime, end: datetime) -> list[datetime]:
     """Return the due times in start <= due < end."""
-    found, due = [], cadence(expression, zone).next_after(start - SECOND)
+    found: list[datetime] = []
+    due = cadence(expression, zone).next_after(start - SECOND)
     while due is not None and due < end:
         found.append(due)
         due = cadence(expression, zone).next_after(due)
@@ -68,7 +69,7 @@ def test_accepts_what_debian_cron_accepts(expression: str) -> None:
         ("* * * * * *", "6 fields"),
         ("* * * *", "4 fields"),
         ("", "0 fields"),
-        ("１ * * * *", "minute"),
+        ("\uff11 * * * *", "minute"),
         ("*/0 * * * *", "a step from 1"),
         ("60 * * * *", "0-59"),
         ("* 24 * * *", "0-23"),

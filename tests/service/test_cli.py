@@ -1,0 +1,288 @@
+"""The command line: what it shows with and without a daemon, and what it says to mistakes."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.daemon_process import DaemonProcess, wait_until
+
+CONFIG = """\
+[agents.a]
+command = ["sh", "-c", "echo hello; echo $AGENTCRON_RUN_ID"]
+[agents.a.schedules.s]
+every = "1s"
+description = "says hello"
+[agents.a.schedules.nightly]
+cron = "30 2 * * *"
+timezone = "Europe/London"
+"""
+
+
+@pytest.fixture
+def stopped(start_daemon: StartDaemon) -> DaemonProcess:
+    """A state directory with one completed run and no daemon."""
+    daemon = start_daemon(CONFIG)
+    daemon.wait_for_run("completed")
+    daemon.stop()
+    return daemon
+
+
+def agentcron(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "daemon", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        timeout=60,
+    )
+
+
+def document(daemon: DaemonProcess, *arguments: str, status: int = 0) -> Any:  # noqa: ANN401 - any JSON
+    found = daemon.cli(*arguments, "--json")
+    assert found.returncode == status, found.stderr
+    return json.loads(found.stdout)
+
+
+def test_bodies_have_their_documented_shape(stopped: DaemonProcess) -> None:
+    runs = document(stopped, "runs", "list")
+    assert runs["total"] == len(runs["runs"]) >= 1
+    assert runs["runs"][-1]["id"] == 1
+    assert runs["runs"][-1]["status"] == "completed"
+    schedules = document(stopped, "schedules", "list")
+    assert [entry["name"] for entry in schedules["run_schedules"]] == ["nightly", "s"]
+    assert schedules["total"] == 2
+    shown = document(stopped, "schedules", "show", "a/s")
+    assert shown == {**shown, "interval_seconds": 1, "cron_expression": None, "state": "active", "version": 1}
+    assert shown["initial_input"] == {"type": "text", "author": "user", "content": ""}
+    assert shown["initial_input_method"] == "stdin"
+    assert shown["num_actions_taken"] >= 1
+    history = document(stopped, "schedules", "history", "a/s")
+    assert history["fires"][-1]["outcome"] == "launched"
+    assert history["revisions"][0]["action"] == "create"
+    assert document(stopped, "runs", "show", "1")["steps"][0]["name"] == "workspace"
+    assert document(stopped, "runs", "logs", "1")["output"] == "hello\n1\n"
+    assert document(stopped, "check") == {"schedules": document(stopped, "check")["schedules"], "warnings": []}
+    status = document(stopped, "status", status=3)
+    assert status["daemon"]["running"] is False
+    assert status["next"]
+
+
+def test_next_needs_neither_daemon_nor_database(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG)
+    ask = ("schedules", "next", "a/nightly", "-n", "3", "--from", "2026-03-28T00:00:00Z")
+    found = agentcron(tmp_path, "--config", "config.toml", *ask, "--json")
+    assert json.loads(found.stdout) == {
+        "next_action_times": ["2026-03-28T02:30:00.000Z", "2026-03-29T01:30:00.000Z", "2026-03-30T01:30:00.000Z"]
+    }
+    for_people = agentcron(tmp_path, "--config", "config.toml", *ask).stdout.splitlines()
+    assert for_people[2].split("  ") == ["2026-03-29 02:30:00 BST", "2026-03-29T01:30:00.000Z"]
+    assert not (tmp_path / "state").exists()
+
+
+def test_what_people_see_lines_up_and_holds_no_escapes(stopped: DaemonProcess) -> None:
+    shown = stopped.cli("runs", "list").stdout
+    head, *lines = shown.splitlines()
+    column = head.index("STATUS")
+    assert all(line[column:].startswith("completed") for line in lines)
+    assert "\x1b" not in shown
+    facts = stopped.cli("schedules", "show", "a/s").stdout
+    assert "description  says hello" in facts
+    assert stopped.cli("runs", "logs", "1").stdout == "hello\n1\n"
+    assert "no daemon runs" in stopped.cli("status").stderr
+
+
+def test_a_terminal_gets_colours_but_no_escapes_of_agents(start_daemon: StartDaemon) -> None:
+    text = CONFIG.replace("echo hello;", r"printf '\\033[32mgreen\\033[0m\\033]0;title\\007\\n';")
+    daemon = start_daemon(text)
+    daemon.wait_for_run("completed")
+    assert b"\x1b[" in _on_terminal(daemon, "runs", "list")
+    shown = _on_terminal(daemon, "runs", "logs", "1")
+    assert b"\x1b[32mgreen\x1b[0m" in shown
+    assert rb"\x1b]0;title\x07" in shown
+
+
+def _on_terminal(daemon: DaemonProcess, *arguments: str) -> bytes:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "daemon", "--config", str(daemon.config), *arguments]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"}
+    environment.pop("NO_COLOR", None)
+    process = subprocess.Popen(command, stdout=theirs, stdin=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        shown += part
+    process.wait()
+    os.close(ours)
+    return shown
+
+
+def test_following_ends_with_the_run(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    script = f"echo first; cat {tmp_path}/gate; echo last"
+    daemon = start_daemon(f"[agents.a]\ncommand = ['sh', '-c', '{script}']\n[agents.a.schedules.s]\nevery = '1s'\n")
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+    command = [sys.executable, "-m", "daemon", "--config", str(daemon.config), "runs", "logs", "1", "-f"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "first\n"
+        (tmp_path / "gate").write_text("middle\n")
+        assert follower.stdout.read() == "middle\nlast\n"
+        assert follower.wait(20) == 0
+
+
+def test_status_of_a_running_daemon(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(CONFIG.replace("echo hello;", "sleep 100;"))
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE status = 'running'")
+    status = document(daemon, "status")
+    assert status["daemon"]["pid"] == daemon.process.pid
+    assert [run["id"] for run in status["running"]] == [1]
+    assert f"running, pid {daemon.process.pid}" in daemon.cli("status").stdout
+
+
+def test_check_warns_about_what_is_probably_not_meant(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(
+        """\
+[agents.a]
+command = ["no-such-program"]
+env = { KEY = { credential = "x" } }
+[agents.a.schedules.s]
+every = "1h"
+overlap = "allow_all"
+[agents.b]
+type = "agentex"
+url = "http://127.0.0.1:1"
+"""
+    )
+    found = agentcron(tmp_path, "--config", "config.toml", "check", "--json")
+    assert found.returncode == 0
+    text = "\n".join(json.loads(found.stdout)["warnings"])
+    assert "'no-such-program' is not an executable program here" in text
+    assert "env.KEY: credential 'x' is not available" in text
+    assert 'overlap = "allow_all" changes nothing' in text
+    assert "overlap cannot see its work" in text
+    assert 'agents.b.type = "agentex": not yet active' in text
+
+
+def test_init_writes_a_good_config_once(tmp_path: Path) -> None:
+    made = agentcron(tmp_path, "init", "there")
+    assert made.returncode == 0, made.stderr
+    assert agentcron(tmp_path, "--config", "there/config.toml", "check").returncode == 0
+    again = agentcron(tmp_path, "init", "there")
+    assert again.returncode == 1
+    assert "there already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (("schedules", "show", "a/none"), 1, "no schedule a/none"),
+        (("schedules", "show", "a"), 1, "write AGENT/NAME"),
+        (("schedules", "next", "a/s", "--from", "tomorrow"), 2, "RFC 3339"),
+        (("schedules", "next", "a/s", "-n", "0"), 2, "-n"),
+        (("runs", "show", "99"), 1, "no run 99"),
+        (("runs", "show", "x"), 2, "valid integer"),
+        (("runs", "logs", "99"), 1, "no run 99"),
+        (("runs", "cancel", "99"), 1, "no run 99"),
+        (("runs", "cancel", "1"), 1, "completed already"),
+        (("runs", "list", "--status", "happy"), 2, "is no status"),
+        (("nonsense",), 2, "No such command"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(
+    stopped: DaemonProcess, arguments: tuple[str, ...], status: int, says: str
+) -> None:
+    found = stopped.cli(*arguments)
+    assert found.returncode == status, found.stderr
+    assert says in found.stderr
+    assert "Traceback" not in found.stderr
+    assert found.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [("runs", "list"), ("schedules", "list"), ("status",), ("runs", "cancel", "1")])
+def test_without_a_database_commands_say_what_to_do(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "config.toml").write_text('[daemon]\nstate_dir = "state"\n' + CONFIG)
+    found = agentcron(tmp_path, "--config", "config.toml", *arguments)
+    assert found.returncode == (3 if arguments == ("status",) else 1)
+    assert "no database" in found.stderr or "no daemon" in found.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_config_errors_are_told_one_a_line(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[daemon]\nx = 1\ny = 2\n")
+    for command in (("check",), ("run",), ("status",)):
+        found = agentcron(tmp_path, "--config", "config.toml", *command)
+        assert found.returncode == 2
+        assert len(found.stderr.splitlines()) == 3
+        assert "Traceback" not in found.stderr
+
+
+def _damage_header(path: Path) -> None:
+    path.write_bytes(b"not a database at all".ljust(8192, b"!"))
+
+
+def _make_newer(path: Path) -> None:
+    path.write_bytes(path.read_bytes())
+    subprocess.run(["sqlite3", str(path), "PRAGMA user_version = 99"], check=True)
+
+
+@pytest.mark.parametrize(("damage", "says"), [(_damage_header, "not a database"), (_make_newer, "schema 99")])
+def test_a_database_that_cannot_be_used_is_told(
+    stopped: DaemonProcess, damage: Callable[[Path], None], says: str
+) -> None:
+    damage(stopped.state / "state.db")
+    for command in (("runs", "list"), ("run",)):
+        found = stopped.cli(*command)
+        assert found.returncode == 1
+        assert says in found.stderr
+        assert "Traceback" not in found.stderr
+
+
+def test_a_closed_pipe_is_no_error(stopped: DaemonProcess) -> None:
+    command = f"{sys.executable} -m daemon --config {stopped.config} schedules next a/s -n 10000 | head -1"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert found.stderr == ""
+
+
+def test_every_help_has_an_example() -> None:
+    def walk(*words: str) -> list[str]:
+        text = agentcron(Path(), *words, "--help").stdout
+        listed = text.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+        names = [line.split()[0] for line in listed if line.startswith("  ") and not line.startswith("   ")]
+        if not names:
+            assert "Example: agentcron" in text, words
+        return [name for name in names if walk(*words, name) is not None]
+
+    assert {"run", "check", "init", "status", "schedules", "runs"} <= set(walk())
+
+
+def test_interrupting_the_follower_is_quiet(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(CONFIG.replace("echo hello;", "echo hello; sleep 100;"))
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+    command = [sys.executable, "-m", "daemon", "--config", str(daemon.config), "runs", "logs", "1", "-f"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "hello\n"
+        follower.send_signal(signal.SIGINT)
+        assert follower.wait(20) == 130
+        assert follower.stderr is not None
+        assert follower.stderr.read() == ""
+
+
+def test_waiting_helper_fails_when_nothing_comes() -> None:
+    with pytest.raises(AssertionError, match="not within"):
+        wait_until(lambda: None, deadline=0.05)

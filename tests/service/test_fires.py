@@ -1,0 +1,360 @@
+"""Due times to rows in a real database: overlap, catch-up, summaries, pauses and the clock's steps."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from daemon.config.loading import load_config
+from daemon.fires import Fire, Present, decide_due
+from daemon.model import Catchup, FireOutcome, Overlap, RunStatus
+from daemon.schedules import sync_declared
+from daemon.store.database import Database, Transaction
+from daemon.store.opening import open_state
+from daemon.store.runs import change_status, get_run
+from daemon.store.schedules import pull_back_cursors
+from daemon.units import format_instant
+
+START = datetime(2026, 11, 21, 12, 0, 0, 500_000, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+class Ledger:
+    """A schedule every 10 s (unless told otherwise), and the database that keeps its fires."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.database = database
+        self.folder = folder
+        self.started = START
+
+    async def declare(self, *lines: str, at: datetime = START, every: str = "10s") -> list[Any]:
+        cadence = [] if any(line.startswith("cron") for line in lines) else [f'every = "{every}"']
+        schedule = ["[agents.a.schedules.s]", *cadence, *lines] if lines != ("nothing",) else []
+        file = self.folder / "config.toml"
+        file.write_text("\n".join(["[agents.a]", 'command = ["true"]', *schedule]))
+        config = load_config(file, {})
+        return await self.database.write(lambda tx: sync_declared(tx, config, at))
+
+    async def decide(self, now: datetime, *, agents: tuple[str, ...] = ("a",)) -> list[Fire]:
+        """Decide everything that is due by now, as the clock does."""
+        found: list[Fire] = []
+        present = Present(now, self.started, frozenset(agents), "instance")
+        while True:
+            fires, more = await self.database.write(partial(decide_due, present=present, schedules=25))
+            found += fires
+            if not more:
+                return found
+
+    async def rows(self) -> list[dict[str, Any]]:
+        return await self.select("SELECT * FROM fires ORDER BY scheduled_for")
+
+    async def select(self, sql: str) -> list[dict[str, Any]]:
+        return await self.database.read(lambda c: [dict(row) for row in c.execute(sql)])
+
+    async def move(self, run_id: int, *statuses: RunStatus) -> None:
+        def go(tx: Transaction) -> None:
+            for status in statuses:
+                run = get_run(tx, run_id)
+                assert run is not None
+                change_status(tx, run, status, START)
+
+        await self.database.write(go)
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    (tmp_path / "state").mkdir()
+    async with open_state(tmp_path / "state", START, accept_data_loss=False) as database:
+        yield Ledger(database, tmp_path)
+
+
+def due(seconds: int) -> str:
+    return format_instant(START.replace(microsecond=0) + seconds * SECOND)
+
+
+async def outcomes(ledger: Ledger) -> list[tuple[str, str]]:
+    return [(row["scheduled_for"], row["outcome"]) for row in await ledger.rows()]
+
+
+async def test_a_due_time_has_one_row_and_one_run_however_often_it_is_decided(ledger: Ledger) -> None:
+    await ledger.declare('input = "hi"', 'metadata = { team = "x" }')
+    assert await ledger.decide(START + 9 * SECOND) == []
+    fires = await ledger.decide(START + 10 * SECOND)
+    assert [(fire.outcome, fire.run_id) for fire in fires] == [(FireOutcome.LAUNCHED, 1)]
+    assert await ledger.decide(START + 10 * SECOND) == []
+    [run] = await ledger.select("SELECT * FROM runs")
+    assert run["name"] == f"scheduled-run:1:{due(10)}"
+    assert run["display_name"] == "Scheduled Message: s · 2026-11-21 12:00 UTC"
+    assert json.loads(run["task_metadata"]) == {
+        "team": "x",
+        "display_name": run["display_name"],
+        "schedule_id": 1,
+        "scheduled_fire_id": f"1:{due(10)}",
+        "trigger_type": "scheduled",
+        "fire_time": due(10),
+    }
+
+
+async def test_metadata_may_set_the_display_name(ledger: Ledger) -> None:
+    await ledger.declare('metadata = { display_name = "Nightly triage" }')
+    await ledger.decide(START + 10 * SECOND)
+    assert (await ledger.select("SELECT display_name FROM runs"))[0]["display_name"] == "Nightly triage"
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("skip", ["launched", "skipped_overlap", "skipped_overlap"]),
+        ("buffer_one", ["launched", "buffered", "skipped_overlap"]),
+        ("buffer_all", ["launched", "buffered", "buffered"]),
+        ("cancel_other", ["launched", "launched", "launched"]),
+        ("terminate_other", ["launched", "launched", "launched"]),
+        ("allow_all", ["launched", "launched", "launched"]),
+    ],
+)
+async def test_overlap_policies(ledger: Ledger, policy: str, expected: list[str]) -> None:
+    await ledger.declare(f'overlap = "{policy}"')
+    await ledger.decide(START + 10 * SECOND)
+    await ledger.move(1, RunStatus.RUNNING)
+    await ledger.decide(START + 30 * SECOND)
+    assert [outcome for _, outcome in await outcomes(ledger)] == expected
+    flags = await ledger.select("SELECT run_id, at_once FROM cancellation_flags ORDER BY run_id")
+    stopped = {"cancel_other": [(1, 0), (2, 0)], "terminate_other": [(1, 1), (2, 1)]}.get(policy, [])
+    assert [(flag["run_id"], flag["at_once"]) for flag in flags] == stopped
+
+
+async def test_no_more_than_a_thousand_wait(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "buffer_all"', every="1s")
+    for seconds in range(1, 1003, 50):
+        await ledger.decide(START + min(seconds + 49, 1003) * SECOND)
+    counts = await ledger.select("SELECT outcome, count(*) AS n FROM fires GROUP BY 1 ORDER BY 1")
+    assert [(row["outcome"], row["n"]) for row in counts] == [
+        ("buffered", 1000),
+        ("launched", 1),
+        ("skipped_overlap", 2),
+    ]
+
+
+async def test_a_little_late_is_not_missed(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "allow_all"')
+    await ledger.decide(START + 60 * SECOND)
+    assert {outcome for _, outcome in await outcomes(ledger)} == {"launched"}
+    assert {row["trigger"] for row in await ledger.select("SELECT trigger FROM runs")} == {"scheduled"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "window", "started"),
+    [
+        ("latest", "24h", [290]),
+        ("none", "24h", []),
+        ("all", "24h", list(range(10, 300, 10))),
+        ("all", "60s", list(range(240, 300, 10))),
+        ("latest", "1s", []),
+    ],
+)
+async def test_catch_up_after_the_daemon_was_away(ledger: Ledger, policy: str, window: str, started: list[int]) -> None:
+    await ledger.declare(f'catchup = "{policy}"', f'catchup_window = "{window}"', 'overlap = "allow_all"')
+    ledger.started = START + 295 * SECOND
+    await ledger.decide(START + 295 * SECOND)
+    rows = await outcomes(ledger)
+    assert [at for at, outcome in rows if outcome == "launched"] == [due(seconds) for seconds in started]
+    assert len(rows) == 29
+    assert {outcome for _, outcome in rows} <= {"launched", "skipped_missed"}
+    assert {row["trigger"] for row in await ledger.select("SELECT trigger FROM runs")} <= {"catchup"}
+    assert all(row["reason"] for row in await ledger.rows() if row["outcome"] == "skipped_missed")
+
+
+async def test_catch_ups_obey_overlap_in_due_order(ledger: Ledger) -> None:
+    await ledger.declare('catchup = "all"', 'overlap = "buffer_one"')
+    ledger.started = START + 95 * SECOND
+    await ledger.decide(START + 95 * SECOND)
+    found = [outcome for _, outcome in await outcomes(ledger)]
+    assert found == ["launched", "buffered"] + ["skipped_overlap"] * 7
+
+
+async def test_many_missed_due_times_share_one_row(ledger: Ledger) -> None:
+    await ledger.declare(every="1s")
+    ledger.started = now = START + timedelta(days=3650)
+    await ledger.decide(now)
+    summary, launched = await ledger.rows()
+    many = 3650 * 86400
+    assert (summary["scheduled_for"], summary["covers_until"]) == (due(1), due(many - 1))
+    assert (summary["covers_count"], summary["outcome"]) == (many - 1, "skipped_missed")
+    assert (launched["scheduled_for"], launched["outcome"]) == (due(many), "launched")
+
+
+async def test_a_thousand_missed_due_times_have_rows_of_their_own(ledger: Ledger) -> None:
+    await ledger.declare('catchup = "none"', every="1s")
+    ledger.started = START + 1000 * SECOND
+    await ledger.decide(ledger.started)
+    rows = await ledger.rows()
+    assert len(rows) == 1000
+    assert not any(row["covers_count"] for row in rows)
+
+
+async def test_catching_up_on_thousands_that_overlap_stays_short(ledger: Ledger) -> None:
+    await ledger.declare('catchup = "all"', every="1s")
+    ledger.started = START + 5000 * SECOND
+    await ledger.decide(ledger.started)
+    launched, summary = await ledger.rows()
+    assert launched["outcome"] == "launched"
+    assert (summary["outcome"], summary["covers_count"]) == ("skipped_overlap", 4999)
+
+
+async def test_a_forward_step_is_a_gap_and_a_backward_step_starts_nothing_twice(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "allow_all"')
+    await ledger.decide(START + 10 * SECOND)
+    ahead = START + timedelta(hours=1)
+    await ledger.decide(ahead)
+    before = await ledger.rows()
+    assert [row["outcome"] for row in before].count("launched") == 1 + 1 + 6  # as due, latest missed, the last minute
+    back = START + 20 * SECOND
+    await ledger.database.write(lambda tx: pull_back_cursors(tx, back))
+    await ledger.decide(ahead)
+    assert await ledger.rows() == before
+    await ledger.decide(ahead + 10 * SECOND)
+    assert len(await ledger.rows()) == len(before) + 1
+
+
+async def test_a_backward_step_does_not_silence_what_was_not_recorded(ledger: Ledger) -> None:
+    await ledger.declare(at=START + timedelta(days=3650))
+    await ledger.database.write(lambda tx: pull_back_cursors(tx, START))
+    fires = await ledger.decide(START + 10 * SECOND)
+    assert [fire.outcome for fire in fires] == [FireOutcome.LAUNCHED]
+
+
+async def test_a_vanished_agent_and_a_requested_skip_have_their_rows(ledger: Ledger) -> None:
+    await ledger.declare()
+    await ledger.decide(START + 10 * SECOND, agents=())
+    await ledger.database.write(
+        lambda tx: tx.execute("INSERT INTO schedule_skips VALUES (1, ?, 'x', 'root')", (due(20),))
+    )
+    await ledger.decide(START + 20 * SECOND)
+    assert [outcome for _, outcome in await outcomes(ledger)] == ["skipped_agent_deleted", "skipped_requested"]
+    assert await ledger.select("SELECT * FROM schedule_skips") == []
+
+
+# declared schedules
+
+
+async def test_declaring_again_changes_nothing(ledger: Ledger) -> None:
+    assert [change.action for change in await ledger.declare()] == ["created"]
+    assert await ledger.declare(at=START + SECOND) == []
+    assert len(await ledger.select("SELECT * FROM schedule_revisions")) == 1
+
+
+async def test_a_changed_cadence_starts_from_the_change(ledger: Ledger) -> None:
+    await ledger.declare()
+    [change] = await ledger.declare('cron = "* * * * *"', at=START + 300 * SECOND)
+    assert (change.action, change.changed) == ("changed", ("cron", "every_ms"))
+    ledger.started = START + 300 * SECOND
+    await ledger.decide(START + 360 * SECOND)
+    assert await outcomes(ledger) == [(due(360), "launched")]
+    [schedule] = await ledger.select("SELECT * FROM schedules")
+    assert schedule["version"] == 2
+
+
+async def test_another_input_keeps_due_times_that_have_not_been_decided(ledger: Ledger) -> None:
+    await ledger.declare()
+    await ledger.declare('input = "new"', at=START + 15 * SECOND)
+    await ledger.decide(START + 15 * SECOND)
+    assert await outcomes(ledger) == [(due(10), "launched")]
+
+
+async def test_a_schedule_out_of_the_file_is_retired_and_put_back_revives(ledger: Ledger) -> None:
+    await ledger.declare()
+    await ledger.decide(START + 10 * SECOND)
+    assert [change.action for change in await ledger.declare("nothing", at=START + 11 * SECOND)] == ["retired"]
+    assert await ledger.decide(START + 100 * SECOND) == []
+    assert [change.action for change in await ledger.declare(at=START + 101 * SECOND)] == ["revived"]
+    await ledger.move(1, RunStatus.RUNNING, RunStatus.COMPLETED)
+    await ledger.decide(START + 110 * SECOND)
+    assert await outcomes(ledger) == [(due(10), "launched"), (due(110), "launched")]
+    assert {row["schedule_id"] for row in await ledger.rows()} == {1}
+
+
+async def test_a_pause_in_the_file_ends_with_one_row(ledger: Ledger) -> None:
+    await ledger.declare("paused = true")
+    assert await ledger.decide(START + 100 * SECOND) == []
+    await ledger.declare("paused = false", at=START + 105 * SECOND)
+    ledger.started = START + 105 * SECOND
+    await ledger.decide(START + 110 * SECOND)
+    pause, launched = await ledger.rows()
+    assert (pause["outcome"], pause["covers_count"], pause["scheduled_for"]) == ("skipped_paused", 10, due(10))
+    assert (launched["outcome"], launched["scheduled_for"]) == ("launched", due(110))
+
+
+async def test_the_paused_line_counts_only_when_it_changes(ledger: Ledger) -> None:
+    await ledger.declare("paused = false")
+    await ledger.database.write(
+        lambda tx: tx.execute("UPDATE schedules SET paused = 1, paused_at = ?", (format_instant(START),))
+    )
+    await ledger.declare("paused = false", 'description = "new"', at=START + SECOND)
+    assert (await ledger.select("SELECT paused FROM schedules"))[0]["paused"] == 1
+
+
+# against a plain oracle
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(
+    st.sampled_from(Overlap),
+    st.sampled_from(Catchup),
+    st.lists(st.tuples(st.integers(1, 200), st.booleans(), st.booleans()), min_size=1, max_size=8),
+)
+async def test_decisions_equal_an_oracle_over_random_histories(
+    tmp_path_factory: pytest.TempPathFactory, overlap: Overlap, catchup: Catchup, history: list[tuple[int, bool, bool]]
+) -> None:
+    folder = tmp_path_factory.mktemp("history")
+    async with open_state(folder, START, accept_data_loss=False) as database:
+        ledger = Ledger(database, folder)
+        await ledger.declare(f'overlap = "{overlap}"', f'catchup = "{catchup}"', 'catchup_window = "100s"')
+        now, decided = START, 0
+        active: list[int] = []
+        expected: list[str] = []
+        for wait, finish, restart in history:
+            now += wait * SECOND
+            if finish:
+                for run_id in active:
+                    await ledger.move(run_id, RunStatus.RUNNING, RunStatus.COMPLETED)
+                active = []
+            if restart:
+                ledger.started = now
+            until = int((now - START).total_seconds() + 0.5)
+            dues = list(range(decided + 10, until + 1, 10))
+            decided = until // 10 * 10
+            limit = max(ledger.started, now - timedelta(seconds=60))
+            missed = [seconds for seconds in dues if _at(seconds) < limit]
+            young = [seconds for seconds in missed if _at(seconds) >= now - timedelta(seconds=100)]
+            caught_up = {Catchup.NONE: [], Catchup.LATEST: [d for d in missed[-1:] if d in young], Catchup.ALL: young}[
+                catchup
+            ]
+            for seconds in dues:
+                if seconds in missed and seconds not in caught_up:
+                    expected.append("skipped_missed")
+                    continue
+                outcome, started = _oracle(overlap, len(active))
+                expected.append(outcome)
+                if started:
+                    active.append(sum(word in {"launched", "buffered"} for word in expected))
+            await ledger.decide(now)
+        assert [outcome for _, outcome in await outcomes(ledger)] == expected
+
+
+def _at(seconds: int) -> datetime:
+    return START.replace(microsecond=0) + seconds * SECOND
+
+
+def _oracle(policy: Overlap, active: int) -> tuple[str, bool]:
+    """Say in plain words what section 3 of the contract says of overlap."""
+    if active == 0 or policy in {Overlap.ALLOW_ALL, Overlap.CANCEL_OTHER, Overlap.TERMINATE_OTHER}:
+        return "launched", True
+    if policy is Overlap.BUFFER_ALL or (policy is Overlap.BUFFER_ONE and active == 1):
+        return "buffered", True
+    return "skipped_overlap", False

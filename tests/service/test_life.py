@@ -1,0 +1,275 @@
+"""The daemon as a process: start, signals, stop modes, reload, log file, systemd, adoption."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from daemon.agents.supervisor import tree
+from tests.conftest import StartDaemon
+from tests.daemon_process import DaemonProcess, processes_of, wait_until
+
+TICK = '[agents.a.schedules.s]\nevery = "1s"\n'
+
+
+def agent(script: str, *settings: str, daemon: str = "") -> str:
+    head = f'[daemon]\nstate_dir = "state"\n{daemon}\n'
+    return head + "\n".join(["[agents.a]", f"command = ['sh', '-c', '''{script}''']", *settings, TICK])
+
+
+def gated(folder: Path, *settings: str, daemon: str = "", code: int = 0) -> str:
+    """Return an agent that ends with a status as soon as somebody opens the gate."""
+    os.mkfifo(folder / "gate")
+    return agent(f"echo begun; cat {folder}/gate; echo done; exit {code}", *settings, daemon=daemon)
+
+
+def begun(daemon: DaemonProcess, number: int = 1) -> dict[str, object]:
+    row = daemon.wait_for_row("SELECT * FROM runs WHERE id = ? AND delivered_at IS NOT NULL", number)
+    wait_until(lambda: "begun" in daemon.output(number), what="the agent's first line")
+    return dict(row)
+
+
+def test_sigterm_detaches_and_the_next_daemon_adopts(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    text = gated(tmp_path, code=5)
+    first = start_daemon(text)
+    run = begun(first)
+    assert first.stop() == 0
+    assert first.wait_for_log("[run] Left running")["runs"] == 1
+    assert tree.start_of(int(str(run["pid"]))) == run["pid_started"]
+    second = start_daemon(text)
+    (tmp_path / "gate").write_text("go\n")
+    row = second.wait_for_run("failed", number=1)
+    assert row["exit_code"] == 5
+    assert second.output(1) == "begun\ngo\ndone\n"
+
+
+def test_an_exit_while_no_daemon_lived_is_not_lost(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    text = gated(tmp_path, code=7)
+    first = start_daemon(text)
+    run = begun(first)
+    first.kill()
+    (tmp_path / "gate").write_text("go\n")
+    wait_until(lambda: tree.start_of(int(str(run["pid"]))) is None)
+    assert start_daemon(text).wait_for_run("failed", number=1)["exit_code"] == 7
+
+
+def test_a_killed_supervisor_interrupts_the_run_and_leaves_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(agent("echo begun; setsid sleep 300 & env -i sleep 300"))
+    run = begun(daemon)
+    os.kill(int(str(run["pid"])), signal.SIGKILL)
+    row = daemon.wait_for_run("interrupted", number=1)
+    assert "supervisor ended" in row["error"]
+    assert processes_of(str(run["idempotency_key"])) == []
+
+
+def test_an_interrupted_run_is_rerun_where_that_is_wanted(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(agent("echo begun; [ $AGENTCRON_ATTEMPT -gt 1 ] || sleep 300", 'on_interrupt = "rerun"'))
+    run = begun(daemon)
+    os.kill(int(str(run["pid"])), signal.SIGKILL)
+    assert daemon.wait_for_run("continued_as_new", number=1)["next_run_id"] == 2
+    assert daemon.wait_for_run("completed", number=2)["attempt"] == 2
+
+
+def test_a_run_that_was_never_let_loose_is_started_after_all(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    text = gated(tmp_path)
+    first = start_daemon(text)
+    begun(first)
+    first.kill()
+    run = first.query("SELECT * FROM runs WHERE id = 1")[0]
+    os.kill(run["pid"], signal.SIGKILL)
+    wait_until(lambda: tree.start_of(run["pid"]) is None)
+    for process in processes_of(run["idempotency_key"]):
+        tree.send(process, signal.SIGKILL)
+    status = first.state / "runs/1/status"
+    status.write_bytes(bytes(status.stat().st_size))  # as if the supervisor had ended before its first record
+    second = start_daemon(text)
+    assert second.wait_for_log("[run] Run pending", run_id=1)["error"]
+    wait_until(lambda: second.query("SELECT pid FROM runs WHERE id = 1")[0]["pid"] not in {None, run["pid"]})
+    (tmp_path / "gate").write_text("go\n")
+    assert second.wait_for_run("completed", number=1)["attempt"] == 1
+
+
+def test_the_nursery_may_die(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    text = gated(tmp_path, "max_concurrent = 5") + 'overlap = "allow_all"\n'
+    daemon = start_daemon(text)
+    run = begun(daemon)
+    [nursery] = [
+        process for process in tree.descendants(daemon.process.pid) if _parent(process.pid) == daemon.process.pid
+    ]
+    os.kill(nursery.pid, signal.SIGKILL)
+    number = len(daemon.query("SELECT id FROM runs")) + 1
+    begun(daemon, number)
+    assert daemon.query("SELECT status FROM runs WHERE id = 1")[0]["status"] == "running"
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.parametrize("how", ["on_stop", "SIGINT"])
+def test_cancel_ends_every_run(start_daemon: StartDaemon, how: str) -> None:
+    setting = 'on_stop = "cancel"' if how == "on_stop" else ""
+    daemon = start_daemon(agent("trap '' TERM; echo begun; sleep 300", 'kill_grace = "1s"', daemon=setting))
+    run = begun(daemon)
+    assert daemon.stop(signal.SIGTERM if how == "on_stop" else signal.SIGINT) == 0
+    row = daemon.query("SELECT * FROM runs WHERE id = 1")[0]
+    assert row["status"] == "cancelled"
+    assert "the daemon was stopped" in row["error"]
+    assert processes_of(str(run["idempotency_key"])) == []
+
+
+def test_cancel_takes_no_longer_than_stop_timeout(start_daemon: StartDaemon) -> None:
+    text = agent(
+        "trap '' TERM; echo begun; sleep 300", 'kill_grace = "1h"', daemon='on_stop = "cancel"\nstop_timeout = "1s"'
+    )
+    daemon = start_daemon(text)
+    begun(daemon)
+    started = time.monotonic()
+    daemon.stop()
+    assert time.monotonic() - started < 1 + 5
+    assert daemon.query("SELECT status FROM runs WHERE id = 1")[0]["status"] == "cancelled"
+
+
+def test_a_second_signal_does_not_wait(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(agent("trap '' TERM; echo begun; sleep 300", 'kill_grace = "1h"'))
+    begun(daemon)
+    daemon.process.send_signal(signal.SIGINT)
+    daemon.wait_for_log("[daemon] Stopping")
+    assert daemon.stop(signal.SIGINT, deadline=5) == 0
+    assert daemon.query("SELECT status FROM runs WHERE id = 1")[0]["status"] == "cancelled"
+
+
+def test_drain_waits_for_runs_and_starts_none(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon(gated(tmp_path, daemon='on_stop = "drain"'))
+    begun(daemon)
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait_for_log("[daemon] Stopping", mode="drain")
+    (tmp_path / "gate").write_text("go\n")
+    assert daemon.process.wait(10) == 0
+    rows = daemon.query("SELECT status, count(*) AS n FROM runs WHERE status <> 'pending' GROUP BY 1")
+    assert [(row["status"], row["n"]) for row in rows] == [("completed", 1)]
+
+
+def test_a_second_daemon_names_the_first_and_disturbs_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(agent("echo begun"))
+    other = daemon.cli("run")
+    assert other.returncode == 1
+    assert f"pid {daemon.process.pid}" in other.stderr
+    assert "Traceback" not in other.stderr
+    daemon.wait_for_run("completed", number=len(daemon.query("SELECT id FROM runs")) + 1)
+
+
+# reload
+
+
+def test_a_reload_applies_the_file_as_a_whole(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(agent("echo begun"))
+    begun(daemon)
+    daemon.config.write_text(daemon.config.read_text().replace("schedules.s]", "schedules.other]"))
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for_log("[config] Schedule retired", schedule="a/s")
+    daemon.wait_for_log("[config] Schedule created", schedule="a/other")
+    daemon.wait_for_log("[clock] Due", schedule="a/other")
+
+
+def test_a_bad_file_changes_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(agent("echo begun"))
+    before = daemon.query("SELECT version, updated_at FROM schedules")
+    daemon.config.write_text(daemon.config.read_text() + "bogus = 1\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    event = daemon.wait_for_log("[config] Not reloaded")
+    assert "bogus: unknown key" in event["problem"]
+    assert daemon.query("SELECT version, updated_at FROM schedules") == before
+    number = len(daemon.query("SELECT id FROM runs")) + 1
+    daemon.wait_for_run("completed", number=number)
+
+
+# log file
+
+
+def test_the_log_file_is_reopened_when_moved_away_and_on_sighup(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    path = tmp_path / "agentcron.log"
+    daemon = start_daemon('[log]\nfile = "agentcron.log"\n' + agent("echo begun"), ready=False)
+    wait_until(lambda: path.exists() and "Run completed" in path.read_text())
+    assert path.stat().st_mode & 0o777 == 0o640
+    path.rename(tmp_path / "old.log")
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: path.exists() and "[config] Reloaded" in path.read_text())
+    path.rename(tmp_path / "older.log")
+    wait_until(lambda: path.exists() and "Run completed" in path.read_text())
+    for file in tmp_path.glob("*.log"):
+        assert all(json.loads(line)["timestamp"].endswith("Z") for line in file.read_text().splitlines())
+
+
+def test_a_log_that_cannot_be_opened_is_a_config_error(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon('[log]\nfile = "/nowhere/agentcron.log"\n' + agent("true"), ready=False)
+    assert daemon.process.wait(20) == 2
+    assert "log.file: cannot open" in daemon.log_text()
+    assert "Traceback" not in daemon.log_text()
+
+
+# systemd
+
+
+def test_what_the_service_manager_hears(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    address = tmp_path / "notify.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(address))
+        channel.settimeout(20)
+        text = agent("sleep 300")
+        daemon = start_daemon(text, NOTIFY_SOCKET=str(address), WATCHDOG_USEC="1000000")
+        heard = [channel.recv(4096).decode() for _ in range(3)]
+        daemon.process.send_signal(signal.SIGHUP)
+        while not any("RELOADING" in message for message in heard):
+            heard.append(channel.recv(4096).decode())
+        heard.append(channel.recv(4096).decode())
+        daemon.process.send_signal(signal.SIGTERM)
+        while "STOPPING=1" not in heard:
+            heard.append(channel.recv(4096).decode())
+    assert heard[0].startswith("READY=1\nSTATUS=")
+    assert heard[1].startswith("WATCHDOG=1\nSTATUS=")
+    reloading = next(n for n, message in enumerate(heard) if message.startswith("RELOADING=1\nMONOTONIC_USEC="))
+    assert any(message.startswith("READY=1") for message in heard[reloading + 1 :])
+    assert heard[-1] == "STOPPING=1"
+
+
+@pytest.mark.parametrize("address", ["/nowhere/socket", "@nobody", "nonsense", ""])
+def test_a_missing_service_manager_is_no_trouble(start_daemon: StartDaemon, address: str) -> None:
+    assert start_daemon(agent("true"), NOTIFY_SOCKET=address).stop() == 0
+
+
+# start
+
+
+def test_settings_without_effect_are_named_in_one_warning(start_daemon: StartDaemon) -> None:
+    text = (
+        agent("true", 'allow = ["alice"]')
+        + "[retention]\ndays = 3\n[cleanup]\nmax_age = '1h'\n[notify.x]\nping = 'http://x'\n"
+    )
+    daemon = start_daemon(text)
+    warnings = [event for event in daemon.log() if event["event"] == "[config] Not yet active in this version"]
+    assert len(warnings) == 1
+    assert warnings[0]["settings"] == "[cleanup], [notify], [retention], agents.a.allow"
+
+
+def test_a_state_dir_that_cannot_be_written_is_told_without_a_traceback(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon('[daemon]\nstate_dir = "/proc/nowhere"\n[agents.a]\ncommand = ["true"]\n', ready=False)
+    assert daemon.process.wait(20) == 1
+    assert "/proc/nowhere" in daemon.log_text()
+    assert "Traceback" not in daemon.log_text()
+
+
+def test_help_is_fast(tmp_path: Path) -> None:
+    """The bound is generous: what matters is that nothing heavy is imported."""
+    heavy = ["aiosqlite", "apscheduler", "pydantic", "sqlite3", "structlog", "rich", "asyncio"]
+    code = "import sys; sys.argv = ['agentcron', '--help']\nfrom daemon.__main__ import main\n"
+    code += "try: main()\nexcept SystemExit: pass\n"
+    code += f"print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert found.stdout.splitlines()[-1] == "[]"
