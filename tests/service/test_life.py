@@ -98,7 +98,7 @@ def test_a_run_that_was_never_let_loose_is_started_after_all(start_daemon: Start
 def test_the_nursery_may_die(start_daemon: StartDaemon, tmp_path: Path) -> None:
     text = gated(tmp_path, "max_concurrent = 5") + 'overlap = "allow_all"\n'
     daemon = start_daemon(text)
-    run = begun(daemon)
+    begun(daemon)
     [nursery] = [
         process for process in tree.descendants(daemon.process.pid) if _parent(process.pid) == daemon.process.pid
     ]

@@ -1,0 +1,37 @@
+"""README and example against the program: every command, option word and config key is in them, and the two commands work."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from daemon.config import schema
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+EXAMPLE = (ROOT / "config.example.toml").read_text()
+
+
+def test_every_config_key_is_in_the_example_or_the_readme() -> None:
+    for model in vars(schema).values():
+        if isinstance(model, type) and issubclass(model, schema.Section):
+            for key in model.model_fields:
+                assert re.search(rf"\b{key}\b", README + EXAMPLE), key
+
+
+def test_every_variable_given_to_agents_is_in_the_readme() -> None:
+    source = (ROOT / "daemon/agents/command.py").read_text()
+    given = set(re.findall(r'"(AGENTCRON_[A-Z_]+)"', source))
+    assert len(given) == 12
+    assert all(name in README for name in given)
+
+
+def test_ci_runs_the_readmes_test_command_word_for_word() -> None:
+    commands = [line for line in README.splitlines() if line.startswith("python3 -m venv .venv")]
+    assert len(commands) == 2
+    assert commands[1] in (ROOT / ".ci/run").read_text().splitlines()
+
+
+def test_the_commented_parts_of_the_example_are_toml() -> None:
+    lines = [line.removeprefix("# ") if re.match(r"# (\[|[a-z_]+ = )", line) else line for line in EXAMPLE.splitlines()]
+    parsed = tomllib.loads("\n".join(lines))
+    assert {"triage", "concierge", "editor"} <= parsed["agents"].keys()
