@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -27,6 +27,8 @@ class Terms:
     retry_delay_seconds: float = 30.0
     on_interrupt: Literal["fail", "rerun"] = "fail"
     result_format: Literal["none", "claude"] = "none"
+    timeout_seconds: float = 3600.0
+    kill_grace_seconds: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Work:
     terms: Terms
     identity: Identity | None = None
     """The supervisor that an earlier daemon left behind."""
+    delivered: bool = False
+    """Whether the earlier daemon knew that the agent was let loose."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Outcome:
     usage: dict[str, Any] = field(default_factory=dict)
     output_bytes: int | None = None
     output_dropped: int | None = None
+    ended_at: datetime | None = None
+    """When the work ended, if that was not just now."""
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,28 @@
 import asyncio
 import os
 import pwd
+import signal
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from daemon.agents.base import Journal, NeverStarted, Outcome, Work
+from daemon.agents.base import Journal, NeverStarted, Outcome, Terms, Work
 from daemon.agents.launcher import LaunchError, Nursery, Supervisor, boot_id, end_leftovers
-from daemon.agents.results import Report, read_report
+from daemon.agents.results import STANDARD_OUTPUT_KEPT, Report, read_report
 from daemon.agents.supervisor import output, status
 from daemon.config.schema import CommandAgent as Settings
-from daemon.config.schema import Config
+from daemon.config.schema import Config, ProcessAgent
 from daemon.config.secrets import Resolved, resolve_environment
 from daemon.model import RunStatus
 
 _LOG = structlog.get_logger()
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MOST_IN_ARGUMENT = 128 * 1024 - 1  # MAX_ARG_STRLEN of execve(2), less the final NUL
-_LAUNCH_AGAIN_AFTER = timedelta(seconds=5)
+_LAUNCH_AGAIN_AFTER = timedelta(seconds=2)
+_PATIENCE = 2.0  # seconds beyond what a supervisor may take
 _REASONS = {
     "timeout": "timeout: the run took longer than its timeout",
     "idle_timeout": "idle timeout: no output for longer than idle_timeout",
@@ -40,6 +42,8 @@ class CommandAgent:
         self._umask = umask
         self._supervisor: Supervisor | None = None
         self._stop: bool | None = None  # whether at once
+        self._grace = settings.kill_grace.total_seconds() if settings else 0.0
+        self._last_resort: asyncio.TimerHandle | None = None
 
     async def run(self, work: Work, journal: Journal) -> Outcome | NeverStarted:
         """Start the command under a new supervisor, and wait for the end of its whole tree."""
@@ -50,7 +54,7 @@ class CommandAgent:
             too_long = 'the input is too long for a command\'s argument; use input = "stdin" or "file"'
             return Outcome(RunStatus.FAILED, too_long, permanent=True)
         environment = await asyncio.to_thread(resolve_environment, self._config, settings.env)
-        spec = _spec(work, settings, environment, self._umask)
+        spec = _spec(work, settings, program_of(settings, self._config), environment, self._umask)
         try:
             supervisor = await self._nursery.supervisor()
         except LaunchError as error:
@@ -62,10 +66,11 @@ class CommandAgent:
             raise
         self._supervisor = supervisor
         try:
-            if await supervisor.let_loose(spec):
+            let_loose = await supervisor.let_loose(spec)
+            if let_loose:
                 await journal.delivered()
             self._pass_on_stop()
-            return await self._ended(work)
+            return await self._ended(work, let_loose=let_loose)
         finally:
             self._forget()
 
@@ -75,8 +80,9 @@ class CommandAgent:
             return NeverStarted("the daemon ended before the run had a supervisor")
         self._supervisor = Supervisor.adopt(work.identity)
         try:
+            self._grace = work.terms.kill_grace_seconds
             self._pass_on_stop()
-            return await self._ended(work)
+            return await self._ended(work, let_loose=work.delivered)
         finally:
             self._forget()
 
@@ -88,25 +94,51 @@ class CommandAgent:
     def _pass_on_stop(self) -> None:
         if self._stop is not None and self._supervisor is not None:
             self._supervisor.stop(at_once=self._stop)
+            self._kill_supervisor_in(_PATIENCE if self._stop else self._grace + _PATIENCE)
+
+    def _kill_supervisor_in(self, seconds: float) -> None:
+        """Have a last resort against a supervisor that is held up: wake it, and later kill it with its tree."""
+        if self._last_resort is not None:
+            self._last_resort.cancel()
+        if self._supervisor is not None:
+            loop = asyncio.get_running_loop()
+            self._last_resort = loop.call_later(seconds, self._supervisor.send, signal.SIGKILL)
 
     def _forget(self) -> None:
+        if self._last_resort is not None:
+            self._last_resort.cancel()
         if self._supervisor is not None:
             self._supervisor.close()
             self._supervisor = None
 
-    async def _ended(self, work: Work) -> Outcome | NeverStarted:
-        """Wait until the supervisor is gone and only then decide, from what it left on disk."""
-        if self._supervisor is not None:
-            await self._supervisor.gone()
+    async def _gone(self, terms: Terms) -> None:
+        """Wait for the end of the supervisor; one that overran the run's timeout was stopped by somebody."""
+        supervisor = self._supervisor
+        if supervisor is None:
+            return
+        limit = terms.timeout_seconds + terms.kill_grace_seconds + _PATIENCE
+        try:
+            await asyncio.wait_for(supervisor.gone(), limit)
+        except TimeoutError:
+            supervisor.send(signal.SIGCONT)
+            self._kill_supervisor_in(terms.kill_grace_seconds + _PATIENCE)
+            await supervisor.gone()
+
+    async def _ended(self, work: Work, *, let_loose: bool) -> Outcome | NeverStarted:
+        """Wait until the supervisor is gone and only then decide, from what it left on disk.
+
+        An agent can destroy these records; one that is known to have been let loose is never started again.
+        """
+        await self._gone(work.terms)
         ended = await asyncio.to_thread(status.read_record, str(work.run_dir), "exit")
         if ended is not None and ended["reason"] != "supervisor_failed":
             report = await asyncio.to_thread(read_report, work.run_dir, work.terms.result_format)
             return _outcome(ended, report, work)
         identity = work.identity if self._supervisor is None else self._supervisor.identity
         same_boot = identity is not None and identity.boot_id == boot_id()
-        begun = await asyncio.to_thread(status.read_record, str(work.run_dir), "exec")
-        if begun is None and same_boot:
-            return NeverStarted("its supervisor ended before it was let loose")
+        begun = await asyncio.to_thread(status.was_begun, str(work.run_dir))
+        if same_boot and not let_loose and not begun:
+            return NeverStarted("its supervisor ended before it was let loose", _LAUNCH_AGAIN_AFTER)
         return await self._interrupted(work, ended, same_boot=same_boot)
 
     async def _interrupted(self, work: Work, ended: dict[str, Any] | None, *, same_boot: bool) -> Outcome:
@@ -121,12 +153,12 @@ class CommandAgent:
         )
 
 
-def _spec(work: Work, settings: Settings, environment: Resolved, umask: int) -> dict[str, Any]:
+def _spec(work: Work, settings: Settings, program: str, environment: Resolved, umask: int) -> dict[str, Any]:
     """Return all that the supervisor needs to know; it travels over a socket and never touches the disk."""
     return {
         "version": status.VERSION,
         "run_dir": str(work.run_dir),
-        "argv": [*settings.command, *([work.content] if settings.input == "argument" else [])],
+        "argv": [program, *settings.command[1:], *([work.content] if settings.input == "argument" else [])],
         "cwd": str(work.workspace),
         "env": {**_base_environment(work), **environment.values, **_own_variables(work)},
         "stdin": str(work.run_dir / "input.txt") if settings.input == "stdin" else os.devnull,
@@ -135,8 +167,15 @@ def _spec(work: Work, settings: Settings, environment: Resolved, umask: int) -> 
         "idle_timeout": settings.idle_timeout.total_seconds() if settings.idle_timeout else None,
         "kill_grace": settings.kill_grace.total_seconds(),
         "max_output": settings.max_output,
+        "keep_standard_output": STANDARD_OUTPUT_KEPT if settings.result_format != "none" else 0,
         "hidden": list(environment.hidden),
     }
+
+
+def program_of(settings: ProcessAgent, config: Config) -> str:
+    """Return the program to run: a relative path is relative to the config's folder, a bare name is found on PATH."""
+    program = settings.command[0]
+    return str(config.resolve(Path(program))) if "/" in program else program
 
 
 def _base_environment(work: Work, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -179,12 +218,13 @@ def _outcome(ended: dict[str, Any], report: Report, work: Work) -> Outcome:
         error=error,
         exit_code=ended.get("exit_code"),
         signal=ended.get("signal"),
-        message=report.message,
+        message=report.message or (f"its report was left aside: {report.complaint}" if report.complaint else None),
         permanent=permanent,
         retry_after=report.retry_after,
         usage=report.usage,
         output_bytes=ended.get("output_bytes"),
         output_dropped=ended.get("output_dropped"),
+        ended_at=datetime.fromtimestamp(ended["at"], UTC),
     )
 
 

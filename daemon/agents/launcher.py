@@ -21,7 +21,7 @@ _LOG = structlog.get_logger()
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery import serve; serve()"
 _LAUNCHES_AT_ONCE = 16  # well below what a socket's buffer holds
 _TRIES = 3
-_HELLO_TIMEOUT = 30.0
+_HELLO_TIMEOUT = 10.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -64,6 +64,7 @@ class Nursery:
         if control is not None:
             control.close()
         if process is not None:
+            process.kill()  # it has no state, and it may be stopped and never notice that the daemon is gone
             await asyncio.to_thread(process.wait)
 
     async def _fork(self) -> socket.socket | None:
@@ -157,9 +158,14 @@ class Supervisor:
         os.close(self._descriptor)
 
     def stop(self, *, at_once: bool) -> None:
-        """Ask it to end its tree, with grace or at once."""
+        """Ask it to end its tree, with grace or at once; wake it if somebody stopped it."""
+        self.send(signal.SIGUSR1 if at_once else signal.SIGTERM)
+        self.send(signal.SIGCONT)
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal exactly this process, if it is still there."""
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._descriptor, signal.SIGUSR1 if at_once else signal.SIGTERM)
+            signal.pidfd_send_signal(self._descriptor, number)
 
     async def gone(self) -> None:
         """Return when the process has ended."""

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,10 +11,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from daemon.agents.supervisor.output import STANDARD_OUTPUT
 from daemon.model import RunStatus
 
 _LARGEST_FILE = 1024 * 1024
-_LARGEST_TAIL = 16 * 1024 * 1024
+STANDARD_OUTPUT_KEPT = 1024 * 1024
 _LONGEST_WAIT = timedelta(days=7)
 _LONGEST_MESSAGE = 4000
 
@@ -36,7 +38,7 @@ def read_report(run_dir: Path, result_format: Literal["none", "claude"]) -> Repo
     if path.is_symlink() or path.exists():
         return _from_file(path)
     if result_format == "claude":
-        return _from_claude(run_dir / "output.log")
+        return _from_claude(run_dir / STANDARD_OUTPUT)
     return Report()
 
 
@@ -89,7 +91,10 @@ def _wait(value: object) -> timedelta | None:
 
 
 def _text(value: object) -> str | None:
-    return value[:_LONGEST_MESSAGE] if isinstance(value, str) and value else None
+    """Return text that can be stored: bounded, and without the lone surrogates that JSON can smuggle in."""
+    if not isinstance(value, str) or not value:
+        return None
+    return value[:_LONGEST_MESSAGE].encode(errors="replace").decode()
 
 
 def _from_claude(path: Path) -> Report:
@@ -110,16 +115,17 @@ def _from_claude(path: Path) -> Report:
                 "cost_usd": content.get("total_cost_usd"),
             },
         )
-    return Report(complaint="no JSON result was found in the output (result_format = claude)")
+    return Report(complaint="no JSON result was found at the end of the standard output (result_format = claude)")
 
 
 def _json_objects(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects that the end of the output holds, last first: one a line, in an array, or as a whole."""
-    with path.open("rb") as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - _LARGEST_TAIL))
-        text = stream.read().decode(errors="replace")
+    """Yield the JSON objects at the end of the standard output, last first: one a line, in an array, or as a whole."""
+    try:
+        text = _read_regular(path).decode(errors="replace")
+    except (OSError, ValueError):
+        return
     for line in (text, *reversed(text.splitlines())):
-        if not line.lstrip().startswith(("{", "[")):
+        if '"result"' not in line or not re.match(r"\s*(?:\[\s*)?\{", line):
             continue
         try:
             content = json.loads(line)

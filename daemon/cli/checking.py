@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
+from daemon.agents.command import program_of
 from daemon.config.inactive import inactive_settings
 from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent
 from daemon.config.secrets import read_secret
@@ -31,8 +32,9 @@ def _overlap(place: str, agent: BaseAgent) -> Iterator[str]:
 
 
 def _command(place: str, config: Config, agent: ProcessAgent) -> Iterator[str]:
-    program = agent.command[0]
-    path = None if "/" in program else os.environ.get("PATH")
+    program = program_of(agent, config)
+    own = agent.env.get("PATH")
+    path = own.value if own is not None and own.source == "plain" else os.environ.get("PATH")
     if shutil.which(program, path=path) is None:
         yield f"{place}.command: {program!r} is not an executable program here"
     for name, secret in agent.env.items():

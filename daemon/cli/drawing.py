@@ -11,6 +11,7 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
+_WIDEST = 100
 _STYLES = {
     "completed": "green",
     "launched": "green",
@@ -81,6 +82,12 @@ def local_time(instant: datetime | str | None, zone: str = "UTC") -> str:
         return "-"
     moment = parse_instant(instant) if isinstance(instant, str) else instant
     return f"{moment.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def shortened(text: str | None) -> str:
+    """Return the beginning of a text, short enough for a column of a table."""
+    text = text or ""
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - cells of any kind

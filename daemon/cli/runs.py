@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.drawing import Json, local_time, print_facts, print_json, print_table
+from daemon.cli.drawing import Json, local_time, print_facts, print_json, print_table, shortened
 
 if TYPE_CHECKING:
     from daemon.config.schema import Config
@@ -51,7 +51,7 @@ def list_command(
                 local_time(run.scheduled_for, zone),
                 run.status,
                 _took(run),
-                run.error or "",
+                shortened(run.error),
             )
             for run in found
         ),
@@ -107,7 +107,7 @@ def show(context: typer.Context, run: Number, json: Json = False) -> None:
             ("usage", usage),
             (
                 "output",
-                found.output_bytes is not None and f"{found.output_bytes} bytes, {found.output_dropped} dropped",
+                None if found.output_bytes is None else f"{found.output_bytes} bytes, {found.output_dropped} dropped",
             ),
             ("goes on as", found.next_run_id),
             ("goes on from", found.previous_run_id),

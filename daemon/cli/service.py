@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.drawing import Json, local_time, print_facts, print_json, print_table
+from daemon.cli.drawing import Json, local_time, print_facts, print_json, print_table, shortened
 
 if TYPE_CHECKING:
     from daemon.config.schema import Config
@@ -171,5 +171,5 @@ def _print_status(view: dict[str, Any], config: "Config") -> None:
         print_table(columns, rows, empty="none")
 
 
-def _cell(key: str, value: str | None, zone: str) -> str | None:
-    return local_time(value, zone) if key.endswith(("_at", "_for")) else value
+def _cell(key: str, value: Any, zone: str) -> str:  # noqa: ANN401 - cells of any kind
+    return local_time(value, zone) if key.endswith(("_at", "_for")) else shortened(str(value))

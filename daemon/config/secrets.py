@@ -1,6 +1,7 @@
 """Secret values, read at the moment a run needs them and kept nowhere."""
 
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,13 @@ def read_secret(config: Config, name: str, secret: Secret, environment: Mapping[
 
 def _read(name: str, path: Path) -> str:
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_LARGEST + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for its writer
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise SecretError(f"{name}: {path} is not a regular file")
+            data = os.pread(descriptor, _LARGEST + 1, 0)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise SecretError(f"{name}: cannot read {path}: {error.strerror}") from None
     if len(data) > _LARGEST:

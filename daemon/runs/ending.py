@@ -20,7 +20,7 @@ from daemon.store.runs import (
     usage_columns,
 )
 from daemon.store.schedules import change_schedule, get_schedule_by_id
-from daemon.units import format_instant
+from daemon.units import format_instant, parse_instant
 
 _MOST_RERUNS = 3
 
@@ -41,12 +41,14 @@ def finish(
         return []
     flag = next((flag for flag in cancellation_flags(tx) if flag.run_id == run_id), None)
     outcome = _with_flag(outcome, flag)
-    end_step(tx, run_id, Step.WORK, now, outcome.error)
+    ended_at = _ended_at(run, outcome, now)
+    end_step(tx, run_id, Step.WORK, ended_at, outcome.error)
     begin_step(tx, run_id, Step.RECORD, now)
     end_step(tx, run_id, Step.RECORD, now)
     columns: dict[str, object] = {
         "exit_code": outcome.exit_code,
         "signal": outcome.signal,
+        "completed_at": format_instant(ended_at),
         "error": outcome.error,
         "message": outcome.message,
         "output_bytes": outcome.output_bytes,
@@ -61,8 +63,18 @@ def finish(
     return [change]
 
 
+def _ended_at(run: Run, outcome: Outcome, now: datetime) -> datetime:
+    """Return when the work ended: before now if it did so while no daemon was there."""
+    earliest = parse_instant(run.started_at) if run.started_at else now
+    return max(earliest, min(outcome.ended_at or now, now))
+
+
 def _with_flag(outcome: Outcome, flag: Flag | None) -> Outcome:
     """Say who wanted the cancellation; a run that completed all the same stays completed."""
+    if flag is None and outcome.status is RunStatus.CANCELLED:
+        return replace(
+            outcome, status=RunStatus.INTERRUPTED, error="its supervisor was told to end from outside agentcron"
+        )
     if flag is None or outcome.status is RunStatus.COMPLETED:
         return outcome
     return replace(outcome, status=RunStatus.CANCELLED, error=flag.told)

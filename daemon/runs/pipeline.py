@@ -16,7 +16,7 @@ from daemon.agents.base import Agent, Identity, Journal, NeverStarted, Outcome, 
 from daemon.agents.command import CommandAgent
 from daemon.agents.launcher import Nursery
 from daemon.config.schema import CommandAgent as CommandSettings
-from daemon.config.schema import Config
+from daemon.config.schema import Config, ProcessAgent
 from daemon.errors import SecretError
 from daemon.model import RunStatus, Step
 from daemon.runs.ending import finish
@@ -55,11 +55,20 @@ class Pipeline:
 
     async def execute(self, run: Run, config: Config) -> None:
         """Take a claimed run through its steps; whatever goes wrong becomes its outcome."""
-        await self._conclude(run, await self._guarded(run, self._perform(run, config)))
+        await self._to_the_end(run, self._perform(run, config))
 
     async def take_over(self, run: Run, config: Config) -> None:
         """Go on with a run that an earlier daemon began."""
-        await self._conclude(run, await self._guarded(run, self._resume(run, config)))
+        await self._to_the_end(run, self._resume(run, config))
+
+    async def _to_the_end(self, run: Run, work: Coroutine[Any, Any, Outcome | NeverStarted]) -> None:
+        outcome = await self._guarded(run, work)
+        try:
+            await self._conclude(run, outcome)
+        except Exception as error:  # noqa: BLE001 - one bad outcome must not stop the daemon
+            _LOG.exception("[run] The outcome cannot be recorded as it is", run_id=run.id, agent=run.agent)
+            unusable = Outcome(RunStatus.FAILED, f"its outcome cannot be recorded: {type(error).__name__}")
+            await self._conclude(run, unusable)
 
     def stop(self, run_id: int, *, at_once: bool) -> None:
         """Pass the wish to end on to the agent; a run on its way to its agent finds the flag."""
@@ -114,6 +123,7 @@ class Pipeline:
             workspace=workspace,
             terms=terms_of(run),
             identity=identity,
+            delivered=run.delivered_at is not None,
         )
 
     async def _identified(self, run_id: int, identity: Identity) -> None:
@@ -160,7 +170,7 @@ class Pipeline:
         if flag is not None:
             by = f"cancelled by {flag['requested_by']}"
             return [change_status(tx, current, RunStatus.CANCELLED, now, error=by)]
-        nobody = {"boot_id": None, "pid": None, "pid_started": None}
+        nobody = {"boot_id": None, "pid": None, "pid_started": None, "delivered_at": None}
         again = format_instant(now + outcome.again_after)
         tx.execute("DELETE FROM steps WHERE run_id = ?", (run.id,))
         change = change_status(tx, current, RunStatus.PENDING, now, **nobody, not_before=again)
@@ -182,6 +192,8 @@ def terms_for(config: Config, agent: str) -> Terms:
         retry_delay_seconds=settings.retry_delay.total_seconds(),
         on_interrupt=settings.on_interrupt,
         result_format=settings.result_format if isinstance(settings, CommandSettings) else "none",
+        timeout_seconds=settings.timeout.total_seconds(),
+        kill_grace_seconds=settings.kill_grace.total_seconds() if isinstance(settings, ProcessAgent) else 0,
     )
 
 

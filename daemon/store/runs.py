@@ -171,11 +171,12 @@ def change_status(tx: Transaction, run: Run, after: RunStatus, now: datetime, **
     if not is_allowed(run.status, after):
         raise StaleStatusError(f"run {run.id} cannot go from {run.status} to {after}")
     at = format_instant(now)
-    values: dict[str, object] = {"status": after, "updated_at": at, **columns}
+    values: dict[str, object] = {"status": after, "updated_at": at}
     if after is RunStatus.RUNNING:
         values["started_at"] = at
     if after not in ACTIVE:
         values["completed_at"] = at
+    values |= columns
     assignments = ", ".join(f"{name} = ?" for name in values)
     changed = tx.execute(
         f"UPDATE runs SET {assignments} WHERE id = ? AND status = ?",

@@ -109,7 +109,8 @@ def test_a_command_that_cannot_start_fails_with_the_reason(start_daemon: StartDa
     daemon = start_daemon('[agents.a]\ncommand = ["no-such-program"]\nattempts = 3\n' + SECOND_BY_SECOND)
     run = ended(daemon)
     assert run["status"] == "failed"  # not continued: another attempt could not end otherwise
-    assert run["error"] == "cannot start the command: No such file or directory"
+    assert run["error"] == "cannot start 'no-such-program': No such file or directory"
+    assert run["exit_code"] is None
 
 
 def test_an_unreadable_secret_fails_the_run_with_the_reason(start_daemon: StartDaemon) -> None:
@@ -160,6 +161,98 @@ def test_the_json_that_claude_prints_is_understood(
     run = ended(start_daemon(config(f"cat {tmp_path}/printed", 'result_format = "claude"')))
     assert (run["status"], run["message"]) == (status, message)
     assert (run["input_tokens"], run["output_tokens"], run["cost_usd"]) == (113, 9, 0.0123)
+
+
+def test_standard_error_is_no_result(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "printed").write_text(json.dumps(CLAUDE))
+    forged = json.dumps({**CLAUDE, "is_error": True, "result": "forged"})
+    script = f"cat {tmp_path}/printed; echo '{forged}' >&2"
+    run = ended(start_daemon(config(script, 'result_format = "claude"', 'max_output = "10B"')))
+    assert (run["status"], run["message"], run["output_tokens"]) == ("completed", "All done.", 9)
+
+
+def test_what_an_agent_says_cannot_break_the_record(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config(r"""printf '{"message": "a\\ud800b"}' > $AGENTCRON_RESULT"""))
+    run = ended(daemon)
+    assert (run["status"], run["message"]) == ("completed", "a?b")
+    ended(daemon, 2)
+
+
+def test_a_report_that_is_left_aside_is_told_with_the_run(start_daemon: StartDaemon) -> None:
+    run = ended(start_daemon(config("echo '{' > $AGENTCRON_RESULT")))
+    assert run["status"] == "completed"
+    assert "its report was left aside: the result file is not JSON" in str(run["message"])
+
+
+def test_the_command_starts_with_default_signals_and_three_descriptors(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(
+        config("ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status; cat /proc/$$/oom_score_adj")
+    )
+    ended(daemon)
+    lines = daemon.output(1).split()
+    assert lines[:5] == ["0", "1", "2", "3", "SigBlk:"]  # 3 is the folder that ls reads
+    assert lines[5:8] == ["0" * 16, "SigIgn:", "0" * 16]
+    assert int(lines[8]) >= 500
+
+
+def test_a_relative_program_lies_beside_the_config(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "agent.sh").write_text("#!/bin/sh\necho ran\n")
+    (tmp_path / "agent.sh").chmod(0o755)
+    (tmp_path / "broken.sh").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "broken.sh").chmod(0o755)
+    agents = "".join(
+        f"[agents.{name}]\ncommand = ['./{name}.sh']\n[agents.{name}.schedules.s]\nevery = '1s'\n"
+        for name in ("agent", "broken")
+    )
+    daemon = start_daemon(agents)
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE agent = 'agent' AND status = 'completed'")
+    broken = daemon.wait_for_row("SELECT error FROM runs WHERE agent = 'broken' AND status = 'failed'")
+    assert "interpreter" in broken["error"]
+
+
+# agents against their keepers
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "rm -rf $(dirname $AGENTCRON_RESULT)",
+        "cd ..; rm -f status; echo $$",
+        "dd if=/dev/zero of=../status bs=4096 count=1; kill -9 $PPID",
+    ],
+)
+def test_a_run_that_destroys_its_records_is_interrupted_and_never_started_again(
+    start_daemon: StartDaemon, tmp_path: Path, script: str
+) -> None:
+    daemon = start_daemon(config(f"echo $AGENTCRON_RUN_ID >> {tmp_path}/starts; {script}"))
+    assert ended(daemon)["status"] == "interrupted"
+    ended(daemon, 2)
+    starts = (tmp_path / "starts").read_text().split()
+    assert len(starts) == len(set(starts))
+
+
+def test_a_supervisor_that_is_stopped_does_not_outlive_the_timeout(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config("kill -STOP $PPID; sleep 300", 'timeout = "1s"', 'kill_grace = "1s"'))
+    run = ended(daemon)
+    assert run["status"] == "failed"
+    assert "timeout" in str(run["error"])
+    assert processes_of(str(run["idempotency_key"])) == []
+
+
+def test_a_supervisor_that_is_stopped_can_be_cancelled(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config("kill -STOP $PPID; sleep 300", 'kill_grace = "1s"'))
+    run = daemon.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    stat = Path(f"/proc/{run['pid']}/stat")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", what="a stopped supervisor")
+    daemon.cli("runs", "cancel", "1")
+    assert ended(daemon)["status"] == "cancelled"
+    assert processes_of(run["idempotency_key"]) == []
+
+
+def test_a_supervisor_ended_from_outside_is_no_cancellation(start_daemon: StartDaemon) -> None:
+    run = ended(start_daemon(config("kill -TERM $PPID; sleep 300")))
+    assert run["status"] == "interrupted"
+    assert "from outside" in str(run["error"])
 
 
 # limits

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,10 @@ def test_an_exit_while_no_daemon_lived_is_not_lost(start_daemon: StartDaemon, tm
     first.kill()
     (tmp_path / "gate").write_text("go\n")
     wait_until(lambda: tree.start_of(int(str(run["pid"]))) is None)
-    assert start_daemon(text).wait_for_run("failed", number=1)["exit_code"] == 7
+    ended_at = datetime.now(UTC)
+    row = start_daemon(text).wait_for_run("failed", number=1)
+    assert row["exit_code"] == 7
+    assert datetime.fromisoformat(row["completed_at"]) <= ended_at  # its end, not its discovery
 
 
 def test_a_killed_supervisor_interrupts_the_run_and_leaves_nothing(start_daemon: StartDaemon) -> None:
@@ -106,6 +110,19 @@ def test_the_nursery_may_die(start_daemon: StartDaemon, tmp_path: Path) -> None:
     number = len(daemon.query("SELECT id FROM runs")) + 1
     begun(daemon, number)
     assert daemon.query("SELECT status FROM runs WHERE id = 1")[0]["status"] == "running"
+
+
+def test_a_stopped_nursery_stops_nobody(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(agent("echo begun"))
+    begun(daemon)
+    [nursery] = [
+        process for process in tree.descendants(daemon.process.pid) if _parent(process.pid) == daemon.process.pid
+    ]
+    os.kill(nursery.pid, signal.SIGSTOP)
+    number = len(daemon.query("SELECT id FROM runs")) + 1
+    daemon.wait_for_run("completed", number=number, deadline=30)
+    assert tree.start_of(nursery.pid) is None
+    assert daemon.stop() == 0
 
 
 def _parent(pid: int) -> int:

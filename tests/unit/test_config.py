@@ -297,12 +297,16 @@ def test_secrets_are_read_from_where_they_are(tmp_path: Path) -> None:
         ('{ credential = "x" }', "CREDENTIALS_DIRECTORY"),
         ('{ file = "binary" }', "UTF-8"),
         ('{ file = "nul" }', "NUL"),
-        ('{ file = "/dev/zero" }', "larger"),
+        ('{ file = "/dev/zero" }', "not a regular file"),
+        ('{ file = "fifo" }', "not a regular file"),
+        ('{ file = "large" }', "larger"),
     ],
 )
 def test_a_secret_that_cannot_be_read_says_why(tmp_path: Path, value: str, why: str) -> None:
     (tmp_path / "binary").write_bytes(b"\xff")
     (tmp_path / "nul").write_bytes(b"a\0b")
+    (tmp_path / "large").write_bytes(b"x" * 65537)
+    os.mkfifo(tmp_path / "fifo")
     config = load(tmp_path, GOOD + f"env = {{ KEY = {value} }}\n")
     with pytest.raises(SecretError, match=f"KEY: .*{why}"):
         resolve_environment(config, agent(config).env, {})

@@ -1,4 +1,4 @@
-"""README and example against the program: every command, option word and config key is in them, and the two commands work."""
+"""README and example against the program: every key and variable is in them, and CI runs what they say."""
 
 import re
 import tomllib

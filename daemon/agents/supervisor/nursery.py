@@ -19,7 +19,7 @@ def serve() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors that end are nobody's zombies
     control = socket.socket(fileno=0)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 1, socket.MSG_CMSG_CLOEXEC)
         if not message:
             return
         for descriptor in descriptors:

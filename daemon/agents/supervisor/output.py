@@ -9,6 +9,7 @@ import struct
 
 LOG = "output.log"
 TAIL = "output.tail"
+STANDARD_OUTPUT = "stdout.tail"
 _HEADER = struct.Struct("<QQQ")  # length of the first part, size of the ring, bytes ever written to the ring
 _MASK = b"***"
 _SHORTEST_LINE = 8  # of a secret of several lines; shorter ones, such as "}", are no secret
@@ -112,6 +113,31 @@ class Output:
         head = os.fstat(self._log).st_size
         _write(self._tail, _HEADER.pack(head, self._ring_size, self._ringed), 0)
         return len(part)
+
+
+class Tail:
+    """The last part of the standard output by itself, for runs whose command prints its result there."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._kept = bytearray()
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes of the stream."""
+        self._kept += chunk
+        if len(self._kept) > 2 * self.size:
+            del self._kept[: -self.size]
+
+    def save(self, run_dir: str, hidden: list[bytes]) -> None:
+        """Write what was kept beside the log, secrets masked; a full disk loses it."""
+        if not self.size:
+            return
+        mask = Mask(hidden)
+        descriptor = os.open(
+            os.path.join(run_dir, STANDARD_OUTPUT), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
+        )
+        _write(descriptor, mask.feed(bytes(self._kept[-self.size :])) + mask.flush())
+        os.close(descriptor)
 
 
 def fold(run_dir: str) -> None:

@@ -36,6 +36,11 @@ def write_record(descriptor: int, slot: str, record: dict[str, Any]) -> None:
     os.fsync(descriptor)
 
 
+def was_begun(run_dir: str) -> bool:
+    """Tell whether the command may have been let loose: there is a record of it, or the file itself is gone."""
+    return not os.path.exists(os.path.join(run_dir, NAME)) or read_record(run_dir, "exec") is not None
+
+
 def read_record(run_dir: str, slot: str) -> dict[str, Any] | None:
     """Return a record, None if it was never completely written."""
     try:

@@ -16,10 +16,10 @@ import socket
 import stat
 import struct
 import time
-from typing import Any
+from typing import Any, TypeGuard
 
 from . import status, tree
-from .output import Output
+from .output import Output, Tail
 
 LENGTH = struct.Struct(">I")  # what stands before the spec; a partial message means: do not start
 STARTED = b"s"
@@ -92,7 +92,8 @@ class Supervisor:
         self.status_file = os.open(os.path.join(self.run_dir, status.NAME), os.O_RDWR | os.O_CLOEXEC)
         fcntl.flock(self.status_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.output: Output
-        self.pipe = -1
+        self.pipes: dict[int, bool] = {}  # descriptor: whether it is the standard output alone
+        self.standard_output = Tail(spec["keep_standard_output"])
         self.main = 0
         self.main_status: int | None = None
         self.reason = "exited"
@@ -108,7 +109,7 @@ class Supervisor:
     def run(self, channel: socket.socket) -> None:
         """Start the command, stay until nothing of it is left, and record how it ended."""
         self._install_signals()
-        self.output = Output(self.run_dir, self.spec["max_output"], [v.encode() for v in self.spec["hidden"]])
+        self.output = Output(self.run_dir, self.spec["max_output"], self._hidden())
         self.exec_at = time.time()
         status.write_record(self.status_file, "exec", {"pid": os.getpid(), "at": self.exec_at})
         self._start()
@@ -124,6 +125,7 @@ class Supervisor:
             self._end_tree()
         self._drain()
         self.output.finish()
+        self.standard_output.save(self.run_dir, self._hidden())
         self._mask_result()
         status.write_record(self.status_file, "exit", self._exit_record())
 
@@ -146,31 +148,39 @@ class Supervisor:
             self.asked = how
 
     def _start(self) -> None:
-        self.pipe, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        os.set_blocking(write_end, True)
+        write_end = error_end = self._open_pipe(alone=self.standard_output.size > 0)
+        if self.standard_output.size:
+            error_end = self._open_pipe(alone=False)
         report, report_end = os.pipe2(os.O_CLOEXEC)
         self.main = os.fork()
         if self.main == 0:
-            _execute(self.spec, write_end, report_end)
-        os.close(write_end)
-        os.close(report_end)
+            _execute(self.spec, write_end, error_end, report_end)
+        for descriptor in {write_end, error_end, report_end}:
+            os.close(descriptor)
         with open(report, "rb") as stream:
             failure = stream.read().decode()
         if failure:
             self.exec_error = failure
 
+    def _open_pipe(self, *, alone: bool) -> int:
+        """Open a pipe for output; return its end for the command."""
+        read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(write_end, True)
+        self.pipes[read_end] = alone
+        return write_end
+
     def _wait(self) -> None:
         """Sleep until output, a signal or the next deadline; take what output there is."""
         ready = select.poll()
         ready.register(self.wakeup, select.POLLIN)
-        if self.pipe >= 0:
-            ready.register(self.pipe, select.POLLIN)
+        for pipe in self.pipes:
+            ready.register(pipe, select.POLLIN)
         pause = max(0.0, self._next_deadline() - time.monotonic())
         for descriptor, _ in ready.poll(pause * 1000 + 1):
             if descriptor == self.wakeup:
                 os.read(self.wakeup, 4096)
             else:
-                self._read_output(16)
+                self._read_output(descriptor, 16)
 
     def _next_deadline(self) -> float:
         if self.kill_at is not None:
@@ -179,19 +189,21 @@ class Supervisor:
         idle: float | None = self.spec["idle_timeout"]
         return self.deadline if idle is None else min(self.deadline, self.last_output + idle)
 
-    def _read_output(self, most: int) -> bool:
+    def _read_output(self, pipe: int, most: int) -> bool:
         """Read up to so many chunks; return whether there may be more."""
         for _ in range(most):
             try:
-                chunk = os.read(self.pipe, _CHUNK)
+                chunk = os.read(pipe, _CHUNK)
             except BlockingIOError:
                 return False
             if not chunk:
-                os.close(self.pipe)
-                self.pipe = -1
+                os.close(pipe)
+                del self.pipes[pipe]
                 return False
             self.last_output = time.monotonic()
             self.output.write(chunk)
+            if self.pipes[pipe]:
+                self.standard_output.write(chunk)
         return True
 
     def _reap(self) -> None:
@@ -246,13 +258,17 @@ class Supervisor:
         return tree.descendants(os.getpid())
 
     def _drain(self) -> None:
-        while self.pipe >= 0 and self._read_output(256):
-            pass
+        for pipe in list(self.pipes):
+            while self._read_output(pipe, 256):
+                continue
+
+    def _hidden(self) -> list[bytes]:
+        return [value.encode() for value in self.spec["hidden"]]
 
     def _mask_result(self) -> None:
         """Take secret values out of the result file that the agent wrote; what lies beyond its limit goes with them."""
         path = os.path.join(self.run_dir, "result.json")
-        hidden = [value.encode() for value in self.spec["hidden"]]
+        hidden = self._hidden()
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -269,13 +285,16 @@ class Supervisor:
         finally:
             os.close(descriptor)
 
+    def _exited(self, code: int | None) -> TypeGuard[int]:
+        return code is not None and os.WIFEXITED(code) and self.exec_error is None
+
     def _exit_record(self) -> dict[str, Any]:
         code = self.main_status
         signalled = code is not None and os.WIFSIGNALED(code)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return {
             "reason": "exec_failed" if self.exec_error else self.reason,
-            "exit_code": os.WEXITSTATUS(code) if code is not None and os.WIFEXITED(code) else None,
+            "exit_code": os.WEXITSTATUS(code) if self._exited(code) else None,
             "signal": os.WTERMSIG(code) if code is not None and signalled else None,
             "error": self.exec_error,
             "at": time.time(),
@@ -287,27 +306,29 @@ class Supervisor:
         }
 
 
-def _execute(spec: dict[str, Any], output: int, report: int) -> None:
+def _execute(spec: dict[str, Any], output: int, errors: int, report: int) -> None:
     """Become the command, in the forked child; report what went wrong and end if that cannot be done."""
-    where = "the workspace"
+    where = f"in {spec['cwd']!r}"
     try:
         os.setsid()
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD):
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         os.chdir(spec["cwd"])
-        where = "the input"
+        where = f"with the input {spec['stdin']!r}"
         source = os.open(spec["stdin"], os.O_RDONLY)
         os.dup2(source, 0)
         os.dup2(output, 1)
-        os.dup2(output, 2)
+        os.dup2(errors, 2)
         os.umask(spec["umask"])
         _die_first()
-        where = "the command"
+        where = repr(spec["argv"][0])
         os.execvpe(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - no shell is the point
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        os.write(report, f"cannot start {where}: {reason}"[:500].encode())
+        if isinstance(error, FileNotFoundError) and os.path.exists(spec["argv"][0]):
+            reason = "the interpreter that its first line names does not exist"
+        os.write(report, f"cannot start {where}: {reason}"[:500].encode(errors="replace"))
     os._exit(127)
 
 
