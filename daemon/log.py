@@ -10,6 +10,7 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from daemon.text import escape
 from daemon.units import format_instant
 
 _LOOK_EVERY = 1.0  # seconds between two looks whether the file was moved away
@@ -68,7 +69,12 @@ class LogFile:
 
 
 def _open(path: Path) -> TextIO:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o640)
+        os.fchmod(descriptor, 0o640)  # whatever the daemon's umask is
+    except FileExistsError:
+        descriptor = os.open(path, flags)
     return open(descriptor, "a", encoding="utf-8")  # noqa: PTH123 - the mode was given with the descriptor
 
 
@@ -100,13 +106,6 @@ def configure_log(
         cache_logger_on_first_use=False,
     )
     return sink
-
-
-def escape(text: str) -> str:
-    r"""Return text in which nothing can move a cursor, end a line or hide: it becomes `\xNN` or `\uNNNN`."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 _Event = MutableMapping[str, Any]

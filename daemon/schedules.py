@@ -16,11 +16,11 @@ from daemon.store.schedules import (
     ScheduleRow,
     add_revision,
     change_schedule,
+    deleted_schedule,
     get_schedule_by_id,
     insert_schedule,
     live_schedules,
     move_cursor,
-    retired_schedule,
 )
 from daemon.units import format_instant
 
@@ -79,7 +79,7 @@ def _declare(
 ) -> Declared | None:
     if row is not None:
         return _update(tx, row, definition, schedule, now)
-    retired = retired_schedule(tx, agent, name)
+    retired = deleted_schedule(tx, agent, name, declared=True)
     if retired is not None:
         return _revive(tx, retired, definition, schedule, now)
     at = format_instant(now)

@@ -9,6 +9,7 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGTP]i?B|B)")
 _INSTANT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
 _LONGEST = timedelta(days=36500)
 _SECONDS_PER = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
@@ -65,9 +66,17 @@ def parse_instant(text: str) -> datetime:
     if not _INSTANT.fullmatch(text):
         raise ValueError("not an RFC 3339 time with an offset; write it like 2026-01-31T09:00:00Z")
     try:
-        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+        instant = datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError("no such date or time of day") from None
+    return check_year(instant)
+
+
+def check_year(instant: datetime) -> datetime:
+    """Return the instant if calculating with it stays within what a date can be; raise ValueError otherwise."""
+    if not _FIRST_YEAR <= instant.year <= _LAST_YEAR:
+        raise ValueError(f"allowed are the years {_FIRST_YEAR} to {_LAST_YEAR}")
+    return instant
 
 
 def format_instant(instant: datetime) -> str:

@@ -1,9 +1,10 @@
 """The command `agentcron` as a whole: its nouns, its options, and what it says when something is wrong."""
 
+import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -47,15 +48,27 @@ def main() -> None:
     """Run the command line; a user's mistake ends in a message and a status, never in a traceback."""
     try:
         app()
+        sys.stdout.flush()
     except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        sys.exit(error.exit_status)
+        _complain(*error.problems, status=error.exit_status)
     except AgentcronError as error:
-        print(f"agentcron: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        _complain(f"agentcron: {error}", status=error.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _complain("agentcron: the output cannot be written: no space left on device", status=1)
+
+
+def _complain(*lines: str, status: int) -> NoReturn:
+    """Write lines to standard error, with nothing in them that could move a terminal's cursor, and exit."""
+    from daemon.text import escape
+
+    for line in lines:
+        print(escape(line), file=sys.stderr)
+    sys.exit(status)

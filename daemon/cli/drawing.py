@@ -39,7 +39,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     from rich.table import Table
     from rich.text import Text
 
-    from daemon.log import escape
+    from daemon.text import escape
 
     lines = [[escape(_text(value)) for value in row] for row in rows]
     if not lines:
@@ -49,8 +49,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
         _print_plain(columns, lines)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.upper(), overflow="fold")
+    for number, column in enumerate(columns, 1):
+        last = number == len(columns)
+        table.add_column(column.upper(), no_wrap=not last, overflow="fold" if last else "ellipsis")
     for line in lines:
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in line))
     Console(highlight=False).print(table)
@@ -66,7 +67,7 @@ def _print_plain(columns: Sequence[str], lines: list[list[str]]) -> None:
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
     """Print names and values under each other, leaving out what is not known."""
-    from daemon.log import escape
+    from daemon.text import escape
 
     known = [(name, escape(_text(value))) for name, value in facts if value not in {None, ""}]
     width = max(len(name) for name, _ in known)

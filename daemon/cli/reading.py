@@ -9,12 +9,13 @@ from pathlib import Path
 from daemon.config.loading import find_config, load_config
 from daemon.config.places import state_dir
 from daemon.config.schema import Config
+from daemon.config.values import NAME
 from daemon.errors import NotFoundError, StoreError
 from daemon.store.database import connect
 from daemon.store.migrate import migrations
 from daemon.store.opening import DATABASE
 from daemon.store.runs import Run, get_run
-from daemon.store.schedules import ScheduleRow, get_schedule
+from daemon.store.schedules import ScheduleRow, deleted_schedule, get_schedule
 
 
 def read_config(option: Path | None) -> Config:
@@ -45,14 +46,16 @@ def reading(config: Config) -> Iterator[sqlite3.Connection]:
 def split_address(address: str) -> tuple[str, str]:
     """Return agent and name of `AGENT/NAME`; raise NotFoundError if it is not of that form."""
     agent, slash, name = address.partition("/")
-    if not slash or not agent or not name or "/" in name:
+    if not slash or not NAME.fullmatch(agent) or not NAME.fullmatch(name):
         raise NotFoundError(f"{address!r} names no schedule; write AGENT/NAME, as `agentcron schedules list` shows")
     return agent, name
 
 
-def schedule_named(connection: sqlite3.Connection, address: str) -> ScheduleRow:
-    """Return the live schedule of an address; raise NotFoundError if there is none."""
+def schedule_named(connection: sqlite3.Connection, address: str, *, deleted: bool = False) -> ScheduleRow:
+    """Return the live schedule of an address, or the one deleted last; raise NotFoundError if there is none."""
     row = get_schedule(connection, *split_address(address))
+    if row is None and deleted:
+        row = deleted_schedule(connection, *split_address(address))
     if row is None:
         raise NotFoundError(f"no schedule {address}; `agentcron schedules list` shows those there are")
     return row

@@ -11,8 +11,13 @@ if TYPE_CHECKING:
     from daemon.config.schema import Config
     from daemon.store.runs import Run
 
-app = typer.Typer(help="Runs: what ran, how it ended, what it printed.", no_args_is_help=True, rich_markup_mode=None)
-Number = Annotated[int, typer.Argument(metavar="RUN", min=1, help="The run's number.")]
+app = typer.Typer(
+    help="Runs: what ran, how it ended, what it printed.",
+    epilog="Example: agentcron runs list --status failed",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Number = Annotated[int, typer.Argument(metavar="RUN", min=1, max=2**63 - 1, help="The run's number.")]
 
 
 @app.command("list", epilog="Example: agentcron runs list --status failed --limit 5")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Schedules: what is due when, and what became of it.",
+    epilog="Example: agentcron schedules list",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -50,7 +51,7 @@ def list_command(
             )
             for view in views
         ),
-        empty="No schedules yet; write one into the config file.",
+        empty=f"No schedules of agent {agent}." if agent else "No schedules yet; write one into the config file.",
     )
 
 
@@ -62,7 +63,7 @@ def show(context: typer.Context, schedule: Address, json: Json = False) -> None:
 
     config = read_config(context.obj)
     with reading(config) as connection:
-        view = schedule_view(connection, schedule_named(connection, schedule), config, utc_now())
+        view = schedule_view(connection, schedule_named(connection, schedule, deleted=True), config, utc_now())
     if json:
         print_json(view)
         return
@@ -148,7 +149,7 @@ def history(context: typer.Context, schedule: Address, limit: Limit = 20, json: 
 
     config = read_config(context.obj)
     with reading(config) as connection:
-        row = schedule_named(connection, schedule)
+        row = schedule_named(connection, schedule, deleted=True)
         view = history_view(connection, row.id, limit)
     if json:
         print_json(view)

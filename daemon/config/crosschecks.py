@@ -23,6 +23,7 @@ def cross_check(raw: dict[str, Any]) -> Iterator[Finding]:
             ("control", "listen"),
             "listening on TCP needs tokens; add tokens = [{ name = ..., file = ... }]",
         )
+    yield from _tokens(control.get("tokens"))
     environments = _table(raw, "environments")
     for name, environment in _tables(environments):
         yield from _environment(("environments", name), environment)
@@ -33,6 +34,20 @@ def cross_check(raw: dict[str, Any]) -> Iterator[Finding]:
             yield ("notify", name, "url"), "both command and url are set; keep one of them"
         elif not {"command", "url", "ping"} & notify.keys():
             yield ("notify", name), "nobody to notify; set command, url or ping"
+        yield from _notified(("notify", name, "agents"), notify.get("agents"), agents)
+
+
+def _tokens(tokens: object) -> Iterator[Finding]:
+    names = [token.get("name") for token in tokens if isinstance(token, dict)] if isinstance(tokens, list) else []
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            yield ("control", "tokens", number, "name"), "another token has this name; rights could not tell them apart"
+
+
+def _notified(path: KeyPath, names: object, agents: dict[str, Any]) -> Iterator[Finding]:
+    for name in names if isinstance(names, list) else []:
+        if isinstance(name, str) and name != "*" and name not in agents:
+            yield path, f'no [agents.{name}] table; write names of agents, or "*" for all'
 
 
 def _environment(path: KeyPath, environment: dict[str, Any]) -> Iterator[Finding]:
@@ -71,6 +86,9 @@ def _schedule(path: KeyPath, schedule: dict[str, Any]) -> Iterator[Finding]:
     for key in ("params", "metadata"):
         if key in schedule and not _is_json(schedule[key]):
             yield (*path, key), "holds nan, inf or a value that JSON cannot hold; agents get it as JSON"
+    title = _table(schedule, "metadata").get("display_name", "")
+    if not isinstance(title, str):
+        yield (*path, "metadata", "display_name"), "should be a string"
     start, end = schedule.get("start_at"), schedule.get("end_at")
     if _is_after(start, end):
         yield (*path, "end_at"), "lies before start_at, so the schedule would never be due"

@@ -54,17 +54,16 @@ def load_config(file: Path, environment: Mapping[str, str] = os.environ) -> Conf
         table = raw.setdefault(section, {})
         if isinstance(table, dict):
             table[key] = value
-    config = None
+    config, mistakes = None, None
     findings = list(cross_check(raw))
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems += Problems(file, text, raw, overrides).of_schema(error)
+        mistakes = error
     except RecursionError:
         problems.append(f"{file}:{_deepest_line(text)}: {_TOO_DEEP}")
-    if findings:
-        teller = Problems(file, text, raw, overrides)
-        problems += [teller.line(path, message) for path, message in findings]
+    if mistakes or findings:
+        problems += Problems(file, text, raw, overrides).tell(mistakes, findings)
     if problems or config is None:
         raise ConfigError(problems)
     config._file = file.absolute()  # noqa: SLF001 - set once, by the one function that makes a Config

@@ -1,6 +1,7 @@
 """Overrides of config scalars by environment variables: `AGENTCRON_RETENTION__DAYS=30`."""
 
 import os
+import tomllib
 from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -58,9 +59,10 @@ def _toml_type(annotation: Any) -> type | None:  # noqa: ANN401 - annotations ar
 
 def _typed(text: str, kind: type) -> object:
     """Read a variable's text as TOML would; what does not fit stays text, for the schema to refuse."""
-    if kind is bool:
-        return {"true": True, "false": False}.get(text.lower(), text)
+    if kind is str:
+        return text
     try:
-        return kind(text)
+        value = tomllib.loads(f"value = {text}")
     except ValueError:
         return text
+    return value["value"] if len(value) == 1 else text

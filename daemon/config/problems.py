@@ -64,7 +64,8 @@ _IN_TOML = {
     "float_type": "should be a number",
 }
 _LONGEST_VALUE = 60
-_SECRET_KEYS = frozenset({"env", "api_key", "tokens"})
+_SECRET_KEYS = frozenset({"env", "api_key", "tokens", "url", "ping", "repository"})  # URLs may hold passwords
+_SECRET_WORDS = ("key", "token", "secret", "password", "credential", "auth")
 
 
 class Problems:
@@ -76,11 +77,13 @@ class Problems:
         self._overridden = set(overridden)
         self._lines = key_lines(text)
 
-    def of_schema(self, error: ValidationError) -> list[str]:
-        """Return a line for each error of the schema."""
-        return [self._from_pydantic(details) for details in error.errors(include_url=False)]
+    def tell(self, error: ValidationError | None, findings: Iterable[tuple[KeyPath, str]]) -> list[str]:
+        """Return a line for each error of the schema and each other finding, in the order of the file."""
+        told = [] if error is None else [self._from_pydantic(d) for d in error.errors(include_url=False)]
+        told += [(self._line_of(path), self._told(path, message)) for path, message in findings]
+        return [text for _, text in sorted(told)]
 
-    def line(self, path: KeyPath, message: str, *, show_value: bool = True) -> str:
+    def _told(self, path: KeyPath, message: str, *, show_value: bool = True) -> str:
         """Return one finding with its place, its key and, unless it may be secret, its value."""
         if len(path) > 1 and (str(path[0]), str(path[1])) in self._overridden:
             place = f"environment variable {variable_name(str(path[0]), str(path[1]))}"
@@ -88,21 +91,21 @@ class Problems:
             place = f"{self._file}:{self._line_of(path)}: {_dotted(path)}"
         value = self._value(path)
         shown = f" = {_shown(value)}" if show_value and value is not _MISSING else ""
-        if shown and _SECRET_KEYS & set(map(str, path)):
+        if shown and _may_be_secret(path):
             shown = " = (hidden)"
         return f"{place}{shown}: {message}"
 
-    def _from_pydantic(self, details: ErrorDetails) -> str:
-        path = self._path(details["loc"])
+    def _from_pydantic(self, details: ErrorDetails) -> tuple[int, str]:
+        path, message, show_value = self._path(details["loc"]), _told(details), True
         kind = details["type"]
         if kind == "extra_forbidden":
-            return self.line(path, _unknown_key(path, self._raw), show_value=False)
-        if kind == "missing":
-            return self.line(path[:-1], f"the key {path[-1]} is missing", show_value=False)
-        if kind in {"union_tag_invalid", "union_tag_not_found"}:
+            message = _unknown_key(path, self._raw)
+        elif kind == "missing":
+            path, message, show_value = path[:-1], f"the key {path[-1]} is missing", False
+        elif kind in {"union_tag_invalid", "union_tag_not_found"}:
             allowed = ", ".join(f'"{name}"' for name in _AGENT_MODELS)
-            return self.line((*path, "type"), f"no such type of agent; allowed are {allowed}")
-        return self.line(path, _told(details))
+            path, message = (*path, "type"), f"no such type of agent; allowed are {allowed}"
+        return self._line_of(path), self._told(path, message, show_value=show_value)
 
     def _path(self, loc: tuple[int | str, ...]) -> KeyPath:
         """Return pydantic's location without the tag it adds for an agent's type and its mark for a key."""
@@ -138,7 +141,14 @@ def _dotted(path: KeyPath) -> str:
     return _shortened(text.removeprefix("."), 200)
 
 
+def _may_be_secret(path: KeyPath) -> bool:
+    last = str(path[-1]).lower()
+    return bool(_SECRET_KEYS & set(map(str, path))) or any(word in last for word in _SECRET_WORDS)
+
+
 def _shown(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 64:  # noqa: PLR2004 - more than TOML promises
+        return "an integer of more than 64 bits"
     if isinstance(value, dict):
         return "{...}"
     if isinstance(value, bool):

@@ -13,10 +13,13 @@ from daemon.config.values import (
     CronText,
     Duration,
     Instant,
+    ListenAddress,
     Name,
     PositiveDuration,
     SecretValue,
     Size,
+    Url,
+    Variable,
     Zone,
 )
 from daemon.model import Catchup, Overlap
@@ -59,9 +62,9 @@ class Control(Section):
     socket: ConfigPath | None = None
     group: str | None = None
     schedules_api: bool = True
-    listen: str | None = Field(None, pattern=r"^([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}$")
+    listen: ListenAddress | None = None
     tokens: list[Token] = []
-    public_url: str | None = Field(None, pattern=r"^https?://[^/\s]+[^\s]*$")
+    public_url: Url | None = None
 
 
 class Access(Section):
@@ -180,7 +183,7 @@ class ProcessAgent(BaseAgent):
     idle_timeout: PositiveDuration | None = None
     kill_grace: Duration = timedelta(seconds=10)
     max_output: Size = 50 * 1024**2
-    env: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], SecretValue] = {}
+    env: dict[Variable, SecretValue] = {}
 
 
 class CommandAgent(ProcessAgent):
@@ -201,7 +204,7 @@ class AcpAgent(ProcessAgent):
 class RemoteAgent(BaseAgent):
     """What agents behind a URL have in common."""
 
-    url: str = Field(pattern=r"^https?://[^/\s]+[^\s]*$")
+    url: Url
     api_key: SecretValue | None = None
 
 
@@ -251,10 +254,10 @@ class Notify(Section):
         ]
     ] = ["failed", "interrupted", "missed", "recovered"]
     command: Argv | None = None
-    url: str | None = Field(None, pattern=r"^https?://[^/\s]+[^\s]*$")
+    url: Url | None = None
     format: Literal["json", "slack", "ntfy"] = "json"
     agents: list[str] = ["*"]
-    ping: str | None = Field(None, pattern=r"^https?://[^/\s]+[^\s]*$")
+    ping: Url | None = None
 
 
 class Config(BaseSettings):

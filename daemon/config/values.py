@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from daemon.rules.cadence import check_cron, check_zone
-from daemon.units import parse_duration, parse_instant, parse_size
+from daemon.units import check_year, parse_duration, parse_instant, parse_size
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 
@@ -43,7 +43,10 @@ def _instant(value: object) -> datetime:
     if isinstance(value, str):
         return parse_instant(value)
     if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.astimezone(UTC)
+        try:
+            return check_year(value.astimezone(UTC))
+        except OverflowError:
+            raise ValueError("no such date or time of day") from None
     raise ValueError("a time has a date, a time of day and an offset, as in 2026-01-31T09:00:00Z")
 
 
@@ -58,6 +61,27 @@ def _name(value: str) -> str:
     return value
 
 
+def _url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s]+\S*", value):
+        raise ValueError('not a URL; write it like "https://host.example/path"')
+    return value
+
+
+def _listen(value: str) -> str:
+    match = re.fullmatch(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})", value)
+    if match is None or not 0 < int(match[1]) < 2**16:
+        raise ValueError('not an address to listen on; write HOST:PORT, as in "127.0.0.1:8321" or "[::1]:8321"')
+    return value
+
+
+def _variable(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("not a name of an environment variable; allowed are letters, digits and _")
+    if value.startswith("AGENTCRON_"):
+        raise ValueError("variables that begin with AGENTCRON_ are set by agentcron itself")
+    return value
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration)]
 Size = Annotated[int, BeforeValidator(_size)]
@@ -66,6 +90,9 @@ Instant = Annotated[datetime, BeforeValidator(_instant)]
 Zone = Annotated[str, AfterValidator(_zone)]
 CronText = Annotated[str, AfterValidator(check_cron)]
 Name = Annotated[str, AfterValidator(_name)]
+Url = Annotated[str, AfterValidator(_url)]
+ListenAddress = Annotated[str, AfterValidator(_listen)]
+Variable = Annotated[str, AfterValidator(_variable)]
 Argv = Annotated[list[str], Field(min_length=1)]
 
 

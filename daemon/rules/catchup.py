@@ -13,8 +13,11 @@ _INSTANT = timedelta(microseconds=1)
 
 
 def missed_before(now: datetime, daemon_started: datetime) -> datetime:
-    """Return the instant such that a start meant for before it was missed, and a later one is merely late."""
-    return max(daemon_started, now - LATE)
+    """Return the instant such that a start meant for before it was missed, and a later one is merely late.
+
+    A start of the daemon that lies in the future only says that the wall clock was stepped back since.
+    """
+    return now - LATE if daemon_started > now else max(daemon_started, now - LATE)
 
 
 def last_missed(cadence: Cadence, key: str, cursor: datetime, limit: datetime) -> DueTime | None:

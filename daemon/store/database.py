@@ -16,7 +16,7 @@ import aiosqlite
 import structlog
 
 from daemon.errors import StoreUnavailableError
-from daemon.store.witness import WitnessFile, highest_run
+from daemon.store.witness import WitnessFile, testify
 
 T = TypeVar("T")
 Closure = Callable[["Transaction"], T]
@@ -142,7 +142,9 @@ class Database:
     def _commit_and_witness(self, closures: list[Closure[Any]], connection: sqlite3.Connection) -> list[object]:
         results = _commit(connection, closures)
         try:
-            self._witness.record(highest_run(connection))
+            now = testify(connection)
+            if now is not None:
+                self._witness.record(now)
         except (OSError, sqlite3.Error) as error:  # what was committed stands; the next commit tells it again
             _LOG.error("[daemon] The witness file cannot be written", error=str(error))
         return results
@@ -171,6 +173,7 @@ def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]]) -> lis
 def _transact(connection: sqlite3.Connection, closures: list[Closure[Any]]) -> list[object]:
     connection.execute("BEGIN IMMEDIATE")
     results = [_guarded(connection, closure) for closure in closures]
+    connection.execute("UPDATE instance SET commits = commits + 1")
     connection.execute("COMMIT")
     return results
 

@@ -25,16 +25,21 @@ def migrate(connection: sqlite3.Connection, path: Path, steps: dict[int, str]) -
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     newest = max(steps)
     if version > newest:
-        raise StoreError(
-            f"{path} has schema {version}, this agentcron knows up to {newest}: it was written by a newer version; "
-            "install that version again, or restore the backup made before the upgrade"
-        )
+        raise StoreError(newer_schema(path, version))
     waiting = [number for number in sorted(steps) if number > version]
     if waiting and version > 0:
         _back_up(connection, path.with_name(f"{path.name}.before-{waiting[0]:04d}"))
     for number in waiting:
         _run(connection, number, steps[number])
     return waiting
+
+
+def newer_schema(path: Path, version: int) -> str:
+    """Say that a database was written by a version of agentcron yet to come."""
+    return (
+        f"{path} has schema {version}, this agentcron knows up to {max(migrations())}: it was written by a newer "
+        "version; nothing was changed. Install that version again, or put back the backup made before the upgrade"
+    )
 
 
 def _back_up(connection: sqlite3.Connection, target: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from daemon.errors import RefusedError, StoreError
 from daemon.store.database import Database, connect
-from daemon.store.migrate import migrate, migrations
-from daemon.store.witness import NAME, WitnessFile, confront
+from daemon.store.migrate import migrate, migrations, newer_schema
+from daemon.store.witness import Witness, WitnessFile, agree, find_loss, read_witness, testify
 
 DATABASE = "state.db"
 LOCK = "daemon.lock"
@@ -26,6 +26,7 @@ class DaemonLock:
     def __init__(self, state_dir: Path) -> None:
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _close_to_others(state_dir)
             self._descriptor = os.open(state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(f"the state directory {state_dir} cannot be used: {error.strerror}") from None
@@ -46,12 +47,21 @@ class DaemonLock:
         os.close(self._descriptor)
 
 
+def _close_to_others(state_dir: Path) -> None:
+    """Give a state directory mode 0700; a folder that holds other things and no state of ours is left as it is."""
+    names = {entry.name for entry in state_dir.iterdir()}
+    if state_dir.stat().st_mode & 0o077 and (not names or names & {LOCK, DATABASE}):
+        state_dir.chmod(0o700)
+
+
 def running_daemon(state_dir: Path) -> int | None:
     """Return the pid of the daemon that holds the state directory, None if there is none. Takes no lock."""
     try:
         descriptor = os.open(state_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise StoreError(f"{state_dir / LOCK} cannot be read: {error.strerror}") from None
     try:
         return _holder(descriptor)
     finally:
@@ -67,33 +77,54 @@ def _holder(descriptor: int) -> int | None:
 def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Database:
     """Prepare the database of a locked state directory and return it, not yet entered.
 
-    Raise StoreError if it is damaged, newer than this version, or not the one its witness knows.
+    Raise StoreError if it is damaged, somebody else's, newer than this version, or not the one its witness knows;
+    it is untouched then.
     """
     path = state_dir / DATABASE
     try:
         for folder in ("runs", "environments"):
             (state_dir / folder).mkdir(mode=0o700, exist_ok=True)
-        if not path.exists():
-            _create(path, state_dir, accept_data_loss=accept_data_loss)
+        found = _inspect(path)
+        loss = find_loss(read_witness(state_dir), found)
+        if loss and not accept_data_loss:
+            raise StoreError(
+                f"{path} {loss}; nothing was changed. Put the right one back from a backup, or, to go on without what "
+                "is lost, start once with `agentcron run --accept-data-loss`"
+            )
+        if found is None:
+            _create(path)
         connection = connect(path)
         try:
-            _prepare(connection, path)
-            witness = confront(connection, state_dir, now, accept_data_loss=accept_data_loss)
+            connection.execute("PRAGMA journal_mode = WAL")
+            migrate(connection, path, migrations())
+            agree(connection, state_dir, now, lost=loss is not None)
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be used: {error}; restore it from a backup") from None
+        raise StoreError(f"{path} cannot be used: {error}; put a good one back from a backup") from None
     except OSError as error:
         raise StoreError(f"{state_dir} cannot be used: {error.strerror}: {error.filename}") from None
-    return Database(path, WitnessFile(state_dir, witness))
+    return Database(path, WitnessFile(state_dir))
 
 
-def _create(path: Path, state_dir: Path, *, accept_data_loss: bool) -> None:
-    if (state_dir / NAME).exists() and not accept_data_loss:
-        raise StoreError(
-            f"{path} is gone, but its witness file is there; nothing was changed. Restore it with `agentcron restore "
-            "FILE`, or, to go on without what is lost, start once with `agentcron run --accept-data-loss`"
-        )
+def _inspect(path: Path) -> Witness | None:
+    """Return what an existing database says of itself without changing it; None if it is missing or empty."""
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    connection = connect(path, read_only=True)
+    try:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > max(migrations()):
+            raise StoreError(newer_schema(path, version))
+        tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        if tables and not {"instance", "schedules", "fires", "runs"} <= tables:
+            raise StoreError(f"{path} is not a database of agentcron; nothing was changed. Move it away")
+        return testify(connection) if tables else None
+    finally:
+        connection.close()
+
+
+def _create(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = connect(path)
     try:
@@ -101,12 +132,3 @@ def _create(path: Path, state_dir: Path, *, accept_data_loss: bool) -> None:
         connection.execute("VACUUM")  # writes the first page, which fixes auto_vacuum
     finally:
         connection.close()
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Migrate; a database from a newer version is refused before anything touches it."""
-    steps = migrations()
-    newer = connection.execute("PRAGMA user_version").fetchone()[0] > max(steps)
-    if not newer:
-        connection.execute("PRAGMA journal_mode = WAL")
-    migrate(connection, path, steps)

@@ -142,12 +142,14 @@ def live_schedules(source: Transaction | sqlite3.Connection) -> list[ScheduleRow
     return [schedule_from(row) for row in rows]
 
 
-def retired_schedule(tx: Transaction, agent: str, name: str) -> ScheduleRow | None:
-    """Return the declared schedule that was last taken out of the file under that address."""
-    row = tx.execute(
-        "SELECT * FROM schedules WHERE agent = ? AND name = ? AND source = 'declared' AND deleted_at IS NOT NULL "
-        "ORDER BY deleted_at DESC, id DESC LIMIT 1",
-        (agent, name),
+def deleted_schedule(
+    source: Transaction | sqlite3.Connection, agent: str, name: str, *, declared: bool = False
+) -> ScheduleRow | None:
+    """Return the schedule of that address that was deleted last; with `declared`, only one taken out of the file."""
+    row = source.execute(
+        "SELECT * FROM schedules WHERE agent = ? AND name = ? AND deleted_at IS NOT NULL "
+        "AND (NOT ? OR source = 'declared') ORDER BY deleted_at DESC, id DESC LIMIT 1",
+        (agent, name, declared),
     ).fetchone()
     return schedule_from(row) if row else None
 

@@ -16,17 +16,18 @@ from daemon.errors import StoreError
 from daemon.units import format_instant
 
 NAME = "witness.json"
-_LENGTH = 128  # fixed, so that the file can be written over in place
+_LENGTH = 160  # fixed, so that the file can be written over in place
 _MARGIN = 1000  # after an accepted loss: numbers that may have been given after the last word of the witness
 _SYNC_EVERY = 1.0  # seconds
 
 
 @dataclass(frozen=True)
 class Witness:
-    """The database's identity, and the highest run number that it is known to have given."""
+    """The database's identity, the highest run number it has given, and how far its writes have come."""
 
     instance: str
     highest_run: int
+    commits: int
 
     def encode(self) -> bytes:
         """Return the file's content, always of the same length."""
@@ -34,25 +35,21 @@ class Witness:
 
 
 class WitnessFile:
-    """The open witness of a running daemon, told of the highest run number after each commit."""
+    """The open witness of a running daemon, told after each commit how far the database has come."""
 
-    def __init__(self, state_dir: Path, witness: Witness) -> None:
-        self._witness = witness
+    def __init__(self, state_dir: Path) -> None:
         self._synced = time.monotonic()
         self._descriptor = os.open(state_dir / NAME, os.O_WRONLY | os.O_CLOEXEC)
 
-    def record(self, highest_run: int) -> None:
-        """Note the highest number; it survives the daemon at once and a power cut within about a second."""
-        if highest_run == self._witness.highest_run:
-            return
-        self._witness = Witness(self._witness.instance, highest_run)
-        os.pwrite(self._descriptor, self._witness.encode(), 0)
+    def record(self, witness: Witness) -> None:
+        """Write it down; it survives the daemon at once and a power cut within about a second."""
+        os.pwrite(self._descriptor, witness.encode(), 0)
         if time.monotonic() - self._synced > _SYNC_EVERY:
             os.fdatasync(self._descriptor)
             self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Leave the last number on the disk."""
+        """Leave the last word on the disk."""
         os.fdatasync(self._descriptor)
         os.close(self._descriptor)
 
@@ -62,7 +59,7 @@ def read_witness(state_dir: Path) -> Witness | None:
     path = state_dir / NAME
     try:
         content = json.loads(path.read_text())
-        return Witness(str(content["instance"]), int(content["highest_run"]))
+        return Witness(str(content["instance"]), int(content["highest_run"]), int(content["commits"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -86,55 +83,40 @@ def write_witness(state_dir: Path, witness: Witness) -> None:
         os.close(folder)
 
 
-def confront(connection: sqlite3.Connection, state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Witness:
-    """Compare database and witness, make them agree, and return the witness.
-
-    Raise StoreError if the database is not the one the witness knows, unless its loss is accepted: then the
-    database gets a new identity and run numbers go on above the highest ever given.
-    """
-    witness = read_witness(state_dir)
-    row = connection.execute("SELECT id FROM instance").fetchone()
-    instance = row["id"] if row else None
-    highest = highest_run(connection)
-    loss = _loss(witness, instance, highest)
-    if loss and not accept_data_loss:
-        raise StoreError(
-            f"{state_dir}/state.db {loss}; nothing was changed. Restore it with `agentcron restore FILE`, or, to go "
-            "on without what is lost, start once with `agentcron run --accept-data-loss`"
-        )
-    if instance is None or loss:
-        instance = secrets.token_hex(16)
-        connection.execute("DELETE FROM instance")
-        connection.execute("INSERT INTO instance VALUES (?, ?)", (instance, format_instant(now)))
-    reached = max(highest, witness.highest_run if witness else 0)
-    if loss:
-        reached += _MARGIN
-        _continue_numbers(connection, reached)
-    agreed = Witness(instance, reached)
-    if agreed != witness:
-        write_witness(state_dir, agreed)
-    return agreed
-
-
-def _loss(witness: Witness | None, instance: str | None, highest: int) -> str | None:
-    """Say what the database lost, if anything."""
+def find_loss(witness: Witness | None, found: Witness | None) -> str | None:
+    """Say what a database lost in comparison with its witness, None if nothing."""
     if witness is None:
         return None
-    if instance is None:
-        return "is empty, but its witness file knows an earlier one"
-    if instance != witness.instance:
+    if found is None:
+        return "is gone or empty, but its witness file knows it"
+    if found.instance != witness.instance:
         return "is another database than the one its witness file knows"
-    if highest < witness.highest_run:
-        return f"knows runs up to {highest}, but its witness file knows of {witness.highest_run}: its tail is lost"
+    if found.highest_run < witness.highest_run or found.commits < witness.commits:
+        return "is older than its witness file: its tail is lost"
     return None
 
 
-def highest_run(connection: sqlite3.Connection) -> int:
-    """Return the highest run number that the database has given."""
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'runs'").fetchone()
-    return int(row["seq"]) if row else 0
+def testify(connection: sqlite3.Connection) -> Witness | None:
+    """Return what a database says of itself, None if it never was agentcron's."""
+    row = connection.execute(
+        "SELECT id, commits, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'runs'), 0) AS highest "
+        "FROM instance"
+    ).fetchone()
+    return Witness(row["id"], row["highest"], row["commits"]) if row else None
 
 
-def _continue_numbers(connection: sqlite3.Connection, reached: int) -> None:
-    connection.execute("DELETE FROM sqlite_sequence WHERE name = 'runs'")
-    connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', ?)", (reached,))
+def agree(connection: sqlite3.Connection, state_dir: Path, now: datetime, *, lost: bool) -> None:
+    """Make database and witness agree: a new or accepted database gets an identity of its own.
+
+    After a loss, run numbers go on above the highest ever given.
+    """
+    witness, found = read_witness(state_dir), testify(connection)
+    if found is None or lost:
+        reached = max(witness.highest_run if witness else 0, found.highest_run if found else 0)
+        found = Witness(secrets.token_hex(16), reached + (_MARGIN if lost else 0), 0)
+        connection.execute("DELETE FROM instance")
+        connection.execute("INSERT INTO instance (id, created_at) VALUES (?, ?)", (found.instance, format_instant(now)))
+        connection.execute("DELETE FROM sqlite_sequence WHERE name = 'runs'")
+        connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', ?)", (found.highest_run,))
+    if found != witness:
+        write_witness(state_dir, found)

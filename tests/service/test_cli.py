@@ -197,6 +197,9 @@ def test_init_writes_a_good_config_once(tmp_path: Path) -> None:
         (("runs", "show", "99"), 1, "no run 99"),
         (("runs", "show", "x"), 2, "valid integer"),
         (("runs", "logs", "99"), 1, "no run 99"),
+        (("runs", "show", "9223372036854775808"), 2, "9223372036854775807"),
+        (("schedules", "show", "a/\udcff"), 1, "write AGENT/NAME"),
+        (("schedules", "next", "a/s", "--from", "9999-12-31T23:59:58Z"), 2, "1970 to 9000"),
         (("runs", "cancel", "99"), 1, "no run 99"),
         (("runs", "cancel", "1"), 1, "completed already"),
         (("runs", "list", "--status", "happy"), 2, "is no status"),
@@ -258,13 +261,33 @@ def test_a_closed_pipe_is_no_error(stopped: DaemonProcess) -> None:
     assert found.stderr == ""
 
 
+def test_a_full_device_is_told(stopped: DaemonProcess) -> None:
+    for words in ("check", "runs list", "runs logs 1"):
+        command = f"{sys.executable} -m daemon --config {stopped.config} {words} > /dev/full"
+        found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        assert found.returncode == 1
+        assert found.stderr == "agentcron: the output cannot be written: no space left on device\n"
+
+
+def test_what_is_typed_is_not_echoed_raw(tmp_path: Path) -> None:
+    found = agentcron(tmp_path, "--config", "a\x1b[31m\nb", "check")
+    assert found.returncode == 2
+    assert len(found.stderr.splitlines()) == 1
+    assert "\x1b" not in found.stderr
+
+
+def test_the_history_of_a_retired_schedule_stays_readable(stopped: DaemonProcess, start_daemon: StartDaemon) -> None:
+    start_daemon(stopped.config.read_text().replace("schedules.s]", "schedules.other]")).stop()
+    assert document(stopped, "schedules", "show", "a/s")["state"] == "deleted"
+    assert document(stopped, "schedules", "history", "a/s")["fires"]
+
+
 def test_every_help_has_an_example() -> None:
     def walk(*words: str) -> list[str]:
         text = agentcron(Path(), *words, "--help").stdout
+        assert "Example: agentcron" in text, words
         listed = text.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
         names = [line.split()[0] for line in listed if line.startswith("  ") and not line.startswith("   ")]
-        if not names:
-            assert "Example: agentcron" in text, words
         return [name for name in names if walk(*words, name) is not None]
 
     assert {"run", "check", "init", "status", "schedules", "runs"} <= set(walk())

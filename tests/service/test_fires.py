@@ -222,6 +222,19 @@ async def test_a_forward_step_is_a_gap_and_a_backward_step_starts_nothing_twice(
     assert len(await ledger.rows()) == len(before) + 1
 
 
+async def test_after_a_backward_step_nothing_is_early_and_nothing_is_missed(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "allow_all"')
+    ledger.started = START + timedelta(minutes=10)
+    await ledger.decide(START + timedelta(minutes=10, seconds=15))
+    before = await ledger.rows()
+    back = START - timedelta(minutes=10)  # before the daemon was started
+    await ledger.database.write(lambda tx: pull_back_cursors(tx, back))
+    fires = await ledger.decide(back + 30 * SECOND)
+    assert [format_instant(fire.due) for fire in fires] == [due(-590), due(-580), due(-570)]
+    assert {fire.outcome for fire in fires} == {FireOutcome.LAUNCHED}
+    assert len(await ledger.rows()) == len(before) + 3
+
+
 async def test_a_backward_step_does_not_silence_what_was_not_recorded(ledger: Ledger) -> None:
     await ledger.declare(at=START + timedelta(days=3650))
     await ledger.database.write(lambda tx: pull_back_cursors(tx, START))

@@ -1,9 +1,11 @@
 """The daemon as a process: start, signals, stop modes, reload, log file, systemd, adoption."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -92,6 +94,8 @@ def test_a_run_that_was_never_let_loose_is_started_after_all(start_daemon: Start
         tree.send(process, signal.SIGKILL)
     status = first.state / "runs/1/status"
     status.write_bytes(bytes(status.stat().st_size))  # as if the supervisor had ended before its first record
+    with contextlib.closing(sqlite3.connect(first.state / "state.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE runs SET delivered_at = NULL WHERE id = 1")  # ... and so before it was confirmed
     second = start_daemon(text)
     assert second.wait_for_log("[run] Run pending", run_id=1)["error"]
     wait_until(lambda: second.query("SELECT pid FROM runs WHERE id = 1")[0]["pid"] not in {None, run["pid"]})
@@ -201,7 +205,7 @@ def test_a_bad_file_changes_nothing(start_daemon: StartDaemon) -> None:
     daemon.config.write_text(daemon.config.read_text() + "bogus = 1\n")
     daemon.process.send_signal(signal.SIGHUP)
     event = daemon.wait_for_log("[config] Not reloaded")
-    assert "bogus: unknown key" in event["problem"]
+    assert "bogus = 1: unknown key" in event["problem"]
     assert daemon.query("SELECT version, updated_at FROM schedules") == before
     number = len(daemon.query("SELECT id FROM runs")) + 1
     daemon.wait_for_run("completed", number=number)
@@ -220,6 +224,7 @@ def test_the_log_file_is_reopened_when_moved_away_and_on_sighup(start_daemon: St
     wait_until(lambda: path.exists() and "[config] Reloaded" in path.read_text())
     path.rename(tmp_path / "older.log")
     wait_until(lambda: path.exists() and "Run completed" in path.read_text())
+    assert path.stat().st_mode & 0o777 == 0o640
     for file in tmp_path.glob("*.log"):
         assert all(json.loads(line)["timestamp"].endswith("Z") for line in file.read_text().splitlines())
 
@@ -275,10 +280,16 @@ def test_settings_without_effect_are_named_in_one_warning(start_daemon: StartDae
     assert warnings[0]["settings"] == "[cleanup], [notify], [retention], agents.a.allow"
 
 
-def test_a_state_dir_that_cannot_be_written_is_told_without_a_traceback(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon('[daemon]\nstate_dir = "/proc/nowhere"\n[agents.a]\ncommand = ["true"]\n', ready=False)
+@pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null", "dangling"])
+def test_a_state_dir_that_cannot_be_used_is_told_without_a_traceback(
+    start_daemon: StartDaemon, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "dangling").symlink_to("/nowhere/at/all")
+    text = f'[daemon]\nstate_dir = "{place}"\n[agents.a]\ncommand = ["true"]\n'
+    daemon = start_daemon(text, ready=False)
     assert daemon.process.wait(20) == 1
-    assert "/proc/nowhere" in daemon.log_text()
+    assert place in daemon.log_text()
+    assert daemon.cli("status").returncode == 3
     assert "Traceback" not in daemon.log_text()
 
 

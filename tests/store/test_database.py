@@ -189,18 +189,47 @@ def _lose_tail(state_dir: Path) -> None:
         connection.execute("UPDATE sqlite_sequence SET seq = 3 WHERE name = 'runs'")
 
 
-@pytest.mark.parametrize("damage", [_remove_database, _empty_database, _replace_database, _lose_tail])
+def _lose_writes_that_gave_no_number(state_dir: Path) -> None:
+    copy = (state_dir / DATABASE).read_bytes()
+    write_events(state_dir)
+    (state_dir / DATABASE).write_bytes(copy)
+
+
+def write_events(state_dir: Path) -> None:
+    async def go() -> None:
+        async with open_state(state_dir, NOW, accept_data_loss=False) as database:
+            await database.write(lambda tx: tx.execute("UPDATE runs SET error = 'x' WHERE id = 1"))
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_remove_database, _empty_database, _replace_database, _lose_tail, _lose_writes_that_gave_no_number],
+)
 def test_a_lost_database_is_refused_and_numbers_go_on_once_accepted(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     give_runs(tmp_path, 5)
     damage(tmp_path)
-    before = read_witness(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with pytest.raises(StoreError, match="accept-data-loss"):
         open_and_close(tmp_path)
-    assert read_witness(tmp_path) == before
+    assert {path: path.read_bytes() for path in before} == before
+    assert (tmp_path / DATABASE).exists() == (tmp_path / DATABASE in before)
     open_and_close(tmp_path, accept_data_loss=True)
     assert give_runs(tmp_path, 1)[0] > 5
+
+
+@pytest.mark.parametrize("sql", ["CREATE TABLE mine (a)", "CREATE TABLE runs (a)", "PRAGMA user_version = 1"])
+def test_a_foreign_database_is_refused_untouched(tmp_path: Path, sql: str) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        connection.execute(sql)
+        connection.execute("CREATE TABLE other (a)")
+    before = (tmp_path / DATABASE).read_bytes()
+    with pytest.raises(StoreError, match="not a database of agentcron"):
+        open_and_close(tmp_path)
+    assert (tmp_path / DATABASE).read_bytes() == before
 
 
 def test_a_database_without_its_witness_gets_a_new_one(tmp_path: Path) -> None:
@@ -220,9 +249,9 @@ def test_an_unreadable_witness_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_witness_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    write_witness(tmp_path, Witness("a", 1))
-    write_witness(tmp_path, Witness("b", 2))
-    assert read_witness(tmp_path) == Witness("b", 2)
+    write_witness(tmp_path, Witness("a", 1, 1))
+    write_witness(tmp_path, Witness("b", 2, 2))
+    assert read_witness(tmp_path) == Witness("b", 2, 2)
     assert list(tmp_path.iterdir()) == [tmp_path / "witness.json"]
 
 
@@ -268,6 +297,16 @@ def test_no_file_of_the_state_is_open_to_others(tmp_path: Path) -> None:
         os.umask(before)
     for path in tmp_path.rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_state_dir_is_closed_to_others_unless_it_is_somebody_elses(tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir(mode=0o755)
+    (tmp_path / "theirs/file").touch()
+    for name in ("ours", "theirs"):
+        DaemonLock(tmp_path / name).release()
+    assert (tmp_path / "ours").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "theirs").stat().st_mode & 0o777 == 0o755
 
 
 # the lock

@@ -88,19 +88,19 @@ every = "0s"
 days = -1
 """,
     )
-    assert [problem.split(" = ")[0].split(": unknown")[0] for problem in sorted(found)] == [
-        "FILE:12: agents.triage.schedules.nightly.cron",
-        "FILE:13: agents.triage.schedules.nightly.every",
-        "FILE:14: agents.triage.schedules.nightly.overlap",
-        "FILE:16: agents.triage.schedules.Bad Name",
-        "FILE:17: agents.triage.schedules.Bad Name.every",
-        "FILE:20: retention.days",
+    assert [problem.split(" = ")[0] for problem in found] == [
         "FILE:2: daemon.timezone",
         "FILE:3: daemon.max_concurrent_runs",
         "FILE:4: daemon.stat_dir",
         "FILE:7: agents.triage.command",
         "FILE:8: agents.triage.timeout",
         "FILE:9: agents.triage.environment",
+        "FILE:12: agents.triage.schedules.nightly.cron",
+        "FILE:13: agents.triage.schedules.nightly.every",
+        "FILE:14: agents.triage.schedules.nightly.overlap",
+        "FILE:16: agents.triage.schedules.Bad Name",
+        "FILE:17: agents.triage.schedules.Bad Name.every",
+        "FILE:20: retention.days",
     ]
     text = "\n".join(found)
     assert "did you mean state_dir?" in text
@@ -118,13 +118,21 @@ days = -1
         ('[agents.a]\ncommand = [""]', "program to run"),
         ('[agents.a]\ncommand = ["a\\u0000b"]', "NUL"),
         ('[agents.a]\ntype = "agentex"', "the key url is missing"),
-        ('[agents.a]\ntype = "a2a"\nurl = "ftp://x"', "match pattern"),
+        ('[agents.a]\ntype = "a2a"\nurl = "ftp://x"', "not a URL"),
         (GOOD + "timeout = 5", "a duration is a string"),
         (GOOD + 'timeout = "0s"', 'at least "1s"'),
         (GOOD + "attempts = 1.0", "integer"),
         (GOOD + "attempts = true", "integer"),
         (GOOD + 'max_output = "5 bytes"', "not a size"),
-        (GOOD + 'env = { "A B" = "x" }', "pattern"),
+        (GOOD + 'env = { "A B" = "x" }', "not a name of an environment variable"),
+        (GOOD + 'env = { AGENTCRON_X = "x" }', "set by agentcron itself"),
+        (GOOD + '[control]\nlisten = "127.0.0.1:99999"\ntokens = [{ name = "a", file = "a" }]', "HOST:PORT"),
+        (GOOD + '[[control.tokens]]\nname="a"\nfile="a"\n[[control.tokens]]\nname="a"\nfile="b"', "another token"),
+        (GOOD + '[notify.n]\nping = "http://x"\nagents = ["b"]', "no [agents.b] table"),
+        (GOOD + '[agents.a.schedules.s]\nevery = "1h"\nmetadata = { display_name = 5 }', "should be a string"),
+        (GOOD + '[agents.a.schedules.s]\nevery = "1h"\nstart_at = 9999-12-31T23:30:00Z', "1970 to 9000"),
+        (GOOD + '[agents.a.schedules.s]\nevery = "1h"\nend_at = 9999-12-31T23:59:59-23:59', "no such date"),
+        (GOOD + "[retention]\ndays = 0x" + "f" * 100_000, "an integer of more than 64 bits"),
         (GOOD + "[agents.a.schedules.s]", "exactly one of cron and every"),
         (GOOD + '[agents.a.schedules.s]\ncron = "@daily"\noffset = "5m"', "offset"),
         (GOOD + '[agents.a.schedules.s]\nevery = "1h"\nstart_at = 2026-01-01T00:00:00', "an offset"),
@@ -151,9 +159,16 @@ def test_each_rule_says_what_is_allowed(tmp_path: Path, line: str, why: str) -> 
 
 
 def test_values_that_may_be_secret_are_never_shown(tmp_path: Path) -> None:
-    found = problems(tmp_path, '[agents.a]\ncommand = ["x"]\ntimeout = 1\nenv = { KEY = ["hunter2"] }\napi_key = 5\n')
+    found = problems(
+        tmp_path,
+        '[agents.a]\ncommand = ["x"]\ntimeout = 1\nenv = { KEY = ["hunter2"] }\n'
+        'api_key = "hunter2"\napi_kee = "shown"\n'
+        '[agents.b]\ntype = "a2a"\nurl = "ftp://u:hunter2@x"\nmy_secret = "hunter2"\n'
+        '[environments.e]\nmode = "git"\nrepository = ["https://u:hunter2@x"]\n',
+    )
     assert "hunter2" not in "\n".join(found)
-    assert len(found) == 3
+    assert 'api_kee = "shown": unknown key' in "\n".join(found)
+    assert len(found) == 7
 
 
 @pytest.mark.parametrize(
@@ -228,6 +243,7 @@ def test_variables_override_scalars_of_five_sections(tmp_path: Path) -> None:
         AGENTCRON_RETENTION__DAYS="30",
         AGENTCRON_CLEANUP__KEEP_ON_ERROR="false",
         AGENTCRON_CLEANUP__QUOTA_WARN="0.5",
+        AGENTCRON_CLEANUP__QUOTA="20GiB",
         AGENTCRON_DAEMON__STOP_TIMEOUT="5s",
         AGENTCRON_AGENTS__A__TIMEOUT="5s",
         AGENTCRON_FOO__BAR="1",

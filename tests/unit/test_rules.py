@@ -62,6 +62,7 @@ def test_nothing_unfinished_means_a_start(policy: Overlap) -> None:
 def test_late_is_not_missed_up_to_a_minute_unless_the_daemon_was_away() -> None:
     assert catchup.missed_before(NOW, NOW - HOUR) == NOW - timedelta(seconds=60)
     assert catchup.missed_before(NOW, NOW - timedelta(seconds=3)) == NOW - timedelta(seconds=3)
+    assert catchup.missed_before(NOW, NOW + HOUR) == NOW - timedelta(seconds=60)  # the clock was stepped back
 
 
 @given(st.integers(1, 100), st.integers(0, 100), st.sampled_from(Catchup), st.integers(0, 1800))

@@ -74,11 +74,11 @@ def test_instants() -> None:
     ],
 )
 def test_bad_instants_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"RFC 3339|no such date"):
+    with pytest.raises(ValueError, match=r"RFC 3339|no such date|years"):
         parse_instant(text)
 
 
-@given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1)))  # noqa: DTZ001
+@given(st.datetimes(datetime(1970, 1, 2), datetime(9000, 1, 1)))  # noqa: DTZ001
 def test_written_instants_sort_as_they_compare(naive: datetime) -> None:
     instant = naive.replace(tzinfo=UTC, microsecond=naive.microsecond // 1000 * 1000)
     assert parse_instant(format_instant(instant)) == instant

@@ -19,10 +19,11 @@ def serve() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors that end are nobody's zombies
     control = socket.socket(fileno=0)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
         if not message:
             return
         for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # noqa: FBT003 - the command must not get it
             _fork(control, descriptor)
 
 

@@ -2,6 +2,7 @@
 
 CREATE TABLE instance (
     id TEXT PRIMARY KEY,                 -- the same as in the witness file
+    commits INTEGER NOT NULL DEFAULT 0,  -- how many groups of writes the daemon committed; likewise
     created_at TEXT NOT NULL
 ) STRICT;
 
