@@ -5,8 +5,9 @@ APScheduler only wakes the daemon up; which due times have come is decided from 
 
 import asyncio
 import contextlib
+import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -18,6 +19,7 @@ from daemon.fires import Fire, Present, decide_due
 from daemon.model import FireOutcome, WakeTime
 from daemon.store.database import Database
 from daemon.store.schedules import next_wake, pull_back_cursors
+from daemon.timerfd import acknowledge, open_clock_watch
 from daemon.units import format_instant
 
 _LOG = structlog.get_logger()
@@ -47,7 +49,6 @@ class Clock:
         self._scheduler = AsyncIOScheduler(
             timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
         )
-        self.lateness: float = 0.0
 
     def changed(self) -> None:
         """Look at the schedules again: one of them was changed."""
@@ -65,14 +66,18 @@ class Clock:
             self._scheduler.shutdown(wait=False)
 
     async def watch(self) -> None:
-        """Notice jumps of the wall clock, a suspend included, within a few seconds."""
+        """Notice jumps of the wall clock: at once where the kernel tells of them, within a few seconds elsewhere."""
         offset = _wall_minus_boot()
-        while True:
-            await asyncio.sleep(_HEARTBEAT)
-            jump = _wall_minus_boot() - offset
-            if abs(jump) > _JUMP:
-                offset += jump
-                await self.jumped(timedelta(seconds=jump))
+        with _clock_set() as was_set:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_HEARTBEAT):
+                        await was_set.wait()
+                was_set.clear()
+                jump = _wall_minus_boot() - offset
+                if abs(jump) > _JUMP:
+                    offset += jump
+                    await self.jumped(timedelta(seconds=jump))
 
     async def jumped(self, by: timedelta) -> None:
         """Compute everything anew after a jump of the wall clock."""
@@ -85,11 +90,13 @@ class Clock:
         try:
             while True:
                 present = self._present(WakeTime(self._now()))
-                fires, more = await self._database.write(partial(decide_due, present=present, schedules=_BATCH))
-                if fires:
-                    _log(fires)
-                    await self._fired(fires)
-                if not more:
+                decided = await self._database.write(partial(decide_due, present=present, schedules=_BATCH))
+                for schedule, reason in decided.troubles:
+                    _LOG.error("[clock] Due times cannot be decided", schedule=schedule, reason=reason)
+                if decided.fires:
+                    _log(decided.fires)
+                    await self._fired(decided.fires)
+                if not decided.more:
                     return await self._database.read(next_wake)
         except StoreUnavailableError as error:
             _LOG.error("[clock] Due times cannot be recorded, so nothing is started", error=str(error))
@@ -107,6 +114,30 @@ class Clock:
 
     async def _ring(self) -> None:
         self._wake.set()
+
+
+@contextlib.contextmanager
+def _clock_set() -> Iterator[asyncio.Event]:
+    """Give an event that the kernel sets when the wall clock is set; without timerfd nobody sets it."""
+    event = asyncio.Event()
+    try:
+        descriptor = open_clock_watch()
+    except OSError as error:
+        _LOG.info("[clock] No timerfd here; the heartbeat alone notices jumps", reason=error.strerror)
+        yield event
+        return
+
+    def note() -> None:
+        acknowledge(descriptor)
+        event.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, note)
+    try:
+        yield event
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 def _wall_minus_boot() -> float:

@@ -13,11 +13,12 @@ from daemon.store.database import Transaction
 from daemon.store.events import add_event
 from daemon.store.fires import count_recorded, is_recorded, record_fire, record_summary
 from daemon.store.runs import NewRun, count_unfinished, create_run, flag_cancellation, unfinished_of
-from daemon.store.schedules import ScheduleRow, due_schedules, move_cursor
+from daemon.store.schedules import ScheduleRow, due_schedules, move_cursor, put_off
 from daemon.units import format_instant
 
 _INSTANT = timedelta(microseconds=1)
 _MOST_AT_ONCE = 100
+_PUT_OFF = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,31 @@ class Present:
     instance: str
 
 
-def decide_due(tx: Transaction, present: Present, schedules: int) -> tuple[list[Fire], bool]:
-    """Decide the due times that have come of at most so many schedules; tell whether some may be left."""
+@dataclass(frozen=True)
+class Decided:
+    """What one look at the schedules brought about."""
+
+    fires: list[Fire]
+    troubles: list[tuple[str, str]]
+    """Schedules that could not be decided, and why; they are looked at again after a minute."""
+    more: bool
+    """Whether other schedules may still be due."""
+
+
+def decide_due(tx: Transaction, present: Present, schedules: int) -> Decided:
+    """Decide the due times that have come of at most so many schedules; one in trouble does not stop the others."""
     rows = due_schedules(tx, present.now, schedules)
-    fires = []
+    decided = Decided([], [], bool(rows))
     for row in rows:
-        fires += _Decision(tx, present, row).decide()
-    return fires, bool(rows)
+        tx.execute("SAVEPOINT schedule")
+        try:
+            decided.fires.extend(_Decision(tx, present, row).decide())
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            tx.execute("ROLLBACK TO schedule")
+            put_off(tx, row, present.now + _PUT_OFF)
+            decided.troubles.append((row.address, f"{type(error).__name__}: {error}"))
+        tx.execute("RELEASE schedule")
+    return decided
 
 
 class _Decision:

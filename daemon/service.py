@@ -156,7 +156,15 @@ class Service:
             loop.add_signal_handler(number, handler)
 
     def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
-        self._tasks.create_task(work)
+        """Do what a signal asked for; whatever goes wrong with it is told and stops nothing else."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception:  # noqa: BLE001 - a bad request must not stop the daemon
+                _LOG.exception("[daemon] Unexpected error")
+
+        self._tasks.create_task(guarded())
 
     def _ask_to_stop(self, mode: StopMode) -> None:
         if self._stop_mode is not None:
@@ -237,7 +245,9 @@ class Service:
             await asyncio.sleep(interval)
             with contextlib.suppress(StoreUnavailableError):  # the writer answered: it advances
                 await self._database.write(lambda tx: tx.execute("SELECT 1").fetchone())
-            notify("WATCHDOG=1", await self._status())
+            notify("WATCHDOG=1")
+            with contextlib.suppress(StoreUnavailableError):
+                notify(await self._status())
 
     async def _status(self) -> str:
         running = len(self._queue.under_way)

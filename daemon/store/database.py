@@ -124,8 +124,11 @@ class Database:
                 await asyncio.sleep(delay)
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a read-only query in the reader's thread."""
-        return await self._reader.run(query)
+        """Run a read-only query in the reader's thread; raise StoreUnavailableError while it cannot be answered."""
+        try:
+            return await self._reader.run(query)
+        except sqlite3.Error as error:
+            raise _told(error) from None
 
     async def _drain(self) -> None:
         while True:

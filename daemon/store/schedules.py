@@ -187,6 +187,11 @@ def move_cursor(tx: Transaction, row: ScheduleRow, cursor: datetime) -> None:
     )
 
 
+def put_off(tx: Transaction, row: ScheduleRow, until: datetime) -> None:
+    """Look at a schedule again only later, its due times undecided."""
+    tx.execute("UPDATE schedules SET wake_at = ? WHERE id = ?", (format_instant(until), row.id))
+
+
 def pull_back_cursors(tx: Transaction, now: datetime) -> int:
     """Move cursors that lie in the future back to now, after a backward step of the clock; return how many.
 

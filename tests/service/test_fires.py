@@ -32,6 +32,7 @@ class Ledger:
         self.database = database
         self.folder = folder
         self.started = START
+        self.troubles: list[tuple[str, str]] = []
 
     async def declare(self, *lines: str, at: datetime = START, every: str = "10s") -> list[Any]:
         cadence = [] if any(line.startswith("cron") for line in lines) else [f'every = "{every}"']
@@ -46,9 +47,10 @@ class Ledger:
         found: list[Fire] = []
         present = Present(now, self.started, frozenset(agents), "instance")
         while True:
-            fires, more = await self.database.write(partial(decide_due, present=present, schedules=25))
-            found += fires
-            if not more:
+            decided = await self.database.write(partial(decide_due, present=present, schedules=25))
+            found += decided.fires
+            self.troubles += decided.troubles
+            if not decided.more:
                 return found
 
     async def rows(self) -> list[dict[str, Any]]:
@@ -251,6 +253,23 @@ async def test_a_vanished_agent_and_a_requested_skip_have_their_rows(ledger: Led
     await ledger.decide(START + 20 * SECOND)
     assert [outcome for _, outcome in await outcomes(ledger)] == ["skipped_agent_deleted", "skipped_requested"]
     assert await ledger.select("SELECT * FROM schedule_skips") == []
+
+
+async def test_one_schedule_in_trouble_does_not_stop_the_others(ledger: Ledger) -> None:
+    await ledger.declare()
+    await ledger.database.write(
+        lambda tx: tx.execute(
+            "INSERT INTO schedules (agent, name, source, cron, timezone, overlap, catchup, catchup_window_ms, "
+            "creator, cursor, next_due, wake_at, created_at, updated_at) "
+            "SELECT 'a', 'broken', source, 'nonsense', timezone, overlap, catchup, catchup_window_ms, "
+            "creator, cursor, next_due, wake_at, created_at, updated_at FROM schedules"
+        )
+    )
+    fires = await ledger.decide(START + 10 * SECOND)
+    assert [(fire.schedule, fire.outcome) for fire in fires] == [("s", FireOutcome.LAUNCHED)]
+    assert [schedule for schedule, _ in ledger.troubles] == ["a/broken"]
+    assert len(await ledger.decide(START + 20 * SECOND)) == 1
+    assert len(ledger.troubles) == 1
 
 
 # declared schedules

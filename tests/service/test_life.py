@@ -255,7 +255,8 @@ def test_what_the_service_manager_hears(start_daemon: StartDaemon, tmp_path: Pat
         while "STOPPING=1" not in heard:
             heard.append(channel.recv(4096).decode())
     assert heard[0].startswith("READY=1\nSTATUS=")
-    assert heard[1].startswith("WATCHDOG=1\nSTATUS=")
+    assert heard[1] == "WATCHDOG=1"
+    assert heard[2].startswith("STATUS=")
     reloading = next(n for n, message in enumerate(heard) if message.startswith("RELOADING=1\nMONOTONIC_USEC="))
     assert any(message.startswith("READY=1") for message in heard[reloading + 1 :])
     assert heard[-1] == "STOPPING=1"
