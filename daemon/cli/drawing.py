@@ -1,13 +1,13 @@
 """What people see: aligned tables and times in a schedule's zone, plain when nobody is at a terminal."""
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import Annotated, Any
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
@@ -30,6 +30,8 @@ _STYLES = {
 
 def print_json(document: object) -> None:
     """Print one JSON document."""
+    import json
+
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
@@ -75,8 +77,10 @@ def print_facts(facts: Iterable[tuple[str, object]]) -> None:
         print(f"{name.ljust(width)}  {value}")
 
 
-def local_time(instant: datetime | str | None, zone: str = "UTC") -> str:
+def local_time(instant: "datetime | str | None", zone: str = "UTC") -> str:
     """Return an instant for people: in a zone, to the second."""
+    from zoneinfo import ZoneInfo
+
     from daemon.units import parse_instant
 
     if instant is None:

@@ -72,7 +72,12 @@ def test_bodies_have_their_documented_shape(stopped: DaemonProcess) -> None:
     assert history["revisions"][0]["action"] == "create"
     assert document(stopped, "runs", "show", "1")["steps"][0]["name"] == "workspace"
     assert document(stopped, "runs", "logs", "1")["output"] == "hello\n1\n"
-    assert document(stopped, "check") == {"schedules": document(stopped, "check")["schedules"], "warnings": []}
+    checked = document(stopped, "check")
+    assert checked["warnings"] == []
+    assert [(entry["schedule"], entry["timezone"]) for entry in checked["schedules"]] == [
+        ("a/s", "UTC"),
+        ("a/nightly", "Europe/London"),
+    ]
     status = document(stopped, "status", status=3)
     assert status["daemon"]["running"] is False
     assert status["next"]
