@@ -212,7 +212,8 @@ def log_changes(changes: list[Change], started_at: str | None, now: datetime) ->
         if change.error:
             keys["error"] = change.error
         bad = change.after in {RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.CONTINUED_AS_NEW}
-        (_LOG.warning if bad else _LOG.info)(f"[run] Run {change.after}", **keys)
+        word = "started" if change.after is RunStatus.RUNNING else change.after
+        (_LOG.warning if bad else _LOG.info)(f"[run] Run {word}", **keys)
 
 
 def _why_not(agent: str, settings: object) -> str:
