@@ -13,7 +13,7 @@ from daemon.units import format_instant, parse_instant
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, processes_of, wait_until
 
-CONFIG = """\
+CONFIG = '''\
 [daemon]
 state_dir = "state"
 max_concurrent_runs = 50
@@ -24,7 +24,7 @@ max_concurrent = 50
 [agents.a.schedules.s]
 every = "1s"
 overlap = "allow_all"
-"""
+'''
 
 
 def pause(seconds: float) -> None:
