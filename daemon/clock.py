@@ -27,8 +27,8 @@ _ALARM = "alarm"
 _BATCH = 25  # schedules decided in one transaction
 _LAST_STRETCH = timedelta(seconds=1)  # a longer sleep ends that much earlier, because the kernel may oversleep it
 _RETRY_AFTER = timedelta(seconds=2)
-_HEARTBEAT = 10.0  # seconds
-_JUMP = 1.0  # seconds by which wall clock and boot time may drift apart between two heartbeats
+_HEARTBEAT = 5.0  # seconds
+_JUMP = 1.0  # seconds by which wall clock and monotonic time may drift apart between two heartbeats
 
 
 class Clock:
@@ -60,21 +60,21 @@ class Clock:
         try:
             while True:
                 self._wake.clear()
-                self._arm(await self._decide())
+                self._arm(await self.decide())
                 await self._wake.wait()
         finally:
             self._scheduler.shutdown(wait=False)
 
     async def watch(self) -> None:
-        """Notice jumps of the wall clock: at once where the kernel tells of them, within a few seconds elsewhere."""
-        offset = _wall_minus_boot()
+        """Notice jumps of the wall clock and suspends: within a few seconds, at once where the kernel tells of them."""
+        offset = _wall_minus_monotonic()
         with _clock_set() as was_set:
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_HEARTBEAT):
                         await was_set.wait()
                 was_set.clear()
-                jump = _wall_minus_boot() - offset
+                jump = _wall_minus_monotonic() - offset
                 if abs(jump) > _JUMP:
                     offset += jump
                     await self.jumped(timedelta(seconds=jump))
@@ -84,8 +84,9 @@ class Clock:
         _LOG.warning("[clock] The wall clock jumped; alarms are computed anew", seconds=round(by.total_seconds(), 3))
         await self._database.write_patiently(lambda tx: pull_back_cursors(tx, self._now()))
         self.changed()
+        await self._fired([])
 
-    async def _decide(self) -> datetime | None:
+    async def decide(self) -> datetime | None:
         """Decide all that is due; return the instant of the next start."""
         try:
             while True:
@@ -140,8 +141,9 @@ def _clock_set() -> Iterator[asyncio.Event]:
         os.close(descriptor)
 
 
-def _wall_minus_boot() -> float:
-    return time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_BOOTTIME)
+def _wall_minus_monotonic() -> float:
+    """Return a figure that changes when the wall clock is set, and in a suspend, where the other clock stands still."""
+    return time.clock_gettime(time.CLOCK_REALTIME) - time.monotonic()
 
 
 def _log(fires: list[Fire]) -> None:

@@ -111,14 +111,14 @@ class _Decision:
         started = catchup.first_started(*window, row.cadence, row.address, (first, last), self.present.now)
         end = last if started is None else DueTime(started - _INSTANT)
         in_window = row.cadence.start_of(last, row.address) >= self.present.now - row.catchup_window
-        self._skip_all(end, FireOutcome.SKIPPED_MISSED, catchup.reason(row.catchup, in_window=in_window))
+        self.skip_all(end, FireOutcome.SKIPPED_MISSED, catchup.reason(row.catchup, in_window=in_window))
         for _ in range(_MOST_AT_ONCE):
             due = row.cadence.next_after(self.cursor)
             if due is None or due > last:
                 return True
             common = self._skipped_in_common()
             if common is not None:  # nothing can end meanwhile: all that follows is skipped for the same reason
-                self._skip_all(last, *common)
+                self.skip_all(last, *common)
                 return True
             self._decide_one(due, Trigger.CATCHUP)
             self.cursor = due
@@ -134,7 +134,7 @@ class _Decision:
             return verdict.outcome, overlap.reason(self.row.overlap, unfinished)
         return None
 
-    def _skip_all(self, last: DueTime, outcome: FireOutcome, reason: str) -> None:
+    def skip_all(self, last: DueTime, outcome: FireOutcome, reason: str) -> None:
         """Give the due times after the cursor and up to `last` their rows, or one row if they are too many."""
         cadence = self.row.cadence
         first = cadence.next_after(self.cursor)
@@ -142,7 +142,7 @@ class _Decision:
             return
         count = cadence.count(self.cursor, last)
         if count > catchup.MOST_ROWS:
-            self._summarise(first, last, count, outcome, reason)
+            self.summarise(first, last, count, outcome, reason)
         else:
             due: DueTime | None = first
             while due is not None and due <= last:
@@ -150,7 +150,7 @@ class _Decision:
                 due = cadence.next_after(due)
         self.cursor = last
 
-    def _summarise(self, first: DueTime, last: DueTime, count: int, outcome: FireOutcome, reason: str) -> None:
+    def summarise(self, first: DueTime, last: DueTime, count: int, outcome: FireOutcome, reason: str) -> None:
         """Cover many due times by one row, less those that have rows already."""
         cadence = self.row.cadence
         while is_recorded(self.tx, self.row.id, first) and first < last:
@@ -221,6 +221,22 @@ class _Decision:
 
     def _start(self, due: DueTime) -> datetime:
         return self.row.cadence.start_of(due, self.row.address)
+
+
+def skip_undecided(tx: Transaction, row: ScheduleRow, now: datetime, reason: str) -> None:
+    """Give every due time that has come but was not decided its row, before its cadence goes."""
+    present = Present(now, now, frozenset(), "")
+    _Decision(tx, present, row).skip_all(DueTime(now), FireOutcome.SKIPPED_MISSED, reason)
+
+
+def record_pause(tx: Transaction, row: ScheduleRow, now: datetime) -> None:
+    """Write the one row that covers the due times of a pause that ends now."""
+    cadence, present = row.cadence, Present(now, now, frozenset(), "")
+    first = cadence.next_after(row.cursor)
+    if first is not None and first <= now:
+        reason = f"paused since {format_instant(row.paused_at or now)}"
+        count = cadence.count(row.cursor, now)
+        _Decision(tx, present, row).summarise(first, DueTime(now), count, FireOutcome.SKIPPED_PAUSED, reason)
 
 
 def new_run(row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, held: bool = False) -> NewRun:

@@ -1,12 +1,13 @@
 """The log: one event a line through structlog, as JSON or for the console, with nothing unescaped in it."""
 
+import contextlib
+import logging
 import os
-import sys
 import time
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import structlog
 
@@ -24,10 +25,8 @@ class LogFile:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._stream: TextIO = sys.stderr
         self._looked = time.monotonic()
-        if path is not None:
-            self._stream = _open(path)
+        self._descriptor = _open(path) if path is not None else 2
 
     def write(self, text: str) -> None:
         """Write one line."""
@@ -35,11 +34,10 @@ class LogFile:
             self._looked = time.monotonic()
             if self._was_moved(self._path):
                 self.reopen()
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except OSError:  # there is nowhere left to say so
-            self._looked = 0.0
+        data = text.encode(errors="backslashreplace")
+        with contextlib.suppress(OSError):  # there is nowhere left to say so
+            while data:
+                data = data[os.write(self._descriptor, data) :]
 
     def flush(self) -> None:
         """Do nothing: every line is on its way when `write` returns."""
@@ -48,34 +46,41 @@ class LogFile:
         """Open the file again, for a log that was rotated; keep the old one if that fails."""
         if self._path is None:
             return
-        try:
+        with contextlib.suppress(OSError):  # a moved folder, a full inode table: better the old file than none
             fresh = _open(self._path)
-        except OSError:  # a moved folder, a full inode table: better the old file than none
-            return
-        self._stream, old = fresh, self._stream
-        old.close()
+            os.dup2(fresh, self._descriptor, inheritable=False)  # in one step, for whoever writes in another thread
+            os.close(fresh)
 
     def is_terminal(self) -> bool:
         """Tell whether a person is looking."""
-        return self._stream.isatty()
+        return os.isatty(self._descriptor)
 
     def _was_moved(self, path: Path) -> bool:
         try:
             there = path.stat()
         except OSError:
             return True
-        ours = os.fstat(self._stream.fileno())
+        ours = os.fstat(self._descriptor)
         return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
 
 
-def _open(path: Path) -> TextIO:
+def _open(path: Path) -> int:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o640)
         os.fchmod(descriptor, 0o640)  # whatever the daemon's umask is
     except FileExistsError:
         descriptor = os.open(path, flags)
-    return open(descriptor, "a", encoding="utf-8")  # noqa: PTH123 - the mode was given with the descriptor
+    return descriptor
+
+
+class _Forward(logging.Handler):
+    """Brings what libraries log through the standard library into the log, one event a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info if record.exc_info and record.exc_info[0] else None
+        event = f"[daemon] {record.getMessage()}"
+        structlog.get_logger().log(record.levelno, event, logger=record.name, exc_info=error)
 
 
 def configure_log(
@@ -105,6 +110,7 @@ def configure_log(
         logger_factory=structlog.WriteLoggerFactory(file=sink),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
+    logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
     return sink
 
 

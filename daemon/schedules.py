@@ -7,9 +7,8 @@ from typing import Any
 
 from daemon.config.schema import Config, Schedule
 from daemon.errors import ConfigError
-from daemon.model import FireOutcome
+from daemon.fires import record_pause, skip_undecided
 from daemon.store.database import Transaction
-from daemon.store.fires import record_summary
 from daemon.store.schedules import (
     CADENCE_KEYS,
     DEFINITION_KEYS,
@@ -17,7 +16,6 @@ from daemon.store.schedules import (
     add_revision,
     change_schedule,
     deleted_schedule,
-    get_schedule_by_id,
     insert_schedule,
     live_schedules,
     move_cursor,
@@ -47,11 +45,7 @@ def sync_declared(tx: Transaction, config: Config, now: datetime) -> list[Declar
     taken = [key for key in wanted if key in live and live[key].source == "created"]
     if taken:
         raise ConfigError([_taken(config, *key) for key in taken])
-    done = [
-        Declared(row.address, "retired")
-        for key, row in live.items()
-        if row.source == "declared" and key not in wanted and _retire(tx, row, now)
-    ]
+    done = [_retire(tx, row, now) for key, row in live.items() if row.source == "declared" and key not in wanted]
     for (agent, name), schedule in wanted.items():
         definition = definition_of(schedule, config)
         row = live.get((agent, name))
@@ -115,13 +109,15 @@ def _update(
             values.update(_pause_columns(schedule.paused, now))
     if not values:
         return None
-    if row.paused and not values.get("paused", 1):
+    new_cadence = bool(changes.keys() & {*CADENCE_KEYS})
+    resumed = row.paused and values.get("paused") == 0
+    if row.paused and (resumed or new_cadence):
         record_pause(tx, row, now)
+    elif new_cadence:
+        skip_undecided(tx, row, now, "the cadence was changed before this due time was decided")
     changed = change_schedule(tx, row, values, now, principal=_PRINCIPAL, action="update", changes=changes)
-    if changes.keys() & {*CADENCE_KEYS}:
-        move_cursor(tx, changed, now)
-    elif changes.keys() & {"paused", "jitter_ms"}:
-        move_cursor(tx, changed, now if row.paused else row.cursor)
+    if resumed or new_cadence or "jitter_ms" in changes:
+        move_cursor(tx, changed, now if resumed or new_cadence else row.cursor)
     return Declared(row.address, "changed", tuple(sorted(changes)))
 
 
@@ -140,21 +136,13 @@ def _revive(
     return Declared(row.address, "revived")
 
 
-def _retire(tx: Transaction, row: ScheduleRow, now: datetime) -> bool:
+def _retire(tx: Transaction, row: ScheduleRow, now: datetime) -> Declared:
+    if row.paused:
+        record_pause(tx, row, now)
+    else:
+        skip_undecided(tx, row, now, "the schedule was taken out of the file before this due time was decided")
     change_schedule(tx, row, {"deleted_at": format_instant(now)}, now, principal=_PRINCIPAL, action="retire")
-    return True
-
-
-def record_pause(tx: Transaction, row: ScheduleRow, now: datetime) -> None:
-    """Write the one row that covers the due times of a pause that ends now."""
-    count = row.cadence.count(row.cursor, now)
-    first = row.cadence.next_after(row.cursor)
-    last = row.cadence.last_until(row.cursor, now)
-    if count and first is not None and last is not None:
-        reason = f"paused since {format_instant(row.paused_at or now)}"
-        record_summary(tx, row.id, first, last, count, FireOutcome.SKIPPED_PAUSED, now, reason)
-    resumed = get_schedule_by_id(tx, row.id)
-    move_cursor(tx, resumed or row, now)
+    return Declared(row.address, "retired")
 
 
 def _pause_columns(paused: bool, now: datetime) -> dict[str, Any]:  # noqa: FBT001 - the column's own value

@@ -49,6 +49,8 @@ async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False)
     started = utc_now()
     state_dir = state_dir_of(config)
     umask = os.umask(0o077)
+    for early in (signal.SIGUSR1, signal.SIGHUP):  # until there is somebody to hear them
+        signal.signal(early, signal.SIG_IGN)
     lock = DaemonLock(state_dir)
     try:
         opening = partial(open_state, state_dir, started, accept_data_loss=accept_data_loss)
@@ -98,6 +100,7 @@ class Service:
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._asked: set[asyncio.Task[None]] = set()  # what signals asked for and is under way
 
     async def run(self) -> None:
         """Recover, arm the clock, be ready, and stay until told to stop."""
@@ -164,7 +167,8 @@ class Service:
             except Exception:  # noqa: BLE001 - a bad request must not stop the daemon
                 _LOG.exception("[daemon] Unexpected error")
 
-        self._tasks.create_task(guarded())
+        self._asked.add(task := self._tasks.create_task(guarded()))
+        task.add_done_callback(self._asked.discard)
 
     def _ask_to_stop(self, mode: StopMode) -> None:
         if self._stop_mode is not None:
@@ -182,6 +186,7 @@ class Service:
             notify("RELOADING=1", f"MONOTONIC_USEC={_monotonic_usec()}")
             try:
                 config = await asyncio.to_thread(load_config, self.config.file)
+                await self._clock.decide()
                 declared = await self._database.write(lambda tx: sync_declared(tx, config, utc_now()))
             except ConfigError as error:
                 for problem in error.problems:
@@ -213,7 +218,7 @@ class Service:
         self._queue.close()
         if mode != "detach":
             await self._wait_for_runs(mode)
-        for task in standing:
+        for task in (*standing, *self._asked):
             task.cancel()
         left = self._queue.abandon()
         if left:
@@ -221,20 +226,17 @@ class Service:
 
     async def _wait_for_runs(self, mode: StopMode) -> None:
         limit = self.config.daemon.stop_timeout.total_seconds()
+        waits = {asyncio.create_task(self._queue.empty()), asyncio.create_task(self._at_once.wait())}
         if mode == "cancel":
-            await self._cancel_all(at_once=False)
-        ended = asyncio.create_task(self._queue.empty())
-        hurried = asyncio.create_task(self._at_once.wait())
-        await asyncio.wait({ended, hurried}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        if mode == "cancel" and not ended.done():
-            await self._cancel_all(at_once=True)
-            await asyncio.wait({ended}, timeout=_LAST_MOMENT)
-        for task in (ended, hurried):
+            self._spawn(self._queue.cancel_all("config", "the daemon was stopped", at_once=False))
+        await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if mode == "cancel" and self._queue.under_way:
+            self._spawn(self._queue.cancel_all("config", "the daemon was stopped", at_once=True))
+            last = asyncio.create_task(self._queue.empty())
+            await asyncio.wait({last}, timeout=_LAST_MOMENT)
+            waits.add(last)
+        for task in waits:
             task.cancel()
-
-    async def _cancel_all(self, *, at_once: bool) -> None:
-        for run_id in self._queue.under_way:
-            await self._queue.cancel(run_id, "config", at_once=at_once, reason="the daemon was stopped")
 
     # what the service manager hears
 

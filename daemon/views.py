@@ -10,11 +10,10 @@ from typing import Any
 from daemon.config.schema import AgentexAgent, CommandAgent, Config
 from daemon.model import DueTime, Step
 from daemon.rules.cadence import Cadence
-from daemon.store.runs import Run, run_from
+from daemon.store.runs import SELECT_RUNS, Run, run_from
 from daemon.store.schedules import ScheduleRow, schedule_from
 from daemon.units import format_duration, format_instant, format_size, parse_instant
 
-_RUNS = "SELECT r.*, s.name AS schedule FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
 _NEXT_TIMES = 5
 _FEW = 5
 
@@ -191,7 +190,7 @@ def list_runs(
     """Return the newest runs that match, and how many match."""
     where = "WHERE (?1 IS NULL OR r.agent = ?1) AND (?2 IS NULL OR s.name = ?2) AND (?3 IS NULL OR r.status = ?3)"
     values = (agent, schedule, status)
-    rows = connection.execute(f"{_RUNS} {where} ORDER BY r.id DESC LIMIT ?4", (*values, limit))
+    rows = connection.execute(f"{SELECT_RUNS} {where} ORDER BY r.id DESC LIMIT ?4", (*values, limit))
     total = connection.execute(
         f"SELECT count(*) AS n FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id {where}",
         values,
@@ -240,9 +239,9 @@ def history_view(connection: sqlite3.Connection, schedule_id: int, limit: int) -
 
 def status_view(connection: sqlite3.Connection, state_dir: Path, daemon: int | None, now: datetime) -> dict[str, Any]:
     """Return how the daemon is doing: what runs now, what is next, what failed last, and the disk."""
-    running = connection.execute(f"{_RUNS} WHERE r.status IN ('running', 'suspended') ORDER BY r.id").fetchall()
+    running = connection.execute(f"{SELECT_RUNS} WHERE r.status IN ('running', 'suspended') ORDER BY r.id").fetchall()
     failed = connection.execute(
-        f"{_RUNS} WHERE r.status IN ('failed', 'interrupted') ORDER BY r.id DESC LIMIT {_FEW}"
+        f"{SELECT_RUNS} WHERE r.status IN ('failed', 'interrupted') ORDER BY r.id DESC LIMIT {_FEW}"
     ).fetchall()
     pending = connection.execute("SELECT count(*) AS n FROM runs WHERE status = 'pending'").fetchone()["n"]
     following = connection.execute(

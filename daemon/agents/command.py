@@ -1,6 +1,7 @@
 """`type = "command"`: a command on this host under its supervisor."""
 
 import asyncio
+import contextlib
 import os
 import pwd
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 import structlog
 
 from daemon.agents.base import Journal, NeverStarted, Outcome, Terms, Work
-from daemon.agents.launcher import LaunchError, Nursery, Supervisor, boot_id, end_leftovers
+from daemon.agents.launcher import LaunchError, Nursery, SupervisorHandle, boot_id, end_leftovers
 from daemon.agents.results import STANDARD_OUTPUT_KEPT, Report, read_report
 from daemon.agents.supervisor import output, status
 from daemon.config.schema import CommandAgent as Settings
@@ -24,7 +25,8 @@ _LOG = structlog.get_logger()
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MOST_IN_ARGUMENT = 128 * 1024 - 1  # MAX_ARG_STRLEN of execve(2), less the final NUL
 _LAUNCH_AGAIN_AFTER = timedelta(seconds=2)
-_PATIENCE = 2.0  # seconds beyond what a supervisor may take
+_NUDGE_AFTER = 1.0  # seconds beyond what a supervisor may take; waking one that nobody stopped is harmless
+_LAST_RESORT_AFTER = 45.0  # seconds more, in which it may still struggle with a slow disk or an unkillable process
 _REASONS = {
     "timeout": "timeout: the run took longer than its timeout",
     "idle_timeout": "idle timeout: no output for longer than idle_timeout",
@@ -40,7 +42,7 @@ class CommandAgent:
         self._config = config
         self._settings = settings
         self._umask = umask
-        self._supervisor: Supervisor | None = None
+        self._supervisor: SupervisorHandle | None = None
         self._stop: bool | None = None  # whether at once
         self._grace = settings.kill_grace.total_seconds() if settings else 0.0
         self._last_resort: asyncio.TimerHandle | None = None
@@ -78,7 +80,7 @@ class CommandAgent:
         """Adopt the run of an earlier daemon if its supervisor lives, else tell from its records how it ended."""
         if work.identity is None:
             return NeverStarted("the daemon ended before the run had a supervisor")
-        self._supervisor = Supervisor.adopt(work.identity)
+        self._supervisor = SupervisorHandle.adopt(work.identity)
         try:
             self._grace = work.terms.kill_grace_seconds
             self._pass_on_stop()
@@ -94,14 +96,16 @@ class CommandAgent:
     def _pass_on_stop(self) -> None:
         if self._stop is not None and self._supervisor is not None:
             self._supervisor.stop(at_once=self._stop)
-            self._kill_supervisor_in(_PATIENCE if self._stop else self._grace + _PATIENCE)
+            self._kill_supervisor_in(_LAST_RESORT_AFTER if self._stop else self._grace + _LAST_RESORT_AFTER)
 
     def _kill_supervisor_in(self, seconds: float) -> None:
-        """Have a last resort against a supervisor that is held up: wake it, and later kill it with its tree."""
+        """Have a last resort against a supervisor that cannot end: kill it, and then what it leaves."""
+        loop = asyncio.get_running_loop()
         if self._last_resort is not None:
+            if self._last_resort.when() <= loop.time() + seconds:
+                return
             self._last_resort.cancel()
         if self._supervisor is not None:
-            loop = asyncio.get_running_loop()
             self._last_resort = loop.call_later(seconds, self._supervisor.send, signal.SIGKILL)
 
     def _forget(self) -> None:
@@ -116,12 +120,12 @@ class CommandAgent:
         supervisor = self._supervisor
         if supervisor is None:
             return
-        limit = terms.timeout_seconds + terms.kill_grace_seconds + _PATIENCE
+        limit = terms.timeout_seconds + terms.kill_grace_seconds + _NUDGE_AFTER
         try:
             await asyncio.wait_for(supervisor.gone(), limit)
         except TimeoutError:
             supervisor.send(signal.SIGCONT)
-            self._kill_supervisor_in(terms.kill_grace_seconds + _PATIENCE)
+            self._kill_supervisor_in(terms.kill_grace_seconds + _LAST_RESORT_AFTER)
             await supervisor.gone()
 
     async def _ended(self, work: Work, *, let_loose: bool) -> Outcome | NeverStarted:
@@ -145,11 +149,14 @@ class CommandAgent:
         if not same_boot:
             return Outcome(RunStatus.INTERRUPTED, "the host was restarted while the run was active")
         left = await end_leftovers(work.idempotency_key)
-        await asyncio.to_thread(output.fold, str(work.run_dir))
+        with contextlib.suppress(OSError):  # the last part of the output is lost with the disk, not the run
+            await asyncio.to_thread(output.fold, str(work.run_dir))
         failure = f": {ended['error']}" if ended else ""
         return Outcome(
             RunStatus.INTERRUPTED,
             f"its supervisor ended before it{failure}; {left} process(es) that were left have been ended",
+            exit_code=ended.get("exit_code") if ended else None,
+            signal=ended.get("signal") if ended else None,
         )
 
 
@@ -210,15 +217,18 @@ def _own_variables(work: Work) -> dict[str, str]:
 
 def _outcome(ended: dict[str, Any], report: Report, work: Work) -> Outcome:
     """Weigh what the supervisor recorded with what the agent said of itself."""
-    if report.complaint:
-        _LOG.warning("[run] Report left aside", run_id=work.run_id, agent=work.agent, reason=report.complaint)
+    complaint = report.complaint or ended.get("complaint")
+    if complaint:
+        _LOG.warning("[run] Report left aside", run_id=work.run_id, agent=work.agent, reason=complaint)
     status_, error, permanent = _verdict(ended, report)
+    if ended.get("left_over"):
+        error = f"{error or status_}; {ended['left_over']} process(es) could not be ended"
     return Outcome(
         status=status_,
         error=error,
         exit_code=ended.get("exit_code"),
         signal=ended.get("signal"),
-        message=report.message or (f"its report was left aside: {report.complaint}" if report.complaint else None),
+        message=report.message or (f"its report was left aside: {complaint}" if complaint else None),
         permanent=permanent,
         retry_after=report.retry_after,
         usage=report.usage,

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,54 +35,42 @@ def boot_id() -> str:
     return _BOOT_ID.read_text().strip()
 
 
+@dataclass(frozen=True)
+class _Generation:
+    """One nursery process and the socket to it."""
+
+    control: socket.socket
+    process: "subprocess.Popen[bytes]"
+
+
 class Nursery:
     """The small process that forks supervisors; started at first need and again whenever it dies."""
 
     def __init__(self) -> None:
         self.boot_id = boot_id()
-        self._control: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._starting = asyncio.Lock()
+        self._generation: _Generation | None = None
+        self._changing = asyncio.Lock()
         self._room = asyncio.Semaphore(_LAUNCHES_AT_ONCE)
 
-    async def supervisor(self) -> "Supervisor":
+    async def supervisor(self) -> "SupervisorHandle":
         """Return a new supervisor that waits for its spec; raise LaunchError."""
         async with self._room:
             for _ in range(_TRIES):
-                channel = await self._fork()
-                if channel is None:
-                    continue
-                with contextlib.suppress(OSError, asyncio.TimeoutError):
-                    return await asyncio.wait_for(self._greet(channel), _HELLO_TIMEOUT)
-                channel.close()
-                await self.close()
+                generation = await self._started()
+                channel = _fork(generation)
+                if channel is not None:
+                    with contextlib.suppress(OSError, asyncio.TimeoutError):
+                        return await asyncio.wait_for(self._greet(channel), _HELLO_TIMEOUT)
+                    channel.close()
+                await self._end(generation)
         raise LaunchError("no supervisor process could be started (out of processes or memory?)")
 
     async def close(self) -> None:
         """End the nursery; supervisors live on."""
-        control, process = self._control, self._process
-        self._control = self._process = None
-        if control is not None:
-            control.close()
-        if process is not None:
-            process.kill()  # it has no state, and it may be stopped and never notice that the daemon is gone
-            await asyncio.to_thread(process.wait)
+        if self._generation is not None:
+            await self._end(self._generation)
 
-    async def _fork(self) -> socket.socket | None:
-        control = await self._started()
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)  # noqa: FBT003 - the method's own signature
-        try:
-            socket.send_fds(control, [b"f"], [theirs.fileno()])
-        except OSError:
-            ours.close()
-            await self.close()
-            return None
-        finally:
-            theirs.close()
-        return ours
-
-    async def _greet(self, channel: socket.socket) -> "Supervisor":
+    async def _greet(self, channel: socket.socket) -> "SupervisorHandle":
         """Hear the supervisor's hello and take hold of the process before it can vanish unnoticed."""
         loop = asyncio.get_running_loop()
         hello = b""
@@ -96,25 +85,48 @@ class Nursery:
         if started is None:
             os.close(descriptor)
             raise ProcessLookupError(pid)
-        return Supervisor(Identity(self.boot_id, pid, started), descriptor, channel)
+        return SupervisorHandle(Identity(self.boot_id, pid, started), descriptor, channel)
 
-    async def _started(self) -> socket.socket:
-        async with self._starting:
-            if self._control is None or self._process is None or self._process.poll() is not None:
-                if self._control is not None:
-                    self._control.close()
-                    _LOG.warning("[daemon] The nursery process died; starting it again")
-                self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                folder = str(Path(__file__).parent)
-                command = [sys.executable, "-I", "-S", "-c", _CODE, folder]
-                with theirs:
-                    self._process = await asyncio.to_thread(
-                        lambda: subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True)
-                    )
-            return self._control
+    async def _started(self) -> _Generation:
+        async with self._changing:
+            if self._generation is None:
+                self._generation = await asyncio.to_thread(_start)
+            return self._generation
+
+    async def _end(self, generation: _Generation) -> None:
+        """End one generation, once; a later one that others started meanwhile stays."""
+        async with self._changing:
+            if self._generation is not generation:
+                return
+            self._generation = None
+            generation.control.close()
+            generation.process.kill()  # it has no state, and it may be stopped and never notice
+            await asyncio.to_thread(generation.process.wait)
 
 
-class Supervisor:
+def _start() -> _Generation:
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-I", "-S", "-c", _CODE, str(Path(__file__).parent)]
+    with theirs:
+        return _Generation(control, subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True))
+
+
+def _fork(generation: _Generation) -> socket.socket | None:
+    """Have the nursery fork a supervisor; return our end of the socketpair to it, None if the nursery is gone."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)  # noqa: FBT003 - the method's own signature
+    try:
+        socket.send_fds(generation.control, [b"f"], [theirs.fileno()])
+    except OSError:
+        _LOG.warning("[daemon] The nursery process is gone; starting it again")
+        ours.close()
+        return None
+    finally:
+        theirs.close()
+    return ours
+
+
+class SupervisorHandle:
     """One supervisor process, just born or adopted from an earlier daemon."""
 
     def __init__(self, identity: Identity, descriptor: int, channel: socket.socket | None) -> None:
@@ -123,7 +135,7 @@ class Supervisor:
         self._channel = channel
 
     @classmethod
-    def adopt(cls, identity: Identity) -> "Supervisor | None":
+    def adopt(cls, identity: Identity) -> "SupervisorHandle | None":
         """Take hold of a supervisor that is still alive; None if it is not, or its pid is somebody else's by now."""
         if identity.boot_id != boot_id():
             return None

@@ -28,7 +28,12 @@ def request_cancellation(config: Config, number: int) -> tuple[Run, bool]:
         raise StoreError(f"{folder / DATABASE} cannot be written: {error}") from None
     daemon = running_daemon(folder)
     if daemon is not None:
-        os.kill(daemon, signal.SIGUSR1)
+        try:
+            os.kill(daemon, signal.SIGUSR1)
+        except ProcessLookupError:  # it ended just now
+            daemon = None
+        except PermissionError:
+            raise RefusedError(f"run {number} is flagged, but pid {daemon} is another user's daemon") from None
     return run, daemon is not None
 
 

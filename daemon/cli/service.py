@@ -33,8 +33,10 @@ def run(
     """Run the daemon in the foreground; Ctrl-C stops it and what it runs."""
     import asyncio
 
+    import structlog
+
     from daemon.cli.reading import read_config
-    from daemon.errors import ConfigError
+    from daemon.errors import AgentcronError, ConfigError
     from daemon.log import configure_log
     from daemon.service import serve
 
@@ -44,7 +46,13 @@ def run(
         log = configure_log(config.log.level, config.log.format, path)
     except OSError as error:
         raise ConfigError([f"{config.file}: log.file: cannot open {path}: {error.strerror}"]) from None
-    asyncio.run(serve(config, log, accept_data_loss=accept_data_loss))
+    try:
+        asyncio.run(serve(config, log, accept_data_loss=accept_data_loss))
+    except AgentcronError:
+        raise
+    except Exception:  # noqa: BLE001 - told in the log, one event a line, instead of a traceback
+        structlog.get_logger().exception("[daemon] Fatal error; what runs goes on, and the next start finds it again")
+        raise typer.Exit(1) from None
 
 
 def check(context: typer.Context, json: Json = False) -> None:

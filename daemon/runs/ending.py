@@ -1,5 +1,6 @@
 """How a run ends: its final status, or a new attempt in its place."""
 
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -13,9 +14,9 @@ from daemon.store.runs import (
     Flag,
     NewRun,
     Run,
-    cancellation_flags,
     change_status,
     create_run,
+    flag_of,
     get_run,
     usage_columns,
 )
@@ -39,7 +40,7 @@ def finish(
     run = get_run(tx, run_id)
     if run is None or run.status not in ACTIVE:
         return []
-    flag = next((flag for flag in cancellation_flags(tx) if flag.run_id == run_id), None)
+    flag = flag_of(tx, run_id)
     outcome = _with_flag(outcome, flag)
     ended_at = _ended_at(run, outcome, now)
     end_step(tx, run_id, Step.WORK, ended_at, outcome.error)
@@ -114,7 +115,7 @@ def _continue(
         input_author=run.input_author,
         input_content=run.input_content,
         task_params=run.task_params,
-        task_metadata=run.task_metadata,
+        task_metadata=json.dumps({**json.loads(run.task_metadata), "trigger_type": str(Trigger.RETRY)}),
         instance=instance,
         attempt=run.attempt + 1,
         not_before=now + wait,

@@ -1,10 +1,11 @@
 """One run from its claim to its record: workspace, deliver, work, record."""
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from daemon.runs.ending import finish
 from daemon.runs.folders import PreparationError, prepare, run_folder
 from daemon.store.database import Database, Transaction
 from daemon.store.events import begin_step, end_step
-from daemon.store.runs import Change, Run, change_status, get_run, update_run
+from daemon.store.runs import Change, Run, change_status, flag_of, get_run, update_run
 from daemon.units import format_instant, parse_instant
 
 _LOG = structlog.get_logger()
@@ -67,8 +68,11 @@ class Pipeline:
             await self._conclude(run, outcome)
         except Exception as error:  # noqa: BLE001 - one bad outcome must not stop the daemon
             _LOG.exception("[run] The outcome cannot be recorded as it is", run_id=run.id, agent=run.agent)
-            unusable = Outcome(RunStatus.FAILED, f"its outcome cannot be recorded: {type(error).__name__}")
-            await self._conclude(run, unusable)
+            unusable = Outcome(
+                RunStatus.FAILED, f"its outcome cannot be recorded: {type(error).__name__}", permanent=True
+            )
+            with contextlib.suppress(Exception):  # told above; the next start finds the run again
+                await self._conclude(run, unusable)
 
     def stop(self, run_id: int, *, at_once: bool) -> None:
         """Pass the wish to end on to the agent; a run on its way to its agent finds the flag."""
@@ -130,7 +134,7 @@ class Pipeline:
         """Commit who will own the command; only then may it be let loose. A flag set by then holds it back."""
 
         def record(tx: Transaction) -> None:
-            if tx.execute("SELECT 1 FROM cancellation_flags WHERE run_id = ?", (run_id,)).fetchone():
+            if flag_of(tx, run_id) is not None:
                 raise _UnwantedError
             now = self._now()
             end_step(tx, run_id, Step.WORKSPACE, now)
@@ -162,14 +166,13 @@ class Pipeline:
 
     def _put_back(self, run: Run, outcome: NeverStarted, tx: Transaction) -> list[Change]:
         """Let a run that never began wait in the queue again, unless somebody wants it cancelled."""
-        flag = tx.execute("SELECT requested_by FROM cancellation_flags WHERE run_id = ?", (run.id,)).fetchone()
+        flag = flag_of(tx, run.id)
         current = get_run(tx, run.id)
         if current is None or current.status is not RunStatus.RUNNING:
             return []
         now = self._now()
         if flag is not None:
-            by = f"cancelled by {flag['requested_by']}"
-            return [change_status(tx, current, RunStatus.CANCELLED, now, error=by)]
+            return [change_status(tx, current, RunStatus.CANCELLED, now, error=flag.told)]
         nobody = {"boot_id": None, "pid": None, "pid_started": None, "delivered_at": None}
         again = format_instant(now + outcome.again_after)
         tx.execute("DELETE FROM steps WHERE run_id = ?", (run.id,))
@@ -178,8 +181,10 @@ class Pipeline:
 
 
 def terms_of(run: Run) -> Terms:
-    """Return the settings that a run began with."""
-    return Terms(**json.loads(run.settings)) if run.settings else Terms()
+    """Return the settings that a run began with, as far as this version knows them."""
+    stored = json.loads(run.settings) if run.settings else {}
+    known = {field.name for field in fields(Terms)}
+    return Terms(**{name: value for name, value in stored.items() if name in known})
 
 
 def terms_for(config: Config, agent: str) -> Terms:

@@ -31,6 +31,7 @@ from daemon.store.runs import (
 )
 
 _LOG = structlog.get_logger()
+_FLAGS_FIRST = 1.0  # seconds that the record of a cancellation is waited for before the agents hear of it
 _RETRY_AFTER = 1.0  # seconds, while the database cannot be written
 
 
@@ -147,14 +148,19 @@ class Queue:
         begin_step(tx, run.id, Step.WORKSPACE, now)
         return get_run(tx, run.id) or run
 
-    async def cancel(self, run_id: int, by: str, *, at_once: bool = False, reason: str | None = None) -> None:
-        """End an active run: a pending one right away, a running one through its agent."""
+    async def cancel_all(self, by: str, reason: str, *, at_once: bool) -> None:
+        """End all runs that are under way; agents hear of it even if the database cannot be written."""
+        run_ids = self.under_way
 
         def flag(tx: Transaction) -> None:
-            flag_cancellation(tx, run_id, self._now(), by, at_once=at_once, reason=reason)
+            for run_id in run_ids:
+                flag_cancellation(tx, run_id, self._now(), by, at_once=at_once, reason=reason)
 
-        await self._database.write_patiently(flag)
-        await self.obey_flags()
+        written = asyncio.ensure_future(self._database.write_patiently(flag))
+        await asyncio.wait({written}, timeout=_FLAGS_FIRST)
+        for run_id in run_ids:
+            self._pipeline.stop(run_id, at_once=at_once)
+        await written
 
     async def obey_flags(self) -> None:
         """Do what the cancellation flags in the database ask for."""

@@ -6,6 +6,7 @@ database and may run twice.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -22,7 +23,7 @@ T = TypeVar("T")
 Closure = Callable[["Transaction"], T]
 
 _LOG = structlog.get_logger()
-_BUSY_TIMEOUT = 5.0
+_BUSY_TIMEOUT = 2.0
 _LARGEST_BATCH = 100
 _TROUBLE = {  # primary result codes (sqlite.org/rescode.html) that say nothing about the statement
     sqlite3.SQLITE_BUSY,
@@ -90,12 +91,17 @@ class Database:
 
     async def __aenter__(self) -> Self:
         await self._writer
-        await self._reader
+        try:
+            await self._reader
+        except BaseException:
+            await self._writer.close()
+            raise
         self._pump = asyncio.create_task(self._drain(), name="database writer")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._queue.join()
+        with contextlib.suppress(TimeoutError):  # a write that cannot be made must not hold up the end
+            await asyncio.wait_for(self._queue.join(), _BUSY_TIMEOUT)
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
         await self._reader.close()
@@ -136,7 +142,11 @@ class Database:
             while not self._queue.empty() and len(batch) < _LARGEST_BATCH:
                 batch.append(self._queue.get_nowait())
             work = partial(self._commit_and_witness, [closure for closure, _ in batch])
-            results = await self._writer.run(work)
+            results: list[object]
+            try:
+                results = await self._writer.run(work)
+            except Exception as error:  # noqa: BLE001 - those who wait must hear of it, and the next ones be served
+                results = [error] * len(batch)
             self.commits += 1
             for (_, future), result in zip(batch, results, strict=True):
                 _settle(future, result)
@@ -163,7 +173,11 @@ def _settle(future: "asyncio.Future[Any]", result: object) -> None:
 
 
 def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]]) -> list[object]:
-    """Run closures in one transaction; where it fails as a whole, replay them one by one."""
+    """Run closures in one transaction; where one of them makes it fail as a whole, replay them one by one."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:  # nobody can write now: waiting again for each would only add up
+        return [_told(error)] * len(closures)
     try:
         return _transact(connection, closures)
     except sqlite3.Error as error:
@@ -174,7 +188,6 @@ def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]]) -> lis
 
 
 def _transact(connection: sqlite3.Connection, closures: list[Closure[Any]]) -> list[object]:
-    connection.execute("BEGIN IMMEDIATE")
     results = [_guarded(connection, closure) for closure in closures]
     connection.execute("UPDATE instance SET commits = commits + 1")
     connection.execute("COMMIT")

@@ -14,6 +14,7 @@ from daemon.store.witness import Witness, WitnessFile, agree, find_loss, read_wi
 
 DATABASE = "state.db"
 LOCK = "daemon.lock"
+_NOBODY_HERE = 2**22 + 1  # no pid is that high (proc(5), pid_max): the holder lives in another pid namespace
 _FLOCK = "hhqqi4x"  # struct flock of fcntl(2) on 64-bit Linux
 
 
@@ -71,7 +72,9 @@ def running_daemon(state_dir: Path) -> int | None:
 def _holder(descriptor: int) -> int | None:
     question = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
-    return pid if kind != fcntl.F_UNLCK else None
+    if kind == fcntl.F_UNLCK:
+        return None
+    return pid or _NOBODY_HERE
 
 
 def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Database:
@@ -101,7 +104,9 @@ def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Dat
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be used: {error}; put a good one back from a backup") from None
+        damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+        mend = "; put a good one back from a backup" if damaged else ""
+        raise StoreError(f"{path} cannot be used: {error}{mend}") from None
     except OSError as error:
         raise StoreError(f"{state_dir} cannot be used: {error.strerror}: {error.filename}") from None
     return Database(path, WitnessFile(state_dir))

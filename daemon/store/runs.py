@@ -17,7 +17,7 @@ from daemon.units import format_instant, parse_instant
 
 _ACTIVE = ", ".join(f"'{status}'" for status in sorted(ACTIVE))
 _MOST_COST = 1e12
-_SELECT = "SELECT r.*, s.name AS schedule FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
+SELECT_RUNS = "SELECT r.*, s.name AS schedule FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
 
 def get_run(source: Transaction | sqlite3.Connection, run_id: int) -> Run | None:
     """Return a run by its number."""
-    row = source.execute(f"{_SELECT} WHERE r.id = ?", (run_id,)).fetchone()
+    row = source.execute(f"{SELECT_RUNS} WHERE r.id = ?", (run_id,)).fetchone()
     return run_from(row) if row else None
 
 
@@ -203,13 +203,14 @@ def update_run(tx: Transaction, run_id: int, now: datetime, **columns: object) -
 def startable(tx: Transaction, now: datetime, full_agents: Iterable[str], limit: int) -> list[Run]:
     """Return the head of the queue: pending runs that nothing holds back, best first.
 
-    A held run waits until its schedule has no unfinished run before it; an attempt waits for its time.
+    A held run waits until its schedule has no unfinished run of an earlier due time, further attempts included; an
+    attempt waits for its time.
     """
     rows = tx.execute(
-        f"{_SELECT} WHERE r.status = 'pending' AND (r.not_before IS NULL OR r.not_before <= ?) "
+        f"{SELECT_RUNS} WHERE r.status = 'pending' AND (r.not_before IS NULL OR r.not_before <= ?) "
         "AND r.agent NOT IN (SELECT value FROM json_each(?)) "
-        "AND NOT (r.held AND EXISTS (SELECT 1 FROM runs o WHERE o.schedule_id = r.schedule_id AND o.id < r.id "
-        f"AND o.status IN ({_ACTIVE}))) "
+        "AND NOT (r.held AND EXISTS (SELECT 1 FROM runs o WHERE o.schedule_id = r.schedule_id "
+        f"AND (o.scheduled_for, o.id) < (r.scheduled_for, r.id) AND o.status IN ({_ACTIVE}))) "
         "ORDER BY r.queue_class, r.scheduled_for, r.id LIMIT ?",
         (format_instant(now), json.dumps(sorted(full_agents)), limit),
     )
@@ -256,7 +257,7 @@ def unfinished_of(tx: Transaction, schedule_id: int) -> list[int]:
 
 def runs_in(source: Transaction | sqlite3.Connection, status: RunStatus) -> list[Run]:
     """Return all runs of a status, oldest first."""
-    return [run_from(row) for row in source.execute(f"{_SELECT} WHERE r.status = ? ORDER BY r.id", (status,))]
+    return [run_from(row) for row in source.execute(f"{SELECT_RUNS} WHERE r.status = ? ORDER BY r.id", (status,))]
 
 
 def flag_cancellation(
@@ -290,7 +291,17 @@ def cancellation_flags(source: Transaction | sqlite3.Connection) -> list[Flag]:
     rows = source.execute(
         f"SELECT f.* FROM cancellation_flags f JOIN runs r ON r.id = f.run_id WHERE r.status IN ({_ACTIVE})"
     )
-    return [Flag(row["run_id"], row["requested_by"], bool(row["at_once"]), row["reason"]) for row in rows]
+    return [_flag_from(row) for row in rows]
+
+
+def flag_of(tx: Transaction, run_id: int) -> Flag | None:
+    """Return the flag of one run."""
+    row = tx.execute("SELECT * FROM cancellation_flags WHERE run_id = ?", (run_id,)).fetchone()
+    return _flag_from(row) if row else None
+
+
+def _flag_from(row: sqlite3.Row) -> Flag:
+    return Flag(row["run_id"], row["requested_by"], bool(row["at_once"]), row["reason"])
 
 
 def usage_columns(usage: dict[str, Any]) -> dict[str, object]:

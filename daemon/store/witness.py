@@ -42,7 +42,7 @@ class WitnessFile:
         self._descriptor = os.open(state_dir / NAME, os.O_WRONLY | os.O_CLOEXEC)
 
     def record(self, witness: Witness) -> None:
-        """Write it down; it survives the daemon at once and a power cut within about a second."""
+        """Write it down; it survives the daemon at once, and a power cut takes back what it says of the last second."""
         os.pwrite(self._descriptor, witness.encode(), 0)
         if time.monotonic() - self._synced > _SYNC_EVERY:
             os.fdatasync(self._descriptor)
@@ -114,9 +114,11 @@ def agree(connection: sqlite3.Connection, state_dir: Path, now: datetime, *, los
     if found is None or lost:
         reached = max(witness.highest_run if witness else 0, found.highest_run if found else 0)
         found = Witness(secrets.token_hex(16), reached + (_MARGIN if lost else 0), 0)
+        connection.execute("BEGIN IMMEDIATE")
         connection.execute("DELETE FROM instance")
         connection.execute("INSERT INTO instance (id, created_at) VALUES (?, ?)", (found.instance, format_instant(now)))
         connection.execute("DELETE FROM sqlite_sequence WHERE name = 'runs'")
         connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', ?)", (found.highest_run,))
+        connection.execute("COMMIT")
     if found != witness:
         write_witness(state_dir, found)

@@ -210,6 +210,32 @@ def test_a_relative_program_lies_beside_the_config(start_daemon: StartDaemon, tm
     assert "interpreter" in broken["error"]
 
 
+def test_a_long_reason_in_any_script_fits_the_record(start_daemon: StartDaemon) -> None:
+    run = ended(start_daemon(f"[agents.a]\ncommand = ['{'é' * 2000}']\n{SECOND_BY_SECOND}"))
+    assert run["status"] == "failed"
+    assert str(run["error"]).startswith("cannot start 'é")
+
+
+def test_a_timeout_of_months_is_no_trouble(start_daemon: StartDaemon) -> None:
+    assert ended(start_daemon(config("exit 3", 'timeout = "365d"', 'idle_timeout = "365d"')))["exit_code"] == 3
+
+
+def test_the_exit_status_survives_what_cannot_be_written_after_it(start_daemon: StartDaemon) -> None:
+    script = "mkdir ../output.tail ../stdout.tail; seq 1 1000; exit 7"
+    run = ended(start_daemon(config(script, 'max_output = "100B"', 'result_format = "claude"')))
+    assert (run["status"], run["exit_code"]) == ("failed", 7)
+    assert run["output_dropped"] == run["output_bytes"] - 50  # type: ignore[operator]
+
+
+def test_streams_cannot_break_each_others_secrets(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hunter2-hunter2")
+    script = "printf hunter2-; sleep 0.2; printf '[err]' >&2; sleep 0.2; printf hunter2"
+    daemon = start_daemon(config(script, 'env = { KEY = { file = "key" } }', 'result_format = "claude"'))
+    ended(daemon)
+    assert daemon.output(1) == "[err]***"
+    assert (daemon.state / "runs/1/stdout.tail").read_text() == "***"
+
+
 # agents against their keepers
 
 

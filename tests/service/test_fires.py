@@ -11,13 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from daemon.agents.base import Outcome, Terms
 from daemon.config.loading import load_config
 from daemon.fires import Fire, Present, decide_due
 from daemon.model import Catchup, FireOutcome, Overlap, RunStatus
+from daemon.runs.ending import finish
 from daemon.schedules import sync_declared
 from daemon.store.database import Database, Transaction
 from daemon.store.opening import open_state
-from daemon.store.runs import change_status, get_run
+from daemon.store.runs import change_status, get_run, startable
 from daemon.store.schedules import pull_back_cursors
 from daemon.units import format_instant
 
@@ -287,7 +289,9 @@ async def test_a_changed_cadence_starts_from_the_change(ledger: Ledger) -> None:
     assert (change.action, change.changed) == ("changed", ("cron", "every_ms"))
     ledger.started = START + 300 * SECOND
     await ledger.decide(START + 360 * SECOND)
-    assert await outcomes(ledger) == [(due(360), "launched")]
+    found = await outcomes(ledger)
+    assert found == [(due(10 * n), "skipped_missed") for n in range(1, 31)] + [(due(360), "launched")]
+    assert "cadence was changed" in (await ledger.rows())[0]["reason"]
     [schedule] = await ledger.select("SELECT * FROM schedules")
     assert schedule["version"] == 2
 
@@ -320,6 +324,35 @@ async def test_a_pause_in_the_file_ends_with_one_row(ledger: Ledger) -> None:
     pause, launched = await ledger.rows()
     assert (pause["outcome"], pause["covers_count"], pause["scheduled_for"]) == ("skipped_paused", 10, due(10))
     assert (launched["outcome"], launched["scheduled_for"]) == ("launched", due(110))
+
+
+async def test_what_was_due_before_a_schedule_was_taken_out_has_its_row(ledger: Ledger) -> None:
+    await ledger.declare()
+    await ledger.declare("nothing", at=START + 25 * SECOND)
+    assert await outcomes(ledger) == [(due(10), "skipped_missed"), (due(20), "skipped_missed")]
+
+
+async def test_a_change_during_a_pause_forgets_none_of_it(ledger: Ledger) -> None:
+    await ledger.declare("paused = true")
+    await ledger.declare("paused = true", 'jitter = "1s"', at=START + 50 * SECOND)
+    await ledger.declare("paused = false", 'jitter = "1s"', at=START + 105 * SECOND)
+    [pause] = await ledger.rows()
+    assert (pause["outcome"], pause["covers_count"]) == ("skipped_paused", 10)
+
+
+async def test_a_buffered_run_waits_for_the_further_attempts_of_the_one_before(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "buffer_one"')
+    await ledger.decide(START + 20 * SECOND)
+    await ledger.move(1, RunStatus.RUNNING)
+    failed = Outcome(RunStatus.FAILED, "exit status 1")
+    again = Terms(attempts=2, retry_delay_seconds=60)
+    await ledger.database.write(lambda tx: finish(tx, 1, failed, again, START, instance="x", chance=0.5))
+    later = START + 3600 * SECOND
+    heads = await ledger.database.write(lambda tx: [run.id for run in startable(tx, START + 30 * SECOND, [], 10)])
+    assert heads == []
+    [attempt] = await ledger.database.write(lambda tx: startable(tx, later, [], 10))
+    assert (attempt.id, attempt.trigger) == (3, "retry")
+    assert json.loads(attempt.task_metadata)["trigger_type"] == "retry"
 
 
 async def test_the_paused_line_counts_only_when_it_changes(ledger: Ledger) -> None:

@@ -186,6 +186,31 @@ def test_a_second_daemon_names_the_first_and_disturbs_nothing(start_daemon: Star
     daemon.wait_for_run("completed", number=len(daemon.query("SELECT id FROM runs")) + 1)
 
 
+def test_a_stop_does_not_wait_for_a_locked_database(start_daemon: StartDaemon) -> None:
+    text = agent("echo begun; sleep 300", "max_concurrent = 3", daemon='on_stop = "cancel"\nstop_timeout = "1s"')
+    daemon = start_daemon(text + 'overlap = "allow_all"\n')
+    begun(daemon, 2)
+    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        daemon.stop()
+        assert time.monotonic() - started < 1 + 5 + 5  # and what the lock's own time limits add
+    second = start_daemon(text.replace("[agents.a.schedules.s]", "[agents.a.schedules.s]\npaused = true"))
+    for number in (1, 2):
+        row = second.wait_for_row("SELECT * FROM runs WHERE id = ? AND completed_at IS NOT NULL", number)
+        assert row["status"] in {"cancelled", "interrupted"}
+
+
+def test_signals_before_the_daemon_is_ready_do_not_end_it(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(agent("echo begun"), ready=False)
+    wait_until((daemon.state / "daemon.lock").exists)
+    for _ in range(20):
+        daemon.process.send_signal(signal.SIGUSR1)
+        daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for_log("[daemon] Ready")
+    assert daemon.stop() == 0
+
+
 # reload
 
 

@@ -80,6 +80,15 @@ async def test_a_locked_database_is_told_from_a_mistake_and_recovers(database: D
     assert await names(database) == {"patient"}
 
 
+async def test_a_lock_makes_each_writer_wait_once_not_once_for_each_other(database: Database) -> None:
+    other = connect(database.path)
+    other.execute("BEGIN IMMEDIATE")
+    writes = [database.write(lambda tx, n=n: tx.execute(RUN, (f"{n}",))) for n in range(50)]  # type: ignore[misc]
+    results = await asyncio.wait_for(asyncio.gather(*writes, return_exceptions=True), 20)
+    assert {type(result) for result in results} == {StoreUnavailableError}
+    other.close()
+
+
 async def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
     async with open_state(tmp_path, NOW, accept_data_loss=False) as database:
         await database.write(lambda tx: tx.execute(RUN, ("before",)))
@@ -94,7 +103,7 @@ async def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
 
 
 async def test_readers_cannot_write(database: Database) -> None:
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with pytest.raises(StoreUnavailableError, match="readonly"):
         await database.read(lambda c: c.execute(RUN, ("x",)))
 
 

@@ -256,6 +256,12 @@ def test_variables_override_scalars_of_five_sections(tmp_path: Path) -> None:
     assert agent(config).timeout.total_seconds() == 3600
 
 
+def test_variables_that_are_named_like_sections_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOG", "DAEMON", "AGENTS", "RETENTION"):
+        monkeypatch.setenv(name, '{"x": 1}')
+    assert load(tmp_path, GOOD).log.level == "info"
+
+
 def test_mistakes_in_variables_are_told_by_their_names(tmp_path: Path) -> None:
     found = problems(
         tmp_path, GOOD, AGENTCRON_RETENTION__DAYS="soon", AGENTCRON_LOG__LEVEL="x", AGENTCRON_LOG__COLOUR="1"

@@ -59,7 +59,8 @@ class Output:
         self._run_dir = run_dir
         self._head_size = most - most // 2
         self._ring_size = most // 2
-        self._mask = Mask(hidden)
+        self._hidden = hidden
+        self._masks: dict[int, Mask] = {}  # one for each stream, so that they cannot break each other's secrets
         self._log = os.open(os.path.join(run_dir, LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._tail = -1
         self._head = 0
@@ -67,13 +68,17 @@ class Output:
         self.total = 0
         self.failed = 0
 
-    def write(self, chunk: bytes) -> None:
-        """Take the next bytes of the stream."""
-        self._keep(self._mask.feed(chunk))
+    def write(self, stream: int, chunk: bytes) -> bytes:
+        """Take the next bytes of a stream; return what of it can be shown by now."""
+        mask = self._masks.setdefault(stream, Mask(self._hidden))
+        shown = mask.feed(chunk)
+        self._keep(shown)
+        return shown
 
     def finish(self) -> None:
         """Put what was kept into `output.log`, in its order."""
-        self._keep(self._mask.flush())
+        for mask in self._masks.values():
+            self._keep(mask.flush())
         os.close(self._log)
         if self._tail >= 0:
             os.close(self._tail)
@@ -81,6 +86,14 @@ class Output:
                 fold(self._run_dir)
             except OSError:
                 self.failed += min(self._ringed, self._ring_size)
+
+    def _open_ring(self) -> bool:
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._tail = os.open(os.path.join(self._run_dir, TAIL), flags, 0o600)
+        except OSError:  # a full disk, or an agent in its own folder: the output is dropped and counted
+            return False
+        return True
 
     @property
     def dropped(self) -> int:
@@ -103,9 +116,9 @@ class Output:
         if not self._ring_size:
             self.failed += len(data)
             return len(data)
-        if self._tail < 0:
-            path = os.path.join(self._run_dir, TAIL)
-            self._tail = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        if self._tail < 0 and not self._open_ring():
+            self.failed += len(data)
+            return len(data)
         at = self._ringed % self._ring_size
         part = data[: self._ring_size - at]
         self.failed += len(part) - _write(self._tail, part, _HEADER.size + at)
@@ -116,7 +129,10 @@ class Output:
 
 
 class Tail:
-    """The last part of the standard output by itself, for runs whose command prints its result there."""
+    """The last part of the standard output by itself, for runs whose command prints its result there.
+
+    It gets what is shown, so secrets are masked; the little that a mask holds back at the end is no part of a result.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -128,15 +144,14 @@ class Tail:
         if len(self._kept) > 2 * self.size:
             del self._kept[: -self.size]
 
-    def save(self, run_dir: str, hidden: list[bytes]) -> None:
-        """Write what was kept beside the log, secrets masked; a full disk loses it."""
+    def save(self, run_dir: str) -> None:
+        """Write what was kept beside the log; raise OSError if the file cannot be made."""
         if not self.size:
             return
-        mask = Mask(hidden)
-        descriptor = os.open(
-            os.path.join(run_dir, STANDARD_OUTPUT), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
-        )
-        _write(descriptor, mask.feed(bytes(self._kept[-self.size :])) + mask.flush())
+        path = os.path.join(run_dir, STANDARD_OUTPUT)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        _write(descriptor, bytes(self._kept[-self.size :]))
         os.close(descriptor)
 
 

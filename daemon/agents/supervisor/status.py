@@ -14,12 +14,14 @@ VERSION = 1
 SIZE = 4096
 _SLOTS = {"exec": 0, "exit": 2048}
 _SLOT_SIZE = 2048
+_LONGEST_ERROR = 700  # bytes; JSON may double them
 
 
 def preallocate(run_dir: str) -> None:
     """Create the file with all its blocks; raise OSError (ENOSPC) if the disk cannot hold them."""
     descriptor = os.open(os.path.join(run_dir, NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        os.ftruncate(descriptor, 0)  # what an earlier supervisor of a run that never began may have left
         os.posix_fallocate(descriptor, 0, SIZE)
         os.fsync(descriptor)
     finally:
@@ -28,7 +30,9 @@ def preallocate(run_dir: str) -> None:
 
 def write_record(descriptor: int, slot: str, record: dict[str, Any]) -> None:
     """Write a record into its slot, and return once it is on the disk."""
-    body = json.dumps({"version": VERSION, **record})
+    if isinstance(record.get("error"), str):
+        record = {**record, "error": record["error"].encode(errors="replace")[:_LONGEST_ERROR].decode(errors="ignore")}
+    body = json.dumps({"version": VERSION, **record}, ensure_ascii=False)
     line = f"{zlib.crc32(body.encode()):08x} {body}\n".encode()
     if len(line) > _SLOT_SIZE:
         raise ValueError("record too long")

@@ -16,9 +16,10 @@ import socket
 import stat
 import struct
 import time
-from typing import Any, TypeGuard
+from typing import Any
 
 from . import status, tree
+from .execution import execute
 from .output import Output, Tail
 
 LENGTH = struct.Struct(">I")  # what stands before the spec; a partial message means: do not start
@@ -26,6 +27,8 @@ STARTED = b"s"
 _LARGEST_SPEC = 64 * 1024 * 1024
 _CHUNK = 64 * 1024
 _SWEEP = 0.05  # seconds between two looks at a tree that is being ended
+_LONGEST_PAUSE = 3600.0  # seconds; poll(2) takes no more than 24 days
+_MOST_DRAINED = 64  # chunks that are still taken after the end; a process outside the tree may hold a pipe
 _GIVE_UP = 10.0  # seconds after the first SIGKILL; only a process stuck in the kernel lives that long
 _LARGEST_RESULT = 1024 * 1024
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
@@ -100,6 +103,7 @@ class Supervisor:
         self.exec_error: str | None = None
         self.childless = False
         self.left_over = 0
+        self.complaint: str | None = None
         self.last_output = time.monotonic()
         self.deadline: float = time.monotonic() + spec["timeout"]
         self.term_at: float | None = None  # when the tree was asked to end
@@ -110,8 +114,7 @@ class Supervisor:
         """Start the command, stay until nothing of it is left, and record how it ended."""
         self._install_signals()
         self.output = Output(self.run_dir, self.spec["max_output"], self._hidden())
-        self.exec_at = time.time()
-        status.write_record(self.status_file, "exec", {"pid": os.getpid(), "at": self.exec_at})
+        status.write_record(self.status_file, "exec", {"pid": os.getpid(), "at": time.time()})
         self._start()
         try:
             channel.sendall(STARTED)
@@ -125,15 +128,19 @@ class Supervisor:
             self._end_tree()
         self._drain()
         self.output.finish()
-        self.standard_output.save(self.run_dir, self._hidden())
-        self._mask_result()
+        for finish in (self._save_standard_output, self._mask_result):
+            try:
+                finish()
+            except OSError as error:  # a full disk: the exit status matters more than what the agent said
+                self.complaint = error.strerror
         status.write_record(self.status_file, "exit", self._exit_record())
 
     def give_up(self, error: Exception) -> None:
-        """End the tree after a failure of the supervisor itself, and record that."""
+        """End the tree after a failure of the supervisor itself, and record that with what is known of the command."""
         tree.kill(self._tree)
-        failure = {"reason": "supervisor_failed", "error": f"{type(error).__name__}: {error}"[:500]}
-        status.write_record(self.status_file, "exit", {**failure, "at": time.time()})
+        self._reap()
+        failure = {"reason": "supervisor_failed", "error": f"{type(error).__name__}: {error}"}
+        status.write_record(self.status_file, "exit", {**self._ending(), **failure})
 
     def _install_signals(self) -> None:
         self.wakeup, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -154,7 +161,7 @@ class Supervisor:
         report, report_end = os.pipe2(os.O_CLOEXEC)
         self.main = os.fork()
         if self.main == 0:
-            _execute(self.spec, write_end, error_end, report_end)
+            execute(self.spec, write_end, error_end, report_end)
         for descriptor in {write_end, error_end, report_end}:
             os.close(descriptor)
         with open(report, "rb") as stream:
@@ -175,7 +182,7 @@ class Supervisor:
         ready.register(self.wakeup, select.POLLIN)
         for pipe in self.pipes:
             ready.register(pipe, select.POLLIN)
-        pause = max(0.0, self._next_deadline() - time.monotonic())
+        pause = min(max(0.0, self._next_deadline() - time.monotonic()), _LONGEST_PAUSE)
         for descriptor, _ in ready.poll(pause * 1000 + 1):
             if descriptor == self.wakeup:
                 os.read(self.wakeup, 4096)
@@ -201,9 +208,9 @@ class Supervisor:
                 del self.pipes[pipe]
                 return False
             self.last_output = time.monotonic()
-            self.output.write(chunk)
+            shown = self.output.write(pipe, chunk)
             if self.pipes[pipe]:
-                self.standard_output.write(chunk)
+                self.standard_output.write(shown)
         return True
 
     def _reap(self) -> None:
@@ -259,8 +266,10 @@ class Supervisor:
 
     def _drain(self) -> None:
         for pipe in list(self.pipes):
-            while self._read_output(pipe, 256):
-                continue
+            self._read_output(pipe, _MOST_DRAINED)
+
+    def _save_standard_output(self) -> None:
+        self.standard_output.save(self.run_dir)
 
     def _hidden(self) -> list[bytes]:
         return [value.encode() for value in self.spec["hidden"]]
@@ -285,59 +294,25 @@ class Supervisor:
         finally:
             os.close(descriptor)
 
-    def _exited(self, code: int | None) -> TypeGuard[int]:
-        return code is not None and os.WIFEXITED(code) and self.exec_error is None
-
     def _exit_record(self) -> dict[str, Any]:
-        code = self.main_status
-        signalled = code is not None and os.WIFSIGNALED(code)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return {
+            **self._ending(),
             "reason": "exec_failed" if self.exec_error else self.reason,
-            "exit_code": os.WEXITSTATUS(code) if self._exited(code) else None,
-            "signal": os.WTERMSIG(code) if code is not None and signalled else None,
             "error": self.exec_error,
-            "at": time.time(),
             "output_bytes": self.output.total,
             "output_dropped": self.output.dropped,
             "cpu_seconds": usage.ru_utime + usage.ru_stime,
             "max_rss_kib": usage.ru_maxrss,
             "left_over": self.left_over,
+            "complaint": self.complaint,
         }
 
-
-def _execute(spec: dict[str, Any], output: int, errors: int, report: int) -> None:
-    """Become the command, in the forked child; report what went wrong and end if that cannot be done."""
-    where = f"in {spec['cwd']!r}"
-    try:
-        os.setsid()
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)
-        os.chdir(spec["cwd"])
-        where = f"with the input {spec['stdin']!r}"
-        source = os.open(spec["stdin"], os.O_RDONLY)
-        os.dup2(source, 0)
-        os.dup2(output, 1)
-        os.dup2(errors, 2)
-        os.umask(spec["umask"])
-        _die_first()
-        where = repr(spec["argv"][0])
-        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - no shell is the point
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        if isinstance(error, FileNotFoundError) and os.path.exists(spec["argv"][0]):
-            reason = "the interpreter that its first line names does not exist"
-        os.write(report, f"cannot start {where}: {reason}"[:500].encode(errors="replace"))
-    os._exit(127)
-
-
-def _die_first() -> None:
-    """Let the kernel choose the command before its supervisor and the daemon when memory runs out."""
-    try:
-        with open("/proc/self/oom_score_adj", "r+") as stream:
-            adjusted = min(1000, int(stream.read()) + 500)
-            stream.seek(0)
-            stream.write(str(adjusted))
-    except OSError:  # a sandbox without /proc: the command runs all the same
-        return
+    def _ending(self) -> dict[str, Any]:
+        """Return how the command itself ended, as far as that is known."""
+        code = None if self.exec_error else self.main_status
+        return {
+            "exit_code": os.WEXITSTATUS(code) if code is not None and os.WIFEXITED(code) else None,
+            "signal": os.WTERMSIG(code) if code is not None and os.WIFSIGNALED(code) else None,
+            "at": time.time(),
+        }

@@ -27,11 +27,14 @@ def start_of(pid: int) -> int | None:
 
 def descendants(root: int) -> list[Process]:
     """Return the living processes below a process, the children of children included."""
-    stats = _all_stats()
+    return _below([root], _all_stats())
+
+
+def _below(roots: list[int], stats: dict[int, _Stat]) -> list[Process]:
     children: dict[int, list[int]] = {}
     for pid, stat in stats.items():
         children.setdefault(stat.parent, []).append(pid)
-    found, waiting = [], [root]
+    found, waiting = [], roots
     while waiting:
         below = children.get(waiting.pop(), [])
         waiting += below
@@ -41,13 +44,10 @@ def descendants(root: int) -> list[Process]:
 
 def marked(mark: bytes) -> list[Process]:
     """Return the living processes whose environment holds an entry `NAME=VALUE`, and all below them."""
-    found = {}
-    for pid, stat in _all_stats().items():
-        if stat.state not in "ZX" and mark in _environment(pid):
-            for process in (Process(pid, stat.started), *descendants(pid)):
-                found[process.pid] = process
-    found.pop(os.getpid(), None)
-    return list(found.values())
+    stats = _all_stats()
+    bearers = [pid for pid, stat in stats.items() if stat.state not in "ZX" and mark in _environment(pid)]
+    found = {Process(pid, stats[pid].started) for pid in bearers} | set(_below(bearers, stats))
+    return [process for process in found if process.pid != os.getpid()]
 
 
 def send(process: Process, number: int) -> bool:

@@ -114,6 +114,7 @@ CREATE TABLE runs (
 ) STRICT;
 
 CREATE INDEX runs_queue ON runs (queue_class, scheduled_for, id) WHERE status = 'pending';
+CREATE INDEX runs_waiting ON runs (not_before) WHERE status = 'pending' AND not_before IS NOT NULL;
 CREATE INDEX runs_active ON runs (agent, status) WHERE status IN ('pending', 'running', 'suspended');
 CREATE INDEX runs_unfinished ON runs (schedule_id, id) WHERE status IN ('pending', 'running', 'suspended');
 CREATE INDEX runs_of_schedule ON runs (schedule_id, id);
