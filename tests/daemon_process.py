@@ -32,11 +32,19 @@ def wait_until(look: Callable[[], T | None], *, deadline: float = DEADLINE, what
 
 
 class DaemonProcess:
-    """`agentcron run` on a config in a folder; its state is in `state/` there."""
+    """`agentcron run` on a config in a folder; its state is in `state/` there unless told otherwise."""
 
-    def __init__(self, folder: Path, config: str, *, arguments: tuple[str, ...] = (), **environment: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: str,
+        *,
+        arguments: tuple[str, ...] = (),
+        state: Path | None = None,
+        **environment: str,
+    ) -> None:
         self.folder = folder
-        self.state = folder / "state"
+        self.state = state or folder / "state"
         self.config = folder / "config.toml"
         self.log_file = folder / f"daemon-{time.monotonic_ns()}.log"
         if "[daemon]" not in config:

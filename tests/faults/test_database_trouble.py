@@ -1,0 +1,84 @@
+"""Promise 8: a full disk and a locked database end nothing, and nothing is started that cannot be recorded."""
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.daemon_process import DaemonProcess, wait_until
+from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact, pause
+
+AGENT = """\
+[agents.a]
+command = ["sh", "-c", "echo $AGENTCRON_RUN_ID >> {folder}/started"]
+[agents.a.schedules.s]
+every = "1s"
+overlap = "allow_all"
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB, mounted for this test alone."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room at all."""
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(b"x" * 4096)
+    return filler
+
+
+def completed(daemon: DaemonProcess) -> int:
+    return int(daemon.query("SELECT count(*) AS n FROM runs WHERE status = 'completed'")[0]["n"])
+
+
+def test_a_full_disk_is_told_and_survived(start_daemon: StartDaemon, tmp_path: Path, small_disk: Path) -> None:
+    text = f'[daemon]\nstate_dir = "{small_disk}/state"\n' + AGENT.format(folder=tmp_path)
+    daemon = start_daemon(text, state=small_disk / "state")
+    daemon.wait_for_run("completed")
+    filler = fill(small_disk)
+    daemon.wait_for_log("cannot be recorded")
+    started = (tmp_path / "started").read_text().split()
+    recorded = {row["id"] for row in daemon.query("SELECT id FROM runs")}
+    assert {int(number) for number in started} <= recorded
+    before = completed(daemon)
+    filler.unlink()
+    wait_until(lambda: completed(daemon) > before + 2, what="runs after the disk was freed")
+    assert_the_ledger_is_exact(daemon)
+    assert_no_run_started_twice(tmp_path)
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=[pytest.mark.soak, pytest.mark.timeout(300)])])
+def test_a_locked_database_is_waited_for(start_daemon: StartDaemon, tmp_path: Path, seconds: int) -> None:
+    daemon = start_daemon(AGENT.format(folder=tmp_path))
+    daemon.wait_for_run("completed")
+    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        before = len((tmp_path / "started").read_text().split())
+        pause(seconds)
+        assert len((tmp_path / "started").read_text().split()) <= before + 1  # what was recorded before the lock
+        assert "cannot be" in daemon.log_text()
+    wait_until(lambda: completed(daemon) >= before + seconds, what="runs after the lock", deadline=30)
+    assert_the_ledger_is_exact(daemon)
+    assert_no_run_started_twice(tmp_path)
+    outcomes = {row["outcome"] for row in daemon.query("SELECT outcome FROM fires")}
+    assert outcomes <= {"launched", "skipped_missed"}
+    assert os.waitpid(daemon.process.pid, os.WNOHANG) == (0, 0)
