@@ -77,8 +77,10 @@ def _declare(
     if retired is not None:
         return _revive(tx, retired, definition, schedule, now)
     at = format_instant(now)
-    fresh = insert_schedule(
+    schedule_id = insert_schedule(
         tx,
+        f"{agent}/{name}",
+        now,
         {
             "agent": agent,
             "name": name,
@@ -87,14 +89,12 @@ def _declare(
             **_pause_columns(schedule.paused, now),
             "declared_paused": int(schedule.paused),
             "creator": _PRINCIPAL,
-            "cursor": at,
             "created_at": at,
             "updated_at": at,
         },
     )
-    add_revision(tx, fresh.id, fresh.version, now, _PRINCIPAL, "create", definition)
-    move_cursor(tx, fresh, now)
-    return Declared(fresh.address, "created")
+    add_revision(tx, schedule_id, 1, now, _PRINCIPAL, "create", definition)
+    return Declared(f"{agent}/{name}", "created")
 
 
 def _update(

@@ -99,14 +99,17 @@ class CronExpression:
         """Return the first due time strictly after a UTC instant, None if there is none in the next 50 years."""
         horizon = min(instant.year + 50, 9990)
         while instant.year <= horizon:
-            start, end, offset = instant, *_segment(instant, zone)
-            for due in self._in_segment(start, end, offset, zone):
-                return due
-            wall = next(self.walls((end + offset).replace(tzinfo=None) - _SECOND), None)
+            end, offset = _segment(instant, zone)
+            wall = next(self.walls((instant + offset).replace(tzinfo=None)), None)
             if wall is None:
                 return None
-            # nothing can match before the day of the next matching wall time, whatever the offset will be then
-            instant = max(end, wall.replace(tzinfo=UTC) - 2 * _DAY)
+            if (wall - offset).replace(tzinfo=UTC) > end + 2 * _DAY:
+                # nothing can match before the day of the next matching wall time, whatever the offset will be then
+                instant = max(end, wall.replace(tzinfo=UTC) - 2 * _DAY)
+                continue
+            for due in self._in_segment(instant, end, offset, zone):
+                return due
+            instant = end
         return None
 
     def _in_segment(self, after: datetime, end: datetime, offset: timedelta, zone: ZoneInfo) -> Iterator[datetime]:

@@ -174,17 +174,17 @@ def next_wake(source: Transaction | sqlite3.Connection) -> datetime | None:
 
 def move_cursor(tx: Transaction, row: ScheduleRow, cursor: datetime) -> None:
     """Note that every due time up to the cursor is decided, and when the next start is."""
-    next_due = row.cadence.next_after(cursor)
-    wake = row.cadence.start_of(next_due, row.address) if next_due else None
-    tx.execute(
-        "UPDATE schedules SET cursor = ?, next_due = ?, wake_at = ? WHERE id = ?",
-        (
-            format_instant(cursor),
-            format_instant(next_due) if next_due else None,
-            format_instant(wake) if wake else None,
-            row.id,
-        ),
-    )
+    values = _after(row.cadence, row.address, cursor)
+    tx.execute("UPDATE schedules SET cursor = ?, next_due = ?, wake_at = ? WHERE id = ?", (*values, row.id))
+
+
+def _after(cadence: Cadence, address: str, cursor: datetime) -> tuple[str, str | None, str | None]:
+    """Return the columns cursor, next_due and wake_at."""
+    next_due = cadence.next_after(cursor)
+    if next_due is None:
+        return format_instant(cursor), None, None
+    wake = cadence.start_of(next_due, address)
+    return format_instant(cursor), format_instant(next_due), format_instant(wake)
 
 
 def put_off(tx: Transaction, row: ScheduleRow, until: datetime) -> None:
@@ -204,15 +204,13 @@ def pull_back_cursors(tx: Transaction, now: datetime) -> int:
     return len(ahead)
 
 
-def insert_schedule(tx: Transaction, values: dict[str, Any]) -> ScheduleRow:
-    """Write a new schedule and return it."""
-    names = ", ".join(values)
-    marks = ", ".join("?" for _ in values)
-    cursor = tx.execute(f"INSERT INTO schedules ({names}) VALUES ({marks})", values.values())
-    row = get_schedule_by_id(tx, int(cursor.lastrowid or 0))
-    if row is None:
-        raise sqlite3.IntegrityError("the schedule just written is not there")
-    return row
+def insert_schedule(tx: Transaction, address: str, cursor: datetime, values: dict[str, Any]) -> int:
+    """Write a new schedule, due after the cursor, and return its number."""
+    due = _after(cadence_from(values), address, cursor)
+    columns = {**values, **dict(zip(("cursor", "next_due", "wake_at"), due, strict=True))}
+    marks = ", ".join("?" for _ in columns)
+    written = tx.execute(f"INSERT INTO schedules ({', '.join(columns)}) VALUES ({marks})", columns.values())
+    return int(written.lastrowid or 0)
 
 
 def change_schedule(
