@@ -116,23 +116,23 @@ class _Decision:
             due = row.cadence.next_after(self.cursor)
             if due is None or due > last:
                 return True
-            common = self._skipped_in_common()
-            if common is not None:  # nothing can end meanwhile: all that follows is skipped for the same reason
-                self.skip_all(last, *common)
+            verdict, reason = self._verdict()
+            if reason is not None:  # nothing can end meanwhile: all that follows is skipped for the same reason
+                self.skip_all(last, verdict.outcome, reason)
                 return True
             self._decide_one(due, Trigger.CATCHUP)
             self.cursor = due
         return self.cursor >= last
 
-    def _skipped_in_common(self) -> tuple[FireOutcome, str] | None:
-        """Return outcome and reason if no due time of this schedule can start as things are."""
+    def _verdict(self) -> tuple[overlap.Verdict, str | None]:
+        """Return what a due time of this schedule does as things are, and why if it does not start."""
         if self.row.agent not in self.present.agents:
-            return FireOutcome.SKIPPED_AGENT_DELETED, f"no agent {self.row.agent!r} is in the config"
+            gone = f"no agent {self.row.agent!r} is in the config"
+            return overlap.Verdict(FireOutcome.SKIPPED_AGENT_DELETED), gone
         unfinished, waiting = count_unfinished(self.tx, self.row.id)
         verdict = overlap.decide(self.row.overlap, unfinished, waiting)
-        if verdict.outcome is FireOutcome.SKIPPED_OVERLAP:
-            return verdict.outcome, overlap.reason(self.row.overlap, unfinished)
-        return None
+        skipped = verdict.outcome is FireOutcome.SKIPPED_OVERLAP
+        return verdict, overlap.reason(self.row.overlap, unfinished) if skipped else None
 
     def skip_all(self, last: DueTime, outcome: FireOutcome, reason: str) -> None:
         """Give the due times after the cursor and up to `last` their rows, or one row if they are too many."""
@@ -146,7 +146,8 @@ class _Decision:
         else:
             due: DueTime | None = first
             while due is not None and due <= last:
-                self._record(due, outcome, reason)
+                if not is_recorded(self.tx, self.row.id, due):
+                    self._record(due, outcome, reason)
                 due = cadence.next_after(due)
         self.cursor = last
 
@@ -162,29 +163,28 @@ class _Decision:
             record_summary(self.tx, self.row.id, first, newest, count, outcome, self.present.now, reason)
             self._note(first, outcome, reason=reason, count=count)
 
-    def _decide_one(self, due: DueTime, trigger: Trigger) -> FireOutcome | None:
-        """Decide one due time; return None if it was decided before."""
+    def _decide_one(self, due: DueTime, trigger: Trigger) -> None:
+        """Decide one due time, unless it was decided before."""
         if is_recorded(self.tx, self.row.id, due):
-            return None
+            return
         if self._was_skipped_by_request(due):
-            return self._record(due, FireOutcome.SKIPPED_REQUESTED, "skipped on request")
-        common = self._skipped_in_common()
-        if common is not None:
-            return self._record(due, *common)
-        unfinished, waiting = count_unfinished(self.tx, self.row.id)
-        verdict = overlap.decide(self.row.overlap, unfinished, waiting)
+            self._record(due, FireOutcome.SKIPPED_REQUESTED, "skipped on request")
+            return
+        verdict, reason = self._verdict()
+        if reason is not None:
+            self._record(due, verdict.outcome, reason)
+            return
         if verdict.stop_others is not None:
             self._stop_others(at_once=verdict.stop_others == "terminate")
-        return self._launch(due, trigger, verdict)
+        self._launch(due, trigger, verdict)
 
-    def _launch(self, due: DueTime, trigger: Trigger, verdict: overlap.Verdict) -> FireOutcome:
+    def _launch(self, due: DueTime, trigger: Trigger, verdict: overlap.Verdict) -> None:
         new = new_run(self.row, due, trigger, self.present.instance, held=verdict.held)
         run_id, fresh = create_run(self.tx, new, self.present.now)
         if not fresh:
             add_event(self.tx, run_id, self.present.now, "fired_again", {"due": format_instant(due)})
         record_fire(self.tx, self.row.id, due, verdict.outcome, self.present.now, run_id=run_id)
         self._note(due, verdict.outcome, run_id=run_id, stops_others=verdict.stop_others is not None)
-        return verdict.outcome
 
     def _stop_others(self, *, at_once: bool) -> None:
         reason = f"a later due time came (overlap = {self.row.overlap})"
@@ -198,12 +198,9 @@ class _Decision:
         )
         return removed.rowcount > 0
 
-    def _record(self, due: DueTime, outcome: FireOutcome, reason: str) -> FireOutcome | None:
-        if is_recorded(self.tx, self.row.id, due):
-            return None
+    def _record(self, due: DueTime, outcome: FireOutcome, reason: str) -> None:
         record_fire(self.tx, self.row.id, due, outcome, self.present.now, reason=reason)
         self._note(due, outcome, reason=reason)
-        return outcome
 
     def _note(
         self,

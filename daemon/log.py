@@ -5,14 +5,13 @@ import logging
 import os
 import time
 from collections.abc import MutableMapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import structlog
 
 from daemon.text import escape
-from daemon.units import format_instant
+from daemon.units import format_instant, utc_now
 
 _LOOK_EVERY = 1.0  # seconds between two looks whether the file was moved away
 
@@ -118,7 +117,7 @@ _Event = MutableMapping[str, Any]
 
 
 def _add_time(_: object, __: str, event: _Event) -> _Event:
-    event["timestamp"] = format_instant(datetime.now(UTC))
+    event["timestamp"] = format_instant(utc_now())
     return event
 
 

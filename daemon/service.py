@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -31,17 +31,12 @@ from daemon.store.database import Database
 from daemon.store.opening import DaemonLock, open_state
 from daemon.store.schedules import next_wake, pull_back_cursors
 from daemon.systemd import notify, watchdog_interval
-from daemon.units import format_instant
+from daemon.units import format_instant, utc_now
 
 _LOG = structlog.get_logger()
 _STATUS_EVERY = 10.0  # seconds
 _LAST_MOMENT = 3.0  # seconds that a run gets after it was ended at once
 StopMode = Literal["detach", "drain", "cancel"]
-
-
-def utc_now() -> datetime:
-    """Return the wall clock; rules and stores get the time as an argument."""
-    return datetime.now(UTC)
 
 
 async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False) -> None:

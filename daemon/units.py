@@ -79,6 +79,11 @@ def check_year(instant: datetime) -> datetime:
     return instant
 
 
+def utc_now() -> datetime:
+    """Return the wall clock; rules and stores get the time as an argument."""
+    return datetime.now(UTC)
+
+
 def format_instant(instant: datetime) -> str:
     """Return an instant as the state on disk and all JSON write it: UTC, milliseconds, `Z`."""
     utc = instant.astimezone(UTC)

@@ -3,7 +3,6 @@
 import contextlib
 import sqlite3
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from daemon.config.loading import find_config, load_config
@@ -67,8 +66,3 @@ def run_numbered(connection: sqlite3.Connection, number: int) -> Run:
     if run is None:
         raise NotFoundError(f"no run {number}; `agentcron runs list` shows those there are")
     return run
-
-
-def utc_now() -> datetime:
-    """Return the wall clock."""
-    return datetime.now(UTC)

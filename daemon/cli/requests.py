@@ -5,7 +5,6 @@ import getpass
 import os
 import signal
 import sqlite3
-from datetime import UTC, datetime
 
 from daemon.config.places import state_dir
 from daemon.config.schema import Config
@@ -14,6 +13,7 @@ from daemon.model import ACTIVE
 from daemon.store.database import Transaction, connect
 from daemon.store.opening import DATABASE, running_daemon
 from daemon.store.runs import Run, flag_cancellation, get_run
+from daemon.units import utc_now
 
 
 def request_cancellation(config: Config, number: int) -> tuple[Run, bool]:
@@ -45,6 +45,6 @@ def _flag(connection: sqlite3.Connection, number: int) -> Run:
         raise NotFoundError(f"no run {number}; `agentcron runs list` shows those there are")
     if run.status not in ACTIVE:
         raise RefusedError(f"run {number} is {run.status} already")
-    flag_cancellation(tx, number, datetime.now(UTC), getpass.getuser())
+    flag_cancellation(tx, number, utc_now(), getpass.getuser())
     connection.execute("COMMIT")
     return run

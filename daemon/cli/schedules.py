@@ -27,7 +27,8 @@ def list_command(
     json: Json = False,
 ) -> None:
     """List the schedules with their state and next due time."""
-    from daemon.cli.reading import read_config, reading, utc_now
+    from daemon.cli.reading import read_config, reading
+    from daemon.units import utc_now
     from daemon.views import list_schedules, schedule_view
 
     config = read_config(context.obj)
@@ -58,7 +59,8 @@ def list_command(
 @app.command(epilog="Example: agentcron schedules show triage/nightly")
 def show(context: typer.Context, schedule: Address, json: Json = False) -> None:
     """Show one schedule with its definition, state and next due times."""
-    from daemon.cli.reading import read_config, reading, schedule_named, utc_now
+    from daemon.cli.reading import read_config, reading, schedule_named
+    from daemon.units import utc_now
     from daemon.views import schedule_view
 
     config = read_config(context.obj)
@@ -108,10 +110,10 @@ def next_command(
     json: Json = False,
 ) -> None:
     """Show the next due times; of a schedule in the file, without a daemon or a database."""
-    from daemon.cli.reading import read_config, reading, schedule_named, split_address, utc_now
+    from daemon.cli.reading import read_config, reading, schedule_named, split_address
     from daemon.schedules import definition_of
     from daemon.store.schedules import cadence_from
-    from daemon.units import format_instant
+    from daemon.units import format_instant, utc_now
     from daemon.views import upcoming
 
     config = read_config(context.obj)

@@ -58,10 +58,10 @@ def run(
 def check(context: typer.Context, json: Json = False) -> None:
     """Validate the config and show each schedule with its zone and next three due times."""
     from daemon.cli.checking import warnings_about
-    from daemon.cli.reading import read_config, utc_now
+    from daemon.cli.reading import read_config
     from daemon.schedules import definition_of
     from daemon.store.schedules import cadence_from
-    from daemon.units import format_instant
+    from daemon.units import format_instant, utc_now
     from daemon.views import upcoming
 
     config = read_config(context.obj)
@@ -125,10 +125,11 @@ def init(
 
 def status(context: typer.Context, json: Json = False) -> None:
     """Show how the daemon is doing: what runs now, what is next, what failed last."""
-    from daemon.cli.reading import read_config, reading, utc_now
+    from daemon.cli.reading import read_config, reading
     from daemon.config.places import state_dir
     from daemon.errors import DaemonUnreachableError
     from daemon.store.opening import DATABASE, running_daemon
+    from daemon.units import utc_now
     from daemon.views import status_view
 
     config = read_config(context.obj)
