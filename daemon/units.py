@@ -86,5 +86,4 @@ def utc_now() -> datetime:
 
 def format_instant(instant: datetime) -> str:
     """Return an instant as the state on disk and all JSON write it: UTC, milliseconds, `Z`."""
-    utc = instant.astimezone(UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

@@ -97,15 +97,23 @@ class CronExpression:
 
     def next_after(self, instant: datetime, zone: ZoneInfo) -> datetime | None:
         """Return the first due time strictly after a UTC instant, None if there is none in the next 50 years."""
+        fixed = zone.utcoffset(None)
+        if fixed is not None:  # such as UTC: the wall clock never changes its pace
+            wall = next(self.walls((instant + fixed).replace(tzinfo=None)), None)
+            return None if wall is None else (wall - fixed).replace(tzinfo=UTC)
         horizon = min(instant.year + 50, 9990)
         while instant.year <= horizon:
             end, offset = _segment(instant, zone)
             wall = next(self.walls((instant + offset).replace(tzinfo=None)), None)
             if wall is None:
                 return None
-            if (wall - offset).replace(tzinfo=UTC) > end + 2 * _DAY:
+            near = wall.replace(tzinfo=UTC)
+            if near > end + 3 * _DAY and end - instant == _DAY:
                 # nothing can match before the day of the next matching wall time, whatever the offset will be then
-                instant = max(end, wall.replace(tzinfo=UTC) - 2 * _DAY)
+                then = _offset(near - _DAY, zone)
+                if then == _offset(near + _DAY, zone):
+                    return near - then
+                instant = near - 2 * _DAY
                 continue
             for due in self._in_segment(instant, end, offset, zone):
                 return due

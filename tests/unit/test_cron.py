@@ -173,3 +173,13 @@ def test_a_job_matches_its_own_fields_on_ordinary_days() -> None:
         assert 9 <= local.hour <= 17
         assert local.weekday() < 5
         due = walls.next_after(due, zone)
+
+
+def test_a_wildcard_job_of_a_single_date_follows_the_wall_clock_into_the_repeated_hour() -> None:
+    expression = CronExpression.parse("*/40 1 26 10 *")
+    due = expression.next_after(datetime(2025, 10, 26, 0, 59, tzinfo=UTC), ZoneInfo("Europe/London"))
+    assert due == datetime(2025, 10, 26, 1, 0, tzinfo=UTC)
+    due = expression.next_after(due, ZoneInfo("Europe/London"))
+    assert due == datetime(2025, 10, 26, 1, 40, tzinfo=UTC)
+    due = expression.next_after(due, ZoneInfo("Europe/London"))
+    assert due == datetime(2026, 10, 26, 1, 0, tzinfo=UTC)
