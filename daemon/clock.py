@@ -15,7 +15,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from daemon.errors import StoreUnavailableError
-from daemon.fires import Fire, Present, decide_due
+from daemon.fires import UNDECIDABLE, Decided, Fire, Present, decide_due
 from daemon.model import FireOutcome, WakeTime
 from daemon.store.database import Database
 from daemon.store.schedules import next_wake, pull_back_cursors
@@ -90,8 +90,7 @@ class Clock:
         """Decide all that is due; return the instant of the next start."""
         try:
             while True:
-                present = self._present(WakeTime(self._now()))
-                decided = await self._database.write(partial(decide_due, present=present, schedules=_BATCH))
+                decided = await decide_some(self._database, self._present(WakeTime(self._now())), _BATCH)
                 for schedule, reason in decided.troubles:
                     _LOG.error("[clock] Due times cannot be decided", schedule=schedule, reason=reason)
                 if decided.fires:
@@ -115,6 +114,18 @@ class Clock:
 
     async def _ring(self) -> None:
         self._wake.set()
+
+
+async def decide_some(database: Database, present: Present, schedules: int) -> Decided:
+    """Decide the due times of some schedules in one transaction; one that cannot be decided stops no other.
+
+    Raise StoreUnavailableError if they cannot be recorded.
+    """
+    decide = partial(decide_due, present=present, schedules=schedules)
+    try:
+        return await database.write(decide)
+    except UNDECIDABLE:
+        return await database.write(partial(decide, guarded=True))
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ from daemon.units import format_instant
 _INSTANT = timedelta(microseconds=1)
 _MOST_AT_ONCE = 100
 _PUT_OFF = timedelta(minutes=1)
+UNDECIDABLE = (ArithmeticError, LookupError, TypeError, ValueError)
+"""What a schedule whose row somebody damaged raises."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +60,31 @@ class Decided:
     """Whether other schedules may still be due."""
 
 
-def decide_due(tx: Transaction, present: Present, schedules: int) -> Decided:
-    """Decide the due times that have come of at most so many schedules; one in trouble does not stop the others."""
+def decide_due(tx: Transaction, present: Present, schedules: int, *, guarded: bool = False) -> Decided:
+    """Decide the due times that have come of at most so many schedules.
+
+    A schedule that cannot be decided makes all fail with one of `UNDECIDABLE`, so that nothing is written. Guarded, it
+    is put off and told of while the others are decided; that is slower.
+    """
     rows = due_schedules(tx, present.now, schedules)
     decided = Decided([], [], bool(rows))
     for row in rows:
-        tx.execute("SAVEPOINT schedule")
-        try:
+        if guarded:
+            _decide_guarded(tx, present, row, decided)
+        else:
             decided.fires.extend(_Decision(tx, present, row).decide())
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            tx.execute("ROLLBACK TO schedule")
-            put_off(tx, row, present.now + _PUT_OFF)
-            decided.troubles.append((row.address, f"{type(error).__name__}: {error}"))
-        tx.execute("RELEASE schedule")
     return decided
+
+
+def _decide_guarded(tx: Transaction, present: Present, row: ScheduleRow, decided: Decided) -> None:
+    tx.execute("SAVEPOINT schedule")
+    try:
+        decided.fires.extend(_Decision(tx, present, row).decide())
+    except UNDECIDABLE as error:
+        tx.execute("ROLLBACK TO schedule")
+        put_off(tx, row, present.now + _PUT_OFF)
+        decided.troubles.append((row.address, f"{type(error).__name__}: {error}"))
+    tx.execute("RELEASE schedule")
 
 
 class _Decision:
@@ -242,7 +255,7 @@ def new_run(row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, 
     metadata = json.loads(row.definition["task_metadata"])
     display_name = metadata.get("display_name")
     if not isinstance(display_name, str):
-        display_name = f"Scheduled Message: {row.name} · {due:%Y-%m-%d %H:%M} UTC"
+        display_name = f"Scheduled Message: {row.name} · {at[:10]} {at[11:16]} UTC"
     handed = {
         **metadata,
         "display_name": display_name,

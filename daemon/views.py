@@ -239,7 +239,9 @@ def history_view(connection: sqlite3.Connection, schedule_id: int, limit: int) -
 
 def status_view(connection: sqlite3.Connection, state_dir: Path, daemon: int | None, now: datetime) -> dict[str, Any]:
     """Return how the daemon is doing: what runs now, what is next, what failed last, and the disk."""
-    running = connection.execute(f"{SELECT_RUNS} WHERE r.status IN ('running', 'suspended') ORDER BY r.id").fetchall()
+    running = connection.execute(
+        f"{SELECT_RUNS} WHERE r.completed_at IS NULL AND r.status IN ('running', 'suspended') ORDER BY r.id"
+    ).fetchall()
     failed = connection.execute(
         f"{SELECT_RUNS} WHERE r.status IN ('failed', 'interrupted') ORDER BY r.id DESC LIMIT {_FEW}"
     ).fetchall()

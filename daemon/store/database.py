@@ -173,25 +173,31 @@ def _settle(future: "asyncio.Future[Any]", result: object) -> None:
 
 
 def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]]) -> list[object]:
-    """Run closures in one transaction; where one of them makes it fail as a whole, replay them one by one."""
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-    except sqlite3.Error as error:  # nobody can write now: waiting again for each would only add up
-        return [_told(error)] * len(closures)
-    try:
-        return _transact(connection, closures)
-    except sqlite3.Error as error:
-        _roll_back(connection)
-        if len(closures) == 1:
-            return [_told(error)]
+    """Run closures in one transaction.
+
+    Where one of them fails all are run again under savepoints, which cost as much as the statements; where that makes
+    the transaction fail as a whole, they are replayed one by one.
+    """
+    for way in (_bare, _guarded):
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:  # nobody can write now: waiting again for each would only add up
+            return [_told(error)] * len(closures)
+        try:
+            results = [way(connection, closure) for closure in closures]
+            connection.execute("UPDATE instance SET commits = commits + 1")
+            connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - handed to the one who waits for it
+            _roll_back(connection)
+            if len(closures) == 1:
+                return [_told(error)]
+        else:
+            return results
     return [_commit(connection, [closure])[0] for closure in closures]
 
 
-def _transact(connection: sqlite3.Connection, closures: list[Closure[Any]]) -> list[object]:
-    results = [_guarded(connection, closure) for closure in closures]
-    connection.execute("UPDATE instance SET commits = commits + 1")
-    connection.execute("COMMIT")
-    return results
+def _bare(connection: sqlite3.Connection, closure: Closure[Any]) -> object:
+    return closure(Transaction(connection))
 
 
 def _guarded(connection: sqlite3.Connection, closure: Closure[Any]) -> object:
@@ -219,7 +225,7 @@ def _roll_back(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-def _told(error: sqlite3.Error) -> Exception:
+def _told(error: Exception) -> Exception:
     """Return what the waiting caller gets: trouble of the moment is told from a mistake in a statement."""
     if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _TROUBLE:
         return StoreUnavailableError(f"the database cannot be written now: {error}")

@@ -41,7 +41,7 @@ def record_fire(
     """Write the row of one due time; raise sqlite3.IntegrityError if it has one already."""
     tx.execute(
         "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, run_id, decided_at) VALUES (?, ?, ?, ?, ?, ?)",
-        (schedule_id, format_instant(due), outcome, reason, run_id, format_instant(now)),
+        (schedule_id, format_instant(due), outcome.value, reason, run_id, format_instant(now)),
     )
 
 
@@ -63,7 +63,7 @@ def record_summary(
         (
             schedule_id,
             format_instant(first),
-            outcome,
+            outcome.value,
             reason,
             format_instant(now),
             format_instant(last),

@@ -29,8 +29,10 @@ def migrate(connection: sqlite3.Connection, path: Path, steps: dict[int, str]) -
     waiting = [number for number in sorted(steps) if number > version]
     if waiting and version > 0:
         _back_up(connection, path.with_name(f"{path.name}.before-{waiting[0]:04d}"))
+    connection.execute("PRAGMA foreign_keys = OFF")  # a table that is rebuilt must not take its children with it
     for number in waiting:
         _run(connection, number, steps[number])
+    connection.execute("PRAGMA foreign_keys = ON")
     return waiting
 
 
@@ -50,7 +52,10 @@ def _back_up(connection: sqlite3.Connection, target: Path) -> None:
 
 def _run(connection: sqlite3.Connection, number: int, sql: str) -> None:
     try:
-        connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version = {number};\nCOMMIT;")
+        connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version = {number};")
+        if connection.execute("PRAGMA foreign_key_check").fetchone():
+            raise sqlite3.IntegrityError("it would leave rows that refer to nothing")
+        connection.execute("COMMIT")
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")

@@ -15,7 +15,6 @@ from daemon.store.database import Transaction
 from daemon.store.events import add_event, end_open_steps
 from daemon.units import format_instant, parse_instant
 
-_ACTIVE = ", ".join(f"'{status}'" for status in sorted(ACTIVE))
 _MOST_COST = 1e12
 SELECT_RUNS = "SELECT r.*, s.name AS schedule FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
 
@@ -124,20 +123,17 @@ class Change:
 
 def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
     """Get or create the run of that name; return its number and whether it is new."""
-    found = tx.execute("SELECT id FROM runs WHERE name = ?", (new.name,)).fetchone()
-    if found:
-        return int(found["id"]), False
     at = format_instant(now)
-    cursor = tx.execute(
+    created = tx.execute(
         "INSERT INTO runs (name, agent, schedule_id, trigger, scheduled_for, attempt, status, created_at, updated_at, "
         "display_name, creator, idempotency_key, input_author, input_content, task_params, task_metadata, "
         "queue_class, not_before, held, previous_run_id) "
-        "VALUES (?, ?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "VALUES (?, ?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
         (
             new.name,
             new.agent,
             new.schedule_id,
-            new.trigger,
+            new.trigger.value,
             format_instant(new.scheduled_for),
             new.attempt,
             at,
@@ -155,7 +151,9 @@ def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
             new.previous_run_id,
         ),
     )
-    run_id = int(cursor.lastrowid or 0)
+    if created.rowcount == 0:
+        return int(tx.execute("SELECT id FROM runs WHERE name = ?", (new.name,)).fetchone()["id"]), False
+    run_id = int(created.lastrowid or 0)
     add_event(tx, run_id, now, "created", {"trigger": new.trigger, "attempt": new.attempt})
     return run_id, True
 
@@ -210,7 +208,7 @@ def startable(tx: Transaction, now: datetime, full_agents: Iterable[str], limit:
         f"{SELECT_RUNS} WHERE r.status = 'pending' AND (r.not_before IS NULL OR r.not_before <= ?) "
         "AND r.agent NOT IN (SELECT value FROM json_each(?)) "
         "AND NOT (r.held AND EXISTS (SELECT 1 FROM runs o WHERE o.schedule_id = r.schedule_id "
-        f"AND (o.scheduled_for, o.id) < (r.scheduled_for, r.id) AND o.status IN ({_ACTIVE}))) "
+        "AND (o.scheduled_for, o.id) < (r.scheduled_for, r.id) AND o.completed_at IS NULL)) "
         "ORDER BY r.queue_class, r.scheduled_for, r.id LIMIT ?",
         (format_instant(now), json.dumps(sorted(full_agents)), limit),
     )
@@ -229,7 +227,8 @@ def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:
 def occupied(tx: Transaction) -> tuple[int, dict[str, int]]:
     """Return how many runs are running, and how many each agent has running or suspended."""
     rows = tx.execute(
-        "SELECT agent, status, count(*) AS n FROM runs WHERE status IN ('running', 'suspended') GROUP BY 1, 2"
+        "SELECT agent, status, count(*) AS n FROM runs WHERE completed_at IS NULL "
+        "AND status IN ('running', 'suspended') GROUP BY 1, 2"
     ).fetchall()
     by_agent: dict[str, int] = {}
     for row in rows:
@@ -241,7 +240,7 @@ def count_unfinished(tx: Transaction, schedule_id: int) -> tuple[int, int]:
     """Return how many active runs a schedule has, and how many of them are buffered."""
     row = tx.execute(
         "SELECT count(*) AS n, coalesce(sum(held AND status = 'pending'), 0) AS waiting FROM runs "
-        f"WHERE schedule_id = ? AND status IN ({_ACTIVE})",
+        "WHERE schedule_id = ? AND completed_at IS NULL",
         (schedule_id,),
     ).fetchone()
     return int(row["n"]), int(row["waiting"])
@@ -249,15 +248,14 @@ def count_unfinished(tx: Transaction, schedule_id: int) -> tuple[int, int]:
 
 def unfinished_of(tx: Transaction, schedule_id: int) -> list[int]:
     """Return the active runs of a schedule, oldest first."""
-    rows = tx.execute(
-        f"SELECT id FROM runs WHERE schedule_id = ? AND status IN ({_ACTIVE}) ORDER BY id", (schedule_id,)
-    )
+    rows = tx.execute("SELECT id FROM runs WHERE schedule_id = ? AND completed_at IS NULL ORDER BY id", (schedule_id,))
     return [int(row["id"]) for row in rows]
 
 
-def runs_in(source: Transaction | sqlite3.Connection, status: RunStatus) -> list[Run]:
-    """Return all runs of a status, oldest first."""
-    return [run_from(row) for row in source.execute(f"{SELECT_RUNS} WHERE r.status = ? ORDER BY r.id", (status,))]
+def running_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
+    """Return all runs that are running, oldest first."""
+    rows = source.execute(f"{SELECT_RUNS} WHERE r.completed_at IS NULL AND r.status = 'running' ORDER BY r.id")
+    return [run_from(row) for row in rows]
 
 
 def flag_cancellation(
@@ -289,7 +287,7 @@ class Flag:
 def cancellation_flags(source: Transaction | sqlite3.Connection) -> list[Flag]:
     """Return the flags of all active runs."""
     rows = source.execute(
-        f"SELECT f.* FROM cancellation_flags f JOIN runs r ON r.id = f.run_id WHERE r.status IN ({_ACTIVE})"
+        "SELECT f.* FROM cancellation_flags f JOIN runs r ON r.id = f.run_id WHERE r.completed_at IS NULL"
     )
     return [_flag_from(row) for row in rows]
 

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from daemon.model import Catchup, DueTime, Overlap
@@ -54,7 +54,7 @@ class ScheduleRow:
         """The schedule's name for people: `AGENT/NAME`."""
         return f"{self.agent}/{self.name}"
 
-    @property
+    @cached_property
     def cadence(self) -> Cadence:
         """When it is due."""
         return cadence_from(self.definition)

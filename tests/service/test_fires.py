@@ -3,7 +3,6 @@
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.agents.base import Outcome, Terms
+from daemon.clock import decide_some
 from daemon.config.loading import load_config
-from daemon.fires import Fire, Present, decide_due
+from daemon.fires import Fire, Present
 from daemon.model import Catchup, FireOutcome, Overlap, RunStatus
 from daemon.runs.ending import finish
 from daemon.schedules import sync_declared
@@ -49,7 +49,7 @@ class Ledger:
         found: list[Fire] = []
         present = Present(now, self.started, frozenset(agents), "instance")
         while True:
-            decided = await self.database.write(partial(decide_due, present=present, schedules=25))
+            decided = await decide_some(self.database, present, 25)
             found += decided.fires
             self.troubles += decided.troubles
             if not decided.more:

@@ -1,4 +1,4 @@
-"""The database: group commit, errors, migrations, witness and lock."""
+"""The database: group commit, errors, witness, modes and lock."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,6 @@ import pytest
 
 from daemon.errors import RefusedError, StoreError, StoreUnavailableError
 from daemon.store.database import Database, Transaction, connect
-from daemon.store.migrate import migrate, migrations
 from daemon.store.opening import DATABASE, DaemonLock, open_state, running_daemon
 from daemon.store.witness import Witness, read_witness, write_witness
 
@@ -264,38 +263,7 @@ def test_the_witness_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "witness.json"]
 
 
-# migrations
-
-
-def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
-    open_and_close(tmp_path)
-    with contextlib.closing(connect(tmp_path / DATABASE)) as connection:
-        connection.execute("PRAGMA user_version = 9999")
-    before = (tmp_path / DATABASE).read_bytes()
-    with pytest.raises(StoreError, match="newer version"):
-        open_and_close(tmp_path)
-    assert (tmp_path / DATABASE).read_bytes() == before
-
-
-def test_a_migration_comes_after_a_backup_and_is_undone_when_it_fails(tmp_path: Path) -> None:
-    open_and_close(tmp_path)
-    path = tmp_path / DATABASE
-    steps = {
-        **migrations(),
-        9000: "CREATE TABLE fresh (x TEXT) STRICT;",
-        9001: "CREATE TABLE half (x TEXT) STRICT; oops;",
-    }
-    with contextlib.closing(connect(path)) as connection:
-        with pytest.raises(StoreError, match="9001 failed"):
-            migrate(connection, path, steps)
-        tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema")}
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 9000
-    assert "fresh" in tables
-    assert "half" not in tables
-    backup = tmp_path / "state.db.before-9000"
-    assert backup.stat().st_mode & 0o777 == 0o600
-    with contextlib.closing(connect(backup)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+# modes
 
 
 def test_no_file_of_the_state_is_open_to_others(tmp_path: Path) -> None:

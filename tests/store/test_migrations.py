@@ -1,0 +1,95 @@
+"""Migrations: numbered, each in one transaction, after a backup; what is in the database comes through them."""
+
+import contextlib
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from daemon.errors import StoreError
+from daemon.store.database import connect
+from daemon.store.migrate import migrate, migrations
+from daemon.store.opening import DATABASE, open_state
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+OLDEST_WITH_RUNS = """
+INSERT INTO runs (name, agent, trigger, scheduled_for, status, created_at, updated_at, started_at, completed_at,
+    display_name, creator, idempotency_key, queue_class)
+    VALUES ('one', 'a', 'manual', 'x', 'completed', 'x', 'x', 'x', 'x', 'x', 'x', 'k1', 0),
+    ('two', 'a', 'manual', 'x', 'failed', 'x', 'x', 'x', 'x', 'x', 'x', 'k2', 0),
+    ('gone', 'a', 'manual', 'x', 'failed', 'x', 'x', 'x', 'x', 'x', 'x', 'k3', 0);
+UPDATE runs SET previous_run_id = 1 WHERE id = 2;
+DELETE FROM runs WHERE name = 'gone';
+INSERT INTO events (run_id, number, at, type) VALUES (1, 1, 'x', 'created'), (2, 1, 'x', 'created');
+INSERT INTO steps (run_id, name, started_at) VALUES (1, 'work', 'x');
+"""
+
+
+def create(folder: Path) -> None:
+    open_state(folder, NOW, accept_data_loss=False)
+
+
+def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
+    create(tmp_path)
+    with contextlib.closing(connect(tmp_path / DATABASE)) as connection:
+        connection.execute("PRAGMA user_version = 9999")
+    before = (tmp_path / DATABASE).read_bytes()
+    with pytest.raises(StoreError, match="newer version"):
+        open_state(tmp_path, NOW, accept_data_loss=False)
+    assert (tmp_path / DATABASE).read_bytes() == before
+
+
+def test_a_migration_comes_after_a_backup_and_is_undone_when_it_fails(tmp_path: Path) -> None:
+    create(tmp_path)
+    path = tmp_path / DATABASE
+    steps = {
+        **migrations(),
+        9000: "CREATE TABLE fresh (x TEXT) STRICT;",
+        9001: "CREATE TABLE half (x TEXT) STRICT; oops;",
+    }
+    with contextlib.closing(connect(path)) as connection:
+        with pytest.raises(StoreError, match="9001 failed"):
+            migrate(connection, path, steps)
+        tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema")}
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 9000
+    assert "fresh" in tables
+    assert "half" not in tables
+    backup = tmp_path / "state.db.before-9000"
+    assert backup.stat().st_mode & 0o777 == 0o600
+    with contextlib.closing(connect(backup)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def test_a_database_of_the_first_schema_keeps_all_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / DATABASE
+    path.touch()
+    steps = migrations()
+    with contextlib.closing(connect(path)) as connection:
+        migrate(connection, path, {1: steps[1]})
+        connection.executescript(OLDEST_WITH_RUNS)
+        before = everything(connection)
+        migrate(connection, path, steps)
+        assert everything(connection) == before
+        assert connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'runs'").fetchone()["seq"] == 3
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute("INSERT INTO steps (run_id, name, started_at) VALUES (99, 'work', 'x')")
+        connection.execute("DELETE FROM runs WHERE id = 2")
+        assert [row["run_id"] for row in connection.execute("SELECT run_id FROM events")] == [1]
+
+
+def everything(connection: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:
+    return {
+        table: [tuple(row) for row in connection.execute(f"SELECT * FROM {table}")]
+        for table in ("runs", "events", "steps")
+    }
+
+
+def test_a_migration_that_would_orphan_rows_is_undone(tmp_path: Path) -> None:
+    create(tmp_path)
+    path = tmp_path / DATABASE
+    with contextlib.closing(connect(path)) as connection:
+        connection.executescript(OLDEST_WITH_RUNS)
+        with pytest.raises(StoreError, match="refer to nothing"):
+            migrate(connection, path, {**migrations(), 9000: "DELETE FROM runs;"})
+        assert connection.execute("SELECT count(*) FROM runs").fetchone()[0] == 2
