@@ -23,6 +23,7 @@ _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery im
 _LAUNCHES_AT_ONCE = 16  # well below what a socket's buffer holds
 _TRIES = 3
 _HELLO_TIMEOUT = 10.0
+_WAKE_EVERY = 1.0  # seconds
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -155,13 +156,21 @@ class SupervisorHandle:
             raise ValueError("an adopted supervisor has its spec already")
         body = json.dumps(spec).encode()
         loop = asyncio.get_running_loop()
+        waking = asyncio.create_task(self._keep_awake())
         try:
             await loop.sock_sendall(channel, LENGTH.pack(len(body)) + body)
             return await loop.sock_recv(channel, 1) == STARTED
         except OSError:
             return False
         finally:
+            waking.cancel()
             channel.close()
+
+    async def _keep_awake(self) -> None:
+        """Let a supervisor go on that its own command, or somebody else, has stopped before it could answer."""
+        while True:
+            await asyncio.sleep(_WAKE_EVERY)
+            self.send(signal.SIGCONT)
 
     def dismiss(self) -> None:
         """Let a supervisor go that was never let loose: it ends when its socket closes."""

@@ -1,10 +1,13 @@
-"""The nursery under concurrent launches, killed again and again."""
+"""The nursery under concurrent launches, killed again and again, and a supervisor that somebody stopped."""
 
 import asyncio
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 from daemon.agents.launcher import LaunchError, Nursery, SupervisorHandle
+from daemon.agents.supervisor import status
 
 
 async def test_launches_go_on_while_the_nursery_is_killed() -> None:
@@ -24,3 +27,35 @@ async def test_launches_go_on_while_the_nursery_is_killed() -> None:
             supervisor.dismiss()
         await nursery.close()
     assert len({supervisor.identity for supervisor in found}) == len(found) > 100
+
+
+async def test_a_supervisor_that_was_stopped_before_it_was_let_loose_is_woken(tmp_path: Path) -> None:
+    nursery = Nursery()
+    try:
+        supervisor = await nursery.supervisor()
+        supervisor.send(signal.SIGSTOP)
+        status.preallocate(str(tmp_path))
+        assert await asyncio.wait_for(supervisor.let_loose(spec_in(tmp_path)), 10)
+        await supervisor.gone()
+        supervisor.close()
+    finally:
+        await nursery.close()
+    assert (status.read_record(str(tmp_path), "exit") or {})["exit_code"] == 0
+
+
+def spec_in(folder: Path) -> dict[str, Any]:
+    return {
+        "version": status.VERSION,
+        "run_dir": str(folder),
+        "argv": ["true"],
+        "cwd": "/",
+        "env": {},
+        "stdin": "/dev/null",
+        "umask": 0o077,
+        "timeout": 60,
+        "idle_timeout": None,
+        "kill_grace": 1,
+        "max_output": 1000,
+        "keep_standard_output": 0,
+        "hidden": [],
+    }
