@@ -1,9 +1,10 @@
 """What people do to schedules: here, declaring them in the config file."""
 
 import json
-from dataclasses import dataclass
+import sqlite3
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from daemon.config.schema import Config, Schedule
 from daemon.errors import ConfigError
@@ -15,44 +16,124 @@ from daemon.store.schedules import (
     ScheduleRow,
     add_revision,
     change_schedule,
-    deleted_schedule,
     insert_schedule,
     live_schedules,
     move_cursor,
+    retired_schedules,
 )
-from daemon.units import format_instant
+from daemon.units import format_duration, format_instant
 
 _PRINCIPAL = "config"
 
 
+_FILE_KEYS = {
+    "every_ms": "every",
+    "offset_ms": "offset",
+    "jitter_ms": "jitter",
+    "catchup_window_ms": "catchup_window",
+    "input_author": "input.author",
+    "input_content": "input",
+    "task_params": "params",
+    "task_metadata": "metadata",
+}
+
+
 @dataclass(frozen=True)
 class Declared:
-    """What declaring the file's schedules changed, by address."""
+    """What declaring one of the file's schedules changes."""
 
     address: str
-    action: str
-    changed: tuple[str, ...] = ()
+    action: Literal["created", "changed", "retired", "revived"]
+    changes: dict[str, list[Any]] = field(default_factory=dict)
+    """What it was and what it will be, by the file's keys."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A schedule of the file beside what the database has of it."""
+
+    agent: str
+    name: str
+    schedule: Schedule
+    definition: dict[str, Any]
+    live: ScheduleRow | None
+    retired: ScheduleRow | None
+
+    @property
+    def changes(self) -> dict[str, list[Any]]:
+        """The columns that differ, as they are and as the file wants them."""
+        if self.live is None:
+            return {}
+        before = self.live.definition
+        found = {key: [before[key], value] for key, value in self.definition.items() if before[key] != value}
+        if self.new_pause and self.live.paused != self.schedule.paused:
+            found["paused"] = [self.live.paused, self.schedule.paused]
+        return found
+
+    @property
+    def new_pause(self) -> bool:
+        """Whether the file's line `paused` was edited; only then does it count."""
+        return self.live is not None and self.live.declared_paused != self.schedule.paused
+
+    def told(self) -> Declared | None:
+        """Say what will be done, None if nothing."""
+        address = f"{self.agent}/{self.name}"
+        if self.live is None:
+            return Declared(address, "revived" if self.retired else "created")
+        if self.changes or self.new_pause:
+            return Declared(address, "changed", {_FILE_KEYS.get(k, k): _shown(k, v) for k, v in self.changes.items()})
+        return None
+
+
+def _shown(key: str, values: list[Any]) -> list[Any]:
+    if not key.endswith("_ms"):
+        return values
+    return [None if value is None else format_duration(timedelta(milliseconds=value)) for value in values]
+
+
+def declared_changes(source: Transaction | sqlite3.Connection, config: Config) -> list[Declared]:
+    """Return what declaring the file's schedules would change; raise ConfigError if a name is taken."""
+    wanted, leaving = _compare(source, config)
+    told = [entry.told() for entry in wanted]
+    return [*(Declared(row.address, "retired") for row in leaving), *(change for change in told if change)]
 
 
 def sync_declared(tx: Transaction, config: Config, now: datetime) -> list[Declared]:
     """Make the declared schedules of the database match the file; raise ConfigError if a name is taken."""
-    live = {(row.agent, row.name): row for row in live_schedules(tx)}
-    wanted = {
-        (agent, name): schedule
+    wanted, leaving = _compare(tx, config)
+    done = []
+    for row in leaving:
+        _retire(tx, row, now)
+        done.append(Declared(row.address, "retired"))
+    for entry in wanted:
+        change = entry.told()
+        if change is None:
+            continue
+        if entry.live is not None:
+            _update(tx, entry, entry.live, now)
+        elif entry.retired is not None:
+            _revive(tx, entry.retired, entry.definition, entry.schedule, now)
+        else:
+            _create(tx, entry, now)
+        done.append(change)
+    return done
+
+
+def _compare(source: Transaction | sqlite3.Connection, config: Config) -> tuple[list[_Wanted], list[ScheduleRow]]:
+    """Return the file's schedules beside the database's, and the declared ones that the file has no more."""
+    live = {(row.agent, row.name): row for row in live_schedules(source)}
+    retired = {(row.agent, row.name): row for row in retired_schedules(source)}
+    wanted = [
+        _Wanted(agent, name, schedule, definition_of(schedule, config), live.get(key), retired.get(key))
         for agent, settings in config.agents.items()
         for name, schedule in settings.schedules.items()
-    }
-    taken = [key for key in wanted if key in live and live[key].source == "created"]
+        for key in [(agent, name)]
+    ]
+    taken = [entry for entry in wanted if entry.live is not None and entry.live.source == "created"]
     if taken:
-        raise ConfigError([_taken(config, *key) for key in taken])
-    done = [_retire(tx, row, now) for key, row in live.items() if row.source == "declared" and key not in wanted]
-    for (agent, name), schedule in wanted.items():
-        definition = definition_of(schedule, config)
-        row = live.get((agent, name))
-        change = _declare(tx, agent, name, definition, schedule, row, now)
-        if change is not None:
-            done.append(change)
-    return done
+        raise ConfigError([_taken(config, entry.agent, entry.name) for entry in taken])
+    kept = {(entry.agent, entry.name) for entry in wanted}
+    return wanted, [row for key, row in live.items() if row.source == "declared" and key not in kept]
 
 
 def _taken(config: Config, agent: str, name: str) -> str:
@@ -62,53 +143,34 @@ def _taken(config: Config, agent: str, name: str) -> str:
     )
 
 
-def _declare(
-    tx: Transaction,
-    agent: str,
-    name: str,
-    definition: dict[str, Any],
-    schedule: Schedule,
-    row: ScheduleRow | None,
-    now: datetime,
-) -> Declared | None:
-    if row is not None:
-        return _update(tx, row, definition, schedule, now)
-    retired = deleted_schedule(tx, agent, name, declared=True)
-    if retired is not None:
-        return _revive(tx, retired, definition, schedule, now)
+def _create(tx: Transaction, entry: _Wanted, now: datetime) -> None:
     at = format_instant(now)
     schedule_id = insert_schedule(
         tx,
-        f"{agent}/{name}",
+        f"{entry.agent}/{entry.name}",
         now,
         {
-            "agent": agent,
-            "name": name,
+            "agent": entry.agent,
+            "name": entry.name,
             "source": "declared",
-            **definition,
-            **_pause_columns(schedule.paused, now),
-            "declared_paused": int(schedule.paused),
+            **entry.definition,
+            **_pause_columns(entry.schedule.paused, now),
+            "declared_paused": int(entry.schedule.paused),
             "creator": _PRINCIPAL,
             "created_at": at,
             "updated_at": at,
         },
     )
-    add_revision(tx, schedule_id, 1, now, _PRINCIPAL, "create", definition)
-    return Declared(f"{agent}/{name}", "created")
+    add_revision(tx, schedule_id, 1, now, _PRINCIPAL, "create", entry.definition)
 
 
-def _update(
-    tx: Transaction, row: ScheduleRow, definition: dict[str, Any], schedule: Schedule, now: datetime
-) -> Declared | None:
-    changes = {key: [row.definition[key], value] for key, value in definition.items() if row.definition[key] != value}
-    values: dict[str, Any] = {key: definition[key] for key in changes}
-    if row.declared_paused != schedule.paused:
-        values["declared_paused"] = int(schedule.paused)
-        if row.paused != schedule.paused:
-            changes["paused"] = [row.paused, schedule.paused]
-            values.update(_pause_columns(schedule.paused, now))
-    if not values:
-        return None
+def _update(tx: Transaction, entry: _Wanted, row: ScheduleRow, now: datetime) -> None:
+    changes = entry.changes
+    values: dict[str, Any] = {key: entry.definition[key] for key in changes if key != "paused"}
+    if entry.new_pause:
+        values["declared_paused"] = int(entry.schedule.paused)
+    if "paused" in changes:
+        values.update(_pause_columns(entry.schedule.paused, now))
     new_cadence = bool(changes.keys() & {*CADENCE_KEYS})
     resumed = row.paused and values.get("paused") == 0
     if row.paused and (resumed or new_cadence):
@@ -118,12 +180,9 @@ def _update(
     changed = change_schedule(tx, row, values, now, principal=_PRINCIPAL, action="update", changes=changes)
     if resumed or new_cadence or "jitter_ms" in changes:
         move_cursor(tx, changed, now if resumed or new_cadence else row.cursor)
-    return Declared(row.address, "changed", tuple(sorted(changes)))
 
 
-def _revive(
-    tx: Transaction, row: ScheduleRow, definition: dict[str, Any], schedule: Schedule, now: datetime
-) -> Declared:
+def _revive(tx: Transaction, row: ScheduleRow, definition: dict[str, Any], schedule: Schedule, now: datetime) -> None:
     """Bring a retired schedule back with its history; its due times start from now."""
     values = {
         **definition,
@@ -133,16 +192,14 @@ def _revive(
     }
     changed = change_schedule(tx, row, values, now, principal=_PRINCIPAL, action="revive")
     move_cursor(tx, changed, now)
-    return Declared(row.address, "revived")
 
 
-def _retire(tx: Transaction, row: ScheduleRow, now: datetime) -> Declared:
+def _retire(tx: Transaction, row: ScheduleRow, now: datetime) -> None:
     if row.paused:
         record_pause(tx, row, now)
     else:
         skip_undecided(tx, row, now, "the schedule was taken out of the file before this due time was decided")
     change_schedule(tx, row, {"deleted_at": format_instant(now)}, now, principal=_PRINCIPAL, action="retire")
-    return Declared(row.address, "retired")
 
 
 def _pause_columns(paused: bool, now: datetime) -> dict[str, Any]:  # noqa: FBT001 - the column's own value

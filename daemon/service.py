@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -95,15 +95,20 @@ class Service:
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._reload_waits = False
         self._asked: set[asyncio.Task[None]] = set()  # what signals asked for and is under way
 
     async def run(self) -> None:
         """Recover, arm the clock, be ready, and stay until told to stop."""
+        self._watch_for_stop()
         await self._prepare()
+        if self._stopping.is_set():
+            notify("STOPPING=1")
+            return
         async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as loops:
             self._wire(runs)
             self._tasks = loops
-            self._watch_signals()
+            self._watch_for_requests()
             await recover(self._database, self._queue)
             standing = [
                 loops.create_task(work)
@@ -142,16 +147,15 @@ class Service:
 
     # signals
 
-    def _watch_signals(self) -> None:
+    def _watch_for_stop(self) -> None:
         loop = asyncio.get_running_loop()
-        handlers: dict[signal.Signals, Callable[[], object]] = {
-            signal.SIGTERM: lambda: self._ask_to_stop(self.config.daemon.on_stop),
-            signal.SIGINT: lambda: self._ask_to_stop("cancel"),
-            signal.SIGHUP: lambda: self._spawn(self.reload()),
-            signal.SIGUSR1: lambda: self._spawn(self._queue.obey_flags()),
-        }
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
+        loop.add_signal_handler(signal.SIGTERM, lambda: self._ask_to_stop(self.config.daemon.on_stop))
+        loop.add_signal_handler(signal.SIGINT, lambda: self._ask_to_stop("cancel"))
+
+    def _watch_for_requests(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload()))
+        loop.add_signal_handler(signal.SIGUSR1, lambda: self._spawn(self._queue.obey_flags()))
 
     def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Do what a signal asked for; whatever goes wrong with it is told and stops nothing else."""
@@ -175,9 +179,16 @@ class Service:
     # reload
 
     async def reload(self) -> None:
-        """Read the file again: a bad one changes nothing, a good one is applied as a whole."""
+        """Read the file again: a bad one changes nothing, a good one is applied as a whole.
+
+        Of those who ask while a reload is under way, one waits and speaks for all: it reads the file as it is then.
+        """
         self._log.reopen()
+        if self._reload_waits:
+            return
+        self._reload_waits = True
         async with self._reloading:
+            self._reload_waits = False
             notify("RELOADING=1", f"MONOTONIC_USEC={_monotonic_usec()}")
             try:
                 config = await asyncio.to_thread(load_config, self.config.file)
@@ -258,7 +269,7 @@ class Service:
 
 def _log_declared(declared: list[Declared]) -> None:
     for change in declared:
-        keys = {"changed": ", ".join(change.changed)} if change.changed else {}
+        keys = {"changed": ", ".join(sorted(change.changes))} if change.changes else {}
         _LOG.info(f"[config] Schedule {change.action}", schedule=change.address, **keys)
 
 

@@ -1,15 +1,20 @@
-"""What `check` warns about: settings that are allowed but probably not what was meant."""
+"""What `check` finds: settings that are probably not what was meant, and what a reload would change."""
 
 import os
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 from daemon.agents.command import program_of
+from daemon.cli.reading import reading
 from daemon.config.inactive import inactive_settings
+from daemon.config.places import state_dir
 from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent
 from daemon.config.secrets import read_secret
 from daemon.errors import SecretError
 from daemon.model import Overlap
+from daemon.schedules import Declared, declared_changes
+from daemon.store.opening import DATABASE
 
 
 def warnings_about(config: Config) -> Iterator[str]:
@@ -23,6 +28,20 @@ def warnings_about(config: Config) -> Iterator[str]:
             yield f"{place}: without await_completion a run ends at the acknowledgement; overlap cannot see its work"
     for setting in inactive_settings(config):
         yield f"{setting}: not yet active in this version"
+
+
+def changes_by_reload(config: Config) -> list[dict[str, Any]]:
+    """Return what a reload would do to the schedules in the database; without a database all would be created.
+
+    Raise ConfigError if a declared name is taken by a created schedule.
+    """
+    if (state_dir(config) / DATABASE).exists():
+        with reading(config) as connection:
+            declared = declared_changes(connection, config)
+    else:
+        names = ((agent, name) for agent, settings in config.agents.items() for name in settings.schedules)
+        declared = [Declared(f"{agent}/{name}", "created") for agent, name in names]
+    return [{"schedule": one.address, "action": one.action, "changes": one.changes} for one in declared]
 
 
 def _overlap(place: str, agent: BaseAgent) -> Iterator[str]:

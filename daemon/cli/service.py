@@ -55,9 +55,15 @@ def run(
         raise typer.Exit(1) from None
 
 
-def check(context: typer.Context, json: Json = False) -> None:
+def check(
+    context: typer.Context,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Show besides which schedules a reload would create, change or retire.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Validate the config and show each schedule with its zone and next three due times."""
-    from daemon.cli.checking import warnings_about
+    from daemon.cli.checking import changes_by_reload, warnings_about
     from daemon.cli.reading import read_config
     from daemon.schedules import definition_of
     from daemon.store.schedules import cadence_from
@@ -79,17 +85,37 @@ def check(context: typer.Context, json: Json = False) -> None:
                 }
             )
     warnings = list(warnings_about(config))
+    changes = changes_by_reload(config) if diff else None
     if json:
-        print_json({"schedules": found, "warnings": warnings})
+        print_json({"schedules": found, "warnings": warnings, **({} if changes is None else {"changes": changes})})
         return
     print_table(
         ("schedule", "zone", "next three due times"),
         ((entry["schedule"], entry["timezone"], _times(entry)) for entry in found),
         empty="No schedules.",
     )
+    if changes is not None:
+        _print_changes(changes)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{config.file} is good.")
+
+
+def _print_changes(changes: list[dict[str, Any]]) -> None:
+    print("\nA reload would change:")
+    print_table(
+        ("schedule", "would be", "what"),
+        (
+            (
+                change["schedule"],
+                change["action"],
+                "; ".join(f"{key}: {before} -> {after}" for key, (before, after) in change["changes"].items()),
+            )
+            for change in changes
+        ),
+        empty="No schedule.",
+    )
+    print()
 
 
 def _times(entry: dict[str, Any]) -> str:

@@ -142,16 +142,22 @@ def live_schedules(source: Transaction | sqlite3.Connection) -> list[ScheduleRow
     return [schedule_from(row) for row in rows]
 
 
-def deleted_schedule(
-    source: Transaction | sqlite3.Connection, agent: str, name: str, *, declared: bool = False
-) -> ScheduleRow | None:
-    """Return the schedule of that address that was deleted last; with `declared`, only one taken out of the file."""
+def deleted_schedule(source: Transaction | sqlite3.Connection, agent: str, name: str) -> ScheduleRow | None:
+    """Return the schedule of that address that was deleted last."""
     row = source.execute(
         "SELECT * FROM schedules WHERE agent = ? AND name = ? AND deleted_at IS NOT NULL "
-        "AND (NOT ? OR source = 'declared') ORDER BY deleted_at DESC, id DESC LIMIT 1",
-        (agent, name, declared),
+        "ORDER BY deleted_at DESC, id DESC LIMIT 1",
+        (agent, name),
     ).fetchone()
     return schedule_from(row) if row else None
+
+
+def retired_schedules(source: Transaction | sqlite3.Connection) -> list[ScheduleRow]:
+    """Return the schedules that were taken out of the file, of those with the same address the latest last."""
+    rows = source.execute(
+        "SELECT * FROM schedules WHERE deleted_at IS NOT NULL AND source = 'declared' ORDER BY deleted_at, id"
+    )
+    return [schedule_from(row) for row in rows]
 
 
 def due_schedules(tx: Transaction, now: datetime, limit: int) -> list[ScheduleRow]:

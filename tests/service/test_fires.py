@@ -286,7 +286,7 @@ async def test_declaring_again_changes_nothing(ledger: Ledger) -> None:
 async def test_a_changed_cadence_starts_from_the_change(ledger: Ledger) -> None:
     await ledger.declare()
     [change] = await ledger.declare('cron = "* * * * *"', at=START + 300 * SECOND)
-    assert (change.action, change.changed) == ("changed", ("cron", "every_ms"))
+    assert (change.action, sorted(change.changes)) == ("changed", ["cron", "every"])
     ledger.started = START + 300 * SECOND
     await ledger.decide(START + 360 * SECOND)
     found = await outcomes(ledger)

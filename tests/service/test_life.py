@@ -211,31 +211,6 @@ def test_signals_before_the_daemon_is_ready_do_not_end_it(start_daemon: StartDae
     assert daemon.stop() == 0
 
 
-# reload
-
-
-def test_a_reload_applies_the_file_as_a_whole(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(agent("echo begun"))
-    begun(daemon)
-    daemon.config.write_text(daemon.config.read_text().replace("schedules.s]", "schedules.other]"))
-    daemon.process.send_signal(signal.SIGHUP)
-    daemon.wait_for_log("[config] Schedule retired", schedule="a/s")
-    daemon.wait_for_log("[config] Schedule created", schedule="a/other")
-    daemon.wait_for_log("[clock] Due", schedule="a/other")
-
-
-def test_a_bad_file_changes_nothing(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(agent("echo begun"))
-    before = daemon.query("SELECT version, updated_at FROM schedules")
-    daemon.config.write_text(daemon.config.read_text() + "bogus = 1\n")
-    daemon.process.send_signal(signal.SIGHUP)
-    event = daemon.wait_for_log("[config] Not reloaded")
-    assert "bogus = 1: unknown key" in event["problem"]
-    assert daemon.query("SELECT version, updated_at FROM schedules") == before
-    number = len(daemon.query("SELECT id FROM runs")) + 1
-    daemon.wait_for_run("completed", number=number)
-
-
 # log file
 
 

@@ -1,0 +1,107 @@
+"""Reload: a good file is applied as a whole, a bad one changes nothing, and `check --diff` foretells it."""
+
+import json
+import signal
+from pathlib import Path
+
+from tests.conftest import StartDaemon
+from tests.daemon_process import DaemonProcess, wait_until
+from tests.service.test_life import agent, begun
+
+TWO = """\
+[daemon]
+state_dir = "state"
+[agents.a]
+command = ["true"]
+[agents.a.schedules.kept]
+every = "1h"
+[agents.a.schedules.going]
+every = "1h"
+"""
+CHANGED = TWO.replace('every = "1h"', 'every = "2h"\njitter = "5s"', 1).replace("going", "coming")
+
+
+def test_a_reload_applies_the_file_as_a_whole(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(agent("echo begun"))
+    begun(daemon)
+    daemon.config.write_text(daemon.config.read_text().replace("schedules.s]", "schedules.other]"))
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for_log("[config] Schedule retired", schedule="a/s")
+    daemon.wait_for_log("[config] Schedule created", schedule="a/other")
+    daemon.wait_for_log("[clock] Due", schedule="a/other")
+
+
+def test_a_bad_file_changes_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(agent("echo begun"))
+    before = daemon.query("SELECT version, updated_at FROM schedules")
+    daemon.config.write_text(daemon.config.read_text() + "bogus = 1\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    event = daemon.wait_for_log("[config] Not reloaded")
+    assert "bogus = 1: unknown key" in event["problem"]
+    assert daemon.query("SELECT version, updated_at FROM schedules") == before
+    number = len(daemon.query("SELECT id FROM runs")) + 1
+    daemon.wait_for_run("completed", number=number)
+
+
+def reload(daemon: DaemonProcess, text: str) -> None:
+    """Save as editors do, a new file in the place of the old one, and ask for a reload."""
+    fresh = daemon.folder / "config.toml.new"
+    fresh.write_text(text)
+    fresh.rename(daemon.config)
+    daemon.process.send_signal(signal.SIGHUP)
+
+
+def test_each_change_is_named_and_was_foretold(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    daemon.config.write_text(CHANGED)
+    foretold = json.loads(daemon.cli("check", "--diff", "--json").stdout)["changes"]
+    assert foretold == [
+        {"schedule": "a/going", "action": "retired", "changes": {}},
+        {"schedule": "a/kept", "action": "changed", "changes": {"every": ["1h", "2h"], "jitter": ["0s", "5s"]}},
+        {"schedule": "a/coming", "action": "created", "changes": {}},
+    ]
+    assert "every: 1h -> 2h; jitter: 0s -> 5s" in daemon.cli("check", "--diff").stdout
+    reload(daemon, CHANGED)
+    daemon.wait_for_log("[config] Reloaded", changed_schedules=3)
+    for entry in foretold:
+        event = daemon.wait_for_log(f"[config] Schedule {entry['action']}", schedule=entry["schedule"])
+        assert event.get("changed") == ("every, jitter" if entry["changes"] else None)
+    assert json.loads(daemon.cli("check", "--diff", "--json").stdout)["changes"] == []
+    daemon.config.write_text(TWO)
+    actions = {one["action"] for one in json.loads(daemon.cli("check", "--diff", "--json").stdout)["changes"]}
+    assert actions == {"retired", "changed", "revived"}
+
+
+def test_check_diff_needs_no_database(tmp_path: Path, start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    daemon.stop()
+    daemon.config.write_text(TWO.replace('"state"', '"elsewhere"'))
+    changes = json.loads(daemon.cli("check", "--diff", "--json").stdout)["changes"]
+    assert [change["action"] for change in changes] == ["created", "created"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_half_written_file_changes_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    for length in (len(CHANGED) - 8, CHANGED.index("kept") + 2, 0):
+        daemon.config.write_text(CHANGED[:length])
+        seen = len(daemon.log())
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_until(lambda seen=seen: any("Not reloaded" in e["event"] for e in daemon.log()[seen:]))  # type: ignore[misc]
+    assert [row["name"] for row in daemon.query("SELECT name FROM schedules WHERE version = 1 ORDER BY 1")] == [
+        "going",
+        "kept",
+    ]
+
+
+def test_a_storm_of_reloads_ends_with_the_last_file(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    for number in range(100):
+        reload(daemon, TWO.replace('every = "1h"', f'every = "{number + 2}h"', 1))
+    wait_until(lambda: daemon.query("SELECT 1 FROM schedules WHERE every_ms = 101 * 3600000"), what="the last file")
+    reloads = [event for event in daemon.log() if event["event"] == "[config] Reloaded"]
+    assert 1 <= len(reloads) <= 100
+    row = daemon.query("SELECT version FROM schedules WHERE name = 'kept'")[0]
+    revisions = daemon.query("SELECT max(version) AS n FROM schedule_revisions WHERE schedule_id = 1")[0]
+    assert row["version"] == revisions["n"]
+    assert daemon.stop() == 0
