@@ -89,6 +89,7 @@ class Clock:
     async def decide(self) -> datetime | None:
         """Decide all that is due; return the instant of the next start."""
         try:
+            await self._database.check_room()
             while True:
                 decided = await decide_some(self._database, self._present(WakeTime(self._now())), _BATCH)
                 for schedule, reason in decided.troubles:

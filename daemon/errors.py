@@ -39,6 +39,10 @@ class StoreUnavailableError(AgentcronError):
     """The database cannot take a write now (locked, disk full, I/O error); trying again later may succeed."""
 
 
+class DiskFullError(StoreUnavailableError):
+    """The database cannot be written because the disk is full."""
+
+
 class SecretError(AgentcronError):
     """A secret that a run needs cannot be read."""
 

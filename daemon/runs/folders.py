@@ -1,5 +1,6 @@
 """The folder of one run on disk, and the place where its agent works."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -11,13 +12,17 @@ class PreparationError(Exception):
     """A run's folder or workspace could not be made; the text says why."""
 
 
+class NoRoomError(PreparationError):
+    """The disk is too full for the run's folder: the run can be started when there is room."""
+
+
 def run_folder(state_dir: Path, run_id: int) -> Path:
     """Return the folder of a run."""
     return state_dir / "runs" / str(run_id)
 
 
 def prepare(state_dir: Path, run_id: int, content: str, config: Config, environment: str | None) -> Path:
-    """Make the run's folder with its input, and return the workspace; raise PreparationError.
+    """Make the run's folder with its input, and return the workspace; raise PreparationError, or NoRoomError.
 
     Preparing again what an earlier try left behind is harmless.
     """
@@ -29,9 +34,8 @@ def prepare(state_dir: Path, run_id: int, content: str, config: Config, environm
         status.preallocate(str(folder))
         return _workspace(folder, config, environment)
     except OSError as error:
-        raise PreparationError(
-            f"cannot prepare the run's folder: {error.strerror}: {error.filename or folder}"
-        ) from None
+        kind = NoRoomError if error.errno in {errno.ENOSPC, errno.EDQUOT} else PreparationError
+        raise kind(f"cannot prepare the run's folder: {error.strerror}: {error.filename or folder}") from None
 
 
 def _workspace(folder: Path, config: Config, environment: str | None) -> Path:

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from daemon.config.schema import Config, ProcessAgent
 from daemon.errors import SecretError
 from daemon.model import RunStatus, Step
 from daemon.runs.ending import finish
-from daemon.runs.folders import PreparationError, prepare, run_folder
+from daemon.runs.folders import NoRoomError, PreparationError, prepare, run_folder
 from daemon.store.database import Database, Transaction
 from daemon.store.events import begin_step, end_step
 from daemon.store.runs import Change, Run, change_status, flag_of, get_run, update_run
 from daemon.units import format_instant, parse_instant
 
 _LOG = structlog.get_logger()
+_ROOM_AGAIN_AFTER = timedelta(seconds=5)
 
 
 class _UnwantedError(Exception):
@@ -86,6 +87,8 @@ class Pipeline:
             return await work
         except _UnwantedError:
             return Outcome(RunStatus.CANCELLED)
+        except NoRoomError as error:
+            return NeverStarted(str(error), _ROOM_AGAIN_AFTER)
         except (PreparationError, SecretError) as error:
             return Outcome(RunStatus.FAILED, str(error))
         except Exception as error:  # noqa: BLE001 - one bad run must not stop the daemon

@@ -94,6 +94,7 @@ class Queue:
         if not self._open:
             return None
         try:
+            await self._database.check_room()
             runs, again_at = await self._database.write(self._claim)
         except StoreUnavailableError as error:
             _LOG.error("[run] Nothing is started while the database cannot be written", error=str(error))

@@ -16,7 +16,8 @@ from typing import Any, Self, TypeVar
 import aiosqlite
 import structlog
 
-from daemon.errors import StoreUnavailableError
+from daemon.errors import DiskFullError, StoreUnavailableError
+from daemon.store.ballast import Ballast
 from daemon.store.witness import WitnessFile, testify
 
 T = TypeVar("T")
@@ -31,7 +32,6 @@ _TROUBLE = {  # primary result codes (sqlite.org/rescode.html) that say nothing 
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_PROTOCOL,
 }
@@ -81,9 +81,10 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 class Database:
     """The open database of a running daemon; every write goes through `write`."""
 
-    def __init__(self, path: Path, witness: WitnessFile) -> None:
+    def __init__(self, path: Path, witness: WitnessFile, ballast: Ballast) -> None:
         self.path = path
         self._witness = witness
+        self._ballast = ballast
         self.commits = 0
         self._queue: asyncio.Queue[tuple[Closure[Any], asyncio.Future[Any]]] = asyncio.Queue()
         self._writer = _Connection(lambda: connect(path), iter_chunk_size=64)
@@ -129,6 +130,15 @@ class Database:
                 attempt += 1
                 await asyncio.sleep(delay)
 
+    async def check_room(self) -> None:
+        """Raise StoreUnavailableError while the disk is too full for anything new to be started."""
+        try:
+            room = await asyncio.to_thread(self._ballast.has_room)
+        except OSError as error:
+            raise StoreUnavailableError(f"the state directory cannot be used: {error.strerror}") from None
+        if not room:
+            raise StoreUnavailableError(f"the disk that holds {self.path.parent} is full; nothing new is started")
+
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a read-only query in the reader's thread; raise StoreUnavailableError while it cannot be answered."""
         try:
@@ -154,6 +164,8 @@ class Database:
 
     def _commit_and_witness(self, closures: list[Closure[Any]], connection: sqlite3.Connection) -> list[object]:
         results = _commit(connection, closures)
+        if any(isinstance(result, DiskFullError) for result in results) and self._ballast.release():
+            _LOG.error("[daemon] The disk is full; the ballast file was given up so that what ends can be recorded")
         try:
             now = testify(connection)
             if now is not None:
@@ -227,6 +239,9 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 
 def _told(error: Exception) -> Exception:
     """Return what the waiting caller gets: trouble of the moment is told from a mistake in a statement."""
-    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _TROUBLE:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFullError(f"the database cannot be written now: {error}")
+    if code in _TROUBLE:
         return StoreUnavailableError(f"the database cannot be written now: {error}")
     return error

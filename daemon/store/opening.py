@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from daemon.errors import RefusedError, StoreError
+from daemon.store.ballast import Ballast
 from daemon.store.database import Database, connect
 from daemon.store.migrate import migrate, migrations, newer_schema
 from daemon.store.witness import Witness, WitnessFile, agree, find_loss, read_witness, testify
@@ -96,6 +97,7 @@ def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Dat
             )
         if found is None:
             _create(path)
+        ballast = Ballast(state_dir)
         connection = connect(path)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -109,7 +111,7 @@ def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Dat
         raise StoreError(f"{path} cannot be used: {error}{mend}") from None
     except OSError as error:
         raise StoreError(f"{state_dir} cannot be used: {error.strerror}: {error.filename}") from None
-    return Database(path, WitnessFile(state_dir))
+    return Database(path, WitnessFile(state_dir), ballast)
 
 
 def _inspect(path: Path) -> Witness | None:

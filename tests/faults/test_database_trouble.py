@@ -22,13 +22,13 @@ overlap = "allow_all"
 """
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB, mounted for this test alone."""
+@pytest.fixture(params=["4m", "160m"], ids=["too small for a ballast", "with a ballast"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, mounted for this test alone."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(place)], check=False, capture_output=True
     )
     if mounted.returncode != 0:
         pytest.skip("mounting a small file system needs root")
@@ -41,7 +41,10 @@ def fill(disk: Path) -> Path:
     filler = disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
         while True:
-            stream.write(b"x" * 4096)
+            stream.write(b"x" * 65536)
+    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as stream:
+        while True:
+            stream.write(b"x" * 512)
     return filler
 
 
@@ -54,7 +57,7 @@ def test_a_full_disk_is_told_and_survived(start_daemon: StartDaemon, tmp_path: P
     daemon = start_daemon(text, state=small_disk / "state")
     daemon.wait_for_run("completed")
     filler = fill(small_disk)
-    daemon.wait_for_log("cannot be recorded")
+    daemon.wait_for_log("nothing is started")
     started = (tmp_path / "started").read_text().split()
     recorded = {row["id"] for row in daemon.query("SELECT id FROM runs")}
     assert {int(number) for number in started} <= recorded
@@ -64,6 +67,42 @@ def test_a_full_disk_is_told_and_survived(start_daemon: StartDaemon, tmp_path: P
     assert_the_ledger_is_exact(daemon)
     assert_no_run_started_twice(tmp_path)
     assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
+def test_what_ends_on_a_full_disk_is_recorded_in_the_room_of_the_ballast(
+    start_daemon: StartDaemon, tmp_path: Path, small_disk: Path
+) -> None:
+    os.mkfifo(tmp_path / "gate")
+    text = (
+        f'[daemon]\nstate_dir = "{small_disk}/state"\nmax_concurrent_runs = 2\n'
+        f'[agents.slow]\ncommand = ["cat", "{tmp_path}/gate"]\n[agents.slow.schedules.s]\nevery = "1s"\n'
+        + AGENT.format(folder=tmp_path)
+    )
+    daemon = start_daemon(text, state=small_disk / "state")
+    slow = daemon.wait_for_row("SELECT * FROM runs WHERE agent = 'slow' AND delivered_at IS NOT NULL")
+    ballast = small_disk / "state/ballast"
+    assert ballast.stat().st_blocks * 512 >= ballast.stat().st_size == 16 * 1024 * 1024
+    filler = fill(small_disk)
+    daemon.wait_for_log("nothing is started")
+    fill_database(daemon)
+    (tmp_path / "gate").write_text("")
+    daemon.wait_for_run("completed", number=slow["id"])
+    assert not ballast.exists()
+    newest = daemon.query("SELECT max(id) AS id FROM runs")[0]["id"]
+    filler.unlink()
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE id > ? AND status = 'completed'", newest)
+    assert ballast.exists()
+    assert daemon.stop() == 0
+
+
+def fill_database(daemon: DaemonProcess) -> None:
+    """Use up the pages that the database and its log still have, so that the next record needs room."""
+    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as connection:
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("CREATE TABLE filler (x BLOB)")
+            while True:
+                connection.execute("INSERT INTO filler VALUES (zeroblob(4000))")
 
 
 @pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=[pytest.mark.soak, pytest.mark.timeout(300)])])
