@@ -15,10 +15,10 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from daemon.errors import StoreUnavailableError
-from daemon.fires import UNDECIDABLE, Decided, Fire, Present, decide_due
+from daemon.fires import UNDECIDABLE, Decided, Fire, Present, decide_due, step_back
 from daemon.model import FireOutcome, WakeTime
 from daemon.store.database import Database
-from daemon.store.schedules import next_wake, pull_back_cursors
+from daemon.store.schedules import next_wake
 from daemon.timerfd import acknowledge, open_clock_watch
 from daemon.units import format_instant
 
@@ -82,7 +82,7 @@ class Clock:
     async def jumped(self, by: timedelta) -> None:
         """Compute everything anew after a jump of the wall clock."""
         _LOG.warning("[clock] The wall clock jumped; alarms are computed anew", seconds=round(by.total_seconds(), 3))
-        await self._database.write_patiently(lambda tx: pull_back_cursors(tx, self._now()))
+        await self._database.write_patiently(lambda tx: step_back(tx, self._now()))
         self.changed()
         await self._fired([])
 

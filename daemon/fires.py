@@ -11,9 +11,17 @@ from daemon.model import DueTime, FireOutcome, Trigger
 from daemon.rules import catchup, overlap
 from daemon.store.database import Transaction
 from daemon.store.events import add_event
-from daemon.store.fires import count_recorded, is_recorded, record_fire, record_summary
-from daemon.store.runs import NewRun, count_unfinished, create_run, flag_cancellation, unfinished_of
-from daemon.store.schedules import ScheduleRow, due_schedules, move_cursor, put_off
+from daemon.store.fires import (
+    count_recorded,
+    covered_by,
+    is_recorded,
+    record_fire,
+    record_summary,
+    shorten_summary,
+    summaries_beyond,
+)
+from daemon.store.runs import NewRun, count_unfinished, create_run, flag_cancellation, hurry_attempts, unfinished_of
+from daemon.store.schedules import ScheduleRow, due_schedules, move_cursor, put_off, schedules_ahead
 from daemon.units import format_instant
 
 _INSTANT = timedelta(microseconds=1)
@@ -247,6 +255,28 @@ def record_pause(tx: Transaction, row: ScheduleRow, now: datetime) -> None:
         reason = f"paused since {format_instant(row.paused_at or now)}"
         count = cadence.count(row.cursor, now)
         _Decision(tx, present, row).summarise(first, DueTime(now), count, FireOutcome.SKIPPED_PAUSED, reason)
+
+
+def step_back(tx: Transaction, now: datetime) -> None:
+    """Make the future open again after a backward step of the clock.
+
+    Cursors that lie there go back to now, and summaries end now: what they covered beyond has not come yet. Due times
+    with rows of their own stay barred by them. Attempts do not wait for a time that a clock ahead has set.
+    """
+    for row in schedules_ahead(tx, now):
+        for first in summaries_beyond(tx, row.id, now):
+            _end_summary(tx, row, first, now)
+        move_cursor(tx, row, now)
+    hurry_attempts(tx, now)
+
+
+def _end_summary(tx: Transaction, row: ScheduleRow, first: DueTime, now: datetime) -> None:
+    last = row.cadence.last_until(first - _INSTANT, now)
+    count = 0
+    if last is not None:
+        others = count_recorded(tx, row.id, first, last) - covered_by(tx, row.id, first)
+        count = row.cadence.count(first - _INSTANT, last) - others
+    shorten_summary(tx, row.id, first, last, count)
 
 
 def new_run(row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, held: bool = False) -> NewRun:

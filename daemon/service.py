@@ -20,7 +20,7 @@ from daemon.config.loading import load_config
 from daemon.config.places import state_dir as state_dir_of
 from daemon.config.schema import Config
 from daemon.errors import ConfigError, StoreUnavailableError
-from daemon.fires import Fire, Present
+from daemon.fires import Fire, Present, step_back
 from daemon.log import LogFile
 from daemon.model import RunStatus, WakeTime
 from daemon.recovery import recover
@@ -29,7 +29,7 @@ from daemon.runs.queue import Queue
 from daemon.schedules import Declared, sync_declared
 from daemon.store.database import Database
 from daemon.store.opening import DaemonLock, open_state
-from daemon.store.schedules import next_wake, pull_back_cursors
+from daemon.store.schedules import next_wake
 from daemon.systemd import notify, watchdog_interval
 from daemon.units import format_instant, utc_now
 
@@ -127,7 +127,7 @@ class Service:
             _LOG.warning("[config] Not yet active in this version", settings=", ".join(idle))
         declared = await self._database.write(lambda tx: sync_declared(tx, config, self._started))
         _log_declared(declared)
-        await self._database.write(lambda tx: pull_back_cursors(tx, self._started))
+        await self._database.write(lambda tx: step_back(tx, self._started))
         self._instance = await self._database.read(
             lambda connection: str(connection.execute("SELECT id FROM instance").fetchone()["id"])
         )

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from daemon.model import DueTime, FireOutcome
 from daemon.store.database import Transaction
-from daemon.units import format_instant
+from daemon.units import format_instant, parse_instant
 
 
 def is_recorded(tx: Transaction, schedule_id: int, due: DueTime) -> bool:
@@ -69,6 +69,35 @@ def record_summary(
             format_instant(last),
             count,
         ),
+    )
+
+
+def summaries_beyond(tx: Transaction, schedule_id: int, now: datetime) -> list[DueTime]:
+    """Return the first due time of each summary that reaches beyond now."""
+    rows = tx.execute(
+        "SELECT scheduled_for FROM fires WHERE schedule_id = ? AND covers_until > ?", (schedule_id, format_instant(now))
+    )
+    return [DueTime(parse_instant(row["scheduled_for"])) for row in rows]
+
+
+def covered_by(tx: Transaction, schedule_id: int, first: DueTime) -> int:
+    """Return how many due times the summary that begins at `first` covers."""
+    row = tx.execute(
+        "SELECT covers_count FROM fires WHERE schedule_id = ? AND scheduled_for = ?",
+        (schedule_id, format_instant(first)),
+    ).fetchone()
+    return int(row["covers_count"])
+
+
+def shorten_summary(tx: Transaction, schedule_id: int, first: DueTime, last: DueTime | None, count: int) -> None:
+    """Have the summary that begins at `first` cover less; with no last due time it goes."""
+    key = (schedule_id, format_instant(first))
+    if last is None:
+        tx.execute("DELETE FROM fires WHERE schedule_id = ? AND scheduled_for = ?", key)
+        return
+    tx.execute(
+        "UPDATE fires SET covers_until = ?, covers_count = ? WHERE schedule_id = ? AND scheduled_for = ?",
+        (format_instant(last), count, *key),
     )
 
 

@@ -224,6 +224,14 @@ def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:
     return parse_instant(row["at"]) if row["at"] else None
 
 
+def hurry_attempts(tx: Transaction, now: datetime) -> None:
+    """Let attempts start that wait for a time which was set by a clock that has been set back since."""
+    at = format_instant(now)
+    tx.execute(
+        "UPDATE runs SET not_before = ?1 WHERE status = 'pending' AND not_before > ?1 AND updated_at > ?1", (at,)
+    )
+
+
 def occupied(tx: Transaction) -> tuple[int, dict[str, int]]:
     """Return how many runs are running, and how many each agent has running or suspended."""
     rows = tx.execute(

@@ -198,16 +198,10 @@ def put_off(tx: Transaction, row: ScheduleRow, until: datetime) -> None:
     tx.execute("UPDATE schedules SET wake_at = ? WHERE id = ?", (format_instant(until), row.id))
 
 
-def pull_back_cursors(tx: Transaction, now: datetime) -> int:
-    """Move cursors that lie in the future back to now, after a backward step of the clock; return how many.
-
-    Due times that were recorded already stay barred by their rows.
-    """
+def schedules_ahead(tx: Transaction, now: datetime) -> list[ScheduleRow]:
+    """Return the live schedules whose cursor lies in the future, after a backward step of the clock."""
     rows = tx.execute("SELECT * FROM schedules WHERE deleted_at IS NULL AND cursor > ?", (format_instant(now),))
-    ahead = [schedule_from(row) for row in rows.fetchall()]
-    for row in ahead:
-        move_cursor(tx, row, now)
-    return len(ahead)
+    return [schedule_from(row) for row in rows]
 
 
 def insert_schedule(tx: Transaction, address: str, cursor: datetime, values: dict[str, Any]) -> int:

@@ -98,11 +98,11 @@ def test_what_ends_on_a_full_disk_is_recorded_in_the_room_of_the_ballast(
 
 def fill_database(daemon: DaemonProcess) -> None:
     """Use up the pages that the database and its log still have, so that the next record needs room."""
-    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as connection:
-        with contextlib.suppress(sqlite3.OperationalError):
-            connection.execute("CREATE TABLE filler (x BLOB)")
-            while True:
-                connection.execute("INSERT INTO filler VALUES (zeroblob(4000))")
+    connection = sqlite3.connect(daemon.state / "state.db", isolation_level=None)
+    with contextlib.closing(connection), contextlib.suppress(sqlite3.OperationalError):
+        connection.execute("CREATE TABLE filler (x BLOB)")
+        while True:
+            connection.execute("INSERT INTO filler VALUES (zeroblob(4000))")
 
 
 @pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=[pytest.mark.soak, pytest.mark.timeout(300)])])

@@ -20,7 +20,6 @@ from daemon.schedules import sync_declared
 from daemon.store.database import Database, Transaction
 from daemon.store.opening import open_state
 from daemon.store.runs import change_status, get_run, startable
-from daemon.store.schedules import pull_back_cursors
 from daemon.units import format_instant
 
 START = datetime(2026, 11, 21, 12, 0, 0, 500_000, tzinfo=UTC)
@@ -209,41 +208,6 @@ async def test_catching_up_on_thousands_that_overlap_stays_short(ledger: Ledger)
     launched, summary = await ledger.rows()
     assert launched["outcome"] == "launched"
     assert (summary["outcome"], summary["covers_count"]) == ("skipped_overlap", 4999)
-
-
-async def test_a_forward_step_is_a_gap_and_a_backward_step_starts_nothing_twice(ledger: Ledger) -> None:
-    await ledger.declare('overlap = "allow_all"')
-    await ledger.decide(START + 10 * SECOND)
-    ahead = START + timedelta(hours=1)
-    await ledger.decide(ahead)
-    before = await ledger.rows()
-    assert [row["outcome"] for row in before].count("launched") == 1 + 1 + 6  # as due, latest missed, the last minute
-    back = START + 20 * SECOND
-    await ledger.database.write(lambda tx: pull_back_cursors(tx, back))
-    await ledger.decide(ahead)
-    assert await ledger.rows() == before
-    await ledger.decide(ahead + 10 * SECOND)
-    assert len(await ledger.rows()) == len(before) + 1
-
-
-async def test_after_a_backward_step_nothing_is_early_and_nothing_is_missed(ledger: Ledger) -> None:
-    await ledger.declare('overlap = "allow_all"')
-    ledger.started = START + timedelta(minutes=10)
-    await ledger.decide(START + timedelta(minutes=10, seconds=15))
-    before = await ledger.rows()
-    back = START - timedelta(minutes=10)  # before the daemon was started
-    await ledger.database.write(lambda tx: pull_back_cursors(tx, back))
-    fires = await ledger.decide(back + 30 * SECOND)
-    assert [format_instant(fire.due) for fire in fires] == [due(-590), due(-580), due(-570)]
-    assert {fire.outcome for fire in fires} == {FireOutcome.LAUNCHED}
-    assert len(await ledger.rows()) == len(before) + 3
-
-
-async def test_a_backward_step_does_not_silence_what_was_not_recorded(ledger: Ledger) -> None:
-    await ledger.declare(at=START + timedelta(days=3650))
-    await ledger.database.write(lambda tx: pull_back_cursors(tx, START))
-    fires = await ledger.decide(START + 10 * SECOND)
-    assert [fire.outcome for fire in fires] == [FireOutcome.LAUNCHED]
 
 
 async def test_a_vanished_agent_and_a_requested_skip_have_their_rows(ledger: Ledger) -> None:

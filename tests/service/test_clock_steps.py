@@ -1,0 +1,143 @@
+"""The ledger when the wall clock steps: nothing early, nothing twice, nothing forgotten, no schedule silenced."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from daemon import clock as clock_module
+from daemon.clock import Clock
+from daemon.fires import Fire, Present, step_back
+from daemon.model import FireOutcome
+from daemon.units import format_instant, parse_instant
+from tests.service.test_fires import SECOND, START, Ledger, due, ledger
+
+__all__ = ["ledger"]
+FAR = datetime(2036, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)
+
+
+async def test_a_forward_step_is_a_gap_and_a_backward_step_starts_nothing_twice(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "allow_all"')
+    await ledger.decide(START + 10 * SECOND)
+    ahead = START + timedelta(hours=1)
+    await ledger.decide(ahead)
+    before = await ledger.rows()
+    assert [row["outcome"] for row in before].count("launched") == 1 + 1 + 6  # as due, latest missed, the last minute
+    back = START + 20 * SECOND
+    await ledger.database.write(lambda tx: step_back(tx, back))
+    await ledger.decide(ahead)
+    assert await ledger.rows() == before
+    await ledger.decide(ahead + 10 * SECOND)
+    assert len(await ledger.rows()) == len(before) + 1
+
+
+async def test_after_a_backward_step_nothing_is_early_and_nothing_is_missed(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "allow_all"')
+    ledger.started = START + timedelta(minutes=10)
+    await ledger.decide(START + timedelta(minutes=10, seconds=15))
+    before = await ledger.rows()
+    back = START - timedelta(minutes=10)  # before the daemon was started
+    await ledger.database.write(lambda tx: step_back(tx, back))
+    fires = await ledger.decide(back + 30 * SECOND)
+    assert [format_instant(fire.due) for fire in fires] == [due(-590), due(-580), due(-570)]
+    assert {fire.outcome for fire in fires} == {FireOutcome.LAUNCHED}
+    assert len(await ledger.rows()) == len(before) + 3
+
+
+async def test_a_backward_step_does_not_silence_what_was_not_recorded(ledger: Ledger) -> None:
+    await ledger.declare(at=START + timedelta(days=3650))
+    await ledger.database.write(lambda tx: step_back(tx, START))
+    fires = await ledger.decide(START + 10 * SECOND)
+    assert [fire.outcome for fire in fires] == [FireOutcome.LAUNCHED]
+
+
+async def test_a_step_to_2036_and_back_silences_nothing(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "allow_all"', every="1s")
+    await ledger.decide(START + SECOND)
+    fires = await ledger.decide(FAR)
+    assert sum(fire.outcome is FireOutcome.LAUNCHED for fire in fires) == 1 + 60
+    back = START + 10 * SECOND
+    await ledger.database.write(lambda tx: step_back(tx, back))
+    summary = (await ledger.select("SELECT * FROM fires WHERE covers_count IS NOT NULL"))[0]
+    assert (summary["covers_until"], summary["covers_count"]) == (format_instant(back - timedelta(seconds=0.5)), 9)
+    fires = await ledger.decide(back + 3 * SECOND)
+    assert [(fire.outcome, fire.count) for fire in fires] == [(FireOutcome.LAUNCHED, 1)] * 3
+    await assert_each_second_has_one_row(ledger, START + SECOND, back + 3 * SECOND)
+
+
+async def test_a_start_in_1970_is_followed_by_one_gap(ledger: Ledger) -> None:
+    early = datetime(1970, 1, 1, 0, 0, 30, tzinfo=UTC)
+    ledger.started = early
+    await ledger.declare(at=early, every="1s")
+    assert len(await ledger.decide(early + SECOND)) == 1
+    fires = await ledger.decide(START)
+    assert [fire.outcome for fire in fires[:1]] == [FireOutcome.SKIPPED_MISSED]
+    assert len(fires) < 100
+    await assert_each_second_has_one_row(ledger, early + SECOND, START)
+
+
+async def test_a_summary_that_lies_wholly_in_the_future_is_given_back(ledger: Ledger) -> None:
+    await ledger.declare(at=START, every="1s")
+    await ledger.decide(FAR)
+    await ledger.database.write(lambda tx: step_back(tx, START - 10 * SECOND))
+    assert await ledger.select("SELECT * FROM fires WHERE covers_count IS NOT NULL") == []
+
+
+async def test_an_attempt_does_not_wait_for_the_time_of_a_clock_that_was_ahead(ledger: Ledger) -> None:
+    await ledger.declare()
+    await ledger.decide(START + 10 * SECOND)
+    ahead = format_instant(FAR)
+    await ledger.database.write(
+        lambda tx: tx.execute("UPDATE runs SET not_before = ?1, updated_at = ?1 WHERE id = 1", (ahead,))
+    )
+    await ledger.database.write(lambda tx: step_back(tx, START))
+    assert (await ledger.select("SELECT not_before FROM runs"))[0]["not_before"] == format_instant(START)
+
+
+async def assert_each_second_has_one_row(ledger: Ledger, first: datetime, until: datetime) -> None:
+    """Each second up to an instant is covered by exactly one row; rows beyond it are left aside."""
+    rows = await ledger.select("SELECT * FROM fires ORDER BY scheduled_for")
+    expected = first.replace(microsecond=0)
+    for row in rows:
+        if parse_instant(row["scheduled_for"]) > until:
+            break
+        assert row["scheduled_for"] == format_instant(expected)
+        last = parse_instant(row["covers_until"] or row["scheduled_for"])
+        assert row["covers_count"] in {None, (last - expected) // SECOND + 1}
+        expected = last + SECOND
+    assert expected > until - SECOND
+
+
+async def test_the_kernels_word_of_a_set_clock_is_acted_on_at_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timerfd is an eventfd here, and the clocks are the test's: no test may set the host's."""
+    await ledger.declare()
+    told, ahead = os.eventfd(0), timedelta(0)
+
+    def wall_minus_monotonic() -> float:
+        return ahead.total_seconds()
+
+    monkeypatch.setattr(clock_module, "open_clock_watch", lambda: told)
+    monkeypatch.setattr(clock_module, "acknowledge", os.eventfd_read)
+    monkeypatch.setattr(clock_module, "_wall_minus_monotonic", wall_minus_monotonic)
+    found: list[Fire] = []
+
+    async def fired(fires: list[Fire]) -> None:
+        found.extend(fires)
+
+    present: Callable[[datetime], Present] = lambda now: Present(now, START, frozenset({"a"}), "x")  # noqa: E731
+    clock = Clock(ledger.database, present, lambda: START + ahead, fired)
+    tasks = [asyncio.create_task(work) for work in (clock.serve(), clock.watch())]
+    await ledger.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
+    ahead = timedelta(hours=10)
+    os.eventfd_write(told, 1)
+    async with asyncio.timeout(4):  # sooner than the heartbeat
+        while not found:
+            await ledger.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert found[0].outcome is FireOutcome.SKIPPED_MISSED
