@@ -31,8 +31,15 @@ def wait_until(look: Callable[[], T | None], *, deadline: float = DEADLINE, what
         time.sleep(_LOOK_EVERY)
 
 
+def _program(slowed: str) -> list[str]:
+    return ["-c", f"{slowed}\nfrom daemon.__main__ import main\nmain()"] if slowed else ["-m", "daemon"]
+
+
 class DaemonProcess:
-    """`agentcron run` on a config in a folder; its state is in `state/` there unless told otherwise."""
+    """`agentcron run` on a config in a folder; its state is in `state/` there unless told otherwise.
+
+    `slowed` is code that puts a delay into one place of the program before it starts.
+    """
 
     def __init__(
         self,
@@ -41,6 +48,7 @@ class DaemonProcess:
         *,
         arguments: tuple[str, ...] = (),
         state: Path | None = None,
+        slowed: str = "",
         **environment: str,
     ) -> None:
         self.folder = folder
@@ -53,7 +61,7 @@ class DaemonProcess:
         self.environment = {**os.environ, **environment}
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "daemon", "--config", str(self.config), "run", *arguments],
+                [sys.executable, *_program(slowed), "--config", str(self.config), "run", *arguments],
                 stderr=log,
                 stdout=log,
                 stdin=subprocess.DEVNULL,
