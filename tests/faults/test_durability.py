@@ -1,0 +1,106 @@
+"""Promise 2 against the disk itself: what is acknowledged was fsynced, and an input/output error loses nothing."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.daemon_process import DaemonProcess, wait_until
+from tests.faults.test_database_trouble import AGENT, completed
+from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+WRITES = """
+import asyncio, os, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from daemon.store.opening import open_state
+
+async def main():
+    async with open_state(Path(sys.argv[1]), datetime.now(UTC), accept_data_loss=False) as database:
+        for number in range(20):
+            await database.write(lambda tx: tx.execute("CREATE TABLE t%d (x)" % number))
+            os.write(1, b"acknowledged %d\\n" % number)
+
+asyncio.run(main())
+"""
+
+
+@needs_strace
+def test_each_acknowledged_write_was_fsynced(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    calls = "trace=pwrite64,fdatasync,fsync,write"
+    subprocess.run(["strace", "-f", "-y", "-o", trace, "-e", calls, sys.executable, "-c", WRITES, tmp_path], check=True)
+    unsynced, acknowledged = False, 0
+    for line in trace.read_text().splitlines():
+        if re.search(r"pwrite64\(\d+<[^>]*state\.db-wal>", line):
+            unsynced = True
+        elif re.search(r"f(?:data)?sync\(\d+<[^>]*state\.db-wal>\)\s+= 0", line):
+            unsynced = False
+        elif '"acknowledged ' in line:
+            assert not unsynced, line
+            acknowledged += 1
+    assert acknowledged == 20
+
+
+@contextmanager
+def failing(daemon: DaemonProcess, calls: str) -> Iterator[None]:
+    """Have the daemon's system calls fail as on a dying disk."""
+    command = ["strace", "-f", "-p", str(daemon.process.pid), "-o", "/dev/null", "-e", f"trace={calls}"]
+    with subprocess.Popen([*command, "-e", f"inject={calls}:error=EIO"], stderr=subprocess.PIPE) as strace:
+        assert strace.stderr is not None
+        assert b"attached" in strace.stderr.readline()
+        yield
+        strace.terminate()
+
+
+@needs_strace
+@pytest.mark.parametrize("calls", ["fdatasync,fsync", "pwrite64"])
+def test_an_input_output_error_is_told_and_survived(start_daemon: StartDaemon, tmp_path: Path, calls: str) -> None:
+    daemon = start_daemon(AGENT.format(folder=tmp_path))
+    daemon.wait_for_run("completed")
+    with failing(daemon, calls):
+        daemon.wait_for_log("cannot be recorded")
+    before = completed(daemon)
+    wait_until(lambda: completed(daemon) > before + 2, what="runs after the errors")
+    assert_the_ledger_is_exact(daemon)
+    assert_no_run_started_twice(tmp_path)
+    assert daemon.stop() == 0
+
+
+def test_a_read_only_state_dir_is_refused_with_its_reason(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    first = start_daemon(AGENT.format(folder=tmp_path))
+    first.stop()
+    mounted = subprocess.run(["mount", "--bind", first.state, first.state], check=False, capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("mounting needs root")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", first.state], check=True)
+        second = start_daemon(AGENT.format(folder=tmp_path), ready=False)
+        assert second.process.wait(20) == 1
+        assert "Read-only file system" in second.log_text()
+        assert "Traceback" not in second.log_text()
+    finally:
+        subprocess.run(["umount", "--lazy", first.state], check=True)
+
+
+def test_a_log_of_the_database_that_lost_its_tail_is_noticed(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    first = start_daemon(AGENT.format(folder=tmp_path))
+    first.wait_for_run("completed")
+    first.kill()
+    tail = first.state / "state.db-wal"
+    whole = tail.read_bytes()
+    tail.write_bytes(whole[: len(whole) // 2])
+    second = start_daemon(AGENT.format(folder=tmp_path), ready=False)
+    assert second.process.wait(20) == 1
+    assert "its tail is lost" in second.log_text()
+    assert "--accept-data-loss" in second.log_text()
+    assert tail.read_bytes() == whole[: len(whole) // 2]
+    tail.write_bytes(whole)
+    start_daemon(AGENT.format(folder=tmp_path))
