@@ -13,7 +13,6 @@ from daemon.store.database import Transaction
 from daemon.store.events import add_event
 from daemon.store.fires import (
     count_recorded,
-    covered_by,
     is_recorded,
     record_fire,
     record_summary,
@@ -264,17 +263,17 @@ def step_back(tx: Transaction, now: datetime) -> None:
     with rows of their own stay barred by them. Attempts do not wait for a time that a clock ahead has set.
     """
     for row in schedules_ahead(tx, now):
-        for first in summaries_beyond(tx, row.id, now):
-            _end_summary(tx, row, first, now)
+        for first, covered in summaries_beyond(tx, row.id, now):
+            _end_summary(tx, row, first, covered, now)
         move_cursor(tx, row, now)
     hurry_attempts(tx, now)
 
 
-def _end_summary(tx: Transaction, row: ScheduleRow, first: DueTime, now: datetime) -> None:
+def _end_summary(tx: Transaction, row: ScheduleRow, first: DueTime, covered: int, now: datetime) -> None:
     last = row.cadence.last_until(first - _INSTANT, now)
     count = 0
     if last is not None:
-        others = count_recorded(tx, row.id, first, last) - covered_by(tx, row.id, first)
+        others = count_recorded(tx, row.id, first, last) - covered
         count = row.cadence.count(first - _INSTANT, last) - others
     shorten_summary(tx, row.id, first, last, count)
 

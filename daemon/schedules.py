@@ -4,6 +4,7 @@ import json
 import sqlite3
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Literal
 
 from daemon.config.schema import Config, Schedule
@@ -24,8 +25,6 @@ from daemon.store.schedules import (
 from daemon.units import format_duration, format_instant
 
 _PRINCIPAL = "config"
-
-
 _FILE_KEYS = {
     "every_ms": "every",
     "offset_ms": "offset",
@@ -59,7 +58,7 @@ class _Wanted:
     live: ScheduleRow | None
     retired: ScheduleRow | None
 
-    @property
+    @cached_property
     def changes(self) -> dict[str, list[Any]]:
         """The columns that differ, as they are and as the file wants them."""
         if self.live is None:
@@ -124,10 +123,11 @@ def _compare(source: Transaction | sqlite3.Connection, config: Config) -> tuple[
     live = {(row.agent, row.name): row for row in live_schedules(source)}
     retired = {(row.agent, row.name): row for row in retired_schedules(source)}
     wanted = [
-        _Wanted(agent, name, schedule, definition_of(schedule, config), live.get(key), retired.get(key))
+        _Wanted(
+            agent, name, schedule, definition_of(schedule, config), live.get((agent, name)), retired.get((agent, name))
+        )
         for agent, settings in config.agents.items()
         for name, schedule in settings.schedules.items()
-        for key in [(agent, name)]
     ]
     taken = [entry for entry in wanted if entry.live is not None and entry.live.source == "created"]
     if taken:

@@ -22,13 +22,14 @@ from daemon.config.schema import Config
 from daemon.errors import ConfigError, StoreUnavailableError
 from daemon.fires import Fire, Present, step_back
 from daemon.log import LogFile
-from daemon.model import RunStatus, WakeTime
+from daemon.model import WakeTime
 from daemon.recovery import recover
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules import Declared, sync_declared
 from daemon.store.database import Database
 from daemon.store.opening import DaemonLock, open_state
+from daemon.store.runs import count_pending
 from daemon.store.schedules import next_wake
 from daemon.systemd import notify, watchdog_interval
 from daemon.units import format_instant, utc_now
@@ -259,9 +260,7 @@ class Service:
 
     async def _status(self) -> str:
         running = len(self._queue.under_way)
-        waiting = await self._database.read(
-            lambda c: c.execute("SELECT count(*) FROM runs WHERE status = ?", (RunStatus.PENDING,)).fetchone()[0]
-        )
+        waiting = await self._database.read(count_pending)
         wake = await self._database.read(next_wake)
         following = f", next {format_instant(wake)}" if wake else ""
         return f"STATUS={running} running, {waiting} waiting{following}"

@@ -10,7 +10,7 @@ from typing import Any
 from daemon.config.schema import AgentexAgent, CommandAgent, Config
 from daemon.model import DueTime, Step
 from daemon.rules.cadence import Cadence
-from daemon.store.runs import SELECT_RUNS, Run, run_from
+from daemon.store.runs import SELECT_RUNS, Run, count_pending, run_from
 from daemon.store.schedules import ScheduleRow, schedule_from
 from daemon.units import format_duration, format_instant, format_size, parse_instant
 
@@ -245,7 +245,7 @@ def status_view(connection: sqlite3.Connection, state_dir: Path, daemon: int | N
     failed = connection.execute(
         f"{SELECT_RUNS} WHERE r.status IN ('failed', 'interrupted') ORDER BY r.id DESC LIMIT {_FEW}"
     ).fetchall()
-    pending = connection.execute("SELECT count(*) AS n FROM runs WHERE status = 'pending'").fetchone()["n"]
+    pending = count_pending(connection)
     following = connection.execute(
         "SELECT agent, name, next_due FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL "
         "ORDER BY wake_at LIMIT ?",

@@ -32,6 +32,7 @@ _TROUBLE = {  # primary result codes (sqlite.org/rescode.html) that say nothing 
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_PROTOCOL,
 }
@@ -240,8 +241,7 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 def _told(error: Exception) -> Exception:
     """Return what the waiting caller gets: trouble of the moment is told from a mistake in a statement."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return DiskFullError(f"the database cannot be written now: {error}")
-    if code in _TROUBLE:
-        return StoreUnavailableError(f"the database cannot be written now: {error}")
-    return error
+    if code not in _TROUBLE:
+        return error
+    kind = DiskFullError if code == sqlite3.SQLITE_FULL else StoreUnavailableError
+    return kind(f"the database cannot be written now: {error}")

@@ -72,21 +72,13 @@ def record_summary(
     )
 
 
-def summaries_beyond(tx: Transaction, schedule_id: int, now: datetime) -> list[DueTime]:
-    """Return the first due time of each summary that reaches beyond now."""
+def summaries_beyond(tx: Transaction, schedule_id: int, now: datetime) -> list[tuple[DueTime, int]]:
+    """Return the first due time of each summary that reaches beyond now, and how many it covers."""
     rows = tx.execute(
-        "SELECT scheduled_for FROM fires WHERE schedule_id = ? AND covers_until > ?", (schedule_id, format_instant(now))
+        "SELECT scheduled_for, covers_count FROM fires WHERE schedule_id = ? AND covers_until > ?",
+        (schedule_id, format_instant(now)),
     )
-    return [DueTime(parse_instant(row["scheduled_for"])) for row in rows]
-
-
-def covered_by(tx: Transaction, schedule_id: int, first: DueTime) -> int:
-    """Return how many due times the summary that begins at `first` covers."""
-    row = tx.execute(
-        "SELECT covers_count FROM fires WHERE schedule_id = ? AND scheduled_for = ?",
-        (schedule_id, format_instant(first)),
-    ).fetchone()
-    return int(row["covers_count"])
+    return [(DueTime(parse_instant(row["scheduled_for"])), int(row["covers_count"])) for row in rows]
 
 
 def shorten_summary(tx: Transaction, schedule_id: int, first: DueTime, last: DueTime | None, count: int) -> None:

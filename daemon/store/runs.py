@@ -244,6 +244,11 @@ def occupied(tx: Transaction) -> tuple[int, dict[str, int]]:
     return sum(row["n"] for row in rows if row["status"] == RunStatus.RUNNING), by_agent
 
 
+def count_pending(source: Transaction | sqlite3.Connection) -> int:
+    """Return how many runs wait in the queue."""
+    return int(source.execute("SELECT count(*) AS n FROM runs WHERE status = ?", (RunStatus.PENDING,)).fetchone()["n"])
+
+
 def count_unfinished(tx: Transaction, schedule_id: int) -> tuple[int, int]:
     """Return how many active runs a schedule has, and how many of them are buffered."""
     row = tx.execute(

@@ -14,7 +14,7 @@ import pytest
 from daemon.agents.supervisor import status, tree
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, processes_of, wait_until
-from tests.faults.test_kill import assert_the_ledger_is_exact
+from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact
 
 CONFIG = """\
 [agents.a]
@@ -103,7 +103,7 @@ def assert_started_once(daemon: DaemonProcess, folder: Path) -> None:
     run = daemon.wait_for_run("completed", number=1)
     assert run["attempt"] == 1
     assert started(folder).count("1") == 1
-    assert len(started(folder)) == len(set(started(folder)))
+    assert_no_run_started_twice(folder)
     assert_the_ledger_is_exact(daemon)
 
 
