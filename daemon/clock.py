@@ -24,7 +24,7 @@ from daemon.units import format_instant
 
 _LOG = structlog.get_logger()
 _ALARM = "alarm"
-_BATCH = 25  # schedules decided in one transaction
+_BATCH = 100  # schedules decided in one transaction
 _LAST_STRETCH = timedelta(seconds=1)  # a longer sleep ends that much earlier, because the kernel may oversleep it
 _RETRY_AFTER = timedelta(seconds=2)
 _HEARTBEAT = 5.0  # seconds

@@ -89,6 +89,9 @@ class Cadence:
         """Return the newest due time in after < due <= until: look back in ever longer stretches."""
         if self.end_at is not None:
             until = min(until, self.end_at)
+        first = self.next_after(after)
+        if first is None or first > until:
+            return None
         stretch = timedelta(minutes=1)
         while after < until:
             since = max(after, until - stretch)
