@@ -7,6 +7,7 @@ import pwd
 import signal
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,8 @@ class CommandAgent:
         An agent can destroy these records; one that is known to have been let loose is never started again.
         """
         await self._gone(work.terms)
-        ended = await asyncio.to_thread(status.read_record, str(work.run_dir), "exit")
+        ended, report = await asyncio.to_thread(_records, work)
         if ended is not None and ended["reason"] != "supervisor_failed":
-            report = await asyncio.to_thread(read_report, work.run_dir, work.terms.result_format)
             return _outcome(ended, report, work)
         identity = work.identity if self._supervisor is None else self._supervisor.identity
         same_boot = identity is not None and identity.boot_id == boot_id()
@@ -187,7 +187,7 @@ def program_of(settings: ProcessAgent, config: Config) -> str:
 
 def _base_environment(work: Work, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the few variables that every command gets."""
-    user = pwd.getpwuid(os.getuid())
+    user = _own_user()
     base = {
         "PATH": environment.get("PATH", _DEFAULT_PATH),
         "HOME": environment.get("HOME", user.pw_dir),
@@ -195,6 +195,11 @@ def _base_environment(work: Work, environment: Mapping[str, str] = os.environ) -
         "TMPDIR": str(work.run_dir / "tmp"),
     }
     return base | {name: environment[name] for name in ("LANG", "TZ") if name in environment}
+
+
+@cache
+def _own_user() -> pwd.struct_passwd:
+    return pwd.getpwuid(os.getuid())
 
 
 def _own_variables(work: Work) -> dict[str, str]:
@@ -213,6 +218,12 @@ def _own_variables(work: Work) -> dict[str, str]:
         "AGENTCRON_ARTIFACTS": str(folder / "artifacts"),
         "AGENTCRON_RESULT": str(folder / "result.json"),
     }
+
+
+def _records(work: Work) -> tuple[dict[str, Any] | None, Report]:
+    """Return what the supervisor recorded of the end, and what the agent said."""
+    ended = status.read_record(str(work.run_dir), "exit")
+    return ended, read_report(work.run_dir, work.terms.result_format) if ended else Report()
 
 
 def _outcome(ended: dict[str, Any], report: Report, work: Work) -> Outcome:

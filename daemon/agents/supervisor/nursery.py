@@ -4,6 +4,7 @@ It gets one end of a socketpair for each run over its control socket (standard i
 started it. The supervisors live on.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ def serve() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors that end are nobody's zombies
     control = socket.socket(fileno=0)
+    gc.freeze()  # a collection in a supervisor would copy the pages that it shares with all others
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
         if not message:

@@ -1,7 +1,8 @@
 """The status file of a run: what its supervisor did, readable whatever happened to it.
 
 One preallocated file of 4 KiB, so that it can be written on a full disk: a record before the command is executed and
-one after its whole process tree has ended. Each is one line, `CRC32 JSON`, and carries a version.
+one after its whole process tree has ended. Each is one line, `CRC32 JSON`, and carries a version. Only the second is
+waited for until it is on the disk: after a power loss a run without it is interrupted, whether or not it had begun.
 """
 
 import json
@@ -23,13 +24,12 @@ def preallocate(run_dir: str) -> None:
     try:
         os.ftruncate(descriptor, 0)  # what an earlier supervisor of a run that never began may have left
         os.posix_fallocate(descriptor, 0, SIZE)
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def write_record(descriptor: int, slot: str, record: dict[str, Any]) -> None:
-    """Write a record into its slot, and return once it is on the disk."""
+    """Write a record into its slot; of how the run ended, return once it is on the disk."""
     if isinstance(record.get("error"), str):
         record = {**record, "error": record["error"].encode(errors="replace")[:_LONGEST_ERROR].decode(errors="ignore")}
     body = json.dumps({"version": VERSION, **record}, ensure_ascii=False)
@@ -37,7 +37,8 @@ def write_record(descriptor: int, slot: str, record: dict[str, Any]) -> None:
     if len(line) > _SLOT_SIZE:
         raise ValueError("record too long")
     os.pwrite(descriptor, line.ljust(_SLOT_SIZE, b"\0"), _SLOTS[slot])
-    os.fsync(descriptor)
+    if slot == "exit":
+        os.fsync(descriptor)
 
 
 def was_begun(run_dir: str) -> bool:

@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from . import status, tree
-from .execution import execute
+from .execution import StartError, start
 from .output import Output, Tail
 
 LENGTH = struct.Struct(">I")  # what stands before the spec; a partial message means: do not start
@@ -57,7 +57,8 @@ def _become_supervisor() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    os.close(null)
+    if null > 2:  # noqa: PLR2004 - the nursery may have had no standard input any more
+        os.close(null)
     _LIBC.prctl(_PR_SET_NAME, b"agentcron-run", 0, 0, 0)
     if _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
@@ -158,16 +159,13 @@ class Supervisor:
         write_end = error_end = self._open_pipe(alone=self.standard_output.size > 0)
         if self.standard_output.size:
             error_end = self._open_pipe(alone=False)
-        report, report_end = os.pipe2(os.O_CLOEXEC)
-        self.main = os.fork()
-        if self.main == 0:
-            execute(self.spec, write_end, error_end, report_end)
-        for descriptor in {write_end, error_end, report_end}:
+        try:
+            self.main = start(self.spec, write_end, error_end)
+        except StartError as error:
+            self.exec_error = str(error)
+            self.childless = True
+        for descriptor in {write_end, error_end}:
             os.close(descriptor)
-        with open(report, "rb") as stream:
-            failure = stream.read().decode()
-        if failure:
-            self.exec_error = failure
 
     def _open_pipe(self, *, alone: bool) -> int:
         """Open a pipe for output; return its end for the command."""
