@@ -14,11 +14,10 @@ from functools import partial
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from daemon.errors import StoreUnavailableError
+from daemon.errors import NoRoomError, StoreUnavailableError
 from daemon.fires import UNDECIDABLE, Decided, Fire, Present, decide_due, step_back
 from daemon.model import FireOutcome, WakeTime
 from daemon.store.database import Database
-from daemon.store.schedules import next_wake
 from daemon.timerfd import acknowledge, open_clock_watch
 from daemon.units import format_instant
 
@@ -97,8 +96,10 @@ class Clock:
                 if decided.fires:
                     _log(decided.fires)
                     await self._fired(decided.fires)
-                if not decided.more:
-                    return await self._database.read(next_wake)
+                if decided.next_wake is None or decided.next_wake > self._now():
+                    return decided.next_wake
+        except NoRoomError:
+            return self._now() + _RETRY_AFTER
         except StoreUnavailableError as error:
             _LOG.error("[clock] Due times cannot be recorded, so nothing is started", error=str(error))
             return self._now() + _RETRY_AFTER

@@ -43,6 +43,10 @@ class DiskFullError(StoreUnavailableError):
     """The database cannot be written because the disk is full."""
 
 
+class NoRoomError(StoreUnavailableError):
+    """The disk has too little room for anything new; the log was told."""
+
+
 class SecretError(AgentcronError):
     """A secret that a run needs cannot be read."""
 

@@ -4,6 +4,7 @@ Everything here happens inside one transaction and has no effect outside it.
 """
 
 import json
+import sqlite3
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,7 +13,9 @@ from daemon.rules import catchup, overlap
 from daemon.store.database import Transaction
 from daemon.store.events import add_event
 from daemon.store.fires import (
+    Summary,
     count_recorded,
+    forget_fire,
     is_recorded,
     record_fire,
     record_summary,
@@ -20,13 +23,22 @@ from daemon.store.fires import (
     summaries_beyond,
 )
 from daemon.store.runs import NewRun, count_unfinished, create_run, flag_cancellation, hurry_attempts, unfinished_of
-from daemon.store.schedules import ScheduleRow, due_schedules, move_cursor, put_off, schedules_ahead
+from daemon.store.schedules import (
+    ScheduleRow,
+    due_schedules,
+    get_schedule_by_id,
+    move_cursor,
+    next_wake,
+    put_off,
+    schedule_from,
+    schedules_ahead,
+)
 from daemon.units import format_instant
 
 _INSTANT = timedelta(microseconds=1)
 _MOST_AT_ONCE = 100
 _PUT_OFF = timedelta(minutes=1)
-UNDECIDABLE = (ArithmeticError, LookupError, TypeError, ValueError)
+UNDECIDABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What a schedule whose row somebody damaged raises."""
 
 
@@ -56,15 +68,15 @@ class Present:
     instance: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Decided:
     """What one look at the schedules brought about."""
 
     fires: list[Fire]
     troubles: list[tuple[str, str]]
     """Schedules that could not be decided, and why; they are looked at again after a minute."""
-    more: bool
-    """Whether other schedules may still be due."""
+    next_wake: datetime | None = None
+    """When the next start is; not after now if other schedules are still due."""
 
 
 def decide_due(tx: Transaction, present: Present, schedules: int, *, guarded: bool = False) -> Decided:
@@ -73,24 +85,24 @@ def decide_due(tx: Transaction, present: Present, schedules: int, *, guarded: bo
     A schedule that cannot be decided makes all fail with one of `UNDECIDABLE`, so that nothing is written. Guarded, it
     is put off and told of while the others are decided; that is slower.
     """
-    rows = due_schedules(tx, present.now, schedules)
-    decided = Decided([], [], bool(rows))
-    for row in rows:
+    decided = Decided([], [])
+    for raw in due_schedules(tx, present.now, schedules):
         if guarded:
-            _decide_guarded(tx, present, row, decided)
+            _decide_guarded(tx, present, raw, decided)
         else:
-            decided.fires.extend(_Decision(tx, present, row).decide())
+            decided.fires.extend(_Decision(tx, present, schedule_from(raw)).decide())
+    decided.next_wake = next_wake(tx, present.now + _PUT_OFF)
     return decided
 
 
-def _decide_guarded(tx: Transaction, present: Present, row: ScheduleRow, decided: Decided) -> None:
+def _decide_guarded(tx: Transaction, present: Present, raw: sqlite3.Row, decided: Decided) -> None:
     tx.execute("SAVEPOINT schedule")
     try:
-        decided.fires.extend(_Decision(tx, present, row).decide())
+        decided.fires.extend(_Decision(tx, present, schedule_from(raw)).decide())
     except UNDECIDABLE as error:
         tx.execute("ROLLBACK TO schedule")
-        put_off(tx, row, present.now + _PUT_OFF)
-        decided.troubles.append((row.address, f"{type(error).__name__}: {error}"))
+        put_off(tx, raw["id"], present.now + _PUT_OFF)
+        decided.troubles.append((f"{raw['agent']}/{raw['name']}", f"{type(error).__name__}: {error}"))
     tx.execute("RELEASE schedule")
 
 
@@ -140,7 +152,7 @@ class _Decision:
             if reason is not None:  # nothing can end meanwhile: all that follows is skipped for the same reason
                 self.skip_all(last, verdict.outcome, reason)
                 return True
-            self._decide_one(due, Trigger.CATCHUP)
+            self._decide_one(due, Trigger.CATCHUP, verdict)
             self.cursor = due
         return self.cursor >= last
 
@@ -183,17 +195,18 @@ class _Decision:
             record_summary(self.tx, self.row.id, first, newest, count, outcome, self.present.now, reason)
             self._note(first, outcome, reason=reason, count=count)
 
-    def _decide_one(self, due: DueTime, trigger: Trigger) -> None:
-        """Decide one due time, unless it was decided before."""
+    def _decide_one(self, due: DueTime, trigger: Trigger, verdict: overlap.Verdict | None = None) -> None:
+        """Decide one due time, unless it was decided before; a verdict that starts it may be known already."""
         if is_recorded(self.tx, self.row.id, due):
             return
         if self._was_skipped_by_request(due):
             self._record(due, FireOutcome.SKIPPED_REQUESTED, "skipped on request")
             return
-        verdict, reason = self._verdict()
-        if reason is not None:
-            self._record(due, verdict.outcome, reason)
-            return
+        if verdict is None:
+            verdict, reason = self._verdict()
+            if reason is not None:
+                self._record(due, verdict.outcome, reason)
+                return
         if verdict.stop_others is not None:
             self._stop_others(at_once=verdict.stop_others == "terminate")
         self._launch(due, trigger, verdict)
@@ -257,25 +270,34 @@ def record_pause(tx: Transaction, row: ScheduleRow, now: datetime) -> None:
 
 
 def step_back(tx: Transaction, now: datetime) -> None:
-    """Make the future open again after a backward step of the clock.
+    """Make the future open again after a backward step of the clock, and after a start with the clock set back.
 
     Cursors that lie there go back to now, and summaries end now: what they covered beyond has not come yet. Due times
-    with rows of their own stay barred by them. Attempts do not wait for a time that a clock ahead has set.
+    with rows of their own stay barred by them. Attempts wait no longer than they were told to.
     """
-    for row in schedules_ahead(tx, now):
-        for first, covered in summaries_beyond(tx, row.id, now):
-            _end_summary(tx, row, first, covered, now)
-        move_cursor(tx, row, now)
+    for summary in summaries_beyond(tx, now):
+        _end_summary(tx, summary, now)
+    for raw in schedules_ahead(tx, now):
+        try:
+            move_cursor(tx, schedule_from(raw), now)
+        except UNDECIDABLE:  # somebody damaged its row; the clock will tell of it
+            put_off(tx, raw["id"], now)
     hurry_attempts(tx, now)
 
 
-def _end_summary(tx: Transaction, row: ScheduleRow, first: DueTime, covered: int, now: datetime) -> None:
-    last = row.cadence.last_until(first - _INSTANT, now)
-    count = 0
-    if last is not None:
-        others = count_recorded(tx, row.id, first, last) - covered
-        count = row.cadence.count(first - _INSTANT, last) - others
-    shorten_summary(tx, row.id, first, last, count)
+def _end_summary(tx: Transaction, summary: Summary, now: datetime) -> None:
+    """Have a summary end now, and go if it begins later; what it covered before stays covered."""
+    if summary.first > now:
+        forget_fire(tx, summary.schedule_id, summary.first)
+        return
+    row = get_schedule_by_id(tx, summary.schedule_id)
+    last = row.cadence.last_until(summary.first - _INSTANT, now) if row else None
+    if row is None or last is None:  # its cadence was another then
+        shorten_summary(tx, summary, DueTime(now), summary.count)
+        return
+    others = count_recorded(tx, row.id, summary.first, last) - summary.count
+    count = row.cadence.count(summary.first - _INSTANT, last) - others
+    shorten_summary(tx, summary, last, min(max(count, 1), summary.count))
 
 
 def new_run(row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, held: bool = False) -> NewRun:

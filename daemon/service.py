@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 
 from daemon import __version__
 from daemon.agents.launcher import Nursery
 from daemon.clock import Clock
+from daemon.config.differences import changed_settings
 from daemon.config.inactive import inactive_settings
 from daemon.config.loading import load_config
 from daemon.config.places import state_dir as state_dir_of
@@ -27,6 +28,7 @@ from daemon.recovery import recover
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules import Declared, sync_declared
+from daemon.stopping import Stop, StopMode
 from daemon.store.database import Database
 from daemon.store.opening import DaemonLock, open_state
 from daemon.store.runs import count_pending
@@ -37,7 +39,6 @@ from daemon.units import format_instant, utc_now
 _LOG = structlog.get_logger()
 _STATUS_EVERY = 10.0  # seconds
 _LAST_MOMENT = 3.0  # seconds that a run gets after it was ended at once
-StopMode = Literal["detach", "drain", "cancel"]
 
 
 async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False) -> None:
@@ -49,9 +50,10 @@ async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False)
         signal.signal(early, signal.SIG_IGN)
     lock = DaemonLock(state_dir)
     try:
+        stop = Stop(config.daemon.on_stop)
         opening = partial(open_state, state_dir, started, accept_data_loss=accept_data_loss)
         async with await asyncio.to_thread(opening) as database, _nursery() as nursery:
-            service = Service(config, log, database, nursery, state_dir, started, umask)
+            service = Service(config, log, database, nursery, stop, state_dir, started, umask)
             await service.run()
     finally:
         lock.release()
@@ -77,6 +79,7 @@ class Service:
         log: LogFile,
         database: Database,
         nursery: Nursery,
+        stop: Stop,
         state_dir: Path,
         started: datetime,
         umask: int,
@@ -85,6 +88,7 @@ class Service:
         self._log = log
         self._database = database
         self._nursery = nursery
+        self._stop_signal = stop
         self._state_dir = state_dir
         self._started = started
         self._umask = umask
@@ -92,33 +96,48 @@ class Service:
         self._queue: Queue
         self._clock: Clock
         self._tasks: asyncio.TaskGroup
-        self._stop_mode: StopMode | None = None
-        self._stopping = asyncio.Event()
-        self._at_once = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._reload_waits = False
         self._asked: set[asyncio.Task[None]] = set()  # what signals asked for and is under way
 
     async def run(self) -> None:
         """Recover, arm the clock, be ready, and stay until told to stop."""
-        self._watch_for_stop()
-        await self._prepare()
-        if self._stopping.is_set():
+        if not await self._is_prepared():
             notify("STOPPING=1")
+            _LOG.warning("[daemon] Stopping before the database could be written; agents that run go on")
             return
         async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as loops:
             self._wire(runs)
             self._tasks = loops
             self._watch_for_requests()
             await recover(self._database, self._queue)
-            standing = [
-                loops.create_task(work)
-                for work in (self._queue.serve(), self._clock.serve(), self._clock.watch(), self._report())
-            ]
-            notify("READY=1", await self._status())
-            _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._state_dir), version=__version__)
-            await self._stopping.wait()
+            standing: list[asyncio.Task[Any]] = []
+            if not self._stop_signal.asked.is_set():
+                standing = [
+                    loops.create_task(work)
+                    for work in (self._queue.serve(), self._clock.serve(), self._clock.watch(), self._report())
+                ]
+                notify("READY=1", await self._status())
+                _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._state_dir), version=__version__)
+                await self._stop_signal.asked.wait()
             await self._stop(standing)
+
+    async def _is_prepared(self) -> bool:
+        """Prepare; return whether that was possible, before somebody wanted a stop, or within the time that it has."""
+        preparing = asyncio.create_task(self._prepare())
+        asked = asyncio.create_task(self._stop_signal.asked.wait())
+        await asyncio.wait({preparing, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if not preparing.done():
+            at_once = asyncio.create_task(self._stop_signal.at_once.wait())
+            limit = self.config.daemon.stop_timeout.total_seconds()
+            await asyncio.wait({preparing, at_once}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            at_once.cancel()
+        asked.cancel()
+        if not preparing.done():
+            preparing.cancel()
+            return False
+        await preparing
+        return True
 
     async def _prepare(self) -> None:
         """Bring the database in line with the file and the clock."""
@@ -126,9 +145,9 @@ class Service:
         idle = inactive_settings(config)
         if idle:
             _LOG.warning("[config] Not yet active in this version", settings=", ".join(idle))
-        declared = await self._database.write(lambda tx: sync_declared(tx, config, self._started))
+        await self._database.write_patiently(lambda tx: step_back(tx, self._started))
+        declared = await self._database.write_patiently(lambda tx: sync_declared(tx, config, self._started))
         _log_declared(declared)
-        await self._database.write(lambda tx: step_back(tx, self._started))
         self._instance = await self._database.read(
             lambda connection: str(connection.execute("SELECT id FROM instance").fetchone()["id"])
         )
@@ -148,11 +167,6 @@ class Service:
 
     # signals
 
-    def _watch_for_stop(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self._ask_to_stop(self.config.daemon.on_stop))
-        loop.add_signal_handler(signal.SIGINT, lambda: self._ask_to_stop("cancel"))
-
     def _watch_for_requests(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload()))
@@ -169,13 +183,6 @@ class Service:
 
         self._asked.add(task := self._tasks.create_task(guarded()))
         task.add_done_callback(self._asked.discard)
-
-    def _ask_to_stop(self, mode: StopMode) -> None:
-        if self._stop_mode is not None:
-            self._at_once.set()
-            return
-        self._stop_mode = mode
-        self._stopping.set()
 
     # reload
 
@@ -209,7 +216,10 @@ class Service:
             _LOG.warning("[config] Takes effect at the next start", setting="daemon.state_dir")
         if config.log != self.config.log:
             _LOG.warning("[config] Takes effect at the next start", setting="log")
+        for setting in changed_settings(self.config, config):
+            _LOG.info("[config] Setting changed", setting=setting)
         self.config = self._queue.config = config
+        self._stop_signal.term_means = config.daemon.on_stop
         _log_declared(declared)
         _LOG.info("[config] Reloaded", file=str(config.file), changed_schedules=len(declared))
         self._queue.wake()
@@ -219,7 +229,7 @@ class Service:
 
     async def _stop(self, standing: list[asyncio.Task[Any]]) -> None:
         """Start nothing more, let runs end as the mode says, and leave what is left to the next daemon."""
-        mode = self._stop_mode or "detach"
+        mode = self._stop_signal.mode or "detach"
         notify("STOPPING=1")
         _LOG.info("[daemon] Stopping", mode=mode, runs=len(self._queue.under_way))
         self._queue.close()
@@ -233,7 +243,7 @@ class Service:
 
     async def _wait_for_runs(self, mode: StopMode) -> None:
         limit = self.config.daemon.stop_timeout.total_seconds()
-        waits = {asyncio.create_task(self._queue.empty()), asyncio.create_task(self._at_once.wait())}
+        waits = {asyncio.create_task(self._queue.empty()), asyncio.create_task(self._stop_signal.at_once.wait())}
         if mode == "cancel":
             self._spawn(self._queue.cancel_all("config", "the daemon was stopped", at_once=False))
         await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Durations, sizes and instants as people write them, and back."""
+"""Durations, sizes and instants as people write them, and back; and the wall clock."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -85,7 +85,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@lru_cache(maxsize=256)  # one decision writes the same few instants into many columns
 def format_instant(instant: datetime) -> str:
     """Return an instant as the state on disk and all JSON write it: UTC, milliseconds, `Z`."""
-    return instant.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    return _formatted(instant if instant.tzinfo is UTC else instant.astimezone(UTC))
+
+
+@lru_cache(maxsize=256)  # one decision writes the same few instants into many columns
+def _formatted(instant: datetime) -> str:
+    return instant.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

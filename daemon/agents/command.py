@@ -68,6 +68,7 @@ class CommandAgent:
             supervisor.dismiss()
             raise
         self._supervisor = supervisor
+        self._kill_supervisor_in(_longest(work.terms))  # should it hang before it can mind the time itself
         try:
             let_loose = await supervisor.let_loose(spec)
             if let_loose:
@@ -121,9 +122,9 @@ class CommandAgent:
         supervisor = self._supervisor
         if supervisor is None:
             return
-        limit = terms.timeout_seconds + terms.kill_grace_seconds + _NUDGE_AFTER
         try:
-            await asyncio.wait_for(supervisor.gone(), limit)
+            async with asyncio.timeout(terms.timeout_seconds + terms.kill_grace_seconds + _NUDGE_AFTER):
+                await supervisor.gone()
         except TimeoutError:
             supervisor.send(signal.SIGCONT)
             self._kill_supervisor_in(terms.kill_grace_seconds + _LAST_RESORT_AFTER)
@@ -136,6 +137,8 @@ class CommandAgent:
         """
         await self._gone(work.terms)
         ended, report = await asyncio.to_thread(_records, work)
+        if ended is not None and ended["reason"] == "exec_impossible_now":
+            return NeverStarted(ended["error"], _LAUNCH_AGAIN_AFTER)
         if ended is not None and ended["reason"] != "supervisor_failed":
             return _outcome(ended, report, work)
         identity = work.identity if self._supervisor is None else self._supervisor.identity
@@ -158,6 +161,11 @@ class CommandAgent:
             exit_code=ended.get("exit_code") if ended else None,
             signal=ended.get("signal") if ended else None,
         )
+
+
+def _longest(terms: Terms) -> float:
+    """Return the seconds after which a supervisor should long have ended, whatever its command does."""
+    return terms.timeout_seconds + 2 * terms.kill_grace_seconds + _NUDGE_AFTER + _LAST_RESORT_AFTER
 
 
 def _spec(work: Work, settings: Settings, program: str, environment: Resolved, umask: int) -> dict[str, Any]:

@@ -60,8 +60,9 @@ class Nursery:
                 generation = await self._started()
                 channel = _fork(generation)
                 if channel is not None:
-                    with contextlib.suppress(OSError, asyncio.TimeoutError):
-                        return await asyncio.wait_for(self._greet(channel), _HELLO_TIMEOUT)
+                    with contextlib.suppress(OSError, TimeoutError):
+                        async with asyncio.timeout(_HELLO_TIMEOUT):
+                            return await self._greet(channel)
                     channel.close()
                 await self._end(generation)
         raise LaunchError("no supervisor process could be started (out of processes or memory?)")
@@ -156,21 +157,18 @@ class SupervisorHandle:
             raise ValueError("an adopted supervisor has its spec already")
         body = json.dumps(spec).encode()
         loop = asyncio.get_running_loop()
-        waking = asyncio.create_task(self._keep_awake())
         try:
             await loop.sock_sendall(channel, LENGTH.pack(len(body)) + body)
-            return await loop.sock_recv(channel, 1) == STARTED
+            while True:
+                try:
+                    async with asyncio.timeout(_WAKE_EVERY):
+                        return await loop.sock_recv(channel, 1) == STARTED
+                except TimeoutError:  # somebody, perhaps its own command, may have stopped it before it could answer
+                    self.send(signal.SIGCONT)
         except OSError:
             return False
         finally:
-            waking.cancel()
             channel.close()
-
-    async def _keep_awake(self) -> None:
-        """Let a supervisor go on that its own command, or somebody else, has stopped before it could answer."""
-        while True:
-            await asyncio.sleep(_WAKE_EVERY)
-            self.send(signal.SIGCONT)
 
     def dismiss(self) -> None:
         """Let a supervisor go that was never let loose: it ends when its socket closes."""

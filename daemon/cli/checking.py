@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from daemon.agents.command import program_of
-from daemon.cli.reading import reading
+from daemon.cli.reading import has_database, reading
 from daemon.config.inactive import inactive_settings
-from daemon.config.places import state_dir
 from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent
 from daemon.config.secrets import read_secret
 from daemon.errors import SecretError
 from daemon.model import Overlap
 from daemon.schedules import Declared, declared_changes
-from daemon.store.opening import DATABASE
 
 
 def warnings_about(config: Config) -> Iterator[str]:
@@ -35,7 +33,7 @@ def changes_by_reload(config: Config) -> list[dict[str, Any]]:
 
     Raise ConfigError if a declared name is taken by a created schedule.
     """
-    if (state_dir(config) / DATABASE).exists():
+    if has_database(config):
         with reading(config) as connection:
             declared = declared_changes(connection, config)
     else:

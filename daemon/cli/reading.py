@@ -1,6 +1,7 @@
 """What commands read when no daemon needs to run: the config, and the database read-only."""
 
 import contextlib
+import getpass
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +23,20 @@ def read_config(option: Path | None) -> Config:
     return load_config(find_config(option))
 
 
+def has_database(config: Config) -> bool:
+    """Tell whether a daemon has run on the state directory; raise StoreError if that cannot be seen."""
+    path = state_dir(config) / DATABASE
+    try:
+        return path.exists()
+    except PermissionError:
+        raise StoreError(f"{path.parent} is closed to {getpass.getuser()}; ask an administrator") from None
+
+
 @contextlib.contextmanager
 def reading(config: Config) -> Iterator[sqlite3.Connection]:
     """Open the database read-only; raise NotFoundError if there is none yet."""
     path = state_dir(config) / DATABASE
-    if not path.exists():
+    if not has_database(config):
         raise NotFoundError(f"there is no database in {path.parent} yet; start the daemon with `agentcron run`")
     try:
         connection = connect(path, read_only=True)

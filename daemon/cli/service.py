@@ -65,6 +65,7 @@ def check(
     """Validate the config and show each schedule with its zone and next three due times."""
     from daemon.cli.checking import changes_by_reload, warnings_about
     from daemon.cli.reading import read_config
+    from daemon.errors import StoreError
     from daemon.schedules import definition_of
     from daemon.store.schedules import cadence_from
     from daemon.units import format_instant, utc_now
@@ -85,9 +86,15 @@ def check(
                 }
             )
     warnings = list(warnings_about(config))
-    changes = changes_by_reload(config) if diff else None
+    changes, hindrance = None, None
+    try:
+        changes = changes_by_reload(config) if diff else None
+    except StoreError as error:  # the config is good all the same
+        hindrance = error
     if json:
         print_json({"schedules": found, "warnings": warnings, **({} if changes is None else {"changes": changes})})
+        if hindrance is not None:
+            raise hindrance
         return
     print_table(
         ("schedule", "zone", "next three due times"),
@@ -99,10 +106,12 @@ def check(
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{config.file} is good.")
+    if hindrance is not None:
+        raise hindrance
 
 
 def _print_changes(changes: list[dict[str, Any]]) -> None:
-    print("\nA reload would change:")
+    print("\nOf the schedules a reload would change (other settings count for runs that start after it):")
     print_table(
         ("schedule", "would be", "what"),
         (

@@ -12,7 +12,7 @@ class PreparationError(Exception):
     """A run's folder or workspace could not be made; the text says why."""
 
 
-class NoRoomError(PreparationError):
+class FolderRoomError(PreparationError):
     """The disk is too full for the run's folder: the run can be started when there is room."""
 
 
@@ -22,7 +22,7 @@ def run_folder(state_dir: Path, run_id: int) -> Path:
 
 
 def prepare(state_dir: Path, run_id: int, content: str, config: Config, environment: str | None) -> Path:
-    """Make the run's folder with its input, and return the workspace; raise PreparationError, or NoRoomError.
+    """Make the run's folder with its input, and return the workspace; raise PreparationError, or FolderRoomError.
 
     Preparing again what an earlier try left behind is harmless.
     """
@@ -34,7 +34,7 @@ def prepare(state_dir: Path, run_id: int, content: str, config: Config, environm
         status.preallocate(str(folder))
         return _workspace(folder, config, environment)
     except OSError as error:
-        kind = NoRoomError if error.errno in {errno.ENOSPC, errno.EDQUOT} else PreparationError
+        kind = FolderRoomError if error.errno in {errno.ENOSPC, errno.EDQUOT} else PreparationError
         raise kind(f"cannot prepare the run's folder: {error.strerror}: {error.filename or folder}") from None
 
 

@@ -21,7 +21,7 @@ from daemon.config.schema import Config, ProcessAgent
 from daemon.errors import SecretError
 from daemon.model import RunStatus, Step
 from daemon.runs.ending import finish
-from daemon.runs.folders import NoRoomError, PreparationError, prepare, run_folder
+from daemon.runs.folders import FolderRoomError, PreparationError, prepare, run_folder
 from daemon.store.database import Database, Transaction
 from daemon.store.events import begin_step, end_step
 from daemon.store.runs import Change, Run, change_status, flag_of, get_run, update_run
@@ -87,7 +87,7 @@ class Pipeline:
             return await work
         except _UnwantedError:
             return Outcome(RunStatus.CANCELLED)
-        except NoRoomError as error:
+        except FolderRoomError as error:
             return NeverStarted(str(error), _ROOM_AGAIN_AFTER)
         except (PreparationError, SecretError) as error:
             return Outcome(RunStatus.FAILED, str(error))

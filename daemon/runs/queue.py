@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from daemon.config.schema import Config
-from daemon.errors import StoreUnavailableError
+from daemon.errors import NoRoomError, StoreUnavailableError
 from daemon.model import RunStatus, Step
 from daemon.runs.pipeline import Pipeline, log_changes, terms_for
 from daemon.store.database import Database, Transaction
@@ -96,6 +96,8 @@ class Queue:
         try:
             await self._database.check_room()
             runs, again_at = await self._database.write(self._claim)
+        except NoRoomError:
+            return _RETRY_AFTER
         except StoreUnavailableError as error:
             _LOG.error("[run] Nothing is started while the database cannot be written", error=str(error))
             return _RETRY_AFTER

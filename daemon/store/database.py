@@ -2,7 +2,7 @@
 
 The writer drains a queue of small synchronous closures into one transaction that runs as one hop in aiosqlite's
 thread, so that the fsync of `synchronous=FULL` is shared by all who wait. A closure has no effect outside the
-database and may run twice.
+database and may run more than once.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 import aiosqlite
 import structlog
 
-from daemon.errors import DiskFullError, StoreUnavailableError
+from daemon.errors import DiskFullError, NoRoomError, StoreUnavailableError
 from daemon.store.ballast import Ballast
 from daemon.store.witness import WitnessFile, testify
 
@@ -86,6 +86,7 @@ class Database:
         self.path = path
         self._witness = witness
         self._ballast = ballast
+        self._has_room = True
         self.commits = 0
         self._queue: asyncio.Queue[tuple[Closure[Any], asyncio.Future[Any]]] = asyncio.Queue()
         self._writer = _Connection(lambda: connect(path), iter_chunk_size=64)
@@ -132,13 +133,22 @@ class Database:
                 await asyncio.sleep(delay)
 
     async def check_room(self) -> None:
-        """Raise StoreUnavailableError while the disk is too full for anything new to be started."""
+        """Raise NoRoomError while the disk has too little room for anything new; tell the log when that changes.
+
+        Raise StoreUnavailableError while the state directory cannot be used at all.
+        """
         try:
-            room = await asyncio.to_thread(self._ballast.has_room)
+            room = await self._writer.run(lambda _: self._ballast.has_room())
         except OSError as error:
             raise StoreUnavailableError(f"the state directory cannot be used: {error.strerror}") from None
+        if room != self._has_room:
+            self._has_room = room
+            if room:
+                _LOG.warning("[daemon] The disk has room again", folder=str(self.path.parent))
+            else:
+                _LOG.error("[daemon] The disk has too little room; nothing is started", folder=str(self.path.parent))
         if not room:
-            raise StoreUnavailableError(f"the disk that holds {self.path.parent} is full; nothing new is started")
+            raise NoRoomError(f"the disk that holds {self.path.parent} has too little room")
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a read-only query in the reader's thread; raise StoreUnavailableError while it cannot be answered."""

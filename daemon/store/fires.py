@@ -1,5 +1,6 @@
 """The ledger: one row for each due time of each schedule, or one for many that were not started."""
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from daemon.model import DueTime, FireOutcome
@@ -72,25 +73,34 @@ def record_summary(
     )
 
 
-def summaries_beyond(tx: Transaction, schedule_id: int, now: datetime) -> list[tuple[DueTime, int]]:
-    """Return the first due time of each summary that reaches beyond now, and how many it covers."""
-    rows = tx.execute(
-        "SELECT scheduled_for, covers_count FROM fires WHERE schedule_id = ? AND covers_until > ?",
-        (schedule_id, format_instant(now)),
-    )
-    return [(DueTime(parse_instant(row["scheduled_for"])), int(row["covers_count"])) for row in rows]
+@dataclass(frozen=True)
+class Summary:
+    """One row for many due times that were not started."""
+
+    schedule_id: int
+    first: DueTime
+    count: int
 
 
-def shorten_summary(tx: Transaction, schedule_id: int, first: DueTime, last: DueTime | None, count: int) -> None:
-    """Have the summary that begins at `first` cover less; with no last due time it goes."""
-    key = (schedule_id, format_instant(first))
-    if last is None:
-        tx.execute("DELETE FROM fires WHERE schedule_id = ? AND scheduled_for = ?", key)
-        return
+def summaries_beyond(tx: Transaction, now: datetime) -> list[Summary]:
+    """Return the summaries that reach beyond now."""
+    rows = tx.execute("SELECT * FROM fires WHERE covers_until > ?", (format_instant(now),))
+    return [
+        Summary(row["schedule_id"], DueTime(parse_instant(row["scheduled_for"])), row["covers_count"]) for row in rows
+    ]
+
+
+def shorten_summary(tx: Transaction, summary: Summary, last: DueTime, count: int) -> None:
+    """Have a summary cover less."""
     tx.execute(
         "UPDATE fires SET covers_until = ?, covers_count = ? WHERE schedule_id = ? AND scheduled_for = ?",
-        (format_instant(last), count, *key),
+        (format_instant(last), count, summary.schedule_id, format_instant(summary.first)),
     )
+
+
+def forget_fire(tx: Transaction, schedule_id: int, due: DueTime) -> None:
+    """Remove the row of a due time that has not come, or whose place another row takes."""
+    tx.execute("DELETE FROM fires WHERE schedule_id = ? AND scheduled_for = ?", (schedule_id, format_instant(due)))
 
 
 def mark_launched(tx: Transaction, run_id: int) -> None:

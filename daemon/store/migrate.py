@@ -51,12 +51,18 @@ def _back_up(connection: sqlite3.Connection, target: Path) -> None:
 
 
 def _run(connection: sqlite3.Connection, number: int, sql: str) -> None:
+    before = _orphans(connection)
     try:
         connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version = {number};")
-        if connection.execute("PRAGMA foreign_key_check").fetchone():
+        if _orphans(connection) - before:
             raise sqlite3.IntegrityError("it would leave rows that refer to nothing")
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise StoreError(f"migration {number:04d} failed and was undone: {error}") from error
+
+
+def _orphans(connection: sqlite3.Connection) -> set[tuple[object, ...]]:
+    """Return the rows that refer to nothing; those that were there before a migration are not its doing."""
+    return {tuple(row) for row in connection.execute("PRAGMA foreign_key_check")}

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from daemon.errors import RefusedError, StoreError
-from daemon.store.ballast import Ballast
+from daemon.store.ballast import LEAST_FREE, Ballast
 from daemon.store.database import Database, connect
 from daemon.store.migrate import migrate, migrations, newer_schema
 from daemon.store.witness import Witness, WitnessFile, agree, find_loss, read_witness, testify
@@ -84,34 +84,56 @@ def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Dat
     Raise StoreError if it is damaged, somebody else's, newer than this version, or not the one its witness knows;
     it is untouched then.
     """
-    path = state_dir / DATABASE
+    ballast = None
     try:
         for folder in ("runs", "environments"):
             (state_dir / folder).mkdir(mode=0o700, exist_ok=True)
-        found = _inspect(path)
-        loss = find_loss(read_witness(state_dir), found)
-        if loss and not accept_data_loss:
-            raise StoreError(
-                f"{path} {loss}; nothing was changed. Put the right one back from a backup, or, to go on without what "
-                "is lost, start once with `agentcron run --accept-data-loss`"
-            )
-        if found is None:
-            _create(path)
         ballast = Ballast(state_dir)
-        connection = connect(path)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            migrate(connection, path, migrations())
-            agree(connection, state_dir, now, lost=loss is not None)
-        finally:
-            connection.close()
+        _open(state_dir, now, accept_data_loss=accept_data_loss)
+    except sqlite3.OperationalError as error:
+        if ballast is None or not ballast.release():
+            raise _unusable(state_dir / DATABASE, error) from None
+        try:  # a full disk may have been all that was wrong
+            _open(state_dir, now, accept_data_loss=accept_data_loss)
+        except sqlite3.Error as again:
+            raise _unusable(state_dir / DATABASE, again) from None
     except sqlite3.Error as error:
-        damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-        mend = "; put a good one back from a backup" if damaged else ""
-        raise StoreError(f"{path} cannot be used: {error}{mend}") from None
+        raise _unusable(state_dir / DATABASE, error) from None
     except OSError as error:
         raise StoreError(f"{state_dir} cannot be used: {error.strerror}: {error.filename}") from None
-    return Database(path, WitnessFile(state_dir), ballast)
+    return Database(state_dir / DATABASE, WitnessFile(state_dir), ballast)
+
+
+def _open(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> None:
+    path = state_dir / DATABASE
+    found = _inspect(path)
+    loss = find_loss(read_witness(state_dir), found)
+    if loss and not accept_data_loss:
+        raise StoreError(
+            f"{path} {loss}; nothing was changed. Put the right one back from a backup, or, to go on without what "
+            "is lost, start once with `agentcron run --accept-data-loss`"
+        )
+    if found is None:
+        _create(path)
+    connection = connect(path)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        migrate(connection, path, migrations())
+        agree(connection, state_dir, now, lost=loss is not None)
+    finally:
+        connection.close()
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> StoreError:
+    damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+    disk = os.statvfs(path.parent)
+    if damaged:
+        mend = "; put a good one back from a backup"
+    elif disk.f_bavail * disk.f_frsize < LEAST_FREE:
+        mend = "; the disk is full: make room on it"
+    else:
+        mend = ""
+    return StoreError(f"{path} cannot be used: {error}{mend}")
 
 
 def _inspect(path: Path) -> Witness | None:

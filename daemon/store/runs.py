@@ -5,7 +5,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from daemon.errors import StaleStatusError
@@ -225,11 +225,14 @@ def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:
 
 
 def hurry_attempts(tx: Transaction, now: datetime) -> None:
-    """Let attempts start that wait for a time which was set by a clock that has been set back since."""
-    at = format_instant(now)
-    tx.execute(
-        "UPDATE runs SET not_before = ?1 WHERE status = 'pending' AND not_before > ?1 AND updated_at > ?1", (at,)
-    )
+    """Have attempts wait, from now on, as long as a clock that has been set back since told them to."""
+    rows = tx.execute(
+        "SELECT id, not_before, updated_at FROM runs WHERE status = 'pending' AND not_before > ?1 AND updated_at > ?1",
+        (format_instant(now),),
+    ).fetchall()
+    for row in rows:
+        wait = max(timedelta(0), parse_instant(row["not_before"]) - parse_instant(row["updated_at"]))
+        update_run(tx, row["id"], now, not_before=format_instant(now + wait))
 
 
 def occupied(tx: Transaction) -> tuple[int, dict[str, int]]:

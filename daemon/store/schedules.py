@@ -160,22 +160,24 @@ def retired_schedules(source: Transaction | sqlite3.Connection) -> list[Schedule
     return [schedule_from(row) for row in rows]
 
 
-def due_schedules(tx: Transaction, now: datetime, limit: int) -> list[ScheduleRow]:
-    """Return live, unpaused schedules whose next start has come, earliest first."""
-    rows = tx.execute(
+def due_schedules(tx: Transaction, now: datetime, limit: int) -> list[sqlite3.Row]:
+    """Return the rows of live, unpaused schedules whose next start has come, earliest first."""
+    return tx.execute(
         "SELECT * FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL AND wake_at <= ? "
         "ORDER BY wake_at LIMIT ?",
         (format_instant(now), limit),
-    )
-    return [schedule_from(row) for row in rows]
+    ).fetchall()
 
 
-def next_wake(source: Transaction | sqlite3.Connection) -> datetime | None:
-    """Return the instant of the earliest start that the clock must be armed for."""
+def next_wake(source: Transaction | sqlite3.Connection, unreadable: datetime | None = None) -> datetime | None:
+    """Return the instant of the earliest start that the clock must be armed for; `unreadable` if it is none."""
     row = source.execute(
         "SELECT min(wake_at) AS at FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL"
     ).fetchone()
-    return parse_instant(row["at"]) if row["at"] else None
+    try:
+        return parse_instant(row["at"]) if row["at"] is not None else None
+    except ValueError:
+        return unreadable
 
 
 def move_cursor(tx: Transaction, row: ScheduleRow, cursor: datetime) -> None:
@@ -193,15 +195,17 @@ def _after(cadence: Cadence, address: str, cursor: datetime) -> tuple[str, str |
     return format_instant(cursor), format_instant(next_due), format_instant(wake)
 
 
-def put_off(tx: Transaction, row: ScheduleRow, until: datetime) -> None:
+def put_off(tx: Transaction, schedule_id: int, until: datetime) -> None:
     """Look at a schedule again only later, its due times undecided."""
-    tx.execute("UPDATE schedules SET wake_at = ? WHERE id = ?", (format_instant(until), row.id))
+    at = format_instant(until)
+    tx.execute("UPDATE schedules SET wake_at = ?1, next_due = coalesce(next_due, ?1) WHERE id = ?2", (at, schedule_id))
 
 
-def schedules_ahead(tx: Transaction, now: datetime) -> list[ScheduleRow]:
-    """Return the live schedules whose cursor lies in the future, after a backward step of the clock."""
-    rows = tx.execute("SELECT * FROM schedules WHERE deleted_at IS NULL AND cursor > ?", (format_instant(now),))
-    return [schedule_from(row) for row in rows]
+def schedules_ahead(tx: Transaction, now: datetime) -> list[sqlite3.Row]:
+    """Return the rows of the live schedules whose cursor lies in the future, after a backward step of the clock."""
+    return tx.execute(
+        "SELECT * FROM schedules WHERE deleted_at IS NULL AND cursor > ?", (format_instant(now),)
+    ).fetchall()
 
 
 def insert_schedule(tx: Transaction, address: str, cursor: datetime, values: dict[str, Any]) -> int:

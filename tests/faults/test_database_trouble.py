@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.store.ballast import Ballast
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact, pause
@@ -52,7 +53,7 @@ def completed(daemon: DaemonProcess) -> int:
     return int(daemon.query("SELECT count(*) AS n FROM runs WHERE status = 'completed'")[0]["n"])
 
 
-def test_a_full_disk_is_told_and_survived(start_daemon: StartDaemon, tmp_path: Path, small_disk: Path) -> None:
+def test_a_full_disk_is_told_and_survived(small_disk: Path, start_daemon: StartDaemon, tmp_path: Path) -> None:
     text = f'[daemon]\nstate_dir = "{small_disk}/state"\n' + AGENT.format(folder=tmp_path)
     daemon = start_daemon(text, state=small_disk / "state")
     daemon.wait_for_run("completed")
@@ -71,7 +72,7 @@ def test_a_full_disk_is_told_and_survived(start_daemon: StartDaemon, tmp_path: P
 
 @pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
 def test_what_ends_on_a_full_disk_is_recorded_in_the_room_of_the_ballast(
-    start_daemon: StartDaemon, tmp_path: Path, small_disk: Path
+    small_disk: Path, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "gate")
     text = (
@@ -94,6 +95,61 @@ def test_what_ends_on_a_full_disk_is_recorded_in_the_room_of_the_ballast(
     daemon.wait_for_row("SELECT 1 FROM runs WHERE id > ? AND status = 'completed'", newest)
     assert ballast.exists()
     assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
+def test_a_start_on_a_full_disk_gives_up_the_ballast_and_keeps_what_ended(
+    small_disk: Path, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "gate")
+    text = (
+        f'[daemon]\nstate_dir = "{small_disk}/state"\n'
+        f'[agents.slow]\ncommand = ["cat", "{tmp_path}/gate"]\n[agents.slow.schedules.s]\nevery = "1s"\n'
+    )
+    first = start_daemon(text, state=small_disk / "state")
+    slow = first.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    assert first.stop() == 0
+    filler = fill(small_disk)
+    (tmp_path / "gate").write_text("")
+    second = start_daemon(text, state=small_disk / "state")
+    second.wait_for_run("completed", number=slow["id"])
+    second.wait_for_log("The disk has too little room")
+    said = [event["event"] for event in second.log() if event["level"] == "error"]
+    assert len(said) == len(set(said))
+    filler.unlink()
+    second.wait_for_log("The disk has room again")
+    (tmp_path / "gate").write_text("")
+    second.wait_for_row("SELECT 1 FROM runs WHERE id > ?", slow["id"])
+    assert second.stop() == 0
+
+
+@pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
+def test_little_room_is_room_enough_for_a_smaller_ballast(
+    small_disk: Path, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    with (small_disk / "filler").open("wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, 150 * 1024 * 1024)
+    text = f'[daemon]\nstate_dir = "{small_disk}/state"\n' + AGENT.format(folder=tmp_path)
+    daemon = start_daemon(text, state=small_disk / "state")
+    daemon.wait_for_run("completed")
+    assert 1024 * 1024 < (small_disk / "state/ballast").stat().st_size < 4 * 1024 * 1024
+
+
+def test_a_ballast_that_cannot_be_removed_is_no_reason_to_fail(tmp_path: Path) -> None:
+    ballast = Ballast(tmp_path)
+    assert ballast.has_room()
+    assert ballast.release()
+    assert not ballast.release()
+    (tmp_path / "ballast").mkdir()
+    assert not ballast.release()
+
+
+def test_a_ballast_that_somebody_removed_is_laid_again(tmp_path: Path) -> None:
+    ballast = Ballast(tmp_path)
+    assert ballast.has_room()
+    (tmp_path / "ballast").unlink()
+    assert ballast.has_room()
+    assert (tmp_path / "ballast").exists()
 
 
 def fill_database(daemon: DaemonProcess) -> None:

@@ -1,5 +1,6 @@
 """Promise 2 against the disk itself: what is acknowledged was fsynced, and an input/output error loses nothing."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.faults.test_database_trouble import AGENT, completed
 from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact
+from tests.run.test_nursery import spec_in
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 WRITES = """
@@ -29,6 +31,22 @@ async def main():
             os.write(1, b"acknowledged %d\\n" % number)
 
 asyncio.run(main())
+"""
+
+SUPERVISE = """
+import os, socket, sys
+from daemon.agents.supervisor import status, supervisor
+status.preallocate(sys.argv[1])
+ours, theirs = socket.socketpair()
+if os.fork() == 0:
+    ours.close()
+    supervisor.supervise(theirs)
+    os._exit(0)
+theirs.close()
+ours.recv(4)
+body = sys.argv[2].encode()
+ours.sendall(supervisor.LENGTH.pack(len(body)) + body)
+os.wait()
 """
 
 
@@ -47,6 +65,18 @@ def test_each_acknowledged_write_was_fsynced(tmp_path: Path) -> None:
             assert not unsynced, line
             acknowledged += 1
     assert acknowledged == 20
+
+
+@needs_strace
+def test_how_a_run_ended_is_on_the_disk_before_its_supervisor_is_gone(tmp_path: Path) -> None:
+    trace, folder = tmp_path / "trace", tmp_path / "run"
+    folder.mkdir()
+    spec = json.dumps(spec_in(folder))
+    calls = ["strace", "-f", "-y", "-o", str(trace), "-e", "trace=pwrite64,fsync,exit_group", sys.executable, "-c"]
+    subprocess.run([*calls, SUPERVISE, str(folder), spec], check=True, timeout=30)
+    lines = [line for line in trace.read_text().splitlines() if "/status>" in line]
+    assert [line.partition(" ")[2].split("(")[0] for line in lines[-2:]] == ["pwrite64", "fsync"]
+    assert ", 2048, 2048)" in lines[-2]  # the place of the exit record
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
@@ -182,6 +183,17 @@ def test_a_report_that_is_left_aside_is_told_with_the_run(start_daemon: StartDae
     run = ended(start_daemon(config("echo '{' > $AGENTCRON_RESULT")))
     assert run["status"] == "completed"
     assert "its report was left aside: the result file is not JSON" in str(run["message"])
+
+
+def test_a_command_that_cannot_start_just_now_is_started_later(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    program = tmp_path / "agent"
+    shutil.copy("/bin/true", program)
+    with program.open("ab"):  # a file that is being written cannot be executed: ETXTBSY
+        daemon = start_daemon(f'[agents.a]\ncommand = ["{program}"]\n' + SECOND_BY_SECOND)
+        event = daemon.wait_for_log("[run] Run pending")
+        assert "Text file busy" in event["error"]
+    run = daemon.wait_for_run("completed", number=event["run_id"])
+    assert run["attempt"] == 1
 
 
 _OF_THE_C_LIBRARY = 0x180000000  # signals 32 and 33, which posix_spawn(3) leaves ignored in every process

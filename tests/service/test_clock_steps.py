@@ -85,15 +85,51 @@ async def test_a_summary_that_lies_wholly_in_the_future_is_given_back(ledger: Le
     assert await ledger.select("SELECT * FROM fires WHERE covers_count IS NOT NULL") == []
 
 
-async def test_an_attempt_does_not_wait_for_the_time_of_a_clock_that_was_ahead(ledger: Ledger) -> None:
+@pytest.mark.parametrize("meanwhile", ["retired", "slower"])
+async def test_a_schedule_that_was_changed_under_a_clock_ahead_is_not_silenced(ledger: Ledger, meanwhile: str) -> None:
+    await ledger.declare('overlap = "allow_all"', every="1s")
+    await ledger.decide(START + SECOND)
+    await ledger.decide(FAR)
+    every = "1s"
+    if meanwhile == "retired":
+        await ledger.declare("nothing", at=FAR)
+    else:
+        every = "3s"
+        await ledger.declare('overlap = "allow_all"', at=FAR, every=every)
+    back = START + 10 * SECOND
+    await ledger.database.write(lambda tx: step_back(tx, back))
+    await ledger.declare('overlap = "allow_all"', at=back, every=every)
+    fires = await ledger.decide(back + 10 * SECOND)
+    assert {fire.outcome for fire in fires} == {FireOutcome.LAUNCHED}
+    assert len(fires) >= 3
+    past = [row for row in await ledger.rows() if row["scheduled_for"] <= format_instant(back)]
+    covered = max(parse_instant(row["covers_until"] or row["scheduled_for"]) for row in past)
+    assert back - 3 * SECOND < covered <= back
+
+
+@pytest.mark.parametrize("ahead", [SECOND, timedelta(days=3650)])
+async def test_an_attempt_waits_as_long_as_it_was_told_to_by_a_clock_that_was_ahead(
+    ledger: Ledger, ahead: timedelta
+) -> None:
     await ledger.declare()
     await ledger.decide(START + 10 * SECOND)
-    ahead = format_instant(FAR)
+    told, until = format_instant(START + ahead), format_instant(START + ahead + timedelta(hours=1))
     await ledger.database.write(
-        lambda tx: tx.execute("UPDATE runs SET not_before = ?1, updated_at = ?1 WHERE id = 1", (ahead,))
+        lambda tx: tx.execute("UPDATE runs SET not_before = ?, updated_at = ? WHERE id = 1", (until, told))
     )
-    await ledger.database.write(lambda tx: step_back(tx, START))
-    assert (await ledger.select("SELECT not_before FROM runs"))[0]["not_before"] == format_instant(START)
+    for _ in range(2):  # the second time there is nothing left to mend
+        await ledger.database.write(lambda tx: step_back(tx, START))
+        [run] = await ledger.select("SELECT not_before FROM runs")
+        assert run["not_before"] == format_instant(START + timedelta(hours=1))
+
+
+async def test_an_attempt_that_waits_under_a_right_clock_goes_on_waiting(ledger: Ledger) -> None:
+    await ledger.declare()
+    await ledger.decide(START + 10 * SECOND)
+    until = format_instant(START + timedelta(hours=1))
+    await ledger.database.write(lambda tx: tx.execute("UPDATE runs SET not_before = ? WHERE id = 1", (until,)))
+    await ledger.database.write(lambda tx: step_back(tx, START + 11 * SECOND))
+    assert (await ledger.select("SELECT not_before FROM runs"))[0]["not_before"] == until
 
 
 async def assert_each_second_has_one_row(ledger: Ledger, first: datetime, until: datetime) -> None:

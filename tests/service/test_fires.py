@@ -51,7 +51,7 @@ class Ledger:
             decided = await decide_some(self.database, present, 25)
             found += decided.fires
             self.troubles += decided.troubles
-            if not decided.more:
+            if decided.next_wake is None or decided.next_wake > now:
                 return found
 
     async def rows(self) -> list[dict[str, Any]]:
@@ -221,16 +221,22 @@ async def test_a_vanished_agent_and_a_requested_skip_have_their_rows(ledger: Led
     assert await ledger.select("SELECT * FROM schedule_skips") == []
 
 
-async def test_one_schedule_in_trouble_does_not_stop_the_others(ledger: Ledger) -> None:
+@pytest.mark.parametrize(
+    "damage", ["every_ms = NULL, cron = 'nonsense'", "task_metadata = '[]'", "cursor = 'yesterday'", "wake_at = ''"]
+)
+async def test_one_schedule_in_trouble_does_not_stop_the_others(ledger: Ledger, damage: str) -> None:
     await ledger.declare()
+    columns = "source, every_ms, timezone, overlap, catchup, catchup_window_ms, creator, cursor, next_due, wake_at"
     await ledger.database.write(
         lambda tx: tx.execute(
-            "INSERT INTO schedules (agent, name, source, cron, timezone, overlap, catchup, catchup_window_ms, "
-            "creator, cursor, next_due, wake_at, created_at, updated_at) "
-            "SELECT 'a', 'broken', source, 'nonsense', timezone, overlap, catchup, catchup_window_ms, "
-            "creator, cursor, next_due, wake_at, created_at, updated_at FROM schedules"
+            f"INSERT INTO schedules (agent, name, created_at, updated_at, {columns}) "
+            f"SELECT 'a', 'broken', created_at, updated_at, {columns} FROM schedules"
         )
     )
+    await ledger.database.write(lambda tx: tx.execute(f"UPDATE schedules SET {damage} WHERE name = 'broken'"))
+    if damage == "wake_at = ''":  # all that is needed to decide it is there
+        assert len(await ledger.decide(START + 10 * SECOND)) == 2
+        return
     fires = await ledger.decide(START + 10 * SECOND)
     assert [(fire.schedule, fire.outcome) for fire in fires] == [("s", FireOutcome.LAUNCHED)]
     assert [schedule for schedule, _ in ledger.troubles] == ["a/broken"]

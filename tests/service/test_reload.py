@@ -1,8 +1,16 @@
 """Reload: a good file is applied as a whole, a bad one changes nothing, and `check --diff` foretells it."""
 
+import contextlib
 import json
+import os
+import shutil
 import signal
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until
@@ -70,6 +78,42 @@ def test_each_change_is_named_and_was_foretold(start_daemon: StartDaemon) -> Non
     daemon.config.write_text(TWO)
     actions = {one["action"] for one in json.loads(daemon.cli("check", "--diff", "--json").stdout)["changes"]}
     assert actions == {"retired", "changed", "revived"}
+
+
+def test_a_changed_setting_is_named_without_its_value(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    command = 'command = ["echo", "told"]\ntimeout = "2h"\nenv = { KEY = "sesame" }'
+    reload(daemon, TWO.replace('command = ["true"]', command))
+    daemon.wait_for_log("[config] Reloaded", changed_schedules=0)
+    named = {event["setting"] for event in daemon.log() if event["event"] == "[config] Setting changed"}
+    assert named == {"agents.a.command", "agents.a.timeout", "agents.a.env.KEY"}
+    assert "sesame" not in daemon.log_text()
+
+
+def test_check_diff_says_what_keeps_it_from_the_database(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    daemon.stop()
+    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    found = daemon.cli("check", "--diff")
+    assert found.returncode == 1
+    assert "is good." in found.stdout
+    assert "has schema 1" in found.stderr
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed")
+def test_a_closed_state_directory_is_told_without_a_traceback(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    daemon.stop()
+    daemon.state.chmod(0)
+    powerless = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"] if os.getuid() == 0 else []
+    command = [*powerless, sys.executable, "-m", "daemon", "--config", str(daemon.config), "check", "--diff"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    daemon.state.chmod(0o700)
+    assert found.returncode == 1
+    assert "is good." in found.stdout
+    assert f"{daemon.state} is closed to" in found.stderr
+    assert "Traceback" not in found.stderr
 
 
 def test_check_diff_needs_no_database(tmp_path: Path, start_daemon: StartDaemon) -> None:

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from tests.conftest import StartDaemon
-from tests.daemon_process import wait_until
+from tests.daemon_process import processes_of, wait_until
 
 WAITING = 500
 PENDING = "SELECT id FROM runs WHERE status = 'pending'"
@@ -20,6 +20,34 @@ def test_a_stop_during_the_start_is_clean_and_loses_nothing(start_daemon: StartD
     assert "[daemon] Ready" not in first.log_text()
     second = start_daemon(text)
     assert second.query("SELECT count(*) AS n FROM schedules")[0]["n"] == 3000
+
+
+def test_ctrl_c_during_the_start_ends_the_agents_that_run(start_daemon: StartDaemon) -> None:
+    text = '[daemon]\nstate_dir = "state"\n[agents.a]\ncommand = ["sleep", "300"]\n'
+    first = start_daemon(text + '[agents.a.schedules.s]\nevery = "1s"\n')
+    run = first.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    assert first.stop() == 0
+    schedules = "".join(f'[agents.a.schedules.s{number}]\nevery = "1h"\n' for number in range(3000))
+    second = start_daemon(f"[retention]\ndays = 3\n{text}{schedules}", ready=False)
+    second.wait_for_log("[config] Not yet active")
+    assert second.stop(signal.SIGINT) == 0
+    assert "[daemon] Ready" not in second.log_text()
+    assert processes_of(run["idempotency_key"]) == []
+    assert second.query("SELECT status FROM runs WHERE id = ?", run["id"])[0]["status"] == "cancelled"
+
+
+def test_a_stop_does_not_wait_for_a_database_that_cannot_be_written(start_daemon: StartDaemon) -> None:
+    text = '[daemon]\nstate_dir = "state"\nstop_timeout = "1s"\n[agents.a]\ncommand = ["true"]\n'
+    start_daemon(text).stop()
+    locked = "import daemon.store.database as d\nd._BUSY_TIMEOUT = 0.1\n"
+    locked += "from daemon.service import Service\nimport sqlite3\nprepare = Service._prepare\n"
+    locked += "async def late(self):\n"
+    locked += "    holder = sqlite3.connect(self._database.path, isolation_level=None)\n"
+    locked += "    holder.execute('BEGIN IMMEDIATE')\n    await prepare(self)\nService._prepare = late"
+    second = start_daemon(text, ready=False, slowed=locked)
+    second.wait_for_log("The database cannot be written; trying again")
+    assert second.stop(deadline=10) == 0
+    assert "Traceback" not in second.log_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

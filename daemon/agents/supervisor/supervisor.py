@@ -5,6 +5,7 @@ start, and from then on depends on nobody: time limits hold and the exit status 
 SIGTERM means "end the tree with grace", SIGUSR1 "end it at once".
 """
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -19,8 +20,8 @@ import time
 from typing import Any
 
 from . import status, tree
-from .execution import StartError, start
 from .output import Output, Tail
+from .start import StartError, start
 
 LENGTH = struct.Struct(">I")  # what stands before the spec; a partial message means: do not start
 STARTED = b"s"
@@ -101,7 +102,7 @@ class Supervisor:
         self.main = 0
         self.main_status: int | None = None
         self.reason = "exited"
-        self.exec_error: str | None = None
+        self.not_started: StartError | None = None
         self.childless = False
         self.left_over = 0
         self.complaint: str | None = None
@@ -117,10 +118,8 @@ class Supervisor:
         self.output = Output(self.run_dir, self.spec["max_output"], self._hidden())
         status.write_record(self.status_file, "exec", {"pid": os.getpid(), "at": time.time()})
         self._start()
-        try:
+        with contextlib.suppress(OSError):  # the daemon is away; it will find the run again
             channel.sendall(STARTED)
-        except OSError:  # the daemon is away; it will find the run again
-            self.last_output = time.monotonic()
         channel.close()
         while not self.childless:
             self._wait()
@@ -162,7 +161,7 @@ class Supervisor:
         try:
             self.main = start(self.spec, write_end, error_end)
         except StartError as error:
-            self.exec_error = str(error)
+            self.not_started = error
             self.childless = True
         for descriptor in {write_end, error_end}:
             os.close(descriptor)
@@ -296,8 +295,8 @@ class Supervisor:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return {
             **self._ending(),
-            "reason": "exec_failed" if self.exec_error else self.reason,
-            "error": self.exec_error,
+            "reason": self._reason(),
+            "error": str(self.not_started) if self.not_started else None,
             "output_bytes": self.output.total,
             "output_dropped": self.output.dropped,
             "cpu_seconds": usage.ru_utime + usage.ru_stime,
@@ -306,9 +305,14 @@ class Supervisor:
             "complaint": self.complaint,
         }
 
+    def _reason(self) -> str:
+        if self.not_started is None:
+            return self.reason
+        return "exec_impossible_now" if self.not_started.momentary else "exec_failed"
+
     def _ending(self) -> dict[str, Any]:
         """Return how the command itself ended, as far as that is known."""
-        code = None if self.exec_error else self.main_status
+        code = self.main_status
         return {
             "exit_code": os.WEXITSTATUS(code) if code is not None and os.WIFEXITED(code) else None,
             "signal": os.WTERMSIG(code) if code is not None and os.WIFSIGNALED(code) else None,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.agents.supervisor.execution import StartError, start
+from daemon.agents.supervisor.start import StartError, start
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,9 @@ def spec(folder: Path, *path: str) -> dict[str, Any]:
 
 def write(folder: Path, mode: int) -> None:
     folder.mkdir()
-    (folder / "agent").write_text(f"#!/bin/sh\n/bin/echo {folder.name}; umask; pwd\n")
+    (folder / "agent").write_text(
+        f"#!/bin/sh\n/bin/echo {folder.name}; umask; pwd; /usr/bin/cut -d' ' -f1,6 /proc/$$/stat\n"
+    )
     (folder / "agent").chmod(mode)
 
 
@@ -78,7 +80,8 @@ def test_what_the_command_inherits_the_supervisor_gives_up_again(tmp_path: Path,
             with pytest.raises(StartError):
                 start({**here, **broken}, 1, 2)
         else:
-            assert output_of(here) == ["bin", "0027", str(tmp_path)]
+            name, umask, folder, pid, session = output_of(here)
+            assert (name, umask, folder, session) == ("bin", "0027", str(tmp_path), pid)
         assert os.umask(0o077) == 0o077
     finally:
         os.umask(before)

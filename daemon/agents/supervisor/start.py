@@ -8,11 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 _OOM_SCORE_ADJ = "/proc/self/oom_score_adj"
+_MOMENTARY = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY}
 _MORE_LIKELY = 500  # of the 1000 points by which the kernel chooses whom to kill when memory runs out
 
 
 class StartError(Exception):
     """The command cannot be started; the text says where it failed and why."""
+
+    def __init__(self, text: str, *, momentary: bool) -> None:
+        super().__init__(text)
+        self.momentary = momentary
+        """Whether the host only lacks something just now, such as room for another process."""
 
 
 def start(spec: dict[str, Any], output: int, errors: int) -> int:
@@ -27,9 +33,10 @@ def start(spec: dict[str, Any], output: int, errors: int) -> int:
     try:
         with _failing(f"in {spec['cwd']!r}"):
             os.chdir(spec["cwd"])
-        with _failing(name := repr(spec["argv"][0])):
-            program = _found(spec["argv"][0], spec["env"])
-        with _first_to_die(), _failing(name, program):
+        name = spec["argv"][0]
+        with _failing(repr(name)):
+            program = _found(name, spec["env"])
+        with _first_to_die(), _failing(repr(name), program):
             return _spawn(program, spec, (source, output, errors))
     finally:
         os.chdir("/")
@@ -50,7 +57,7 @@ def _spawn(program: str, spec: dict[str, Any], standard: tuple[int, int, int]) -
 
 
 def _found(program: str, environment: dict[str, str]) -> str:
-    """Return the path of a program as execvp(3) finds it: one that cannot be executed gives way to a later one."""
+    """Return the path of a program: the first on the search path that can be executed, else the first there is."""
     if "/" in program:
         return program
     places = [os.path.join(folder, program) for folder in os.get_exec_path(environment)]
@@ -61,14 +68,15 @@ def _found(program: str, environment: dict[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _failing(where: str, program: str = "") -> Iterator[None]:
+def _failing(where: str, program: str | None = None) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        if isinstance(error, FileNotFoundError) and os.path.exists(program):
+        if isinstance(error, FileNotFoundError) and program is not None and os.path.exists(program):
             reason = "the interpreter that its first line names does not exist"
-        raise StartError(f"cannot start {where}: {reason}") from None
+        momentary = isinstance(error, OSError) and error.errno in _MOMENTARY
+        raise StartError(f"cannot start {where}: {reason}", momentary=momentary) from None
 
 
 @contextlib.contextmanager
