@@ -81,7 +81,9 @@ class Clock:
     async def jumped(self, by: timedelta) -> None:
         """Compute everything anew after a jump of the wall clock."""
         _LOG.warning("[clock] The wall clock jumped; alarms are computed anew", seconds=round(by.total_seconds(), 3))
-        await self._database.write_patiently(lambda tx: step_back(tx, self._now()))
+        shortened = await self._database.write_patiently(lambda tx: step_back(tx, self._now()))
+        if shortened:
+            _LOG.warning("[clock] Due times that were missed under a clock ahead are open again", schedules=shortened)
         self.changed()
         await self._fired([])
 

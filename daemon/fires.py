@@ -269,13 +269,15 @@ def record_pause(tx: Transaction, row: ScheduleRow, now: datetime) -> None:
         _Decision(tx, present, row).summarise(first, DueTime(now), count, FireOutcome.SKIPPED_PAUSED, reason)
 
 
-def step_back(tx: Transaction, now: datetime) -> None:
+def step_back(tx: Transaction, now: datetime) -> int:
     """Make the future open again after a backward step of the clock, and after a start with the clock set back.
 
     Cursors that lie there go back to now, and summaries end now: what they covered beyond has not come yet. Due times
-    with rows of their own stay barred by them. Attempts wait no longer than they were told to.
+    with rows of their own stay barred by them. Attempts wait no longer than they were told to. Return how many
+    summaries were shortened.
     """
-    for summary in summaries_beyond(tx, now):
+    summaries = summaries_beyond(tx, now)
+    for summary in summaries:
         _end_summary(tx, summary, now)
     for raw in schedules_ahead(tx, now):
         try:
@@ -283,6 +285,7 @@ def step_back(tx: Transaction, now: datetime) -> None:
         except UNDECIDABLE:  # somebody damaged its row; the clock will tell of it
             put_off(tx, raw["id"], now)
     hurry_attempts(tx, now)
+    return len(summaries)
 
 
 def _end_summary(tx: Transaction, summary: Summary, now: datetime) -> None:

@@ -173,13 +173,15 @@ def _update(tx: Transaction, entry: _Wanted, row: ScheduleRow, now: datetime) ->
         values.update(_pause_columns(entry.schedule.paused, now))
     new_cadence = bool(changes.keys() & {*CADENCE_KEYS})
     resumed = row.paused and values.get("paused") == 0
+    pauses = not row.paused and values.get("paused") == 1
     if row.paused and (resumed or new_cadence):
         record_pause(tx, row, now)
-    elif new_cadence:
-        skip_undecided(tx, row, now, "the cadence was changed before this due time was decided")
+    elif new_cadence or pauses:
+        what = "the schedule was paused" if pauses else "the cadence was changed"
+        skip_undecided(tx, row, now, f"{what} before this due time was decided")
     changed = change_schedule(tx, row, values, now, principal=_PRINCIPAL, action="update", changes=changes)
-    if resumed or new_cadence or "jitter_ms" in changes:
-        move_cursor(tx, changed, now if resumed or new_cadence else row.cursor)
+    if resumed or pauses or new_cadence or "jitter_ms" in changes:
+        move_cursor(tx, changed, row.cursor if not (resumed or pauses or new_cadence) else now)
 
 
 def _revive(tx: Transaction, row: ScheduleRow, definition: dict[str, Any], schedule: Schedule, now: datetime) -> None:
@@ -190,7 +192,10 @@ def _revive(tx: Transaction, row: ScheduleRow, definition: dict[str, Any], sched
         "declared_paused": int(schedule.paused),
         "deleted_at": None,
     }
-    changed = change_schedule(tx, row, values, now, principal=_PRINCIPAL, action="revive")
+    before = {**row.definition, "paused": row.paused}
+    wanted = {**definition, "paused": schedule.paused}
+    changes = {key: [before[key], value] for key, value in wanted.items() if before[key] != value}
+    changed = change_schedule(tx, row, values, now, principal=_PRINCIPAL, action="revive", changes=changes)
     move_cursor(tx, changed, now)
 
 

@@ -24,7 +24,8 @@ from daemon.errors import ConfigError, StoreUnavailableError
 from daemon.fires import Fire, Present, step_back
 from daemon.log import LogFile
 from daemon.model import WakeTime
-from daemon.recovery import recover
+from daemon.recovery import recover, start_anew
+from daemon.runs.folders import runs_with_folders
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules import Declared, sync_declared
@@ -38,7 +39,7 @@ from daemon.units import format_instant, utc_now
 
 _LOG = structlog.get_logger()
 _STATUS_EVERY = 10.0  # seconds
-_LAST_MOMENT = 3.0  # seconds that a run gets after it was ended at once
+_LAST_MOMENT = 2.0  # seconds that a run gets after it was ended at once
 
 
 async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False) -> None:
@@ -145,6 +146,9 @@ class Service:
         idle = inactive_settings(config)
         if idle:
             _LOG.warning("[config] Not yet active in this version", settings=", ".join(idle))
+        if self._database.lost:
+            begun = await asyncio.to_thread(runs_with_folders, self._state_dir)
+            await self._database.write_patiently(lambda tx: start_anew(tx, self._started, begun))
         await self._database.write_patiently(lambda tx: step_back(tx, self._started))
         declared = await self._database.write_patiently(lambda tx: sync_declared(tx, config, self._started))
         _log_declared(declared)
@@ -206,7 +210,7 @@ class Service:
                 for problem in error.problems:
                     _LOG.error("[config] Not reloaded", problem=problem)
             except StoreUnavailableError as error:
-                _LOG.error("[config] Not reloaded", problem=str(error))
+                _LOG.error("[config] Not reloaded; reload again when it can be written", problem=str(error))
             else:
                 self._apply(config, declared)
             notify("READY=1", await self._status())
@@ -239,7 +243,8 @@ class Service:
             task.cancel()
         left = self._queue.abandon()
         if left:
-            _LOG.info("[run] Left running for the next daemon to adopt", runs=left)
+            how = "running for the next daemon to adopt" if mode == "detach" else "for the next daemon to record"
+            _LOG.info(f"[run] Left {how}", runs=left)
 
     async def _wait_for_runs(self, mode: StopMode) -> None:
         limit = self.config.daemon.stop_timeout.total_seconds()

@@ -76,7 +76,7 @@ def parse_instant(text: str) -> datetime:
 def check_year(instant: datetime) -> datetime:
     """Return the instant if calculating with it stays within what a date can be; raise ValueError otherwise."""
     if not _FIRST_YEAR <= instant.year <= _LAST_YEAR:
-        raise ValueError(f"allowed are the years {_FIRST_YEAR} to {_LAST_YEAR}")
+        raise ValueError(f"outside the years that are allowed, {_FIRST_YEAR} to {_LAST_YEAR}")
     return instant
 
 

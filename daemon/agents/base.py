@@ -63,6 +63,8 @@ class Outcome:
     exit_code: int | None = None
     signal: int | None = None
     message: str | None = None
+    cancelled_by_us: bool = False
+    """Whether the end was asked for by a daemon, and not from outside."""
     permanent: bool = False
     """Whether another attempt could not end otherwise."""
     retry_after: timedelta | None = None
@@ -100,3 +102,6 @@ class Agent(Protocol):
 
     def stop(self, *, at_once: bool) -> None:
         """Ask for the end of the work; `run` or `resume` then returns."""
+
+    def note_cancellation(self, told: str) -> None:
+        """Leave word that the end is wanted, for a daemon that finds no flag in the database."""

@@ -44,6 +44,7 @@ class CommandAgent:
         self._settings = settings
         self._umask = umask
         self._supervisor: SupervisorHandle | None = None
+        self._status: int | None = None  # an open descriptor: what the agent does to the file's name is nothing to us
         self._stop: bool | None = None  # whether at once
         self._grace = settings.kill_grace.total_seconds() if settings else 0.0
         self._last_resort: asyncio.TimerHandle | None = None
@@ -68,6 +69,7 @@ class CommandAgent:
             supervisor.dismiss()
             raise
         self._supervisor = supervisor
+        self._status = status.open_left(str(work.run_dir))
         self._kill_supervisor_in(_longest(work.terms))  # should it hang before it can mind the time itself
         try:
             let_loose = await supervisor.let_loose(spec)
@@ -83,6 +85,8 @@ class CommandAgent:
         if work.identity is None:
             return NeverStarted("the daemon ended before the run had a supervisor")
         self._supervisor = SupervisorHandle.adopt(work.identity)
+        if self._supervisor is not None:
+            self._status = status.open_of(work.identity.pid, str(work.run_dir))
         try:
             self._grace = work.terms.kill_grace_seconds
             self._pass_on_stop()
@@ -94,6 +98,16 @@ class CommandAgent:
         """Have the tree ended by its supervisor."""
         self._stop = at_once or bool(self._stop)
         self._pass_on_stop()
+
+    def note_cancellation(self, told: str) -> None:
+        """Leave word in the status file that the end is wanted, for the case that no database can be told."""
+        if self._status is not None and self._supervisor is not None:
+            with contextlib.suppress(OSError):
+                writable = os.open(f"/proc/self/fd/{self._status}", os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    status.write_record(writable, "cancel", {"error": told})
+                finally:
+                    os.close(writable)
 
     def _pass_on_stop(self) -> None:
         if self._stop is not None and self._supervisor is not None:
@@ -116,6 +130,9 @@ class CommandAgent:
         if self._supervisor is not None:
             self._supervisor.close()
             self._supervisor = None
+        if self._status is not None:
+            os.close(self._status)
+            self._status = None
 
     async def _gone(self, terms: Terms) -> None:
         """Wait for the end of the supervisor; one that overran the run's timeout was stopped by somebody."""
@@ -136,11 +153,13 @@ class CommandAgent:
         An agent can destroy these records; one that is known to have been let loose is never started again.
         """
         await self._gone(work.terms)
-        ended, report = await asyncio.to_thread(_records, work)
+        if self._status is None:
+            self._status = status.open_left(str(work.run_dir))
+        ended, wanted, report = await asyncio.to_thread(_records, self._status, work)
         if ended is not None and ended["reason"] == "exec_impossible_now":
             return NeverStarted(ended["error"], _LAUNCH_AGAIN_AFTER)
         if ended is not None and ended["reason"] != "supervisor_failed":
-            return _outcome(ended, report, work)
+            return _outcome(ended, wanted, report, work)
         identity = work.identity if self._supervisor is None else self._supervisor.identity
         same_boot = identity is not None and identity.boot_id == boot_id()
         begun = await asyncio.to_thread(status.was_begun, str(work.run_dir))
@@ -228,23 +247,29 @@ def _own_variables(work: Work) -> dict[str, str]:
     }
 
 
-def _records(work: Work) -> tuple[dict[str, Any] | None, Report]:
-    """Return what the supervisor recorded of the end, and what the agent said."""
-    ended = status.read_record(str(work.run_dir), "exit")
-    return ended, read_report(work.run_dir, work.terms.result_format) if ended else Report()
+def _records(descriptor: int | None, work: Work) -> tuple[dict[str, Any] | None, dict[str, Any] | None, Report]:
+    """Return what the supervisor recorded of the end, what a daemon did of its wish for it, and what the agent said."""
+    if descriptor is None:
+        return None, None, Report()
+    ended, wanted = (status.read_record(descriptor, slot) for slot in ("exit", "cancel"))
+    return ended, wanted, read_report(work.run_dir, work.terms.result_format) if ended else Report()
 
 
-def _outcome(ended: dict[str, Any], report: Report, work: Work) -> Outcome:
+def _outcome(ended: dict[str, Any], wanted: dict[str, Any] | None, report: Report, work: Work) -> Outcome:
     """Weigh what the supervisor recorded with what the agent said of itself."""
     complaint = report.complaint or ended.get("complaint")
     if complaint:
         _LOG.warning("[run] Report left aside", run_id=work.run_id, agent=work.agent, reason=complaint)
     status_, error, permanent = _verdict(ended, report)
+    cancelled_by_us = status_ is RunStatus.CANCELLED and wanted is not None
+    if cancelled_by_us and wanted is not None:
+        error = wanted["error"]
     if ended.get("left_over"):
         error = f"{error or status_}; {ended['left_over']} process(es) could not be ended"
     return Outcome(
         status=status_,
         error=error,
+        cancelled_by_us=cancelled_by_us,
         exit_code=ended.get("exit_code"),
         signal=ended.get("signal"),
         message=report.message or (f"its report was left aside: {complaint}" if complaint else None),

@@ -22,7 +22,7 @@ _LOG = structlog.get_logger()
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery import serve; serve()"
 _LAUNCHES_AT_ONCE = 16  # well below what a socket's buffer holds
 _TRIES = 3
-_HELLO_TIMEOUT = 10.0
+_HELLO_TIMEOUT = 5.0
 _WAKE_EVERY = 1.0  # seconds
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -64,6 +64,7 @@ class Nursery:
                         async with asyncio.timeout(_HELLO_TIMEOUT):
                             return await self._greet(channel)
                     channel.close()
+                    _LOG.warning("[daemon] The nursery process does not answer; starting another")
                 await self._end(generation)
         raise LaunchError("no supervisor process could be started (out of processes or memory?)")
 

@@ -4,13 +4,13 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from daemon.agents.supervisor.files import open_regular
 from daemon.agents.supervisor.output import STANDARD_OUTPUT
 from daemon.model import RunStatus
 
@@ -56,11 +56,9 @@ def _from_file(path: Path) -> Report:
 
 
 def _read_regular(path: Path) -> bytes:
-    """Return a file's content without following links or waiting for a writer; raise OSError or ValueError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    """Return a file's content; raise OSError or ValueError for what is no file of a sane size."""
+    descriptor = open_regular(str(path))
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is not a regular file")
         data = os.pread(descriptor, _LARGEST_FILE + 1, 0)
     finally:
         os.close(descriptor)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from daemon.agents.supervisor.files import open_in
+from daemon.errors import RefusedError
 from daemon.model import ACTIVE
 from daemon.store.runs import Run, get_run
 
@@ -21,7 +23,7 @@ def copy_output(connection: sqlite3.Connection, run: Run, folder: Path, *, follo
     at = 0
     while True:
         active = follow and _is_active(connection, run.id)  # before reading, so that the last bytes are not missed
-        for chunk in _chunks(folder / "output.log", at):
+        for chunk in _chunks(folder, at):
             at += len(chunk)
             if collect:
                 collected += chunk
@@ -37,10 +39,15 @@ def _is_active(connection: sqlite3.Connection, run_id: int) -> bool:
     return run is not None and run.status in ACTIVE
 
 
-def _chunks(path: Path, start: int) -> Iterator[bytes]:
-    if not path.exists():
+def _chunks(folder: Path, start: int) -> Iterator[bytes]:
+    """Yield the output from a place on; raise RefusedError if an agent put something else in its stead."""
+    try:
+        descriptor = open_in(str(folder), "output.log")
+    except FileNotFoundError:
         return
-    with path.open("rb") as stream:
+    except OSError as error:
+        raise RefusedError(f"{folder / 'output.log'} is not the output any more: {error.strerror}") from None
+    with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor
         stream.seek(start)
         while chunk := stream.read(_CHUNK):
             yield chunk

@@ -144,10 +144,11 @@ def init(
 
     target = folder / "config.toml"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-    except FileExistsError:
-        raise RefusedError(f"{target} is there already; move it away, or name another folder") from None
+    except FileExistsError as error:
+        raise RefusedError(f"{error.filename} is there already; move it away, or name another folder") from None
     except OSError as error:
         raise RefusedError(f"cannot write {target}: {error.strerror}") from None
     with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 - the mode was given with the descriptor

@@ -26,10 +26,12 @@ _PLACE = re.compile(r"(.*) \(at line ([0-9]+), column ([0-9]+)\)", re.DOTALL)
 
 def find_config(option: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
     """Return the config file to use, in the documented order; raise ConfigError if there is none."""
-    if option is not None:
-        return option.absolute()
-    if environment.get("AGENTCRON_CONFIG"):
-        return Path(environment["AGENTCRON_CONFIG"]).absolute()
+    if option is not None or environment.get("AGENTCRON_CONFIG"):
+        named = option if option is not None else Path(environment["AGENTCRON_CONFIG"])
+        try:
+            return named.absolute()
+        except FileNotFoundError:
+            raise ConfigError([f"{named}: the current directory is gone; name the file by its full path"]) from None
     home = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config")
     places = (home / "agentcron/config.toml", SYSTEM_FILE)
     for place in places:

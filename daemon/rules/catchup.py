@@ -53,5 +53,5 @@ def reason(policy: Catchup, *, in_window: bool) -> str:
     if policy is Catchup.NONE:
         return "missed while the daemon was not running or asleep (catchup = none)"
     if policy is Catchup.LATEST and in_window:
-        return "missed; a later missed due time was started instead (catchup = latest)"
+        return "missed, and not the latest that was (catchup = latest)"
     return f"missed, and older than catchup_window (catchup = {policy})"

@@ -66,13 +66,14 @@ def finish(
 
 def _ended_at(run: Run, outcome: Outcome, now: datetime) -> datetime:
     """Return when the work ended: before now if it did so while no daemon was there."""
-    earliest = parse_instant(run.started_at) if run.started_at else now
+    begun = run.delivered_at or run.started_at
+    earliest = parse_instant(begun) if begun else now
     return max(earliest, min(outcome.ended_at or now, now))
 
 
 def _with_flag(outcome: Outcome, flag: Flag | None) -> Outcome:
     """Say who wanted the cancellation; a run that completed all the same stays completed."""
-    if flag is None and outcome.status is RunStatus.CANCELLED:
+    if flag is None and outcome.status is RunStatus.CANCELLED and not outcome.cancelled_by_us:
         return replace(
             outcome, status=RunStatus.INTERRUPTED, error="its supervisor was told to end from outside agentcron"
         )

@@ -21,6 +21,13 @@ def run_folder(state_dir: Path, run_id: int) -> Path:
     return state_dir / "runs" / str(run_id)
 
 
+def runs_with_folders(state_dir: Path) -> set[int]:
+    """Return the numbers of the runs that have a folder: whatever began has one."""
+    return {
+        int(entry.name) for entry in (state_dir / "runs").iterdir() if entry.name.isascii() and entry.name.isdigit()
+    }
+
+
 def prepare(state_dir: Path, run_id: int, content: str, config: Config, environment: str | None) -> Path:
     """Make the run's folder with its input, and return the workspace; raise PreparationError, or FolderRoomError.
 

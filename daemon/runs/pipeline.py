@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -80,6 +80,13 @@ class Pipeline:
         agent = self._agents.get(run_id)
         if agent is not None:
             agent.stop(at_once=at_once)
+
+    def note_cancellation(self, run_ids: Iterable[int], told: str) -> None:
+        """Leave word on the disk, database or not, that these runs are to end; blocks as long as the disk does."""
+        for run_id in run_ids:
+            agent = self._agents.get(run_id)
+            if agent is not None:
+                agent.note_cancellation(told)
 
     async def _guarded(self, run: Run, work: Coroutine[Any, Any, Outcome | NeverStarted]) -> Outcome | NeverStarted:
         """Turn exceptions into outcomes: the one place where that happens."""
@@ -216,7 +223,7 @@ def log_changes(changes: list[Change], started_at: str | None, now: datetime) ->
         if change.schedule:
             keys["schedule"] = change.schedule
         if started_at and change.before is RunStatus.RUNNING:
-            keys["duration_ms"] = int((now - parse_instant(started_at)).total_seconds() * 1000)
+            keys["duration_ms"] = max(0, (now - parse_instant(started_at)) // timedelta(milliseconds=1))
         if change.error:
             keys["error"] = change.error
         bad = change.after in {RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.CONTINUED_AS_NEW}

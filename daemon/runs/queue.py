@@ -32,6 +32,7 @@ from daemon.store.runs import (
 
 _LOG = structlog.get_logger()
 _FLAGS_FIRST = 1.0  # seconds that the record of a cancellation is waited for before the agents hear of it
+_FLAGS_AT_ONCE = 0.1  # likewise, where they are to end at once
 _RETRY_AFTER = 1.0  # seconds, while the database cannot be written
 
 
@@ -160,7 +161,9 @@ class Queue:
                 flag_cancellation(tx, run_id, self._now(), by, at_once=at_once, reason=reason)
 
         written = asyncio.ensure_future(self._database.write_patiently(flag))
-        await asyncio.wait({written}, timeout=_FLAGS_FIRST)
+        await asyncio.wait({written}, timeout=_FLAGS_AT_ONCE if at_once else _FLAGS_FIRST)
+        if not written.done():
+            await asyncio.to_thread(self._pipeline.note_cancellation, run_ids, f"cancelled by {by}: {reason}")
         for run_id in run_ids:
             self._pipeline.stop(run_id, at_once=at_once)
         await written

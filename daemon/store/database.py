@@ -25,6 +25,7 @@ Closure = Callable[["Transaction"], T]
 
 _LOG = structlog.get_logger()
 _BUSY_TIMEOUT = 2.0
+_LAST_WRITES = 0.5  # seconds
 _LARGEST_BATCH = 100
 _TROUBLE = {  # primary result codes (sqlite.org/rescode.html) that say nothing about the statement
     sqlite3.SQLITE_BUSY,
@@ -82,8 +83,10 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 class Database:
     """The open database of a running daemon; every write goes through `write`."""
 
-    def __init__(self, path: Path, witness: WitnessFile, ballast: Ballast) -> None:
+    def __init__(self, path: Path, witness: WitnessFile, ballast: Ballast, *, lost: bool = False) -> None:
         self.path = path
+        self.lost = lost
+        """Whether it was accepted although it knows less than its witness: what happened up to now is unknown."""
         self._witness = witness
         self._ballast = ballast
         self._has_room = True
@@ -104,7 +107,8 @@ class Database:
 
     async def __aexit__(self, *_: object) -> None:
         with contextlib.suppress(TimeoutError):  # a write that cannot be made must not hold up the end
-            await asyncio.wait_for(self._queue.join(), _BUSY_TIMEOUT)
+            async with asyncio.timeout(_LAST_WRITES):
+                await self._queue.join()
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
         await self._reader.close()

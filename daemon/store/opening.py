@@ -1,5 +1,6 @@
 """Open a state directory for a daemon: lock it, create or migrate the database, and confront it with its witness."""
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -11,6 +12,7 @@ from daemon.errors import RefusedError, StoreError
 from daemon.store.ballast import LEAST_FREE, Ballast
 from daemon.store.database import Database, connect
 from daemon.store.migrate import migrate, migrations, newer_schema
+from daemon.store.witness import NAME as WITNESS
 from daemon.store.witness import Witness, WitnessFile, agree, find_loss, read_witness, testify
 
 DATABASE = "state.db"
@@ -89,22 +91,26 @@ def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Dat
         for folder in ("runs", "environments"):
             (state_dir / folder).mkdir(mode=0o700, exist_ok=True)
         ballast = Ballast(state_dir)
-        _open(state_dir, now, accept_data_loss=accept_data_loss)
+        lost = _open(state_dir, now, accept_data_loss=accept_data_loss)
     except sqlite3.OperationalError as error:
         if ballast is None or not ballast.release():
             raise _unusable(state_dir / DATABASE, error) from None
         try:  # a full disk may have been all that was wrong
-            _open(state_dir, now, accept_data_loss=accept_data_loss)
+            lost = _open(state_dir, now, accept_data_loss=accept_data_loss)
         except sqlite3.Error as again:
             raise _unusable(state_dir / DATABASE, again) from None
     except sqlite3.Error as error:
         raise _unusable(state_dir / DATABASE, error) from None
     except OSError as error:
         raise StoreError(f"{state_dir} cannot be used: {error.strerror}: {error.filename}") from None
-    return Database(state_dir / DATABASE, WitnessFile(state_dir), ballast)
+    for private in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", WITNESS):
+        with contextlib.suppress(FileNotFoundError):
+            (state_dir / private).chmod(0o600)
+    return Database(state_dir / DATABASE, WitnessFile(state_dir), ballast, lost=lost)
 
 
-def _open(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> None:
+def _open(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> bool:
+    """Open, create or migrate the database; return whether a loss was accepted."""
     path = state_dir / DATABASE
     found = _inspect(path)
     loss = find_loss(read_witness(state_dir), found)
@@ -122,6 +128,7 @@ def _open(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> None:
         agree(connection, state_dir, now, lost=loss is not None)
     finally:
         connection.close()
+    return loss is not None
 
 
 def _unusable(path: Path, error: sqlite3.Error) -> StoreError:

@@ -274,6 +274,11 @@ def running_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
     return [run_from(row) for row in rows]
 
 
+def pending_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
+    """Return all runs that wait in the queue, oldest first."""
+    return [run_from(row) for row in source.execute(f"{SELECT_RUNS} WHERE r.status = 'pending' ORDER BY r.id")]
+
+
 def flag_cancellation(
     tx: Transaction, run_id: int, now: datetime, by: str, *, at_once: bool = False, reason: str | None = None
 ) -> None:

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from daemon.store.ballast import Ballast
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess, wait_until
+from tests.daemon_process import DaemonProcess, processes_of, wait_until
 from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact, pause
 
 AGENT = """\
@@ -150,6 +152,29 @@ def test_a_ballast_that_somebody_removed_is_laid_again(tmp_path: Path) -> None:
     (tmp_path / "ballast").unlink()
     assert ballast.has_room()
     assert (tmp_path / "ballast").exists()
+
+
+@pytest.mark.parametrize("mode", ["SIGINT", "SIGTERM"])
+def test_agents_ended_by_a_stop_that_no_database_could_be_told_of_are_cancelled(
+    start_daemon: StartDaemon, mode: str
+) -> None:
+    text = (
+        '[daemon]\nstate_dir = "state"\non_stop = "cancel"\nstop_timeout = "2s"\n'
+        '[agents.a]\ncommand = ["sleep", "300"]\non_interrupt = "rerun"\nkill_grace = "1s"\n'
+        '[agents.a.schedules.s]\nevery = "1s"\n'
+    )
+    first = start_daemon(text)
+    run = first.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    with contextlib.closing(sqlite3.connect(first.state / "state.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        assert first.stop(signal.Signals[mode]) == 0
+        assert time.monotonic() - began < 2 + 5
+        assert processes_of(run["idempotency_key"]) == []
+    first.wait_for_log("Left for the next daemon to record")
+    second = start_daemon(text)
+    ended = second.wait_for_row("SELECT * FROM runs WHERE id = ? AND completed_at IS NOT NULL", run["id"])
+    assert (ended["status"], ended["error"]) == ("cancelled", "cancelled by config: the daemon was stopped")
 
 
 def fill_database(daemon: DaemonProcess) -> None:

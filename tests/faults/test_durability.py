@@ -134,3 +134,34 @@ def test_a_log_of_the_database_that_lost_its_tail_is_noticed(start_daemon: Start
     assert tail.read_bytes() == whole[: len(whole) // 2]
     tail.write_bytes(whole)
     start_daemon(AGENT.format(folder=tmp_path))
+
+
+def test_with_an_old_copy_of_the_database_nothing_that_ran_is_started_again(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    text = (
+        f"[agents.a]\ncommand = ['sh', '-c', 'echo $AGENTCRON_SCHEDULED_FOR >> {tmp_path}/started']\n"
+        "max_concurrent = 4\n"
+        '[agents.a.schedules.s]\nevery = "1s"\ncatchup = "all"\noverlap = "allow_all"\n'
+    )
+    first = start_daemon(text)
+    first.wait_for_run("completed", number=2)
+    first.stop()
+    shutil.copy(first.state / "state.db", tmp_path / "copy.db")
+    second = start_daemon(text)
+    newest = first.query("SELECT max(id) AS id FROM runs")[0]["id"]
+    second.wait_for_run("completed", number=newest + 3)
+    second.stop()
+    for file in first.state.glob("state.db*"):
+        file.unlink()
+    shutil.copy(tmp_path / "copy.db", first.state / "state.db")
+    (first.state / "state.db").chmod(0o666)
+    third = start_daemon(text, arguments=("--accept-data-loss",))
+    third.wait_for_row("SELECT 1 FROM runs WHERE id > 1000 AND status = 'completed'")
+    third.stop()
+    started = (tmp_path / "started").read_text().split()
+    assert len(started) == len(set(started))
+    lost = third.query("SELECT outcome, reason FROM fires WHERE reason LIKE 'unknown whether it ran%'")
+    assert {row["outcome"] for row in lost} == {"skipped_missed"}
+    assert (first.state / "state.db").stat().st_mode & 0o777 == 0o600
+    assert_the_ledger_is_exact(third)

@@ -40,7 +40,8 @@ async def test_a_supervisor_that_was_stopped_before_it_was_let_loose_is_woken(tm
         supervisor.close()
     finally:
         await nursery.close()
-    assert (status.read_record(str(tmp_path), "exit") or {})["exit_code"] == 0
+    with (tmp_path / status.NAME).open() as left:
+        assert (status.read_record(left.fileno(), "exit") or {})["exit_code"] == 0
 
 
 def spec_in(folder: Path) -> dict[str, Any]:

@@ -260,6 +260,21 @@ def test_a_database_that_cannot_be_used_is_told(
         assert "Traceback" not in found.stderr
 
 
+def test_an_odd_standard_output_or_directory_is_no_traceback(stopped: DaemonProcess, tmp_path: Path) -> None:
+    program = f"{sys.executable} -m daemon"
+    listing = f"{program} --config {stopped.config} runs show 1"
+    gone = f"mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir {tmp_path}/gone; PYTHONPATH={Path.cwd()} {program}"
+    for script, status in (
+        (f"{listing} >&-", 0),
+        (f"PYTHONIOENCODING=ascii {listing}", 0),
+        (f"{gone} --config config.toml check", 2),
+        (f"{program} init /dev/null", 1),
+    ):
+        found = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+        assert (found.returncode, "Traceback" in found.stderr) == (status, False), found.stderr
+    assert "/dev/null is there already" in found.stderr
+
+
 def test_a_closed_pipe_is_no_error(stopped: DaemonProcess) -> None:
     command = f"{sys.executable} -m daemon --config {stopped.config} schedules next a/s -n 10000 | head -1"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)

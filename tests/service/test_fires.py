@@ -253,6 +253,26 @@ async def test_declaring_again_changes_nothing(ledger: Ledger) -> None:
     assert len(await ledger.select("SELECT * FROM schedule_revisions")) == 1
 
 
+async def test_a_pause_in_the_file_does_not_swallow_what_was_due_before_it(ledger: Ledger) -> None:
+    await ledger.declare()
+    later = START + 35 * SECOND  # the daemon was away
+    await ledger.declare("paused = true", at=later)
+    rows = await ledger.rows()
+    assert [(row["scheduled_for"], row["outcome"]) for row in rows] == [
+        (due(after), "skipped_missed") for after in (10, 20, 30)
+    ]
+    await ledger.declare(at=later + 20 * SECOND)
+    assert [row["outcome"] for row in (await ledger.rows())[3:]] == ["skipped_paused"]
+
+
+async def test_a_revival_says_what_it_changed(ledger: Ledger) -> None:
+    await ledger.declare()
+    await ledger.declare("nothing", at=START + SECOND)
+    await ledger.declare('description = "anew"', at=START + 2 * SECOND, every="20s")
+    [revision] = await ledger.select("SELECT changes FROM schedule_revisions WHERE action = 'revive'")
+    assert json.loads(revision["changes"]) == {"every_ms": [10_000, 20_000], "description": ["", "anew"]}
+
+
 async def test_a_changed_cadence_starts_from_the_change(ledger: Ledger) -> None:
     await ledger.declare()
     [change] = await ledger.declare('cron = "* * * * *"', at=START + 300 * SECOND)

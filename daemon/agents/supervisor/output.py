@@ -7,6 +7,8 @@ says how far it came, so that anyone can fold it onto the log, also after a supe
 import os
 import struct
 
+from .files import open_regular
+
 LOG = "output.log"
 TAIL = "output.tail"
 STANDARD_OUTPUT = "stdout.tail"
@@ -159,7 +161,7 @@ def fold(run_dir: str) -> None:
     """Append the ring to the log in the order it was written, and remove it; harmless to repeat."""
     path = os.path.join(run_dir, TAIL)
     try:
-        tail = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        tail = open_regular(path)
     except FileNotFoundError:
         return
     try:
@@ -172,7 +174,7 @@ def fold(run_dir: str) -> None:
 
 
 def _append(run_dir: str, tail: int, head: int, size: int, written: int) -> None:
-    log = os.open(os.path.join(run_dir, LOG), os.O_RDWR | os.O_CLOEXEC)
+    log = open_regular(os.path.join(run_dir, LOG), os.O_RDWR)
     try:
         os.ftruncate(log, head)
         os.lseek(log, head, os.SEEK_SET)

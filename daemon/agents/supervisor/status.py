@@ -1,20 +1,24 @@
 """The status file of a run: what its supervisor did, readable whatever happened to it.
 
-One preallocated file of 4 KiB, so that it can be written on a full disk: a record before the command is executed and
-one after its whole process tree has ended. Each is one line, `CRC32 JSON`, and carries a version. Only the second is
-waited for until it is on the disk: after a power loss a run without it is interrupted, whether or not it had begun.
+One preallocated file of 4 KiB, so that it can be written on a full disk: a record before the command is executed, one
+after its whole process tree has ended, and one of the daemon's wish to end it. Each is one line, `CRC32 JSON`, and
+carries a version. Only that of the end is waited for until it is on the disk: after a power loss a run without it is
+interrupted, whether or not it had begun.
 """
 
+import contextlib
 import json
 import os
 import zlib
 from typing import Any
 
+from .files import open_in
+
 NAME = "status"
 VERSION = 1
 SIZE = 4096
-_SLOTS = {"exec": 0, "exit": 2048}
-_SLOT_SIZE = 2048
+_SLOTS = {"exec": 0, "cancel": 1024, "exit": 2048}
+_SLOT_SIZE = {"exec": 1024, "cancel": 1024, "exit": 2048}
 _LONGEST_ERROR = 700  # bytes; JSON may double them
 
 
@@ -34,27 +38,47 @@ def write_record(descriptor: int, slot: str, record: dict[str, Any]) -> None:
         record = {**record, "error": record["error"].encode(errors="replace")[:_LONGEST_ERROR].decode(errors="ignore")}
     body = json.dumps({"version": VERSION, **record}, ensure_ascii=False)
     line = f"{zlib.crc32(body.encode()):08x} {body}\n".encode()
-    if len(line) > _SLOT_SIZE:
+    if len(line) > _SLOT_SIZE[slot]:
         raise ValueError("record too long")
-    os.pwrite(descriptor, line.ljust(_SLOT_SIZE, b"\0"), _SLOTS[slot])
+    os.pwrite(descriptor, line.ljust(_SLOT_SIZE[slot], b"\0"), _SLOTS[slot])
     if slot == "exit":
         os.fsync(descriptor)
 
 
 def was_begun(run_dir: str) -> bool:
-    """Tell whether the command may have been let loose: there is a record of it, or the file itself is gone."""
-    return not os.path.exists(os.path.join(run_dir, NAME)) or read_record(run_dir, "exec") is not None
-
-
-def read_record(run_dir: str, slot: str) -> dict[str, Any] | None:
-    """Return a record, None if it was never completely written."""
+    """Tell whether the command may have been let loose: there is a record of it, or the file is not ours any more."""
     try:
-        with open(os.path.join(run_dir, NAME), "rb") as stream:
-            stream.seek(_SLOTS[slot])
-            data = stream.read(_SLOT_SIZE)
-    except FileNotFoundError:
+        descriptor = open_in(run_dir, NAME)
+    except OSError:
+        return True
+    try:
+        return read_record(descriptor, "exec") is not None
+    finally:
+        os.close(descriptor)
+
+
+def open_of(supervisor: int, run_dir: str) -> int | None:
+    """Open the file that a living supervisor holds, which its agent may have removed since; None if it holds none."""
+    held = f"/proc/{supervisor}/fd"
+    with contextlib.suppress(OSError):
+        for number in os.listdir(held):
+            target = os.readlink(f"{held}/{number}").removesuffix(" (deleted)")
+            if target == os.path.join(run_dir, NAME):
+                return os.open(f"{held}/{number}", os.O_RDONLY | os.O_CLOEXEC)
+    return None
+
+
+def open_left(run_dir: str) -> int | None:
+    """Open the file that a supervisor left; None if it is gone or not ours any more."""
+    try:
+        return open_in(run_dir, NAME)
+    except OSError:
         return None
-    line, end, _ = data.partition(b"\n")
+
+
+def read_record(descriptor: int, slot: str) -> dict[str, Any] | None:
+    """Return a record, None if it was never completely written."""
+    line, end, _ = os.pread(descriptor, _SLOT_SIZE[slot], _SLOTS[slot]).partition(b"\n")
     checksum, _, body = line.partition(b" ")
     if not end or checksum != b"%08x" % zlib.crc32(body):
         return None

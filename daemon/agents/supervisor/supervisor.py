@@ -14,12 +14,12 @@ import resource
 import select
 import signal
 import socket
-import stat
 import struct
 import time
 from typing import Any
 
 from . import status, tree
+from .files import open_regular
 from .output import Output, Tail
 from .start import StartError, start
 
@@ -276,11 +276,11 @@ class Supervisor:
         path = os.path.join(self.run_dir, "result.json")
         hidden = self._hidden()
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = open_regular(path, os.O_RDWR)
         except OSError:
             return
         try:
-            if not hidden or not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            if not hidden:
                 return
             data = shown = os.pread(descriptor, _LARGEST_RESULT, 0)
             for value in hidden:

@@ -1,0 +1,23 @@
+"""Opening what an agent may have put in the place of a file of ours."""
+
+import errno
+import os
+import stat
+
+
+def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file, without following a link or waiting for the other end of a pipe; raise OSError."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
+
+
+def open_in(folder: str, name: str) -> int:
+    """Open a regular file in a folder that is no link itself; raise OSError."""
+    place = os.open(folder, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return open_regular(f"/proc/self/fd/{place}/{name}")
+    finally:
+        os.close(place)
