@@ -8,6 +8,7 @@ import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -15,7 +16,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from daemon.errors import NoRoomError, StoreUnavailableError
-from daemon.fires import UNDECIDABLE, Decided, Fire, Present, decide_due, step_back
+from daemon.fires import UNDECIDABLE, Claim, Decided, Fire, Present, decide_due, step_back
 from daemon.model import FireOutcome, WakeTime
 from daemon.store.database import Database
 from daemon.timerfd import acknowledge, open_clock_watch
@@ -39,7 +40,9 @@ class Clock:
         present: Callable[[WakeTime], Present],
         now: Callable[[], datetime],
         fired: Callable[[list[Fire]], Awaitable[None]],
+        look_up: Callable[[set[Claim]], Awaitable[dict[Claim, bool]]],
     ) -> None:
+        self._look_up = look_up
         self._database = database
         self._present = present
         self._now = now
@@ -91,13 +94,20 @@ class Clock:
         """Decide all that is due; return the instant of the next start."""
         try:
             await self._database.check_room()
+            rights: dict[Claim, bool] = {}
+            unanswered: set[Claim] = set()
             while True:
-                decided = await decide_some(self._database, self._present(WakeTime(self._now())), _BATCH)
+                present = self._present(WakeTime(self._now()))
+                present = replace(present, rights=rights, unanswered=frozenset(unanswered))
+                decided = await decide_some(self._database, present, _BATCH)
                 for schedule, reason in decided.troubles:
                     _LOG.error("[clock] Due times cannot be decided", schedule=schedule, reason=reason)
                 if decided.fires:
                     _log(decided.fires)
                     await self._fired(decided.fires)
+                if decided.unknown:
+                    rights |= await self._look_up(decided.unknown)
+                    unanswered |= decided.unknown - rights.keys()
                 if decided.next_wake is None or decided.next_wake > self._now():
                     return decided.next_wake
         except NoRoomError:

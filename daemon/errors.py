@@ -25,6 +25,20 @@ class RefusedError(AgentcronError):
     """What was asked for is not possible in the present state."""
 
 
+class InvalidError(AgentcronError):
+    """What was asked for makes no sense: a value has the right shape and a wrong meaning."""
+
+    exit_status = 2
+
+
+class ForbiddenError(AgentcronError):
+    """The principal may see what it asked about, but not do it."""
+
+
+class StaleVersionError(AgentcronError):
+    """The schedule was changed since the version that the change was meant for."""
+
+
 class DaemonUnreachableError(AgentcronError):
     """No daemon answers for this state directory."""
 

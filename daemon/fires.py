@@ -5,7 +5,8 @@ Everything here happens inside one transaction and has no effect outside it.
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from daemon.model import DueTime, FireOutcome, Trigger
@@ -33,11 +34,16 @@ from daemon.store.schedules import (
     schedule_from,
     schedules_ahead,
 )
+from daemon.store.skips import remove_skip
 from daemon.units import format_instant
 
 _INSTANT = timedelta(microseconds=1)
 _MOST_AT_ONCE = 100
 _PUT_OFF = timedelta(minutes=1)
+_ASK_AGAIN = timedelta(seconds=5)
+_EVERY_RIGHT = "config"  # the principal of declared schedules
+Claim = tuple[str, str]
+"""A schedule's creator and its agent."""
 UNDECIDABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What a schedule whose row somebody damaged raises."""
 
@@ -66,6 +72,14 @@ class Present:
     daemon_started: datetime
     agents: frozenset[str]
     instance: str
+    rights: Mapping[Claim, bool] = field(default_factory=dict)
+    """Which creators may start runs of which agents, as far as that was looked up."""
+    unanswered: frozenset[Claim] = frozenset()
+    """Of whom nobody could tell in time; their schedules are put off."""
+
+    def may_start(self, claim: Claim) -> bool | None:
+        """Tell whether the creator of a schedule may start its agent, None if that was not looked up."""
+        return True if claim[0] == _EVERY_RIGHT else self.rights.get(claim)
 
 
 @dataclass
@@ -77,6 +91,8 @@ class Decided:
     """Schedules that could not be decided, and why; they are looked at again after a minute."""
     next_wake: datetime | None = None
     """When the next start is; not after now if other schedules are still due."""
+    unknown: set[Claim] = field(default_factory=set)
+    """Creators and agents whose rights must be looked up before the schedules they concern can be decided."""
 
 
 def decide_due(tx: Transaction, present: Present, schedules: int, *, guarded: bool = False) -> Decided:
@@ -87,7 +103,15 @@ def decide_due(tx: Transaction, present: Present, schedules: int, *, guarded: bo
     """
     decided = Decided([], [])
     for raw in due_schedules(tx, present.now, schedules):
-        if guarded:
+        claim = raw["creator"], raw["agent"]
+        if claim in present.unanswered:
+            put_off(tx, raw["id"], present.now + _ASK_AGAIN)
+            decided.troubles.append(
+                (f"{raw['agent']}/{raw['name']}", f"the rights of {claim[0]} cannot be looked up now")
+            )
+        elif present.may_start(claim) is None:
+            decided.unknown.add(claim)
+        elif guarded:
             _decide_guarded(tx, present, raw, decided)
         else:
             decided.fires.extend(_Decision(tx, present, schedule_from(raw)).decide())
@@ -161,6 +185,9 @@ class _Decision:
         if self.row.agent not in self.present.agents:
             gone = f"no agent {self.row.agent!r} is in the config"
             return overlap.Verdict(FireOutcome.SKIPPED_AGENT_DELETED), gone
+        if not self.present.may_start((self.row.creator, self.row.agent)):
+            revoked = f"{self.row.creator}, who created the schedule, may not start runs of {self.row.agent} any more"
+            return overlap.Verdict(FireOutcome.SKIPPED_PERMISSION_DENIED), revoked
         unfinished, waiting = count_unfinished(self.tx, self.row.id)
         verdict = overlap.decide(self.row.overlap, unfinished, waiting)
         skipped = verdict.outcome is FireOutcome.SKIPPED_OVERLAP
@@ -199,7 +226,7 @@ class _Decision:
         """Decide one due time, unless it was decided before; a verdict that starts it may be known already."""
         if is_recorded(self.tx, self.row.id, due):
             return
-        if self._was_skipped_by_request(due):
+        if remove_skip(self.tx, self.row.id, due):
             self._record(due, FireOutcome.SKIPPED_REQUESTED, "skipped on request")
             return
         if verdict is None:
@@ -223,13 +250,6 @@ class _Decision:
         reason = f"a later due time came (overlap = {self.row.overlap})"
         for run_id in unfinished_of(self.tx, self.row.id):
             flag_cancellation(self.tx, run_id, self.present.now, "config", at_once=at_once, reason=reason)
-
-    def _was_skipped_by_request(self, due: DueTime) -> bool:
-        removed = self.tx.execute(
-            "DELETE FROM schedule_skips WHERE schedule_id = ? AND scheduled_for = ?",
-            (self.row.id, format_instant(due)),
-        )
-        return removed.rowcount > 0
 
     def _record(self, due: DueTime, outcome: FireOutcome, reason: str) -> None:
         record_fire(self.tx, self.row.id, due, outcome, self.present.now, reason=reason)
@@ -303,8 +323,10 @@ def _end_summary(tx: Transaction, summary: Summary, now: datetime) -> None:
     shorten_summary(tx, summary, last, min(max(count, 1), summary.count))
 
 
-def new_run(row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, held: bool = False) -> NewRun:
-    """Describe the run of a due time under its deterministic name."""
+def new_run(
+    row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, creator: str | None = None, held: bool = False
+) -> NewRun:
+    """Describe the run of a due time under its deterministic name; its creator is the schedule's, or who asked."""
     at = format_instant(due)
     metadata = json.loads(row.definition["task_metadata"])
     display_name = metadata.get("display_name")
@@ -325,7 +347,7 @@ def new_run(row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, 
         trigger=trigger,
         scheduled_for=due,
         display_name=display_name,
-        creator=row.creator,
+        creator=creator or row.creator,
         input_author=row.definition["input_author"],
         input_content=row.definition["input_content"],
         task_params=row.definition["task_params"],

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime
 from functools import partial
@@ -13,22 +14,30 @@ from typing import Any
 import structlog
 
 from daemon import __version__
+from daemon.access import Rights
 from daemon.agents.launcher import Nursery
+from daemon.api.control import Control
+from daemon.api.identity import Tokens
+from daemon.api.server import ControlServer
+from daemon.api.sockets import Listeners, listening
 from daemon.clock import Clock
 from daemon.config.differences import changed_settings
 from daemon.config.inactive import inactive_settings
 from daemon.config.loading import load_config
+from daemon.config.places import socket_path
 from daemon.config.places import state_dir as state_dir_of
 from daemon.config.schema import Config
 from daemon.errors import ConfigError, StoreUnavailableError
-from daemon.fires import Fire, Present, step_back
+from daemon.fires import Claim, Fire, Present, step_back
+from daemon.limits import raise_open_files
 from daemon.log import LogFile
+from daemon.metrics import Metrics
 from daemon.model import WakeTime
 from daemon.recovery import recover, start_anew
 from daemon.runs.folders import runs_with_folders
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
-from daemon.schedules import Declared, sync_declared
+from daemon.schedules.declaring import Declared, sync_declared
 from daemon.stopping import Stop, StopMode
 from daemon.store.database import Database
 from daemon.store.opening import DaemonLock, open_state
@@ -39,6 +48,7 @@ from daemon.units import format_instant, utc_now
 
 _LOG = structlog.get_logger()
 _STATUS_EVERY = 10.0  # seconds
+_LOOK_UP = 1.0  # seconds that a look-up of rights may hold up due times
 _LAST_MOMENT = 2.0  # seconds that a run gets after it was ended at once
 
 
@@ -47,15 +57,18 @@ async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False)
     started = utc_now()
     state_dir = state_dir_of(config)
     umask = os.umask(0o077)
-    for early in (signal.SIGUSR1, signal.SIGHUP):  # until there is somebody to hear them
-        signal.signal(early, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to hear it
+    open_files = raise_open_files()
     lock = DaemonLock(state_dir)
     try:
         stop = Stop(config.daemon.on_stop)
         opening = partial(open_state, state_dir, started, accept_data_loss=accept_data_loss)
-        async with await asyncio.to_thread(opening) as database, _nursery() as nursery:
-            service = Service(config, log, database, nursery, stop, state_dir, started, umask)
-            await service.run()
+        async with await asyncio.to_thread(opening) as database, _nursery(open_files) as nursery:
+            Tokens(config)  # one that cannot be used is told before anything is begun
+            control = config.control
+            with listening(socket_path(config), control.group, control.listen) as listeners:
+                service = Service(config, log, database, nursery, listeners, stop, state_dir, started, umask)
+                await service.run()
     finally:
         lock.release()
         os.umask(umask)
@@ -63,8 +76,8 @@ async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False)
 
 
 @contextlib.asynccontextmanager
-async def _nursery() -> AsyncIterator[Nursery]:
-    nursery = Nursery()
+async def _nursery(open_files: int) -> AsyncIterator[Nursery]:
+    nursery = Nursery(open_files)
     try:
         yield nursery
     finally:
@@ -80,6 +93,7 @@ class Service:
         log: LogFile,
         database: Database,
         nursery: Nursery,
+        listeners: Listeners,
         stop: Stop,
         state_dir: Path,
         started: datetime,
@@ -89,13 +103,17 @@ class Service:
         self._log = log
         self._database = database
         self._nursery = nursery
+        self._listeners = listeners
         self._stop_signal = stop
         self._state_dir = state_dir
         self._started = started
         self._umask = umask
         self._instance = ""
+        self._metrics = Metrics()
         self._queue: Queue
         self._clock: Clock
+        self._control: Control
+        self._server: ControlServer
         self._tasks: asyncio.TaskGroup
         self._reloading = asyncio.Lock()
         self._reload_waits = False
@@ -111,6 +129,7 @@ class Service:
             self._wire(runs)
             self._tasks = loops
             self._watch_for_requests()
+            await self._server.start()
             await recover(self._database, self._queue)
             standing: list[asyncio.Task[Any]] = []
             if not self._stop_signal.asked.is_set():
@@ -157,14 +176,49 @@ class Service:
         )
 
     def _wire(self, runs: asyncio.TaskGroup) -> None:
-        pipeline = Pipeline(self._database, self._state_dir, self._nursery, self._umask, self._instance, utc_now)
+        pipeline = Pipeline(
+            self._database,
+            self._state_dir,
+            self._nursery,
+            self._umask,
+            self._instance,
+            utc_now,
+            self._may_deliver,
+            self._metrics.run_changed,
+        )
         self._queue = Queue(self._database, pipeline, self.config, runs, utc_now)
-        self._clock = Clock(self._database, self._present, utc_now, self._fired)
+        self._clock = Clock(self._database, self._present, utc_now, self._fired, self._look_up)
+        self._control = Control(
+            database=self._database,
+            clock=self._clock,
+            queue=self._queue,
+            metrics=self._metrics,
+            reload=self._reload_now,
+            state_dir=self._state_dir,
+            instance=self._instance,
+            config=self.config,
+            rights=Rights(self.config),
+        )
+        self._server = ControlServer(self._control, self._listeners)
 
     def _present(self, now: WakeTime) -> Present:
         return Present(now, self._started, frozenset(self.config.agents), self._instance)
 
+    async def _look_up(self, claims: set[Claim]) -> dict[Claim, bool]:
+        """Look up which creators may start runs of which agents, off the loop; leave out what takes too long."""
+        rights = self._control.rights
+        asked = {asyncio.ensure_future(asyncio.to_thread(rights.grant, {claim})) for claim in claims}
+        done, _ = await asyncio.wait(asked, timeout=_LOOK_UP) if asked else (set(), set())
+        return {claim: right for answer in done for claim, right in answer.result().items()}
+
+    async def _may_deliver(self, principal: str, agent: str) -> bool:
+        """Tell whether the input of a principal's run may still be delivered."""
+        rights = self._control.rights
+        at_once = rights.may_at_once(principal)
+        return at_once if at_once is not None else await asyncio.to_thread(rights.may, principal, "task.update", agent)
+
     async def _fired(self, fires: list[Fire]) -> None:
+        self._metrics.fired(fires)
         self._queue.wake()
         if any(fire.stops_others for fire in fires):
             await self._queue.obey_flags()
@@ -174,7 +228,6 @@ class Service:
     def _watch_for_requests(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload()))
-        loop.add_signal_handler(signal.SIGUSR1, lambda: self._spawn(self._queue.obey_flags()))
 
     def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Do what a signal asked for; whatever goes wrong with it is told and stops nothing else."""
@@ -199,35 +252,58 @@ class Service:
         if self._reload_waits:
             return
         self._reload_waits = True
+        with contextlib.suppress(ConfigError, StoreUnavailableError):  # the log told of it
+            await self._reload_now()
+
+    async def _reload_now(self) -> tuple[list[Declared], list[str]]:
+        """Read the file again and apply it; return the changed schedules, and the settings that need a restart.
+
+        Raise ConfigError or StoreUnavailableError if nothing was changed.
+        """
         async with self._reloading:
             self._reload_waits = False
             notify("RELOADING=1", f"MONOTONIC_USEC={_monotonic_usec()}")
             try:
-                config = await asyncio.to_thread(load_config, self.config.file)
+                config, tokens = await asyncio.to_thread(_load, self.config.file)
                 await self._clock.decide()
                 declared = await self._database.write(lambda tx: sync_declared(tx, config, utc_now()))
             except ConfigError as error:
                 for problem in error.problems:
                     _LOG.error("[config] Not reloaded", problem=problem)
+                raise
             except StoreUnavailableError as error:
                 _LOG.error("[config] Not reloaded; reload again when it can be written", problem=str(error))
+                raise
             else:
-                self._apply(config, declared)
-            notify("READY=1", await self._status())
+                late = self._needing_restart(config)
+                self._apply(config, tokens, declared)
+                return declared, late
+            finally:
+                notify("READY=1", await self._status())
 
-    def _apply(self, config: Config, declared: list[Declared]) -> None:
-        if state_dir_of(config) != self._state_dir:
-            _LOG.warning("[config] Takes effect at the next start", setting="daemon.state_dir")
-        if config.log != self.config.log:
-            _LOG.warning("[config] Takes effect at the next start", setting="log")
+    def _apply(self, config: Config, tokens: Tokens, declared: list[Declared]) -> None:
+        for setting in self._needing_restart(config):
+            _LOG.warning("[config] Takes effect at the next start", setting=setting)
         for setting in changed_settings(self.config, config):
             _LOG.info("[config] Setting changed", setting=setting)
         self.config = self._queue.config = config
+        self._control.use(config)
+        self._server.use(config, tokens)
         self._stop_signal.term_means = config.daemon.on_stop
         _log_declared(declared)
         _LOG.info("[config] Reloaded", file=str(config.file), changed_schedules=len(declared))
         self._queue.wake()
         self._clock.changed()
+
+    def _needing_restart(self, config: Config) -> list[str]:
+        """Name the changed settings that only a restart brings into effect."""
+        before = {"control.group": self.config.control.group, "control.listen": self.config.control.listen}
+        after = {"control.group": config.control.group, "control.listen": config.control.listen}
+        before |= {"control.socket": str(socket_path(self.config)), "daemon.state_dir": str(self._state_dir)}
+        after |= {"control.socket": str(socket_path(config)), "daemon.state_dir": str(state_dir_of(config))}
+        return [name for name in before if before[name] != after[name]] + (
+            ["log"] if config.log != self.config.log else []
+        )
 
     # stop
 
@@ -239,6 +315,7 @@ class Service:
         self._queue.close()
         if mode != "detach":
             await self._wait_for_runs(mode)
+        await self._server.close()
         for task in (*standing, *self._asked):
             task.cancel()
         left = self._queue.abandon()
@@ -266,7 +343,9 @@ class Service:
         """Tell systemd how things stand, and that loop and database writer advance."""
         interval = min(watchdog_interval() or _STATUS_EVERY, _STATUS_EVERY)
         while True:
+            before = time.monotonic()
             await asyncio.sleep(interval)
+            self._metrics.lagged(time.monotonic() - before - interval)
             with contextlib.suppress(StoreUnavailableError):  # the writer answered: it advances
                 await self._database.write(lambda tx: tx.execute("SELECT 1").fetchone())
             notify("WATCHDOG=1")
@@ -279,6 +358,12 @@ class Service:
         wake = await self._database.read(next_wake)
         following = f", next {format_instant(wake)}" if wake else ""
         return f"STATUS={running} running, {waiting} waiting{following}"
+
+
+def _load(file: Path) -> tuple[Config, Tokens]:
+    """Read a config and the tokens that it names; raise ConfigError if either cannot be used."""
+    config = load_config(file)
+    return config, Tokens(config)
 
 
 def _log_declared(declared: list[Declared]) -> None:

@@ -1,21 +1,23 @@
 """Schedules, runs and fires as everybody outside sees them: the bodies of `--json` and of the control API."""
 
 import json
-import shutil
 import sqlite3
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from daemon.config.schema import AgentexAgent, CommandAgent, Config
+from daemon.errors import InvalidError
 from daemon.model import DueTime, Step
 from daemon.rules.cadence import Cadence
-from daemon.store.runs import SELECT_RUNS, Run, count_pending, run_from
+from daemon.store.runs import SELECT_RUNS, Run, run_from
 from daemon.store.schedules import ScheduleRow, schedule_from
-from daemon.units import format_duration, format_instant, format_size, parse_instant
+from daemon.store.skips import pending_skips
+from daemon.units import format_instant, parse_instant
 
 _NEXT_TIMES = 5
-_FEW = 5
+_FIRE_KEYS = ("scheduled_for", "outcome", "reason", "run_id", "decided_at", "covers_until", "covers_count")
 
 
 def upcoming(cadence: Cadence, after: datetime, count: int) -> list[DueTime]:
@@ -31,13 +33,7 @@ def upcoming(cadence: Cadence, after: datetime, count: int) -> list[DueTime]:
 def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Config, now: datetime) -> dict[str, Any]:
     """Return one schedule with its state, its next due times and its figures."""
     definition = row.definition
-    skips = [
-        skip["scheduled_for"]
-        for skip in connection.execute(
-            "SELECT scheduled_for FROM schedule_skips WHERE schedule_id = ? ORDER BY 1", (row.id,)
-        )
-    ]
-    times = upcoming(row.cadence, now, _NEXT_TIMES) if not row.paused and not row.deleted_at else []
+    skips = pending_skips(connection, row.id)
     return {
         "id": row.id,
         "agent": row.agent,
@@ -66,7 +62,7 @@ def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Conf
         "task_params": json.loads(definition["task_params"]),
         "task_metadata": json.loads(definition["task_metadata"]),
         "state": "deleted" if row.deleted_at else "paused" if row.paused else "active",
-        "next_action_times": [format_instant(due) for due in times],
+        "next_action_times": _next_times(row, now, skips),
         "skipped_action_times": skips,
         **_figures(connection, row.id),
         "creator_principal": row.creator,
@@ -76,21 +72,34 @@ def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Conf
     }
 
 
+def _next_times(row: ScheduleRow, now: datetime, skips: list[str]) -> list[str] | None:
+    """Return the next due times that are to be started; None for a schedule whose row somebody damaged."""
+    if row.paused or row.deleted_at:
+        return []
+    wanted = _NEXT_TIMES + len(skips)
+    try:
+        times = [due for due in _following(row.cadence, row.cursor, wanted) if due > now]
+        if len(times) < wanted:
+            times = upcoming(row.cadence, now, wanted)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return None
+    return [at for at in map(format_instant, times) if at not in skips][:_NEXT_TIMES]
+
+
+@lru_cache(maxsize=4096)  # a cursor moves only when something was due: most look-ups find what an earlier one found
+def _following(cadence: Cadence, cursor: datetime, count: int) -> tuple[DueTime, ...]:
+    return tuple(upcoming(cadence, cursor, count))
+
+
 def _figures(connection: sqlite3.Connection, schedule_id: int) -> dict[str, Any]:
-    started = connection.execute(
-        "SELECT count(*) AS n, max(scheduled_for) AS last FROM fires WHERE schedule_id = ? AND outcome = 'launched'",
+    row = connection.execute(
+        "SELECT count(*) FILTER (WHERE outcome = 'launched') AS started, "
+        "max(scheduled_for) FILTER (WHERE outcome = 'launched') AS last, "
+        "coalesce(sum(coalesce(covers_count, 1)) FILTER (WHERE outcome = 'skipped_missed'), 0) AS missed "
+        "FROM fires WHERE schedule_id = ?",
         (schedule_id,),
     ).fetchone()
-    missed = connection.execute(
-        "SELECT coalesce(sum(coalesce(covers_count, 1)), 0) AS n FROM fires "
-        "WHERE schedule_id = ? AND outcome = 'skipped_missed'",
-        (schedule_id,),
-    ).fetchone()
-    return {
-        "last_action_time": started["last"],
-        "num_actions_taken": started["n"],
-        "missed_count": missed["n"],
-    }
+    return {"last_action_time": row["last"], "num_actions_taken": row["started"], "missed_count": row["missed"]}
 
 
 def _input_method(config: Config, agent: str) -> str | None:
@@ -109,13 +118,24 @@ def _seconds(milliseconds: int | None) -> float | int | None:
     return milliseconds // 1000 if milliseconds % 1000 == 0 else milliseconds / 1000
 
 
-def list_schedules(connection: sqlite3.Connection, agent: str | None) -> list[ScheduleRow]:
-    """Return the live schedules, of one agent or of all, by address."""
+def schedules_page(
+    connection: sqlite3.Connection, config: Config, now: datetime, agent: str | None, limit: int, cursor: str | None
+) -> dict[str, Any]:
+    """Return live schedules by address, of one agent or of all; the cursor is the last page's last address."""
+    begin = tuple((cursor or "/").split("/", 1))
+    if len(begin) != 2:  # noqa: PLR2004 - agent and name
+        raise InvalidError(f"cursor: {cursor!r} is none that a list gave")
     rows = connection.execute(
-        "SELECT * FROM schedules WHERE deleted_at IS NULL AND (?1 IS NULL OR agent = ?1) ORDER BY agent, name",
-        (agent,),
+        "SELECT * FROM schedules WHERE deleted_at IS NULL AND (?1 IS NULL OR agent = ?1) AND (agent, name) > (?2, ?3) "
+        "ORDER BY agent, name LIMIT ?4",
+        (agent, *begin, limit),
     )
-    return [schedule_from(row) for row in rows]
+    found = [schedule_from(row) for row in rows]
+    total = connection.execute(
+        "SELECT count(*) AS n FROM schedules WHERE deleted_at IS NULL AND (?1 IS NULL OR agent = ?1)", (agent,)
+    ).fetchone()["n"]
+    views = [schedule_view(connection, row, config, now) for row in found]
+    return {"run_schedules": views, "total": total, "next_cursor": found[-1].address if len(found) == limit else None}
 
 
 def run_view(run: Run) -> dict[str, Any]:
@@ -179,98 +199,114 @@ def _duration_ms(run: Run) -> int | None:
     return (parse_instant(run.completed_at) - parse_instant(run.started_at)) // timedelta(milliseconds=1)
 
 
-def list_runs(
+def runs_page(
     connection: sqlite3.Connection,
     *,
+    agents: list[str] | None = None,
+    only: int | None = None,
     agent: str | None = None,
     schedule: str | None = None,
     status: str | None = None,
     limit: int,
-) -> tuple[list[Run], int]:
-    """Return the newest runs that match, and how many match."""
-    where = "WHERE (?1 IS NULL OR r.agent = ?1) AND (?2 IS NULL OR s.name = ?2) AND (?3 IS NULL OR r.status = ?3)"
-    values = (agent, schedule, status)
-    rows = connection.execute(f"{SELECT_RUNS} {where} ORDER BY r.id DESC LIMIT ?4", (*values, limit))
+    cursor: str | None = None,
+) -> dict[str, Any]:
+    """Return the newest runs that match, and how many match.
+
+    `agents` are those that may be seen, None for all; `only` is the one run that may be. The cursor is the run that the
+    last page ended with.
+    """
+    values: dict[str, Any] = {"agent": agent, "schedule": schedule, "status": status, "only": only}
+    conditions = {"agent": "r.agent = :agent", "schedule": "s.name = :schedule", "status": "r.status = :status"}
+    conditions["only"] = "r.id = :only"
+    chosen = [text for name, text in conditions.items() if values[name] is not None]
+    if agents is not None and only is None:
+        values["agents"] = json.dumps(agents)
+        chosen.append("r.agent IN (SELECT value FROM json_each(:agents))")
+    where = " AND ".join(chosen) or "1"
+    values |= {"limit": limit, "cursor": _number(cursor)}
+    rows = connection.execute(f"{SELECT_RUNS} WHERE {where} AND r.id < :cursor ORDER BY r.id DESC LIMIT :limit", values)
+    found = [run_view(run_from(row)) for row in rows]
+    joined = "runs r LEFT JOIN schedules s ON s.id = r.schedule_id" if schedule else "runs r"
+    total = connection.execute(f"SELECT count(*) AS n FROM {joined} WHERE {where}", values).fetchone()["n"]
+    return {"runs": found, "total": total, "next_cursor": str(found[-1]["id"]) if len(found) == limit else None}
+
+
+def fires_page(connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None) -> dict[str, Any]:
+    """Return the newest fires of a schedule; the cursor is the due time that the last page ended with."""
+    rows = connection.execute(
+        "SELECT * FROM fires WHERE schedule_id = ? AND scheduled_for < ? ORDER BY scheduled_for DESC LIMIT ?",
+        (schedule_id, cursor or "~", limit),
+    )
+    found = [{key: row[key] for key in _FIRE_KEYS} for row in rows]
+    total = connection.execute("SELECT count(*) AS n FROM fires WHERE schedule_id = ?", (schedule_id,)).fetchone()["n"]
+    return {"fires": found, "total": total, "next_cursor": found[-1]["scheduled_for"] if len(found) == limit else None}
+
+
+def revisions_page(connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None) -> dict[str, Any]:
+    """Return the newest revisions of a schedule; the cursor is the version that the last page ended with."""
+    rows = connection.execute(
+        "SELECT * FROM schedule_revisions WHERE schedule_id = ? AND version < ? ORDER BY version DESC LIMIT ?",
+        (schedule_id, _number(cursor), limit),
+    )
+    found = [
+        {
+            "version": row["version"],
+            "at": row["at"],
+            "principal": row["principal"],
+            "action": row["action"],
+            "changes": _changes_view(json.loads(row["changes"])),
+            "note": row["note"],
+        }
+        for row in rows
+    ]
     total = connection.execute(
-        f"SELECT count(*) AS n FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id {where}",
-        values,
-    ).fetchone()
-    return [run_from(row) for row in rows], int(total["n"])
+        "SELECT count(*) AS n FROM schedule_revisions WHERE schedule_id = ?", (schedule_id,)
+    ).fetchone()["n"]
+    following = str(found[-1]["version"]) if len(found) == limit else None
+    return {"revisions": found, "total": total, "next_cursor": following}
+
+
+def _number(cursor: str | None) -> int:
+    if cursor is None:
+        return 2**63 - 1
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):  # noqa: PLR2004 - fits into 63 bits
+        raise InvalidError(f"cursor: {cursor!r} is none that a list gave")
+    return int(cursor)
+
+
+def _changes_view(changes: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return the changes of a revision under the names and in the units of the API."""
+    found: dict[str, list[Any]] = {}
+    for column, pair in changes.items():
+        before, after = pair if isinstance(pair, list) else (None, pair)
+        name, convert = _API_KEYS.get(column, (column, _same))
+        found[name] = [None if value is None else convert(value) for value in (before, after)]
+    return found
+
+
+def _same(value: Any) -> Any:  # noqa: ANN401 - any value
+    return value
+
+
+_API_KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "cron": ("cron_expression", _same),
+    "every_ms": ("interval_seconds", _seconds),
+    "offset_ms": ("offset_seconds", _seconds),
+    "jitter_ms": ("jitter_seconds", _seconds),
+    "catchup_window_ms": ("catchup_window_seconds", _seconds),
+    "overlap": ("overlap_policy", _same),
+    "pause_on_failure": ("pause_on_failure", bool),
+    "paused": ("paused", bool),
+    "input_author": ("initial_input.author", _same),
+    "input_content": ("initial_input.content", _same),
+    "task_params": ("task_params", json.loads),
+    "task_metadata": ("task_metadata", json.loads),
+}
 
 
 def history_view(connection: sqlite3.Connection, schedule_id: int, limit: int) -> dict[str, Any]:
     """Return the newest fires of a schedule with outcomes and reasons, and its revisions, newest first."""
-    fires = connection.execute(
-        "SELECT * FROM fires WHERE schedule_id = ? ORDER BY scheduled_for DESC LIMIT ?", (schedule_id, limit)
-    )
-    revisions = connection.execute(
-        "SELECT * FROM schedule_revisions WHERE schedule_id = ? ORDER BY version DESC LIMIT ?",
-        (schedule_id, limit),
-    )
     return {
-        "fires": [
-            {
-                key: row[key]
-                for key in (
-                    "scheduled_for",
-                    "outcome",
-                    "reason",
-                    "run_id",
-                    "decided_at",
-                    "covers_until",
-                    "covers_count",
-                )
-            }
-            for row in fires
-        ],
-        "revisions": [
-            {
-                "version": row["version"],
-                "at": row["at"],
-                "principal": row["principal"],
-                "action": row["action"],
-                "changes": json.loads(row["changes"]),
-                "note": row["note"],
-            }
-            for row in revisions
-        ],
+        "fires": fires_page(connection, schedule_id, limit, None)["fires"],
+        "revisions": revisions_page(connection, schedule_id, limit, None)["revisions"],
     }
-
-
-def status_view(connection: sqlite3.Connection, state_dir: Path, daemon: int | None, now: datetime) -> dict[str, Any]:
-    """Return how the daemon is doing: what runs now, what is next, what failed last, and the disk."""
-    running = connection.execute(
-        f"{SELECT_RUNS} WHERE r.completed_at IS NULL AND r.status IN ('running', 'suspended') ORDER BY r.id"
-    ).fetchall()
-    failed = connection.execute(
-        f"{SELECT_RUNS} WHERE r.status IN ('failed', 'interrupted') ORDER BY r.id DESC LIMIT {_FEW}"
-    ).fetchall()
-    pending = count_pending(connection)
-    following = connection.execute(
-        "SELECT agent, name, next_due FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL "
-        "ORDER BY wake_at LIMIT ?",
-        (_FEW,),
-    ).fetchall()
-    return {
-        "daemon": {"running": daemon is not None, "pid": daemon, "uptime": _uptime(daemon, now)},
-        "running": [run_view(run_from(row)) for row in running],
-        "pending": pending,
-        "next": [{"schedule": f"{row['agent']}/{row['name']}", "scheduled_for": row["next_due"]} for row in following],
-        "last_failures": [run_view(run_from(row)) for row in failed],
-        "disk": _disk(state_dir),
-    }
-
-
-def _uptime(pid: int | None, now: datetime) -> str | None:
-    if pid is None:
-        return None
-    try:
-        since = datetime.fromtimestamp(Path(f"/proc/{pid}").stat().st_mtime, UTC)
-    except OSError:  # it ended just now
-        return None
-    return format_duration(now - since)
-
-
-def _disk(state_dir: Path) -> dict[str, str]:
-    database = sum(path.stat().st_size for path in state_dir.glob("state.db*"))
-    return {"used": format_size(database), "free": format_size(shutil.disk_usage(state_dir).free)}

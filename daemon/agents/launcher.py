@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from daemon.agents.supervisor import tree
 from daemon.agents.supervisor.supervisor import LENGTH, STARTED
 
 _LOG = structlog.get_logger()
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery import serve; serve()"
+_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery import serve; serve(int(sys.argv[2]))"
 _LAUNCHES_AT_ONCE = 16  # well below what a socket's buffer holds
 _TRIES = 3
 _HELLO_TIMEOUT = 5.0
@@ -47,8 +48,10 @@ class _Generation:
 class Nursery:
     """The small process that forks supervisors; started at first need and again whenever it dies."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_files: int | None = None) -> None:
+        """Prepare to start it; `open_files` is what agents get as their soft limit, None for our own."""
         self.boot_id = boot_id()
+        self._open_files = open_files if open_files is not None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._generation: _Generation | None = None
         self._changing = asyncio.Lock()
         self._room = asyncio.Semaphore(_LAUNCHES_AT_ONCE)
@@ -93,7 +96,7 @@ class Nursery:
     async def _started(self) -> _Generation:
         async with self._changing:
             if self._generation is None:
-                self._generation = await asyncio.to_thread(_start)
+                self._generation = await asyncio.to_thread(_start, self._open_files)
             return self._generation
 
     async def _end(self, generation: _Generation) -> None:
@@ -107,9 +110,9 @@ class Nursery:
             await asyncio.to_thread(generation.process.wait)
 
 
-def _start() -> _Generation:
+def _start(open_files: int) -> _Generation:
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-I", "-S", "-c", _CODE, str(Path(__file__).parent)]
+    command = [sys.executable, "-I", "-S", "-c", _CODE, str(Path(__file__).parent), str(open_files)]
     with theirs:
         return _Generation(control, subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True))
 

@@ -12,7 +12,7 @@ from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent
 from daemon.config.secrets import read_secret
 from daemon.errors import SecretError
 from daemon.model import Overlap
-from daemon.schedules import Declared, declared_changes
+from daemon.schedules.declaring import Declared, declared_changes
 
 
 def warnings_about(config: Config) -> Iterator[str]:
@@ -39,7 +39,7 @@ def changes_by_reload(config: Config) -> list[dict[str, Any]]:
     else:
         names = ((agent, name) for agent, settings in config.agents.items() for name in settings.schedules)
         declared = [Declared(f"{agent}/{name}", "created") for agent, name in names]
-    return [{"schedule": one.address, "action": one.action, "changes": one.changes} for one in declared]
+    return [one.view() for one in declared]
 
 
 def _overlap(place: str, agent: BaseAgent) -> Iterator[str]:

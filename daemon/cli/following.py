@@ -4,34 +4,52 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from daemon.agents.supervisor.files import open_in
+from daemon.cli.client import Client
+from daemon.cli.reading import may_read, reading, run_numbered
+from daemon.config.places import state_dir
+from daemon.config.schema import Config
 from daemon.errors import RefusedError
 from daemon.model import ACTIVE
-from daemon.store.runs import Run, get_run
+from daemon.runs.folders import run_folder
+from daemon.store.runs import get_run
+from daemon.views import run_view
 
 _CHUNK = 1024 * 1024
 _PAUSE = 0.2  # seconds between two looks at a growing file
 _UNSAFE = re.compile(rb"(?!\x1b\[[0-9;]*m)[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-def copy_output(connection: sqlite3.Connection, run: Run, folder: Path, *, follow: bool, collect: bool) -> bytes:
-    """Print a run's output, or return it if it is to be collected."""
-    collected = bytearray()
-    at = 0
-    while True:
-        active = follow and _is_active(connection, run.id)  # before reading, so that the last bytes are not missed
-        for chunk in _chunks(folder, at):
-            at += len(chunk)
-            if collect:
-                collected += chunk
-            else:
-                _show(chunk)
-        if not active:
-            return bytes(collected)
-        time.sleep(_PAUSE)
+def output_of(config: Config, run: int, *, follow: bool) -> tuple[Iterator[bytes], Callable[[], dict[str, Any]]]:
+    """Return a run's output as it comes, and what tells of the run afterwards."""
+    if not may_read(config):
+        client = Client(config)
+        query = "?follow=true" if follow else ""
+        return client.stream(f"/runs/{run}/output{query}"), lambda: client.get(f"/runs/{run}")
+
+    def details() -> dict[str, Any]:
+        with reading(config) as connection:
+            return run_view(run_numbered(connection, run))
+
+    details()
+    return _copied(config, run, follow=follow), details
+
+
+def _copied(config: Config, run: int, *, follow: bool) -> Iterator[bytes]:
+    at, folder = 0, run_folder(state_dir(config), run)
+    with reading(config) as connection:
+        while True:
+            active = follow and _is_active(connection, run)  # before reading, so that the last bytes are not missed
+            for chunk in _chunks(folder, at):
+                at += len(chunk)
+                yield chunk
+            if not active:
+                return
+            time.sleep(_PAUSE)
 
 
 def _is_active(connection: sqlite3.Connection, run_id: int) -> bool:
@@ -53,7 +71,7 @@ def _chunks(folder: Path, start: int) -> Iterator[bytes]:
             yield chunk
 
 
-def _show(chunk: bytes) -> None:
+def show(chunk: bytes) -> None:
     """Write bytes as they are; on a terminal, let colours through and nothing else that could move its cursor."""
     if sys.stdout.isatty():
         chunk = _UNSAFE.sub(lambda match: rb"\x%02x" % match[0][0], chunk)

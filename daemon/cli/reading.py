@@ -2,9 +2,11 @@
 
 import contextlib
 import getpass
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from daemon.config.loading import find_config, load_config
 from daemon.config.places import state_dir
@@ -30,6 +32,24 @@ def has_database(config: Config) -> bool:
         return path.exists()
     except PermissionError:
         raise StoreError(f"{path.parent} is closed to {getpass.getuser()}; ask an administrator") from None
+
+
+def may_read(config: Config) -> bool:
+    """Tell whether the database need not be asked for through the daemon: it is open to us, or there is none."""
+    folder = state_dir(config)
+    return os.access(folder, os.R_OK | os.X_OK) or not os.access(folder, os.F_OK)
+
+
+def document(
+    config: Config, from_database: Callable[[sqlite3.Connection], dict[str, Any]], path: str, **query: object
+) -> dict[str, Any]:
+    """Return a document: from the database where we may read it, else from the daemon, which knows our rights."""
+    if may_read(config):
+        with reading(config) as connection:
+            return from_database(connection)
+    from daemon.cli.client import Client
+
+    return Client(config).get(path, **query)
 
 
 @contextlib.contextmanager

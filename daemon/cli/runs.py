@@ -1,7 +1,7 @@
 """`agentcron runs ...`: what ran, how it ended, and what it printed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,7 +9,6 @@ from daemon.cli.drawing import Json, local_time, print_facts, print_json, print_
 
 if TYPE_CHECKING:
     from daemon.config.schema import Config
-    from daemon.store.runs import Run
 
 app = typer.Typer(
     help="Runs: what ran, how it ended, what it printed.",
@@ -32,33 +31,39 @@ def list_command(
     json: Json = False,
 ) -> None:
     """List the newest runs."""
-    from daemon.cli.reading import read_config, reading, split_address
-    from daemon.views import list_runs, run_view
+    from daemon.cli.reading import document, read_config, split_address
+    from daemon.views import runs_page
 
     config = read_config(context.obj)
-    name = None
-    if schedule is not None:
-        agent, name = split_address(schedule)
-    with reading(config) as connection:
-        found, total = list_runs(connection, agent=agent, schedule=name, status=_status(status), limit=limit)
+    name = split_address(schedule)[1] if schedule is not None else None
+    of = split_address(schedule)[0] if schedule is not None else agent
+    view = document(
+        config,
+        lambda connection: runs_page(connection, agent=of, schedule=name, status=_status(status), limit=limit),
+        "/runs",
+        agent=agent,
+        schedule=schedule,
+        status=_status(status),
+        limit=limit,
+    )
     if json:
-        print_json({"runs": [run_view(run) for run in found], "total": total})
+        print_json(view)
         return
     zone = config.daemon.timezone
     print_table(
         ("run", "agent", "schedule", "trigger", "due", "status", "took", "what was wrong"),
         (
             (
-                run.id,
-                run.agent,
-                run.schedule,
-                run.trigger,
-                local_time(run.scheduled_for, zone),
-                run.status,
+                run["id"],
+                run["agent"],
+                run["schedule"],
+                run["trigger"],
+                local_time(run["scheduled_for"], zone),
+                run["status"],
                 _took(run),
-                shortened(run.error),
+                shortened(run["error"]),
             )
-            for run in found
+            for run in view["runs"]
         ),
         empty="No runs.",
     )
@@ -72,51 +77,48 @@ def _status(text: str | None) -> str | None:
     return text
 
 
-def _took(run: "Run") -> str:
-    from daemon.views import run_view
-
-    milliseconds = run_view(run)["duration_ms"]
+def _took(run: dict[str, Any]) -> str:
+    milliseconds = run["duration_ms"]
     return "-" if milliseconds is None else f"{milliseconds / 1000:.1f} s"
 
 
 @app.command(epilog="Example: agentcron runs show 42")
 def show(context: typer.Context, run: Number, json: Json = False) -> None:
     """Show one run with its steps and events."""
-    from daemon.cli.reading import read_config, reading, run_numbered
+    from daemon.cli.reading import document, read_config, run_numbered
     from daemon.views import run_details
 
     config = read_config(context.obj)
-    with reading(config) as connection:
-        found = run_numbered(connection, run)
-        details = run_details(connection, found)
+    details = document(
+        config, lambda connection: run_details(connection, run_numbered(connection, run)), f"/runs/{run}"
+    )
     if json:
         print_json(details)
         return
     zone = config.daemon.timezone
     usage = ", ".join(f"{name} {value}" for name, value in details["usage"].items() if value is not None)
+    output = f"{details['output_bytes']} bytes, {details['output_dropped']} dropped"
     print_facts(
         (
-            ("run", found.id),
-            ("title", found.display_name),
-            ("agent", found.agent),
-            ("schedule", found.address),
-            ("trigger", f"{found.trigger}, attempt {found.attempt}"),
-            ("due", local_time(found.scheduled_for, zone)),
-            ("status", found.status),
-            ("exit status", found.exit_code),
-            ("signal", found.signal),
-            ("what was wrong", found.error),
-            ("message", found.message),
-            ("started", found.started_at and local_time(found.started_at, zone)),
-            ("took", found.completed_at and _took(found)),
+            ("run", run),
+            ("title", details["display_name"]),
+            ("agent", details["agent"]),
+            ("schedule", details["schedule"]),
+            ("trigger", f"{details['trigger']}, attempt {details['attempt']}"),
+            ("asked for by", details["creator_principal"]),
+            ("due", local_time(details["scheduled_for"], zone)),
+            ("status", details["status"]),
+            ("exit status", details["exit_code"]),
+            ("signal", details["signal"]),
+            ("what was wrong", details["error"]),
+            ("message", details["message"]),
+            ("started", details["started_at"] and local_time(details["started_at"], zone)),
+            ("took", details["completed_at"] and _took(details)),
             ("usage", usage),
-            (
-                "output",
-                None if found.output_bytes is None else f"{found.output_bytes} bytes, {found.output_dropped} dropped",
-            ),
-            ("goes on as", found.next_run_id),
-            ("goes on from", found.previous_run_id),
-            ("input", found.input_content),
+            ("output", None if details["output_bytes"] is None else output),
+            ("goes on as", details["next_run_id"]),
+            ("goes on from", details["previous_run_id"]),
+            ("input", details["initial_input"]["content"]),
             ("folder", _folder(config, run)),
         )
     )
@@ -152,39 +154,70 @@ def logs(
     json: Json = False,
 ) -> None:
     """Show what a run printed."""
-    from daemon.cli.following import copy_output
-    from daemon.cli.reading import read_config, reading, run_numbered
+    from daemon.cli.following import output_of
+    from daemon.cli.following import show as show_chunk
+    from daemon.cli.reading import read_config
 
-    config = read_config(context.obj)
-    with reading(config) as connection:
-        found = run_numbered(connection, run)
-        output = copy_output(connection, found, _folder(config, run), follow=follow, collect=json)
-        found = run_numbered(connection, run)
+    chunks, ended = output_of(read_config(context.obj), run, follow=follow)
+    output = bytearray()
+    for chunk in chunks:
+        if json:
+            output += chunk
+        else:
+            show_chunk(chunk)
     if json:
-        print_json(
-            {
-                "run_id": found.id,
-                "status": found.status,
-                "output": output.decode(errors="replace"),
-                "output_bytes": found.output_bytes,
-                "output_dropped": found.output_dropped,
-            }
-        )
+        details = ended()
+        facts = {key: details[key] for key in ("status", "output_bytes", "output_dropped")}
+        print_json({"run_id": run, "output": output.decode(errors="replace"), **facts})
 
 
 @app.command(epilog="Example: agentcron runs cancel 42")
-def cancel(context: typer.Context, run: Number, json: Json = False) -> None:
-    """Cancel an active run; without a daemon, the next one will do it."""
+def cancel(
+    context: typer.Context,
+    run: Annotated[int | None, typer.Argument(metavar="[RUN]", min=1, max=2**63 - 1, help="The run's number.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All active runs that you may cancel.")] = False,
+    json: Json = False,
+) -> None:
+    """Cancel an active run, or all; without a daemon, the next one will do it."""
     from daemon.cli.reading import read_config
-    from daemon.cli.requests import request_cancellation
+    from daemon.cli.requests import cancel_all, request_cancellation
 
+    if (run is None) is not every:
+        raise typer.BadParameter("name one run, or say --all", param_hint="RUN")
     config = read_config(context.obj)
-    found, running = request_cancellation(config, run)
+    if run is None:
+        cancelled = cancel_all(config)
+        if json:
+            print_json({"cancelled": cancelled})
+        else:
+            print(f"{len(cancelled)} runs are being cancelled.")
+        return
+    view, running = request_cancellation(config, run)
     if json:
-        from daemon.views import run_view
-
-        print_json(run_view(found))
+        print_json(view)
     elif running:
         print(f"Run {run} is being cancelled.")
     else:
         print(f"Run {run} will be cancelled when the daemon starts.")
+
+
+@app.command(epilog="Example: agentcron runs retry 42 --wait")
+def retry(
+    context: typer.Context,
+    run: Number,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the attempt, and exit with its outcome.")] = False,
+    json: Json = False,
+) -> None:
+    """Make the next attempt of a run that has ended."""
+    from daemon.cli.client import Client
+    from daemon.cli.reading import read_config
+    from daemon.cli.waiting import follow as follow_run
+
+    client = Client(read_config(context.obj))
+    attempt = client.ask("POST", f"/runs/{run}/retry")
+    if wait:
+        follow_run(client, attempt["id"], json=json)
+    elif json:
+        print_json(attempt)
+    else:
+        print(f"Run {attempt['id']}, attempt {attempt['attempt']}, is {attempt['status']}.")

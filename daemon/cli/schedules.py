@@ -1,9 +1,10 @@
 """`agentcron schedules ...`: what is scheduled, when it is next due, and what became of each due time."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from daemon.cli import schedule_changes
 from daemon.cli.drawing import Json, local_time, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+schedule_changes.register(app)
 Address = Annotated[str, typer.Argument(metavar="AGENT/NAME", help="The schedule.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many rows.")]
 
@@ -27,16 +29,12 @@ def list_command(
     json: Json = False,
 ) -> None:
     """List the schedules with their state and next due time."""
-    from daemon.cli.reading import read_config, reading
-    from daemon.units import utc_now
-    from daemon.views import list_schedules, schedule_view
+    from daemon.cli.reading import read_config
+    from daemon.cli.schedule_documents import listed
 
-    config = read_config(context.obj)
-    with reading(config) as connection:
-        rows = list_schedules(connection, agent)
-        views = [schedule_view(connection, row, config, utc_now()) for row in rows[:limit]]
+    view = listed(read_config(context.obj), agent, limit)
     if json:
-        print_json({"run_schedules": views, "total": len(rows)})
+        print_json(view)
         return
     print_table(
         ("schedule", "cadence", "zone", "state", "next due", "last started", "missed"),
@@ -46,11 +44,11 @@ def list_command(
                 _cadence(view),
                 view["timezone"],
                 view["state"],
-                local_time(next(iter(view["next_action_times"]), None), view["timezone"]),
+                local_time(next(iter(view["next_action_times"] or ()), None), view["timezone"]),
                 local_time(view["last_action_time"], view["timezone"]),
                 view["missed_count"],
             )
-            for view in views
+            for view in view["run_schedules"]
         ),
         empty=f"No schedules of agent {agent}." if agent else "No schedules yet; write one into the config file.",
     )
@@ -59,16 +57,18 @@ def list_command(
 @app.command(epilog="Example: agentcron schedules show triage/nightly")
 def show(context: typer.Context, schedule: Address, json: Json = False) -> None:
     """Show one schedule with its definition, state and next due times."""
-    from daemon.cli.reading import read_config, reading, schedule_named
-    from daemon.units import utc_now
-    from daemon.views import schedule_view
+    from daemon.cli.reading import read_config
+    from daemon.cli.schedule_documents import shown
 
-    config = read_config(context.obj)
-    with reading(config) as connection:
-        view = schedule_view(connection, schedule_named(connection, schedule, deleted=True), config, utc_now())
+    view = shown(read_config(context.obj), schedule)
     if json:
         print_json(view)
         return
+    print_schedule(view)
+
+
+def print_schedule(view: dict[str, Any]) -> None:
+    """Show a schedule to people."""
     zone = view["timezone"]
     print_facts(
         (
@@ -88,7 +88,8 @@ def show(context: typer.Context, schedule: Address, json: Json = False) -> None:
                 f"{view['num_actions_taken']} times, last {local_time(view['last_action_time'], zone)}",
             ),
             ("missed", view["missed_count"]),
-            ("next due", ", ".join(local_time(time, zone) for time in view["next_action_times"])),
+            ("next due", ", ".join(local_time(time, zone) for time in view["next_action_times"] or ())),
+            ("left out", ", ".join(local_time(time, zone) for time in view["skipped_action_times"])),
             ("source", f"{view['source']} by {view['creator_principal']}, version {view['version']}"),
         )
     )
@@ -111,7 +112,7 @@ def next_command(
 ) -> None:
     """Show the next due times; of a schedule in the file, without a daemon or a database."""
     from daemon.cli.reading import read_config, reading, schedule_named, split_address
-    from daemon.schedules import definition_of
+    from daemon.schedules.declaring import definition_of
     from daemon.store.schedules import cadence_from
     from daemon.units import format_instant, utc_now
     from daemon.views import upcoming
@@ -146,17 +147,13 @@ def _instant(text: str) -> "datetime":
 @app.command(epilog="Example: agentcron schedules history triage/nightly --limit 10")
 def history(context: typer.Context, schedule: Address, limit: Limit = 20, json: Json = False) -> None:
     """Show what became of each due time, and who changed the schedule."""
-    from daemon.cli.reading import read_config, reading, schedule_named
-    from daemon.views import history_view
+    from daemon.cli.reading import read_config
+    from daemon.cli.schedule_documents import history_of
 
-    config = read_config(context.obj)
-    with reading(config) as connection:
-        row = schedule_named(connection, schedule, deleted=True)
-        view = history_view(connection, row.id, limit)
+    zone, view = history_of(read_config(context.obj), schedule, limit)
     if json:
         print_json(view)
         return
-    zone = row.definition["timezone"]
     print_table(
         ("due", "outcome", "run", "reason"),
         ((_due(fire, zone), fire["outcome"], fire["run_id"], fire["reason"]) for fire in view["fires"]),

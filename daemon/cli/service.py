@@ -3,14 +3,11 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from daemon.cli.drawing import Json, local_time, print_facts, print_json, print_table, shortened
-
-if TYPE_CHECKING:
-    from daemon.config.schema import Config
+from daemon.cli.drawing import Json, local_time, print_json, print_table
 
 _NEXT_SHOWN = 3
 
@@ -21,6 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: agentcron --config config.toml check")(check)
     app.command(epilog="Example: agentcron init ~/.config/agentcron")(init)
     app.command(epilog="Example: agentcron status --json")(status)
+    app.command(epilog="Example: agentcron reload")(reload)
 
 
 def run(
@@ -66,7 +64,7 @@ def check(
     from daemon.cli.checking import changes_by_reload, warnings_about
     from daemon.cli.reading import read_config
     from daemon.errors import StoreError
-    from daemon.schedules import definition_of
+    from daemon.schedules.declaring import definition_of
     from daemon.store.schedules import cadence_from
     from daemon.units import format_instant, utc_now
     from daemon.views import upcoming
@@ -159,62 +157,46 @@ def init(
         print(f"Wrote {target}. Edit it, then: agentcron --config {target} check")
 
 
+def reload(context: typer.Context, json: Json = False) -> None:
+    """Have the daemon read the config file again; a bad one changes nothing."""
+    from daemon.cli.client import Client
+    from daemon.cli.reading import read_config
+
+    view = Client(read_config(context.obj)).ask("POST", "/reload")
+    if json:
+        print_json(view)
+        return
+    for change in view["changes"]:
+        print(f"{change['schedule']} was {change['action']}.")
+    for warning in view["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"Reloaded; {len(view['changes'])} schedules changed.")
+
+
 def status(context: typer.Context, json: Json = False) -> None:
-    """Show how the daemon is doing: what runs now, what is next, what failed last."""
-    from daemon.cli.reading import read_config, reading
+    """Show how the daemon is doing: what ran, what failed and why, what is next, what waits, and what it cost."""
+    from daemon.cli.overview import print_overview
+    from daemon.cli.reading import document, read_config
     from daemon.config.places import state_dir
-    from daemon.errors import DaemonUnreachableError
-    from daemon.store.opening import DATABASE, running_daemon
+    from daemon.errors import DaemonUnreachableError, NotFoundError
+    from daemon.overview import status_view
+    from daemon.store.opening import running_daemon
     from daemon.units import utc_now
-    from daemon.views import status_view
 
     config = read_config(context.obj)
-    folder = state_dir(config)
-    daemon = running_daemon(folder)
+    folder, zone = state_dir(config), config.daemon.timezone
     unreachable = DaemonUnreachableError(f"no daemon runs on {folder}; start it with `agentcron run`")
-    if not (folder / DATABASE).exists():
-        raise unreachable
-    with reading(config) as connection:
-        view = status_view(connection, folder, daemon, utc_now())
+    try:
+        view = document(
+            config,
+            lambda connection: status_view(connection, folder, running_daemon(folder), utc_now(), zone),
+            "/status",
+        )
+    except NotFoundError:
+        raise unreachable from None
     if json:
         print_json(view)
     else:
-        _print_status(view, config)
-    if daemon is None:
+        print_overview(view, zone)
+    if not view["daemon"]["running"]:
         raise unreachable
-
-
-def _print_status(view: dict[str, Any], config: "Config") -> None:
-    zone = config.daemon.timezone
-    daemon, disk = view["daemon"], view["disk"]
-    print_facts(
-        (
-            ("daemon", f"running, pid {daemon['pid']}" if daemon["running"] else "not running"),
-            ("uptime", daemon["uptime"]),
-            ("waiting", f"{view['pending']} runs"),
-            ("disk", f"{disk['used']} in the database, {disk['free']} free"),
-        )
-    )
-    parts = (
-        (
-            "runs now",
-            ("run", "agent", "schedule", "since"),
-            view["running"],
-            ("id", "agent", "schedule", "started_at"),
-        ),
-        ("next", ("schedule", "due"), view["next"], ("schedule", "scheduled_for")),
-        (
-            "last failures",
-            ("run", "agent", "schedule", "ended", "what was wrong"),
-            view["last_failures"],
-            ("id", "agent", "schedule", "completed_at", "error"),
-        ),
-    )
-    for title, columns, entries, keys in parts:
-        print(f"\n{title}")
-        rows = ([_cell(key, entry[key], zone) for key in keys] for entry in entries)
-        print_table(columns, rows, empty="none")
-
-
-def _cell(key: str, value: Any, zone: str) -> str:  # noqa: ANN401 - cells of any kind
-    return local_time(value, zone) if key.endswith(("_at", "_for")) else shortened(str(value))

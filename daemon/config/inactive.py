@@ -11,9 +11,11 @@ def inactive_settings(config: Config) -> list[str]:
 
 
 def _sections(config: Config) -> Iterator[str]:
-    for section in ("control", "access", "cleanup", "notify"):
+    for section in ("cleanup", "notify"):
         if section in config.model_fields_set and getattr(config, section):
             yield f"[{section}]"
+    if config.control.public_url is not None:
+        yield "control.public_url"
     if config.retention.days is not None:
         yield "[retention]"
     for name, environment in config.environments.items():
@@ -29,4 +31,4 @@ def _agents(config: Config) -> Iterator[str]:
 
 
 def _idle_keys(agent: BaseAgent) -> list[str]:
-    return [key for key in ("allow", "read", "budget", "retention") if key in agent.model_fields_set]
+    return [key for key in ("budget", "retention") if key in agent.model_fields_set]

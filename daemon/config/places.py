@@ -1,4 +1,4 @@
-"""Where the state lives when the config does not say."""
+"""Where the state and the control socket live when the config does not say."""
 
 import os
 from collections.abc import Mapping
@@ -6,6 +6,8 @@ from pathlib import Path
 
 from daemon.config.loading import SYSTEM_FILE
 from daemon.config.schema import Config
+
+SOCKET = "control.sock"
 
 
 def state_dir(config: Config, environment: Mapping[str, str] = os.environ) -> Path:
@@ -18,3 +20,16 @@ def state_dir(config: Config, environment: Mapping[str, str] = os.environ) -> Pa
         return Path("/var/lib/agentcron")
     home = Path(environment.get("HOME", "/"))
     return Path(environment.get("XDG_STATE_HOME") or home / ".local/state") / "agentcron"
+
+
+def socket_path(config: Config, environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the control socket: the config's, the default for the config's place, or one beside the state."""
+    if config.control.socket is not None:
+        return config.resolve(config.control.socket)
+    if environment.get("RUNTIME_DIRECTORY"):
+        return Path(environment["RUNTIME_DIRECTORY"].split(":")[0]) / SOCKET
+    if config.file == SYSTEM_FILE:
+        return Path("/run/agentcron") / SOCKET
+    if environment.get("XDG_RUNTIME_DIR"):
+        return Path(environment["XDG_RUNTIME_DIR"]) / "agentcron" / SOCKET
+    return state_dir(config, environment) / SOCKET

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.config.schema import Config
+from daemon.config.schema import Config, Token
 from daemon.config.values import Secret
-from daemon.errors import SecretError
+from daemon.errors import ConfigError, SecretError
 
 _LARGEST = 64 * 1024
+_SHORTEST_TOKEN = 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,18 @@ def read_secret(config: Config, name: str, secret: Secret, environment: Mapping[
                     "add LoadCredential= to the service, or use { file = PATH }"
                 )
             return _read(name, Path(folder) / secret.value)
+
+
+def read_token(config: Config, token: Token) -> str:
+    """Return a token of the control API; raise ConfigError if it cannot be used."""
+    where = f"{config.file}: control.tokens: {token.name}"
+    try:
+        value = _read(where, config.resolve(token.file)).strip()
+    except SecretError as error:
+        raise ConfigError([str(error)]) from None
+    if len(value) < _SHORTEST_TOKEN or not value.isascii() or not value.isprintable() or " " in value:
+        raise ConfigError([f"{where}: the token should be {_SHORTEST_TOKEN} or more ASCII characters without blanks"])
+    return value
 
 
 def _read(name: str, path: Path) -> str:

@@ -1,18 +1,17 @@
 """How a run ends: its final status, or a new attempt in its place."""
 
-import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from daemon.agents.base import Outcome, Terms
-from daemon.model import ACTIVE, RunStatus, Step, Trigger
+from daemon.model import ACTIVE, RunStatus, Step
 from daemon.rules.backoff import retry_delay
+from daemon.runs.attempts import next_attempt
 from daemon.store.database import Transaction
 from daemon.store.events import add_event, begin_step, end_step
 from daemon.store.runs import (
     Change,
     Flag,
-    NewRun,
     Run,
     change_status,
     create_run,
@@ -105,30 +104,10 @@ def _continue(
         wait = retry_delay(timedelta(seconds=terms.retry_delay_seconds), run.attempt, chance)
     if outcome.status is RunStatus.INTERRUPTED:
         wait = timedelta(0)
-    new = NewRun(
-        name=f"{_base_name(run)}:{run.attempt + 1}",
-        agent=run.agent,
-        schedule_id=run.schedule_id,
-        trigger=Trigger.RETRY,
-        scheduled_for=run.due,
-        display_name=run.display_name,
-        creator=run.creator,
-        input_author=run.input_author,
-        input_content=run.input_content,
-        task_params=run.task_params,
-        task_metadata=json.dumps({**json.loads(run.task_metadata), "trigger_type": str(Trigger.RETRY)}),
-        instance=instance,
-        attempt=run.attempt + 1,
-        not_before=now + wait,
-        previous_run_id=run.id,
-    )
+    new = next_attempt(run, instance, creator=run.creator, not_before=now + wait)
     next_id, _ = create_run(tx, new, now)
     add_event(tx, run.id, now, "continued", {"run_id": next_id, "not_before": format_instant(now + wait)})
     return change_status(tx, run, RunStatus.CONTINUED_AS_NEW, now, next_run_id=next_id, **columns)
-
-
-def _base_name(run: Run) -> str:
-    return run.name if run.attempt == 1 else run.name.rpartition(":")[0]
 
 
 def _pause_on_failure(tx: Transaction, run: Run, now: datetime) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -24,7 +24,7 @@ from daemon.runs.ending import finish
 from daemon.runs.folders import FolderRoomError, PreparationError, prepare, run_folder
 from daemon.store.database import Database, Transaction
 from daemon.store.events import begin_step, end_step
-from daemon.store.runs import Change, Run, change_status, flag_of, get_run, update_run
+from daemon.store.runs import Change, Run, change_status, flag_cancellation, flag_of, get_run, update_run
 from daemon.units import format_instant, parse_instant
 
 _LOG = structlog.get_logger()
@@ -46,7 +46,11 @@ class Pipeline:
         umask: int,
         instance: str,
         now: Callable[[], datetime],
+        may_deliver: Callable[[str, str], Awaitable[bool]],
+        count: Callable[[Change, timedelta | None], None],
     ) -> None:
+        self._may_deliver = may_deliver
+        self._count = count
         self._database = database
         self._state_dir = state_dir
         self._nursery = nursery
@@ -106,6 +110,12 @@ class Pipeline:
 
     async def _perform(self, run: Run, config: Config) -> Outcome | NeverStarted:
         settings = config.agents.get(run.agent)
+        if not await self._may_deliver(run.creator, run.agent):
+            reason = f"{run.creator}, who asked for it, may not use {run.agent} any more"
+            await self._database.write_patiently(
+                lambda tx: flag_cancellation(tx, run.id, self._now(), "config", reason=reason)
+            )
+            raise _UnwantedError
         if not isinstance(settings, CommandSettings):
             return Outcome(RunStatus.FAILED, _why_not(run.agent, settings), permanent=True)
         workspace = await asyncio.to_thread(
@@ -172,7 +182,16 @@ class Pipeline:
                     tx, run.id, outcome, terms_of(run), self._now(), instance=self._instance, chance=chance
                 )
             )
-        log_changes(changes, run.started_at, self._now())
+        self.report(changes, run.started_at)
+
+    def report(self, changes: list[Change], started_at: str | None = None) -> None:
+        """Tell the log and the figures of committed status changes."""
+        for change in changes:
+            duration = None
+            if started_at is not None and change.before is RunStatus.RUNNING:
+                duration = max(timedelta(0), self._now() - parse_instant(started_at))
+            self._count(change, duration)
+            _log(change, duration)
 
     def _put_back(self, run: Run, outcome: NeverStarted, tx: Transaction) -> list[Change]:
         """Let a run that never began wait in the queue again, unless somebody wants it cancelled."""
@@ -212,23 +231,21 @@ def terms_for(config: Config, agent: str) -> Terms:
     )
 
 
-def log_changes(changes: list[Change], started_at: str | None, now: datetime) -> None:
-    """Tell the log of committed status changes."""
-    for change in changes:
-        keys: dict[str, object] = {
-            "run_id": change.run_id,
-            "agent": change.agent,
-            "status": str(change.after),
-        }
-        if change.schedule:
-            keys["schedule"] = change.schedule
-        if started_at and change.before is RunStatus.RUNNING:
-            keys["duration_ms"] = max(0, (now - parse_instant(started_at)) // timedelta(milliseconds=1))
-        if change.error:
-            keys["error"] = change.error
-        bad = change.after in {RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.CONTINUED_AS_NEW}
-        word = "started" if change.after is RunStatus.RUNNING else change.after
-        (_LOG.warning if bad else _LOG.info)(f"[run] Run {word}", **keys)
+def _log(change: Change, duration: timedelta | None) -> None:
+    keys: dict[str, object] = {
+        "run_id": change.run_id,
+        "agent": change.agent,
+        "status": str(change.after),
+    }
+    if change.schedule:
+        keys["schedule"] = change.schedule
+    if duration is not None:
+        keys["duration_ms"] = duration // timedelta(milliseconds=1)
+    if change.error:
+        keys["error"] = change.error
+    bad = change.after in {RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.CONTINUED_AS_NEW}
+    word = "started" if change.after is RunStatus.RUNNING else change.after
+    (_LOG.warning if bad else _LOG.info)(f"[run] Run {word}", **keys)
 
 
 def _why_not(agent: str, settings: object) -> str:

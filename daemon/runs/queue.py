@@ -13,7 +13,7 @@ import structlog
 from daemon.config.schema import Config
 from daemon.errors import NoRoomError, StoreUnavailableError
 from daemon.model import RunStatus, Step
-from daemon.runs.pipeline import Pipeline, log_changes, terms_for
+from daemon.runs.pipeline import Pipeline, terms_for
 from daemon.store.database import Database, Transaction
 from daemon.store.events import begin_step
 from daemon.store.fires import mark_launched
@@ -103,7 +103,7 @@ class Queue:
             _LOG.error("[run] Nothing is started while the database cannot be written", error=str(error))
             return _RETRY_AFTER
         for run in runs:
-            log_changes([_started(run)], None, self._now())
+            self._pipeline.report([_started(run)])
             self._begin(run, self._pipeline.execute(run, self.config))
         return None if again_at is None else max(0.0, (again_at - self._now()).total_seconds()) + 0.001
 
@@ -171,7 +171,7 @@ class Queue:
     async def obey_flags(self) -> None:
         """Do what the cancellation flags in the database ask for."""
         flags, changes = await self._database.write_patiently(self._cancel_pending)
-        log_changes(changes, None, self._now())
+        self._pipeline.report(changes)
         for flag in flags:
             self._pipeline.stop(flag.run_id, at_once=flag.at_once)
         if changes:

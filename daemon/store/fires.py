@@ -1,5 +1,6 @@
 """The ledger: one row for each due time of each schedule, or one for many that were not started."""
 
+import sqlite3
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -96,6 +97,24 @@ def shorten_summary(tx: Transaction, summary: Summary, last: DueTime, count: int
         "UPDATE fires SET covers_until = ?, covers_count = ? WHERE schedule_id = ? AND scheduled_for = ?",
         (format_instant(last), count, summary.schedule_id, format_instant(summary.first)),
     )
+
+
+def summary_over(tx: Transaction, schedule_id: int, due: DueTime) -> sqlite3.Row | None:
+    """Return the summary that covers a due time."""
+    row: sqlite3.Row | None = tx.execute(
+        "SELECT * FROM fires WHERE schedule_id = ?1 AND covers_until >= ?2 AND scheduled_for <= ?2",
+        (schedule_id, format_instant(due)),
+    ).fetchone()
+    return row
+
+
+def outcome_of(tx: Transaction, schedule_id: int, due: DueTime) -> FireOutcome | None:
+    """Return what the row of a due time's own says, None if it has none."""
+    row = tx.execute(
+        "SELECT outcome FROM fires WHERE schedule_id = ? AND scheduled_for = ? AND covers_until IS NULL",
+        (schedule_id, format_instant(due)),
+    ).fetchone()
+    return FireOutcome(row["outcome"]) if row else None
 
 
 def forget_fire(tx: Transaction, schedule_id: int, due: DueTime) -> None:

@@ -252,6 +252,26 @@ def count_pending(source: Transaction | sqlite3.Connection) -> int:
     return int(source.execute("SELECT count(*) AS n FROM runs WHERE status = ?", (RunStatus.PENDING,)).fetchone()["n"])
 
 
+def count_active(source: Transaction | sqlite3.Connection) -> dict[str, int]:
+    """Return how many active runs there are, by status."""
+    rows = source.execute("SELECT status, count(*) AS n FROM runs WHERE completed_at IS NULL GROUP BY 1")
+    return {row["status"]: row["n"] for row in rows}
+
+
+def attempts_of(tx: Transaction, base_name: str) -> list[Run]:
+    """Return all attempts under the name that they have in common."""
+    rows = tx.execute(
+        f"{SELECT_RUNS} WHERE r.name = ?1 OR (r.name > ?1 || ':' AND r.name < ?1 || ';')",  # ';' comes after ':'
+        (base_name,),
+    )
+    return [run_from(row) for row in rows if row["name"] == base_name or row["name"][len(base_name) + 1 :].isdigit()]
+
+
+def link_runs(tx: Transaction, run_id: int, next_id: int, now: datetime) -> None:
+    """Note in a run which attempt follows it."""
+    update_run(tx, run_id, now, next_run_id=next_id)
+
+
 def count_unfinished(tx: Transaction, schedule_id: int) -> tuple[int, int]:
     """Return how many active runs a schedule has, and how many of them are buffered."""
     row = tx.execute(

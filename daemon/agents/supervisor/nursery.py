@@ -6,6 +6,7 @@ started it. The supervisors live on.
 
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -13,8 +14,12 @@ import sys
 from .supervisor import supervise
 
 
-def serve() -> None:
-    """Fork a supervisor for every descriptor that arrives, until the daemon is gone."""
+def serve(open_files: int) -> None:
+    """Fork a supervisor for every descriptor that arrives, until the daemon is gone.
+
+    `open_files` is the soft limit of RLIMIT_NOFILE for agents: the daemon's own is higher than what select(2) bears.
+    """
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors that end are nobody's zombies

@@ -25,6 +25,12 @@ def start_of(pid: int) -> int | None:
     return None if stat is None or stat.state in "ZX" else stat.started
 
 
+def parent_of(pid: int) -> tuple[Process, int] | None:
+    """Return a process and the pid of its parent, None if there is none."""
+    stat = _stat(pid)
+    return None if stat is None else (Process(pid, stat.started), stat.parent)
+
+
 def descendants(root: int) -> list[Process]:
     """Return the living processes below a process, the children of children included."""
     return _below([root], _all_stats())

@@ -1,4 +1,4 @@
-"""What people do to schedules: here, declaring them in the config file."""
+"""Schedules of the config file: what a start or a reload makes of them."""
 
 import json
 import sqlite3
@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 from daemon.config.schema import Config, Schedule
 from daemon.errors import ConfigError
-from daemon.fires import record_pause, skip_undecided
+from daemon.schedules.changing import Mark, pause_columns, redefine, remove
 from daemon.store.database import Transaction
 from daemon.store.schedules import (
-    CADENCE_KEYS,
     DEFINITION_KEYS,
     ScheduleRow,
     add_revision,
@@ -25,6 +24,7 @@ from daemon.store.schedules import (
 from daemon.units import format_duration, format_instant
 
 _PRINCIPAL = "config"
+_NOTE = "paused in the config file"
 _FILE_KEYS = {
     "every_ms": "every",
     "offset_ms": "offset",
@@ -45,6 +45,10 @@ class Declared:
     action: Literal["created", "changed", "retired", "revived"]
     changes: dict[str, list[Any]] = field(default_factory=dict)
     """What it was and what it will be, by the file's keys."""
+
+    def view(self) -> dict[str, Any]:
+        """Return it as everybody outside sees it."""
+        return {"schedule": self.address, "action": self.action, "changes": self.changes}
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def sync_declared(tx: Transaction, config: Config, now: datetime) -> list[Declar
     wanted, leaving = _compare(tx, config)
     done = []
     for row in leaving:
-        _retire(tx, row, now)
+        remove(tx, row, now, Mark(_PRINCIPAL, "retire"))
         done.append(Declared(row.address, "retired"))
     for entry in wanted:
         change = entry.told()
@@ -154,7 +158,7 @@ def _create(tx: Transaction, entry: _Wanted, now: datetime) -> None:
             "name": entry.name,
             "source": "declared",
             **entry.definition,
-            **_pause_columns(entry.schedule.paused, now),
+            **pause_columns(_NOTE if entry.schedule.paused else None, now, paused=entry.schedule.paused),
             "declared_paused": int(entry.schedule.paused),
             "creator": _PRINCIPAL,
             "created_at": at,
@@ -170,25 +174,15 @@ def _update(tx: Transaction, entry: _Wanted, row: ScheduleRow, now: datetime) ->
     if entry.new_pause:
         values["declared_paused"] = int(entry.schedule.paused)
     if "paused" in changes:
-        values.update(_pause_columns(entry.schedule.paused, now))
-    new_cadence = bool(changes.keys() & {*CADENCE_KEYS})
-    resumed = row.paused and values.get("paused") == 0
-    pauses = not row.paused and values.get("paused") == 1
-    if row.paused and (resumed or new_cadence):
-        record_pause(tx, row, now)
-    elif new_cadence or pauses:
-        what = "the schedule was paused" if pauses else "the cadence was changed"
-        skip_undecided(tx, row, now, f"{what} before this due time was decided")
-    changed = change_schedule(tx, row, values, now, principal=_PRINCIPAL, action="update", changes=changes)
-    if resumed or pauses or new_cadence or "jitter_ms" in changes:
-        move_cursor(tx, changed, row.cursor if not (resumed or pauses or new_cadence) else now)
+        values.update(pause_columns(_NOTE if entry.schedule.paused else None, now, paused=entry.schedule.paused))
+    redefine(tx, row, values, now, Mark(_PRINCIPAL, "update", changes))
 
 
 def _revive(tx: Transaction, row: ScheduleRow, definition: dict[str, Any], schedule: Schedule, now: datetime) -> None:
     """Bring a retired schedule back with its history; its due times start from now."""
     values = {
         **definition,
-        **_pause_columns(schedule.paused, now),
+        **pause_columns(_NOTE if schedule.paused else None, now, paused=schedule.paused),
         "declared_paused": int(schedule.paused),
         "deleted_at": None,
     }
@@ -197,20 +191,6 @@ def _revive(tx: Transaction, row: ScheduleRow, definition: dict[str, Any], sched
     changes = {key: [before[key], value] for key, value in wanted.items() if before[key] != value}
     changed = change_schedule(tx, row, values, now, principal=_PRINCIPAL, action="revive", changes=changes)
     move_cursor(tx, changed, now)
-
-
-def _retire(tx: Transaction, row: ScheduleRow, now: datetime) -> None:
-    if row.paused:
-        record_pause(tx, row, now)
-    else:
-        skip_undecided(tx, row, now, "the schedule was taken out of the file before this due time was decided")
-    change_schedule(tx, row, {"deleted_at": format_instant(now)}, now, principal=_PRINCIPAL, action="retire")
-
-
-def _pause_columns(paused: bool, now: datetime) -> dict[str, Any]:  # noqa: FBT001 - the column's own value
-    at = format_instant(now) if paused else None
-    note = "paused in the config file" if paused else None
-    return {"paused": int(paused), "paused_at": at, "pause_note": note}
 
 
 def definition_of(schedule: Schedule, config: Config) -> dict[str, Any]:

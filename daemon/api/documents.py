@@ -1,0 +1,47 @@
+"""Reading what clients send: strict JSON, and headers that name versions."""
+
+import json
+import re
+from typing import Any
+
+from daemon.errors import InvalidError
+
+_ETAG = re.compile(r'(?:W/)?"([^"]*)"')
+
+
+def parse_document(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the JSON value of a body; raise InvalidError for what RFC 8259 does not allow or no agent could read."""
+    try:
+        document = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()  # no infinities, no half characters
+    except RecursionError:
+        raise InvalidError("the body is nested too deeply") from None
+    except UnicodeError:
+        raise InvalidError("the body is not valid UTF-8 text") from None
+    except ValueError as error:
+        raise InvalidError(f"the body is not valid JSON: {error}") from None
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return document
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def versions_of(header: str | None) -> frozenset[int] | None:
+    """Return the versions that `If-Match` allows, None if any will do (RFC 9110, section 13.1.1)."""
+    if header is None or header.strip() == "*":
+        return None
+    tags = _ETAG.findall(header)
+    return frozenset(int(tag) for tag in tags if tag.isascii() and tag.isdigit() and len(tag) < 20)  # noqa: PLR2004
+
+
+def etag(version: int) -> str:
+    """Return the entity tag of a version."""
+    return f'"{version}"'

@@ -1,0 +1,73 @@
+"""Errors as answers: `{"message", "code", "data"}` with the status that says whose turn it is."""
+
+import json
+from typing import Any
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from daemon.errors import (
+    AgentcronError,
+    ConfigError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    RefusedError,
+    StaleVersionError,
+    StoreUnavailableError,
+)
+
+_STATUSES: dict[type[AgentcronError], tuple[int, str]] = {
+    InvalidError: (400, "invalid"),
+    ConfigError: (400, "config"),
+    ForbiddenError: (403, "forbidden"),
+    NotFoundError: (404, "not_found"),
+    RefusedError: (409, "conflict"),
+    StaleVersionError: (412, "stale_version"),
+    StoreUnavailableError: (503, "unavailable"),
+}
+_CODES = {
+    400: "invalid",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    411: "length_required",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "unprocessable",
+}
+
+
+def refusal(status: int, message: str, data: dict[str, Any] | None = None, code: str | None = None) -> web.Response:
+    """Return an answer that says what is wrong."""
+    body = {"message": message, "code": code or _CODES.get(status, "error"), "data": data or {}}
+    return web.Response(text=json.dumps(body), status=status, content_type="application/json")
+
+
+def answer_to(error: Exception) -> web.Response | None:
+    """Return the answer to a request that raised an expected error, None for an unexpected one."""
+    if isinstance(error, ValidationError):
+        return refusal(422, "the request has a wrong shape; data.fields names each", {"fields": fields_of(error)})
+    if isinstance(error, web.HTTPException):
+        message = error.text if isinstance(error, web.HTTPRequestEntityTooLarge) else error.reason
+        refused = refusal(error.status, message or "not possible")
+        if "Allow" in error.headers:
+            refused.headers["Allow"] = error.headers["Allow"]
+        if error.status == web.HTTPUnauthorized.status_code:
+            refused.headers["WWW-Authenticate"] = "Bearer"
+        return refused
+    for kind, (status, code) in _STATUSES.items():
+        if isinstance(error, kind):
+            data = {"problems": error.problems} if isinstance(error, ConfigError) else {}
+            return refusal(status, str(error), data, code)
+    return None
+
+
+def fields_of(error: ValidationError) -> list[dict[str, str]]:
+    """Name each field that has a wrong shape, and what is allowed."""
+    return [
+        {"field": ".".join(str(part) for part in found["loc"]) or "body", "problem": found["msg"]}
+        for found in error.errors(include_url=False, include_context=False, include_input=False)
+    ]

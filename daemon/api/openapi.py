@@ -1,0 +1,116 @@
+"""`/openapi.json`: OpenAPI 3.1, made from the routes and the models that validate their requests."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from daemon import __version__
+from daemon.api.routes import IDEMPOTENCY_KEY, IF_MATCH, Route
+from daemon.api.shapes import ErrorView
+from daemon.config.values import NAME
+
+_PARTS = {
+    "agent": ("An agent of the config.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
+    "name": ("A schedule of the agent.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
+    "id": ("A run.", {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}),
+}
+_HEADERS = {
+    IF_MATCH: ("Versions that the change is meant for; any other is 412.", {"type": "string"}),
+    IDEMPOTENCY_KEY: (
+        "The same key and body give the same run.",
+        {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    ),
+}
+_MEANINGS = {
+    400: "The request makes no sense as it is.",
+    401: "A bearer token is missing or wrong.",
+    403: "The principal may not do this.",
+    404: "There is no such thing, or the principal may not see it.",
+    408: "The body took too long.",
+    409: "Not possible in the present state.",
+    412: "The schedule has moved on to another version.",
+    413: "The body is larger than 1 MiB.",
+    415: "The body is not application/json.",
+    422: "The request has a wrong shape; data.fields names each field.",
+    503: "The database cannot answer now.",
+}
+_ALWAYS = (401, 403, 422, 503)
+_WITH_BODY = (400, 408, 413, 415)
+
+
+def describe(routes: Iterable[Route]) -> dict[str, Any]:
+    """Return the document for the routes."""
+    routes = list(routes)
+    taken = [(shape, "validation") for route in routes for shape in (route.body, route.query) if shape is not None]
+    given = [(route.answer, "serialization") for route in routes if not isinstance(route.answer, str)]
+    names, definitions = models_json_schema(
+        [*taken, *given, (ErrorView, "serialization")],  # type: ignore[list-item]
+        ref_template="#/components/schemas/{model}",
+    )
+    references: dict[Any, dict[str, Any]] = {model: found for (model, _), found in names.items()}
+    schemas = definitions["$defs"]
+    paths: dict[str, Any] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, references, schemas)
+    paths["/openapi.json"] = {"get": _own_operation()}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "agentcron control API", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}],
+    }
+
+
+def _operation(route: Route, references: dict[Any, dict[str, Any]], schemas: dict[str, Any]) -> dict[str, Any]:
+    error = {"application/json": {"schema": references[ErrorView]}}
+    if isinstance(route.answer, str):
+        good = {route.answer: {"schema": {"type": "string"}}}
+    else:
+        good = {"application/json": {"schema": references[route.answer]}}
+    statuses = {*_ALWAYS, *route.refusals, *(_WITH_BODY if route.body else ())}
+    operation: dict[str, Any] = {
+        "operationId": f"{route.method.lower()}{re.sub('[^a-z]+', '_', route.path).rstrip('_')}",
+        "summary": route.does,
+        "parameters": _parameters(route, schemas),
+        "responses": {
+            str(route.status): {"description": route.does, "content": good},
+            **{str(status): {"description": _MEANINGS[status], "content": error} for status in sorted(statuses)},
+        },
+    }
+    if route.body is not None:
+        content = {"application/json": {"schema": references[route.body]}}
+        operation["requestBody"] = {"required": route.body_required, "content": content}
+    if route.is_open:
+        operation["security"] = []
+    return operation
+
+
+def _parameters(route: Route, schemas: dict[str, Any]) -> list[dict[str, Any]]:
+    found = [
+        {"name": part, "in": "path", "required": True, "description": _PARTS[part][0], "schema": _PARTS[part][1]}
+        for part in re.findall(r"\{(\w+)\}", route.path)
+    ]
+    query = schemas.get(route.query.__name__, {}).get("properties", {})
+    found += [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in query.items()]
+    found += [
+        {"name": name, "in": "header", "required": False, "description": _HEADERS[name][0], "schema": _HEADERS[name][1]}
+        for name in route.headers
+    ]
+    return found
+
+
+def _own_operation() -> dict[str, Any]:
+    return {
+        "operationId": "get_openapi",
+        "summary": "this document",
+        "security": [],
+        "responses": {
+            "200": {"description": "this document", "content": {"application/json": {"schema": {"type": "object"}}}}
+        },
+    }

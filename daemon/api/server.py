@@ -1,0 +1,181 @@
+"""The server behind both sockets: it finds out who asks, checks the shape, has the route answer, and minds the time."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from weakref import WeakSet
+
+import structlog
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from pydantic import ValidationError
+
+from daemon.api import runs, schedules, service
+from daemon.api.control import Control
+from daemon.api.errors import answer_to, refusal
+from daemon.api.identity import Hosts, Peers, Tokens, is_cross_origin
+from daemon.api.openapi import describe
+from daemon.api.routes import Call, Route, reply
+from daemon.api.shapes import NoQuery
+from daemon.api.sockets import Listeners
+from daemon.config.schema import Config
+from daemon.errors import AgentcronError
+
+_LOG = structlog.get_logger()
+_LARGEST_BODY = 1024 * 1024
+_FIRST_REQUEST = 15.0  # seconds that a new connection has for the headers of its first request
+_IDLE = 60.0  # seconds until the headers of the next one
+_BODY = 30.0  # seconds for a body
+_SLOW_STOP = 0.5  # seconds that answers in flight get at the end
+_ON_TCP = web.AppKey("on_tcp", bool)
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ControlServer:
+    """The control API of one daemon."""
+
+    def __init__(self, control: Control, listeners: Listeners) -> None:
+        """Prepare to serve; raise ConfigError for a token that cannot be used."""
+        self._control = control
+        self._listeners = listeners
+        self._peers = Peers(control.database)
+        self.use(control.config, Tokens(control.config))
+        self._heard: WeakSet[asyncio.BaseTransport] = WeakSet()
+        self._document: dict[str, object] = {}
+        self._routes = [*schedules.ROUTES, *runs.ROUTES, *service.ROUTES]
+        self._runners: list[web.AppRunner] = []
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self) -> None:
+        """Serve on all sockets."""
+        await self._serve(self._listeners.unix.listener, on_tcp=False)
+        if self._listeners.tcp is not None:
+            await self._serve(self._listeners.tcp, on_tcp=True)
+        listen = self._control.config.control.listen
+        _LOG.info("[control] Listening", socket=str(self._listeners.unix.path), listen=listen)
+
+    def use(self, config: Config, tokens: Tokens) -> None:
+        """Go by the tokens and host names of a config."""
+        self._tokens = tokens
+        self._hosts = Hosts(config, config.control.listen or "")
+
+    async def _serve(self, listener: socket.socket, *, on_tcp: bool) -> None:
+        app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[self._mind])
+        app[_ON_TCP] = on_tcp
+        for route in self._routes:
+            app.router.add_route(route.method, route.path, self._answering(route))
+        app.router.add_get("/openapi.json", self._openapi)
+        runner = web.AppRunner(
+            app, handle_signals=False, access_log=None, keepalive_timeout=_IDLE, shutdown_timeout=_SLOW_STOP
+        )
+        await runner.setup()
+        self._runners.append(runner)
+        server = (
+            await asyncio.get_running_loop().create_server(lambda: self._watched(runner), sock=listener)
+            if on_tcp
+            else await asyncio.get_running_loop().create_unix_server(lambda: self._watched(runner), sock=listener)
+        )
+        self._servers.append(server)
+
+    def _watched(self, runner: web.AppRunner) -> RequestHandler:
+        """Make the protocol of one connection, and close it if no request comes in time."""
+        if runner.server is None:
+            raise RuntimeError("the server was shut down")
+        protocol = runner.server()
+        asyncio.get_running_loop().call_later(_FIRST_REQUEST, self._close_if_silent, protocol)
+        return protocol
+
+    def _close_if_silent(self, protocol: RequestHandler) -> None:
+        if protocol.transport is not None and protocol.transport not in self._heard:
+            protocol.force_close()
+
+    async def close(self) -> None:
+        """Answer nothing more; what is being answered gets a moment."""
+        self._control.closing.set()
+        for server in self._servers:
+            server.close()
+        ends = [asyncio.create_task(runner.cleanup()) for runner in self._runners]
+        if ends:
+            await asyncio.wait(ends, timeout=_SLOW_STOP)
+        for end in ends:
+            end.cancel()
+
+    @web.middleware
+    async def _mind(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Turn what goes wrong into an answer, whatever it was."""
+        if request.transport is not None:
+            self._heard.add(request.transport)
+        try:
+            return await handler(request)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bad request must not stop the daemon
+            answer = answer_to(error)
+            if answer is None:
+                _LOG.exception("[control] Unexpected error", method=request.method, path=request.path)
+                answer = refusal(500, "unexpected error; the log tells more")
+            return answer
+
+    def _answering(self, route: Route) -> _Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            if route.changes_schedules and not self._control.config.control.schedules_api:
+                return refusal(404, "the schedule routes are switched off (control.schedules_api = false)")
+            principal = await self._principal_of(request, is_open=route.is_open)
+            result = "ok"
+            try:
+                return await self._call(route, request, principal)
+            except (AgentcronError, ValidationError, web.HTTPException) as error:
+                refused = answer_to(error)
+                result = str(refused.status) if refused is not None else "500"
+                raise
+            except Exception:
+                result = "500"
+                raise
+            finally:
+                if route.action is not None:
+                    self._control.metrics.schedule_change(route.action, result)
+
+        return answer
+
+    async def _call(self, route: Route, request: web.Request, principal: str) -> web.StreamResponse:
+        query = route.read_query(request)
+        try:
+            async with asyncio.timeout(_BODY):
+                body = await route.read_body(request)
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(reason=f"the body did not come within {_BODY:.0f} s") from None
+        began = time.monotonic()
+        response = await route.handler(Call(request, self._control, principal, body, query))
+        if route.method != "GET":
+            _LOG.info(
+                "[control] Asked for",
+                what=f"{route.method} {request.path}",
+                principal=principal,
+                status=response.status,
+                duration_ms=int((time.monotonic() - began) * 1000),
+            )
+        return response
+
+    async def _principal_of(self, request: web.Request, *, is_open: bool) -> str:
+        """Return who asks; raise HTTPUnauthorized or HTTPForbidden where nobody may."""
+        on_tcp = request.app[_ON_TCP]
+        if is_cross_origin(request) or (on_tcp and not self._hosts.are_named_by(request)):
+            raise web.HTTPForbidden(reason="no calls from other origins, nor under a foreign Host")
+        if is_open:
+            return ""
+        if not on_tcp:
+            if request.transport is None:
+                raise web.HTTPForbidden(reason="the connection is gone")
+            return await self._peers.principal_of(request.transport)
+        principal = self._tokens.principal_of(request)
+        if principal is None:
+            raise web.HTTPUnauthorized(reason="send Authorization: Bearer TOKEN with a token of control.tokens")
+        return principal
+
+    async def _openapi(self, request: web.Request) -> web.StreamResponse:
+        await self._principal_of(request, is_open=True)
+        NoQuery.model_validate(dict(request.query))
+        if not self._document:
+            self._document = describe(self._routes)
+        return reply(self._document)

@@ -1,0 +1,58 @@
+"""The routes of the daemon as a whole."""
+
+import asyncio
+import os
+import sqlite3
+from typing import Any
+
+from aiohttp import web
+
+from daemon import metrics
+from daemon.api import shapes
+from daemon.api.routes import Call, Route, reply
+from daemon.config.inactive import inactive_settings
+from daemon.errors import ForbiddenError
+from daemon.overview import status_view
+from daemon.store.runs import count_active
+from daemon.units import utc_now
+
+
+async def _reload(call: Call) -> web.StreamResponse:
+    await call.require_admin("reload the config")
+    changes, late = await call.control.reload()
+    warnings = [f"{setting}: takes effect at the next start" for setting in late]
+    warnings += [f"{setting}: not yet active in this version" for setting in inactive_settings(call.control.config)]
+    return reply({"changes": [change.view() for change in changes], "warnings": warnings})
+
+
+async def _status(call: Call) -> web.StreamResponse:
+    if call.principal.startswith("run:"):
+        raise ForbiddenError(f"{call.principal} may see its own run only")
+    agents = await call.control.readable_agents(call.principal)
+    zone = call.control.config.daemon.timezone
+
+    def view(connection: sqlite3.Connection) -> dict[str, Any]:
+        return status_view(connection, call.control.state_dir, os.getpid(), utc_now(), zone, agents)
+
+    return await call.answer(view)
+
+
+async def _healthz(call: Call) -> web.StreamResponse:
+    await call.control.database.read(lambda c: c.execute("SELECT 1").fetchone())
+    return reply({"status": "ok"})
+
+
+async def _metrics(call: Call) -> web.StreamResponse:
+    if call.principal.startswith("run:"):
+        raise ForbiddenError(f"{call.principal} may see its own run only")
+    active = await call.control.database.read(count_active)
+    text = await asyncio.to_thread(call.control.metrics.text, active)
+    return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+ROUTES = [
+    Route("POST", "/reload", "read the config file again", _reload, shapes.ReloadView, refusals=(400,)),
+    Route("GET", "/status", "how the daemon is doing", _status, shapes.StatusView),
+    Route("GET", "/healthz", "whether the daemon answers", _healthz, shapes.Health, is_open=True),
+    Route("GET", "/metrics", "figures for Prometheus", _metrics, "text/plain"),
+]

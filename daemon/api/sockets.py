@@ -1,0 +1,140 @@
+"""The control sockets, bound by us: with the right mode from their first moment on, and never a live one stolen."""
+
+import errno
+import grp
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon.errors import ConfigError, RefusedError
+
+_BACKLOG = 1024
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """The sockets on which the API is served."""
+
+    unix: "ControlSocket"
+    tcp: socket.socket | None
+
+
+@contextmanager
+def listening(path: Path, group: str | None, address: str | None) -> Iterator[Listeners]:
+    """Listen on a Unix socket, and on TCP where there is an address; raise RefusedError or ConfigError."""
+    unix = ControlSocket(path, group)
+    try:
+        tcp = listen_on(address) if address is not None else None
+        yield Listeners(unix, tcp)
+    finally:
+        unix.close()
+
+
+class ControlSocket:
+    """A listening Unix socket at a path; closing it removes the path if it is still ours."""
+
+    def __init__(self, path: Path, group: str | None) -> None:
+        """Bind it; raise RefusedError where another daemon listens, ConfigError if it cannot be done."""
+        self.path = path
+        try:
+            _make_folder(path.parent)
+            with _folder(path) as near:
+                _refuse_if_live(path, near)
+                self.listener, self._inode = _bind(path, near, group)
+        except (OSError, LookupError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"there is no group {group!r}"
+            raise ConfigError([f"control.socket: cannot listen on {path}: {reason}"]) from None
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.listener.close()
+        try:
+            if self.path.lstat().st_ino == self._inode:
+                self.path.unlink()
+        except OSError:  # somebody took it away before
+            return
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder that others may enter, whatever the umask: the socket's own mode says who may connect."""
+    umask = os.umask(0o022)
+    try:
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    finally:
+        os.umask(umask)
+
+
+def _bind(path: Path, near: Path, group: str | None) -> tuple[socket.socket, int]:
+    """Bind under a passing name, give it its group and mode, and only then its own name."""
+    passing = near / f".{path.name}.{secrets.token_hex(4)}"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(str(passing))
+        try:
+            if group is not None:
+                os.chown(passing, -1, grp.getgrnam(group).gr_gid)
+            passing.chmod(0o660)
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)  # noqa: FBT003 - the method's own signature
+            passing.rename(near / path.name)
+        except BaseException:
+            passing.unlink()
+            raise
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(umask)
+    return listener, path.lstat().st_ino
+
+
+def _refuse_if_live(path: Path, near: Path) -> None:
+    """Raise RefusedError if somebody listens at the path, or if something else than a socket lies there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(str(near / path.name))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            if path.is_socket():
+                return
+            raise OSError(errno.EEXIST, "something that is no socket lies there; move it away") from None
+        except TimeoutError:  # its queue is full: it lives
+            pass
+    raise RefusedError(f"another daemon listens on {path}; give this one a control.socket of its own")
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """Give a short name of the path's folder: sockaddr_un holds 107 bytes (unix(7))."""
+    descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def listen_on(address: str) -> socket.socket:
+    """Return a listening TCP socket; raise ConfigError if it cannot be had."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, at = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(at)
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)  # noqa: FBT003 - the method's own signature
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ConfigError([f"control.listen: cannot listen on {address}: {error.strerror}"]) from None
+    return listener

@@ -1,0 +1,103 @@
+"""The control API from the command line, over the Unix socket, with the standard library alone."""
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from daemon.config.places import socket_path
+from daemon.config.schema import Config
+from daemon.errors import DaemonUnreachableError, ForbiddenError, InvalidError, NotFoundError, RefusedError
+
+_TIMEOUT = 60.0
+_CHUNK = 64 * 1024
+_ERRORS: dict[int, type[Exception]] = {400: InvalidError, 403: ForbiddenError, 404: NotFoundError, 422: InvalidError}
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to a Unix socket, whose path may be longer than sockaddr_un holds."""
+
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        folder = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(f"/proc/self/fd/{folder}/{self._path.name}")
+        finally:
+            os.close(folder)
+
+
+class Client:
+    """What commands ask of the running daemon; every method raises AgentcronError for what cannot be."""
+
+    def __init__(self, config: Config) -> None:
+        self._path = socket_path(config)
+
+    def get(self, path: str, **query: object) -> dict[str, Any]:
+        """Return the JSON document at a path."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self.ask("GET", f"{path}?{urlencode(given)}" if given else path)
+
+    def ask(self, method: str, path: str, body: object = None, **headers: str) -> dict[str, Any]:
+        """Return the JSON answer to a request."""
+        data = None if body is None else json.dumps(body).encode()
+        if data is not None:
+            headers["Content-Type"] = "application/json"
+        answer = self._send(method, path, data, headers, _TIMEOUT)
+        document: dict[str, Any] = json.loads(b"".join(self._parts(answer)) or b"{}")
+        return document
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """Yield the bytes of an answer as they come, however long that takes."""
+        yield from self._parts(self._send("GET", path, None, {}, None))
+
+    def _parts(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+        try:
+            while chunk := answer.read1(_CHUNK):
+                yield chunk
+        except (OSError, http.client.HTTPException):
+            raise DaemonUnreachableError("the daemon went away before it had answered; runs go on") from None
+
+    def _send(
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str], timeout: float | None
+    ) -> http.client.HTTPResponse:
+        connection = _Connection(self._path, timeout)
+        try:
+            connection.request(method, path, body=data, headers=headers)
+            answer = connection.getresponse()
+        except PermissionError:
+            raise DaemonUnreachableError(
+                f"{self._path} may not be used by you; ask an administrator to put you into control.group"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise DaemonUnreachableError(
+                f"the daemon cannot be reached at {self._path}: {reason}; is it running? (`agentcron status`)"
+            ) from None
+        if answer.status >= http.HTTPStatus.BAD_REQUEST:
+            raise _refusal(answer)
+        return answer
+
+
+def schedule_path(agent: str, name: str, what: str = "") -> str:
+    """Return the path of a schedule, or of something of it."""
+    return f"/agents/{quote(agent)}/schedules/{quote(name)}" + (f"/{what}" if what else "")
+
+
+def _refusal(answer: http.client.HTTPResponse) -> Exception:
+    try:
+        body = json.loads(answer.read())
+        fields = body["data"].get("fields", [])
+        problems = [*(f"{field['field']}: {field['problem']}" for field in fields), *body["data"].get("problems", [])]
+        text = "; ".join([body["message"], *problems])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        text = f"the daemon answered {answer.status} {answer.reason}"
+    return _ERRORS.get(answer.status, RefusedError)(text)

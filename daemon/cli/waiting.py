@@ -1,0 +1,27 @@
+"""Following a run to its end."""
+
+import sys
+
+import typer
+
+from daemon.cli.client import Client
+from daemon.cli.drawing import print_json
+from daemon.cli.following import show
+
+
+def follow(client: Client, run: int, *, json: bool) -> None:
+    """Show what a run prints until it has ended, its further attempts included, and exit with 1 unless it completed."""
+    following: int | None = run
+    while following is not None:
+        for chunk in client.stream(f"/runs/{following}/output?follow=true"):
+            if not json:
+                show(chunk)
+        ended = client.get(f"/runs/{following}")
+        following = ended["next_run_id"] if ended["status"] == "continued_as_new" else None
+    if json:
+        print_json(ended)
+    else:
+        reason = f": {ended['error']}" if ended["error"] else ""
+        print(f"Run {ended['id']} is {ended['status']}{reason}", file=sys.stderr)
+    if ended["status"] != "completed":
+        raise typer.Exit(1)

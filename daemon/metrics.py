@@ -1,0 +1,70 @@
+"""Figures for Prometheus; what is counted here begins at zero with each start of the daemon."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from daemon.fires import Fire
+from daemon.model import FireOutcome, RunStatus
+from daemon.store.runs import Change
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_LATENESS = (0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 3600)
+_DURATION = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
+
+
+class Metrics:
+    """All figures of one daemon."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._fires = self._counter("fires", "Due times decided, by outcome.", "outcome")
+        self._runs = self._counter("run_changes", "Status changes of runs, by new status.", "status")
+        self._changes = self._counter("schedule_changes", "Changes of schedules asked for.", "action", "result")
+        self._lateness = self._histogram("lateness_seconds", "From due time to its record.", _LATENESS)
+        self._duration = self._histogram("run_duration_seconds", "From start to end of a run.", _DURATION)
+        self._lag = self._gauge("event_loop_lag_seconds", "By how much the event loop came late at the last look.")
+        self._queue = self._gauge("queue_length", "Runs that wait for their start.")
+        self._statuses = self._gauge("runs", "Active runs, by status.", "status")
+        for outcome in FireOutcome:
+            self._fires.labels(outcome)
+        for status in RunStatus:
+            self._runs.labels(status)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"agentcron_{name}", text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"agentcron_{name}", text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"agentcron_{name}", text, buckets=buckets, registry=self._registry)
+
+    def fired(self, fires: Iterable[Fire]) -> None:
+        """Count decided due times."""
+        for fire in fires:
+            self._fires.labels(fire.outcome).inc(fire.count)
+            if fire.run_id is not None:
+                self._lateness.observe(max(0.0, fire.late.total_seconds()))
+
+    def run_changed(self, change: Change, duration: timedelta | None) -> None:
+        """Count a run's change of status; a duration is known at its end."""
+        self._runs.labels(change.after).inc()
+        if duration is not None:
+            self._duration.observe(duration.total_seconds())
+
+    def schedule_change(self, action: str, result: str) -> None:
+        """Count a change of a schedule that was asked for: `ok`, or the code of the refusal."""
+        self._changes.labels(action, result).inc()
+
+    def lagged(self, seconds: float) -> None:
+        """Note by how much the event loop came late."""
+        self._lag.set(seconds)
+
+    def text(self, active: dict[str, int]) -> bytes:
+        """Return everything as Prometheus reads it; `active` counts the active runs by status."""
+        self._queue.set(active.get(RunStatus.PENDING, 0))
+        for status in (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.SUSPENDED):
+            self._statuses.labels(status).set(active.get(status, 0))
+        return generate_latest(self._registry)

@@ -1,0 +1,162 @@
+"""Backfill: due times of the past that were not started are started after all."""
+
+import sqlite3
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from daemon.errors import InvalidError
+from daemon.fires import new_run
+from daemon.model import DueTime, FireOutcome, Overlap, Trigger
+from daemon.rules import overlap
+from daemon.store.database import Transaction
+from daemon.store.events import add_event
+from daemon.store.fires import (
+    count_recorded,
+    forget_fire,
+    outcome_of,
+    record_fire,
+    record_summary,
+    summary_over,
+)
+from daemon.store.runs import count_unfinished, create_run, flag_cancellation, unfinished_of
+from daemon.store.schedules import ScheduleRow
+from daemon.units import format_instant, parse_instant
+
+MOST = 1000
+"""Due times that one request may ask for."""
+_INSTANT = timedelta(microseconds=1)
+_STARTED = {FireOutcome.LAUNCHED, FireOutcome.BUFFERED}
+
+
+@dataclass
+class Backfilled:
+    """What a backfill brought about."""
+
+    runs: list[int] = field(default_factory=list)
+    already_run: int = 0
+    skipped_overlap: int = 0
+    stops_others: bool = False
+    """Whether earlier runs of the schedule were flagged for cancellation."""
+
+
+def backfill(
+    tx: Transaction,
+    row: ScheduleRow,
+    span: tuple[datetime, datetime],
+    policy: Overlap,
+    *,
+    principal: str,
+    now: datetime,
+    oldest: datetime | None,
+    instance: str,
+) -> Backfilled:
+    """Start the due times of a span, both ends included, that were not; raise InvalidError if that cannot be done.
+
+    `oldest` is how far back a due time may lie.
+    """
+    due_times = _due_times(row, span, now, oldest)
+    work = _Backfill(tx, row, policy, principal, now, instance)
+    for due in due_times:
+        work.start(due)
+    return work.done
+
+
+def _due_times(
+    row: ScheduleRow, span: tuple[datetime, datetime], now: datetime, oldest: datetime | None
+) -> list[DueTime]:
+    first, last = span
+    if first > last:
+        raise InvalidError("from lies after to")
+    if last > now:
+        raise InvalidError("to lies in the future; a backfill takes due times of the past")
+    if oldest is not None and first < oldest:
+        raise InvalidError(f"from lies before {format_instant(oldest)}, as far back as retention keeps anything")
+    count = row.cadence.count(first - _INSTANT, last)
+    if count > MOST:
+        raise InvalidError(f"{count} due times lie between from and to; at most {MOST} can be started at once")
+    found: list[DueTime] = []
+    due = row.cadence.next_after(first - _INSTANT)
+    while due is not None and due <= last:
+        found.append(due)
+        due = row.cadence.next_after(due)
+    return found
+
+
+class _Backfill:
+    """One request at work, due time by due time."""
+
+    def __init__(
+        self, tx: Transaction, row: ScheduleRow, policy: Overlap, principal: str, now: datetime, instance: str
+    ) -> None:
+        self.tx = tx
+        self.row = row
+        self.policy = policy
+        self.principal = principal
+        self.now = now
+        self.instance = instance
+        self.done = Backfilled()
+
+    def start(self, due: DueTime) -> None:
+        """Start one due time unless it was started before, or the overlap policy forbids it."""
+        tx, row = self.tx, self.row
+        before = outcome_of(tx, row.id, due)
+        if before in _STARTED:
+            self.done.already_run += 1
+            return
+        verdict = overlap.decide(self.policy, *count_unfinished(tx, row.id))
+        if verdict.outcome is FireOutcome.SKIPPED_OVERLAP:
+            self.done.skipped_overlap += 1
+            if before is None and summary_over(tx, row.id, due) is None:
+                reason = "an earlier run was unfinished at the backfill"
+                record_fire(tx, row.id, due, verdict.outcome, self.now, reason=reason)
+            return
+        if verdict.stop_others is not None:
+            self._stop_others(at_once=verdict.stop_others == "terminate")
+        run_id, _ = create_run(
+            tx, new_run(row, due, Trigger.BACKFILL, self.instance, creator=self.principal, held=verdict.held), self.now
+        )
+        before = before or self._taken_out_of_summary(due)
+        forget_fire(tx, row.id, due)
+        record_fire(tx, row.id, due, verdict.outcome, self.now, run_id=run_id)
+        told = {"by": self.principal, "due": format_instant(due), "was": str(before) if before else None}
+        add_event(tx, run_id, self.now, "backfilled", told)
+        self.done.runs.append(run_id)
+
+    def _stop_others(self, *, at_once: bool) -> None:
+        self.done.stops_others = True
+        for run_id in unfinished_of(self.tx, self.row.id):
+            reason = f"a backfill started another run (overlap = {self.policy})"
+            flag_cancellation(self.tx, run_id, self.now, self.principal, at_once=at_once, reason=reason)
+
+    def _taken_out_of_summary(self, due: DueTime) -> FireOutcome | None:
+        """Split the summary that covers a due time into what lies before it and after it; return its outcome."""
+        tx, row = self.tx, self.row
+        summary = summary_over(tx, row.id, due)
+        if summary is None:
+            return None
+        first, last = (DueTime(parse_instant(summary[key])) for key in ("scheduled_for", "covers_until"))
+        covered = int(summary["covers_count"])
+        forget_fire(tx, row.id, first)
+        before = self._part(first, DueTime(due - _INSTANT))
+        after = self._part(DueTime(due + _INSTANT), last)
+        if before is not None:
+            self._summarise(summary, before)
+            covered -= before[2]
+        if after is not None:
+            self._summarise(summary, (after[0], after[1], max(0, covered - 1)))
+        return FireOutcome(summary["outcome"])
+
+    def _part(self, first: DueTime, last: DueTime) -> tuple[DueTime, DueTime, int] | None:
+        """Return the first and last due time of a stretch without rows of their own, and how many there are."""
+        cadence = self.row.cadence
+        begin, end = cadence.next_after(first - _INSTANT), cadence.last_until(first - _INSTANT, last)
+        while begin is not None and end is not None and begin <= end and outcome_of(self.tx, self.row.id, begin):
+            begin = cadence.next_after(begin)
+        if begin is None or end is None or begin > end:
+            return None
+        count = cadence.count(begin - _INSTANT, end) - count_recorded(self.tx, self.row.id, begin, end)
+        return (begin, end, count) if count > 0 else None
+
+    def _summarise(self, summary: sqlite3.Row, part: tuple[DueTime, DueTime, int]) -> None:
+        outcome, reason = FireOutcome(summary["outcome"]), summary["reason"]
+        record_summary(self.tx, self.row.id, *part, outcome, parse_instant(summary["decided_at"]), reason)

@@ -1,0 +1,31 @@
+"""Rows of `schedule_skips`: upcoming due times that are to be left out."""
+
+import sqlite3
+from datetime import datetime
+
+from daemon.store.database import Transaction
+from daemon.units import format_instant
+
+
+def add_skip(tx: Transaction, schedule_id: int, due: datetime, now: datetime, by: str) -> None:
+    """Have one due time left out."""
+    tx.execute(
+        "INSERT INTO schedule_skips (schedule_id, scheduled_for, requested_at, requested_by) VALUES (?, ?, ?, ?)",
+        (schedule_id, format_instant(due), format_instant(now), by),
+    )
+
+
+def remove_skip(tx: Transaction, schedule_id: int, due: datetime) -> bool:
+    """Take a request back, or use it up; return whether there was one."""
+    removed = tx.execute(
+        "DELETE FROM schedule_skips WHERE schedule_id = ? AND scheduled_for = ?", (schedule_id, format_instant(due))
+    )
+    return removed.rowcount > 0
+
+
+def pending_skips(source: Transaction | sqlite3.Connection, schedule_id: int) -> list[str]:
+    """Return the due times that are to be left out, oldest first, as UTC text."""
+    rows = source.execute(
+        "SELECT scheduled_for FROM schedule_skips WHERE schedule_id = ? ORDER BY scheduled_for", (schedule_id,)
+    )
+    return [row["scheduled_for"] for row in rows]
