@@ -22,8 +22,9 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from daemon.clock import Clock
 from daemon.config.loading import load_config
-from daemon.fires import Fire, Present
-from daemon.schedules import sync_declared
+from daemon.fires import Claim, Fire, Present
+from daemon.model import WakeTime
+from daemon.schedules.declaring import sync_declared
 from daemon.store.opening import open_state
 from daemon.units import utc_now
 
@@ -82,9 +83,13 @@ async def ours(count: int) -> Measured:
                 async def report(fires: list[Fire]) -> None:
                     fired(len(fires))
 
-                await Clock(
-                    database, lambda now: Present(now, created, frozenset({"a"}), "instance"), utc_now, report
-                ).serve()
+                async def look_up(_: set[Claim]) -> dict[Claim, bool]:
+                    return {}
+
+                def present(now: WakeTime) -> Present:
+                    return Present(now, created, frozenset({"a"}), "instance")
+
+                await Clock(database, present, utc_now, report, look_up).serve()
 
             return await measure(count, due, begin)
 

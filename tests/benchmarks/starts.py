@@ -29,7 +29,7 @@ from daemon.model import DueTime, Trigger
 from daemon.runs.folders import prepare, run_folder
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
-from daemon.schedules import sync_declared
+from daemon.schedules.declaring import sync_declared
 from daemon.store.database import Database, Transaction
 from daemon.store.opening import open_state
 from daemon.store.runs import create_run
@@ -110,7 +110,7 @@ async def recorded(count: int, folder: Path) -> float:
         await database.write(lambda tx: sync_declared(tx, config, utc_now()))
         await database.write(lambda tx: enqueue(tx, count))
         async with asyncio.TaskGroup() as tasks:
-            pipeline = Pipeline(database, folder, nursery, 0o077, "instance", utc_now)
+            pipeline = Pipeline(database, folder, nursery, 0o077, "instance", utc_now, everybody_may, lambda *_: None)
             queue = Queue(database, pipeline, config, tasks, utc_now)
             began = time.perf_counter()
             serving = asyncio.create_task(queue.serve())
@@ -119,6 +119,10 @@ async def recorded(count: int, folder: Path) -> float:
             serving.cancel()
     await nursery.close()
     return took
+
+
+async def everybody_may(_: str, __: str) -> bool:
+    return True
 
 
 def written(folder: Path) -> Config:

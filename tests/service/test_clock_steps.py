@@ -9,7 +9,7 @@ import pytest
 
 from daemon import clock as clock_module
 from daemon.clock import Clock
-from daemon.fires import Fire, Present, step_back
+from daemon.fires import Claim, Fire, Present, step_back
 from daemon.model import FireOutcome
 from daemon.units import format_instant, parse_instant
 from tests.service.test_fires import SECOND, START, Ledger, due, ledger
@@ -164,8 +164,11 @@ async def test_the_kernels_word_of_a_set_clock_is_acted_on_at_once(
     async def fired(fires: list[Fire]) -> None:
         found.extend(fires)
 
+    async def look_up(_: set[Claim]) -> dict[Claim, bool]:
+        return {}
+
     present: Callable[[datetime], Present] = lambda now: Present(now, START, frozenset({"a"}), "x")  # noqa: E731
-    clock = Clock(ledger.database, present, lambda: START + ahead, fired)
+    clock = Clock(ledger.database, present, lambda: START + ahead, fired, look_up)
     tasks = [asyncio.create_task(work) for work in (clock.serve(), clock.watch())]
     await ledger.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
     ahead = timedelta(hours=10)

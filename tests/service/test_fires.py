@@ -16,7 +16,7 @@ from daemon.config.loading import load_config
 from daemon.fires import Fire, Present
 from daemon.model import Catchup, FireOutcome, Overlap, RunStatus
 from daemon.runs.ending import finish
-from daemon.schedules import sync_declared
+from daemon.schedules.declaring import sync_declared
 from daemon.store.database import Database, Transaction
 from daemon.store.opening import open_state
 from daemon.store.runs import change_status, get_run, startable

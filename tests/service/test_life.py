@@ -205,7 +205,6 @@ def test_signals_before_the_daemon_is_ready_do_not_end_it(start_daemon: StartDae
     daemon = start_daemon(agent("echo begun"), ready=False)
     wait_until((daemon.state / "daemon.lock").exists)
     for _ in range(20):
-        daemon.process.send_signal(signal.SIGUSR1)
         daemon.process.send_signal(signal.SIGHUP)
     daemon.wait_for_log("[daemon] Ready")
     assert daemon.stop() == 0
@@ -272,13 +271,13 @@ def test_a_missing_service_manager_is_no_trouble(start_daemon: StartDaemon, addr
 
 def test_settings_without_effect_are_named_in_one_warning(start_daemon: StartDaemon) -> None:
     text = (
-        agent("true", 'allow = ["alice"]')
+        agent("true", "budget = { runs_per_day = 3 }")
         + "[retention]\ndays = 3\n[cleanup]\nmax_age = '1h'\n[notify.x]\nping = 'http://x'\n"
     )
     daemon = start_daemon(text)
     warnings = [event for event in daemon.log() if event["event"] == "[config] Not yet active in this version"]
     assert len(warnings) == 1
-    assert warnings[0]["settings"] == "[cleanup], [notify], [retention], agents.a.allow"
+    assert warnings[0]["settings"] == "[cleanup], [notify], [retention], agents.a.budget"
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null", "dangling"])

@@ -4,6 +4,10 @@ import re
 import tomllib
 from pathlib import Path
 
+import typer
+
+from daemon.api import runs, schedules, service
+from daemon.cli.app import app
 from daemon.config import schema
 
 ROOT = Path(__file__).parents[2]
@@ -35,3 +39,21 @@ def test_the_commented_parts_of_the_example_are_toml() -> None:
     lines = [line.removeprefix("# ") if re.match(r"# (\[|[a-z_]+ = )", line) else line for line in EXAMPLE.splitlines()]
     parsed = tomllib.loads("\n".join(lines))
     assert {"triage", "concierge", "editor"} <= parsed["agents"].keys()
+
+
+def test_every_command_is_in_the_readme() -> None:
+    for command in typer.main.get_command(app).commands.values():  # type: ignore[attr-defined]
+        names = [f"`{name}" for name in getattr(command, "commands", ())] or [f"`agentcron {command.name}"]
+        first, *others = names
+        assert f"`agentcron {command.name}" in README
+        for name in [first, *others]:
+            plain = name.removeprefix("`")
+            assert re.search(rf"`(agentcron )?({command.name} )?{plain}\b", README), (command.name, name)
+
+
+def test_every_route_is_in_the_readme() -> None:
+    for route in [*schedules.ROUTES, *runs.ROUTES, *service.ROUTES]:
+        known = [route.path, route.path.replace("/agents/{agent}/schedules/{name}", ".../{name}")]
+        last = f"`{route.path.rpartition('/')[2]}`"
+        assert route.method in README
+        assert any(f"{path}" in README for path in known) or last in README, route.path

@@ -1,0 +1,108 @@
+"""Backfill: due times of the past that were not started are started, once, and the ledger says so."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from daemon.units import format_instant, parse_instant
+from tests.api.calling import SCHEDULES, call, create
+from tests.api.test_schedules import change_database
+from tests.daemon_process import DaemonProcess
+
+PATH = f"{SCHEDULES}/s/backfill"
+HOUR = timedelta(hours=1)
+
+
+def hours_ago(count: int) -> str:
+    return format_instant(datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - count * HOUR)
+
+
+def span(first: int, last: int, policy: str | None = None) -> dict[str, str]:
+    return {"from": hours_ago(first), "to": hours_ago(last), **({"overlap_policy": policy} if policy else {})}
+
+
+def test_due_times_without_a_run_get_one_each_once(daemon: DaemonProcess) -> None:
+    create(daemon)
+    done = call(daemon, "POST", PATH, span(5, 3, "allow_all")).body
+    assert (done["backfilled"], done["already_run"], len(done["runs"])) == (3, 0, 3)
+    again = call(daemon, "POST", PATH, span(6, 3, "allow_all")).body
+    assert (again["backfilled"], again["already_run"]) == (1, 3)
+    rows = daemon.query("SELECT * FROM fires ORDER BY scheduled_for")
+    assert [(row["scheduled_for"], row["outcome"]) for row in rows] == [
+        (hours_ago(hour), "launched") for hour in (6, 5, 4, 3)
+    ]
+    run = daemon.wait_for_run("completed", number=done["runs"][0])
+    assert (run["trigger"], run["creator"], run["scheduled_for"]) == ("backfill", "root", hours_ago(5))
+
+
+def test_the_overlap_policy_is_obeyed(daemon: DaemonProcess) -> None:
+    create(daemon)
+    done = call(daemon, "POST", PATH, span(4, 1)).body  # the schedule's own: skip
+    assert (done["backfilled"], done["skipped_overlap"]) == (1, 3)
+    outcomes = [row["outcome"] for row in daemon.query("SELECT outcome FROM fires ORDER BY scheduled_for")]
+    assert outcomes == ["launched", "skipped_overlap", "skipped_overlap", "skipped_overlap"]
+    daemon.wait_for_run("completed", number=done["runs"][0])
+    done = call(daemon, "POST", PATH, span(4, 1, "buffer_all")).body
+    assert (done["backfilled"], done["already_run"]) == (3, 1)
+    for run in done["runs"]:
+        daemon.wait_for_run("completed", number=run)
+    assert {row["outcome"] for row in daemon.query("SELECT outcome FROM fires")} == {"launched"}
+    told = daemon.query("SELECT data FROM events WHERE type = 'backfilled' AND run_id = ?", done["runs"][0])
+    assert '"was": "skipped_overlap"' in told[0]["data"]
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (span(1, 5), "from lies after to"),
+        ({"from": hours_ago(1), "to": "2999-01-01T00:00:00Z"}, "in the future"),
+        ({"from": "2020-01-01T00:00:00Z", "to": hours_ago(1)}, "at most 1000"),
+        ({"from": "x", "to": hours_ago(1)}, "from"),
+    ],
+)
+def test_a_span_that_makes_no_sense_is_refused(daemon: DaemonProcess, body: dict[str, str], why: str) -> None:
+    create(daemon)
+    answer = call(daemon, "POST", PATH, body)
+    assert answer.status == 400
+    assert why in answer.body["message"]
+    assert daemon.query("SELECT 1 FROM fires") == []
+
+
+def test_no_further_back_than_retention(daemon: DaemonProcess) -> None:
+    daemon.config.write_text(daemon.config.read_text() + "[retention]\ndays = 1\n")
+    assert call(daemon, "POST", "/reload").status == 200
+    create(daemon)
+    assert call(daemon, "POST", PATH, span(30, 29)).status == 400
+    assert call(daemon, "POST", PATH, span(3, 2)).status == 200
+
+
+def test_a_due_time_taken_out_of_a_summary_splits_it(daemon: DaemonProcess) -> None:
+    made = create(daemon, interval_seconds=60)
+    first, last = parse_instant(hours_ago(30)), parse_instant(hours_ago(10))
+    count = (last - first) // timedelta(minutes=1) + 1
+    ends = f"'{format_instant(last)}', {count}"
+    change_database(
+        daemon,
+        "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count) "
+        f"VALUES ({made['id']}, '{format_instant(first)}', 'skipped_missed', 'away', '{hours_ago(9)}', {ends})",
+    )
+    middle = format_instant(parse_instant(hours_ago(20)))
+    for due in (middle, format_instant(first), format_instant(last)):
+        done = call(daemon, "POST", PATH, {"from": due, "to": due, "overlap_policy": "allow_all"}).body
+        assert done["backfilled"] == 1
+    rows = daemon.query("SELECT * FROM fires ORDER BY scheduled_for")
+    assert [row["outcome"] for row in rows] == [
+        "launched",
+        "skipped_missed",
+        "launched",
+        "skipped_missed",
+        "launched",
+    ]
+    assert sum(row["covers_count"] or 1 for row in rows) == count
+    minute = timedelta(minutes=1)
+    assert rows[1]["scheduled_for"] == format_instant(first + minute)
+    assert rows[1]["covers_until"] == format_instant(parse_instant(middle) - minute)
+    assert rows[3]["scheduled_for"] == format_instant(parse_instant(middle) + minute)
+    assert rows[3]["covers_until"] == format_instant(last - minute)
+    told = daemon.query("SELECT data FROM events WHERE type = 'backfilled'")
+    assert all('"was": "skipped_missed"' in row["data"] for row in told)

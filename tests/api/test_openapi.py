@@ -1,0 +1,79 @@
+"""`/openapi.json` is complete and true: schemathesis asks everything that it allows, and what it forbids."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.api.calling import call
+from tests.api.test_sockets import TOKEN, port, start_on_tcp
+from tests.conftest import StartDaemon
+from tests.daemon_process import DaemonProcess
+
+__all__ = ["port"]
+SETTINGS = """\
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", "400", "401", "403", "404", "409", "412"]
+"""
+CONTRACT_ROUTES = """
+POST /agents/{agent}/schedules
+GET /agents/{agent}/schedules
+GET /agents/{agent}/schedules/{name}
+PATCH /agents/{agent}/schedules/{name}
+POST /agents/{agent}/schedules/{name}/pause
+POST /agents/{agent}/schedules/{name}/resume
+POST /agents/{agent}/schedules/{name}/trigger
+POST /agents/{agent}/schedules/{name}/skip
+POST /agents/{agent}/schedules/{name}/unskip
+POST /agents/{agent}/schedules/{name}/backfill
+DELETE /agents/{agent}/schedules/{name}
+GET /agents/{agent}/schedules/{name}/fires
+GET /agents/{agent}/schedules/{name}/revisions
+GET /runs
+GET /runs/{id}
+GET /runs/{id}/output
+POST /runs/{id}/cancel
+POST /runs/{id}/retry
+POST /reload
+GET /status
+GET /healthz
+GET /metrics
+GET /openapi.json
+"""
+
+
+def test_every_route_is_described(daemon: DaemonProcess) -> None:
+    document = call(daemon, "GET", "/openapi.json").body
+    assert document["openapi"].startswith("3.1")
+    described = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
+    assert described == set(CONTRACT_ROUTES.split("\n")) - {""}
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', str(document).replace("'", '"')))
+    assert references <= document["components"]["schemas"].keys()
+
+
+def summary_of(found: subprocess.CompletedProcess[str]) -> str:
+    """Return what it found, without the bodies, which can be large."""
+    return "\n".join(line[:300] for line in found.stdout.splitlines()[-200:] if line.strip()) + found.stderr[-2000:]
+
+
+@pytest.mark.parametrize("seconds", [25, pytest.param(180, marks=pytest.mark.soak)])
+@pytest.mark.timeout(400)
+def test_schemathesis_finds_nothing(start_daemon: StartDaemon, tmp_path: Path, port: int, seconds: int) -> None:
+    daemon = start_on_tcp(start_daemon, tmp_path, port)
+    (tmp_path / "schemathesis.toml").write_text(SETTINGS)
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", "schemathesis.toml"]
+    command += ["run", f"http://127.0.0.1:{port}/openapi.json", "--checks", "all", "--max-time", str(seconds)]
+    command += [
+        "--header",
+        f"Authorization: Bearer {TOKEN}",
+        "--seed",
+        "1",
+        "--no-color",
+        "--max-examples",
+        str(seconds),
+    ]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert found.returncode == 0, summary_of(found)
+    assert "[control] Unexpected error" not in daemon.log_text()

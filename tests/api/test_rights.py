@@ -1,0 +1,245 @@
+"""Rights: who may see and do what, over both sockets and from inside a run, and creators that lose theirs."""
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.calling import HOURLY, SCHEDULES, call
+from tests.conftest import StartDaemon
+from tests.daemon_process import wait_until
+
+needs_root = pytest.mark.skipif(
+    os.getuid() != 0 or shutil.which("curl") is None or shutil.which("setpriv") is None,
+    reason="asking as another user needs root, curl and setpriv",
+)
+NOBODY = "nobody"
+AGENT = 'command = ["sh", "-c", "echo hello"]\n'
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter, unlike the one of the test."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def config(folder: Path, agents: str, access: str = "") -> str:
+    group = pwd.getpwnam(NOBODY).pw_gid
+    name = next(line.split(":")[0] for line in Path("/etc/group").read_text().splitlines() if f":{group}:" in line)
+    return f'[daemon]\nstate_dir = "state"\n[control]\nsocket = "{folder}/c.sock"\ngroup = "{name}"\n{access}\n{agents}'
+
+
+def ask_as(user: str, folder: Path, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    entry = pwd.getpwnam(user)
+    identity = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+    curl = ["curl", "-s", "-X", method, "-w", "\n%{http_code}", "--unix-socket", f"{folder}/c.sock", f"http://x{path}"]
+    if body is not None:
+        curl += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    said = subprocess.run([*identity, *curl], capture_output=True, text=True, check=True).stdout
+    text, _, status = said.rpartition("\n")
+    return int(status), json.loads(text) if text else None
+
+
+@needs_root
+def test_a_user_sees_and_changes_what_the_config_grants(start_daemon: StartDaemon, open_folder: Path) -> None:
+    agents = (
+        f'[agents.mine]\n{AGENT}allow = ["{NOBODY}"]\n[agents.seen]\n{AGENT}read = ["{NOBODY}"]\n'
+        f"[agents.hidden]\n{AGENT}"
+        + "".join(f'[agents.{agent}.schedules.d]\nevery = "1h"\n' for agent in ("mine", "seen", "hidden"))
+    )
+    daemon = start_daemon(config(open_folder, agents))
+
+    def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
+        return ask_as(NOBODY, open_folder, method, path, body)
+
+    for agent, seen, changed in (("mine", 200, 200), ("seen", 200, 403), ("hidden", 404, 404)):
+        assert ask("GET", f"/agents/{agent}/schedules")[0] == seen
+        assert ask("GET", f"/agents/{agent}/schedules/d")[0] == seen
+        assert ask("POST", f"/agents/{agent}/schedules/d/pause")[0] == changed
+        assert ask("POST", f"/agents/{agent}/schedules", HOURLY)[0] == {200: 201}.get(changed, changed)
+        assert ask("POST", f"/agents/{agent}/schedules/d/trigger")[0] == {200: 201}.get(changed, changed)
+    assert ask("GET", "/agents/mine/schedules/s")[1]["creator_principal"] == NOBODY
+    daemon.wait_for_run("completed", number=1)
+    hidden_path = "/agents/hidden/schedules/d/trigger"
+    as_root = subprocess.run(
+        ["curl", "-s", "-X", "POST", "--unix-socket", f"{open_folder}/c.sock", f"http://x{hidden_path}"],
+        check=True,
+        capture_output=True,
+    )
+    hidden = json.loads(as_root.stdout)["id"]
+    daemon.wait_for_run("completed", number=hidden)
+    status, page = ask("GET", "/runs?limit=1")
+    assert (status, page["total"], [run["agent"] for run in page["runs"]]) == (200, 1, ["mine"])
+    for path in (f"/runs/{hidden}", f"/runs/{hidden}/output"):
+        assert ask("GET", path)[0] == 404
+    assert ask("POST", f"/runs/{hidden}/retry")[0] == 404
+    assert ask("POST", "/reload")[0] == 403
+    assert {entry["schedule"] for entry in ask("GET", "/status")[1]["timeline"]} == {"mine/d"}
+
+
+@needs_root
+def test_a_creator_that_loses_the_right_stops_firing_visibly(start_daemon: StartDaemon, open_folder: Path) -> None:
+    granted = config(open_folder, f'[agents.a]\n{AGENT}allow = ["{NOBODY}"]\n')
+    daemon = start_daemon(granted)
+    body = {"name": "s", "interval_seconds": 1}
+    assert ask_as(NOBODY, open_folder, "POST", SCHEDULES, body)[0] == 201
+    daemon.wait_for_row("SELECT 1 FROM fires WHERE outcome = 'launched'")
+    daemon.config.write_text(granted.replace(f'allow = ["{NOBODY}"]', "allow = []"))
+    daemon.cli("reload")
+    row = daemon.wait_for_row("SELECT * FROM fires WHERE outcome = 'skipped_permission_denied'")
+    assert NOBODY in row["reason"]
+    assert row["run_id"] is None
+    assert "skipped_permission_denied" in daemon.cli("schedules", "history", "a/s").stdout
+    curl = ["curl", "-s", "--unix-socket", f"{open_folder}/c.sock", "http://x/metrics"]
+    figures = subprocess.run(curl, capture_output=True, text=True, check=True).stdout
+    denied = next(line for line in figures.splitlines() if 'fires_total{outcome="skipped_permission_denied"}' in line)
+    assert float(denied.split()[1]) >= 1
+    daemon.config.write_text(granted)
+    daemon.cli("reload")
+    daemon.wait_for_row(
+        "SELECT 1 FROM fires WHERE outcome = 'launched' AND scheduled_for > ?", row["scheduled_for"], deadline=10
+    )
+
+
+@needs_root
+def test_a_run_whose_creator_lost_the_right_before_delivery_is_cancelled(
+    start_daemon: StartDaemon, open_folder: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "gate")
+    agents = f'[agents.a]\ncommand = ["cat", "{tmp_path}/gate"]\nallow = ["{NOBODY}"]\n'
+    agents += '[agents.a.schedules.d]\nevery = "1h"\n'
+    granted = config(open_folder, agents)
+    daemon = start_daemon(granted)
+    for _ in range(2):  # the second one waits: max_concurrent is 1
+        assert ask_as(NOBODY, open_folder, "POST", f"{SCHEDULES}/d/trigger")[0] == 201
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE id = 1 AND delivered_at IS NOT NULL")
+    daemon.config.write_text(granted.replace(f'allow = ["{NOBODY}"]', ""))
+    assert daemon.cli("reload").returncode == 0
+    (tmp_path / "gate").write_text("")
+    run = daemon.wait_for_run("cancelled", number=2)
+    assert f"{NOBODY}, who asked for it, may not use a any more" in run["error"]
+    assert run["delivered_at"] is None
+    assert daemon.wait_for_run("completed", number=1)
+
+
+CALLBACK = """\
+import json, os, socket, sys
+def ask(method, path):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(sys.argv[1])
+        head = f"{method} {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nContent-Length: 0\\r\\n\\r\\n"
+        s.sendall(head.encode())
+        data = b""
+        while part := s.recv(65536):
+            data += part
+    return int(data.split()[1])
+if os.fork():
+    os.wait()
+else:
+    os.setsid()
+    own = os.environ.get("AGENTCRON_RUN_ID", "1")
+    asked = [("GET", f"/runs/{own}"), ("GET", "/agents/a/schedules"), ("GET", "/runs/999"), ("POST", "/reload"),
+             ("GET", "/status"), ("GET", "/metrics"), ("POST", "/agents/a/schedules/s/trigger"), ("GET", "/runs")]
+    print(json.dumps([ask(*one) for one in asked]), flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("environment", ["kept", "cleared"])
+def test_an_agent_that_calls_back_may_see_and_end_its_own_run_only(
+    start_daemon: StartDaemon, tmp_path: Path, environment: str
+) -> None:
+    (tmp_path / "callback.py").write_text(CALLBACK)
+    clean = "env -i " if environment == "cleared" else ""
+    run = f"{clean}{sys.executable} {tmp_path}/callback.py {tmp_path}/c.sock"
+    daemon = start_daemon(
+        '[daemon]\nstate_dir = "state"\n[control]\nsocket = "c.sock"\n'
+        f"[agents.a]\ncommand = ['sh', '-c', '{run}']\n[agents.a.schedules.s]\nevery = \"1s\"\n"
+    )
+    daemon.wait_for_run("completed")
+    assert json.loads(daemon.output(1)) == [200, 404, 404, 403, 403, 403, 404, 200]
+
+
+GONE = """\
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX)
+if os.fork() == 0:
+    s.connect(sys.argv[1])
+    os._exit(0)
+os.wait()
+s.sendall(b"POST /agents/a/schedules/s/pause HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 0\\r\\n\\r\\n")
+print(s.recv(4096).split()[1].decode(), flush=True)
+"""
+
+
+def test_an_agent_cannot_hide_behind_a_process_that_is_gone(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "gone.py").write_text(GONE)
+    run = f"{sys.executable} {tmp_path}/gone.py {tmp_path}/c.sock"
+    daemon = start_daemon(
+        '[daemon]\nstate_dir = "state"\n[control]\nsocket = "c.sock"\n'
+        f"[agents.a]\ncommand = ['sh', '-c', '{run}']\n[agents.a.schedules.s]\nevery = \"1s\"\n"
+    )
+    daemon.wait_for_run("completed")
+    assert daemon.output(1) == "403\n"
+
+
+@needs_root
+def test_nobody_else_can_pose_as_a_run(start_daemon: StartDaemon, open_folder: Path) -> None:
+    agents = '[agents.a]\ncommand = ["sleep", "300"]\n[agents.a.schedules.s]\nevery = "1s"\n'
+    daemon = start_daemon(config(open_folder, agents))
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AGENTCRON_RUN_ID", "1")
+        assert ask_as(NOBODY, open_folder, "GET", "/runs/1")[0] == 404
+
+
+def test_an_agent_may_end_its_own_run(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("curl is not installed")
+    script = f"{curl} -s -X POST --unix-socket {tmp_path}/c.sock http://x/runs/$AGENTCRON_RUN_ID/cancel; sleep 300"
+    text = (
+        '[daemon]\nstate_dir = "state"\n[control]\nsocket = "c.sock"\n'
+        f"[agents.a]\ncommand = ['sh', '-c', '{script}']\nkill_grace = \"1s\"\n"
+    )
+    daemon = start_daemon(text + '[agents.a.schedules.s]\nevery = "1s"\n')
+    assert daemon.wait_for_run("cancelled")["error"] == "cancelled by run:1"
+
+
+def test_the_command_line_works_through_the_socket_where_the_state_is_closed(
+    start_daemon: StartDaemon,
+) -> None:
+    text = (
+        '[daemon]\nstate_dir = "state"\n[control]\nsocket = "c.sock"\n[agents.a]\ncommand = ["echo", "hello"]\n'
+        '[agents.a.schedules.s]\nevery = "1s"\n'
+    )
+    daemon = start_daemon(text)
+    daemon.wait_for_run("completed")
+    powerless = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"] if os.getuid() == 0 else []
+    daemon.state.chmod(0)
+    try:
+        for arguments, shown in (
+            ("schedules list", "a/s"),
+            ("schedules show a/s", "every 1 s"),
+            ("schedules history a/s", "launched"),
+            ("runs list", "completed"),
+            ("runs show 1", "completed"),
+            ("runs logs 1", "hello"),
+            ("status", "running, pid"),
+        ):
+            command = [*powerless, sys.executable, "-m", "daemon", "--config", str(daemon.config), *arguments.split()]
+            found = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert (found.returncode, shown in found.stdout) == (0, True), (arguments, found.stdout, found.stderr)
+    finally:
+        daemon.state.chmod(0o700)
+    assert wait_until(lambda: call(daemon, "GET", "/healthz").status == 200)

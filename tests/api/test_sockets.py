@@ -1,0 +1,206 @@
+"""The sockets: who may connect, what is refused before any route, and clients that mean no good."""
+
+import contextlib
+import re
+import resource
+import select
+import socket
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.api.calling import CONFIG, SCHEDULES, UnixConnection, call, create
+from tests.conftest import StartDaemon
+from tests.daemon_process import DaemonProcess, wait_until
+
+TOKEN = "sesame-street"  # noqa: S105 - of these tests
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b'{"name": "s", "interval_seconds": 60, "interval_seconds": 61}', 400),
+        (b'{"name": "s", "interval_seconds": NaN}', 400),
+        (b'{"name": "s", "interval_seconds": 60, "task_params": {"x": 1e999}}', 400),
+        (b'{"name": "s", "interval_seconds": 60, "description": "\\ud800"}', 400),
+        (b'{"name": "s", "interval_seconds": 60, "task_params": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
+        (b'{"name": "s", "interval_seconds": ' + b"9" * 10_000 + b"}", 400),
+        (b"\xff\xfe", 400),
+        (b"", 415),
+        (b'{"name": "' + b"x" * 5_000_000 + b'"}', 413),
+    ],
+    ids=["twice", "NaN", "infinite", "half a character", "deep", "huge number", "no text", "nothing", "5 MB"],
+)
+def test_a_hostile_body_is_refused(daemon: DaemonProcess, data: bytes, status: int) -> None:
+    headers = {"Content_Type": ""} if not data else {}
+    answer = call(daemon, "POST", SCHEDULES, data=data, **headers)
+    assert answer.status == status
+    assert answer.body["message"]
+    create(daemon)
+
+
+def test_a_body_of_another_type_and_another_origin_are_refused(daemon: DaemonProcess) -> None:
+    body = b'{"name": "s", "interval_seconds": 60}'
+    assert call(daemon, "POST", SCHEDULES, data=body, Content_Type="text/plain").status == 415
+    refused = call(daemon, "POST", SCHEDULES, data=body, Content_Type="text/plain", Origin="http://evil.example")
+    assert (refused.status, refused.code) == (403, "forbidden")
+    assert call(daemon, "POST", SCHEDULES, data=body, Sec_Fetch_Site="cross-site").status == 403
+    assert call(daemon, "PUT", SCHEDULES, data=body).status == 405
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def start_on_tcp(start_daemon: StartDaemon, folder: Path, port: int) -> DaemonProcess:
+    (folder / "ci.token").write_text(f"{TOKEN}\n")
+    control = f'[control]\nlisten = "127.0.0.1:{port}"\ntokens = [{{ name = "ci", file = "ci.token" }}]\n'
+    return start_daemon(CONFIG.replace("[control]\n", control).replace("max_conc", 'allow = ["token:ci"]\nmax_conc'))
+
+
+def ask_tcp(port: int, request: bytes) -> int:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(request)
+        return int(connection.recv(100).split()[1])
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (f"Host: localhost\r\nAuthorization: Bearer {TOKEN}", 200),
+        (f"Host: 127.0.0.1:80\r\nAuthorization: bearer {TOKEN}", 200),
+        (f"Host: localhost\r\nOrigin: http://localhost\r\nAuthorization: Bearer {TOKEN}", 200),
+        (f"Host: evil.example\r\nAuthorization: Bearer {TOKEN}", 403),
+        (f"Host: localhost\r\nOrigin: http://evil.example\r\nAuthorization: Bearer {TOKEN}", 403),
+        (f"Host: localhost\r\nOrigin: null\r\nAuthorization: Bearer {TOKEN}", 403),
+        ("Host: localhost", 401),
+        ("Host: localhost\r\nAuthorization: Bearer sesame", 401),
+        ("Host: localhost\r\nAuthorization: Bearer sésame", 401),
+        (f"Host: localhost\r\nAuthorization: Basic {TOKEN}", 401),
+        ("Host: localhost\r\nAuthorization: Bearer ", 401),
+    ],
+)
+def test_tcp_needs_a_token_and_a_name_of_this_machine(
+    start_daemon: StartDaemon, tmp_path: Path, port: int, headers: str, status: int
+) -> None:
+    start_on_tcp(start_daemon, tmp_path, port)
+    assert ask_tcp(port, f"GET {SCHEDULES} HTTP/1.1\r\n{headers}\r\n\r\n".encode()) == status
+
+
+def test_a_token_has_the_rights_it_is_given(start_daemon: StartDaemon, tmp_path: Path, port: int) -> None:
+    daemon = start_on_tcp(start_daemon, tmp_path, port)
+    head = f"HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+    assert ask_tcp(port, f"POST {SCHEDULES}/declared/pause {head}".encode()) == 200
+    assert ask_tcp(port, f"POST /reload {head}".encode()) == 403
+    assert ask_tcp(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") == 200
+    [revision] = daemon.query("SELECT principal FROM schedule_revisions WHERE action = 'pause'")
+    assert revision["principal"] == "token:ci"
+    assert TOKEN not in daemon.log_text()
+    (tmp_path / "ci.token").write_text("another-one\n")
+    text = daemon.config.read_text()
+    daemon.config.write_text(text + "bogus = 1\n")
+    assert call(daemon, "POST", "/reload").status == 400
+    assert ask_tcp(port, f"GET /runs {head}".encode()) == 200  # a bad file changes nothing
+    daemon.config.write_text(text)
+    assert call(daemon, "POST", "/reload").status == 200
+    assert ask_tcp(port, f"GET /runs {head}".encode()) == 401
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(None, "cannot read"), ("short", "8 or more"), ("with a blank in it", "8 or")]
+)
+def test_a_token_that_cannot_be_used_is_a_config_error(
+    start_daemon: StartDaemon, tmp_path: Path, port: int, content: str | None, why: str
+) -> None:
+    if content is not None:
+        (tmp_path / "ci.token").write_text(content)
+    control = f'[control]\nlisten = "127.0.0.1:{port}"\ntokens = [{{ name = "ci", file = "ci.token" }}]\n'
+    daemon = start_daemon(CONFIG.replace("[control]\n", control), ready=False)
+    assert daemon.process.wait(20) == 2
+    assert why in daemon.log_text()
+    assert "Traceback" not in daemon.log_text()
+
+
+def test_a_stale_socket_is_replaced_and_a_live_one_never_stolen(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    path = tmp_path / "c.sock"
+    first = start_daemon(CONFIG)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    first.kill()
+    assert path.exists()
+    second = start_daemon(CONFIG)
+    third = start_daemon(CONFIG.replace('"state"', '"other"'), ready=False, state=tmp_path / "other")
+    assert third.process.wait(20) == 1
+    assert "another daemon listens on" in third.log_text()
+    assert call(second, "GET", "/healthz").status == 200
+    assert second.stop() == 0
+    assert not path.exists()
+    path.write_text("somebody's file")
+    fourth = start_daemon(CONFIG, ready=False)
+    assert fourth.process.wait(20) == 2
+    assert "no socket" in fourth.log_text()
+    assert path.read_text() == "somebody's file"
+
+
+def test_the_socket_may_lie_deeper_than_an_address_can_tell(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    daemon = start_daemon(CONFIG.replace('"c.sock"', f'"{deep}/c.sock"'))
+    assert (deep / "c.sock").is_socket()
+    assert daemon.cli("schedules", "pause", "a/declared").returncode == 0
+    assert daemon.stop() == 0
+
+
+def test_a_command_without_a_daemon_says_so(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(CONFIG)
+    daemon.stop()
+    said = daemon.cli("schedules", "pause", "a/declared")
+    assert said.returncode == 3
+    assert "c.sock" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_agents_get_the_limit_of_open_files_that_they_expect(start_daemon: StartDaemon) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        text = CONFIG.replace("echo hello; cat", "ulimit -n") + '[agents.a.schedules.s]\nevery = "1s"\n'
+        daemon = start_daemon(text)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    daemon.wait_for_run("completed")
+    assert daemon.output(1) == "1024\n"
+    limits = Path(f"/proc/{daemon.process.pid}/limits").read_text()
+    assert int(re.search(r"Max open files +(\d+)", limits)[1]) > 1024  # type: ignore[index]
+
+
+def test_idle_and_slow_clients_hold_up_nobody(daemon: DaemonProcess, tmp_path: Path) -> None:
+    create(daemon, interval_seconds=1)
+    with contextlib.ExitStack() as held:
+        clients = [held.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX))) for _ in range(1000)]
+        for client in clients:
+            client.connect(str(tmp_path / "c.sock"))
+        slow = clients[0]
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        begun = time.monotonic()
+        began = len(daemon.query("SELECT 1 FROM fires"))
+        while not select.select([slow], [], [], 0.2)[0]:
+            slow.sendall(b"x")
+            assert time.monotonic() - begun < 30
+        assert call(daemon, "GET", "/healthz").status == 200
+        seconds = int(time.monotonic() - begun)
+        wait_until(lambda: len(daemon.query("SELECT 1 FROM fires")) >= began + seconds - 1)
+    late = daemon.query("SELECT max((julianday(decided_at) - julianday(scheduled_for)) * 86400) AS late FROM fires")
+    assert late[0]["late"] < 1
+    assert {row["outcome"] for row in daemon.query("SELECT outcome FROM fires")} == {"launched"}
+
+
+def test_a_connection_serves_many_requests(daemon: DaemonProcess) -> None:
+    connection = UnixConnection(daemon.folder / "c.sock")
+    for _ in range(50):
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read() == b'{"status": "ok"}'
+    connection.close()
