@@ -75,7 +75,7 @@ def test_how_a_run_ended_is_on_the_disk_before_its_supervisor_is_gone(tmp_path: 
     calls = ["strace", "-f", "-y", "-o", str(trace), "-e", "trace=pwrite64,fsync,exit_group", sys.executable, "-c"]
     subprocess.run([*calls, SUPERVISE, str(folder), spec], check=True, timeout=30)
     lines = [line for line in trace.read_text().splitlines() if "/status>" in line]
-    assert [line.partition(" ")[2].split("(")[0] for line in lines[-2:]] == ["pwrite64", "fsync"]
+    assert [line.split(maxsplit=1)[1].split("(")[0] for line in lines[-2:]] == ["pwrite64", "fsync"]
     assert ", 2048, 2048)" in lines[-2]  # the place of the exit record
 
 
