@@ -233,9 +233,13 @@ def runs_page(
 
 def fires_page(connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None) -> dict[str, Any]:
     """Return the newest fires of a schedule; the cursor is the due time that the last page ended with."""
+    try:
+        before = "~" if cursor is None else format_instant(parse_instant(cursor))
+    except ValueError:
+        raise InvalidError(f"cursor: {cursor!r} is none that a list gave") from None
     rows = connection.execute(
         "SELECT * FROM fires WHERE schedule_id = ? AND scheduled_for < ? ORDER BY scheduled_for DESC LIMIT ?",
-        (schedule_id, cursor or "~", limit),
+        (schedule_id, before, limit),
     )
     found = [{key: row[key] for key in _FIRE_KEYS} for row in rows]
     total = connection.execute("SELECT count(*) AS n FROM fires WHERE schedule_id = ?", (schedule_id,)).fetchone()["n"]

@@ -133,7 +133,10 @@ class Route:
 
     async def read_body(self, request: web.Request) -> BaseModel | None:
         """Return the validated body; raise InvalidError for bad JSON and ValidationError for a wrong shape."""
-        data = await request.read()
+        try:
+            data = await request.read()
+        except web.RequestPayloadError:
+            raise InvalidError("the body is not in the content-encoding that its header names") from None
         if self.body is None:
             return None
         if not data and not self.body_required:

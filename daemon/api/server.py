@@ -110,6 +110,8 @@ class ControlServer:
             return await handler(request)
         except asyncio.CancelledError:
             raise
+        except ConnectionError:  # the client went away before it had said all
+            return refusal(400, "the request was broken off")
         except Exception as error:  # noqa: BLE001 - a bad request must not stop the daemon
             answer = answer_to(error)
             if answer is None:

@@ -189,7 +189,8 @@ class Pipeline:
         for change in changes:
             duration = None
             if started_at is not None and change.before is RunStatus.RUNNING:
-                duration = max(timedelta(0), self._now() - parse_instant(started_at))
+                ended_at = parse_instant(change.ended_at) if change.ended_at else self._now()
+                duration = max(timedelta(0), ended_at - parse_instant(started_at))
             self._count(change, duration)
             _log(change, duration)
 

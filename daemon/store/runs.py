@@ -119,6 +119,8 @@ class Change:
     before: RunStatus | None
     after: RunStatus
     error: str | None = None
+    ended_at: str | None = None
+    """When the run ended, which may lie before the change."""
 
 
 def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
@@ -188,7 +190,8 @@ def change_status(tx: Transaction, run: Run, after: RunStatus, now: datetime, **
     if after not in ACTIVE:
         end_open_steps(tx, run.id, now, told)
         tx.execute("DELETE FROM cancellation_flags WHERE run_id = ?", (run.id,))
-    return Change(run.id, run.agent, run.address, run.status, after, told)
+    ended_at = values.get("completed_at")
+    return Change(run.id, run.agent, run.address, run.status, after, told, str(ended_at) if ended_at else None)
 
 
 def update_run(tx: Transaction, run_id: int, now: datetime, **columns: object) -> None:

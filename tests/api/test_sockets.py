@@ -50,6 +50,19 @@ def test_a_body_of_another_type_and_another_origin_are_refused(daemon: DaemonPro
     assert call(daemon, "PUT", SCHEDULES, data=body).status == 405
 
 
+def test_a_body_in_another_encoding_or_broken_off_is_no_error_of_ours(daemon: DaemonProcess, tmp_path: Path) -> None:
+    path = f"{SCHEDULES}/declared/pause"
+    assert call(daemon, "POST", path, data=b"{}", Content_Encoding="gzip").status == 400
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{{"
+    for _ in range(5):
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
+            client.connect(str(tmp_path / "c.sock"))
+            client.sendall(head.encode())
+    assert call(daemon, "GET", "/healthz").status == 200
+    assert daemon.stop() == 0
+    assert "Unexpected error" not in daemon.log_text()
+
+
 @pytest.fixture
 def port() -> int:
     with socket.socket() as free:

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -60,9 +60,12 @@ def test_an_exit_while_no_daemon_lived_is_not_lost(start_daemon: StartDaemon, tm
     (tmp_path / "gate").write_text("go\n")
     wait_until(lambda: tree.start_of(int(str(run["pid"]))) is None)
     ended_at = datetime.now(UTC)
-    row = start_daemon(text).wait_for_run("failed", number=1)
+    second = start_daemon(text)
+    row = second.wait_for_run("failed", number=1)
     assert row["exit_code"] == 7
     assert datetime.fromisoformat(row["completed_at"]) <= ended_at  # its end, not its discovery
+    took = datetime.fromisoformat(row["completed_at"]) - datetime.fromisoformat(row["started_at"])
+    assert second.wait_for_log("[run] Run failed")["duration_ms"] == took // timedelta(milliseconds=1)
 
 
 def test_a_killed_supervisor_interrupts_the_run_and_leaves_nothing(start_daemon: StartDaemon) -> None:
