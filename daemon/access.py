@@ -12,11 +12,11 @@ from functools import cache
 from typing import Literal
 
 from daemon.config.schema import Config
+from daemon.model import CONFIG_PRINCIPAL
 
 Action = Literal[
     "schedule.read", "schedule.update", "schedule.delete", "agent.update", "agent.execute", "task.create", "task.update"
 ]
-CONFIG = "config"
 
 
 @cache
@@ -31,7 +31,7 @@ def user_of(uid: int) -> str:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid:{uid}"
-    return name if name != CONFIG else f"uid:{uid}"
+    return name if name != CONFIG_PRINCIPAL else f"uid:{uid}"
 
 
 class Rights:
@@ -48,7 +48,7 @@ class Rights:
 
     def may_at_once(self, principal: str) -> bool | None:
         """Tell whether a principal has every right, or none; None if that needs a closer look."""
-        if principal in {CONFIG, own_user()}:
+        if principal in {CONFIG_PRINCIPAL, own_user()}:
             return True
         if principal.startswith("token:"):
             return None if principal in self._tokens else False

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from daemon.model import DueTime, FireOutcome, Trigger
+from daemon.model import CONFIG_PRINCIPAL, DueTime, FireOutcome, Trigger
 from daemon.rules import catchup, overlap
 from daemon.store.database import Transaction
 from daemon.store.events import add_event
@@ -23,7 +23,7 @@ from daemon.store.fires import (
     shorten_summary,
     summaries_beyond,
 )
-from daemon.store.runs import NewRun, count_unfinished, create_run, flag_cancellation, hurry_attempts, unfinished_of
+from daemon.store.runs import NewRun, count_unfinished, create_run, flag_unfinished, hurry_attempts
 from daemon.store.schedules import (
     ScheduleRow,
     due_schedules,
@@ -41,7 +41,6 @@ _INSTANT = timedelta(microseconds=1)
 _MOST_AT_ONCE = 100
 _PUT_OFF = timedelta(minutes=1)
 _ASK_AGAIN = timedelta(seconds=5)
-_EVERY_RIGHT = "config"  # the principal of declared schedules
 Claim = tuple[str, str]
 """A schedule's creator and its agent."""
 UNDECIDABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -79,7 +78,7 @@ class Present:
 
     def may_start(self, claim: Claim) -> bool | None:
         """Tell whether the creator of a schedule may start its agent, None if that was not looked up."""
-        return True if claim[0] == _EVERY_RIGHT else self.rights.get(claim)
+        return True if claim[0] == CONFIG_PRINCIPAL else self.rights.get(claim)
 
 
 @dataclass
@@ -248,8 +247,7 @@ class _Decision:
 
     def _stop_others(self, *, at_once: bool) -> None:
         reason = f"a later due time came (overlap = {self.row.overlap})"
-        for run_id in unfinished_of(self.tx, self.row.id):
-            flag_cancellation(self.tx, run_id, self.present.now, "config", at_once=at_once, reason=reason)
+        flag_unfinished(self.tx, self.row.id, self.present.now, CONFIG_PRINCIPAL, at_once=at_once, reason=reason)
 
     def _record(self, due: DueTime, outcome: FireOutcome, reason: str) -> None:
         record_fire(self.tx, self.row.id, due, outcome, self.present.now, reason=reason)

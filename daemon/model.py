@@ -11,6 +11,10 @@ WakeTime = NewType("WakeTime", datetime)
 """The instant (UTC) at which the daemon looked at its schedules."""
 
 
+CONFIG_PRINCIPAL = "config"
+"""Who declares the schedules of the config file; it has every right."""
+
+
 class RunStatus(StrEnum):
     """Where a run stands; the first three are active, the others terminal."""
 

@@ -32,7 +32,7 @@ from daemon.fires import Claim, Fire, Present, step_back
 from daemon.limits import raise_open_files
 from daemon.log import LogFile
 from daemon.metrics import Metrics
-from daemon.model import WakeTime
+from daemon.model import CONFIG_PRINCIPAL, WakeTime
 from daemon.recovery import recover, start_anew
 from daemon.runs.folders import runs_with_folders
 from daemon.runs.pipeline import Pipeline
@@ -327,10 +327,10 @@ class Service:
         limit = self.config.daemon.stop_timeout.total_seconds()
         waits = {asyncio.create_task(self._queue.empty()), asyncio.create_task(self._stop_signal.at_once.wait())}
         if mode == "cancel":
-            self._spawn(self._queue.cancel_all("config", "the daemon was stopped", at_once=False))
+            self._spawn(self._queue.cancel_all(CONFIG_PRINCIPAL, "the daemon was stopped", at_once=False))
         await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if mode == "cancel" and self._queue.under_way:
-            self._spawn(self._queue.cancel_all("config", "the daemon was stopped", at_once=True))
+            self._spawn(self._queue.cancel_all(CONFIG_PRINCIPAL, "the daemon was stopped", at_once=True))
             last = asyncio.create_task(self._queue.empty())
             await asyncio.wait({last}, timeout=_LAST_MOMENT)
             waits.add(last)

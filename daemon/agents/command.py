@@ -261,15 +261,15 @@ def _outcome(ended: dict[str, Any], wanted: dict[str, Any] | None, report: Repor
     if complaint:
         _LOG.warning("[run] Report left aside", run_id=work.run_id, agent=work.agent, reason=complaint)
     status_, error, permanent = _verdict(ended, report)
-    cancelled_by_us = status_ is RunStatus.CANCELLED and wanted is not None
-    if cancelled_by_us and wanted is not None:
-        error = wanted["error"]
+    wish = wanted if status_ is RunStatus.CANCELLED else None
+    if wish is not None:
+        error = wish["error"]
     if ended.get("left_over"):
         error = f"{error or status_}; {ended['left_over']} process(es) could not be ended"
     return Outcome(
         status=status_,
         error=error,
-        cancelled_by_us=cancelled_by_us,
+        cancelled_by_us=wish is not None,
         exit_code=ended.get("exit_code"),
         signal=ended.get("signal"),
         message=report.message or (f"its report was left aside: {complaint}" if complaint else None),

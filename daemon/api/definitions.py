@@ -1,7 +1,7 @@
 """From a request's keys of a schedule to the columns of its row, and the check of what they mean."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -14,11 +14,7 @@ from daemon.units import format_instant, parse_instant
 
 def new_definition(asked: ScheduleChange, timezone: str) -> dict[str, Any]:
     """Return all columns of a new schedule; `timezone` is the default zone. Raise InvalidError for a bad meaning."""
-    everything = ScheduleChange.model_construct(
-        _fields_set=set(ScheduleChange.model_fields),
-        **{name: getattr(asked, name) for name in ScheduleChange.model_fields},
-    )
-    columns = changed_columns(everything)
+    columns = _all_columns(asked, ScheduleChange.model_fields)
     if "timezone" not in asked.model_fields_set:
         columns["timezone"] = timezone
     return {key: columns[key] for key in DEFINITION_KEYS}
@@ -26,8 +22,12 @@ def new_definition(asked: ScheduleChange, timezone: str) -> dict[str, Any]:
 
 def changed_columns(asked: ScheduleChange) -> dict[str, Any]:
     """Return the columns that a request sets, `paused` included; raise InvalidError for a bad meaning."""
+    return _all_columns(asked, asked.model_fields_set & ScheduleChange.model_fields.keys())
+
+
+def _all_columns(asked: ScheduleChange, names: Iterable[str]) -> dict[str, Any]:
     columns: dict[str, Any] = {}
-    for name in asked.model_fields_set & ScheduleChange.model_fields.keys():
+    for name in names:
         columns |= _columns(name, getattr(asked, name))
     if columns.get("cron") is not None:
         columns = {"offset_ms": 0, **columns, "every_ms": None}

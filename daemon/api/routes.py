@@ -14,7 +14,7 @@ from daemon.access import Action
 from daemon.api.control import Control
 from daemon.api.documents import parse_document, versions_of
 from daemon.api.shapes import Name, NoQuery
-from daemon.errors import ForbiddenError, InvalidError, NotFoundError
+from daemon.errors import ForbiddenError, InvalidError, NotFoundError, RefusedError
 from daemon.schedules.operating import Asked
 from daemon.units import utc_now
 
@@ -95,6 +95,11 @@ class Call:
         if action != "schedule.read" and not await self.control.may(self.principal, action, agent):
             raise ForbiddenError(f"{self.principal} may see {what} but lacks {action}; agents.{agent}.allow grants it")
 
+    def require_configured(self, agent: str) -> None:
+        """Raise RefusedError for an agent that the config does not have any more."""
+        if agent not in self.control.config.agents:
+            raise RefusedError(f"no agent {agent!r} is in the config any more")
+
     async def require_admin(self, what: str) -> None:
         """Raise ForbiddenError unless the principal has every right."""
         if not await self.control.is_admin(self.principal):
@@ -127,7 +132,7 @@ class Route:
     """How a change of schedules is counted."""
 
     @property
-    def changes_schedules(self) -> bool:
+    def is_of_schedules(self) -> bool:
         """Whether the route exists only where schedules may be managed over the API."""
         return "/schedules" in self.path
 

@@ -118,8 +118,7 @@ async def _cancel(call: Call) -> web.StreamResponse:
 
 async def _retry(call: Call) -> web.StreamResponse:
     run = await _changeable(call)
-    if run.agent not in call.control.config.agents:
-        raise RefusedError(f"no agent {run.agent!r} is in the config any more")
+    call.require_configured(run.agent)
     asked, instance = call.asked(), call.control.instance
     number = await call.control.database.write(
         lambda tx: request_retry(tx, run.id, asked.principal, asked.now, instance)

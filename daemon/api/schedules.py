@@ -15,7 +15,7 @@ from daemon.api import shapes
 from daemon.api.definitions import changed_columns, input_columns, instant, new_definition
 from daemon.api.documents import etag
 from daemon.api.routes import IDEMPOTENCY_KEY, IF_MATCH, Call, Handler, Route, in_words, reply, written
-from daemon.errors import NotFoundError, RefusedError
+from daemon.errors import NotFoundError
 from daemon.model import Overlap
 from daemon.schedules import operating
 from daemon.schedules.backfill import Backfilled, backfill
@@ -95,8 +95,7 @@ async def _delete(call: Call) -> web.StreamResponse:
 async def _trigger(call: Call) -> web.StreamResponse:
     agent, name, body, key = call.agent, call.schedule, call.said(shapes.TriggerRequest), call.idempotency_key
     await call.require("agent.execute", agent, f"schedule {agent}/{name}")
-    if agent not in call.control.config.agents:
-        raise RefusedError(f"no agent {agent!r} is in the config any more")
+    call.require_configured(agent)
     overrides: dict[str, Any] = {} if body.initial_input is None else dict(input_columns(body.initial_input))
     if body.task_params is not None:
         overrides["task_params"] = json.dumps(body.task_params)
@@ -116,8 +115,7 @@ async def _trigger(call: Call) -> web.StreamResponse:
 async def _backfill(call: Call) -> web.StreamResponse:
     agent, name, body = call.agent, call.schedule, call.said(shapes.BackfillRequest)
     await call.require("agent.execute", agent, f"schedule {agent}/{name}")
-    if agent not in call.control.config.agents:
-        raise RefusedError(f"no agent {agent!r} is in the config any more")
+    call.require_configured(agent)
     span = instant("from", body.from_), instant("to", body.to)
     asked, config = call.asked(), call.control.config
     days = config.retention.days if config.agents[agent].retention.days is None else config.agents[agent].retention.days

@@ -121,7 +121,7 @@ class ControlServer:
 
     def _answering(self, route: Route) -> _Handler:
         async def answer(request: web.Request) -> web.StreamResponse:
-            if route.changes_schedules and not self._control.config.control.schedules_api:
+            if route.is_of_schedules and not self._control.config.control.schedules_api:
                 return refusal(404, "the schedule routes are switched off (control.schedules_api = false)")
             principal = await self._principal_of(request, is_open=route.is_open)
             result = "ok"

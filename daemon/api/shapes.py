@@ -102,10 +102,6 @@ class BackfillRequest(Shape):
     overlap_policy: Policy | None = None
 
 
-class NoBody(Shape):
-    """A request that says nothing besides."""
-
-
 # queries
 
 

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,15 +98,14 @@ def _refuse_if_live(path: Path, near: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(2)
         try:
-            probe.connect(str(near / path.name))
+            with suppress(TimeoutError):  # its queue is full: it lives
+                probe.connect(str(near / path.name))
         except FileNotFoundError:
             return
         except ConnectionRefusedError:
             if path.is_socket():
                 return
             raise OSError(errno.EEXIST, "something that is no socket lies there; move it away") from None
-        except TimeoutError:  # its queue is full: it lives
-            pass
     raise RefusedError(f"another daemon listens on {path}; give this one a control.socket of its own")
 
 

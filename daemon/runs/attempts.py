@@ -7,7 +7,7 @@ from daemon.errors import NotFoundError, RefusedError
 from daemon.model import ACTIVE, Trigger
 from daemon.store.database import Transaction
 from daemon.store.events import add_event
-from daemon.store.runs import NewRun, Run, attempts_of, create_run, get_run, link_runs
+from daemon.store.runs import NewRun, Run, attempts_of, create_run, get_run, update_run
 
 
 def next_attempt(run: Run, instance: str, *, creator: str, not_before: datetime | None = None) -> NewRun:
@@ -50,6 +50,6 @@ def request_retry(tx: Transaction, run_id: int, principal: str, now: datetime, i
             raise RefusedError(f"attempt {attempt.attempt} of it, run {attempt.id}, is {attempt.status}")
     newest = max(attempts, key=lambda attempt: attempt.attempt)
     next_id, _ = create_run(tx, next_attempt(newest, instance, creator=principal), now)
-    link_runs(tx, newest.id, next_id, now)
+    update_run(tx, newest.id, now, next_run_id=next_id)
     add_event(tx, newest.id, now, "retried", {"by": principal, "run_id": next_id})
     return next_id

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from daemon.agents.base import Outcome, Terms
-from daemon.model import ACTIVE, RunStatus, Step
+from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus, Step
 from daemon.rules.backoff import retry_delay
 from daemon.runs.attempts import next_attempt
 from daemon.store.database import Transaction
@@ -117,5 +117,5 @@ def _pause_on_failure(tx: Transaction, run: Run, now: datetime) -> None:
     note = f"run {run.id} failed (pause_on_failure)"
     values = {"paused": 1, "paused_at": format_instant(now), "pause_note": note}
     change_schedule(
-        tx, row, values, now, principal="config", action="pause", changes={"paused": [False, True]}, note=note
+        tx, row, values, now, principal=CONFIG_PRINCIPAL, action="pause", changes={"paused": [False, True]}, note=note
     )

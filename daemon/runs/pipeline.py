@@ -19,7 +19,7 @@ from daemon.agents.launcher import Nursery
 from daemon.config.schema import CommandAgent as CommandSettings
 from daemon.config.schema import Config, ProcessAgent
 from daemon.errors import SecretError
-from daemon.model import RunStatus, Step
+from daemon.model import CONFIG_PRINCIPAL, RunStatus, Step
 from daemon.runs.ending import finish
 from daemon.runs.folders import FolderRoomError, PreparationError, prepare, run_folder
 from daemon.store.database import Database, Transaction
@@ -113,7 +113,7 @@ class Pipeline:
         if not await self._may_deliver(run.creator, run.agent):
             reason = f"{run.creator}, who asked for it, may not use {run.agent} any more"
             await self._database.write_patiently(
-                lambda tx: flag_cancellation(tx, run.id, self._now(), "config", reason=reason)
+                lambda tx: flag_cancellation(tx, run.id, self._now(), CONFIG_PRINCIPAL, reason=reason)
             )
             raise _UnwantedError
         if not isinstance(settings, CommandSettings):

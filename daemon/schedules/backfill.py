@@ -18,7 +18,7 @@ from daemon.store.fires import (
     record_summary,
     summary_over,
 )
-from daemon.store.runs import count_unfinished, create_run, flag_cancellation, unfinished_of
+from daemon.store.runs import count_unfinished, create_run, flag_unfinished
 from daemon.store.schedules import ScheduleRow
 from daemon.units import format_instant, parse_instant
 
@@ -124,9 +124,8 @@ class _Backfill:
 
     def _stop_others(self, *, at_once: bool) -> None:
         self.done.stops_others = True
-        for run_id in unfinished_of(self.tx, self.row.id):
-            reason = f"a backfill started another run (overlap = {self.policy})"
-            flag_cancellation(self.tx, run_id, self.now, self.principal, at_once=at_once, reason=reason)
+        reason = f"a backfill started another run (overlap = {self.policy})"
+        flag_unfinished(self.tx, self.row.id, self.now, self.principal, at_once=at_once, reason=reason)
 
     def _taken_out_of_summary(self, due: DueTime) -> FireOutcome | None:
         """Split the summary that covers a due time into what lies before it and after it; return its outcome."""

@@ -35,7 +35,7 @@ def redefine(tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: dat
     elif new_cadence or pauses:
         what = "the schedule was paused" if pauses else "the cadence was changed"
         skip_undecided(tx, row, now, f"{what} before this due time was decided")
-    changed = _change(tx, row, values, now, mark)
+    changed = change(tx, row, values, now, mark)
     if resumed or pauses or new_cadence or "jitter_ms" in values:
         move_cursor(tx, changed, now if resumed or pauses or new_cadence else row.cursor)
     return changed
@@ -47,10 +47,11 @@ def remove(tx: Transaction, row: ScheduleRow, now: datetime, mark: Mark) -> Sche
         record_pause(tx, row, now)
     else:
         skip_undecided(tx, row, now, f"the schedule was {mark.action}d before this due time was decided")
-    return _change(tx, row, {"deleted_at": format_instant(now)}, now, mark)
+    return change(tx, row, {"deleted_at": format_instant(now)}, now, mark)
 
 
-def _change(tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: datetime, mark: Mark) -> ScheduleRow:
+def change(tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: datetime, mark: Mark) -> ScheduleRow:
+    """Set columns of a schedule, raise its version, and leave the revision that the mark describes."""
     return change_schedule(
         tx, row, values, now, principal=mark.principal, action=mark.action, changes=mark.changes, note=mark.note
     )

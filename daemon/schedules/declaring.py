@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from daemon.config.schema import Config, Schedule
 from daemon.errors import ConfigError
+from daemon.model import CONFIG_PRINCIPAL
 from daemon.schedules.changing import Mark, pause_columns, redefine, remove
 from daemon.store.database import Transaction
 from daemon.store.schedules import (
@@ -23,7 +24,6 @@ from daemon.store.schedules import (
 )
 from daemon.units import format_duration, format_instant
 
-_PRINCIPAL = "config"
 _NOTE = "paused in the config file"
 _FILE_KEYS = {
     "every_ms": "every",
@@ -106,7 +106,7 @@ def sync_declared(tx: Transaction, config: Config, now: datetime) -> list[Declar
     wanted, leaving = _compare(tx, config)
     done = []
     for row in leaving:
-        remove(tx, row, now, Mark(_PRINCIPAL, "retire"))
+        remove(tx, row, now, Mark(CONFIG_PRINCIPAL, "retire"))
         done.append(Declared(row.address, "retired"))
     for entry in wanted:
         change = entry.told()
@@ -160,12 +160,12 @@ def _create(tx: Transaction, entry: _Wanted, now: datetime) -> None:
             **entry.definition,
             **pause_columns(_NOTE if entry.schedule.paused else None, now, paused=entry.schedule.paused),
             "declared_paused": int(entry.schedule.paused),
-            "creator": _PRINCIPAL,
+            "creator": CONFIG_PRINCIPAL,
             "created_at": at,
             "updated_at": at,
         },
     )
-    add_revision(tx, schedule_id, 1, now, _PRINCIPAL, "create", entry.definition)
+    add_revision(tx, schedule_id, 1, now, CONFIG_PRINCIPAL, "create", entry.definition)
 
 
 def _update(tx: Transaction, entry: _Wanted, row: ScheduleRow, now: datetime) -> None:
@@ -175,7 +175,7 @@ def _update(tx: Transaction, entry: _Wanted, row: ScheduleRow, now: datetime) ->
         values["declared_paused"] = int(entry.schedule.paused)
     if "paused" in changes:
         values.update(pause_columns(_NOTE if entry.schedule.paused else None, now, paused=entry.schedule.paused))
-    redefine(tx, row, values, now, Mark(_PRINCIPAL, "update", changes))
+    redefine(tx, row, values, now, Mark(CONFIG_PRINCIPAL, "update", changes))
 
 
 def _revive(tx: Transaction, row: ScheduleRow, definition: dict[str, Any], schedule: Schedule, now: datetime) -> None:
@@ -189,7 +189,7 @@ def _revive(tx: Transaction, row: ScheduleRow, definition: dict[str, Any], sched
     before = {**row.definition, "paused": row.paused}
     wanted = {**definition, "paused": schedule.paused}
     changes = {key: [before[key], value] for key, value in wanted.items() if before[key] != value}
-    changed = change_schedule(tx, row, values, now, principal=_PRINCIPAL, action="revive", changes=changes)
+    changed = change_schedule(tx, row, values, now, principal=CONFIG_PRINCIPAL, action="revive", changes=changes)
     move_cursor(tx, changed, now)
 
 

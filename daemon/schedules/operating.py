@@ -14,16 +14,14 @@ from typing import Any
 from daemon.errors import InvalidError, NotFoundError, RefusedError, StaleVersionError
 from daemon.fires import new_run
 from daemon.model import DueTime, Trigger
-from daemon.schedules.changing import Mark, pause_columns, redefine, remove
+from daemon.schedules.changing import Mark, change, pause_columns, redefine, remove
 from daemon.store.database import Transaction
 from daemon.store.runs import create_run
 from daemon.store.schedules import (
     ScheduleRow,
     add_revision,
     cadence_from,
-    change_schedule,
     get_schedule,
-    get_schedule_by_id,
     insert_schedule,
 )
 from daemon.store.skips import add_skip, pending_skips, remove_skip
@@ -76,10 +74,7 @@ def create(
     schedule_id = insert_schedule(tx, f"{agent}/{name}", asked.now, columns)
     first = {key: [None, value] for key, value in {**definition, "paused": int(paused)}.items()}
     add_revision(tx, schedule_id, 1, asked.now, asked.principal, "create", first)
-    row = get_schedule_by_id(tx, schedule_id)
-    if row is None:
-        raise NotFoundError(f"no schedule {agent}/{name}")
-    return row
+    return find(tx, agent, name, replace(asked, versions=None))
 
 
 def update(tx: Transaction, row: ScheduleRow, values: dict[str, Any], asked: Asked) -> ScheduleRow:
@@ -172,25 +167,13 @@ def skip(tx: Transaction, row: ScheduleRow, due: datetime, asked: Asked) -> Sche
     if format_instant(due) in pending_skips(tx, row.id):
         return row
     add_skip(tx, row.id, due, asked.now, asked.principal)
-    return _marked(tx, row, {}, asked, "skip", {"skipped_action_times": [None, format_instant(due)]})
+    changes = {"skipped_action_times": [None, format_instant(due)]}
+    return change(tx, row, {}, asked.now, Mark(asked.principal, "skip", changes))
 
 
 def unskip(tx: Transaction, row: ScheduleRow, due: datetime, asked: Asked) -> ScheduleRow:
     """Have a skipped due time start after all; raise InvalidError if it was not to be skipped."""
     if not remove_skip(tx, row.id, due):
         raise InvalidError(f"{format_instant(due)} is not skipped")
-    return _marked(tx, row, {}, asked, "unskip", {"skipped_action_times": [format_instant(due), None]})
-
-
-def _marked(
-    tx: Transaction,
-    row: ScheduleRow,
-    values: dict[str, Any],
-    asked: Asked,
-    action: str,
-    changes: dict[str, list[Any]],
-    note: str | None = None,
-) -> ScheduleRow:
-    return change_schedule(
-        tx, row, values, asked.now, principal=asked.principal, action=action, changes=changes, note=note
-    )
+    changes = {"skipped_action_times": [format_instant(due), None]}
+    return change(tx, row, {}, asked.now, Mark(asked.principal, "unskip", changes))

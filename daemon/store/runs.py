@@ -270,11 +270,6 @@ def attempts_of(tx: Transaction, base_name: str) -> list[Run]:
     return [run_from(row) for row in rows if row["name"] == base_name or row["name"][len(base_name) + 1 :].isdigit()]
 
 
-def link_runs(tx: Transaction, run_id: int, next_id: int, now: datetime) -> None:
-    """Note in a run which attempt follows it."""
-    update_run(tx, run_id, now, next_run_id=next_id)
-
-
 def count_unfinished(tx: Transaction, schedule_id: int) -> tuple[int, int]:
     """Return how many active runs a schedule has, and how many of them are buffered."""
     row = tx.execute(
@@ -311,6 +306,12 @@ def flag_cancellation(
         "ON CONFLICT (run_id) DO UPDATE SET at_once = max(at_once, excluded.at_once)",
         (run_id, format_instant(now), by, int(at_once), reason),
     )
+
+
+def flag_unfinished(tx: Transaction, schedule_id: int, now: datetime, by: str, *, at_once: bool, reason: str) -> None:
+    """Ask for the cancellation of all active runs of a schedule."""
+    for run_id in unfinished_of(tx, schedule_id):
+        flag_cancellation(tx, run_id, now, by, at_once=at_once, reason=reason)
 
 
 @dataclass(frozen=True)
