@@ -15,8 +15,9 @@ from functools import partial
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from daemon.clock_steps import step_back
 from daemon.errors import NoRoomError, StoreUnavailableError
-from daemon.fires import UNDECIDABLE, Claim, Decided, Fire, Present, decide_due, step_back
+from daemon.fires import UNDECIDABLE, Claim, Decided, Fire, Present, decide_due
 from daemon.model import FireOutcome, WakeTime
 from daemon.store.database import Database
 from daemon.timerfd import acknowledge, open_clock_watch

@@ -16,31 +16,27 @@ from daemon.store.events import add_event
 from daemon.store.fires import (
     Summary,
     count_recorded,
-    forget_fire,
     is_recorded,
+    put_summary,
     record_fire,
-    record_summary,
-    shorten_summary,
-    summaries_beyond,
 )
-from daemon.store.runs import NewRun, count_unfinished, create_run, flag_unfinished, hurry_attempts
+from daemon.store.runs import NewRun, count_unfinished, create_run, flag_unfinished
 from daemon.store.schedules import (
     ScheduleRow,
     due_schedules,
-    get_schedule_by_id,
     move_cursor,
     next_wake,
     put_off,
     schedule_from,
-    schedules_ahead,
 )
-from daemon.store.skips import remove_skip
-from daemon.units import format_instant
+from daemon.store.skips import pending_skips, remove_skip
+from daemon.units import format_instant, parse_instant
 
 _INSTANT = timedelta(microseconds=1)
 _MOST_AT_ONCE = 100
 _PUT_OFF = timedelta(minutes=1)
 _ASK_AGAIN = timedelta(seconds=5)
+_ON_REQUEST = "skipped on request"
 Claim = tuple[str, str]
 """A schedule's creator and its agent."""
 UNDECIDABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -119,14 +115,12 @@ def decide_due(tx: Transaction, present: Present, schedules: int, *, guarded: bo
 
 
 def _decide_guarded(tx: Transaction, present: Present, raw: sqlite3.Row, decided: Decided) -> None:
-    tx.execute("SAVEPOINT schedule")
     try:
-        decided.fires.extend(_Decision(tx, present, schedule_from(raw)).decide())
+        with tx.savepoint():
+            decided.fires.extend(_Decision(tx, present, schedule_from(raw)).decide())
     except UNDECIDABLE as error:
-        tx.execute("ROLLBACK TO schedule")
         put_off(tx, raw["id"], present.now + _PUT_OFF)
         decided.troubles.append((f"{raw['agent']}/{raw['name']}", f"{type(error).__name__}: {error}"))
-    tx.execute("RELEASE schedule")
 
 
 class _Decision:
@@ -195,6 +189,7 @@ class _Decision:
     def skip_all(self, last: DueTime, outcome: FireOutcome, reason: str) -> None:
         """Give the due times after the cursor and up to `last` their rows, or one row if they are too many."""
         cadence = self.row.cadence
+        self._settle_skips(last)
         first = cadence.next_after(self.cursor)
         if first is None or first > last:
             return
@@ -209,6 +204,13 @@ class _Decision:
                 due = cadence.next_after(due)
         self.cursor = last
 
+    def _settle_skips(self, last: DueTime) -> None:
+        """Give the due times up to `last` that were to be left out their rows."""
+        for requested in map(parse_instant, pending_skips(self.tx, self.row.id)):
+            due = self.row.cadence.next_after(requested - _INSTANT)
+            if due == requested and self.cursor < due <= last and not is_recorded(self.tx, self.row.id, due):
+                self._record(due, FireOutcome.SKIPPED_REQUESTED, _ON_REQUEST)
+
     def summarise(self, first: DueTime, last: DueTime, count: int, outcome: FireOutcome, reason: str) -> None:
         """Cover many due times by one row, less those that have rows already."""
         cadence = self.row.cadence
@@ -218,7 +220,8 @@ class _Decision:
         newest = cadence.last_until(first - _INSTANT, last) or last
         count -= count_recorded(self.tx, self.row.id, first, newest)
         if count > 0:
-            record_summary(self.tx, self.row.id, first, newest, count, outcome, self.present.now, reason)
+            self.tx.counts["fire", outcome] += count
+            put_summary(self.tx, Summary(self.row.id, first, newest, count, outcome, reason, self.present.now))
             self._note(first, outcome, reason=reason, count=count)
 
     def _decide_one(self, due: DueTime, trigger: Trigger, verdict: overlap.Verdict | None = None) -> None:
@@ -226,7 +229,7 @@ class _Decision:
         if is_recorded(self.tx, self.row.id, due):
             return
         if remove_skip(self.tx, self.row.id, due):
-            self._record(due, FireOutcome.SKIPPED_REQUESTED, "skipped on request")
+            self._record(due, FireOutcome.SKIPPED_REQUESTED, _ON_REQUEST)
             return
         if verdict is None:
             verdict, reason = self._verdict()
@@ -285,40 +288,6 @@ def record_pause(tx: Transaction, row: ScheduleRow, now: datetime) -> None:
         reason = f"paused since {format_instant(row.paused_at or now)}"
         count = cadence.count(row.cursor, now)
         _Decision(tx, present, row).summarise(first, DueTime(now), count, FireOutcome.SKIPPED_PAUSED, reason)
-
-
-def step_back(tx: Transaction, now: datetime) -> int:
-    """Make the future open again after a backward step of the clock, and after a start with the clock set back.
-
-    Cursors that lie there go back to now, and summaries end now: what they covered beyond has not come yet. Due times
-    with rows of their own stay barred by them. Attempts wait no longer than they were told to. Return how many
-    summaries were shortened.
-    """
-    summaries = summaries_beyond(tx, now)
-    for summary in summaries:
-        _end_summary(tx, summary, now)
-    for raw in schedules_ahead(tx, now):
-        try:
-            move_cursor(tx, schedule_from(raw), now)
-        except UNDECIDABLE:  # somebody damaged its row; the clock will tell of it
-            put_off(tx, raw["id"], now)
-    hurry_attempts(tx, now)
-    return len(summaries)
-
-
-def _end_summary(tx: Transaction, summary: Summary, now: datetime) -> None:
-    """Have a summary end now, and go if it begins later; what it covered before stays covered."""
-    if summary.first > now:
-        forget_fire(tx, summary.schedule_id, summary.first)
-        return
-    row = get_schedule_by_id(tx, summary.schedule_id)
-    last = row.cadence.last_until(summary.first - _INSTANT, now) if row else None
-    if row is None or last is None:  # its cadence was another then
-        shorten_summary(tx, summary, DueTime(now), summary.count)
-        return
-    others = count_recorded(tx, row.id, summary.first, last) - summary.count
-    count = row.cadence.count(summary.first - _INSTANT, last) - others
-    shorten_summary(tx, summary, last, min(max(count, 1), summary.count))
 
 
 def new_run(

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from daemon.fires import Fire
 from daemon.model import FireOutcome, RunStatus
-from daemon.store.runs import Change
+from daemon.store.database import Counts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENESS = (0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 3600)
@@ -41,18 +41,20 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"agentcron_{name}", text, buckets=buckets, registry=self._registry)
 
+    def count(self, counts: Counts) -> None:
+        """Count what was committed: decided due times and status changes of runs."""
+        for (kind, label), number in counts.items():
+            (self._fires if kind == "fire" else self._runs).labels(label).inc(number)
+
     def fired(self, fires: Iterable[Fire]) -> None:
-        """Count decided due times."""
+        """Note how late the clock started due times."""
         for fire in fires:
-            self._fires.labels(fire.outcome).inc(fire.count)
             if fire.run_id is not None:
                 self._lateness.observe(max(0.0, fire.late.total_seconds()))
 
-    def run_changed(self, change: Change, duration: timedelta | None) -> None:
-        """Count a run's change of status; a duration is known at its end."""
-        self._runs.labels(change.after).inc()
-        if duration is not None:
-            self._duration.observe(duration.total_seconds())
+    def run_lasted(self, duration: timedelta) -> None:
+        """Note how long a run took that has ended."""
+        self._duration.observe(duration.total_seconds())
 
     def schedule_change(self, action: str, result: str) -> None:
         """Count a change of a schedule that was asked for: `ok`, or the code of the refusal."""

@@ -21,6 +21,7 @@ from daemon.api.identity import Tokens
 from daemon.api.server import ControlServer
 from daemon.api.sockets import Listeners, listening
 from daemon.clock import Clock
+from daemon.clock_steps import step_back
 from daemon.config.differences import changed_settings
 from daemon.config.inactive import inactive_settings
 from daemon.config.loading import load_config
@@ -28,7 +29,7 @@ from daemon.config.places import socket_path
 from daemon.config.places import state_dir as state_dir_of
 from daemon.config.schema import Config
 from daemon.errors import ConfigError, StoreUnavailableError
-from daemon.fires import Claim, Fire, Present, step_back
+from daemon.fires import Claim, Fire, Present
 from daemon.limits import raise_open_files
 from daemon.log import LogFile
 from daemon.metrics import Metrics
@@ -110,6 +111,7 @@ class Service:
         self._umask = umask
         self._instance = ""
         self._metrics = Metrics()
+        database.counted = self._metrics.count
         self._queue: Queue
         self._clock: Clock
         self._control: Control
@@ -184,7 +186,7 @@ class Service:
             self._instance,
             utc_now,
             self._may_deliver,
-            self._metrics.run_changed,
+            self._metrics.run_lasted,
         )
         self._queue = Queue(self._database, pipeline, self.config, runs, utc_now)
         self._clock = Clock(self._database, self._present, utc_now, self._fired, self._look_up)

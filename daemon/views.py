@@ -33,7 +33,7 @@ def upcoming(cadence: Cadence, after: datetime, count: int) -> list[DueTime]:
 def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Config, now: datetime) -> dict[str, Any]:
     """Return one schedule with its state, its next due times and its figures."""
     definition = row.definition
-    skips = pending_skips(connection, row.id)
+    skips = [at for at in pending_skips(connection, row.id) if not row.paused or at > format_instant(now)]
     return {
         "id": row.id,
         "agent": row.agent,

@@ -169,7 +169,7 @@ def unskip(
 ) -> None:
     """Start a due time after all that was to be left out."""
     view = _client(context).ask("POST", _path(schedule, "unskip"), {"scheduled_time": due})
-    _tell(view, f"{schedule} will start at {due}.", json=json)
+    _tell(view, f"{schedule} does not leave out {due} any more.", json=json)
 
 
 def backfill(

@@ -47,10 +47,10 @@ class Pipeline:
         instance: str,
         now: Callable[[], datetime],
         may_deliver: Callable[[str, str], Awaitable[bool]],
-        count: Callable[[Change, timedelta | None], None],
+        lasted: Callable[[timedelta], None],
     ) -> None:
         self._may_deliver = may_deliver
-        self._count = count
+        self._lasted = lasted
         self._database = database
         self._state_dir = state_dir
         self._nursery = nursery
@@ -185,13 +185,13 @@ class Pipeline:
         self.report(changes, run.started_at)
 
     def report(self, changes: list[Change], started_at: str | None = None) -> None:
-        """Tell the log and the figures of committed status changes."""
+        """Tell the log of committed status changes, and the figures how long runs took."""
         for change in changes:
             duration = None
             if started_at is not None and change.before is RunStatus.RUNNING:
                 ended_at = parse_instant(change.ended_at) if change.ended_at else self._now()
                 duration = max(timedelta(0), ended_at - parse_instant(started_at))
-            self._count(change, duration)
+                self._lasted(duration)
             _log(change, duration)
 
     def _put_back(self, run: Run, outcome: NeverStarted, tx: Transaction) -> list[Change]:

@@ -1,6 +1,5 @@
 """Backfill: due times of the past that were not started are started after all."""
 
-import sqlite3
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -10,17 +9,11 @@ from daemon.model import DueTime, FireOutcome, Overlap, Trigger
 from daemon.rules import overlap
 from daemon.store.database import Transaction
 from daemon.store.events import add_event
-from daemon.store.fires import (
-    count_recorded,
-    forget_fire,
-    outcome_of,
-    record_fire,
-    record_summary,
-    summary_over,
-)
+from daemon.store.fires import forget_fire, outcome_of, record_fire, summary_over
 from daemon.store.runs import count_unfinished, create_run, flag_unfinished
 from daemon.store.schedules import ScheduleRow
-from daemon.units import format_instant, parse_instant
+from daemon.summaries import split_summary
+from daemon.units import format_instant
 
 MOST = 1000
 """Due times that one request may ask for."""
@@ -76,10 +69,15 @@ def _due_times(
         raise InvalidError(f"{count} due times lie between from and to; at most {MOST} can be started at once")
     found: list[DueTime] = []
     due = row.cadence.next_after(first - _INSTANT)
-    while due is not None and due <= last:
+    while due is not None and due <= last and not _is_still_to_start(row, due, now):
         found.append(due)
         due = row.cadence.next_after(due)
     return found
+
+
+def _is_still_to_start(row: ScheduleRow, due: DueTime, now: datetime) -> bool:
+    """Tell whether a due time has come, but its jitter has the clock start it later."""
+    return not row.paused and due > row.cursor and row.cadence.start_of(due, row.address) > now
 
 
 class _Backfill:
@@ -115,7 +113,7 @@ class _Backfill:
         run_id, _ = create_run(
             tx, new_run(row, due, Trigger.BACKFILL, self.instance, creator=self.principal, held=verdict.held), self.now
         )
-        before = before or self._taken_out_of_summary(due)
+        before = before or split_summary(tx, row, due)
         forget_fire(tx, row.id, due)
         record_fire(tx, row.id, due, verdict.outcome, self.now, run_id=run_id)
         told = {"by": self.principal, "due": format_instant(due), "was": str(before) if before else None}
@@ -126,36 +124,3 @@ class _Backfill:
         self.done.stops_others = True
         reason = f"a backfill started another run (overlap = {self.policy})"
         flag_unfinished(self.tx, self.row.id, self.now, self.principal, at_once=at_once, reason=reason)
-
-    def _taken_out_of_summary(self, due: DueTime) -> FireOutcome | None:
-        """Split the summary that covers a due time into what lies before it and after it; return its outcome."""
-        tx, row = self.tx, self.row
-        summary = summary_over(tx, row.id, due)
-        if summary is None:
-            return None
-        first, last = (DueTime(parse_instant(summary[key])) for key in ("scheduled_for", "covers_until"))
-        covered = int(summary["covers_count"])
-        forget_fire(tx, row.id, first)
-        before = self._part(first, DueTime(due - _INSTANT))
-        after = self._part(DueTime(due + _INSTANT), last)
-        if before is not None:
-            self._summarise(summary, before)
-            covered -= before[2]
-        if after is not None:
-            self._summarise(summary, (after[0], after[1], max(0, covered - 1)))
-        return FireOutcome(summary["outcome"])
-
-    def _part(self, first: DueTime, last: DueTime) -> tuple[DueTime, DueTime, int] | None:
-        """Return the first and last due time of a stretch without rows of their own, and how many there are."""
-        cadence = self.row.cadence
-        begin, end = cadence.next_after(first - _INSTANT), cadence.last_until(first - _INSTANT, last)
-        while begin is not None and end is not None and begin <= end and outcome_of(self.tx, self.row.id, begin):
-            begin = cadence.next_after(begin)
-        if begin is None or end is None or begin > end:
-            return None
-        count = cadence.count(begin - _INSTANT, end) - count_recorded(self.tx, self.row.id, begin, end)
-        return (begin, end, count) if count > 0 else None
-
-    def _summarise(self, summary: sqlite3.Row, part: tuple[DueTime, DueTime, int]) -> None:
-        outcome, reason = FireOutcome(summary["outcome"]), summary["reason"]
-        record_summary(self.tx, self.row.id, *part, outcome, parse_instant(summary["decided_at"]), reason)

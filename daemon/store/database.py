@@ -8,7 +8,8 @@ database and may run more than once.
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -22,6 +23,8 @@ from daemon.store.witness import WitnessFile, testify
 
 T = TypeVar("T")
 Closure = Callable[["Transaction"], T]
+Counts = Counter[tuple[str, str]]
+"""How often something happened, by its kind and what became of it."""
 
 _LOG = structlog.get_logger()
 _BUSY_TIMEOUT = 2.0
@@ -45,6 +48,23 @@ class Transaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.counts: Counts = Counter()
+        """What is to be counted once it is committed."""
+
+    @contextlib.contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Undo what the block did if it raises."""
+        counts = self.counts.copy()
+        self._connection.execute("SAVEPOINT part")
+        try:
+            yield
+        except Exception as error:
+            self.counts = counts
+            if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError):
+                self._connection.execute("ROLLBACK TO part")  # else SQLite may have rolled back everything
+                self._connection.execute("RELEASE part")
+            raise
+        self._connection.execute("RELEASE part")
 
     def execute(self, sql: str, parameters: Iterable[Any] = ()) -> sqlite3.Cursor:
         """Run one statement."""
@@ -91,6 +111,8 @@ class Database:
         self._ballast = ballast
         self._has_room = True
         self.commits = 0
+        self.counted: Callable[[Counts], None] = lambda _: None
+        """Hears what was counted in each committed batch."""
         self._queue: asyncio.Queue[tuple[Closure[Any], asyncio.Future[Any]]] = asyncio.Queue()
         self._writer = _Connection(lambda: connect(path), iter_chunk_size=64)
         self._reader = _Connection(lambda: connect(path, read_only=True), iter_chunk_size=64)
@@ -166,19 +188,23 @@ class Database:
             batch = [await self._queue.get()]
             while not self._queue.empty() and len(batch) < _LARGEST_BATCH:
                 batch.append(self._queue.get_nowait())
-            work = partial(self._commit_and_witness, [closure for closure, _ in batch])
+            counts: Counts = Counter()
+            work = partial(self._commit_and_witness, [closure for closure, _ in batch], counts)
             results: list[object]
             try:
                 results = await self._writer.run(work)
             except Exception as error:  # noqa: BLE001 - those who wait must hear of it, and the next ones be served
                 results = [error] * len(batch)
             self.commits += 1
+            self.counted(counts)
             for (_, future), result in zip(batch, results, strict=True):
                 _settle(future, result)
                 self._queue.task_done()
 
-    def _commit_and_witness(self, closures: list[Closure[Any]], connection: sqlite3.Connection) -> list[object]:
-        results = _commit(connection, closures)
+    def _commit_and_witness(
+        self, closures: list[Closure[Any]], counts: Counts, connection: sqlite3.Connection
+    ) -> list[object]:
+        results = _commit(connection, closures, counts)
         if any(isinstance(result, DiskFullError) for result in results) and self._ballast.release():
             _LOG.error("[daemon] The disk is full; the ballast file was given up so that what ends can be recorded")
         try:
@@ -199,19 +225,20 @@ def _settle(future: "asyncio.Future[Any]", result: object) -> None:
         future.set_result(result)
 
 
-def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]]) -> list[object]:
-    """Run closures in one transaction.
+def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]], counts: Counts) -> list[object]:
+    """Run closures in one transaction, and add what they counted.
 
     Where one of them fails all are run again under savepoints, which cost as much as the statements; where that makes
     the transaction fail as a whole, they are replayed one by one.
     """
     for way in (_bare, _guarded):
+        tx = Transaction(connection)
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:  # nobody can write now: waiting again for each would only add up
             return [_told(error)] * len(closures)
         try:
-            results = [way(connection, closure) for closure in closures]
+            results = [way(tx, closure) for closure in closures]
             connection.execute("UPDATE instance SET commits = commits + 1")
             connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - handed to the one who waits for it
@@ -219,31 +246,29 @@ def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]]) -> lis
             if len(closures) == 1:
                 return [_told(error)]
         else:
+            counts.update(tx.counts)
             return results
-    return [_commit(connection, [closure])[0] for closure in closures]
+    return [_commit(connection, [closure], counts)[0] for closure in closures]
 
 
-def _bare(connection: sqlite3.Connection, closure: Closure[Any]) -> object:
-    return closure(Transaction(connection))
+def _bare(tx: Transaction, closure: Closure[Any]) -> object:
+    return closure(tx)
 
 
-def _guarded(connection: sqlite3.Connection, closure: Closure[Any]) -> object:
+def _guarded(tx: Transaction, closure: Closure[Any]) -> object:
     """Run one closure under a savepoint; give back its result, or the exception it raised.
 
     Errors of the database itself leave the function: SQLite may have rolled back the whole transaction.
     """
-    connection.execute("SAVEPOINT caller")
     try:
-        result: object = closure(Transaction(connection))
+        with tx.savepoint():
+            result: object = closure(tx)
     except sqlite3.IntegrityError as error:
-        result = error
+        return error
     except sqlite3.Error:
         raise
     except Exception as error:  # noqa: BLE001 - handed to the one who waits for it
-        result = error
-    if isinstance(result, Exception):
-        connection.execute("ROLLBACK TO caller")
-    connection.execute("RELEASE caller")
+        return error
     return result
 
 

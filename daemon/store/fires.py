@@ -45,33 +45,7 @@ def record_fire(
         "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, run_id, decided_at) VALUES (?, ?, ?, ?, ?, ?)",
         (schedule_id, format_instant(due), outcome.value, reason, run_id, format_instant(now)),
     )
-
-
-def record_summary(
-    tx: Transaction,
-    schedule_id: int,
-    first: DueTime,
-    last: DueTime,
-    count: int,
-    outcome: FireOutcome,
-    now: datetime,
-    reason: str,
-) -> None:
-    """Write one row for many due times that were not started; rows already there stay."""
-    tx.execute(
-        "INSERT OR IGNORE INTO fires "
-        "(schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            schedule_id,
-            format_instant(first),
-            outcome.value,
-            reason,
-            format_instant(now),
-            format_instant(last),
-            count,
-        ),
-    )
+    tx.counts["fire", outcome] += 1
 
 
 @dataclass(frozen=True)
@@ -80,32 +54,57 @@ class Summary:
 
     schedule_id: int
     first: DueTime
+    last: DueTime
     count: int
+    outcome: FireOutcome
+    reason: str
+    decided_at: datetime
+
+
+def _summary_from(row: sqlite3.Row) -> Summary:
+    return Summary(
+        row["schedule_id"],
+        DueTime(parse_instant(row["scheduled_for"])),
+        DueTime(parse_instant(row["covers_until"])),
+        row["covers_count"],
+        FireOutcome(row["outcome"]),
+        row["reason"],
+        parse_instant(row["decided_at"]),
+    )
 
 
 def summaries_beyond(tx: Transaction, now: datetime) -> list[Summary]:
     """Return the summaries that reach beyond now."""
     rows = tx.execute("SELECT * FROM fires WHERE covers_until > ?", (format_instant(now),))
-    return [
-        Summary(row["schedule_id"], DueTime(parse_instant(row["scheduled_for"])), row["covers_count"]) for row in rows
-    ]
+    return [_summary_from(row) for row in rows]
 
 
-def shorten_summary(tx: Transaction, summary: Summary, last: DueTime, count: int) -> None:
-    """Have a summary cover less."""
-    tx.execute(
-        "UPDATE fires SET covers_until = ?, covers_count = ? WHERE schedule_id = ? AND scheduled_for = ?",
-        (format_instant(last), count, summary.schedule_id, format_instant(summary.first)),
-    )
-
-
-def summary_over(tx: Transaction, schedule_id: int, due: DueTime) -> sqlite3.Row | None:
+def summary_over(tx: Transaction, schedule_id: int, due: DueTime) -> Summary | None:
     """Return the summary that covers a due time."""
-    row: sqlite3.Row | None = tx.execute(
+    row = tx.execute(
         "SELECT * FROM fires WHERE schedule_id = ?1 AND covers_until >= ?2 AND scheduled_for <= ?2",
         (schedule_id, format_instant(due)),
     ).fetchone()
-    return row
+    return _summary_from(row) if row else None
+
+
+def put_summary(tx: Transaction, summary: Summary) -> None:
+    """Write a summary, or have the one that begins there cover something else; a due time's own row stays."""
+    tx.execute(
+        "INSERT INTO fires "
+        "(schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+        "SET covers_until = excluded.covers_until, covers_count = excluded.covers_count WHERE covers_until IS NOT NULL",
+        (
+            summary.schedule_id,
+            format_instant(summary.first),
+            summary.outcome.value,
+            summary.reason,
+            format_instant(summary.decided_at),
+            format_instant(summary.last),
+            summary.count,
+        ),
+    )
 
 
 def outcome_of(tx: Transaction, schedule_id: int, due: DueTime) -> FireOutcome | None:

@@ -157,6 +157,7 @@ def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
         return int(tx.execute("SELECT id FROM runs WHERE name = ?", (new.name,)).fetchone()["id"]), False
     run_id = int(created.lastrowid or 0)
     add_event(tx, run_id, now, "created", {"trigger": new.trigger, "attempt": new.attempt})
+    tx.counts["run", RunStatus.PENDING] += 1
     return run_id, True
 
 
@@ -184,6 +185,7 @@ def change_status(tx: Transaction, run: Run, after: RunStatus, now: datetime, **
     ).rowcount
     if changed != 1:
         raise StaleStatusError(f"run {run.id} is not {run.status} any more")
+    tx.counts["run", after] += 1
     error = columns.get("error")
     told = str(error) if error else None
     add_event(tx, run.id, now, "status", {"from": run.status, "to": after, **({"error": told} if told else {})})

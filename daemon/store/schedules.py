@@ -10,6 +10,7 @@ from typing import Any
 from daemon.model import Catchup, DueTime, Overlap
 from daemon.rules.cadence import Cadence, cron_cadence, interval_cadence
 from daemon.store.database import Transaction
+from daemon.store.skips import forget_past_skips
 from daemon.units import format_instant, parse_instant
 
 CADENCE_KEYS = ("cron", "every_ms", "offset_ms", "timezone", "start_at", "end_at")
@@ -182,6 +183,7 @@ def next_wake(source: Transaction | sqlite3.Connection, unreadable: datetime | N
 
 def move_cursor(tx: Transaction, row: ScheduleRow, cursor: datetime) -> None:
     """Note that every due time up to the cursor is decided, and when the next start is."""
+    forget_past_skips(tx, row.id, cursor)
     values = _after(row.cadence, row.address, cursor)
     tx.execute("UPDATE schedules SET cursor = ?, next_due = ?, wake_at = ? WHERE id = ?", (*values, row.id))
 
@@ -235,6 +237,21 @@ def change_schedule(
     add_revision(tx, row.id, row.version + 1, now, principal, action, changes, note)
     changed = get_schedule_by_id(tx, row.id)
     return changed or row
+
+
+def cadence_when(tx: Transaction, row: ScheduleRow, then: datetime) -> Cadence:
+    """Return the cadence that a schedule had before anything was changed at or after an instant."""
+    definition = dict(row.definition)
+    revisions = tx.execute(
+        "SELECT changes FROM schedule_revisions WHERE schedule_id = ? AND version > 1 AND at >= ? "
+        "ORDER BY version DESC",
+        (row.id, format_instant(then)),
+    )
+    for revision in revisions:
+        for key, change in json.loads(revision["changes"]).items():
+            if key in CADENCE_KEYS and isinstance(change, list):
+                definition[key] = change[0]
+    return cadence_from(definition)
 
 
 def add_revision(

@@ -23,6 +23,13 @@ def remove_skip(tx: Transaction, schedule_id: int, due: datetime) -> bool:
     return removed.rowcount > 0
 
 
+def forget_past_skips(tx: Transaction, schedule_id: int, cursor: datetime) -> None:
+    """Drop the requests for due times up to the cursor: what became of those is settled."""
+    tx.execute(
+        "DELETE FROM schedule_skips WHERE schedule_id = ? AND scheduled_for <= ?", (schedule_id, format_instant(cursor))
+    )
+
+
 def pending_skips(source: Transaction | sqlite3.Connection, schedule_id: int) -> list[str]:
     """Return the due times that are to be left out, oldest first, as UTC text."""
     rows = source.execute(

@@ -106,3 +106,35 @@ def test_a_due_time_taken_out_of_a_summary_splits_it(daemon: DaemonProcess) -> N
     assert rows[3]["covers_until"] == format_instant(last - minute)
     told = daemon.query("SELECT data FROM events WHERE type = 'backfilled'")
     assert all('"was": "skipped_missed"' in row["data"] for row in told)
+
+
+def test_a_summary_is_split_by_the_cadence_it_was_written_under(daemon: DaemonProcess) -> None:
+    made = create(daemon, interval_seconds=60)
+    first, last = parse_instant(hours_ago(30)), parse_instant(hours_ago(10))
+    count = (last - first) // timedelta(minutes=1) + 1
+    change_database(
+        daemon,
+        "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count) VALUES"
+        f"({made['id']}, '{hours_ago(30)}', 'skipped_missed', '-', '{hours_ago(9)}', '{hours_ago(10)}', {count})",
+    )
+    assert call(daemon, "PATCH", f"{SCHEDULES}/s", {"interval_seconds": 7200}).status == 200
+    even = next(at for at in map(hours_ago, (20, 21)) if parse_instant(at).hour % 2 == 0)
+    assert call(daemon, "POST", PATH, {"from": even, "to": even}).body["backfilled"] == 1
+    before, started, after = daemon.query("SELECT * FROM fires ORDER BY scheduled_for")
+    minute = timedelta(minutes=1)
+    assert (before["scheduled_for"], started["scheduled_for"]) == (hours_ago(30), even)
+    assert before["covers_until"] == format_instant(parse_instant(even) - minute)
+    assert after["scheduled_for"] == format_instant(parse_instant(even) + minute)
+    assert after["covers_until"] == hours_ago(10)
+    assert before["covers_count"] + after["covers_count"] == count - 1
+
+
+def test_what_a_backfill_and_a_pause_decide_is_counted(daemon: DaemonProcess) -> None:
+    made = create(daemon, interval_seconds=60, paused=True)
+    change_database(daemon, f"UPDATE schedules SET cursor = '{hours_ago(5)}' WHERE id = {made['id']}")
+    assert call(daemon, "POST", f"{SCHEDULES}/s/resume").status == 200
+    call(daemon, "POST", PATH, {"from": hours_ago(3), "to": hours_ago(3)})
+    [row] = daemon.query("SELECT sum(covers_count) AS n FROM fires WHERE outcome = 'skipped_paused'")
+    figures = call(daemon, "GET", "/metrics").data.decode().splitlines()
+    assert 'agentcron_fires_total{outcome="launched"} 1.0' in figures
+    assert f'agentcron_fires_total{{outcome="skipped_paused"}} {row["n"] + 1}.0' in figures

@@ -179,6 +179,7 @@ def test_status_health_and_figures(start_daemon: StartDaemon) -> None:
         'agentcron_schedule_changes_total{action="pause",result="ok"} 1.0',
         'agentcron_schedule_changes_total{action="pause",result="404"} 1.0',
         'agentcron_run_changes_total{status="failed"} 1.0',
+        'agentcron_run_changes_total{status="pending"} 2.0',
         'agentcron_runs{status="running"} 1.0',
         "agentcron_queue_length 0.0",
         "agentcron_run_duration_seconds_count 1.0",

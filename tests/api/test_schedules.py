@@ -283,6 +283,15 @@ def test_one_upcoming_due_time_is_left_out(daemon: DaemonProcess) -> None:
     assert call(daemon, "POST", f"{ONE}/unskip", {"scheduled_time": due}).status == 400
 
 
+def test_a_skip_that_a_pause_overtook_is_neither_shown_nor_taken_back(daemon: DaemonProcess) -> None:
+    made = create(daemon, paused=True)
+    come = format_instant(datetime.now(UTC).replace(minute=0, second=0, microsecond=0))
+    change_database(daemon, f"INSERT INTO schedule_skips VALUES ({made['id']}, '{come}', 'x', 'root')")
+    assert call(daemon, "GET", ONE).body["skipped_action_times"] == []
+    refused = call(daemon, "POST", f"{ONE}/unskip", {"scheduled_time": come})
+    assert (refused.status, refused.body["message"]) == (400, f"{come} came while a/s was paused")
+
+
 def test_a_skipped_due_time_gets_its_row_and_no_run(daemon: DaemonProcess) -> None:
     create(daemon, interval_seconds=2)
     due = next_due(daemon)

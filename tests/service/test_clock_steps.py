@@ -9,7 +9,8 @@ import pytest
 
 from daemon import clock as clock_module
 from daemon.clock import Clock
-from daemon.fires import Claim, Fire, Present, step_back
+from daemon.clock_steps import step_back
+from daemon.fires import Claim, Fire, Present
 from daemon.model import FireOutcome
 from daemon.units import format_instant, parse_instant
 from tests.service.test_fires import SECOND, START, Ledger, due, ledger

@@ -16,10 +16,12 @@ from daemon.config.loading import load_config
 from daemon.fires import Fire, Present
 from daemon.model import Catchup, FireOutcome, Overlap, RunStatus
 from daemon.runs.ending import finish
+from daemon.schedules.backfill import Backfilled, backfill
 from daemon.schedules.declaring import sync_declared
 from daemon.store.database import Database, Transaction
 from daemon.store.opening import open_state
 from daemon.store.runs import change_status, get_run, startable
+from daemon.store.schedules import get_schedule
 from daemon.units import format_instant
 
 START = datetime(2026, 11, 21, 12, 0, 0, 500_000, tzinfo=UTC)
@@ -218,6 +220,68 @@ async def test_a_vanished_agent_and_a_requested_skip_have_their_rows(ledger: Led
     )
     await ledger.decide(START + 20 * SECOND)
     assert [outcome for _, outcome in await outcomes(ledger)] == ["skipped_agent_deleted", "skipped_requested"]
+    assert await ledger.select("SELECT * FROM schedule_skips") == []
+
+
+async def test_a_backfill_leaves_the_clock_what_jitter_has_yet_to_start(ledger: Ledger) -> None:
+    await ledger.declare('jitter = "5s"')
+    row = await ledger.database.read(lambda c: get_schedule(c, "a", "s"))
+    assert row is not None
+    first = row.cadence.next_after(START)
+    assert first is not None
+    start = row.cadence.start_of(first, row.address)
+    assert start > first
+
+    async def asked(now: datetime) -> Backfilled:
+        span = (first, now)
+        return await ledger.database.write(
+            lambda tx: backfill(tx, row, span, Overlap.SKIP, principal="x", now=now, oldest=None, instance="x")
+        )
+
+    assert (await asked(start - timedelta(milliseconds=1))).runs == []
+    assert await ledger.rows() == []
+    assert (await asked(start)).runs == [1]
+
+
+async def leave_out(ledger: Ledger, *seconds: int) -> None:
+    rows = [(due(at),) for at in seconds]
+    await ledger.database.write(
+        lambda tx: [tx.execute("INSERT INTO schedule_skips VALUES (1, ?, 'x', 'root')", row) for row in rows]
+    )
+
+
+async def test_a_requested_skip_in_a_missed_gap_has_its_own_reason(ledger: Ledger) -> None:
+    await ledger.declare()
+    await leave_out(ledger, 20, 25, 60, 70)
+    ledger.started = START + 60 * SECOND
+    await ledger.decide(START + 60 * SECOND)
+    assert [outcome for _, outcome in await outcomes(ledger)] == [
+        "skipped_missed",
+        "skipped_requested",
+        *["skipped_missed"] * 3,
+        "skipped_requested",
+    ]
+    assert [row["scheduled_for"] for row in await ledger.select("SELECT * FROM schedule_skips")] == [due(70)]
+
+
+async def test_a_requested_skip_stands_beside_the_summary_of_its_gap(ledger: Ledger) -> None:
+    await ledger.declare('catchup = "none"')
+    await leave_out(ledger, 10, 5000)
+    ledger.started = START + 15000 * SECOND
+    await ledger.decide(START + 15000 * SECOND)
+    assert [(row["outcome"], row["covers_count"]) for row in await ledger.rows()] == [
+        ("skipped_requested", None),
+        ("skipped_missed", 1498),
+        ("skipped_requested", None),
+    ]
+    assert await ledger.select("SELECT * FROM schedule_skips") == []
+
+
+async def test_a_requested_skip_ends_with_the_pause_that_covers_it(ledger: Ledger) -> None:
+    await ledger.declare("paused = true")
+    await leave_out(ledger, 20)
+    await ledger.declare("paused = false", at=START + 105 * SECOND)
+    assert [row["outcome"] for row in await ledger.rows()] == ["skipped_paused"]
     assert await ledger.select("SELECT * FROM schedule_skips") == []
 
 
