@@ -36,6 +36,7 @@ _CODES = {
     411: "length_required",
     413: "too_large",
     415: "unsupported_media_type",
+    417: "expectation_failed",
     422: "unprocessable",
 }
 

@@ -109,8 +109,10 @@ class Hosts:
         self._names = names
 
     def are_named_by(self, request: web.Request) -> bool:
-        """Tell whether a request is meant for this machine."""
-        return _host(request.headers.get("Host", "")) in self._names
+        """Tell whether a request names this machine, if only by the address at which it came in."""
+        named = _host(request.headers.get("Host", ""))
+        arrived = request.transport.get_extra_info("sockname") if request.transport else None
+        return named in self._names or (arrived is not None and named.strip("[]") == arrived[0])
 
 
 def is_cross_origin(request: web.Request) -> bool:

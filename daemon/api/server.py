@@ -8,7 +8,6 @@ from weakref import WeakSet
 
 import structlog
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 from pydantic import ValidationError
 
 from daemon.api import runs, schedules, service
@@ -16,6 +15,7 @@ from daemon.api.control import Control
 from daemon.api.errors import answer_to, refusal
 from daemon.api.identity import Hosts, Peers, Tokens, is_cross_origin
 from daemon.api.openapi import describe
+from daemon.api.protocol import Connection
 from daemon.api.routes import Call, Route, reply
 from daemon.api.shapes import NoQuery
 from daemon.api.sockets import Listeners
@@ -66,9 +66,7 @@ class ControlServer:
         for route in self._routes:
             app.router.add_route(route.method, route.path, self._answering(route))
         app.router.add_get("/openapi.json", self._openapi)
-        runner = web.AppRunner(
-            app, handle_signals=False, access_log=None, keepalive_timeout=_IDLE, shutdown_timeout=_SLOW_STOP
-        )
+        runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_SLOW_STOP)
         await runner.setup()
         self._runners.append(runner)
         server = (
@@ -78,15 +76,15 @@ class ControlServer:
         )
         self._servers.append(server)
 
-    def _watched(self, runner: web.AppRunner) -> RequestHandler:
+    def _watched(self, runner: web.AppRunner) -> Connection:
         """Make the protocol of one connection, and close it if no request comes in time."""
         if runner.server is None:
             raise RuntimeError("the server was shut down")
-        protocol = runner.server()
+        protocol = Connection(runner.server, idle=_IDLE)
         asyncio.get_running_loop().call_later(_FIRST_REQUEST, self._close_if_silent, protocol)
         return protocol
 
-    def _close_if_silent(self, protocol: RequestHandler) -> None:
+    def _close_if_silent(self, protocol: Connection) -> None:
         if protocol.transport is not None and protocol.transport not in self._heard:
             protocol.force_close()
 
@@ -123,22 +121,35 @@ class ControlServer:
         async def answer(request: web.Request) -> web.StreamResponse:
             if route.is_of_schedules and not self._control.config.control.schedules_api:
                 return refusal(404, "the schedule routes are switched off (control.schedules_api = false)")
-            principal = await self._principal_of(request, is_open=route.is_open)
-            result = "ok"
+            principal, status, began = "", 500, time.monotonic()
             try:
-                return await self._call(route, request, principal)
+                principal = await self._principal_of(request, is_open=route.is_open)
+                response = await self._call(route, request, principal)
+                status = response.status
             except (AgentcronError, ValidationError, web.HTTPException) as error:
                 refused = answer_to(error)
-                result = str(refused.status) if refused is not None else "500"
+                status = refused.status if refused is not None else status
                 raise
-            except Exception:
-                result = "500"
-                raise
+            else:
+                return response
             finally:
-                if route.action is not None:
-                    self._control.metrics.schedule_change(route.action, result)
+                self._tell(route, request, principal, status, time.monotonic() - began)
 
         return answer
+
+    def _tell(self, route: Route, request: web.Request, principal: str, status: int, seconds: float) -> None:
+        """Count a change that was asked for, and have the log say who asked and what came of it."""
+        is_done = status < web.HTTPBadRequest.status_code
+        if route.action is not None:
+            self._control.metrics.schedule_change(route.action, "ok" if is_done else str(status))
+        if route.method != "GET":
+            _LOG.info(
+                "[control] Asked for" if is_done else "[control] Refused",
+                what=f"{route.method} {request.path}",
+                principal=principal or "unknown",
+                status=status,
+                duration_ms=int(seconds * 1000),
+            )
 
     async def _call(self, route: Route, request: web.Request, principal: str) -> web.StreamResponse:
         query = route.read_query(request)
@@ -147,17 +158,7 @@ class ControlServer:
                 body = await route.read_body(request)
         except TimeoutError:
             raise web.HTTPRequestTimeout(reason=f"the body did not come within {_BODY:.0f} s") from None
-        began = time.monotonic()
-        response = await route.handler(Call(request, self._control, principal, body, query))
-        if route.method != "GET":
-            _LOG.info(
-                "[control] Asked for",
-                what=f"{route.method} {request.path}",
-                principal=principal,
-                status=response.status,
-                duration_ms=int((time.monotonic() - began) * 1000),
-            )
-        return response
+        return await route.handler(Call(request, self._control, principal, body, query))
 
     async def _principal_of(self, request: web.Request, *, is_open: bool) -> str:
         """Return who asks; raise HTTPUnauthorized or HTTPForbidden where nobody may."""

@@ -1,6 +1,8 @@
 """The sockets: who may connect, what is refused before any route, and clients that mean no good."""
 
 import contextlib
+import http.client
+import json
 import re
 import resource
 import select
@@ -63,6 +65,36 @@ def test_a_body_in_another_encoding_or_broken_off_is_no_error_of_ours(daemon: Da
     assert "Unexpected error" not in daemon.log_text()
 
 
+NO_PROPER_HTTP = [
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    (b"GARBAGE\r\n\r\n", 400),
+    (b"GET /status HTTP/9.9x\r\n\r\n", 400),
+    (b"GET /status HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", 400),
+    (b"GET /status HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 400),
+    (b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n", 400),
+    (b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}", 400),
+    (b"GET /status HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n", 417),
+    (b"GET /nowhere HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n", 417),
+    (b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Encoding: br\r\n\r\n{}", 400),
+]
+
+
+def test_what_is_no_proper_http_gets_a_proper_answer(daemon: DaemonProcess, tmp_path: Path) -> None:
+    for request, status in NO_PROPER_HTTP:
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
+            client.settimeout(20)
+            client.connect(str(tmp_path / "c.sock"))
+            client.sendall(request)
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            body = json.loads(response.read())
+        assert (response.status, body.keys()) == (status, {"message", "code", "data"}), request
+        assert "\n" not in body["message"]
+    assert call(daemon, "GET", "/healthz").status == 200
+    assert "Traceback" not in daemon.log_text()
+    assert all(line["event"].startswith("[control] ") for line in daemon.log() if line["level"] != "info")
+
+
 @pytest.fixture
 def port() -> int:
     with socket.socket() as free:
@@ -70,39 +102,58 @@ def port() -> int:
         return int(free.getsockname()[1])
 
 
-def start_on_tcp(start_daemon: StartDaemon, folder: Path, port: int) -> DaemonProcess:
+def start_on_tcp(start_daemon: StartDaemon, folder: Path, port: int, listen: str = "127.0.0.1") -> DaemonProcess:
     (folder / "ci.token").write_text(f"{TOKEN}\n")
-    control = f'[control]\nlisten = "127.0.0.1:{port}"\ntokens = [{{ name = "ci", file = "ci.token" }}]\n'
+    control = f'[control]\nlisten = "{listen}:{port}"\ntokens = [{{ name = "ci", file = "ci.token" }}]\n'
     return start_daemon(CONFIG.replace("[control]\n", control).replace("max_conc", 'allow = ["token:ci"]\nmax_conc'))
 
 
-def ask_tcp(port: int, request: bytes) -> int:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+def ask_tcp(port: int, request: bytes, at: str = "127.0.0.1") -> int:
+    with socket.create_connection((at, port), timeout=20) as connection:
         connection.sendall(request)
         return int(connection.recv(100).split()[1])
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        (f"Host: localhost\r\nAuthorization: Bearer {TOKEN}", 200),
-        (f"Host: 127.0.0.1:80\r\nAuthorization: bearer {TOKEN}", 200),
-        (f"Host: localhost\r\nOrigin: http://localhost\r\nAuthorization: Bearer {TOKEN}", 200),
-        (f"Host: evil.example\r\nAuthorization: Bearer {TOKEN}", 403),
-        (f"Host: localhost\r\nOrigin: http://evil.example\r\nAuthorization: Bearer {TOKEN}", 403),
-        (f"Host: localhost\r\nOrigin: null\r\nAuthorization: Bearer {TOKEN}", 403),
-        ("Host: localhost", 401),
-        ("Host: localhost\r\nAuthorization: Bearer sesame", 401),
-        ("Host: localhost\r\nAuthorization: Bearer sésame", 401),
-        (f"Host: localhost\r\nAuthorization: Basic {TOKEN}", 401),
-        ("Host: localhost\r\nAuthorization: Bearer ", 401),
-    ],
-)
-def test_tcp_needs_a_token_and_a_name_of_this_machine(
-    start_daemon: StartDaemon, tmp_path: Path, port: int, headers: str, status: int
-) -> None:
+HEADERS = [
+    (f"Host: localhost\r\nAuthorization: Bearer {TOKEN}", 200),
+    (f"Host: 127.0.0.1:80\r\nAuthorization: bearer {TOKEN}", 200),
+    (f"Host: localhost\r\nOrigin: http://localhost\r\nAuthorization: Bearer {TOKEN}", 200),
+    (f"Host: evil.example\r\nAuthorization: Bearer {TOKEN}", 403),
+    (f"Host: localhost\r\nOrigin: http://evil.example\r\nAuthorization: Bearer {TOKEN}", 403),
+    (f"Host: localhost\r\nOrigin: null\r\nAuthorization: Bearer {TOKEN}", 403),
+    ("Host: localhost", 401),
+    ("Host: localhost\r\nAuthorization: Bearer sesame", 401),
+    ("Host: localhost\r\nAuthorization: Bearer sésame", 401),
+    (f"Host: localhost\r\nAuthorization: Basic {TOKEN}", 401),
+    ("Host: localhost\r\nAuthorization: Bearer ", 401),
+]
+
+
+def test_tcp_needs_a_token_and_a_name_of_this_machine(start_daemon: StartDaemon, tmp_path: Path, port: int) -> None:
     start_on_tcp(start_daemon, tmp_path, port)
-    assert ask_tcp(port, f"GET {SCHEDULES} HTTP/1.1\r\n{headers}\r\n\r\n".encode()) == status
+    for headers, status in HEADERS:
+        assert ask_tcp(port, f"GET {SCHEDULES} HTTP/1.1\r\n{headers}\r\n\r\n".encode()) == status, headers
+
+
+def test_the_address_at_which_a_request_comes_in_is_a_name_of_this_machine(
+    start_daemon: StartDaemon, tmp_path: Path, port: int
+) -> None:
+    start_on_tcp(start_daemon, tmp_path, port, listen="0.0.0.0")  # noqa: S104 - reached over loopback
+    for host, status in (("127.0.0.9", 200), ("127.0.0.8", 403)):
+        request = f"GET /runs HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+        assert ask_tcp(port, request.encode(), at="127.0.0.9") == status
+
+
+def test_who_was_refused_and_why_is_logged_and_counted(start_daemon: StartDaemon, tmp_path: Path, port: int) -> None:
+    daemon = start_on_tcp(start_daemon, tmp_path, port)
+    assert ask_tcp(port, f"POST {SCHEDULES}/declared/pause HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()) == 401
+    refused = daemon.wait_for_log("[control] Refused", principal="unknown", status=401)
+    assert refused["what"] == f"POST {SCHEDULES}/declared/pause"
+    assert call(daemon, "POST", f"{SCHEDULES}/none/pause").status == 404
+    daemon.wait_for_log("[control] Refused", principal="root", status=404)
+    figures = call(daemon, "GET", "/metrics").data.decode().splitlines()
+    for result in ("401", "404"):
+        assert f'agentcron_schedule_changes_total{{action="pause",result="{result}"}} 1.0' in figures
 
 
 def test_a_token_has_the_rights_it_is_given(start_daemon: StartDaemon, tmp_path: Path, port: int) -> None:
