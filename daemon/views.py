@@ -205,19 +205,26 @@ def runs_page(
     agents: list[str] | None = None,
     only: int | None = None,
     agent: str | None = None,
-    schedule: str | None = None,
+    address: str | None = None,
     status: str | None = None,
     limit: int,
     cursor: str | None = None,
 ) -> dict[str, Any]:
     """Return the newest runs that match, and how many match.
 
-    `agents` are those that may be seen, None for all; `only` is the one run that may be. The cursor is the run that the
-    last page ended with.
+    `agents` are those that may be seen, None for all; `only` is the one run that may be. `address` is a schedule's. The
+    cursor is the run that the last page ended with.
     """
-    values: dict[str, Any] = {"agent": agent, "schedule": schedule, "status": status, "only": only}
-    conditions = {"agent": "r.agent = :agent", "schedule": "s.name = :schedule", "status": "r.status = :status"}
-    conditions["only"] = "r.id = :only"
+    values: dict[str, Any] = {"agent": agent, "of": None, "schedule": None, "status": status, "only": only}
+    if address is not None:
+        values["of"], _, values["schedule"] = address.partition("/")
+    conditions = {
+        "agent": "r.agent = :agent",
+        "of": "r.agent = :of",
+        "schedule": "s.name = :schedule",
+        "status": "r.status = :status",
+        "only": "r.id = :only",
+    }
     chosen = [text for name, text in conditions.items() if values[name] is not None]
     if agents is not None and only is None:
         values["agents"] = json.dumps(agents)
@@ -226,7 +233,7 @@ def runs_page(
     values |= {"limit": limit, "cursor": _number(cursor)}
     rows = connection.execute(f"{SELECT_RUNS} WHERE {where} AND r.id < :cursor ORDER BY r.id DESC LIMIT :limit", values)
     found = [run_view(run_from(row)) for row in rows]
-    joined = "runs r LEFT JOIN schedules s ON s.id = r.schedule_id" if schedule else "runs r"
+    joined = "runs r LEFT JOIN schedules s ON s.id = r.schedule_id" if address else "runs r"
     total = connection.execute(f"SELECT count(*) AS n FROM {joined} WHERE {where}", values).fetchone()["n"]
     return {"runs": found, "total": total, "next_cursor": str(found[-1]["id"]) if len(found) == limit else None}
 

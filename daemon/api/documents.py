@@ -6,7 +6,7 @@ from typing import Any
 
 from daemon.errors import InvalidError
 
-_ETAG = re.compile(r'(?:W/)?"([^"]*)"')
+_ETAG = re.compile(r'(W/)?"([^"]*)"')
 
 
 def parse_document(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
@@ -38,7 +38,7 @@ def versions_of(header: str | None) -> frozenset[int] | None:
     """Return the versions that `If-Match` allows, None if any will do (RFC 9110, section 13.1.1)."""
     if header is None or header.strip() == "*":
         return None
-    tags = _ETAG.findall(header)
+    tags = [tag for weak, tag in _ETAG.findall(header) if not weak]  # the comparison is the strong one
     return frozenset(int(tag) for tag in tags if tag.isascii() and tag.isdigit() and len(tag) < 20)  # noqa: PLR2004
 
 

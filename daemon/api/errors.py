@@ -69,6 +69,9 @@ def answer_to(error: Exception) -> web.Response | None:
 def fields_of(error: ValidationError) -> list[dict[str, str]]:
     """Name each field that has a wrong shape, and what is allowed."""
     return [
-        {"field": ".".join(str(part) for part in found["loc"]) or "body", "problem": found["msg"]}
+        {
+            "field": ".".join(str(part) for part in found["loc"]) or "body",
+            "problem": found["msg"].removeprefix("Value error, "),
+        }
         for found in error.errors(include_url=False, include_context=False, include_input=False)
     ]

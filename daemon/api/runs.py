@@ -29,13 +29,12 @@ async def _list(call: Call) -> web.StreamResponse:
     own = _own_run(call.principal)
 
     def view(connection: sqlite3.Connection) -> dict[str, Any]:
-        agent, _, schedule = (wanted.schedule or "").partition("/")
         return runs_page(
             connection,
             agents=agents,
             only=own,
-            agent=agent or wanted.agent,
-            schedule=schedule or None,
+            agent=wanted.agent,
+            address=wanted.schedule,
             status=wanted.status,
             limit=wanted.limit,
             cursor=wanted.cursor,

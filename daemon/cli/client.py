@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,12 +93,28 @@ def schedule_path(agent: str, name: str, what: str = "") -> str:
     return f"/agents/{quote(agent)}/schedules/{quote(name)}" + (f"/{what}" if what else "")
 
 
+_OPTIONS = {
+    "cron_expression": "--cron",
+    "interval_seconds": "--every",
+    "offset_seconds": "--offset",
+    "jitter_seconds": "--jitter",
+    "catchup_window_seconds": "--catchup-window",
+    "overlap_policy": "--overlap",
+    "initial_input.content": "--input",
+    "task_params": "--params",
+    "task_metadata": "--metadata",
+    "start_at": "--start-at",
+    "end_at": "--end-at",
+}
+"""What the command line calls the fields of the API."""
+_FIELD = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, _OPTIONS)) + r")(?![\w.])")
+
+
 def _refusal(answer: http.client.HTTPResponse) -> Exception:
     try:
         body = json.loads(answer.read())
-        fields = body["data"].get("fields", [])
-        problems = [*(f"{field['field']}: {field['problem']}" for field in fields), *body["data"].get("problems", [])]
-        text = "; ".join([body["message"], *problems])
+        fields = [f"{field['field']}: {field['problem']}" for field in body["data"].get("fields", [])]
+        text = "; ".join(fields or [body["message"], *body["data"].get("problems", [])]).replace("body: ", "")
     except (ValueError, LookupError, TypeError, AttributeError):
         text = f"the daemon answered {answer.status} {answer.reason}"
-    return _ERRORS.get(answer.status, RefusedError)(text)
+    return _ERRORS.get(answer.status, RefusedError)(_FIELD.sub(lambda field: _OPTIONS[field[0]], text))

@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from daemon.agents.supervisor import tree
 from daemon.agents.supervisor.files import open_in
 from daemon.cli.client import Client
 from daemon.cli.reading import may_read, reading, run_numbered
 from daemon.config.places import state_dir
 from daemon.config.schema import Config
-from daemon.errors import RefusedError
+from daemon.errors import DaemonUnreachableError, RefusedError
 from daemon.model import ACTIVE
 from daemon.runs.folders import run_folder
+from daemon.store.opening import running_daemon
 from daemon.store.runs import get_run
 from daemon.views import run_view
 
@@ -44,17 +46,25 @@ def _copied(config: Config, run: int, *, follow: bool) -> Iterator[bytes]:
     with reading(config) as connection:
         while True:
             active = follow and _is_active(connection, run)  # before reading, so that the last bytes are not missed
+            left_alone = active and running_daemon(state_dir(config)) is None and not _is_supervised(connection, run)
             for chunk in _chunks(folder, at):
                 at += len(chunk)
                 yield chunk
             if not active:
                 return
+            if left_alone:
+                raise DaemonUnreachableError(f"no daemon runs, so the end of run {run} is not recorded; start one")
             time.sleep(_PAUSE)
 
 
 def _is_active(connection: sqlite3.Connection, run_id: int) -> bool:
     run = get_run(connection, run_id)
     return run is not None and run.status in ACTIVE
+
+
+def _is_supervised(connection: sqlite3.Connection, run_id: int) -> bool:
+    run = get_run(connection, run_id)
+    return run is not None and run.pid is not None and tree.start_of(run.pid) == run.pid_started
 
 
 def _chunks(folder: Path, start: int) -> Iterator[bytes]:

@@ -37,7 +37,13 @@ def has_database(config: Config) -> bool:
 def may_read(config: Config) -> bool:
     """Tell whether the database need not be asked for through the daemon: it is open to us, or there is none."""
     folder = state_dir(config)
-    return os.access(folder, os.R_OK | os.X_OK) or not os.access(folder, os.F_OK)
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # a folder above it is closed to us
+        return False
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def document(

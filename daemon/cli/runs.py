@@ -35,11 +35,11 @@ def list_command(
     from daemon.views import runs_page
 
     config = read_config(context.obj)
-    name = split_address(schedule)[1] if schedule is not None else None
-    of = split_address(schedule)[0] if schedule is not None else agent
+    if schedule is not None:
+        split_address(schedule)
     view = document(
         config,
-        lambda connection: runs_page(connection, agent=of, schedule=name, status=_status(status), limit=limit),
+        lambda connection: runs_page(connection, agent=agent, address=schedule, status=_status(status), limit=limit),
         "/runs",
         agent=agent,
         schedule=schedule,

@@ -105,14 +105,13 @@ def update(
     metadata: Metadata = None,
     clear: Annotated[
         list[str] | None,
-        typer.Option("--clear", metavar="KEY", help="description, start_at, end_at, params, metadata."),
+        typer.Option("--clear", metavar="KEY", help="Empty it: description, start_at, end_at, params or metadata."),
     ] = None,
     json: Json = False,
 ) -> None:
     """Change a created schedule; a new cadence replaces the old one."""
     body = _definition(locals())
-    names = {"params": "task_params", "metadata": "task_metadata"}
-    body |= {names.get(key, key): None for key in clear or ()}
+    body |= _cleared(clear or [], body)
     view = _client(context).ask("PATCH", _path(schedule), body)
     _tell(view, f"{schedule} is at version {view['version']}.", json=json)
 
@@ -235,6 +234,15 @@ _DURATIONS = {
 }
 
 
+_CLEARABLE = {
+    "description": "description",
+    "start_at": "start_at",
+    "end_at": "end_at",
+    "params": "task_params",
+    "metadata": "task_metadata",
+}
+
+
 def _definition(options: dict[str, Any]) -> dict[str, Any]:
     """Return the body that the given options make."""
     body = {key: options[name] for name, key in _PLAIN.items() if options.get(name) is not None}
@@ -245,6 +253,19 @@ def _definition(options: dict[str, Any]) -> dict[str, Any]:
         if options.get(name) is not None:
             body[key] = _object(name, options[name])
     return body
+
+
+def _cleared(keys: list[str], body: dict[str, Any]) -> dict[str, None]:
+    """Return the body that clears what was named, and nothing that is set at once."""
+    found: dict[str, None] = {}
+    for key in keys:
+        name = _CLEARABLE.get(key.replace("-", "_"))
+        if name is None:
+            raise typer.BadParameter(f"{key!r} is none of {', '.join(_CLEARABLE)}", param_hint="--clear")
+        if name in body:
+            raise typer.BadParameter(f"{key} cannot be set and cleared at once", param_hint="--clear")
+        found[name] = None
+    return found
 
 
 def _seconds(name: str, text: str) -> int:

@@ -110,6 +110,8 @@ class Pipeline:
 
     async def _perform(self, run: Run, config: Config) -> Outcome | NeverStarted:
         settings = config.agents.get(run.agent)
+        if settings is None:
+            return Outcome(RunStatus.FAILED, f"no agent {run.agent!r} is in the config any more", permanent=True)
         if not await self._may_deliver(run.creator, run.agent):
             reason = f"{run.creator}, who asked for it, may not use {run.agent} any more"
             await self._database.write_patiently(
@@ -117,7 +119,8 @@ class Pipeline:
             )
             raise _UnwantedError
         if not isinstance(settings, CommandSettings):
-            return Outcome(RunStatus.FAILED, _why_not(run.agent, settings), permanent=True)
+            reason = f"agents of type {settings.type} are not yet active in this version"
+            return Outcome(RunStatus.FAILED, reason, permanent=True)
         workspace = await asyncio.to_thread(
             prepare, self._state_dir, run.id, run.input_content, config, settings.environment
         )
@@ -247,9 +250,3 @@ def _log(change: Change, duration: timedelta | None) -> None:
     bad = change.after in {RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.CONTINUED_AS_NEW}
     word = "started" if change.after is RunStatus.RUNNING else change.after
     (_LOG.warning if bad else _LOG.info)(f"[run] Run {word}", **keys)
-
-
-def _why_not(agent: str, settings: object) -> str:
-    if settings is None:
-        return f"no agent {agent!r} is in the config any more"
-    return f"agents of type {getattr(settings, 'type', '?')} are not yet active in this version"

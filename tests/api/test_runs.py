@@ -45,6 +45,7 @@ def test_runs_are_listed_by_agent_schedule_and_status_in_pages(start_daemon: Sta
         ("", [waiting, running, *reversed(failed)]),
         ("agent=b", list(reversed(failed))),
         ("schedule=a/s", [waiting, running]),
+        ("schedule=a/s&agent=b", []),
         ("status=pending", [waiting]),
         ("status=failed&agent=a", []),
         (f"limit=2&cursor={running}", list(reversed(failed))[:2]),
@@ -55,6 +56,17 @@ def test_runs_are_listed_by_agent_schedule_and_status_in_pages(start_daemon: Sta
     assert call(daemon, "GET", "/runs?status=done").status == 422
     assert call(daemon, "GET", "/runs?cursor=x").status == 400
     assert call(daemon, "GET", f"/runs/{failed[0]}").body["steps"][0]["name"] == "workspace"
+
+
+def test_a_waiting_run_whose_agent_has_gone_says_so(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(SLOW)
+    running, waiting = trigger(daemon), trigger(daemon)
+    daemon.wait_for_run("running", number=running)
+    daemon.config.write_text(SLOW.replace("[agents.a", "[agents.other"))
+    assert call(daemon, "POST", "/reload").status == 200
+    assert call(daemon, "POST", f"/runs/{running}/cancel").status == 200
+    run = daemon.wait_for_run("failed", number=waiting)
+    assert run["error"] == "no agent 'a' is in the config any more"
 
 
 def test_a_run_is_cancelled_and_only_while_it_is_active(start_daemon: StartDaemon) -> None:

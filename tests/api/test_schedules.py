@@ -178,6 +178,7 @@ def test_a_stale_version_changes_nothing(
         assert (refused.status, refused.code) == (412, "stale_version")
     assert call(daemon, "GET", ONE).body == before.body
     assert daemon.query("SELECT id FROM runs") == []
+    assert call(daemon, method, ONE + what, body, If_Match=f"W/{before.headers['ETag']}").status == 412
     assert call(daemon, method, ONE + what, body, If_Match=before.headers["ETag"]).status in {200, 201}
 
 

@@ -150,6 +150,38 @@ def test_following_ends_with_the_run(start_daemon: StartDaemon, tmp_path: Path) 
         assert follower.wait(20) == 0
 
 
+def test_following_ends_where_nobody_is_left_to_record_the_end(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("[agents.a]\ncommand = ['sleep', '1000']\n[agents.a.schedules.s]\nevery = '1s'\n")
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+    command = [sys.executable, "-m", "daemon", "--config", str(daemon.config), "runs", "logs", "1", "-f"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as follower:
+        daemon.stop()
+        assert follower.poll() is None
+        [run] = daemon.query("SELECT pid FROM runs WHERE id = 1")
+        os.kill(run["pid"], signal.SIGTERM)
+        assert follower.wait(20) == 3
+        assert follower.stderr is not None
+        assert follower.stderr.read() == "agentcron: no daemon runs, so the end of run 1 is not recorded; start one\n"
+
+
+MISTAKES = [
+    (("create", "a/new", "--every", "0s"), "--every: Input should be greater than or equal to 1"),
+    (("create", "a/new", "--cron", "9"), "--cron: '9'"),
+    (("create", "a/new", "--every", "1h", "--cron", "@daily"), "both --cron and --every are set"),
+    (("update", "a/nightly", "--overlap", "jump"), "--overlap: Input should be 'skip'"),
+    (("update", "a/nightly", "--clear", "cron"), "'cron' is none of description, start_at"),
+    (("update", "a/nightly", "--clear", "start-at", "--start-at", "x"), "start-at cannot be set and cleared at once"),
+]
+
+
+def test_mistakes_are_told_in_the_words_of_the_command_line(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(CONFIG)
+    for arguments, why in MISTAKES:
+        told = daemon.cli("schedules", *arguments)
+        assert (told.returncode, why in told.stderr) == (2, True), told.stderr
+        assert "_seconds" not in told.stderr
+
+
 def test_status_of_a_running_daemon(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(CONFIG.replace("echo hello;", "sleep 100;"))
     daemon.wait_for_row("SELECT 1 FROM runs WHERE status = 'running'")
