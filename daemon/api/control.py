@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.access import Action, Rights
+from daemon.api.remembered import Remembered
 from daemon.clock import Clock
 from daemon.config.schema import Config
 from daemon.metrics import Metrics
@@ -36,12 +37,14 @@ class Control:
     rights: Rights
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether the daemon stops: answers without an end are broken off."""
+    remembered: Remembered = field(default_factory=Remembered)
     _known: dict[tuple[str, str, str], tuple[float, bool]] = field(default_factory=dict)
 
     def use(self, config: Config) -> None:
         """Go by another config from now on."""
         self.config = config
         self.rights = Rights(config)
+        self.remembered = Remembered()
         self._known = {}
 
     async def pause(self, seconds: float) -> None:

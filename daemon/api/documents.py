@@ -1,4 +1,4 @@
-"""Reading what clients send: strict JSON, and headers that name versions."""
+"""JSON as it comes from clients, strictly read, and as it goes to them; and headers that name versions."""
 
 import json
 import re
@@ -32,6 +32,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def in_words(body: dict[str, Any]) -> str:
+    """Return the text of a JSON answer."""
+    return json.dumps(body, ensure_ascii=False)
 
 
 def versions_of(header: str | None) -> frozenset[int] | None:

@@ -1,6 +1,5 @@
 """A route as data, from which both the server and `/openapi.json` are made, and what its handler gets and gives."""
 
-import json
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -12,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from daemon.access import Action
 from daemon.api.control import Control
-from daemon.api.documents import parse_document, versions_of
+from daemon.api.documents import in_words, parse_document, versions_of
 from daemon.api.shapes import Name, NoQuery
 from daemon.errors import ForbiddenError, InvalidError, NotFoundError, RefusedError
 from daemon.schedules.operating import Asked
@@ -156,11 +155,6 @@ class Route:
         for key, value in request.query.items():
             values[key] = value if key not in values else [values[key], value]
         return self.query.model_validate(values)
-
-
-def in_words(body: dict[str, Any]) -> str:
-    """Return the text of a JSON answer."""
-    return json.dumps(body, ensure_ascii=False)
 
 
 def written(text: str, status: int = 200, **headers: str) -> web.Response:

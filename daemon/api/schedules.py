@@ -14,7 +14,8 @@ from daemon.access import Action
 from daemon.api import shapes
 from daemon.api.definitions import changed_columns, input_columns, instant, new_definition
 from daemon.api.documents import etag
-from daemon.api.routes import IDEMPOTENCY_KEY, IF_MATCH, Call, Handler, Route, in_words, reply, written
+from daemon.api.remembered import Answer
+from daemon.api.routes import IDEMPOTENCY_KEY, IF_MATCH, Call, Handler, Route, reply, written
 from daemon.errors import NotFoundError
 from daemon.model import Overlap
 from daemon.schedules import operating
@@ -46,21 +47,32 @@ async def _create(call: Call) -> web.StreamResponse:
 async def _list(call: Call) -> web.StreamResponse:
     agent, page = call.agent, call.wanted(shapes.Page)
     await call.require("schedule.read", agent, f"agent {agent}")
-    return await call.answer(
-        lambda c: schedules_page(c, call.control.config, utc_now(), agent, page.limit, page.cursor)
-    )
+    config, remembered = call.control.config, call.control.remembered
+
+    def query(connection: sqlite3.Connection) -> Answer:
+        now, place = utc_now(), (agent, page.limit, page.cursor)
+        return remembered.answer(connection, place, now, lambda: schedules_page(connection, config, now, *place))
+
+    return written((await call.control.database.read(query)).text)
 
 
 async def _get(call: Call) -> web.StreamResponse:
     agent, name = call.agent, call.schedule
     await call.require("schedule.read", agent, f"schedule {agent}/{name}")
 
-    def view(connection: sqlite3.Connection) -> tuple[int, str]:
-        row = _row(connection, agent, name)
-        return row.version, in_words(schedule_view(connection, row, call.control.config, utc_now()))
+    config, remembered = call.control.config, call.control.remembered
 
-    version, text = await call.control.database.read(view)
-    return written(text, ETag=etag(version))
+    def query(connection: sqlite3.Connection) -> Answer:
+        now = utc_now()
+        return remembered.answer(
+            connection,
+            (agent, name),
+            now,
+            lambda: schedule_view(connection, _row(connection, agent, name), config, now),
+        )
+
+    answer = await call.control.database.read(query)
+    return written(answer.text, ETag=etag(answer.version))
 
 
 async def _update(call: Call) -> web.StreamResponse:

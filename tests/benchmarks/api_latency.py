@@ -68,11 +68,11 @@ async def ask(socket: str, path: str) -> tuple[float, float, float]:
 
 
 def lateness(state: Path, since: float) -> float:
-    """Return the largest lateness of a recorded fire, in milliseconds."""
+    """Return the largest lateness of a fire that was due since then, in milliseconds."""
     with sqlite3.connect(f"file:{state}/state.db?mode=ro", uri=True) as connection:
         row = connection.execute(
             "SELECT max((julianday(decided_at) - julianday(scheduled_for)) * 86400000) FROM fires "
-            "WHERE julianday(decided_at) > julianday(?, 'unixepoch')",
+            "WHERE julianday(scheduled_for) > julianday(?, 'unixepoch')",
             (since,),
         ).fetchone()
     return float(row[0])

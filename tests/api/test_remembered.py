@@ -1,0 +1,37 @@
+"""Answers that are given again: only as long as they would read the same."""
+
+import sqlite3
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from daemon.api.remembered import Remembered
+from daemon.units import parse_instant
+
+NOW = parse_instant("2026-11-21T12:00:00.000Z")
+FIRST = "2026-11-21T12:00:01.000Z"
+
+
+def test_an_answer_is_made_anew_after_a_commit_and_when_its_first_due_time_comes(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    writer, reader = (sqlite3.connect(path, isolation_level=None) for _ in range(2))
+    writer.execute("PRAGMA journal_mode = WAL")
+    writer.execute("CREATE TABLE t (n)")
+    made: list[str] = []
+
+    def ask(key: str, seconds: float = 0) -> int:
+        def view() -> dict[str, Any]:
+            made.append(key)
+            return {"version": 7, "next_action_times": [FIRST], "skipped_action_times": []}
+
+        answer = remembered.answer(reader, key, NOW + timedelta(seconds=seconds), view)
+        assert answer.version == 7
+        return len(made)
+
+    remembered = Remembered()
+    assert [ask("a"), ask("a"), ask("b"), ask("a")] == [1, 1, 2, 2]
+    writer.execute("INSERT INTO t VALUES (1)")
+    assert [ask("a"), ask("a")] == [3, 3]
+    assert [ask("a", 0.999), ask("a", 1)] == [3, 4]
+    writer.close()
+    reader.close()
