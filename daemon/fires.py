@@ -20,7 +20,8 @@ from daemon.store.fires import (
     put_summary,
     record_fire,
 )
-from daemon.store.runs import NewRun, count_unfinished, create_run, flag_unfinished
+from daemon.store.flags import flag_unfinished
+from daemon.store.runs import NewRun, count_unfinished, create_run
 from daemon.store.schedules import (
     ScheduleRow,
     due_schedules,

@@ -22,23 +22,22 @@ from daemon.api.server import ControlServer
 from daemon.api.sockets import Listeners, listening
 from daemon.clock import Clock
 from daemon.clock_steps import step_back
-from daemon.config.differences import changed_settings
 from daemon.config.inactive import inactive_settings
-from daemon.config.loading import load_config
 from daemon.config.places import socket_path
 from daemon.config.places import state_dir as state_dir_of
 from daemon.config.schema import Config
-from daemon.errors import ConfigError, StoreUnavailableError
+from daemon.errors import StoreUnavailableError
 from daemon.fires import Claim, Fire, Present
 from daemon.limits import raise_open_files
 from daemon.log import LogFile
 from daemon.metrics import Metrics
 from daemon.model import CONFIG_PRINCIPAL, WakeTime
 from daemon.recovery import recover, start_anew
+from daemon.reloading import Reloader, log_declared
 from daemon.runs.folders import runs_with_folders
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
-from daemon.schedules.declaring import Declared, sync_declared
+from daemon.schedules.declaring import sync_declared
 from daemon.stopping import Stop, StopMode
 from daemon.store.database import Database
 from daemon.store.opening import DaemonLock, open_state
@@ -116,9 +115,8 @@ class Service:
         self._clock: Clock
         self._control: Control
         self._server: ControlServer
+        self._reloader: Reloader
         self._tasks: asyncio.TaskGroup
-        self._reloading = asyncio.Lock()
-        self._reload_waits = False
         self._asked: set[asyncio.Task[None]] = set()  # what signals asked for and is under way
 
     async def run(self) -> None:
@@ -172,7 +170,7 @@ class Service:
             await self._database.write_patiently(lambda tx: start_anew(tx, self._started, begun))
         await self._database.write_patiently(lambda tx: step_back(tx, self._started))
         declared = await self._database.write_patiently(lambda tx: sync_declared(tx, config, self._started))
-        _log_declared(declared)
+        log_declared(declared)
         self._instance = await self._database.read(
             lambda connection: str(connection.execute("SELECT id FROM instance").fetchone()["id"])
         )
@@ -190,12 +188,15 @@ class Service:
         )
         self._queue = Queue(self._database, pipeline, self.config, runs, utc_now)
         self._clock = Clock(self._database, self._present, utc_now, self._fired, self._look_up)
+        self._reloader = Reloader(
+            self.config, self._state_dir, self._database, self._clock.decide, self._use, self._status
+        )
         self._control = Control(
             database=self._database,
             clock=self._clock,
             queue=self._queue,
             metrics=self._metrics,
-            reload=self._reload_now,
+            reload=self._reloader.reload,
             state_dir=self._state_dir,
             instance=self._instance,
             config=self.config,
@@ -246,66 +247,18 @@ class Service:
     # reload
 
     async def reload(self) -> None:
-        """Read the file again: a bad one changes nothing, a good one is applied as a whole.
-
-        Of those who ask while a reload is under way, one waits and speaks for all: it reads the file as it is then.
-        """
+        """Do what SIGHUP asks for."""
         self._log.reopen()
-        if self._reload_waits:
-            return
-        self._reload_waits = True
-        with contextlib.suppress(ConfigError, StoreUnavailableError):  # the log told of it
-            await self._reload_now()
+        await self._reloader.on_signal()
 
-    async def _reload_now(self) -> tuple[list[Declared], list[str]]:
-        """Read the file again and apply it; return the changed schedules, and the settings that need a restart.
-
-        Raise ConfigError or StoreUnavailableError if nothing was changed.
-        """
-        async with self._reloading:
-            self._reload_waits = False
-            notify("RELOADING=1", f"MONOTONIC_USEC={_monotonic_usec()}")
-            try:
-                config, tokens = await asyncio.to_thread(_load, self.config.file)
-                await self._clock.decide()
-                declared = await self._database.write(lambda tx: sync_declared(tx, config, utc_now()))
-            except ConfigError as error:
-                for problem in error.problems:
-                    _LOG.error("[config] Not reloaded", problem=problem)
-                raise
-            except StoreUnavailableError as error:
-                _LOG.error("[config] Not reloaded; reload again when it can be written", problem=str(error))
-                raise
-            else:
-                late = self._needing_restart(config)
-                self._apply(config, tokens, declared)
-                return declared, late
-            finally:
-                notify("READY=1", await self._status())
-
-    def _apply(self, config: Config, tokens: Tokens, declared: list[Declared]) -> None:
-        for setting in self._needing_restart(config):
-            _LOG.warning("[config] Takes effect at the next start", setting=setting)
-        for setting in changed_settings(self.config, config):
-            _LOG.info("[config] Setting changed", setting=setting)
+    def _use(self, config: Config, tokens: Tokens) -> None:
+        """Go by another config from now on."""
         self.config = self._queue.config = config
         self._control.use(config)
         self._server.use(config, tokens)
         self._stop_signal.term_means = config.daemon.on_stop
-        _log_declared(declared)
-        _LOG.info("[config] Reloaded", file=str(config.file), changed_schedules=len(declared))
         self._queue.wake()
         self._clock.changed()
-
-    def _needing_restart(self, config: Config) -> list[str]:
-        """Name the changed settings that only a restart brings into effect."""
-        before = {"control.group": self.config.control.group, "control.listen": self.config.control.listen}
-        after = {"control.group": config.control.group, "control.listen": config.control.listen}
-        before |= {"control.socket": str(socket_path(self.config)), "daemon.state_dir": str(self._state_dir)}
-        after |= {"control.socket": str(socket_path(config)), "daemon.state_dir": str(state_dir_of(config))}
-        return [name for name in before if before[name] != after[name]] + (
-            ["log"] if config.log != self.config.log else []
-        )
 
     # stop
 
@@ -360,19 +313,3 @@ class Service:
         wake = await self._database.read(next_wake)
         following = f", next {format_instant(wake)}" if wake else ""
         return f"STATUS={running} running, {waiting} waiting{following}"
-
-
-def _load(file: Path) -> tuple[Config, Tokens]:
-    """Read a config and the tokens that it names; raise ConfigError if either cannot be used."""
-    config = load_config(file)
-    return config, Tokens(config)
-
-
-def _log_declared(declared: list[Declared]) -> None:
-    for change in declared:
-        keys = {"changed": ", ".join(sorted(change.changes))} if change.changes else {}
-        _LOG.info(f"[config] Schedule {change.action}", schedule=change.address, **keys)
-
-
-def _monotonic_usec() -> int:
-    return int(asyncio.get_running_loop().time() * 1_000_000)

@@ -16,7 +16,8 @@ from daemon.model import ACTIVE
 from daemon.runs.attempts import request_retry
 from daemon.runs.folders import run_folder
 from daemon.store.database import Transaction
-from daemon.store.runs import Run, flag_cancellation, get_run
+from daemon.store.flags import flag_cancellation
+from daemon.store.runs import Run, get_run
 from daemon.views import run_details, run_view, runs_page
 
 _CHUNK = 64 * 1024

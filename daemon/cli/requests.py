@@ -4,6 +4,7 @@ import contextlib
 import getpass
 import os
 import sqlite3
+from collections.abc import Iterator
 from typing import Any
 
 from daemon.cli.client import Client
@@ -12,8 +13,9 @@ from daemon.config.schema import Config
 from daemon.errors import DaemonUnreachableError, ForbiddenError, NotFoundError, RefusedError, StoreError
 from daemon.model import ACTIVE
 from daemon.store.database import Transaction, connect
+from daemon.store.flags import flag_cancellation
 from daemon.store.opening import DATABASE, running_daemon
-from daemon.store.runs import Run, flag_cancellation, get_run
+from daemon.store.runs import Run, active_runs, get_run
 from daemon.units import utc_now
 from daemon.views import run_view
 
@@ -23,21 +25,29 @@ def request_cancellation(config: Config, number: int) -> tuple[dict[str, Any], b
     try:
         return Client(config).ask("POST", f"/runs/{number}/cancel"), True
     except DaemonUnreachableError:
-        folder = state_dir(config)
-        if folder.exists() and (not os.access(folder, os.W_OK | os.X_OK) or running_daemon(folder) is not None):
+        if _must_ask(config):
             raise
-    if not (folder / DATABASE).exists():
-        raise NotFoundError(f"there is no database in {folder} yet, so there is no run {number}")
+    if not (state_dir(config) / DATABASE).exists():
+        raise NotFoundError(f"there is no database in {state_dir(config)} yet, so there is no run {number}")
+    with _writing(config) as tx:
+        return run_view(_flag(tx, number)), False
+
+
+def cancel_all(config: Config) -> tuple[list[int], bool]:
+    """Have all active runs cancelled that we may cancel; return their numbers, and whether a daemon was there."""
     try:
-        with contextlib.closing(connect(folder / DATABASE)) as connection:
-            return run_view(_flag(connection, number)), False
-    except sqlite3.Error as error:
-        raise StoreError(f"{folder / DATABASE} cannot be written: {error}") from None
+        return _ask_for_all(Client(config)), True
+    except DaemonUnreachableError:
+        if _must_ask(config):
+            raise
+    if not (state_dir(config) / DATABASE).exists():
+        return [], False
+    with _writing(config) as tx:
+        return [_flag(tx, number).id for number in active_runs(tx)], False
 
 
-def cancel_all(config: Config) -> list[int]:
-    """Have all active runs cancelled that we may cancel; return their numbers."""
-    client, cancelled = Client(config), []
+def _ask_for_all(client: Client) -> list[int]:
+    cancelled = []
     for status in sorted(ACTIVE):
         cursor: str | None = None
         while True:
@@ -52,14 +62,30 @@ def cancel_all(config: Config) -> list[int]:
     return sorted(cancelled)
 
 
-def _flag(connection: sqlite3.Connection, number: int) -> Run:
-    connection.execute("BEGIN IMMEDIATE")
-    tx = Transaction(connection)
+def _must_ask(config: Config) -> bool:
+    """Tell whether only a daemon could do it: one runs all the same, or the state directory is not ours to write."""
+    folder = state_dir(config)
+    return folder.exists() and (not os.access(folder, os.W_OK | os.X_OK) or running_daemon(folder) is not None)
+
+
+@contextlib.contextmanager
+def _writing(config: Config) -> Iterator[Transaction]:
+    """Give a transaction of our own; raise StoreError if the database cannot be written."""
+    path = state_dir(config) / DATABASE
+    try:
+        with contextlib.closing(connect(path)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield Transaction(connection)
+            connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise StoreError(f"{path} cannot be written: {error}") from None
+
+
+def _flag(tx: Transaction, number: int) -> Run:
     run = get_run(tx, number)
     if run is None:
         raise NotFoundError(f"no run {number}; `agentcron runs list` shows those there are")
     if run.status not in ACTIVE:
         raise RefusedError(f"run {number} is {run.status} already")
     flag_cancellation(tx, number, utc_now(), getpass.getuser())
-    connection.execute("COMMIT")
     return run

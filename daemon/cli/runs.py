@@ -186,11 +186,12 @@ def cancel(
         raise typer.BadParameter("name one run, or say --all", param_hint="RUN")
     config = read_config(context.obj)
     if run is None:
-        cancelled = cancel_all(config)
+        cancelled, running = cancel_all(config)
         if json:
             print_json({"cancelled": cancelled})
         else:
-            print(f"{len(cancelled)} runs are being cancelled.")
+            print(f"{len(cancelled)} runs {'are being' if running else 'will be'} cancelled", end="")
+            print("." if running else " when the daemon starts.")
         return
     view, running = request_cancellation(config, run)
     if json:

@@ -9,16 +9,8 @@ from daemon.rules.backoff import retry_delay
 from daemon.runs.attempts import next_attempt
 from daemon.store.database import Transaction
 from daemon.store.events import add_event, begin_step, end_step
-from daemon.store.runs import (
-    Change,
-    Flag,
-    Run,
-    change_status,
-    create_run,
-    flag_of,
-    get_run,
-    usage_columns,
-)
+from daemon.store.flags import Flag, flag_of
+from daemon.store.runs import Change, Run, change_status, create_run, get_run, usage_columns
 from daemon.store.schedules import change_schedule, get_schedule_by_id
 from daemon.units import format_instant, parse_instant
 

@@ -24,7 +24,8 @@ from daemon.runs.ending import finish
 from daemon.runs.folders import FolderRoomError, PreparationError, prepare, run_folder
 from daemon.store.database import Database, Transaction
 from daemon.store.events import begin_step, end_step
-from daemon.store.runs import Change, Run, change_status, flag_cancellation, flag_of, get_run, update_run
+from daemon.store.flags import flag_cancellation, flag_of
+from daemon.store.runs import Change, Run, change_status, get_run, update_run
 from daemon.units import format_instant, parse_instant
 
 _LOG = structlog.get_logger()

@@ -17,18 +17,8 @@ from daemon.runs.pipeline import Pipeline, terms_for
 from daemon.store.database import Database, Transaction
 from daemon.store.events import begin_step
 from daemon.store.fires import mark_launched
-from daemon.store.runs import (
-    Change,
-    Flag,
-    Run,
-    cancellation_flags,
-    change_status,
-    flag_cancellation,
-    get_run,
-    next_attempt_at,
-    occupied,
-    startable,
-)
+from daemon.store.flags import Flag, cancellation_flags, flag_cancellation
+from daemon.store.runs import Change, Run, change_status, get_run, next_attempt_at, occupied, startable
 
 _LOG = structlog.get_logger()
 _FLAGS_FIRST = 1.0  # seconds that the record of a cancellation is waited for before the agents hear of it

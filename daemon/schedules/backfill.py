@@ -10,7 +10,8 @@ from daemon.rules import overlap
 from daemon.store.database import Transaction
 from daemon.store.events import add_event
 from daemon.store.fires import forget_fire, outcome_of, record_fire, summary_over
-from daemon.store.runs import count_unfinished, create_run, flag_unfinished
+from daemon.store.flags import flag_unfinished
+from daemon.store.runs import count_unfinished, create_run
 from daemon.store.schedules import ScheduleRow
 from daemon.summaries import split_summary
 from daemon.units import format_instant

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daemon.units import format_instant, parse_instant
-from tests.api.calling import SCHEDULES, call, create
+from tests.api.calling import CONFIG, SCHEDULES, call, create
 from tests.api.test_schedules import change_database
+from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess
 
 PATH = f"{SCHEDULES}/s/backfill"
@@ -49,6 +50,18 @@ def test_the_overlap_policy_is_obeyed(daemon: DaemonProcess) -> None:
     assert {row["outcome"] for row in daemon.query("SELECT outcome FROM fires")} == {"launched"}
     told = daemon.query("SELECT data FROM events WHERE type = 'backfilled' AND run_id = ?", done["runs"][0])
     assert '"was": "skipped_overlap"' in told[0]["data"]
+
+
+def test_a_backfill_may_cancel_what_runs(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(CONFIG.replace("echo hello; cat", "echo $AGENTCRON_TRIGGER; sleep 300"))
+    create(daemon)
+    running = call(daemon, "POST", f"{SCHEDULES}/s/trigger").body["id"]
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE id = ? AND delivered_at IS NOT NULL", running)
+    first, second = call(daemon, "POST", PATH, span(2, 1, "cancel_other")).body["runs"]
+    for run in (running, first):
+        assert "a backfill started another run" in daemon.wait_for_run("cancelled", number=run)["error"]
+    daemon.wait_for_run("running", number=second)
+    assert [row["outcome"] for row in daemon.query("SELECT outcome FROM fires")] == ["launched", "launched"]
 
 
 @pytest.mark.parametrize(

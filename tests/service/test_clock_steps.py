@@ -181,3 +181,24 @@ async def test_the_kernels_word_of_a_set_clock_is_acted_on_at_once(
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert found[0].outcome is FireOutcome.SKIPPED_MISSED
+
+
+async def test_a_silent_name_service_puts_off_the_schedules_of_its_users_only(ledger: Ledger) -> None:
+    await ledger.declare()
+    await ledger.database.write(lambda tx: tx.execute("UPDATE schedules SET creator = 'somebody'"))
+    now, answers = START + 10 * SECOND, iter([False, True])
+
+    async def fired(_: list[Fire]) -> None:
+        pass
+
+    async def look_up(claims: set[Claim]) -> dict[Claim, bool]:
+        assert claims == {("somebody", "a")}
+        return dict.fromkeys(claims, True) if next(answers) else {}
+
+    present: Callable[[datetime], Present] = lambda now: Present(now, START, frozenset({"a"}), "x")  # noqa: E731
+    clock = Clock(ledger.database, present, lambda: now, fired, look_up)
+    assert await clock.decide() == now + 5 * SECOND
+    assert await ledger.rows() == []
+    now += 5 * SECOND
+    await clock.decide()
+    assert [(row["scheduled_for"], row["outcome"]) for row in await ledger.rows()] == [(due(10), "launched")]

@@ -136,6 +136,20 @@ def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def test_all_that_a_stopped_daemon_left_is_cancelled_by_the_next_one(start_daemon: StartDaemon) -> None:
+    text = agent("echo begun; sleep 300", "max_concurrent = 2", 'kill_grace = "1s"')
+    first = start_daemon(text.replace(TICK, '[agents.a.schedules.s]\nevery = "1h"\n'))
+    for _ in range(3):
+        assert first.cli("schedules", "trigger", "a/s").returncode == 0
+    begun(first, 2)
+    first.stop()
+    told = first.cli("runs", "cancel", "--all")
+    assert (told.returncode, told.stdout) == (0, "3 runs will be cancelled when the daemon starts.\n")
+    second = start_daemon(text)
+    for run in (1, 2, 3):
+        second.wait_for_run("cancelled", number=run)
+
+
 @pytest.mark.parametrize("how", ["on_stop", "SIGINT"])
 def test_cancel_ends_every_run(start_daemon: StartDaemon, how: str) -> None:
     setting = 'on_stop = "cancel"' if how == "on_stop" else ""
