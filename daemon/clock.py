@@ -17,9 +17,10 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from daemon.clock_steps import step_back
 from daemon.errors import NoRoomError, StoreUnavailableError
-from daemon.fires import UNDECIDABLE, Claim, Decided, Fire, Present, decide_due
+from daemon.fires import Claim, Decided, Fire, Present, decide_due
 from daemon.model import FireOutcome, WakeTime
 from daemon.store.database import Database
+from daemon.store.schedules import UNDECIDABLE
 from daemon.timerfd import acknowledge, open_clock_watch
 from daemon.units import format_instant
 

@@ -2,11 +2,10 @@
 
 from datetime import datetime
 
-from daemon.fires import UNDECIDABLE
 from daemon.store.database import Transaction
 from daemon.store.fires import summaries_beyond
 from daemon.store.runs import hurry_attempts
-from daemon.store.schedules import move_cursor, put_off, schedule_from, schedules_ahead
+from daemon.store.schedules import UNDECIDABLE, move_cursor, put_off, schedule_from, schedules_ahead
 from daemon.summaries import end_summary
 
 

@@ -15,14 +15,15 @@ from daemon.store.database import Transaction
 from daemon.store.events import add_event
 from daemon.store.fires import (
     Summary,
+    add_summary,
     count_recorded,
     is_recorded,
-    put_summary,
     record_fire,
 )
 from daemon.store.flags import flag_unfinished
 from daemon.store.runs import NewRun, count_unfinished, create_run
 from daemon.store.schedules import (
+    UNDECIDABLE,
     ScheduleRow,
     due_schedules,
     move_cursor,
@@ -40,8 +41,6 @@ _ASK_AGAIN = timedelta(seconds=5)
 _ON_REQUEST = "skipped on request"
 Claim = tuple[str, str]
 """A schedule's creator and its agent."""
-UNDECIDABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What a schedule whose row somebody damaged raises."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +220,12 @@ class _Decision:
         newest = cadence.last_until(first - _INSTANT, last) or last
         count -= count_recorded(self.tx, self.row.id, first, newest)
         if count > 0:
+            decided_at = format_instant(self.present.now)
+            add_summary(
+                self.tx,
+                Summary(self.row.id, first, newest, count, outcome, reason, decided_at, self.row.version),
+            )
             self.tx.counts["fire", outcome] += count
-            put_summary(self.tx, Summary(self.row.id, first, newest, count, outcome, reason, self.present.now))
             self._note(first, outcome, reason=reason, count=count)
 
     def _decide_one(self, due: DueTime, trigger: Trigger, verdict: overlap.Verdict | None = None) -> None:

@@ -40,7 +40,7 @@ class Reloader:
         service manager hears afterwards.
         """
         self._config = config
-        self._folder = folder
+        self._lasting = {**_lasting(config), "daemon.state_dir": str(folder)}  # until the next start
         self._database = database
         self._settle = settle
         self._use = use
@@ -87,7 +87,9 @@ class Reloader:
                 _LOG.info("[config] Reloaded", file=str(config.file), changed_schedules=len(declared))
                 return declared, late
             finally:
-                notify("READY=1", await self._status())
+                notify("READY=1")
+                with contextlib.suppress(StoreUnavailableError):
+                    notify(await self._status())
 
     def _tell(self, config: Config, late: list[str]) -> None:
         for setting in late:
@@ -97,9 +99,8 @@ class Reloader:
 
     def _needing_restart(self, config: Config) -> list[str]:
         """Name the changed settings that only a restart brings into effect."""
-        before, after = _lasting(self._config), _lasting(config)
-        before["daemon.state_dir"] = str(self._folder)
-        return [name for name in before if before[name] != after[name]]
+        wanted = _lasting(config)
+        return [name for name, value in self._lasting.items() if wanted[name] != value]
 
 
 def _lasting(config: Config) -> dict[str, object]:

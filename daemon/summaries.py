@@ -3,32 +3,48 @@
 What a summary covers follows from the cadence that the schedule had when it was written.
 """
 
+import sqlite3
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from daemon.model import DueTime, FireOutcome
 from daemon.rules.cadence import Cadence
 from daemon.store.database import Transaction
-from daemon.store.fires import Summary, count_recorded, forget_fire, outcome_of, put_summary, summary_over
-from daemon.store.schedules import ScheduleRow, cadence_when, get_schedule_by_id
+from daemon.store.fires import (
+    Summary,
+    add_summary,
+    count_recorded,
+    forget_fire,
+    outcome_of,
+    shorten_summary,
+    summary_from,
+    summary_over,
+)
+from daemon.store.schedules import UNDECIDABLE, ScheduleRow, cadence_at, get_schedule_by_id
+from daemon.units import format_instant
 
 _INSTANT = timedelta(microseconds=1)
+_STEP = timedelta(milliseconds=1)
 
 
-def end_summary(tx: Transaction, summary: Summary, now: datetime) -> None:
+def end_summary(tx: Transaction, raw: sqlite3.Row, now: datetime) -> None:
     """Have a summary end now, and go if it begins later; what it covered before stays covered."""
-    if summary.first > now:
-        forget_fire(tx, summary.schedule_id, summary.first)
+    schedule_id, first, count = raw["schedule_id"], raw["scheduled_for"], raw["covers_count"]
+    if first > format_instant(now):
+        tx.execute("DELETE FROM fires WHERE schedule_id = ? AND scheduled_for = ?", (schedule_id, first))
         return
-    row = get_schedule_by_id(tx, summary.schedule_id)
-    cadence = cadence_when(tx, row, summary.decided_at) if row else None
-    last = cadence.last_until(summary.first - _INSTANT, now) if cadence else None
-    if row is None or cadence is None or last is None:  # somebody changed the rows by hand
-        put_summary(tx, replace(summary, last=DueTime(now)))
-        return
-    others = count_recorded(tx, row.id, summary.first, last) - summary.count
-    count = cadence.count(summary.first - _INSTANT, last) - others
-    put_summary(tx, replace(summary, last=last, count=min(max(count, 1), summary.count)))
+    last: datetime = now
+    try:
+        summary = summary_from(raw)
+        row = get_schedule_by_id(tx, schedule_id)
+        cadence = _cadence_of(tx, row, summary) if row else None
+        newest = cadence.last_until(summary.first - _INSTANT, now) if cadence else None
+        if cadence is not None and newest is not None:
+            others = count_recorded(tx, schedule_id, summary.first, newest) - count
+            last, count = newest, min(max(cadence.count(summary.first - _INSTANT, newest) - others, 1), count)
+    except UNDECIDABLE:  # somebody damaged a row: up to now it covers what it did
+        last = now
+    shorten_summary(tx, schedule_id, first, last, count)
 
 
 def split_summary(tx: Transaction, row: ScheduleRow, due: DueTime) -> FireOutcome | None:
@@ -36,21 +52,38 @@ def split_summary(tx: Transaction, row: ScheduleRow, due: DueTime) -> FireOutcom
     summary = summary_over(tx, row.id, due)
     if summary is None:
         return None
-    cadence = cadence_when(tx, row, summary.decided_at)
+    cadence = _cadence_of(tx, row, summary)
     forget_fire(tx, row.id, summary.first)
-    before = _uncovered(tx, summary, cadence, summary.first, DueTime(due - _INSTANT))
-    after = _uncovered(tx, summary, cadence, DueTime(due + _INSTANT), summary.last)
-    left = summary.count - cadence.count(due - _INSTANT, due)
-    if before is not None:
-        before = replace(before, count=min(before.count, left) if after else left)
-        put_summary(tx, before)
-        left -= before.count
-    if after is not None and left > 0:
-        put_summary(tx, replace(after, count=left))
+    for part in _cut(summary, due) if cadence is None else _divided(tx, summary, cadence, due):
+        add_summary(tx, part)
     return summary.outcome
 
 
-def _uncovered(tx: Transaction, summary: Summary, cadence: Cadence, first: DueTime, last: DueTime) -> Summary | None:
+def _cadence_of(tx: Transaction, row: ScheduleRow, summary: Summary) -> Cadence | None:
+    """Return the cadence by which a summary's due times are due; None if that is not known for certain."""
+    cadence = cadence_at(tx, row, row.version if summary.version is None else summary.version)
+    before = summary.first - _INSTANT
+    ends_agree = (
+        cadence.next_after(before) == summary.first and cadence.last_until(before, summary.last) == summary.last
+    )
+    return cadence if ends_agree and cadence.count(before, summary.last) >= summary.count else None
+
+
+def _divided(tx: Transaction, summary: Summary, cadence: Cadence, due: DueTime) -> list[Summary]:
+    """Return what is left of a summary without one of the instants that it covers, by due times."""
+    left = summary.count - cadence.count(due - _INSTANT, due)
+    before = _part_of(tx, summary, cadence, summary.first, DueTime(due - _INSTANT))
+    after = _part_of(tx, summary, cadence, DueTime(due + _INSTANT), summary.last)
+    parts = []
+    if before is not None:
+        parts.append(replace(before, count=min(before.count, left) if after else left))
+        left -= parts[0].count
+    if after is not None and left > 0:
+        parts.append(replace(after, count=left))
+    return parts
+
+
+def _part_of(tx: Transaction, summary: Summary, cadence: Cadence, first: DueTime, last: DueTime) -> Summary | None:
     """Return what a summary covers of a stretch: its due times without rows of their own."""
     begin, end = cadence.next_after(first - _INSTANT), cadence.last_until(first - _INSTANT, last)
     while begin is not None and end is not None and begin <= end and outcome_of(tx, summary.schedule_id, begin):
@@ -59,3 +92,15 @@ def _uncovered(tx: Transaction, summary: Summary, cadence: Cadence, first: DueTi
         return None
     count = cadence.count(begin - _INSTANT, end) - count_recorded(tx, summary.schedule_id, begin, end)
     return replace(summary, first=begin, last=end, count=count) if count > 0 else None
+
+
+def _cut(summary: Summary, due: DueTime) -> list[Summary]:
+    """Return what is left of a summary without one of the instants that it covers, whatever its due times were."""
+    left = max(summary.count - 1, 1)
+    share = round(left * (due - summary.first) / max(summary.last - summary.first, _STEP))
+    parts = []
+    if due > summary.first:
+        parts.append(replace(summary, last=DueTime(due - _STEP), count=max(share, 1)))
+    if due < summary.last:
+        parts.append(replace(summary, first=DueTime(due + _STEP), count=max(left - share, 1)))
+    return parts

@@ -5,6 +5,7 @@ import hmac
 import os
 import socket
 import struct
+from ipaddress import ip_address
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -112,7 +113,7 @@ class Hosts:
         """Tell whether a request names this machine, if only by the address at which it came in."""
         named = _host(request.headers.get("Host", ""))
         arrived = request.transport.get_extra_info("sockname") if request.transport else None
-        return named in self._names or (arrived is not None and named.strip("[]") == arrived[0])
+        return named in self._names or (arrived is not None and _is_same(named, arrived[0]))
 
 
 def is_cross_origin(request: web.Request) -> bool:
@@ -121,6 +122,16 @@ def is_cross_origin(request: web.Request) -> bool:
     if origin is not None and origin.partition("://")[2].lower() != request.headers.get("Host", "").lower():
         return True
     return request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}
+
+
+def _is_same(host: str, address: str) -> bool:
+    """Tell whether a host is an address; an IPv4 address that came to an IPv6 socket is the same."""
+    try:
+        named = ip_address(host.removeprefix("[").removesuffix("]"))
+        arrived = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return named in {arrived, getattr(arrived, "ipv4_mapped", None)}
 
 
 def _host(address: str) -> str:

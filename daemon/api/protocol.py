@@ -26,6 +26,8 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Return the answer to a request that could not be understood, and close the connection."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was begun already")
         reason = (message or str(exc) or "no HTTP/1.1").strip().partition("\n")[0].rstrip(":")
         if status == web.HTTPInternalServerError.status_code:
             _LOG.error("[control] Unexpected error", method=request.method, path=request.path, exc_info=exc)

@@ -10,6 +10,7 @@ from daemon.api.documents import in_words
 from daemon.units import format_instant
 
 _MOST = 16_000_000  # characters that are kept
+_LARGEST = 1_000_000  # characters of one answer that is
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,22 @@ class Remembered:
     ) -> Answer:
         """Return the answer of that key, anew if anybody committed anything since (PRAGMA data_version)."""
         state = connection.execute("PRAGMA data_version").fetchone()[0]
-        if state != self._state or self._size > _MOST:
+        if state != self._state:
             self._answers, self._size, self._state = {}, 0, state
         known = self._answers.get(key)
-        if known is None or (known.until is not None and known.until <= format_instant(now)):
-            known = self._answers[key] = _written(view())
-            self._size += len(known.text)
-        return known
+        if known is not None and (known.until is None or known.until > format_instant(now)):
+            return known
+        fresh = _written(view())
+        self._keep(key, fresh, known)
+        return fresh
+
+    def _keep(self, key: Hashable, fresh: Answer, known: Answer | None) -> None:
+        if len(fresh.text) > _LARGEST:
+            return
+        if self._size > _MOST:
+            self._answers, self._size, known = {}, 0, None
+        self._size += len(fresh.text) - (len(known.text) if known else 0)
+        self._answers[key] = fresh
 
 
 def _written(body: dict[str, Any]) -> Answer:

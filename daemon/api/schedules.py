@@ -157,6 +157,7 @@ async def _backfill(call: Call) -> web.StreamResponse:
             "backfilled": len(done.runs),
             "already_run": done.already_run,
             "skipped_overlap": done.skipped_overlap,
+            "upcoming": done.upcoming,
             "runs": done.runs,
         }
     )

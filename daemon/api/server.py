@@ -4,11 +4,11 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from weakref import WeakSet
 
 import structlog
 from aiohttp import web
-from pydantic import ValidationError
 
 from daemon.api import runs, schedules, service
 from daemon.api.control import Control
@@ -20,7 +20,6 @@ from daemon.api.routes import Call, Route, reply
 from daemon.api.shapes import NoQuery
 from daemon.api.sockets import Listeners
 from daemon.config.schema import Config
-from daemon.errors import AgentcronError
 
 _LOG = structlog.get_logger()
 _LARGEST_BODY = 1024 * 1024
@@ -28,8 +27,21 @@ _FIRST_REQUEST = 15.0  # seconds that a new connection has for the headers of it
 _IDLE = 60.0  # seconds until the headers of the next one
 _BODY = 30.0  # seconds for a body
 _SLOW_STOP = 0.5  # seconds that answers in flight get at the end
+_LONGEST_PATH = 300  # characters of it in the log
 _ON_TCP = web.AppKey("on_tcp", bool)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class _Asked:
+    """What is known of a request while it is answered."""
+
+    route: Route | None = None
+    principal: str = ""
+    began: float = field(default_factory=time.monotonic)
+
+
+_ASKED = web.RequestKey("asked", _Asked)
 
 
 class ControlServer:
@@ -101,54 +113,49 @@ class ControlServer:
 
     @web.middleware
     async def _mind(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        """Turn what goes wrong into an answer, whatever it was."""
+        """Turn what goes wrong into an answer, whatever it was; count and log what was asked for."""
         if request.transport is not None:
             self._heard.add(request.transport)
+        asked = request[_ASKED] = _Asked()
         try:
-            return await handler(request)
+            response = await handler(request)
         except asyncio.CancelledError:
             raise
         except ConnectionError:  # the client went away before it had said all
-            return refusal(400, "the request was broken off")
+            response = refusal(400, "the request was broken off")
         except Exception as error:  # noqa: BLE001 - a bad request must not stop the daemon
             answer = answer_to(error)
             if answer is None:
                 _LOG.exception("[control] Unexpected error", method=request.method, path=request.path)
                 answer = refusal(500, "unexpected error; the log tells more")
-            return answer
+            response = answer
+        if asked.route is not None:
+            self._tell(asked, asked.route, request, response.status)
+        return response
 
     def _answering(self, route: Route) -> _Handler:
         async def answer(request: web.Request) -> web.StreamResponse:
+            asked = request[_ASKED]
+            asked.route = route
             if route.is_of_schedules and not self._control.config.control.schedules_api:
                 return refusal(404, "the schedule routes are switched off (control.schedules_api = false)")
-            principal, status, began = "", 500, time.monotonic()
-            try:
-                principal = await self._principal_of(request, is_open=route.is_open)
-                response = await self._call(route, request, principal)
-                status = response.status
-            except (AgentcronError, ValidationError, web.HTTPException) as error:
-                refused = answer_to(error)
-                status = refused.status if refused is not None else status
-                raise
-            else:
-                return response
-            finally:
-                self._tell(route, request, principal, status, time.monotonic() - began)
+            asked.principal = await self._principal_of(request, is_open=route.is_open)
+            return await self._call(route, request, asked.principal)
 
         return answer
 
-    def _tell(self, route: Route, request: web.Request, principal: str, status: int, seconds: float) -> None:
+    def _tell(self, asked: "_Asked", route: Route, request: web.Request, status: int) -> None:
         """Count a change that was asked for, and have the log say who asked and what came of it."""
         is_done = status < web.HTTPBadRequest.status_code
         if route.action is not None:
             self._control.metrics.schedule_change(route.action, "ok" if is_done else str(status))
-        if route.method != "GET":
+        if request.method not in {"GET", "HEAD"}:
             _LOG.info(
                 "[control] Asked for" if is_done else "[control] Refused",
-                what=f"{route.method} {request.path}",
-                principal=principal or "unknown",
+                what=f"{request.method} {request.path[:_LONGEST_PATH]}",
+                principal=asked.principal or "unknown",
                 status=status,
-                duration_ms=int(seconds * 1000),
+                duration_ms=int((time.monotonic() - asked.began) * 1000),
             )
 
     async def _call(self, route: Route, request: web.Request, principal: str) -> web.StreamResponse:

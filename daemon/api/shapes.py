@@ -279,6 +279,7 @@ class BackfillView(BaseModel):
     backfilled: int
     already_run: int
     skipped_overlap: int
+    upcoming: int
     runs: list[int]
 
 

@@ -113,8 +113,18 @@ _FIELD = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, _OPTIONS)) + r")(?!
 def _refusal(answer: http.client.HTTPResponse) -> Exception:
     try:
         body = json.loads(answer.read())
-        fields = [f"{field['field']}: {field['problem']}" for field in body["data"].get("fields", [])]
-        text = "; ".join(fields or [body["message"], *body["data"].get("problems", [])]).replace("body: ", "")
+        fields = [_in_options(field["field"], field["problem"]) for field in body["data"].get("fields", [])]
+        text = "; ".join(fields or [_FIELD.sub(_option, body["message"], count=1), *body["data"].get("problems", [])])
     except (ValueError, LookupError, TypeError, AttributeError):
         text = f"the daemon answered {answer.status} {answer.reason}"
-    return _ERRORS.get(answer.status, RefusedError)(_FIELD.sub(lambda field: _OPTIONS[field[0]], text))
+    return _ERRORS.get(answer.status, RefusedError)(text)
+
+
+def _in_options(field: str, problem: str) -> str:
+    """Tell a problem of a field of the API in the words of the command line."""
+    said = _FIELD.sub(_option, problem)
+    return said if field == "body" else f"{_FIELD.sub(_option, field)}: {said}"
+
+
+def _option(field: re.Match[str]) -> str:
+    return _OPTIONS[field[0]]

@@ -23,6 +23,7 @@ from daemon.views import run_view
 
 _CHUNK = 1024 * 1024
 _PAUSE = 0.2  # seconds between two looks at a growing file
+_RESTART = 5.0  # seconds that a daemon gets to come back
 _UNSAFE = re.compile(rb"(?!\x1b\[[0-9;]*m)[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -42,17 +43,18 @@ def output_of(config: Config, run: int, *, follow: bool) -> tuple[Iterator[bytes
 
 
 def _copied(config: Config, run: int, *, follow: bool) -> Iterator[bytes]:
-    at, folder = 0, run_folder(state_dir(config), run)
+    at, folder, last_cared_for = 0, run_folder(state_dir(config), run), time.monotonic()
     with reading(config) as connection:
         while True:
             active = follow and _is_active(connection, run)  # before reading, so that the last bytes are not missed
-            left_alone = active and running_daemon(state_dir(config)) is None and not _is_supervised(connection, run)
+            if running_daemon(state_dir(config)) is not None or _is_supervised(connection, run):
+                last_cared_for = time.monotonic()
             for chunk in _chunks(folder, at):
                 at += len(chunk)
                 yield chunk
             if not active:
                 return
-            if left_alone:
+            if time.monotonic() - last_cared_for > _RESTART:
                 raise DaemonUnreachableError(f"no daemon runs, so the end of run {run} is not recorded; start one")
             time.sleep(_PAUSE)
 

@@ -36,6 +36,11 @@ def has_database(config: Config) -> bool:
 
 def may_read(config: Config) -> bool:
     """Tell whether the database need not be asked for through the daemon: it is open to us, or there is none."""
+    return may_use(config, os.R_OK | os.X_OK)
+
+
+def may_use(config: Config, rights: int) -> bool:
+    """Tell whether we have rights to the state directory (as access(2) takes them), or there is none yet."""
     folder = state_dir(config)
     try:
         folder.stat()
@@ -43,7 +48,7 @@ def may_read(config: Config) -> bool:
         return True
     except OSError:  # a folder above it is closed to us
         return False
-    return os.access(folder, os.R_OK | os.X_OK)
+    return os.access(folder, rights)
 
 
 def document(
@@ -67,15 +72,20 @@ def reading(config: Config) -> Iterator[sqlite3.Connection]:
     try:
         connection = connect(path, read_only=True)
         with contextlib.closing(connection):
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version != max(migrations()):
-                raise StoreError(
-                    f"{path} has schema {version}, this command knows {max(migrations())}; "
-                    "use the version of agentcron that the daemon runs, or start the daemon once"
-                )
+            check_schema(connection, path)
             yield connection
     except sqlite3.Error as error:
         raise StoreError(f"{path} cannot be read: {error}") from None
+
+
+def check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StoreError for a database that this version cannot read or write."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != max(migrations()):
+        raise StoreError(
+            f"{path} has schema {version}, this command knows {max(migrations())}; "
+            "use the version of agentcron that the daemon runs, or start the daemon once"
+        )
 
 
 def split_address(address: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from daemon.cli.client import Client
+from daemon.cli.reading import check_schema, may_use
 from daemon.config.places import state_dir
 from daemon.config.schema import Config
 from daemon.errors import DaemonUnreachableError, ForbiddenError, NotFoundError, RefusedError, StoreError
@@ -64,8 +65,7 @@ def _ask_for_all(client: Client) -> list[int]:
 
 def _must_ask(config: Config) -> bool:
     """Tell whether only a daemon could do it: one runs all the same, or the state directory is not ours to write."""
-    folder = state_dir(config)
-    return folder.exists() and (not os.access(folder, os.W_OK | os.X_OK) or running_daemon(folder) is not None)
+    return not may_use(config, os.W_OK | os.X_OK) or running_daemon(state_dir(config)) is not None
 
 
 @contextlib.contextmanager
@@ -74,6 +74,7 @@ def _writing(config: Config) -> Iterator[Transaction]:
     path = state_dir(config) / DATABASE
     try:
         with contextlib.closing(connect(path)) as connection:
+            check_schema(connection, path)
             connection.execute("BEGIN IMMEDIATE")
             yield Transaction(connection)
             connection.execute("COMMIT")

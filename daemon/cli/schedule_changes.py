@@ -183,10 +183,11 @@ def backfill(
     body = {"from": start, "to": end, **({"overlap_policy": overlap} if overlap else {})}
     view = _client(context).ask("POST", _path(schedule, "backfill"), body)
     text = f"{view['backfilled']} due times are started, {view['already_run']} had been"
-    text += (
-        f", {view['skipped_overlap']} were skipped because of the overlap policy." if view["skipped_overlap"] else "."
-    )
-    _tell(view, text, json=json)
+    if view["skipped_overlap"]:
+        text += f", {view['skipped_overlap']} were skipped because of the overlap policy"
+    if view["upcoming"]:
+        text += f", {view['upcoming']} will start by themselves when their jitter is over"
+    _tell(view, f"{text}.", json=json)
 
 
 def delete(context: typer.Context, schedule: Address, json: Json = False) -> None:

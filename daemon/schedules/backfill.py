@@ -29,6 +29,8 @@ class Backfilled:
     runs: list[int] = field(default_factory=list)
     already_run: int = 0
     skipped_overlap: int = 0
+    upcoming: int = 0
+    """Due times whose jitter has the clock start them yet."""
     stops_others: bool = False
     """Whether earlier runs of the schedule were flagged for cancellation."""
 
@@ -70,15 +72,10 @@ def _due_times(
         raise InvalidError(f"{count} due times lie between from and to; at most {MOST} can be started at once")
     found: list[DueTime] = []
     due = row.cadence.next_after(first - _INSTANT)
-    while due is not None and due <= last and not _is_still_to_start(row, due, now):
+    while due is not None and due <= last:
         found.append(due)
         due = row.cadence.next_after(due)
     return found
-
-
-def _is_still_to_start(row: ScheduleRow, due: DueTime, now: datetime) -> bool:
-    """Tell whether a due time has come, but its jitter has the clock start it later."""
-    return not row.paused and due > row.cursor and row.cadence.start_of(due, row.address) > now
 
 
 class _Backfill:
@@ -98,6 +95,9 @@ class _Backfill:
     def start(self, due: DueTime) -> None:
         """Start one due time unless it was started before, or the overlap policy forbids it."""
         tx, row = self.tx, self.row
+        if not row.paused and due > row.cursor and row.cadence.start_of(due, row.address) > self.now:
+            self.done.upcoming += 1
+            return
         before = outcome_of(tx, row.id, due)
         if before in _STARTED:
             self.done.already_run += 1

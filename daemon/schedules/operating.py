@@ -173,9 +173,9 @@ def skip(tx: Transaction, row: ScheduleRow, due: datetime, asked: Asked) -> Sche
 
 def unskip(tx: Transaction, row: ScheduleRow, due: datetime, asked: Asked) -> ScheduleRow:
     """Have a skipped due time start after all; raise InvalidError if it was not to be skipped, or is past."""
-    if row.paused and due <= asked.now:
-        raise InvalidError(f"{format_instant(due)} came while {row.address} was paused")
     if not remove_skip(tx, row.id, due):
         raise InvalidError(f"{format_instant(due)} is not skipped")
+    if row.paused and due <= asked.now:
+        raise InvalidError(f"{format_instant(due)} came while {row.address} was paused")
     changes = {"skipped_action_times": [format_instant(due), None]}
     return change(tx, row, {}, asked.now, Mark(asked.principal, "unskip", changes))

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import aiosqlite
 import structlog
@@ -23,7 +23,7 @@ from daemon.store.witness import WitnessFile, testify
 
 T = TypeVar("T")
 Closure = Callable[["Transaction"], T]
-Counts = Counter[tuple[str, str]]
+Counts = Counter[tuple[Literal["fire", "run"], str]]
 """How often something happened, by its kind and what became of it."""
 
 _LOG = structlog.get_logger()
@@ -44,7 +44,7 @@ _RETRY_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
 class Transaction:
-    """What a closure gets: statements inside the open transaction, and nothing else."""
+    """What closures get: statements inside the open transaction, and a tally of what happened in it."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -196,10 +196,10 @@ class Database:
             except Exception as error:  # noqa: BLE001 - those who wait must hear of it, and the next ones be served
                 results = [error] * len(batch)
             self.commits += 1
-            self.counted(counts)
             for (_, future), result in zip(batch, results, strict=True):
                 _settle(future, result)
                 self._queue.task_done()
+            self.counted(counts)
 
     def _commit_and_witness(
         self, closures: list[Closure[Any]], counts: Counts, connection: sqlite3.Connection

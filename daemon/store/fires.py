@@ -58,25 +58,28 @@ class Summary:
     count: int
     outcome: FireOutcome
     reason: str
-    decided_at: datetime
+    decided_at: str
+    version: int | None
+    """The schedule's, by whose cadence these are due times; None in rows of an old agentcron."""
 
 
-def _summary_from(row: sqlite3.Row) -> Summary:
+def summary_from(row: sqlite3.Row) -> Summary:
+    """Build a Summary from a row of `fires`; raise ValueError or TypeError for one that somebody damaged."""
     return Summary(
         row["schedule_id"],
         DueTime(parse_instant(row["scheduled_for"])),
         DueTime(parse_instant(row["covers_until"])),
-        row["covers_count"],
+        int(row["covers_count"]),
         FireOutcome(row["outcome"]),
         row["reason"],
-        parse_instant(row["decided_at"]),
+        row["decided_at"],
+        row["schedule_version"],
     )
 
 
-def summaries_beyond(tx: Transaction, now: datetime) -> list[Summary]:
-    """Return the summaries that reach beyond now."""
-    rows = tx.execute("SELECT * FROM fires WHERE covers_until > ?", (format_instant(now),))
-    return [_summary_from(row) for row in rows]
+def summaries_beyond(tx: Transaction, now: datetime) -> list[sqlite3.Row]:
+    """Return the rows of the summaries that reach beyond now."""
+    return tx.execute("SELECT * FROM fires WHERE covers_until > ?", (format_instant(now),)).fetchall()
 
 
 def summary_over(tx: Transaction, schedule_id: int, due: DueTime) -> Summary | None:
@@ -85,25 +88,33 @@ def summary_over(tx: Transaction, schedule_id: int, due: DueTime) -> Summary | N
         "SELECT * FROM fires WHERE schedule_id = ?1 AND covers_until >= ?2 AND scheduled_for <= ?2",
         (schedule_id, format_instant(due)),
     ).fetchone()
-    return _summary_from(row) if row else None
+    return summary_from(row) if row else None
 
 
-def put_summary(tx: Transaction, summary: Summary) -> None:
-    """Write a summary, or have the one that begins there cover something else; a due time's own row stays."""
+def add_summary(tx: Transaction, summary: Summary) -> None:
+    """Write a summary; raise sqlite3.IntegrityError if its first due time has a row already."""
     tx.execute(
-        "INSERT INTO fires "
-        "(schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
-        "SET covers_until = excluded.covers_until, covers_count = excluded.covers_count WHERE covers_until IS NOT NULL",
+        "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count, "
+        "schedule_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             summary.schedule_id,
             format_instant(summary.first),
             summary.outcome.value,
             summary.reason,
-            format_instant(summary.decided_at),
+            summary.decided_at,
             format_instant(summary.last),
             summary.count,
+            summary.version,
         ),
+    )
+
+
+def shorten_summary(tx: Transaction, schedule_id: int, first: str, last: datetime, count: int) -> None:
+    """Have the summary that begins at a due time, as UTC text, end earlier."""
+    tx.execute(
+        "UPDATE fires SET covers_until = ?, covers_count = ? "
+        "WHERE schedule_id = ? AND scheduled_for = ? AND covers_until IS NOT NULL",
+        (format_instant(last), count, schedule_id, first),
     )
 
 
@@ -123,4 +134,6 @@ def forget_fire(tx: Transaction, schedule_id: int, due: DueTime) -> None:
 
 def mark_launched(tx: Transaction, run_id: int) -> None:
     """Turn the fire of a buffered run that starts into a launched one."""
-    tx.execute("UPDATE fires SET outcome = 'launched' WHERE run_id = ? AND outcome = 'buffered'", (run_id,))
+    turned = tx.execute("UPDATE fires SET outcome = 'launched' WHERE run_id = ? AND outcome = 'buffered'", (run_id,))
+    if turned.rowcount > 0:
+        tx.counts["fire", FireOutcome.LAUNCHED] += 1

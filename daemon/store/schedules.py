@@ -13,6 +13,8 @@ from daemon.store.database import Transaction
 from daemon.store.skips import forget_past_skips
 from daemon.units import format_instant, parse_instant
 
+UNDECIDABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a schedule raises whose row somebody damaged."""
 CADENCE_KEYS = ("cron", "every_ms", "offset_ms", "timezone", "start_at", "end_at")
 DEFINITION_KEYS = (
     "description",
@@ -239,13 +241,12 @@ def change_schedule(
     return changed or row
 
 
-def cadence_when(tx: Transaction, row: ScheduleRow, then: datetime) -> Cadence:
-    """Return the cadence that a schedule had before anything was changed at or after an instant."""
+def cadence_at(tx: Transaction, row: ScheduleRow, version: int) -> Cadence:
+    """Return the cadence that a schedule had at one of its versions."""
     definition = dict(row.definition)
     revisions = tx.execute(
-        "SELECT changes FROM schedule_revisions WHERE schedule_id = ? AND version > 1 AND at >= ? "
-        "ORDER BY version DESC",
-        (row.id, format_instant(then)),
+        "SELECT changes FROM schedule_revisions WHERE schedule_id = ? AND version > ? ORDER BY version DESC",
+        (row.id, version),
     )
     for revision in revisions:
         for key, change in json.loads(revision["changes"]).items():

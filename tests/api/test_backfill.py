@@ -127,8 +127,9 @@ def test_a_summary_is_split_by_the_cadence_it_was_written_under(daemon: DaemonPr
     count = (last - first) // timedelta(minutes=1) + 1
     change_database(
         daemon,
-        "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count) VALUES"
-        f"({made['id']}, '{hours_ago(30)}', 'skipped_missed', '-', '{hours_ago(9)}', '{hours_ago(10)}', {count})",
+        "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count, "
+        f"schedule_version) VALUES ({made['id']}, '{hours_ago(30)}', 'skipped_missed', '-', '{hours_ago(9)}', "
+        f"'{hours_ago(10)}', {count}, 1)",
     )
     assert call(daemon, "PATCH", f"{SCHEDULES}/s", {"interval_seconds": 7200}).status == 200
     even = next(at for at in map(hours_ago, (20, 21)) if parse_instant(at).hour % 2 == 0)

@@ -1,5 +1,6 @@
 """Answers that are given again: only as long as they would read the same."""
 
+import contextlib
 import sqlite3
 from datetime import timedelta
 from pathlib import Path
@@ -35,3 +36,16 @@ def test_an_answer_is_made_anew_after_a_commit_and_when_its_first_due_time_comes
     assert [ask("a", 0.999), ask("a", 1)] == [3, 4]
     writer.close()
     reader.close()
+
+
+def test_huge_answers_are_not_kept(tmp_path: Path) -> None:
+    remembered, made = Remembered(), []
+
+    def view() -> dict[str, Any]:
+        made.append(1)
+        return {"description": "x" * 2_000_000, "next_action_times": [], "skipped_action_times": []}
+
+    with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as reader:
+        for _ in range(2):
+            remembered.answer(reader, "huge", NOW, view)
+    assert len(made) == 2

@@ -63,6 +63,7 @@ def test_a_body_in_another_encoding_or_broken_off_is_no_error_of_ours(daemon: Da
     assert call(daemon, "GET", "/healthz").status == 200
     assert daemon.stop() == 0
     assert "Unexpected error" not in daemon.log_text()
+    assert daemon.wait_for_log("[control] Refused", status=400, what=f"POST {path}")
 
 
 NO_PROPER_HTTP = [
@@ -139,7 +140,7 @@ def test_the_address_at_which_a_request_comes_in_is_a_name_of_this_machine(
     start_daemon: StartDaemon, tmp_path: Path, port: int
 ) -> None:
     start_on_tcp(start_daemon, tmp_path, port, listen="0.0.0.0")  # noqa: S104 - reached over loopback
-    for host, status in (("127.0.0.9", 200), ("127.0.0.8", 403)):
+    for host, status in (("127.0.0.9", 200), ("127.0.0.8", 403), ("127.0.0.9.evil.example", 403)):
         request = f"GET /runs HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
         assert ask_tcp(port, request.encode(), at="127.0.0.9") == status
 

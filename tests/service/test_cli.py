@@ -1,9 +1,11 @@
 """The command line: what it shows with and without a daemon, and what it says to mistakes."""
 
+import contextlib
 import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -251,6 +253,15 @@ def test_mistakes_are_told_without_a_traceback(
     assert says in found.stderr
     assert "Traceback" not in found.stderr
     assert found.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [("runs", "cancel", "1"), ("runs", "cancel", "--all"), ("runs", "list")])
+def test_a_database_of_a_newer_version_is_left_alone(stopped: DaemonProcess, arguments: tuple[str, ...]) -> None:
+    with contextlib.closing(sqlite3.connect(stopped.state / "state.db")) as connection:
+        connection.execute("PRAGMA user_version = 9999")
+    told = stopped.cli(*arguments)
+    assert told.returncode == 1
+    assert "schema 9999" in told.stderr
 
 
 @pytest.mark.parametrize("arguments", [("runs", "list"), ("schedules", "list"), ("status",), ("runs", "cancel", "1")])

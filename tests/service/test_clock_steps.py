@@ -11,7 +11,9 @@ from daemon import clock as clock_module
 from daemon.clock import Clock
 from daemon.clock_steps import step_back
 from daemon.fires import Claim, Fire, Present
-from daemon.model import FireOutcome
+from daemon.model import DueTime, FireOutcome, Overlap
+from daemon.schedules.backfill import backfill
+from daemon.store.schedules import get_schedule
 from daemon.units import format_instant, parse_instant
 from tests.service.test_fires import SECOND, START, Ledger, due, ledger
 
@@ -202,3 +204,76 @@ async def test_a_silent_name_service_puts_off_the_schedules_of_its_users_only(le
     now += 5 * SECOND
     await clock.decide()
     assert [(row["scheduled_for"], row["outcome"]) for row in await ledger.rows()] == [(due(10), "launched")]
+
+
+async def summary_of(ledger: Ledger, first: int, seconds: int) -> None:
+    """Have the due times of so many seconds missed, and covered by one row."""
+    ledger.started = START + seconds * SECOND
+    await ledger.decide(ledger.started)
+    [summary] = [row for row in await ledger.rows() if row["covers_count"]]
+    assert (summary["scheduled_for"], summary["covers_until"]) == (due(first), due(seconds - 1))
+
+
+async def take_out(ledger: Ledger, seconds: int, now: datetime) -> None:
+    row = await ledger.database.read(lambda c: get_schedule(c, "a", "s"))
+    assert row is not None
+    at = DueTime(START.replace(microsecond=0) + seconds * SECOND)
+    await ledger.database.write(
+        lambda tx: backfill(tx, row, (at, at), Overlap.ALLOW_ALL, principal="x", now=now, oldest=None, instance="x")
+    )
+
+
+async def covered(ledger: Ledger) -> int:
+    return sum(row["covers_count"] or 1 for row in await ledger.rows())
+
+
+@pytest.mark.parametrize("seconds", [1, 700, 1999])
+async def test_a_summary_is_split_by_its_cadence_whatever_the_clock_said_of_the_change(
+    ledger: Ledger, seconds: int
+) -> None:
+    await ledger.declare(every="1h")
+    await ledger.declare('catchup = "latest"', every="1s", at=START + timedelta(days=365))
+    await ledger.database.write(lambda tx: step_back(tx, START))
+    await summary_of(ledger, 1, 2000)
+    before = await covered(ledger)
+    await take_out(ledger, seconds, START + 2001 * SECOND)
+    assert await covered(ledger) == before
+    last = due(0)
+    for row in await ledger.rows():  # no due time between two rows
+        assert parse_instant(row["scheduled_for"]) == parse_instant(last) + SECOND
+        last = row["covers_until"] or row["scheduled_for"]
+
+
+async def test_a_summary_ends_by_its_cadence_after_the_cadence_changed(ledger: Ledger) -> None:
+    await ledger.declare(every="1s")
+    await summary_of(ledger, 1, 2000)
+    await ledger.declare(every="10m", at=START + 2001 * SECOND)
+    await ledger.database.write(lambda tx: step_back(tx, START + 1500 * SECOND))
+    [summary] = [row for row in await ledger.rows() if row["covers_count"]]
+    assert (summary["covers_until"], summary["covers_count"]) == (due(1500), 1500)
+
+
+async def test_a_summary_of_unknown_cadence_loses_nothing_but_what_is_taken_out(ledger: Ledger) -> None:
+    await ledger.declare(every="1s")
+    await summary_of(ledger, 1, 2000)
+    await ledger.database.write(lambda tx: tx.execute("UPDATE fires SET schedule_version = NULL"))
+    await ledger.declare(every="10m", at=START + 2001 * SECOND)
+    await take_out(ledger, 600, START + 2001 * SECOND)
+    before, taken, after, *_ = await ledger.rows()
+    assert (before["scheduled_for"], taken["scheduled_for"], taken["outcome"]) == (due(1), due(600), "launched")
+    assert after["covers_until"] == due(1999)
+    assert before["covers_count"] + after["covers_count"] == 1998
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["schedules SET cron = 'nonsense', every_ms = NULL", "fires SET outcome = 'skipped_missed', decided_at = 'x'"],
+)
+async def test_a_damaged_row_does_not_keep_a_backward_step_from_being_obeyed(ledger: Ledger, damage: str) -> None:
+    await ledger.declare(every="1s")
+    await summary_of(ledger, 1, 2000)
+    await ledger.database.write(lambda tx: tx.execute(f"UPDATE {damage}"))
+    await ledger.database.write(lambda tx: tx.execute("UPDATE schedule_revisions SET changes = '[]'"))
+    await ledger.database.write(lambda tx: step_back(tx, START + 1500 * SECOND))
+    [summary] = [row for row in await ledger.rows() if row["covers_count"]]
+    assert parse_instant(summary["covers_until"]) <= START + 1500 * SECOND
