@@ -157,7 +157,10 @@ class _Decision:
             return True
         row = self.row
         window = (row.catchup, row.catchup_window)
-        started = catchup.first_started(*window, row.cadence, row.address, (first, last), self.present.now)
+        wanted = self._newest_wanted(last)
+        started = None
+        if wanted is not None:
+            started = catchup.first_started(*window, row.cadence, row.address, (first, wanted), self.present.now)
         end = last if started is None else DueTime(started - _INSTANT)
         in_window = row.cadence.start_of(last, row.address) >= self.present.now - row.catchup_window
         self.skip_all(end, FireOutcome.SKIPPED_MISSED, catchup.reason(row.catchup, in_window=in_window))
@@ -172,6 +175,14 @@ class _Decision:
             self._decide_one(due, Trigger.CATCHUP, verdict)
             self.cursor = due
         return self.cursor >= last
+
+    def _newest_wanted(self, last: DueTime) -> DueTime | None:
+        """Return the newest due time up to the last that nobody asked to leave out."""
+        skips = set(pending_skips(self.tx, self.row.id))
+        due: DueTime | None = last
+        while due is not None and format_instant(due) in skips:
+            due = self.row.cadence.last_until(self.cursor, due - _INSTANT)
+        return due
 
     def _verdict(self) -> tuple[overlap.Verdict, str | None]:
         """Return what a due time of this schedule does as things are, and why if it does not start."""
@@ -276,6 +287,12 @@ class _Decision:
 
     def _start(self, due: DueTime) -> datetime:
         return self.row.cadence.start_of(due, self.row.address)
+
+
+def waiting_for_jitter(row: ScheduleRow, now: datetime) -> DueTime | None:
+    """Return the due time of a schedule that has come, but whose jitter has it start later."""
+    due = row.cadence.last_until(row.cursor, now)
+    return due if due is not None and row.cadence.start_of(due, row.address) > now else None
 
 
 def skip_undecided(tx: Transaction, row: ScheduleRow, now: datetime, reason: str) -> None:

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from daemon.model import RunStatus
 from daemon.store.runs import SELECT_RUNS, count_pending, run_from
+from daemon.store.schedules import UNDECIDABLE, schedule_from
 from daemon.units import format_duration, format_instant, format_size, parse_instant
 from daemon.views import run_view
 
@@ -35,19 +36,21 @@ def status_view(
     now: datetime,
     zone: str,
     agents: list[str] | None = None,
+    *,
+    answers: bool,
 ) -> dict[str, Any]:
     """Return what runs now, what is next, what failed last, a day of runs, what they cost today, and the disk.
 
-    `daemon` is its pid, `zone` says when the day begins, `agents` are those that may be seen (None for all).
+    `daemon` is its pid and `answers` whether it can be talked to, `zone` says when the day begins, `agents` are those that may be seen (None for all).
     """
     seen = {"agents": None if agents is None else json.dumps(agents)}
     running = _runs(connection, "r.completed_at IS NULL AND r.status IN ('running', 'suspended')", seen, "r.id")
     failed = _runs(connection, "r.status IN ('failed', 'interrupted')", seen, f"r.id DESC LIMIT {_FEW}")
     return {
-        "daemon": {"running": daemon is not None, "pid": daemon, "uptime": _uptime(daemon, now)},
+        "daemon": {"running": daemon is not None, "answers": answers, "pid": daemon, "uptime": _uptime(daemon, now)},
         "running": running,
         "pending": count_pending(connection),
-        "next": _next(connection, seen),
+        "next": _next(connection, now, seen),
         "last_failures": failed,
         "timeline": _timeline(connection, now, seen),
         "cost_today_usd": _cost_since(connection, _midnight(now, zone), seen),
@@ -64,13 +67,31 @@ def _runs(connection: sqlite3.Connection, which: str, seen: dict[str, Any], orde
     return [run_view(run_from(row)) for row in rows]
 
 
-def _next(connection: sqlite3.Connection, seen: dict[str, Any]) -> list[dict[str, Any]]:
+def _next(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any]) -> list[dict[str, Any]]:
     rows = connection.execute(
-        "SELECT agent, name, next_due FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL "
+        "SELECT * FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL "
         f"AND {_is_seen('agent')} ORDER BY wake_at LIMIT {_FEW}",
         seen,
     )
-    return [{"schedule": f"{row['agent']}/{row['name']}", "scheduled_for": row["next_due"]} for row in rows]
+    return [
+        {
+            "schedule": f"{row['agent']}/{row['name']}",
+            "scheduled_for": _next_due(row, now),
+            "timezone": row["timezone"],
+        }
+        for row in rows
+    ]
+
+
+def _next_due(row: sqlite3.Row, now: datetime) -> str | None:
+    """Return the next due time of a schedule that lies ahead: the one in its row may wait for its jitter, or a daemon."""
+    if row["next_due"] > format_instant(now):
+        return str(row["next_due"])
+    try:
+        due = schedule_from(row).cadence.next_after(now)
+    except UNDECIDABLE:
+        return None
+    return format_instant(due) if due is not None else None
 
 
 def _timeline(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any]) -> list[dict[str, Any]]:

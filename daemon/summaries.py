@@ -37,7 +37,7 @@ def end_summary(tx: Transaction, raw: sqlite3.Row, now: datetime) -> None:
     try:
         summary = summary_from(raw)
         row = get_schedule_by_id(tx, schedule_id)
-        cadence = _cadence_of(tx, row, summary) if row else None
+        cadence = cadence_of(tx, row, summary) if row else None
         newest = cadence.last_until(summary.first - _INSTANT, now) if cadence else None
         if cadence is not None and newest is not None:
             others = count_recorded(tx, schedule_id, summary.first, newest) - count
@@ -52,14 +52,14 @@ def split_summary(tx: Transaction, row: ScheduleRow, due: DueTime) -> FireOutcom
     summary = summary_over(tx, row.id, due)
     if summary is None:
         return None
-    cadence = _cadence_of(tx, row, summary)
+    cadence = cadence_of(tx, row, summary)
     forget_fire(tx, row.id, summary.first)
     for part in _cut(summary, due) if cadence is None else _divided(tx, summary, cadence, due):
         add_summary(tx, part)
     return summary.outcome
 
 
-def _cadence_of(tx: Transaction, row: ScheduleRow, summary: Summary) -> Cadence | None:
+def cadence_of(tx: Transaction, row: ScheduleRow, summary: Summary) -> Cadence | None:
     """Return the cadence by which a summary's due times are due; None if that is not known for certain."""
     cadence = cadence_at(tx, row, row.version if summary.version is None else summary.version)
     before = summary.first - _INSTANT

@@ -122,7 +122,7 @@ def schedules_page(
     connection: sqlite3.Connection, config: Config, now: datetime, agent: str | None, limit: int, cursor: str | None
 ) -> dict[str, Any]:
     """Return live schedules by address, of one agent or of all; the cursor is the last page's last address."""
-    begin = tuple((cursor or "/").split("/", 1))
+    begin = tuple(("/" if cursor is None else cursor).split("/", 1))
     if len(begin) != 2:  # noqa: PLR2004 - agent and name
         raise InvalidError(f"cursor: {cursor!r} is none that a list gave")
     rows = connection.execute(
@@ -146,6 +146,7 @@ def run_view(run: Run) -> dict[str, Any]:
         "display_name": run.display_name,
         "agent": run.agent,
         "schedule": run.address,
+        "timezone": run.timezone,
         "schedule_id": run.schedule_id,
         "trigger": run.trigger,
         "scheduled_for": run.scheduled_for,

@@ -71,7 +71,12 @@ def fields_of(error: ValidationError) -> list[dict[str, str]]:
     return [
         {
             "field": ".".join(str(part) for part in found["loc"]) or "body",
-            "problem": found["msg"].removeprefix("Value error, "),
+            "problem": "should be an object" if found["type"] == "model_type" else _plain(found["msg"]),
         }
         for found in error.errors(include_url=False, include_context=False, include_input=False)
     ]
+
+
+def _plain(message: str) -> str:
+    """Return what pydantic says of a rule of ours as we put it."""
+    return message.removeprefix("Value error, ")

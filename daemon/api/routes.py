@@ -137,10 +137,9 @@ class Route:
 
     async def read_body(self, request: web.Request) -> BaseModel | None:
         """Return the validated body; raise InvalidError for bad JSON and ValidationError for a wrong shape."""
-        try:
-            data = await request.read()
-        except web.RequestPayloadError:
-            raise InvalidError("the body is not in the content-encoding that its header names") from None
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise web.HTTPUnsupportedMediaType(reason="send the body as it is, without a content-encoding")
+        data = await request.read()
         if self.body is None:
             return None
         if not data and not self.body_required:

@@ -20,6 +20,7 @@ from daemon.api.routes import Call, Route, reply
 from daemon.api.shapes import NoQuery
 from daemon.api.sockets import Listeners
 from daemon.config.schema import Config
+from daemon.limits import most_connections
 
 _LOG = structlog.get_logger()
 _LARGEST_BODY = 1024 * 1024
@@ -53,6 +54,7 @@ class ControlServer:
         self._listeners = listeners
         self._peers = Peers(control.database)
         self.use(control.config, Tokens(control.config))
+        self._most = most_connections()
         self._heard: WeakSet[asyncio.BaseTransport] = WeakSet()
         self._document: dict[str, object] = {}
         self._routes = [*schedules.ROUTES, *runs.ROUTES, *service.ROUTES]
@@ -81,18 +83,15 @@ class ControlServer:
         runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_SLOW_STOP)
         await runner.setup()
         self._runners.append(runner)
-        server = (
-            await asyncio.get_running_loop().create_server(lambda: self._watched(runner), sock=listener)
-            if on_tcp
-            else await asyncio.get_running_loop().create_unix_server(lambda: self._watched(runner), sock=listener)
-        )
-        self._servers.append(server)
+        loop, others = asyncio.get_running_loop(), WeakSet[Connection]()
+        serve = loop.create_server if on_tcp else loop.create_unix_server
+        self._servers.append(await serve(lambda: self._watched(runner, others), sock=listener))
 
-    def _watched(self, runner: web.AppRunner) -> Connection:
+    def _watched(self, runner: web.AppRunner, others: "WeakSet[Connection]") -> Connection:
         """Make the protocol of one connection, and close it if no request comes in time."""
         if runner.server is None:
             raise RuntimeError("the server was shut down")
-        protocol = Connection(runner.server, idle=_IDLE)
+        protocol = Connection(runner.server, idle=_IDLE, others=others, most=self._most)
         asyncio.get_running_loop().call_later(_FIRST_REQUEST, self._close_if_silent, protocol)
         return protocol
 

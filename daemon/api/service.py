@@ -32,7 +32,7 @@ async def _status(call: Call) -> web.StreamResponse:
     zone = call.control.config.daemon.timezone
 
     def view(connection: sqlite3.Connection) -> dict[str, Any]:
-        return status_view(connection, call.control.state_dir, os.getpid(), utc_now(), zone, agents)
+        return status_view(connection, call.control.state_dir, os.getpid(), utc_now(), zone, agents, answers=True)
 
     return await call.answer(view)
 

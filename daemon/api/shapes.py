@@ -192,6 +192,7 @@ class RunView(BaseModel):
     display_name: str
     agent: str
     schedule: str | None
+    timezone: str | None
     schedule_id: int | None
     trigger: Trigger
     scheduled_for: str

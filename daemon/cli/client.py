@@ -12,9 +12,17 @@ from urllib.parse import quote, urlencode
 
 from daemon.config.places import socket_path
 from daemon.config.schema import Config
-from daemon.errors import DaemonUnreachableError, ForbiddenError, InvalidError, NotFoundError, RefusedError
+from daemon.errors import (
+    AgentcronError,
+    DaemonUnreachableError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    RefusedError,
+)
 
 _TIMEOUT = 60.0
+_MOMENT = 3.0
 _CHUNK = 64 * 1024
 _ERRORS: dict[int, type[Exception]] = {400: InvalidError, 403: ForbiddenError, 404: NotFoundError, 422: InvalidError}
 
@@ -39,8 +47,10 @@ class _Connection(http.client.HTTPConnection):
 class Client:
     """What commands ask of the running daemon; every method raises AgentcronError for what cannot be."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, timeout: float = _TIMEOUT) -> None:
+        """Ask the daemon of a config; an answer may take so many seconds."""
         self._path = socket_path(config)
+        self._timeout = timeout
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
         """Return the JSON document at a path."""
@@ -52,7 +62,7 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         if data is not None:
             headers["Content-Type"] = "application/json"
-        answer = self._send(method, path, data, headers, _TIMEOUT)
+        answer = self._send(method, path, data, headers, self._timeout)
         document: dict[str, Any] = json.loads(b"".join(self._parts(answer)) or b"{}")
         return document
 
@@ -86,6 +96,15 @@ class Client:
         if answer.status >= http.HTTPStatus.BAD_REQUEST:
             raise _refusal(answer)
         return answer
+
+
+def answers(config: Config) -> bool:
+    """Tell whether the daemon answers within a moment."""
+    try:
+        Client(config, _MOMENT).get("/healthz")
+    except AgentcronError:
+        return False
+    return True
 
 
 def schedule_path(agent: str, name: str, what: str = "") -> str:

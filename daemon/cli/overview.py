@@ -22,7 +22,7 @@ def print_overview(view: dict[str, Any], zone: str) -> None:
     daemon, disk, cost = view["daemon"], view["disk"], view["cost_today_usd"]
     print_facts(
         (
-            ("daemon", f"running, pid {daemon['pid']}" if daemon["running"] else "not running"),
+            ("daemon", _state_of(daemon)),
             ("uptime", daemon["uptime"]),
             ("waiting", f"{view['pending']} runs"),
             ("cost today", None if cost is None else f"{cost:.2f} USD"),
@@ -42,8 +42,14 @@ def print_overview(view: dict[str, Any], zone: str) -> None:
     )
     for title, columns, entries, keys in parts:
         print(f"\n{title}")
-        rows = ([_cell(key, entry[key], zone) for key in keys] for entry in entries)
+        rows = ([_cell(key, entry[key], entry["timezone"] or zone) for key in keys] for entry in entries)
         print_table(columns, rows, empty="none")
+
+
+def _state_of(daemon: dict[str, Any]) -> str:
+    if not daemon["running"]:
+        return "not running"
+    return f"running, pid {daemon['pid']}" + ("" if daemon["answers"] else ", but it does not answer")
 
 
 def _print_timeline(timeline: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from daemon.config.loading import find_config, load_config
 from daemon.config.places import state_dir
 from daemon.config.schema import Config
 from daemon.config.values import NAME
-from daemon.errors import NotFoundError, StoreError
+from daemon.errors import InvalidError, NotFoundError, StoreError
 from daemon.store.database import connect
 from daemon.store.migrate import migrations
 from daemon.store.opening import DATABASE
@@ -89,10 +89,12 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def split_address(address: str) -> tuple[str, str]:
-    """Return agent and name of `AGENT/NAME`; raise NotFoundError if it is not of that form."""
+    """Return agent and name of `AGENT/NAME`; raise InvalidError if it is not of that form."""
     agent, slash, name = address.partition("/")
     if not slash or not NAME.fullmatch(agent) or not NAME.fullmatch(name):
-        raise NotFoundError(f"{address!r} names no schedule; write AGENT/NAME, as `agentcron schedules list` shows")
+        raise InvalidError(
+            f"{address!r} names no schedule; write AGENT/NAME, each of lower-case letters, digits and hyphens"
+        )
     return agent, name
 
 

@@ -58,7 +58,7 @@ def list_command(
                 run["agent"],
                 run["schedule"],
                 run["trigger"],
-                local_time(run["scheduled_for"], zone),
+                local_time(run["scheduled_for"], run["timezone"] or zone),
                 run["status"],
                 _took(run),
                 shortened(run["error"]),
@@ -95,7 +95,7 @@ def show(context: typer.Context, run: Number, json: Json = False) -> None:
     if json:
         print_json(details)
         return
-    zone = config.daemon.timezone
+    zone = details["timezone"] or config.daemon.timezone
     usage = ", ".join(f"{name} {value}" for name, value in details["usage"].items() if value is not None)
     output = f"{details['output_bytes']} bytes, {details['output_dropped']} dropped"
     print_facts(

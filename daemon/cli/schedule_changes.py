@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.drawing import Json, print_json
+from daemon.cli.drawing import Json, local_time, print_json
 
 if TYPE_CHECKING:
     from daemon.cli.client import Client
@@ -125,7 +125,8 @@ def pause(context: typer.Context, schedule: Address, note: NoteText = None, json
 def resume(context: typer.Context, schedule: Address, note: NoteText = None, json: Json = False) -> None:
     """Resume a paused schedule; nothing of the pause is caught up."""
     view = _client(context).ask("POST", _path(schedule, "resume"), {"note": note})
-    _tell(view, f"{schedule} goes on; next due {next(iter(view['next_action_times'] or ()), 'never')}.", json=json)
+    due = next(iter(view["next_action_times"] or ()), None)
+    _tell(view, f"{schedule} goes on; next due {local_time(due, view['timezone']) if due else 'never'}.", json=json)
 
 
 def trigger(
@@ -157,7 +158,7 @@ def skip(
 ) -> None:
     """Leave out one upcoming due time."""
     view = _client(context).ask("POST", _path(schedule, "skip"), {"scheduled_time": due})
-    _tell(view, f"{schedule} leaves out {due}.", json=json)
+    _tell(view, f"{schedule} leaves out {local_time(due, view['timezone'])}.", json=json)
 
 
 def unskip(
@@ -168,7 +169,7 @@ def unskip(
 ) -> None:
     """Start a due time after all that was to be left out."""
     view = _client(context).ask("POST", _path(schedule, "unskip"), {"scheduled_time": due})
-    _tell(view, f"{schedule} does not leave out {due} any more.", json=json)
+    _tell(view, f"{schedule} does not leave out {local_time(due, view['timezone'])} any more.", json=json)
 
 
 def backfill(

@@ -3,11 +3,14 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from daemon.cli.drawing import Json, local_time, print_json, print_table
+
+if TYPE_CHECKING:
+    import sqlite3
 
 _NEXT_SHOWN = 3
 
@@ -50,7 +53,8 @@ def run(
         raise
     except Exception:  # noqa: BLE001 - told in the log, one event a line, instead of a traceback
         structlog.get_logger().exception("[daemon] Fatal error; what runs goes on, and the next start finds it again")
-        raise typer.Exit(1) from None
+        sys.stdout.flush()
+        os._exit(1)  # threads that wait for the loop that is gone must not keep a dead daemon alive
 
 
 def check(
@@ -175,6 +179,7 @@ def reload(context: typer.Context, json: Json = False) -> None:
 
 def status(context: typer.Context, json: Json = False) -> None:
     """Show how the daemon is doing: what ran, what failed and why, what is next, what waits, and what it cost."""
+    from daemon.cli.client import answers
     from daemon.cli.overview import print_overview
     from daemon.cli.reading import document, read_config
     from daemon.config.places import state_dir
@@ -186,12 +191,13 @@ def status(context: typer.Context, json: Json = False) -> None:
     config = read_config(context.obj)
     folder, zone = state_dir(config), config.daemon.timezone
     unreachable = DaemonUnreachableError(f"no daemon runs on {folder}; start it with `agentcron run`")
+
+    def query(connection: "sqlite3.Connection") -> dict[str, Any]:
+        pid = running_daemon(folder)
+        return status_view(connection, folder, pid, utc_now(), zone, answers=pid is not None and answers(config))
+
     try:
-        view = document(
-            config,
-            lambda connection: status_view(connection, folder, running_daemon(folder), utc_now(), zone),
-            "/status",
-        )
+        view = document(config, query, "/status")
     except NotFoundError:
         raise unreachable from None
     if json:
@@ -200,3 +206,5 @@ def status(context: typer.Context, json: Json = False) -> None:
         print_overview(view, zone)
     if not view["daemon"]["running"]:
         raise unreachable
+    if not view["daemon"]["answers"]:
+        raise DaemonUnreachableError(f"the daemon, pid {view['daemon']['pid']}, does not answer; its log may say why")

@@ -7,16 +7,23 @@ import typer
 from daemon.cli.client import Client
 from daemon.cli.drawing import print_json
 from daemon.cli.following import show
+from daemon.errors import DaemonUnreachableError
 
 
 def follow(client: Client, run: int, *, json: bool) -> None:
     """Show what a run prints until it has ended, its further attempts included, and exit with 1 unless it completed."""
     following: int | None = run
     while following is not None:
-        for chunk in client.stream(f"/runs/{following}/output?follow=true"):
-            if not json:
-                show(chunk)
-        ended = client.get(f"/runs/{following}")
+        print(f"Following run {following}", file=sys.stderr)
+        try:
+            for chunk in client.stream(f"/runs/{following}/output?follow=true"):
+                if not json:
+                    show(chunk)
+            ended = client.get(f"/runs/{following}")
+        except DaemonUnreachableError:
+            raise DaemonUnreachableError(
+                f"the daemon went away; run {following} goes on, and `agentcron runs logs {following} -f` follows it"
+            ) from None
         following = ended["next_run_id"] if ended["status"] == "continued_as_new" else None
     if json:
         print_json(ended)

@@ -1,5 +1,6 @@
 """Backfill: due times of the past that were not started are started after all."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -7,13 +8,21 @@ from daemon.errors import InvalidError
 from daemon.fires import new_run
 from daemon.model import DueTime, FireOutcome, Overlap, Trigger
 from daemon.rules import overlap
+from daemon.rules.cadence import Cadence
 from daemon.store.database import Transaction
 from daemon.store.events import add_event
-from daemon.store.fires import forget_fire, outcome_of, record_fire, summary_over
+from daemon.store.fires import (
+    forget_fire,
+    outcome_of,
+    record_fire,
+    summaries_between,
+    summary_over,
+    unstarted_between,
+)
 from daemon.store.flags import flag_unfinished
 from daemon.store.runs import count_unfinished, create_run
 from daemon.store.schedules import ScheduleRow
-from daemon.summaries import split_summary
+from daemon.summaries import cadence_of, split_summary
 from daemon.units import format_instant
 
 MOST = 1000
@@ -50,7 +59,7 @@ def backfill(
 
     `oldest` is how far back a due time may lie.
     """
-    due_times = _due_times(row, span, now, oldest)
+    due_times = _due_times(tx, row, span, now, oldest)
     work = _Backfill(tx, row, policy, principal, now, instance)
     for due in due_times:
         work.start(due)
@@ -58,8 +67,9 @@ def backfill(
 
 
 def _due_times(
-    row: ScheduleRow, span: tuple[datetime, datetime], now: datetime, oldest: datetime | None
+    tx: Transaction, row: ScheduleRow, span: tuple[datetime, datetime], now: datetime, oldest: datetime | None
 ) -> list[DueTime]:
+    """Return the due times of a span: by the cadence of now, and those that were recorded under an earlier one."""
     first, last = span
     if first > last:
         raise InvalidError("from lies after to")
@@ -69,13 +79,27 @@ def _due_times(
         raise InvalidError(f"from lies before {format_instant(oldest)}, as far back as retention keeps anything")
     count = row.cadence.count(first - _INSTANT, last)
     if count > MOST:
-        raise InvalidError(f"{count} due times lie between from and to; at most {MOST} can be started at once")
-    found: list[DueTime] = []
-    due = row.cadence.next_after(first - _INSTANT)
+        raise _too_many(count)
+    found = {*_between(row.cadence, first, last), *unstarted_between(tx, row.id, first, last)}
+    for summary in summaries_between(tx, row.id, first, last):
+        cadence = cadence_of(tx, row, summary)
+        begin, end = max(first, summary.first), min(last, summary.last)
+        if cadence is not None and cadence.count(begin - _INSTANT, end) <= MOST:
+            found.update(_between(cadence, begin, end))
+    if len(found) > MOST:
+        raise _too_many(len(found))
+    return sorted(found)
+
+
+def _too_many(count: int) -> InvalidError:
+    return InvalidError(f"{count} due times lie between from and to; at most {MOST} can be started at once")
+
+
+def _between(cadence: Cadence, first: datetime, last: datetime) -> Iterator[DueTime]:
+    due = cadence.next_after(first - _INSTANT)
     while due is not None and due <= last:
-        found.append(due)
-        due = row.cadence.next_after(due)
-    return found
+        yield due
+        due = cadence.next_after(due)
 
 
 class _Backfill:

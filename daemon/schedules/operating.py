@@ -162,7 +162,8 @@ def trigger(
 
 def skip(tx: Transaction, row: ScheduleRow, due: datetime, asked: Asked) -> ScheduleRow:
     """Leave out one upcoming due time; raise InvalidError if it is none."""
-    if due <= asked.now or row.cadence.next_after(due - _INSTANT) != due:
+    upcoming = due > row.cursor and row.cadence.start_of(DueTime(due), row.address) > asked.now
+    if not upcoming or row.cadence.next_after(due - _INSTANT) != due:
         raise InvalidError(f"{format_instant(due)} is no upcoming due time of {row.address}")
     if format_instant(due) in pending_skips(tx, row.id):
         return row

@@ -91,6 +91,25 @@ def summary_over(tx: Transaction, schedule_id: int, due: DueTime) -> Summary | N
     return summary_from(row) if row else None
 
 
+def summaries_between(tx: Transaction, schedule_id: int, first: datetime, last: datetime) -> list[Summary]:
+    """Return the summaries that cover anything in first <= due <= last."""
+    rows = tx.execute(
+        "SELECT * FROM fires WHERE schedule_id = ? AND covers_until >= ? AND scheduled_for <= ?",
+        (schedule_id, format_instant(first), format_instant(last)),
+    )
+    return [summary_from(row) for row in rows]
+
+
+def unstarted_between(tx: Transaction, schedule_id: int, first: datetime, last: datetime) -> list[DueTime]:
+    """Return the due times in first <= due <= last whose own rows say that they were not started."""
+    rows = tx.execute(
+        "SELECT scheduled_for FROM fires WHERE schedule_id = ? AND scheduled_for BETWEEN ? AND ? "
+        "AND covers_until IS NULL AND outcome GLOB 'skipped_*'",
+        (schedule_id, format_instant(first), format_instant(last)),
+    )
+    return [DueTime(parse_instant(row["scheduled_for"])) for row in rows]
+
+
 def add_summary(tx: Transaction, summary: Summary) -> None:
     """Write a summary; raise sqlite3.IntegrityError if its first due time has a row already."""
     tx.execute(

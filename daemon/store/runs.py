@@ -16,7 +16,7 @@ from daemon.store.events import add_event, end_open_steps
 from daemon.units import format_instant, parse_instant
 
 _MOST_COST = 1e12
-SELECT_RUNS = "SELECT r.*, s.name AS schedule FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
+SELECT_RUNS = "SELECT r.*, s.name AS schedule, s.timezone FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Run:
     name: str
     agent: str
     schedule: str | None
+    timezone: str | None
+    """The schedule's."""
     schedule_id: int | None
     trigger: Trigger
     scheduled_for: str

@@ -143,6 +143,31 @@ def test_a_summary_is_split_by_the_cadence_it_was_written_under(daemon: DaemonPr
     assert before["covers_count"] + after["covers_count"] == count - 1
 
 
+def test_what_was_left_out_under_an_earlier_cadence_can_be_started(daemon: DaemonProcess) -> None:
+    made = create(daemon, interval_seconds=7200, offset_seconds=7)
+    row, summary = hours_ago(3), (hours_ago(30), hours_ago(10))
+    count = (parse_instant(summary[1]) - parse_instant(summary[0])) // timedelta(minutes=1) + 1
+    change_database(
+        daemon,
+        "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count, "
+        f"schedule_version) VALUES ({made['id']}, '{row}', 'skipped_requested', '-', '{row}', NULL, NULL, NULL), "
+        f"({made['id']}, '{summary[0]}', 'skipped_missed', '-', '{row}', '{summary[1]}', {count}, 1)",
+    )
+    change = '{"every_ms": [60000, 7200000], "offset_ms": [0, 7000]}'
+    change_database(daemon, f"UPDATE schedules SET version = 2 WHERE id = {made['id']}")
+    columns = "(schedule_id, version, at, principal, action, changes)"
+    change_database(
+        daemon, f"INSERT INTO schedule_revisions {columns} VALUES ({made['id']}, 2, '{row}', 'x', 'update', '{change}')"
+    )
+    for due in (row, hours_ago(20)):
+        assert (
+            call(daemon, "POST", PATH, {"from": due, "to": due, "overlap_policy": "allow_all"}).body["backfilled"] == 1
+        )
+    rows = daemon.query("SELECT * FROM fires ORDER BY scheduled_for")
+    assert [row["outcome"] for row in rows] == ["skipped_missed", "launched", "skipped_missed", "launched"]
+    assert sum(row["covers_count"] or 1 for row in rows) == count + 1
+
+
 def test_what_a_backfill_and_a_pause_decide_is_counted(daemon: DaemonProcess) -> None:
     made = create(daemon, interval_seconds=60, paused=True)
     change_database(daemon, f"UPDATE schedules SET cursor = '{hours_ago(5)}' WHERE id = {made['id']}")

@@ -91,7 +91,7 @@ def test_a_name_is_taken_once(daemon: DaemonProcess) -> None:
         ({"name": "s", "interval_seconds": 60, "bogus": 1}, 422, "bogus"),
         ({"name": "s", "interval_seconds": 60, "initial_input": {"content": 1}}, 422, "initial_input.content"),
         ({"name": "s", "interval_seconds": 60, "task_metadata": {"display_name": 1}}, 400, "display_name"),
-        ([], 422, "dictionary"),
+        ([], 422, "should be an object"),
     ],
 )
 def test_a_bad_schedule_is_refused_naming_what_is_wrong(
@@ -282,6 +282,18 @@ def test_one_upcoming_due_time_is_left_out(daemon: DaemonProcess) -> None:
     back = call(daemon, "POST", f"{ONE}/unskip", {"scheduled_time": due}).body
     assert (back["skipped_action_times"], back["next_action_times"][0]) == ([], due)
     assert call(daemon, "POST", f"{ONE}/unskip", {"scheduled_time": due}).status == 400
+
+
+def test_a_new_cadence_keeps_the_skips_that_are_due_under_it(daemon: DaemonProcess) -> None:
+    create(daemon, interval_seconds=3600)
+    times = call(daemon, "GET", ONE).body["next_action_times"]
+    for due in times[:2]:
+        assert call(daemon, "POST", f"{ONE}/skip", {"scheduled_time": due}).status == 200
+    patched = call(daemon, "PATCH", ONE, {"interval_seconds": 7200}).body
+    kept = [due for due in times[:2] if parse_instant(due).hour % 2 == 0]
+    assert patched["skipped_action_times"] == kept
+    [revision] = call(daemon, "GET", f"{ONE}/revisions?limit=1").body["revisions"]
+    assert revision["changes"]["skipped_action_times"] == [times[:2], kept]
 
 
 def test_a_skip_that_a_pause_overtook_is_neither_shown_nor_taken_back(daemon: DaemonProcess) -> None:

@@ -54,7 +54,7 @@ def test_a_body_of_another_type_and_another_origin_are_refused(daemon: DaemonPro
 
 def test_a_body_in_another_encoding_or_broken_off_is_no_error_of_ours(daemon: DaemonProcess, tmp_path: Path) -> None:
     path = f"{SCHEDULES}/declared/pause"
-    assert call(daemon, "POST", path, data=b"{}", Content_Encoding="gzip").status == 400
+    assert call(daemon, "POST", path, data=b"{}", Content_Encoding="gzip").status == 415
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{{"
     for _ in range(5):
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
@@ -76,7 +76,7 @@ NO_PROPER_HTTP = [
     (b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}", 400),
     (b"GET /status HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n", 417),
     (b"GET /nowhere HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n", 417),
-    (b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Encoding: br\r\n\r\n{}", 400),
+    (b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Encoding: br\r\n\r\n{}", 415),
 ]
 
 
@@ -103,10 +103,13 @@ def port() -> int:
         return int(free.getsockname()[1])
 
 
-def start_on_tcp(start_daemon: StartDaemon, folder: Path, port: int, listen: str = "127.0.0.1") -> DaemonProcess:
+def start_on_tcp(
+    start_daemon: StartDaemon, folder: Path, port: int, listen: str = "127.0.0.1", slowed: str = ""
+) -> DaemonProcess:
     (folder / "ci.token").write_text(f"{TOKEN}\n")
     control = f'[control]\nlisten = "{listen}:{port}"\ntokens = [{{ name = "ci", file = "ci.token" }}]\n'
-    return start_daemon(CONFIG.replace("[control]\n", control).replace("max_conc", 'allow = ["token:ci"]\nmax_conc'))
+    text = CONFIG.replace("[control]\n", control).replace("max_conc", 'allow = ["token:ci"]\nmax_conc')
+    return start_daemon(text, slowed=slowed)
 
 
 def ask_tcp(port: int, request: bytes, at: str = "127.0.0.1") -> int:
@@ -240,6 +243,25 @@ def test_agents_get_the_limit_of_open_files_that_they_expect(start_daemon: Start
     assert daemon.output(1) == "1024\n"
     limits = Path(f"/proc/{daemon.process.pid}/limits").read_text()
     assert int(re.search(r"Max open files +(\d+)", limits)[1]) > 1024  # type: ignore[index]
+
+
+def test_more_clients_than_files_stop_neither_the_other_socket_nor_a_schedule(
+    start_daemon: StartDaemon, tmp_path: Path, port: int
+) -> None:
+    few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))"
+    daemon = start_on_tcp(start_daemon, tmp_path, port, slowed=few)
+    create(daemon, interval_seconds=1)
+    with contextlib.ExitStack() as held:
+        for _ in range(400):
+            client = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            with contextlib.suppress(ConnectionError):
+                client.send(b"GET / HTTP/1.1\r\n")
+        daemon.wait_for_log("[control] Too many connections")
+        assert call(daemon, "GET", "/healthz").status == 200
+        before = daemon.query("SELECT max(id) AS id FROM runs")[0]["id"] or 0
+        daemon.wait_for_run("completed", number=before + 2)
+    assert "out of system resource" not in daemon.log_text()
+    assert daemon.stop() == 0
 
 
 def test_idle_and_slow_clients_hold_up_nobody(daemon: DaemonProcess, tmp_path: Path) -> None:

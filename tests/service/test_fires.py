@@ -14,14 +14,15 @@ from daemon.agents.base import Outcome, Terms
 from daemon.clock import decide_some
 from daemon.config.loading import load_config
 from daemon.fires import Fire, Present
-from daemon.model import Catchup, FireOutcome, Overlap, RunStatus
+from daemon.model import Catchup, DueTime, FireOutcome, Overlap, RunStatus
 from daemon.runs.ending import finish
 from daemon.schedules.backfill import Backfilled, backfill
+from daemon.schedules.changing import Mark, pause_columns, redefine
 from daemon.schedules.declaring import sync_declared
 from daemon.store.database import Database, Transaction
 from daemon.store.opening import open_state
 from daemon.store.runs import change_status, get_run, startable
-from daemon.store.schedules import get_schedule
+from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.units import format_instant
 
 START = datetime(2026, 11, 21, 12, 0, 0, 500_000, tzinfo=UTC)
@@ -243,6 +244,49 @@ async def test_a_backfill_leaves_the_clock_what_jitter_has_yet_to_start(ledger: 
     assert (await asked(start)).runs == [1]
 
 
+async def jittered(ledger: Ledger) -> tuple[ScheduleRow, DueTime, datetime]:
+    """Declare a schedule with jitter; return it, its first due time, and an instant between that and its start."""
+    await ledger.declare('jitter = "5s"')
+    row = await ledger.database.read(lambda c: get_schedule(c, "a", "s"))
+    assert row is not None
+    first = row.cadence.next_after(START)
+    assert first is not None
+    between = first + (row.cadence.start_of(first, row.address) - first) / 2
+    await ledger.decide(between)
+    assert await ledger.rows() == []
+    return row, first, between
+
+
+async def test_a_new_end_does_not_take_the_start_from_a_due_time_that_has_come(ledger: Ledger) -> None:
+    row, first, between = await jittered(ledger)
+    end = format_instant(START + timedelta(days=365))
+    mark = Mark("x", "update", {"end_at": [None, end]})
+    await ledger.database.write(lambda tx: redefine(tx, row, {"end_at": end}, between, mark))
+    await ledger.decide(START + 19 * SECOND)
+    assert await outcomes(ledger) == [(format_instant(first), "launched")]
+
+
+async def test_a_new_cadence_takes_the_start_from_a_due_time_that_is_none_of_its(ledger: Ledger) -> None:
+    row, first, between = await jittered(ledger)
+    mark = Mark("x", "update", {"every_ms": [10_000, 7_000]})
+    await ledger.database.write(lambda tx: redefine(tx, row, {"every_ms": 7_000}, between, mark))
+    assert [(row["scheduled_for"], row["outcome"]) for row in await ledger.rows()] == [
+        (format_instant(first), "skipped_missed")
+    ]
+
+
+async def test_a_pause_covers_a_due_time_whose_jitter_it_stops(ledger: Ledger) -> None:
+    row, first, between = await jittered(ledger)
+    paused = await ledger.database.write(
+        lambda tx: redefine(tx, row, pause_columns(None, between, paused=True), between, Mark("x", "pause"))
+    )
+    await ledger.database.write(
+        lambda tx: redefine(tx, paused, pause_columns(None, between, paused=False), between, Mark("x", "resume"))
+    )
+    assert await outcomes(ledger) == [(format_instant(first), "skipped_paused")]
+    assert await ledger.decide(START + 19 * SECOND) == []
+
+
 async def leave_out(ledger: Ledger, *seconds: int) -> None:
     rows = [(due(at),) for at in seconds]
     await ledger.database.write(
@@ -258,7 +302,9 @@ async def test_a_requested_skip_in_a_missed_gap_has_its_own_reason(ledger: Ledge
     assert [outcome for _, outcome in await outcomes(ledger)] == [
         "skipped_missed",
         "skipped_requested",
-        *["skipped_missed"] * 3,
+        "skipped_missed",
+        "skipped_missed",
+        "launched",  # the latest that nobody wanted left out
         "skipped_requested",
     ]
     assert [row["scheduled_for"] for row in await ledger.select("SELECT * FROM schedule_skips")] == [due(70)]
