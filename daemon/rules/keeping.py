@@ -1,0 +1,91 @@
+"""Which workspaces a cleanup removes, and why the others stay."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from daemon.model import ACTIVE, RunStatus
+
+_WELL = frozenset({RunStatus.COMPLETED, RunStatus.CANCELLED})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A workspace as the rules look at it."""
+
+    run_id: int
+    source: str
+    """Whose newest ones are kept: a schedule's."""
+    status: RunStatus
+    kept: bool
+    """Whether a person wants it to stay."""
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """`[cleanup]` as it holds for one environment."""
+
+    max_age: timedelta
+    keep_on_error: bool
+    keep_errors: int
+    quota: int | None
+    quota_warn: float
+    salvage_max: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the policy says of one workspace."""
+
+    reason: str
+    """Why it stays; if it may go, from when on."""
+    may_go: bool
+    """Whether the policy lets it go, be it now or later."""
+    due: bool = False
+    """Whether it goes now."""
+
+
+def judge(
+    workspaces: Iterable[Candidate], policy: Policy, now: datetime, max_age: timedelta | None = None
+) -> Mapping[int, Verdict]:
+    """Return what becomes of the workspaces of one environment, by run; `max_age` overrules the policy's."""
+    found: dict[int, Verdict] = {}
+    errors: dict[str, int] = {}
+    age = policy.max_age if max_age is None else max_age
+    for workspace in sorted(workspaces, key=lambda one: (_end(one), one.run_id), reverse=True):
+        found[workspace.run_id] = _verdict(workspace, policy, errors, now, age)
+    return found
+
+
+def _end(workspace: Candidate) -> float:
+    return workspace.ended_at.timestamp() if workspace.ended_at else float("inf")
+
+
+def _verdict(workspace: Candidate, policy: Policy, errors: dict[str, int], now: datetime, age: timedelta) -> Verdict:
+    if workspace.status in ACTIVE or workspace.ended_at is None:
+        return Verdict("its run is active", may_go=False)
+    newer = 0
+    if workspace.status not in _WELL:
+        newer = errors.get(workspace.source, 0)
+        errors[workspace.source] = newer + 1
+    if workspace.kept:
+        return Verdict("marked keep", may_go=False)
+    if workspace.status not in _WELL and policy.keep_on_error and newer < policy.keep_errors:
+        return Verdict(f"{workspace.status}, among the newest {policy.keep_errors} of its schedule", may_go=False)
+    if now - workspace.ended_at > age:
+        return Verdict("old enough to go", may_go=True, due=True)
+    return Verdict("younger than max_age", may_go=True)
+
+
+def beyond_quota(sizes: Mapping[int, int], verdicts: Mapping[int, Verdict], quota: int) -> list[int]:
+    """Return the runs whose workspaces go so that the rest fits, oldest first; never one that the policy keeps."""
+    over = sum(sizes.values()) - quota
+    going = []
+    for run_id in sorted(sizes):
+        if over <= 0:
+            break
+        if verdicts[run_id].may_go:
+            going.append(run_id)
+            over -= sizes[run_id]
+    return going

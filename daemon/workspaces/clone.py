@@ -1,0 +1,95 @@
+"""A private clone for one run, made from the environment's mirror. Standard library only: the helper imports this."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from daemon.workspaces.descent import make_folder, open_below, open_path
+from daemon.workspaces.git import Git, GitError
+from daemon.workspaces.mirror import Mirror, PreparationError, Source
+from daemon.workspaces.places import INCOMING, TASKS, TOP, workspace_path
+from daemon.workspaces.removal import remove_scrap
+
+_LFS = b"filter=lfs"
+
+
+def prepare_workspace(
+    state_dir: Path, source: Source, run_id: int, timeout: float, say: Callable[[str], None]
+) -> tuple[Path, str]:
+    """Make the workspace of a run and return it with the commit it begins at; raise PreparationError.
+
+    It appears under its own name only when it is complete. A first try that fails is removed, and made again once.
+    """
+    make_places(state_dir, source.environment)
+    mirror = Mirror(state_dir, source, timeout, say)
+    for last in (False, True):
+        try:
+            with mirror.fresh():
+                return _cloned(state_dir, mirror, run_id, timeout)
+        except GitError as error:
+            if last or error.full:
+                raise PreparationError(str(error)) from None
+            say(f"WARNING: the workspace could not be made and is tried once more: {error}")
+            if _is_damaged(mirror, timeout):
+                mirror.forget()
+    raise AssertionError  # the last try returns or raises
+
+
+def make_places(state_dir: Path, environment: str) -> None:
+    """Make the folders of an environment; raise OSError."""
+    os.close(open_path(state_dir, TOP, environment, TASKS, create=True))
+
+
+def _is_damaged(mirror: Mirror, timeout: float) -> bool:
+    git = Git(timeout, mirror.path.parent, GIT_DIR=str(mirror.path))
+    return not git.succeeds("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
+
+
+def _cloned(state_dir: Path, mirror: Mirror, run_id: int, timeout: float) -> tuple[Path, str]:
+    commit = mirror.commit()
+    final = workspace_path(state_dir, mirror.source.environment, run_id)
+    incoming = open_path(state_dir, TOP, INCOMING, create=True)
+    name = f"{run_id}.{secrets.token_hex(4)}"
+    try:
+        make_folder(incoming, name)
+        os.close(open_below(incoming, name))
+        place = state_dir / TOP / INCOMING / name
+        _fill(place, mirror, f"agentcron/{run_id}", commit, timeout)
+        os.rename(place, final)
+    except BaseException:
+        remove_scrap(state_dir, (TOP, INCOMING), name)
+        raise
+    finally:
+        os.close(incoming)
+    return final, commit
+
+
+def _fill(place: Path, mirror: Mirror, branch: str, commit: str, timeout: float) -> None:
+    git = Git(timeout, place)
+    git.run("clone", "--quiet", "--local", "--no-checkout", "--template=", str(mirror.path), str(place))
+    _name_origin(place, mirror)
+    git.run("-c", "checkout.workers=0", "checkout", "--quiet", "--no-track", "-b", branch, commit)
+    if (place / ".gitmodules").is_file():
+        local = ("-c", "protocol.file.allow=always") if mirror.source.repository.startswith("/") else ()
+        git.run(*local, "submodule", "--quiet", "update", "--init", "--recursive")
+    if _uses_lfs(git):
+        if not git.succeeds("lfs", "version"):
+            raise PreparationError("the repository keeps files in Git LFS, and git-lfs is not installed")
+        git.run("lfs", "install", "--local", "--skip-repo")
+        git.run("lfs", "pull")
+
+
+def _name_origin(place: Path, mirror: Mirror) -> None:
+    """Have `origin` be the true remote, by way of the file: an argument could be seen by all users of the host."""
+    config = place / ".git" / "config"
+    text = config.read_text()
+    lines = [line for line in text.splitlines() if not line.strip().startswith("url = ")]
+    at = lines.index('[remote "origin"]') + 1
+    url = mirror.source.repository.replace("\\", "\\\\").replace('"', '\\"')
+    config.write_text("\n".join([*lines[:at], f'\turl = "{url}"', *lines[at:]]) + "\n")
+
+
+def _uses_lfs(git: Git) -> bool:
+    names = git.names("ls-files", "-z", "--", ".gitattributes", "**/.gitattributes")
+    return any(_LFS in git.run("show", f"HEAD:{os.fsdecode(name)}") for name in names)

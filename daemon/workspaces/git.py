@@ -1,0 +1,140 @@
+"""Running git: with a bound on its time, without a terminal, and with nothing that a repository could have planted.
+
+Standard library only: the helper process imports this.
+"""
+
+import ctypes
+import errno
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+_QUIET = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ASKPASS": "true",
+    "SSH_ASKPASS": "true",
+    "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=30",
+    "GIT_PAGER": "cat",
+    "GIT_EDITOR": "true",
+    "GIT_LFS_SKIP_SMUDGE": "1",
+    "LC_ALL": "C",
+}
+_NOTHING_PLANTED = (
+    ("core.hooksPath", "/dev/null"),
+    ("core.fsmonitor", "false"),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("http.lowSpeedLimit", "1000"),
+    ("http.lowSpeedTime", "60"),
+    ("advice.detachedHead", "false"),
+)
+_ALONE = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_SYSTEM": "/dev/null",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_ALLOW_PROTOCOL": "none",
+    "HOME": "/nonexistent",
+    "XDG_CONFIG_HOME": "/nonexistent",
+    "PATH": os.environ.get("PATH", os.defpath),
+}
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+class GitError(Exception):
+    """Git failed; the text says how, without credentials."""
+
+    def __init__(self, text: str, *, full: bool = False) -> None:
+        """Note what git said, and whether the disk was full."""
+        super().__init__(without_credentials(text))
+        self.full = full or os.strerror(errno.ENOSPC) in text
+
+
+def without_credentials(text: str) -> str:
+    """Return a text with the user information of all URLs in it left out."""
+    return _CREDENTIALS.sub("", text)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent's thread ends (prctl(2))."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+class Git:
+    """Git with one environment and one bound on its time."""
+
+    def __init__(self, timeout: float, place: Path, *, alone: bool = False, **environment: str) -> None:
+        """Run in a folder; alone means with no configuration but ours, and no network."""
+        self._timeout = timeout
+        self._place = place
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+        self._environment: dict[str, str] = {
+            **(_ALONE if alone else inherited),
+            **_QUIET,
+            **environment,
+            **_settings(_NOTHING_PLANTED),
+        }
+
+    def run(self, *arguments: str, given: bytes = b"", **environment: str) -> bytes:
+        """Return the standard output of a git command; raise GitError if it fails or takes too long."""
+        try:
+            process = subprocess.Popen(
+                ["git", *arguments],  # noqa: S607 - the one on PATH
+                cwd=self._place,
+                env={**self._environment, **environment},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - it calls the kernel alone
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise GitError(f"cannot run git: {error.strerror}: {error.filename}") from None
+        with process:
+            try:
+                out, said = process.communicate(given, self._timeout)
+            except BaseException as error:
+                os.killpg(process.pid, signal.SIGKILL)
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise GitError(f"git {arguments[0]} took longer than {self._timeout:.0f} s") from None
+                raise
+        if process.returncode != 0:
+            raise GitError(_reason(arguments, said, process.returncode))
+        return out
+
+    def text(self, *arguments: str, **environment: str) -> str:
+        """Return the standard output of a git command as text, its last newline left out."""
+        return os.fsdecode(self.run(*arguments, given=b"", **environment)).rstrip("\n")
+
+    def names(self, *arguments: str, **environment: str) -> list[bytes]:
+        """Return the NUL-separated names that a git command prints."""
+        return [name for name in self.run(*arguments, given=b"", **environment).split(b"\0") if name]
+
+    def succeeds(self, *arguments: str, **environment: str) -> bool:
+        """Tell whether a git command ends well."""
+        try:
+            self.run(*arguments, given=b"", **environment)
+        except GitError:
+            return False
+        return True
+
+
+def _settings(settings: Sequence[tuple[str, str]]) -> Mapping[str, str]:
+    """Return the variables that give git settings above those of any file (git-config(1), GIT_CONFIG_COUNT)."""
+    found = {"GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (key, value) in enumerate(settings):
+        found |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return found
+
+
+def _reason(arguments: Sequence[str], said: bytes, code: int) -> str:
+    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "ssh:"))] or lines[-3:]
+    return f"git {arguments[0]}: {'; '.join(told[:4]) or f'exit status {code}'}"

@@ -1,0 +1,164 @@
+"""The mirror of an environment's repository: a bare copy from which workspaces are made.
+
+Its lock is taken alone to change it and together to read it. Standard library only: the helper process imports this.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon.workspaces.git import Git, GitError
+from daemon.workspaces.places import MIRROR, TOP
+from daemon.workspaces.removal import remove_scrap
+
+_STALE = 300.0  # seconds after which a lock that git left behind is nobody's
+_PAUSE = 0.5  # seconds between two looks at a younger one
+_FETCHED = "agentcron-fetched"  # its mtime says when the remote was last heard
+_REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+
+
+class PreparationError(Exception):
+    """A workspace cannot be made; the text says why."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an environment's workspaces are made from."""
+
+    environment: str
+    repository: str
+    """A URL, or an absolute path."""
+    ref: str | None
+    """A branch, a tag or a commit; None for the remote's HEAD."""
+    fetch_every: float
+    """Seconds within which the remote is asked once."""
+    require_fetch: bool
+
+
+class Mirror:
+    """A mirror under its lock."""
+
+    def __init__(self, state_dir: Path, source: Source, timeout: float, say: Callable[[str], None]) -> None:
+        self._state_dir = state_dir
+        self.path = state_dir / TOP / source.environment / MIRROR
+        self.source = source
+        self._say = say
+        self._lock = self.path.with_name(f"{MIRROR}.lock")
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._git = Git(timeout, self.path.parent, GIT_DIR=str(self.path))
+
+    @contextlib.contextmanager
+    def fresh(self) -> Iterator[None]:
+        """Have the mirror as fresh as the source wants it, and hold it while it is read; raise PreparationError."""
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._freshen()
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def forget(self) -> None:
+        """Give up a mirror that turned out damaged; the next one is made from the remote."""
+        remove_scrap(self._state_dir, (TOP, self.source.environment), MIRROR)
+
+    def commit(self) -> str:
+        """Return the commit that the source's ref names; raise PreparationError if there is none."""
+        ref = self.source.ref
+        if ref is None:
+            head = self._named("HEAD")
+            if head is None:
+                raise PreparationError("the repository has no commit on its HEAD yet; set ref, or make one")
+            return head
+        for name in (f"refs/heads/{ref}", f"refs/tags/{ref}", ref):
+            found = self._named(name)
+            if found is not None:
+                return found
+        raise PreparationError(f"ref {ref!r} is no branch, tag or commit of the repository")
+
+    def _named(self, name: str) -> str | None:
+        try:
+            return self._git.text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        except GitError:
+            return None
+
+    def _freshen(self) -> None:
+        if not (self.path / "HEAD").exists():
+            self._create()
+        self._mind_locks()
+        stamp = self.path / _FETCHED
+        heard = stamp.stat().st_mtime if stamp.exists() else None
+        known = self._git.text("config", "--get", "--default", "", "remote.origin.url") == self.source.repository
+        if known and heard is not None and 0 <= time.time() - heard < self.source.fetch_every:
+            return
+        if not known:
+            self._write_config()
+        try:
+            self._fetch()
+        except GitError as error:
+            if heard is None or not known or self.source.require_fetch or error.full:
+                raise PreparationError(f"the repository cannot be fetched: {error}") from None
+            self._say(f"WARNING: the repository cannot be fetched, the mirror is used as it is: {error}")
+        else:
+            stamp.touch(mode=0o600)
+
+    def _create(self) -> None:
+        """Make an empty mirror; one that was cut off in the making is made again."""
+        self.forget()
+        self._git.run("init", "--quiet", "--bare", "--initial-branch=main", "--template=", str(self.path))
+
+    def _write_config(self) -> None:
+        """Name the remote in a file, not in an argument that all users of the host can see."""
+        url = self.source.repository.replace("\\", "\\\\").replace('"', '\\"')
+        refspecs = "".join(f'\tfetch = "{refspec}"\n' for refspec in _REFSPECS)
+        text = f'[core]\n\trepositoryformatversion = 0\n\tbare = true\n[remote "origin"]\n\turl = "{url}"\n{refspecs}'
+        temporary = self.path / "config.new"
+        temporary.write_text(text)
+        temporary.replace(self.path / "config")
+
+    def _fetch(self) -> None:
+        self._git.run("fetch", "--quiet", "--prune", "--no-write-fetch-head", "--no-tags", "origin")
+        ref = self.source.ref
+        if ref is None:
+            self._follow_head()
+        elif self._named(f"refs/heads/{ref}") is None and self._named(f"refs/tags/{ref}") is None:
+            with contextlib.suppress(
+                GitError
+            ):  # a commit that no branch holds any more; `commit` says if it is missing
+                self._git.run(
+                    "fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "origin", "--end-of-options", ref
+                )
+
+    def _follow_head(self) -> None:
+        """Have the mirror's HEAD name the branch that the remote's does."""
+        said = self._git.text("ls-remote", "--symref", "origin", "HEAD")
+        for line in said.splitlines():
+            if line.startswith("ref: refs/heads/"):
+                self._git.run("symbolic-ref", "HEAD", line.removeprefix("ref: ").partition("\t")[0])
+                return
+        detached = said.partition("\t")[0]
+        if detached:
+            self._git.run("update-ref", "--no-deref", "HEAD", detached)
+
+    def _mind_locks(self) -> None:
+        """Wait for locks of git processes that may still live; remove those that nobody can be holding any more."""
+        for lock in [
+            *self.path.glob("*.lock"),
+            *self.path.glob("refs/**/*.lock"),
+            *self.path.glob("objects/**/*.lock"),
+        ]:
+            while True:
+                try:
+                    age = time.time() - lock.lstat().st_mtime
+                except FileNotFoundError:
+                    break
+                if age >= _STALE:
+                    lock.unlink(missing_ok=True)
+                    self._say(f"WARNING: removed a lock that git left in the mirror {age:.0f} s ago: {lock}")
+                    break
+                time.sleep(_PAUSE)

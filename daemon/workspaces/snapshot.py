@@ -1,0 +1,408 @@
+"""A repository of a workspace, looked at through one of our own that borrows its objects.
+
+Only plain data of the workspace is read: refs, reflogs, the index, files and ignore patterns. Standard library only:
+the helper process imports this.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from daemon.workspaces.descent import open_below, open_root
+from daemon.workspaces.git import Git
+
+_SAVED = "refs/heads/agentcron/saved"
+_LARGEST_FILE = 64 * 1024**2  # bytes of refs, reflogs or an index that are read
+_WHOLE = 64 * 1024**2  # bytes of history that a bundle holds whole, so that it can be cloned alone
+_OID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_RAW = "* -text !eol -filter -ident -working-tree-encoding\n"
+_IDENTITY = {
+    "GIT_AUTHOR_NAME": "agentcron",
+    "GIT_AUTHOR_EMAIL": "agentcron@localhost",
+    "GIT_COMMITTER_NAME": "agentcron",
+    "GIT_COMMITTER_EMAIL": "agentcron@localhost",
+}
+_GITLINK = b"160000"
+
+
+class SnapshotError(Exception):
+    """A repository cannot be read; the text says why."""
+
+
+@dataclass
+class Found:
+    """What exists in a repository alone."""
+
+    tips: dict[str, str] = field(default_factory=dict)
+    """Refs that lead to something new."""
+    commits: int = 0
+    files: int = 0
+    bytes: int = 0
+    ignored: int = 0
+    ignored_names: list[str] = field(default_factory=list)
+    repositories: list[tuple[Path, str | None]] = field(default_factory=list)
+    """Repositories within it, below it, and of submodules the commit that is wanted of them."""
+
+
+class Snapshot:
+    """One repository of a workspace."""
+
+    def __init__(
+        self, scratch: Path, place: Path, workspace: Path, mirror: Path | None, base: str | None, timeout: float
+    ) -> None:
+        """Look at the repository at a place in a workspace.
+
+        What the mirror has is saved already; without one, what the repository fetched from elsewhere, and `base`.
+        """
+        self.place = place
+        self.scratch = scratch
+        self._mirror = mirror if mirror is not None and (mirror / "HEAD").exists() else None
+        self._base = base
+        self._source = _git_folder(place, workspace)
+        self._git = Git(
+            timeout,
+            place,
+            alone=True,
+            GIT_DIR=str(scratch),
+            GIT_WORK_TREE=str(place),
+            **_IDENTITY,
+        )
+        self._head: str | None = None
+        self._tips: dict[str, str] = {}
+        self._saved = _SAVED
+        self._fetched: list[str] = []
+        self._upstream: list[str] = []
+
+    def look(self) -> Found:
+        """Return what is to be saved; raise SnapshotError, GitError or OSError if that cannot be told."""
+        self._set_up()
+        found = Found(commits=self._count("--count"))
+        changed, found.repositories = self._changed()
+        found.files = len(changed)
+        found.bytes = sum(self._size(name) for name in changed)
+        self._remember_files(changed)
+        self._remember_index()
+        found.tips = self._new_tips()
+        found.bytes += self._count("--objects", "--disk-usage") if found.commits else 0
+        self._name_ignored(found)
+        return found
+
+    def write(self, folder: Path, tips: dict[str, str]) -> Iterator[str]:
+        """Write bundle and patch into a folder, and give the commands that bring the work back; `@` is the folder."""
+        yield from self._write_bundle(folder, tips)
+        if f"{self._saved}/files" in self._tips:
+            yield from self._write_patch(folder)
+
+    def _set_up(self) -> None:
+        """Make our repository: the objects of the workspace and of the mirror, its refs, and nothing of its config."""
+        (self.scratch / "objects" / "info").mkdir(parents=True)
+        (self.scratch / "refs").mkdir()
+        (self.scratch / "info").mkdir()
+        (self.scratch / "HEAD").write_text("ref: refs/heads/agentcron/none\n")
+        (self.scratch / "config").write_text(f"[core]\n\trepositoryformatversion = {1 if self._is_sha256() else 0}\n")
+        if self._is_sha256():
+            with (self.scratch / "config").open("a") as config:
+                config.write("[extensions]\n\tobjectFormat = sha256\n")
+        sources = [place for place in (self._source, self._mirror) if place is not None]
+        alternates = "".join(f"{place / 'objects'}\n" for place in sources)
+        (self.scratch / "objects" / "info" / "alternates").write_text(alternates)
+        self._read_refs()
+        self._upstream = self._known_upstream()
+
+    def _is_sha256(self) -> bool:
+        text = _read(self._source / "config") if self._source else b""
+        return re.search(rb"(?im)^\s*objectformat\s*=\s*sha256", text or b"") is not None
+
+    def _read_refs(self) -> None:
+        source = self._source
+        if source is None:
+            self._head = next(iter(self._existing([self._base] if self._base else [])), None)
+            return
+        if (source / "reftable").exists():
+            raise SnapshotError("its refs are kept in a reftable, which cannot be read; use git refs migrate")
+        refs = dict(_packed_refs(source))
+        refs |= dict(_loose_refs(source))
+        head = (_read(source / "HEAD") or b"").strip()
+        if head.startswith(b"ref: "):
+            oid = refs.get(os.fsdecode(head[5:]))
+        else:
+            oid = head.decode(errors="replace") if _OID.fullmatch(head) else None
+        wanted = {name: oid for name, oid in refs.items() if not name.startswith("refs/remotes/")}
+        lost = {oid for name in _reflogs(source) for oid in _logged(name)} | set(_pseudo_refs(source))
+        existing = set(self._existing([*wanted.values(), *lost, *([oid] if oid else [])]))
+        self._head = oid if oid in existing else None
+        while any(name.startswith(self._saved) for name in refs):
+            self._saved += "-again"
+        self._tips = {self._clonable(name): oid for name, oid in wanted.items() if oid in existing}
+        self._fetched = self._existing([oid for name, oid in refs.items() if name.startswith("refs/remotes/")])
+        if self._head is not None and self._head not in self._tips.values():
+            self._tips[f"{self._saved}/head"] = self._head
+        for number, oid in enumerate(self._ends_of(lost & existing)):
+            self._tips[f"{self._saved}/lost-{number}"] = oid
+
+    def _clonable(self, name: str) -> str:
+        """Return the name under which a ref is part of what `git clone` brings back: stashes and notes are not."""
+        return name if name.startswith(("refs/heads/", "refs/tags/")) else f"{self._saved}/{name.removeprefix('refs/')}"
+
+    def _ends_of(self, lost: set[str]) -> list[str]:
+        """Return those commits that no ref leads to, less those that others of them lead to."""
+        if not lost:
+            return []
+        given = "".join([*(f"{oid}\n" for oid in sorted(lost)), *(f"^{tip}\n" for tip in self._tips.values())])
+        said = self._git.run("rev-list", "--parents", "--stdin", given=given.encode()).decode()
+        lines = [line.split() for line in said.splitlines()]
+        inner = {parent for line in lines for parent in line[1:]}
+        return [line[0] for line in lines if line[0] in lost and line[0] not in inner]
+
+    def _existing(self, oids: Iterable[str]) -> list[str]:
+        """Return those of some ids that are commits or tags in the repository."""
+        asked = [oid for oid in dict.fromkeys(oids) if _OID.fullmatch(oid.encode(errors="replace"))]
+        said = self._git.run("cat-file", "--batch-check", given="".join(f"{oid}\n" for oid in asked).encode())
+        told = (line.split() for line in said.decode().splitlines())
+        return [words[0] for words in told if words[1:2] in (["commit"], ["tag"])]
+
+    def _known_upstream(self) -> list[str]:
+        """Return commits that are saved elsewhere."""
+        if self._mirror is not None:
+            said = self._git.text("for-each-ref", "--format=%(objectname)", GIT_DIR=str(self._mirror))
+            known = [*said.split(), *([self._base] if self._base else [])]
+        else:
+            known = [*self._fetched, *([self._base] if self._base else [])]
+        return self._existing(known)
+
+    def _changed(self) -> tuple[list[bytes], list[tuple[Path, str | None]]]:
+        """Return the files that differ from HEAD or are new, and the repositories within this one."""
+        git, head = self._git, self._head
+        git.run("read-tree", head) if head else git.run("read-tree", "--empty")
+        git.succeeds("update-index", "-q", "--really-refresh", "--ignore-submodules")
+        changed = git.names("diff-files", "-z", "--name-only", "--ignore-submodules=all")
+        within: list[tuple[Path, str | None]] = []
+        for entry in git.names("ls-files", "-z", "--stage"):
+            kind, _, name = entry.partition(b"\t")
+            if kind.startswith(_GITLINK) and self._is_filled(name):
+                within.append((Path(os.fsdecode(name)), kind.split()[1].decode()))
+            elif kind.startswith(_GITLINK) and self._is_file(name):
+                changed.append(name)
+        for name in git.names("ls-files", "-z", "--others", "--exclude-standard"):
+            if name.endswith(b"/"):
+                within.append((Path(os.fsdecode(name)), None))
+            else:
+                changed.append(name)
+        return list(dict.fromkeys([*changed, *self._staged()])), within
+
+    def _is_filled(self, name: bytes) -> bool:
+        """Tell whether a submodule was checked out."""
+        place = os.path.join(os.fsencode(self.place), name)
+        return os.path.isdir(place) and not os.path.islink(place) and bool(os.listdir(place))
+
+    def _staged(self) -> list[bytes]:
+        """Return the files that are in the workspace's index and not in HEAD; git may ignore them."""
+        index = self._index()
+        if index is None:
+            return []
+        known = set(self._git.names("ls-files", "-z"))
+        staged = self._git.names("ls-files", "-z", GIT_INDEX_FILE=str(index))
+        return [name for name in staged if name not in known and self._is_file(name)]
+
+    def _is_file(self, name: bytes) -> bool:
+        try:
+            found = os.lstat(os.path.join(os.fsencode(self.place), name))
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)
+
+    def _size(self, name: bytes) -> int:
+        try:
+            return os.lstat(os.path.join(os.fsencode(self.place), name)).st_size
+        except OSError:  # it was deleted, which is the change
+            return 0
+
+    def _index(self) -> Path | None:
+        """Return a copy of the workspace's index, None if there is none."""
+        copy = self.scratch / "index.theirs"
+        if not copy.exists():
+            data = _read(self._source / "index") if self._source is not None else None
+            if data is None:
+                return None
+            copy.write_bytes(data)
+        return copy
+
+    def _remember_files(self, changed: list[bytes]) -> None:
+        """Write the changed files as a commit, byte for byte: nothing is converted."""
+        if not changed:
+            return
+        (self.scratch / "info" / "attributes").write_text(_RAW)
+        given = b"".join(name + b"\0" for name in changed)
+        self._git.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", given=given)
+        tree = self._git.text("write-tree")
+        if self._head is None or tree != self._git.text("rev-parse", f"{self._head}^{{tree}}"):
+            self._commit("files", tree, "Files as they were in the workspace")
+
+    def _remember_index(self) -> None:
+        """Write what was staged as a commit, unless HEAD or the files are the same."""
+        index = self._index()
+        if index is None:
+            return
+        if self._git.names("ls-files", "-z", "--unmerged", GIT_INDEX_FILE=str(index)):
+            return  # what a merge left behind: the files hold it, and the commits it came from
+        tree = self._git.text("write-tree", GIT_INDEX_FILE=str(index))
+        known = [tip for tip in (self._head, self._tips.get(f"{self._saved}/files")) if tip is not None]
+        if tree not in {self._git.text("rev-parse", f"{tip}^{{tree}}") for tip in known} and (
+            known or not _is_empty(tree)
+        ):
+            self._commit("staged", tree, "What was staged in the workspace")
+
+    def _commit(self, name: str, tree: str, message: str) -> None:
+        parent = ("-p", self._head) if self._head else ()
+        self._tips[f"{self._saved}/{name}"] = self._git.text("commit-tree", tree, *parent, "-m", message)
+
+    def _count(self, *options: str) -> int:
+        given = "".join([*(f"{tip}\n" for tip in self._tips.values()), *(f"^{oid}\n" for oid in self._upstream)])
+        if not self._tips:
+            return 0
+        return int(self._git.run("rev-list", *options, "--stdin", given=given.encode()).decode() or 0)
+
+    def _name_ignored(self, found: Found) -> None:
+        names = self._git.names("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
+        found.ignored = len(names)
+        found.ignored_names = [os.fsdecode(name) for name in names[:100]]
+
+    def _new_tips(self) -> dict[str, str]:
+        """Return the refs that lead to something new."""
+        known = "".join(f"^{oid}\n" for oid in self._upstream)
+        new = {}
+        for name, tip in self._tips.items():
+            given = f"{tip}\n{known}".encode()
+            if self._git.run("rev-list", "--max-count=1", "--objects", "--stdin", given=given).strip():
+                new[name] = tip
+        return new
+
+    def _write_bundle(self, folder: Path, tips: dict[str, str]) -> Iterator[str]:
+        git = self._git
+        for name, tip in tips.items():
+            git.run("update-ref", name, tip)
+        if self._head is not None and self._head in tips.values():
+            git.run("update-ref", "--no-deref", "HEAD", self._head)
+            names = ["HEAD", *tips]
+        else:
+            names = list(tips)
+        everything = "".join(f"{tip}\n" for tip in tips.values()).encode()
+        whole = int(git.run("rev-list", "--objects", "--disk-usage", "--stdin", given=everything)) <= _WHOLE
+        known = [] if whole else [f"^{oid}" for oid in self._upstream]
+        bundle = folder / "work.bundle"
+        given = "".join(f"{word}\n" for word in [*names, *known]).encode()
+        git.run("bundle", "create", "--quiet", str(bundle), "--stdin", given=given)
+        git.run("bundle", "verify", "--quiet", str(bundle))
+        if whole:
+            yield "git clone @/work.bundle work && cd work"
+        else:
+            yield "git fetch @/work.bundle '+refs/heads/*:refs/remotes/saved/*'  # in a clone of the repository"
+        yield "git branch -r"
+
+    def _write_patch(self, folder: Path) -> Iterator[str]:
+        """Write the changed files as a patch on HEAD."""
+        git = self._git
+        before = self._head or git.run("hash-object", "-t", "tree", "-w", "--stdin", given=b"").decode().strip()
+        after = self._tips[f"{self._saved}/files"]
+        options = ("--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color")
+        git.run("diff-tree", "-p", *options, f"--output={folder / 'work.patch'}", before, after)
+        if self._head:
+            yield f"git checkout {self._head}"
+        yield "git apply --binary @/work.patch"
+
+
+def _is_empty(tree: str) -> bool:
+    return tree.startswith(("4b825dc642cb6eb9a060", "6ef19b41225c5369f1c1"))
+
+
+def _git_folder(place: Path, workspace: Path) -> Path | None:
+    """Return the git folder of a repository, if it lies in the workspace and no link leads to it."""
+    entry = place / ".git"
+    try:
+        found = entry.lstat()
+    except OSError:
+        return None
+    target = entry
+    if stat.S_ISREG(found.st_mode):
+        text = (_read(entry) or b"").strip()
+        if not text.startswith(b"gitdir: "):
+            return None
+        target = Path(os.path.normpath(place / os.fsdecode(text[8:])))
+    if not target.is_relative_to(workspace) or not _is_plain(workspace, target):
+        return None
+    return target
+
+
+def _is_plain(workspace: Path, target: Path) -> bool:
+    """Tell whether a folder is reached without a link, and has a folder of objects of its own."""
+    try:
+        folder = open_root(workspace)
+        for part in [*target.relative_to(workspace).parts, "objects"]:
+            below = open_below(folder, part)
+            os.close(folder)
+            folder = below
+    except OSError:
+        return False
+    os.close(folder)
+    return True
+
+
+def _read(path: Path) -> bytes | None:
+    """Return a plain file of the workspace, None if there is none; raise SnapshotError for one that is too large."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with open(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        data = stream.read(_LARGEST_FILE + 1)
+    if len(data) > _LARGEST_FILE:
+        raise SnapshotError(f"{path} is larger than {_LARGEST_FILE} bytes")
+    return data
+
+
+def _packed_refs(source: Path) -> Iterator[tuple[str, str]]:
+    for line in (_read(source / "packed-refs") or b"").splitlines():
+        oid, _, name = line.partition(b" ")
+        if _OID.fullmatch(oid) and name.startswith(b"refs/"):
+            yield os.fsdecode(name), oid.decode()
+
+
+def _loose_refs(source: Path) -> Iterator[tuple[str, str]]:
+    for path in _plain_files(source / "refs"):
+        data = (_read(path) or b"").strip()
+        if _OID.fullmatch(data):
+            yield str(path.relative_to(source)), data.decode()
+
+
+def _reflogs(source: Path) -> Iterator[Path]:
+    yield from _plain_files(source / "logs")
+
+
+def _logged(path: Path) -> Iterator[str]:
+    """Give the ids that a reflog names, unless it is that of a fetched branch."""
+    if "remotes" in path.parts:
+        return
+    for line in (_read(path) or b"").splitlines():
+        yield from (oid.decode() for oid in line.split(b" ", 2)[:2] if _OID.fullmatch(oid) and oid.strip(b"0"))
+
+
+def _pseudo_refs(source: Path) -> Iterator[str]:
+    """Give the ids in files like MERGE_HEAD, and in the HEADs of further working trees; what was fetched is no work."""
+    names = [path for path in source.glob("*_HEAD") if path.name != "FETCH_HEAD"]
+    for path in [*names, *source.glob("worktrees/*/HEAD")]:
+        for line in (_read(path) or b"").splitlines():
+            if _OID.fullmatch(line.strip()):
+                yield line.strip().decode()
+
+
+def _plain_files(folder: Path) -> Iterator[Path]:
+    """Give the files below a folder without following a link."""
+    if folder.is_symlink():
+        return
+    for place, _, names in os.walk(folder, followlinks=False):
+        yield from (Path(place) / name for name in names)

@@ -1,0 +1,161 @@
+"""Private clones: what they look like, where they come from, and what happens when they cannot be made."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from daemon.workspaces.git import without_credentials
+from daemon.workspaces.mirror import PreparationError
+from tests.workspaces.conftest import Site, commit, git
+
+
+def test_a_workspace_is_a_clone_of_the_true_remote_on_a_branch_of_its_own(site: Site) -> None:
+    place = site.prepare(7)
+    assert place == site.tasks / "7"
+    assert git(place, "rev-parse", "--abbrev-ref", "HEAD") == "agentcron/7"
+    assert git(place, "rev-parse", "HEAD", "origin/main").split() == [site.first] * 2
+    assert git(place, "remote", "get-url", "origin") == str(site.origin)
+    assert git(place, "status", "--porcelain") == ""
+    assert (place / ".git").is_dir()
+    assert not (place / ".git" / "objects" / "info" / "alternates").exists()
+    git(place, "fetch", "-q")
+    git(place, "push", "-q", "origin", "HEAD:refs/heads/result")
+    assert git(site.origin, "rev-parse", "result") == site.first
+    assert site.remnants() == []
+
+
+def test_the_ref_may_be_a_branch_a_tag_or_a_commit(site: Site) -> None:
+    git(site.origin, "tag", "-a", "-m", "x", "v1")
+    second = commit(site.origin, "b.txt", "two\n")
+    git(site.origin, "checkout", "-q", "-b", "side", site.first)
+    side = commit(site.origin, "c.txt", "three\n")
+    expected = {None: side, "main": second, "v1": site.first, second: second, "side": side, second[:10]: second}
+    for run, (ref, wanted) in enumerate(expected.items(), 1):
+        assert git(site.prepare(run, ref=ref), "rev-parse", "HEAD") == wanted, ref
+    with pytest.raises(PreparationError, match="'none' is no branch, tag or commit"):
+        site.prepare(20, ref="none")
+    with pytest.raises(PreparationError, match="no branch, tag or commit"):
+        site.prepare(20, ref="--upload-pack=touch x")
+    assert site.remnants() == []
+
+
+def test_a_commit_that_no_branch_holds_any_more_is_fetched(site: Site) -> None:
+    gone = commit(site.origin, "b.txt", "two\n")
+    git(site.origin, "reset", "-q", "--hard", site.first)
+    git(site.origin, "config", "uploadpack.allowAnySHA1InWant", "true")
+    assert git(site.prepare(ref=gone), "rev-parse", "HEAD") == gone
+
+
+def test_the_mirror_is_fetched_when_it_is_old_enough(site: Site) -> None:
+    site.prepare(1, fetch_every=3600.0)
+    second = commit(site.origin, "b.txt", "two\n")
+    assert git(site.prepare(2, fetch_every=3600.0), "rev-parse", "HEAD") == site.first
+    assert git(site.prepare(3), "rev-parse", "HEAD") == second
+    git(site.origin, "checkout", "-q", "-b", "trunk")
+    git(site.origin, "branch", "-D", "main")
+    place = site.prepare(4)
+    assert "origin/main" not in git(place, "branch", "-r")
+    assert git(place, "rev-parse", "origin/trunk") == second
+
+
+def test_an_unreachable_remote_is_a_warning_or_fails_the_run(site: Site) -> None:
+    site.prepare(1)
+    site.origin.rename(site.origin.with_name("elsewhere"))
+    assert git(site.prepare(2), "rev-parse", "HEAD") == site.first
+    assert any("WARNING: the repository cannot be fetched" in line for line in site.said)
+    with pytest.raises(PreparationError, match="cannot be fetched"):
+        site.prepare(3, require_fetch=True)
+    assert not (site.tasks / "3").exists()
+
+
+def test_another_repository_under_the_same_name_is_fetched_at_once(site: Site, tmp_path: Path) -> None:
+    site.prepare(1, fetch_every=3600.0)
+    other = tmp_path / "other"
+    git(tmp_path, "clone", "-q", str(site.origin), str(other))
+    second = commit(other, "b.txt", "two\n")
+    place = site.prepare(2, fetch_every=3600.0, repository=other)
+    assert git(place, "rev-parse", "HEAD") == second
+    assert git(place, "remote", "get-url", "origin") == str(other)
+
+
+def test_a_damaged_mirror_is_made_anew_at_the_second_try(site: Site) -> None:
+    site.prepare(1)
+    for pack in (site.tasks.parent / "mirror" / "objects").rglob("*.pack"):
+        pack.chmod(0o600)
+        pack.unlink()
+    for loose in (site.tasks.parent / "mirror" / "objects").glob("??/*"):
+        loose.unlink()
+    commit(site.origin, "b.txt", "two\n")
+    assert git(site.prepare(2), "log", "--oneline", "-1").endswith("b.txt")
+    assert site.remnants() == []
+
+
+def test_a_repository_without_a_commit_says_so(site: Site, tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "empty")
+    with pytest.raises(PreparationError, match="no commit on its HEAD yet"):
+        site.prepare(1, repository=tmp_path / "empty")
+
+
+def test_submodules_are_checked_out(site: Site, tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "-b", "main", "library")
+    commit(tmp_path / "library", "lib.txt", "library\n")
+    git(site.origin, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(tmp_path / "library"), "lib")
+    git(site.origin, "commit", "-q", "-m", "submodule")
+    assert (site.prepare(1) / "lib" / "lib.txt").read_text() == "library\n"
+
+
+def test_files_in_lfs_are_refused_with_a_clear_word(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(site.origin, ".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n")
+    real = next(Path(part) / "git" for part in os.environ["PATH"].split(":") if (Path(part) / "git").exists())
+    (tmp_path / "bin").mkdir()
+    wrapper = tmp_path / "bin" / "git"
+    wrapper.write_text(f'#!/bin/sh\ncase "$1" in lfs) exit 1;; esac\nexec {real} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with pytest.raises(PreparationError, match="git-lfs is not installed"):
+        site.prepare(1)
+    assert not (site.tasks / "1").exists()
+    assert site.remnants() == []
+
+
+def test_stale_locks_of_git_are_removed_and_young_ones_waited_for(site: Site) -> None:
+    site.prepare(1)
+    stale, young = (site.tasks.parent / "mirror" / name for name in ("packed-refs.lock", "HEAD.lock"))
+    stale.touch()
+    os.utime(stale, (time.time() - 301,) * 2)
+    young.touch()
+    maker = threading.Thread(target=site.prepare, args=(2,))
+    maker.start()
+    maker.join(1)
+    assert maker.is_alive()
+    young.unlink()
+    maker.join(20)
+    assert (site.tasks / "2").exists()
+    assert not stale.exists()
+    assert any("removed a lock that git left" in line for line in site.said)
+
+
+def test_concurrent_clones_do_not_disturb_each_other(site: Site) -> None:
+    makers = [threading.Thread(target=site.prepare, args=(run,)) for run in range(1, 9)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join(60)
+    for run in range(1, 9):
+        assert git(site.tasks / str(run), "status", "--porcelain") == ""
+    commit(site.tasks / "1", "mine.txt", "mine\n")
+    git(site.tasks / "1", "gc", "-q", "--prune=now")
+    assert not (site.tasks / "2" / "mine.txt").exists()
+    git(site.tasks / "2", "fsck", "--no-progress")
+
+
+def test_credentials_are_left_out_of_what_is_told(site: Site) -> None:
+    assert without_credentials("fatal: https://me:pw@host/x and ssh://k@h") == "fatal: https://host/x and ssh://h"
+    with pytest.raises(PreparationError) as caught:
+        site.prepare(1, repository="https://me:hunter2@127.0.0.1:1/x.git")
+    assert "hunter2" not in f"{caught.value} {site.said}"
