@@ -27,6 +27,11 @@ class Metrics:
         self._lag = self._gauge("event_loop_lag_seconds", "By how much the event loop came late at the last look.")
         self._queue = self._gauge("queue_length", "Runs that wait for their start.")
         self._statuses = self._gauge("runs", "Active runs, by status.", "status")
+        self._cleaned = self._counter("workspaces_cleaned", "Workspaces that were to be removed.", "result")
+        self._workspaces = self._gauge("workspaces", "Workspaces that are there, by environment.", "environment")
+        self._bytes = self._gauge("workspace_bytes", "Bytes they took at the last look.", "environment")
+        for result in ("removed", "failed"):
+            self._cleaned.labels(result)
         for outcome in FireOutcome:
             self._fires.labels(outcome)
         for status in RunStatus:
@@ -60,12 +65,24 @@ class Metrics:
         """Count a change of a schedule that was asked for: `ok`, or the code of the refusal."""
         self._changes.labels(action, result).inc()
 
+    def cleaned(self, result: str) -> None:
+        """Count a workspace that was to be removed: `removed` or `failed`."""
+        self._cleaned.labels(result).inc()
+
     def lagged(self, seconds: float) -> None:
         """Note by how much the event loop came late."""
         self._lag.set(seconds)
 
-    def text(self, active: dict[str, int]) -> bytes:
-        """Return everything as Prometheus reads it; `active` counts the active runs by status."""
+    def text(self, active: dict[str, int], workspaces: dict[str, tuple[int, int]]) -> bytes:
+        """Return everything as Prometheus reads it.
+
+        `active` counts the active runs by status, `workspaces` those that are there and their bytes by environment.
+        """
+        self._workspaces.clear()
+        self._bytes.clear()
+        for environment, (count, size) in workspaces.items():
+            self._workspaces.labels(environment).set(count)
+            self._bytes.labels(environment).set(size)
         self._queue.set(active.get(RunStatus.PENDING, 0))
         for status in (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.SUSPENDED):
             self._statuses.labels(status).set(active.get(status, 0))

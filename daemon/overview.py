@@ -41,7 +41,8 @@ def status_view(
 ) -> dict[str, Any]:
     """Return what runs now, what is next, what failed last, a day of runs, what they cost today, and the disk.
 
-    `daemon` is its pid and `answers` whether it can be talked to, `zone` says when the day begins, `agents` are those that may be seen (None for all).
+    `daemon` is its pid and `answers` whether it can be talked to, `zone` says when the day begins, `agents` are those
+    that may be seen (None for all).
     """
     seen = {"agents": None if agents is None else json.dumps(agents)}
     running = _runs(connection, "r.completed_at IS NULL AND r.status IN ('running', 'suspended')", seen, "r.id")
@@ -84,7 +85,7 @@ def _next(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any]) -
 
 
 def _next_due(row: sqlite3.Row, now: datetime) -> str | None:
-    """Return the next due time of a schedule that lies ahead: the one in its row may wait for its jitter, or a daemon."""
+    """Return the next due time of a schedule that lies ahead; the one in its row may wait for its jitter."""
     if row["next_due"] > format_instant(now):
         return str(row["next_due"])
     try:

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from daemon.api.control import Control
 from daemon.api.identity import Tokens
 from daemon.api.server import ControlServer
 from daemon.api.sockets import Listeners, listening
+from daemon.cleanup import Cleanup
 from daemon.clock import Clock
 from daemon.clock_steps import step_back
 from daemon.config.inactive import inactive_settings
@@ -116,6 +117,7 @@ class Service:
         self._control: Control
         self._server: ControlServer
         self._reloader: Reloader
+        self._cleanup: Cleanup
         self._tasks: asyncio.TaskGroup
         self._asked: set[asyncio.Task[None]] = set()  # what signals asked for and is under way
 
@@ -135,7 +137,13 @@ class Service:
             if not self._stop_signal.asked.is_set():
                 standing = [
                     loops.create_task(work)
-                    for work in (self._queue.serve(), self._clock.serve(), self._clock.watch(), self._report())
+                    for work in (
+                        self._queue.serve(),
+                        self._clock.serve(),
+                        self._clock.watch(),
+                        self._cleanup.serve(),
+                        self._report(),
+                    )
                 ]
                 notify("READY=1", await self._status())
                 _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._state_dir), version=__version__)
@@ -184,10 +192,11 @@ class Service:
             self._instance,
             utc_now,
             self._may_deliver,
-            self._metrics.run_lasted,
+            self._run_lasted,
         )
         self._queue = Queue(self._database, pipeline, self.config, runs, utc_now)
         self._clock = Clock(self._database, self._present, utc_now, self._fired, self._look_up)
+        self._cleanup = Cleanup(self._database, self._state_dir, self.config, utc_now, self._metrics.cleaned)
         self._reloader = Reloader(
             self.config, self._state_dir, self._database, self._clock.decide, self._use, self._status
         )
@@ -196,6 +205,7 @@ class Service:
             clock=self._clock,
             queue=self._queue,
             metrics=self._metrics,
+            cleanup=self._cleanup,
             reload=self._reloader.reload,
             state_dir=self._state_dir,
             instance=self._instance,
@@ -219,6 +229,10 @@ class Service:
         rights = self._control.rights
         at_once = rights.may_at_once(principal)
         return at_once if at_once is not None else await asyncio.to_thread(rights.may, principal, "task.update", agent)
+
+    def _run_lasted(self, duration: timedelta) -> None:
+        self._metrics.run_lasted(duration)
+        self._cleanup.wake()
 
     async def _fired(self, fires: list[Fire]) -> None:
         self._metrics.fired(fires)
@@ -253,7 +267,7 @@ class Service:
 
     def _use(self, config: Config, tokens: Tokens) -> None:
         """Go by another config from now on."""
-        self.config = self._queue.config = config
+        self.config = self._queue.config = self._cleanup.config = config
         self._control.use(config)
         self._server.use(config, tokens)
         self._stop_signal.term_means = config.daemon.on_stop

@@ -14,6 +14,7 @@ from daemon.rules.cadence import Cadence
 from daemon.store.runs import SELECT_RUNS, Run, run_from
 from daemon.store.schedules import ScheduleRow, schedule_from
 from daemon.store.skips import pending_skips
+from daemon.store.workspaces import get_workspace
 from daemon.units import format_instant, parse_instant
 
 _NEXT_TIMES = 5
@@ -191,7 +192,22 @@ def run_details(connection: sqlite3.Connection, run: Run) -> dict[str, Any]:
             {"number": row["number"], "at": row["at"], "type": row["type"], "data": json.loads(row["data"])}
             for row in events
         ],
+        "workspace": _workspace_of(connection, run.id),
     }
+
+
+def _workspace_of(connection: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
+    """Return where a run of a git environment works, and what was saved of it when that was removed."""
+    workspace = get_workspace(connection, run_id)
+    if workspace is None:
+        return None
+    cleaned = connection.execute(
+        "SELECT data FROM events WHERE run_id = ? AND type = 'workspace_cleaned' ORDER BY number DESC LIMIT 1",
+        (run_id,),
+    ).fetchone()
+    saved = json.loads(cleaned["data"]).get("saved") if cleaned and workspace.state == "removed" else None
+    names = ("environment", "path", "state", "kept", "base", "bytes", "created_at", "removed_at", "note")
+    return {**{name: getattr(workspace, name) for name in names}, "saved": saved}
 
 
 def _duration_ms(run: Run) -> int | None:

@@ -48,6 +48,8 @@ class Work:
     run_dir: Path
     workspace: Path
     terms: Terms
+    locks_workspace: bool = False
+    """Whether the workspace is the run's own, and is marked as in use while it runs."""
     identity: Identity | None = None
     """The supervisor that an earlier daemon left behind."""
     delivered: bool = False
@@ -91,17 +93,21 @@ class Journal:
     delivered: Callable[[], Awaitable[None]]
 
 
-class Agent(Protocol):
-    """A kind of agent; one instance serves one run."""
+class Stoppable(Protocol):
+    """What a run is busy with, and can be told to end."""
+
+    def stop(self, *, at_once: bool) -> None:
+        """Ask for the end of the work."""
+
+    def note_cancellation(self, told: str) -> None:
+        """Leave word that the end is wanted, for a daemon that finds no flag in the database."""
+
+
+class Agent(Stoppable, Protocol):
+    """A kind of agent; one instance serves one run, and `run` or `resume` returns after a `stop`."""
 
     async def run(self, work: Work, journal: Journal) -> Outcome | NeverStarted:
         """Deliver the input and stay until the work has ended."""
 
     async def resume(self, work: Work) -> Outcome | NeverStarted:
         """Take over a run that an earlier daemon began, or find out how it ended."""
-
-    def stop(self, *, at_once: bool) -> None:
-        """Ask for the end of the work; `run` or `resume` then returns."""
-
-    def note_cancellation(self, told: str) -> None:
-        """Leave word that the end is wanted, for a daemon that finds no flag in the database."""

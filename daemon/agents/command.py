@@ -194,6 +194,7 @@ def _spec(work: Work, settings: Settings, program: str, environment: Resolved, u
         "run_dir": str(work.run_dir),
         "argv": [program, *settings.command[1:], *([work.content] if settings.input == "argument" else [])],
         "cwd": str(work.workspace),
+        "lock": str(work.workspace) if work.locks_workspace else None,
         "env": {**_base_environment(work), **environment.values, **_own_variables(work)},
         "stdin": str(work.run_dir / "input.txt") if settings.input == "stdin" else os.devnull,
         "umask": umask,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from daemon.access import Action, Rights
 from daemon.api.remembered import Remembered
+from daemon.cleanup import Cleanup
 from daemon.clock import Clock
 from daemon.config.schema import Config
 from daemon.metrics import Metrics
@@ -29,6 +30,7 @@ class Control:
     clock: Clock
     queue: Queue
     metrics: Metrics
+    cleanup: Cleanup
     reload: Callable[[], Awaitable[tuple[list[Declared], list[str]]]]
     """Read the config file again: what changed, and what needs a restart; raises ConfigError for a bad one."""
     state_dir: Path

@@ -15,6 +15,7 @@ _PARTS = {
     "agent": ("An agent of the config.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
     "name": ("A schedule of the agent.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
     "id": ("A run.", {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}),
+    "run_id": ("The run that a workspace belongs to.", {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}),
 }
 _HEADERS = {
     IF_MATCH: ("Versions that the change is meant for; any other is 412.", {"type": "string"}),

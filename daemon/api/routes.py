@@ -47,7 +47,8 @@ class Call:
     @property
     def run_id(self) -> int:
         """The run that the path names; raises NotFoundError for what cannot be one."""
-        text = self.request.match_info["id"]
+        match = self.request.match_info
+        text = match["run_id"] if "run_id" in match else match["id"]
         if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= _LARGEST_ID):  # noqa: PLR2004
             raise NotFoundError(f"no run {text!r}")
         return int(text)

@@ -14,6 +14,7 @@ from daemon.config.inactive import inactive_settings
 from daemon.errors import ForbiddenError
 from daemon.overview import status_view
 from daemon.store.runs import count_active
+from daemon.store.workspaces import count_workspaces
 from daemon.units import utc_now
 
 
@@ -46,7 +47,8 @@ async def _metrics(call: Call) -> web.StreamResponse:
     if call.principal.startswith("run:"):
         raise ForbiddenError(f"{call.principal} may see its own run only")
     active = await call.control.database.read(count_active)
-    text = await asyncio.to_thread(call.control.metrics.text, active)
+    workspaces = await call.control.database.read(count_workspaces)
+    text = await asyncio.to_thread(call.control.metrics.text, active, workspaces)
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

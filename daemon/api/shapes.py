@@ -225,6 +225,7 @@ class RunDetails(RunView):
     task_metadata: dict[str, Any]
     steps: list[dict[str, Any]]
     events: list[dict[str, Any]]
+    workspace: dict[str, Any] | None
 
 
 class RunList(BaseModel):
@@ -282,6 +283,53 @@ class BackfillView(BaseModel):
     skipped_overlap: int
     upcoming: int
     runs: list[int]
+
+
+class CleanRequest(Shape):
+    """Which workspaces go: those older than the environments' max_age, or than this."""
+
+    older_than_seconds: Seconds | None = None
+    dry_run: bool = False
+
+
+class CleanView(BaseModel):
+    """What a cleanup removed, or would remove."""
+
+    removed: list[int]
+    failed: list[dict[str, Any]]
+    dry_run: bool
+
+
+class DiscardView(BaseModel):
+    """That a workspace is gone."""
+
+    run_id: int
+    removed: bool
+
+
+class WorkspaceView(BaseModel):
+    """A workspace that is there, and why."""
+
+    run_id: int
+    agent: str
+    schedule: str | None
+    environment: str
+    path: str
+    status: RunStatus
+    kept: bool
+    reason: str
+    bytes: int | None
+    age_seconds: int | None
+    created_at: str
+    ended_at: str | None
+
+
+class WorkspaceList(BaseModel):
+    """The workspaces that are there, and the room that environments take."""
+
+    workspaces: list[WorkspaceView]
+    environments: list[dict[str, Any]]
+    total: int
 
 
 class ReloadView(BaseModel):

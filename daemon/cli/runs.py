@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon.cli.drawing import Json, local_time, print_facts, print_json, print_table, shortened
+from daemon.text import escape
 
 if TYPE_CHECKING:
     from daemon.config.schema import Config
@@ -120,8 +121,10 @@ def show(context: typer.Context, run: Number, json: Json = False) -> None:
             ("goes on from", details["previous_run_id"]),
             ("input", details["initial_input"]["content"]),
             ("folder", _folder(config, run)),
+            *_of_workspace(details["workspace"]),
         )
     )
+    _print_restoring(details["workspace"])
     print()
     print_table(
         ("step", "from", "to", "what was wrong"),
@@ -131,12 +134,37 @@ def show(context: typer.Context, run: Number, json: Json = False) -> None:
     print()
     print_table(
         ("event", "at", "data"),
-        (
-            (event["type"], event["at"], " ".join(f"{name}={value}" for name, value in event["data"].items()))
-            for event in details["events"]
-        ),
+        ((event["type"], event["at"], _told(event["data"])) for event in details["events"]),
         empty="No events yet.",
     )
+
+
+def _of_workspace(workspace: dict[str, Any] | None) -> list[tuple[str, object]]:
+    """Return what there is to say of a run's workspace."""
+    if workspace is None:
+        return []
+    saved = workspace["saved"]
+    facts: list[tuple[str, object]] = [("workspace", f"{workspace['path']} ({workspace['state']})")]
+    facts += [("began at", workspace["base"]), ("not removed", workspace["note"])]
+    if saved is not None:
+        facts.append(("saved work", f"{saved['commits']} commits, {saved['files']} changed files"))
+    if saved is not None and saved["ignored"]:
+        names = ", ".join(saved["ignored_names"][:5])
+        facts.append(("not saved", f"{saved['ignored']} entries that git ignores: {names}"))
+    return facts
+
+
+def _print_restoring(workspace: dict[str, Any] | None) -> None:
+    saved = workspace["saved"] if workspace is not None else None
+    if saved is not None and saved["restore"]:
+        print("\nto get the saved work back")
+        for step in saved["restore"]:
+            print(f"  {escape(step)}")
+
+
+def _told(data: dict[str, Any]) -> str:
+    """Return the data of an event in a line; what has a shape of its own is shown elsewhere."""
+    return " ".join(f"{name}={value}" for name, value in data.items() if not isinstance(value, dict))
 
 
 def _folder(config: "Config", run: int) -> Path:

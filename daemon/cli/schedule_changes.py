@@ -248,7 +248,7 @@ _CLEARABLE = {
 def _definition(options: dict[str, Any]) -> dict[str, Any]:
     """Return the body that the given options make."""
     body = {key: options[name] for name, key in _PLAIN.items() if options.get(name) is not None}
-    body |= {key: _seconds(name, options[name]) for name, key in _DURATIONS.items() if options.get(name) is not None}
+    body |= {key: seconds_of(name, options[name]) for name, key in _DURATIONS.items() if options.get(name) is not None}
     if options.get("content") is not None:
         body["initial_input"] = {"content": options["content"]}
     for name, key in (("params", "task_params"), ("metadata", "task_metadata")):
@@ -270,7 +270,8 @@ def _cleared(keys: list[str], body: dict[str, Any]) -> dict[str, None]:
     return found
 
 
-def _seconds(name: str, text: str) -> int:
+def seconds_of(name: str, text: str) -> int:
+    """Return the seconds of a duration; raise BadParameter for what is none."""
     from daemon.units import parse_duration
 
     try:

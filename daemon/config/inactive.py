@@ -11,16 +11,12 @@ def inactive_settings(config: Config) -> list[str]:
 
 
 def _sections(config: Config) -> Iterator[str]:
-    for section in ("cleanup", "notify"):
-        if section in config.model_fields_set and getattr(config, section):
-            yield f"[{section}]"
+    if config.notify:
+        yield "[notify]"
     if config.control.public_url is not None:
         yield "control.public_url"
     if config.retention.days is not None:
         yield "[retention]"
-    for name, environment in config.environments.items():
-        if environment.mode == "git":
-            yield f"[environments.{name}]"
 
 
 def _agents(config: Config) -> Iterator[str]:

@@ -28,8 +28,10 @@ def runs_with_folders(state_dir: Path) -> set[int]:
     }
 
 
-def prepare(state_dir: Path, run_id: int, content: str, config: Config, environment: str | None) -> Path:
-    """Make the run's folder with its input, and return the workspace; raise PreparationError, or FolderRoomError.
+def prepare(state_dir: Path, run_id: int, content: str, config: Config, environment: str | None) -> Path | None:
+    """Make the run's folder with its input; return the workspace, None if a git environment must make it.
+
+    Raise PreparationError, or FolderRoomError.
 
     Preparing again what an earlier try left behind is harmless.
     """
@@ -45,7 +47,7 @@ def prepare(state_dir: Path, run_id: int, content: str, config: Config, environm
         raise kind(f"cannot prepare the run's folder: {error.strerror}: {error.filename or folder}") from None
 
 
-def _workspace(folder: Path, config: Config, environment: str | None) -> Path:
+def _workspace(folder: Path, config: Config, environment: str | None) -> Path | None:
     settings = config.environments[environment] if environment else None
     if settings is not None and settings.mode == "local" and settings.path is not None:
         place = config.resolve(settings.path)
@@ -53,7 +55,7 @@ def _workspace(folder: Path, config: Config, environment: str | None) -> Path:
             raise PreparationError(f"environment {environment}: {place} is not a directory")
         return place
     if settings is not None and settings.mode == "git":
-        raise PreparationError(f"environment {environment}: git environments are not yet active in this version")
+        return None
     private = folder / "work"
     private.mkdir(mode=0o700, exist_ok=True)
     return private

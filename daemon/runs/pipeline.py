@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from daemon.agents.base import Agent, Identity, Journal, NeverStarted, Outcome, Terms, Work
+from daemon.agents.base import Identity, Journal, NeverStarted, Outcome, Stoppable, Terms, Work
 from daemon.agents.command import CommandAgent
 from daemon.agents.launcher import Nursery
 from daemon.config.schema import CommandAgent as CommandSettings
@@ -22,10 +22,12 @@ from daemon.errors import SecretError
 from daemon.model import CONFIG_PRINCIPAL, RunStatus, Step
 from daemon.runs.ending import finish
 from daemon.runs.folders import FolderRoomError, PreparationError, prepare, run_folder
+from daemon.runs.preparation import Preparation, source_of
 from daemon.store.database import Database, Transaction
-from daemon.store.events import begin_step, end_step
+from daemon.store.events import add_event, begin_step, end_step
 from daemon.store.flags import flag_cancellation, flag_of
 from daemon.store.runs import Change, Run, change_status, get_run, update_run
+from daemon.store.workspaces import add_workspace
 from daemon.units import format_instant, parse_instant
 
 _LOG = structlog.get_logger()
@@ -58,7 +60,7 @@ class Pipeline:
         self._umask = umask
         self._instance = instance
         self._now = now
-        self._agents: dict[int, Agent] = {}
+        self._agents: dict[int, Stoppable] = {}
 
     async def execute(self, run: Run, config: Config) -> None:
         """Take a claimed run through its steps; whatever goes wrong becomes its outcome."""
@@ -122,12 +124,34 @@ class Pipeline:
         if not isinstance(settings, CommandSettings):
             reason = f"agents of type {settings.type} are not yet active in this version"
             return Outcome(RunStatus.FAILED, reason, permanent=True)
-        workspace = await asyncio.to_thread(
-            prepare, self._state_dir, run.id, run.input_content, config, settings.environment
-        )
+        workspace = await self._workspace(run, settings, config)
         agent = self._agents[run.id] = CommandAgent(self._nursery, config, settings, self._umask)
         journal = Journal(partial(self._identified, run.id), partial(self._delivered, run.id))
-        return await agent.run(self._work(run, workspace), journal)
+        work = replace(self._work(run, workspace), locks_workspace=_is_git(config, settings.environment))
+        return await agent.run(work, journal)
+
+    async def _workspace(self, run: Run, settings: CommandSettings, config: Config) -> Path:
+        """Make the place where a run works."""
+        name = settings.environment
+        place = await asyncio.to_thread(prepare, self._state_dir, run.id, run.input_content, config, name)
+        if place is not None or name is None:
+            return place or run_folder(self._state_dir, run.id)
+        preparation = Preparation(self._state_dir, run.id, self._umask)
+        self._agents[run.id] = preparation
+        try:
+            source = source_of(config, name, config.environments[name])
+            path, base = await preparation.make(source, settings.timeout.total_seconds())
+        except PreparationError:
+            if preparation.stopped:
+                raise _UnwantedError from None
+            raise
+
+        def record(tx: Transaction) -> None:
+            add_workspace(tx, run.id, name, path, self._now(), base)
+            add_event(tx, run.id, self._now(), "workspace_prepared", {"environment": name, "base": base})
+
+        await self._database.write_patiently(record)
+        return path
 
     async def _resume(self, run: Run, config: Config) -> Outcome | NeverStarted:
         agent = self._agents[run.id] = CommandAgent(self._nursery, config, None, self._umask)
@@ -212,6 +236,10 @@ class Pipeline:
         tx.execute("DELETE FROM steps WHERE run_id = ?", (run.id,))
         change = change_status(tx, current, RunStatus.PENDING, now, **nobody, not_before=again)
         return [replace(change, error=outcome.reason)]
+
+
+def _is_git(config: Config, environment: str | None) -> bool:
+    return environment is not None and config.environments[environment].mode == "git"
 
 
 def terms_of(run: Run) -> Terms:

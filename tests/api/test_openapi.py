@@ -36,6 +36,11 @@ GET /runs/{id}
 GET /runs/{id}/output
 POST /runs/{id}/cancel
 POST /runs/{id}/retry
+GET /workspaces
+POST /workspaces/clean
+POST /workspaces/{run_id}/discard
+POST /workspaces/{run_id}/keep
+POST /workspaces/{run_id}/unkeep
 POST /reload
 GET /status
 GET /healthz

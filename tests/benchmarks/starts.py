@@ -92,7 +92,7 @@ async def supervised(count: int, folder: Path) -> float:
 
     async def one(number: int) -> None:
         at, name = run_folder(folder, number), f"benchmark:{number}"
-        work = Work(number, name, "a", "a/s", now, 1, Trigger.MANUAL, name, "", at, places[number], Terms())
+        work = Work(number, name, "a", "a/s", now, 1, Trigger.MANUAL, name, "", at, places[number] or folder, Terms())
         agent = CommandAgent(nursery, config, settings, 0o077)
         outcome = await agent.run(work, Journal(identified, delivered))
         assert getattr(outcome, "exit_code", None) == 0, outcome

@@ -88,6 +88,15 @@ def _exactly(channel: socket.socket, length: int) -> bytes | None:
     return bytes(data)
 
 
+def _locked(workspace: str | None) -> int | None:
+    """Mark a workspace as in use for as long as this process lives; its folder's descriptor is not passed on."""
+    if workspace is None:
+        return None
+    folder = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return folder
+
+
 class Supervisor:
     """One run: its command, its time limits, its output, and the end of its tree."""
 
@@ -96,6 +105,7 @@ class Supervisor:
         self.run_dir: str = spec["run_dir"]
         self.status_file = os.open(os.path.join(self.run_dir, status.NAME), os.O_RDWR | os.O_CLOEXEC)
         fcntl.flock(self.status_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.workspace = _locked(spec.get("lock"))
         self.output: Output
         self.pipes: dict[int, bool] = {}  # descriptor: whether it is the standard output alone
         self.standard_output = Tail(spec["keep_standard_output"])

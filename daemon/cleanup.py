@@ -1,0 +1,302 @@
+"""The cleanup of workspaces: what the policy lets go is saved and removed, one after the other, by a helper process."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from daemon.config.policies import policy_of
+from daemon.config.schema import Config
+from daemon.errors import NotFoundError, RefusedError, StoreUnavailableError
+from daemon.model import ACTIVE
+from daemon.rules.cadence import Cadence, cron_cadence, interval_cadence
+from daemon.rules.keeping import Policy, Verdict, beyond_quota, judge
+from daemon.store.database import Database, Transaction
+from daemon.store.events import add_event
+from daemon.store.runs import get_run
+from daemon.store.workspaces import (
+    Workspace,
+    add_workspace,
+    get_workspace,
+    mark_removed,
+    present_workspaces,
+    set_bytes,
+    set_kept,
+    set_note,
+)
+from daemon.units import format_size
+from daemon.workspaces.calling import Porter, PorterError, porter
+from daemon.workspaces.places import RUNS, TOP, workspace_path
+from daemon.workspaces.removal import TRASH
+
+_LOG = structlog.get_logger()
+_LOOK = 30.0  # seconds after which the wall clock is looked at again
+_QUIET = 1.0  # seconds between the first need for a sweep and the sweep
+
+
+@dataclass
+class Swept:
+    """What one cleanup did, or would do."""
+
+    removed: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    dry_run: bool = False
+
+    def view(self) -> dict[str, Any]:
+        """Return it as everybody outside sees it."""
+        failed = [{"run_id": run, "reason": reason} for run, reason in self.failed.items()]
+        return {"removed": self.removed, "failed": failed, "dry_run": self.dry_run}
+
+
+class Cleanup:
+    """Looks after the workspaces of one daemon."""
+
+    def __init__(
+        self,
+        database: Database,
+        state_dir: Path,
+        config: Config,
+        now: Callable[[], datetime],
+        count: Callable[[str], None],
+    ) -> None:
+        """Prepare; `count` hears the result of each removal."""
+        self.config = config
+        self._database = database
+        self._state_dir = state_dir
+        self._now = now
+        self._count = count
+        self._one_at_a_time = asyncio.Lock()
+        self._wanted = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look after the quotas soon: a workspace has come into use, or its run has ended."""
+        self._wanted.set()
+
+    async def serve(self) -> None:
+        """Sweep at the start, whenever the config says, and when a quota may be exceeded."""
+        at_start = True
+        while True:
+            try:
+                await self.sweep(at_start=at_start)
+                at_start = False
+            except (PorterError, OSError, StoreUnavailableError) as error:
+                _LOG.error("[cleanup] The cleanup failed, and is tried again at its next time", error=str(error))
+            await self._next_time(self._now())
+
+    async def _next_time(self, last: datetime) -> None:
+        """Wait until the next time after the last one, or until something is wanted where a quota is set."""
+        while True:
+            due = _cadence(self.config).next_after(last)
+            left = _LOOK if due is None else due.timestamp() - self._now().timestamp()
+            if due is not None and left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LOOK)):
+                    await self._wanted.wait()
+            if self._wanted.is_set():
+                self._wanted.clear()
+                if any(policy_of(self.config, name).quota for name in self.config.environments):
+                    await asyncio.sleep(_QUIET)
+                    return
+
+    async def sweep(
+        self, *, at_start: bool = False, older_than: timedelta | None = None, dry_run: bool = False
+    ) -> Swept:
+        """Remove what the policy lets go; raise PorterError, OSError or StoreUnavailableError if nothing could be done.
+
+        `older_than` overrules the environments' max_age; a dry run only tells.
+        """
+        swept = Swept(dry_run=dry_run)
+        async with self._one_at_a_time:
+            present = await self._database.read(present_workspaces)
+            if not present and not (at_start and await asyncio.to_thread(self._has_anything)):
+                return swept
+            async with self._porter() as helper:
+                if not dry_run:
+                    await helper.do("sweep_up", at_start=at_start)
+                    await self._reconcile(helper, present)
+                    present = await self._database.read(present_workspaces)
+                    await self._measure(helper, present)
+                    present = await self._database.read(present_workspaces)
+                for workspace in self._going(present, older_than):
+                    if dry_run:
+                        swept.removed.append(workspace.run_id)
+                    else:
+                        await self._sweep_one(helper, workspace, swept)
+        if swept.removed and not dry_run:
+            _LOG.info(f"[cleanup] Removed {len(swept.removed)} old task workspace(s)")
+        return swept
+
+    def _has_anything(self) -> bool:
+        """Tell whether there may be anything to look after, though the ledger has no workspace."""
+        return any((self._state_dir / place).exists() for place in (TOP, f"{RUNS}/{TRASH}"))
+
+    def _going(self, present: Iterable[Workspace], older_than: timedelta | None) -> list[Workspace]:
+        """Return the workspaces that go now, oldest first."""
+        going: list[Workspace] = []
+        for name, group in _by_environment(present).items():
+            policy = policy_of(self.config, name)
+            verdicts = judge((one.candidate for one in group), policy, self._now(), older_than)
+            due = {run for run, verdict in verdicts.items() if verdict.due}
+            rest = {one.run_id: one.bytes or 0 for one in group if one.run_id not in due}
+            due |= self._over_quota(name, policy, rest, verdicts) if older_than is None else set()
+            going += [one for one in group if one.run_id in due]
+        return going
+
+    def _over_quota(
+        self, name: str, policy: Policy, sizes: Mapping[int, int], verdicts: Mapping[int, Verdict]
+    ) -> set[int]:
+        used = sum(sizes.values())
+        if policy.quota is None or used < policy.quota * policy.quota_warn:
+            return set()
+        going = set(beyond_quota(sizes, verdicts, policy.quota))
+        left = used - sum(sizes[run] for run in going)
+        _LOG.warning(
+            "[cleanup] The workspaces of an environment near their quota"
+            if used <= policy.quota
+            else "[cleanup] The workspaces of an environment exceed their quota",
+            environment=name,
+            used=format_size(used),
+            quota=format_size(policy.quota),
+            going=len(going),
+            left=format_size(left),
+        )
+        return going
+
+    async def _sweep_one(self, helper: Porter, workspace: Workspace, swept: Swept) -> None:
+        if workspace.ended_at is not None:
+            hours = (self._now() - workspace.ended_at) / timedelta(hours=1)
+            _LOG.info(f"[cleanup] Removing old task {workspace.run_id} (age: {hours:.1f}h)")
+        reason = await self._remove(helper, workspace, policy_of(self.config, workspace.environment).salvage_max)
+        if reason is None:
+            swept.removed.append(workspace.run_id)
+        else:
+            swept.failed[workspace.run_id] = reason
+
+    async def _remove(self, helper: Porter, workspace: Workspace, salvage_max: int | None) -> str | None:
+        """Save and remove a workspace; return why it is not gone."""
+        current = await self._database.read(lambda c: get_workspace(c, workspace.run_id))
+        if current is None or current.status in ACTIVE:
+            return "its run is active"
+        done = await helper.do(
+            "clean",
+            environment=workspace.environment,
+            run_id=str(workspace.run_id),
+            base=workspace.base,
+            salvage_max=salvage_max,
+        )
+        await self._database.write_patiently(lambda tx: self._record(tx, workspace.run_id, done))
+        self._count("removed" if done["gone"] else "failed")
+        return None if done["gone"] else str(done["reason"])
+
+    def _record(self, tx: Transaction, run_id: int, done: dict[str, Any]) -> None:
+        now, saved = self._now(), done["saved"]
+        if done["gone"] or done["in_trash"]:
+            mark_removed(tx, run_id, now)
+            left = {"left_in_trash": done["reason"]} if done["in_trash"] else {}
+            add_event(tx, run_id, now, "workspace_cleaned", {"saved": saved, **left})
+        elif set_note(tx, run_id, done["reason"]):
+            add_event(tx, run_id, now, "workspace_not_cleaned", {"reason": done["reason"], "saved": saved})
+
+    async def discard(self, run_id: int) -> str | None:
+        """Save and remove the workspace of a run, whatever the policy says; return why it is not gone.
+
+        Raise NotFoundError if there is none, RefusedError if the run is active or the workspace marked keep.
+        """
+        async with self._one_at_a_time:
+            workspace = await self._database.read(lambda c: get_workspace(c, run_id))
+            if workspace is None or workspace.state != "present":
+                raise NotFoundError(f"run {run_id} has no workspace")
+            if workspace.status in ACTIVE:
+                raise RefusedError(f"run {run_id} is {workspace.status}; its workspace is in use")
+            if workspace.kept:
+                raise RefusedError(f"the workspace of run {run_id} is marked keep; unkeep it first")
+            try:
+                async with self._porter() as helper:
+                    return await self._remove(helper, workspace, None)
+            except (PorterError, OSError) as error:
+                return str(error)
+
+    async def keep(self, run_id: int, by: str, *, kept: bool) -> Workspace:
+        """Mark a workspace so that nothing removes it, or take the mark back; raise NotFoundError if there is none."""
+
+        def mark(tx: Transaction) -> Workspace:
+            workspace = get_workspace(tx, run_id)
+            if workspace is None or workspace.state != "present":
+                raise NotFoundError(f"run {run_id} has no workspace")
+            if workspace.kept is not kept:
+                set_kept(tx, run_id, kept=kept)
+                add_event(tx, run_id, self._now(), "workspace_kept" if kept else "workspace_unkept", {"by": by})
+            return get_workspace(tx, run_id) or workspace
+
+        return await self._database.write(mark)
+
+    async def _measure(self, helper: Porter, present: Iterable[Workspace]) -> None:
+        sizes: dict[int, int] = {}
+        for name, group in _by_environment(present).items():
+            measured = await helper.do("measure", environment=name, runs=[str(one.run_id) for one in group])
+            sizes |= {int(run): size for run, size in measured.items()}
+        if sizes:
+            await self._database.write_patiently(lambda tx: set_bytes(tx, sizes))
+
+    async def _reconcile(self, helper: Porter, present: Iterable[Workspace]) -> None:
+        """Bring ledger and disk in line: unknown folders are taken in or put aside, rows without folders ended."""
+        on_disk = {(environment, name) for environment, names in (await helper.do("survey")).items() for name in names}
+        in_ledger = {(one.environment, str(one.run_id)): one for one in present}
+        for place, workspace in in_ledger.items():
+            if place not in on_disk and workspace.status not in ACTIVE:
+                _LOG.warning("[cleanup] A workspace is gone that nobody here removed", run_id=workspace.run_id)
+                await self._database.write_patiently(partial(self._lose, workspace.run_id))
+        for environment, name in sorted(on_disk - in_ledger.keys()):
+            if not await self._database.write_patiently(partial(self._take_in, environment, name)):
+                moved = await helper.do("quarantine", environment=environment, name=name)
+                _LOG.warning("[cleanup] A workspace of no known run was put aside", path=moved["path"])
+
+    def _lose(self, run_id: int, tx: Transaction) -> None:
+        mark_removed(tx, run_id, self._now())
+        add_event(tx, run_id, self._now(), "workspace_lost", {})
+
+    def _take_in(self, environment: str, name: str, tx: Transaction) -> bool:
+        """Take a folder of a known run into the ledger; return whether it was one."""
+        run = get_run(tx, int(name)) if name.isascii() and name.isdigit() and len(name) < 19 else None  # noqa: PLR2004
+        if run is None or str(run.id) != name:
+            return False
+        known = get_workspace(tx, run.id)
+        if run.status in ACTIVE and (known is None or known.state != "present"):
+            return True  # it is being made, and enters the ledger when it is complete
+        add_workspace(tx, run.id, environment, workspace_path(self._state_dir, environment, name), self._now())
+        add_event(tx, run.id, self._now(), "workspace_found", {"environment": environment})
+        return True
+
+    @contextlib.asynccontextmanager
+    async def _porter(self) -> AsyncIterator[Porter]:
+        async with porter(self._state_dir, _tell) as helper:
+            yield helper
+
+
+def _tell(text: str) -> None:
+    """Log what a helper process says, under its own words."""
+    if text.startswith(("[cleanup] ERROR", "[cleanup] Refusing")):
+        _LOG.warning(text)
+    else:
+        _LOG.info(text)
+
+
+def _cadence(config: Config) -> Cadence:
+    settings = config.cleanup
+    if settings.cron is not None:
+        return cron_cadence(settings.cron, config.daemon.timezone, None, None, timedelta(0))
+    return interval_cadence(settings.every, timedelta(0), None, None, timedelta(0))
+
+
+def _by_environment(workspaces: Iterable[Workspace]) -> dict[str, list[Workspace]]:
+    found: dict[str, list[Workspace]] = {}
+    for workspace in workspaces:
+        found.setdefault(workspace.environment, []).append(workspace)
+    return found

@@ -1,0 +1,139 @@
+"""`agentcron workspaces ...`: where runs work, what stays of it, and why."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daemon.cli.drawing import Json, print_json, print_table
+
+if TYPE_CHECKING:
+    from daemon.cli.client import Client
+
+app = typer.Typer(
+    help="Workspaces: the private clones that runs worked in.",
+    epilog="Example: agentcron workspaces list",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Number = Annotated[int, typer.Argument(metavar="RUN", min=1, max=2**63 - 1, help="The run's number.")]
+_BAR = 20  # characters
+
+
+@app.command("list", epilog="Example: agentcron workspaces list --json")
+def list_command(context: typer.Context, json: Json = False) -> None:
+    """List the workspaces that are there: size, age, and why each is kept."""
+    from daemon.cli.reading import document, read_config
+    from daemon.units import utc_now
+    from daemon.workspace_overview import workspaces_view
+
+    config = read_config(context.obj)
+    view = document(config, lambda connection: workspaces_view(connection, config, utc_now()), "/workspaces")
+    if json:
+        print_json(view)
+        return
+    print_table(
+        ("run", "environment", "agent", "schedule", "status", "size", "age", "why it is there"),
+        ([*_cells(workspace), workspace["reason"]] for workspace in view["workspaces"]),
+        empty="No workspaces.",
+    )
+    if view["environments"]:
+        print()
+        print_table(
+            ("environment", "workspaces", "used", "quota", ""),
+            ([one["environment"], one["workspaces"], *_room(one)] for one in view["environments"]),
+            empty="",
+        )
+
+
+def _cells(workspace: dict[str, Any]) -> list[object]:
+    names = ("run_id", "environment", "agent", "schedule", "status")
+    return [*(workspace[name] for name in names), _size(workspace["bytes"]), _age(workspace["age_seconds"])]
+
+
+def _size(size: int | None) -> str:
+    from daemon.units import format_size
+
+    return "not measured" if size is None else format_size(size)
+
+
+def _age(seconds: int | None) -> str:
+    from datetime import timedelta
+
+    from daemon.units import format_duration
+
+    return "-" if seconds is None else format_duration(timedelta(seconds=seconds))
+
+
+def _room(environment: dict[str, Any]) -> list[str]:
+    used, quota = environment["bytes"], environment["quota"]
+    if not quota:
+        return [_size(used), "none", ""]
+    filled = min(_BAR, round(_BAR * used / quota))
+    return [_size(used), _size(quota), f"{'█' * filled}{'░' * (_BAR - filled)} {used / quota:.0%}"]
+
+
+@app.command(epilog="Example: agentcron workspaces clean --older-than 2h --dry-run")
+def clean(
+    context: typer.Context,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="DURATION", help="Instead of max_age.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove what the policy lets go, its unsaved work saved first."""
+    from daemon.cli.schedule_changes import seconds_of
+
+    body: dict[str, Any] = {"dry_run": dry_run}
+    if older_than is not None:
+        body["older_than_seconds"] = seconds_of("older_than", older_than)
+    view = _client(context).ask("POST", "/workspaces/clean", body)
+    if json:
+        print_json(view)
+        return
+    runs = ", ".join(map(str, view["removed"]))
+    word = "would be removed" if dry_run else "removed"
+    print(f"{len(view['removed'])} workspace(s) {word}" + (f": {runs}" if runs else "") + ".")
+    for failed in view["failed"]:
+        print(f"Run {failed['run_id']} keeps its workspace: {failed['reason']}")
+    if view["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: agentcron workspaces discard 42")
+def discard(context: typer.Context, run: Number, json: Json = False) -> None:
+    """Remove the workspace of an ended run, its unsaved work saved first."""
+    client = _client(context)
+    view = client.ask("POST", f"/workspaces/{run}/discard")
+    if json:
+        print_json(view)
+    else:
+        print(f"The workspace of run {run} is gone; `agentcron runs show {run}` says what was saved of it.")
+
+
+@app.command(epilog="Example: agentcron workspaces keep 42")
+def keep(context: typer.Context, run: Number, json: Json = False) -> None:
+    """Have a workspace stay until it is unkept."""
+    view = _client(context).ask("POST", f"/workspaces/{run}/keep")
+    _tell(view, f"The workspace of run {run} stays: {view['path']}", json=json)
+
+
+@app.command(epilog="Example: agentcron workspaces unkeep 42")
+def unkeep(context: typer.Context, run: Number, json: Json = False) -> None:
+    """Let a workspace go again when the policy says so."""
+    view = _client(context).ask("POST", f"/workspaces/{run}/unkeep")
+    _tell(view, f"The workspace of run {run} is one like others: {view['reason']}.", json=json)
+
+
+def _tell(view: dict[str, Any], text: str, *, json: bool) -> None:
+    if json:
+        print_json(view)
+    else:
+        print(text)
+
+
+def _client(context: typer.Context) -> "Client":
+    from daemon.cli.client import Client
+    from daemon.cli.reading import read_config
+
+    return Client(read_config(context.obj), 3600.0)

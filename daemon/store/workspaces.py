@@ -1,0 +1,120 @@
+"""Rows of `workspaces`: where the runs of git environments work, or worked."""
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from daemon.model import RunStatus
+from daemon.rules.keeping import Candidate
+from daemon.store.database import Transaction
+from daemon.units import format_instant, parse_instant
+
+_SELECT = (
+    "SELECT w.*, r.agent, r.status, r.completed_at, s.name AS schedule FROM workspaces w "
+    "JOIN runs r ON r.id = w.run_id LEFT JOIN schedules s ON s.id = r.schedule_id"
+)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace with what matters of its run."""
+
+    run_id: int
+    environment: str
+    path: str
+    state: str
+    kept: bool
+    """Whether a person wants it to stay."""
+    created_at: str
+    removed_at: str | None
+    bytes: int | None
+    note: str | None
+    """Why it could not be removed."""
+    base: str | None
+    agent: str
+    schedule: str | None
+    status: RunStatus
+    ended_at: datetime | None
+
+    @property
+    def candidate(self) -> Candidate:
+        """It as the rules look at it; those of an agent without a schedule count together."""
+        return Candidate(self.run_id, f"{self.agent}/{self.schedule or ''}", self.status, self.kept, self.ended_at)
+
+
+def workspace_from(row: sqlite3.Row) -> Workspace:
+    """Build a Workspace from a row of the query."""
+    return Workspace(
+        run_id=row["run_id"],
+        environment=row["environment"],
+        path=row["path"],
+        state=row["state"],
+        kept=bool(row["kept"]),
+        created_at=row["created_at"],
+        removed_at=row["removed_at"],
+        bytes=row["bytes"],
+        note=row["note"],
+        base=row["base"],
+        agent=row["agent"],
+        schedule=row["schedule"],
+        status=RunStatus(row["status"]),
+        ended_at=parse_instant(row["completed_at"]) if row["completed_at"] else None,
+    )
+
+
+def add_workspace(
+    tx: Transaction, run_id: int, environment: str, path: Path, now: datetime, base: str | None = None
+) -> None:
+    """Note that a run has a workspace; one that is made again takes the place of the one before."""
+    tx.execute(
+        "INSERT INTO workspaces (run_id, environment, path, state, created_at, base) "
+        "VALUES (?, ?, ?, 'present', ?, ?) ON CONFLICT (run_id) DO UPDATE SET environment = excluded.environment, "
+        "path = excluded.path, state = 'present', created_at = excluded.created_at, base = excluded.base, "
+        "removed_at = NULL, bytes = NULL, note = NULL",
+        (run_id, environment, str(path), format_instant(now), base),
+    )
+
+
+def get_workspace(source: Transaction | sqlite3.Connection, run_id: int) -> Workspace | None:
+    """Return the workspace of a run."""
+    row = source.execute(f"{_SELECT} WHERE w.run_id = ?", (run_id,)).fetchone()
+    return workspace_from(row) if row else None
+
+
+def present_workspaces(source: Transaction | sqlite3.Connection) -> list[Workspace]:
+    """Return the workspaces that are there, oldest run first."""
+    return [workspace_from(row) for row in source.execute(f"{_SELECT} WHERE w.state = 'present' ORDER BY w.run_id")]
+
+
+def count_workspaces(source: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    """Return how many workspaces are there, and how many bytes they take, by environment."""
+    rows = source.execute(
+        "SELECT environment, count(*) AS n, coalesce(sum(bytes), 0) AS bytes FROM workspaces "
+        "WHERE state = 'present' GROUP BY environment"
+    )
+    return {row["environment"]: (row["n"], row["bytes"]) for row in rows}
+
+
+def set_kept(tx: Transaction, run_id: int, *, kept: bool) -> None:
+    """Note whether a person wants a workspace to stay."""
+    tx.execute("UPDATE workspaces SET kept = ? WHERE run_id = ?", (int(kept), run_id))
+
+
+def set_bytes(tx: Transaction, sizes: dict[int, int]) -> None:
+    """Note how much room workspaces take."""
+    tx.executemany("UPDATE workspaces SET bytes = ? WHERE run_id = ?", ((size, run) for run, size in sizes.items()))
+
+
+def set_note(tx: Transaction, run_id: int, note: str | None) -> bool:
+    """Note why a workspace could not be removed; return whether that is news."""
+    changed = tx.execute("UPDATE workspaces SET note = ?1 WHERE run_id = ?2 AND note IS NOT ?1", (note, run_id))
+    return changed.rowcount > 0
+
+
+def mark_removed(tx: Transaction, run_id: int, now: datetime) -> None:
+    """Note that a workspace is gone."""
+    tx.execute(
+        "UPDATE workspaces SET state = 'removed', removed_at = ?, note = NULL WHERE run_id = ?",
+        (format_instant(now), run_id),
+    )
