@@ -104,7 +104,7 @@ async def test_age_is_that_of_the_run_and_not_of_the_files(site: Site, said: lis
         os.close(holder)
         assert cleanup_old_task_workspaces("site", data_dir=site.state, on_log=said.append) == 1
     assert sorted(os.listdir(site.tasks)) == sorted(["stranger", "999", str(young), str(kept)])
-    assert f"[cleanup] Removing old task {old} (age: 48.0h)" in said
+    assert any(line.startswith(f"[cleanup] Removing old task {old} (age: 48.") for line in said)
     assert "[cleanup] Removed 1 old task workspace(s)" in said
     assert any("Refusing to remove" in line and "a process works in it" in line for line in said)
     assert any("no run of that number is known" in line for line in said)

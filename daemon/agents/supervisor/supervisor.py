@@ -127,10 +127,10 @@ class Supervisor:
         self._install_signals()
         self.output = Output(self.run_dir, self.spec["max_output"], self._hidden())
         status.write_record(self.status_file, "exec", {"pid": os.getpid(), "at": time.time()})
-        self._start()
         with contextlib.suppress(OSError):  # the daemon is away; it will find the run again
-            channel.sendall(STARTED)
+            channel.sendall(STARTED)  # before the command can spoil that record, and end us
         channel.close()
+        self._start()
         while not self.childless:
             self._wait()
             self._reap()
