@@ -191,11 +191,16 @@ class Cleanup:
             base=workspace.base,
             salvage_max=salvage_max,
         )
-        await self._database.write_patiently(lambda tx: self._record(tx, workspace.run_id, done))
+        record = partial(self._record, workspace.run_id, done)
+        if done["gone"] or done["in_trash"]:
+            await self._database.write_patiently(record)
+        else:  # what stays is found again, and the disk may be too full to say so
+            with contextlib.suppress(StoreUnavailableError):
+                await self._database.write(record)
         self._count("removed" if done["gone"] else "failed")
         return None if done["gone"] else str(done["reason"])
 
-    def _record(self, tx: Transaction, run_id: int, done: dict[str, Any]) -> None:
+    def _record(self, run_id: int, done: dict[str, Any], tx: Transaction) -> None:
         now, saved = self._now(), done["saved"]
         if done["gone"] or done["in_trash"]:
             mark_removed(tx, run_id, now)

@@ -1,5 +1,6 @@
 """A private clone for one run, made from the environment's mirror. Standard library only: the helper imports this."""
 
+import errno
 import os
 import secrets
 from collections.abc import Callable
@@ -69,7 +70,7 @@ def _fill(place: Path, mirror: Mirror, branch: str, commit: str, timeout: float)
     git = Git(timeout, place)
     git.run("clone", "--quiet", "--local", "--no-checkout", "--template=", str(mirror.path), str(place))
     _name_origin(place, mirror)
-    git.run("-c", "checkout.workers=0", "checkout", "--quiet", "--no-track", "-b", branch, commit)
+    _check_out(git, place, branch, commit)
     if (place / ".gitmodules").is_file():
         local = ("-c", "protocol.file.allow=always") if mirror.source.repository.startswith("/") else ()
         git.run(*local, "submodule", "--quiet", "update", "--init", "--recursive")
@@ -78,6 +79,25 @@ def _fill(place: Path, mirror: Mirror, branch: str, commit: str, timeout: float)
             raise PreparationError("the repository keeps files in Git LFS, and git-lfs is not installed")
         git.run("lfs", "install", "--local", "--skip-repo")
         git.run("lfs", "pull")
+
+
+def _check_out(git: Git, place: Path, branch: str, commit: str) -> None:
+    """Write the files of a commit, all of them; raise GitError, which says if the disk is full: git does not."""
+    try:
+        git.run("checkout", "--quiet", "--no-track", "-b", branch, commit)
+        _check_complete(git)
+    except GitError as error:
+        sizes = (line.split()[3] for line in git.run("ls-tree", "-r", "--long", commit).splitlines())
+        disk = os.statvfs(place)
+        if sum(int(size) for size in sizes if size.isdigit()) > disk.f_bavail * disk.f_frsize:
+            raise GitError(f"{error}: {os.strerror(errno.ENOSPC)}") from None
+        raise
+
+
+def _check_complete(git: Git) -> None:
+    missing = git.names("diff-files", "-z", "--name-only", "--ignore-submodules=all")
+    if missing:
+        raise GitError(f"git checkout: {len(missing)} files are incomplete, {os.fsdecode(missing[0])!r} first")
 
 
 def _name_origin(place: Path, mirror: Mirror) -> None:

@@ -28,6 +28,7 @@ _NOTHING_PLANTED = (
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
     ("gc.auto", "0"),
+    ("checkout.workers", "0"),
     ("maintenance.auto", "false"),
     ("http.lowSpeedLimit", "1000"),
     ("http.lowSpeedTime", "60"),
@@ -83,7 +84,10 @@ class Git:
         }
 
     def run(self, *arguments: str, given: bytes = b"", **environment: str) -> bytes:
-        """Return the standard output of a git command; raise GitError if it fails or takes too long."""
+        """Return the standard output of a git command; raise GitError if it fails or takes too long.
+
+        A command that tells of an error has failed, whatever its exit status: a checkout on a full disk ends with 0.
+        """
         try:
             process = subprocess.Popen(
                 ["git", *arguments],  # noqa: S607 - the one on PATH
@@ -105,7 +109,7 @@ class Git:
                 if isinstance(error, subprocess.TimeoutExpired):
                     raise GitError(f"git {arguments[0]} took longer than {self._timeout:.0f} s") from None
                 raise
-        if process.returncode != 0:
+        if process.returncode != 0 or said.startswith(b"error:") or b"\nerror:" in said:
             raise GitError(_reason(arguments, said, process.returncode))
         return out
 

@@ -1,0 +1,143 @@
+"""Promise 5 under faults: kill -9 of the daemon at any moment of a workspace's life, and a full disk."""
+
+import hashlib
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.api.calling import call
+from tests.conftest import StartDaemon
+from tests.daemon_process import DaemonProcess, wait_until
+from tests.faults.test_database_trouble import fill, small_disk
+from tests.faults.test_kill import pause
+from tests.workspaces.conftest import commit, git
+
+__all__ = ["small_disk"]
+FILES = 300
+CONFIG = """\
+[daemon]
+state_dir = "{state}"
+max_concurrent_runs = 8
+[control]
+socket = "c.sock"
+[cleanup]
+every = "{every}"
+max_age = "0s"
+[environments.site]
+mode = "git"
+repository = "{origin}"
+fetch_every = "0s"
+[agents.a]
+command = ["sh", "-c", '''{script}''']
+environment = "site"
+max_concurrent = 8
+[agents.a.schedules.s]
+every = "{cadence}"
+overlap = "allow_all"
+catchup = "none"
+paused = {paused}
+"""
+WORK = (
+    'test "$(git ls-files | wc -l)" = "$(find . -name .git -prune -o -type f -print | wc -l)" || exit 9; '
+    'test -z "$(git status --porcelain)" || exit 8; git fsck --no-progress || exit 7; '
+    "echo $AGENTCRON_RUN_ID > mine.txt; git add mine.txt; git -c user.name=x -c user.email=x@x commit -qm mine"
+)
+
+
+def repository(folder: Path) -> Path:
+    place = folder / "origin"
+    place.mkdir()
+    git(place, "init", "-q", "-b", "main")
+    for number in range(FILES):
+        (place / f"{number}.txt").write_text(f"{number}\n" * 100)
+    git(place, "add", ".")
+    commit(place, "last.txt", "last\n")
+    return place
+
+
+def fingerprint(folder: Path) -> str:
+    entries = sorted((str(path), path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*"))
+    return hashlib.sha256(repr(entries).encode()).hexdigest()
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
+def test_kill_9_leaves_no_half_clone_no_lost_work_and_nothing_behind(
+    start_daemon: StartDaemon, tmp_path: Path, rounds: int
+) -> None:
+    origin = repository(tmp_path)
+    before = fingerprint(origin)
+    facts = {"state": "state", "origin": origin, "script": WORK, "cadence": "1s"}
+    text = CONFIG.format(**facts, every="1s", paused="false")
+    for _ in range(rounds):
+        daemon = start_daemon(text)
+        pause(random.uniform(0.2, 2.5))
+        daemon.kill()
+    daemon = start_daemon(text.replace("paused = false", "paused = true"))
+    unsettled = "SELECT 1 FROM runs WHERE status IN ('pending', 'running') LIMIT 1"
+    wait_until(lambda: not daemon.query(unsettled) or None, deadline=90, what="all runs ended")
+    runs = daemon.query("SELECT id, status, error FROM runs")
+    assert len(runs) >= rounds // 2
+    assert [dict(run) for run in runs if run["status"] != "completed"] == []
+    assert call(daemon, "POST", "/workspaces/clean", {"older_than_seconds": 0}).body["failed"] == []
+    environments = daemon.state / "environments"
+    for name in (".trash", ".incoming", ".scratch", "site/tasks"):
+        assert entries(environments / name) == [], name
+    assert not (environments / "site" / "quarantine").exists()
+    for run in runs:
+        saved = list((daemon.state / "runs" / str(run["id"]) / "artifacts").glob("saved-work*"))
+        assert any(git(place, "bundle", "list-heads", "work.bundle") for place in saved), run["id"]
+    assert fingerprint(origin) == before
+
+
+def start_on(start_daemon: StartDaemon, disk: Path, origin: Path, script: str) -> DaemonProcess:
+    text = CONFIG.format(
+        state=f"{disk}/state", origin=origin, script=script, cadence="20d", every="20d", paused="false"
+    )
+    return start_daemon(text, state=disk / "state")
+
+
+def trigger(daemon: DaemonProcess) -> int:
+    return int(call(daemon, "POST", "/agents/a/schedules/s/trigger").body["id"])
+
+
+@pytest.mark.parametrize("small_disk", ["60m"], indirect=True)
+def test_a_disk_that_fills_up_during_the_clone_fails_the_run_with_that_reason(
+    small_disk: Path, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    origin = repository(tmp_path)
+    (origin / "big.bin").write_bytes(os.urandom(45_000_000))
+    git(origin, "add", "big.bin")
+    git(origin, "commit", "-q", "-m", "big")
+    daemon = start_on(start_daemon, small_disk, origin, "true")
+    run = daemon.wait_for_run("failed", number=trigger(daemon), deadline=60)
+    assert "No space left on device" in run["error"]
+    environments = daemon.state / "environments"
+    wait_until(lambda: not entries(environments / ".incoming") or None)
+    assert entries(environments / "site" / "tasks") == []
+    assert call(daemon, "GET", "/healthz").status == 200
+
+
+@pytest.mark.parametrize("small_disk", ["60m"], indirect=True)
+def test_a_workspace_stays_while_the_disk_has_no_room_for_its_work(
+    small_disk: Path, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = start_on(start_daemon, small_disk, repository(tmp_path), "head -c 9000000 /dev/urandom > mine.bin")
+    run = trigger(daemon)
+    daemon.wait_for_run("completed", number=run)
+    filler = fill(small_disk)
+    refused = call(daemon, "POST", f"/workspaces/{run}/discard")
+    assert (refused.status, "cannot be saved" in refused.body["message"]) == (409, True), refused.body
+    place = daemon.state / "environments" / "site" / "tasks" / str(run)
+    assert (place / "mine.bin").stat().st_size == 9_000_000
+    assert call(daemon, "GET", "/healthz").status == 200
+    filler.unlink()
+    assert call(daemon, "POST", f"/workspaces/{run}/discard").status == 200
+    saved = daemon.state / "runs" / str(run) / "artifacts" / "saved-work"
+    assert (saved / "work.bundle").stat().st_size > 9_000_000
+    assert not place.exists()
