@@ -18,8 +18,9 @@ from pathlib import Path
 from daemon.workspaces.descent import make_folder, open_below, open_path
 from daemon.workspaces.git import GitError
 from daemon.workspaces.places import MIRROR, RUNS, SCRATCH, TOP
+from daemon.workspaces.plain import UnreadableError
 from daemon.workspaces.removal import remove_scrap
-from daemon.workspaces.snapshot import Found, Snapshot, SnapshotError
+from daemon.workspaces.snapshot import Found, Snapshot
 
 FOLDER = "saved-work"
 _DEEPEST = 10  # repositories within repositories
@@ -70,7 +71,7 @@ def save(
         return work.deliver(state_dir, run_id)
     except OSError as error:
         raise SalvageError(f"{error.strerror}: {error.filename}" if error.filename else str(error)) from None
-    except (GitError, SnapshotError) as error:
+    except (GitError, UnreadableError) as error:
         raise SalvageError(str(error)) from None
     finally:
         os.close(scratch)

@@ -11,13 +11,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.workspaces.descent import open_below, open_root
 from daemon.workspaces.git import Git
+from daemon.workspaces.plain import (
+    OID,
+    UnreadableError,
+    git_folder,
+    logged,
+    loose_refs,
+    packed_refs,
+    pseudo_refs,
+    read_plain,
+    reflogs,
+)
 
 _SAVED = "refs/heads/agentcron/saved"
-_LARGEST_FILE = 64 * 1024**2  # bytes of refs, reflogs or an index that are read
 _WHOLE = 64 * 1024**2  # bytes of history that a bundle holds whole, so that it can be cloned alone
-_OID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _RAW = "* -text !eol -filter -ident -working-tree-encoding\n"
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "agentcron",
@@ -26,10 +34,6 @@ _IDENTITY = {
     "GIT_COMMITTER_EMAIL": "agentcron@localhost",
 }
 _GITLINK = b"160000"
-
-
-class SnapshotError(Exception):
-    """A repository cannot be read; the text says why."""
 
 
 @dataclass
@@ -61,7 +65,7 @@ class Snapshot:
         self.scratch = scratch
         self._mirror = mirror if mirror is not None and (mirror / "HEAD").exists() else None
         self._base = base
-        self._source = _git_folder(place, workspace)
+        self._source = git_folder(place, workspace)
         self._git = Git(
             timeout,
             place,
@@ -77,7 +81,7 @@ class Snapshot:
         self._upstream: list[str] = []
 
     def look(self) -> Found:
-        """Return what is to be saved; raise SnapshotError, GitError or OSError if that cannot be told."""
+        """Return what is to be saved; raise UnreadableError, GitError or OSError if that cannot be told."""
         self._set_up()
         found = Found(commits=self._count("--count"))
         changed, found.repositories = self._changed()
@@ -113,7 +117,7 @@ class Snapshot:
         self._upstream = self._known_upstream()
 
     def _is_sha256(self) -> bool:
-        text = _read(self._source / "config") if self._source else b""
+        text = read_plain(self._source / "config") if self._source else b""
         return re.search(rb"(?im)^\s*objectformat\s*=\s*sha256", text or b"") is not None
 
     def _read_refs(self) -> None:
@@ -122,16 +126,16 @@ class Snapshot:
             self._head = next(iter(self._existing([self._base] if self._base else [])), None)
             return
         if (source / "reftable").exists():
-            raise SnapshotError("its refs are kept in a reftable, which cannot be read; use git refs migrate")
-        refs = dict(_packed_refs(source))
-        refs |= dict(_loose_refs(source))
-        head = (_read(source / "HEAD") or b"").strip()
+            raise UnreadableError("its refs are kept in a reftable, which cannot be read; use git refs migrate")
+        refs = dict(packed_refs(source))
+        refs |= dict(loose_refs(source))
+        head = (read_plain(source / "HEAD") or b"").strip()
         if head.startswith(b"ref: "):
             oid = refs.get(os.fsdecode(head[5:]))
         else:
-            oid = head.decode(errors="replace") if _OID.fullmatch(head) else None
+            oid = head.decode(errors="replace") if OID.fullmatch(head) else None
         wanted = {name: oid for name, oid in refs.items() if not name.startswith("refs/remotes/")}
-        lost = {oid for name in _reflogs(source) for oid in _logged(name)} | set(_pseudo_refs(source))
+        lost = {oid for name in reflogs(source) for oid in logged(name)} | set(pseudo_refs(source))
         existing = set(self._existing([*wanted.values(), *lost, *([oid] if oid else [])]))
         self._head = oid if oid in existing else None
         while any(name.startswith(self._saved) for name in refs):
@@ -159,7 +163,7 @@ class Snapshot:
 
     def _existing(self, oids: Iterable[str]) -> list[str]:
         """Return those of some ids that are commits or tags in the repository."""
-        asked = [oid for oid in dict.fromkeys(oids) if _OID.fullmatch(oid.encode(errors="replace"))]
+        asked = [oid for oid in dict.fromkeys(oids) if OID.fullmatch(oid.encode(errors="replace"))]
         said = self._git.run("cat-file", "--batch-check", given="".join(f"{oid}\n" for oid in asked).encode())
         told = (line.split() for line in said.decode().splitlines())
         return [words[0] for words in told if words[1:2] in (["commit"], ["tag"])]
@@ -224,7 +228,7 @@ class Snapshot:
         """Return a copy of the workspace's index, None if there is none."""
         copy = self.scratch / "index.theirs"
         if not copy.exists():
-            data = _read(self._source / "index") if self._source is not None else None
+            data = read_plain(self._source / "index") if self._source is not None else None
             if data is None:
                 return None
             copy.write_bytes(data)
@@ -316,93 +320,3 @@ class Snapshot:
 
 def _is_empty(tree: str) -> bool:
     return tree.startswith(("4b825dc642cb6eb9a060", "6ef19b41225c5369f1c1"))
-
-
-def _git_folder(place: Path, workspace: Path) -> Path | None:
-    """Return the git folder of a repository, if it lies in the workspace and no link leads to it."""
-    entry = place / ".git"
-    try:
-        found = entry.lstat()
-    except OSError:
-        return None
-    target = entry
-    if stat.S_ISREG(found.st_mode):
-        text = (_read(entry) or b"").strip()
-        if not text.startswith(b"gitdir: "):
-            return None
-        target = Path(os.path.normpath(place / os.fsdecode(text[8:])))
-    if not target.is_relative_to(workspace) or not _is_plain(workspace, target):
-        return None
-    return target
-
-
-def _is_plain(workspace: Path, target: Path) -> bool:
-    """Tell whether a folder is reached without a link, and has a folder of objects of its own."""
-    try:
-        folder = open_root(workspace)
-        for part in [*target.relative_to(workspace).parts, "objects"]:
-            below = open_below(folder, part)
-            os.close(folder)
-            folder = below
-    except OSError:
-        return False
-    os.close(folder)
-    return True
-
-
-def _read(path: Path) -> bytes | None:
-    """Return a plain file of the workspace, None if there is none; raise SnapshotError for one that is too large."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with open(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
-        data = stream.read(_LARGEST_FILE + 1)
-    if len(data) > _LARGEST_FILE:
-        raise SnapshotError(f"{path} is larger than {_LARGEST_FILE} bytes")
-    return data
-
-
-def _packed_refs(source: Path) -> Iterator[tuple[str, str]]:
-    for line in (_read(source / "packed-refs") or b"").splitlines():
-        oid, _, name = line.partition(b" ")
-        if _OID.fullmatch(oid) and name.startswith(b"refs/"):
-            yield os.fsdecode(name), oid.decode()
-
-
-def _loose_refs(source: Path) -> Iterator[tuple[str, str]]:
-    for path in _plain_files(source / "refs"):
-        data = (_read(path) or b"").strip()
-        if _OID.fullmatch(data):
-            yield str(path.relative_to(source)), data.decode()
-
-
-def _reflogs(source: Path) -> Iterator[Path]:
-    yield from _plain_files(source / "logs")
-
-
-def _logged(path: Path) -> Iterator[str]:
-    """Give the ids that a reflog names, unless it is that of a fetched branch."""
-    if "remotes" in path.parts:
-        return
-    for line in (_read(path) or b"").splitlines():
-        yield from (oid.decode() for oid in line.split(b" ", 2)[:2] if _OID.fullmatch(oid) and oid.strip(b"0"))
-
-
-def _pseudo_refs(source: Path) -> Iterator[str]:
-    """Give the ids in files like MERGE_HEAD, and in the HEADs of further working trees; what was fetched is no work."""
-    names = [path for path in source.glob("*_HEAD") if path.name != "FETCH_HEAD"]
-    for path in [*names, *source.glob("worktrees/*/HEAD")]:
-        for line in (_read(path) or b"").splitlines():
-            if _OID.fullmatch(line.strip()):
-                yield line.strip().decode()
-
-
-def _plain_files(folder: Path) -> Iterator[Path]:
-    """Give the files below a folder without following a link."""
-    if folder.is_symlink():
-        return
-    for place, _, names in os.walk(folder, followlinks=False):
-        yield from (Path(place) / name for name in names)
