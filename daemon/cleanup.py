@@ -72,21 +72,23 @@ class Cleanup:
         self._now = now
         self._count = count
         self._one_at_a_time = asyncio.Lock()
+        self._deciding = asyncio.Lock()  # between what a person marks and what is removed
+        self._removing: int | None = None
         self._wanted = asyncio.Event()
 
     def wake(self) -> None:
-        """Look after the quotas soon: a workspace has come into use, or its run has ended."""
+        """Look after the quotas soon: a run has ended."""
         self._wanted.set()
 
     async def serve(self) -> None:
-        """Sweep at the start, whenever the config says, and when a quota may be exceeded."""
-        at_start = True
+        """Sweep at the start, whenever the config says, and soon after runs where there is a quota."""
         while True:
             try:
-                await self.sweep(at_start=at_start)
-                at_start = False
+                await self.sweep()
             except (PorterError, OSError, StoreUnavailableError) as error:
                 _LOG.error("[cleanup] The cleanup failed, and is tried again at its next time", error=str(error))
+            except Exception:  # noqa: BLE001 - whatever agents put there must not stop the daemon
+                _LOG.exception("[cleanup] The cleanup failed unexpectedly, and is tried again at its next time")
             await self._next_time(self._now())
 
     async def _next_time(self, last: datetime) -> None:
@@ -105,9 +107,7 @@ class Cleanup:
                     await asyncio.sleep(_QUIET)
                     return
 
-    async def sweep(
-        self, *, at_start: bool = False, older_than: timedelta | None = None, dry_run: bool = False
-    ) -> Swept:
+    async def sweep(self, *, older_than: timedelta | None = None, dry_run: bool = False) -> Swept:
         """Remove what the policy lets go; raise PorterError, OSError or StoreUnavailableError if nothing could be done.
 
         `older_than` overrules the environments' max_age; a dry run only tells.
@@ -115,21 +115,19 @@ class Cleanup:
         swept = Swept(dry_run=dry_run)
         async with self._one_at_a_time:
             present = await self._database.read(present_workspaces)
-            if not present and not (at_start and await asyncio.to_thread(self._has_anything)):
+            if dry_run:
+                swept.removed = [workspace.run_id for workspace in self._going(present, older_than)]
+                return swept
+            if not present and not await asyncio.to_thread(self._has_anything):
                 return swept
             async with self._porter() as helper:
-                if not dry_run:
-                    await helper.do("sweep_up", at_start=at_start)
-                    await self._reconcile(helper, present)
-                    present = await self._database.read(present_workspaces)
-                    await self._measure(helper, present)
-                    present = await self._database.read(present_workspaces)
-                for workspace in self._going(present, older_than):
-                    if dry_run:
-                        swept.removed.append(workspace.run_id)
-                    else:
-                        await self._sweep_one(helper, workspace, swept)
-        if swept.removed and not dry_run:
+                await helper.do("sweep_up")
+                await self._reconcile(helper, present)
+                await self._measure(helper, await self._database.read(present_workspaces))
+                going = self._going(await self._database.read(present_workspaces), older_than)
+            for workspace in going:
+                await self._sweep_one(workspace, swept)
+        if swept.removed:
             _LOG.info(f"[cleanup] Removed {len(swept.removed)} old task workspace(s)")
         return swept
 
@@ -169,28 +167,38 @@ class Cleanup:
         )
         return going
 
-    async def _sweep_one(self, helper: Porter, workspace: Workspace, swept: Swept) -> None:
+    async def _sweep_one(self, workspace: Workspace, swept: Swept) -> None:
         if workspace.ended_at is not None:
             hours = (self._now() - workspace.ended_at) / timedelta(hours=1)
             _LOG.info(f"[cleanup] Removing old task {workspace.run_id} (age: {hours:.1f}h)")
-        reason = await self._remove(helper, workspace, policy_of(self.config, workspace.environment).salvage_max)
+        reason = await self._remove(workspace, policy_of(self.config, workspace.environment).salvage_max)
         if reason is None:
             swept.removed.append(workspace.run_id)
         else:
             swept.failed[workspace.run_id] = reason
 
-    async def _remove(self, helper: Porter, workspace: Workspace, salvage_max: int | None) -> str | None:
-        """Save and remove a workspace; return why it is not gone."""
-        current = await self._database.read(lambda c: get_workspace(c, workspace.run_id))
-        if current is None or current.status in ACTIVE:
-            return "its run is active"
-        done = await helper.do(
-            "clean",
-            environment=workspace.environment,
-            run_id=str(workspace.run_id),
-            base=workspace.base,
-            salvage_max=salvage_max,
-        )
+    async def _remove(self, workspace: Workspace, salvage_max: int | None) -> str | None:
+        """Save and remove a workspace by a process of its own; return why it is not gone."""
+        async with self._deciding:
+            current = await self._database.read(lambda c: get_workspace(c, workspace.run_id))
+            if current is None or current.status in ACTIVE:
+                return "its run is active"
+            if current.kept:
+                return "it was marked keep meanwhile"
+            self._removing = workspace.run_id
+        try:
+            async with self._porter() as helper:
+                done = await helper.do(
+                    "clean",
+                    environment=workspace.environment,
+                    run_id=str(workspace.run_id),
+                    base=workspace.base,
+                    salvage_max=salvage_max,
+                )
+        except (PorterError, OSError) as error:
+            done = {"gone": False, "in_trash": False, "reason": str(error), "saved": None}
+        finally:
+            self._removing = None
         record = partial(self._record, workspace.run_id, done)
         if done["gone"] or done["in_trash"]:
             await self._database.write_patiently(record)
@@ -222,14 +230,10 @@ class Cleanup:
                 raise RefusedError(f"run {run_id} is {workspace.status}; its workspace is in use")
             if workspace.kept:
                 raise RefusedError(f"the workspace of run {run_id} is marked keep; unkeep it first")
-            try:
-                async with self._porter() as helper:
-                    return await self._remove(helper, workspace, None)
-            except (PorterError, OSError) as error:
-                return str(error)
+            return await self._remove(workspace, None)
 
     async def keep(self, run_id: int, by: str, *, kept: bool) -> Workspace:
-        """Mark a workspace so that nothing removes it, or take the mark back; raise NotFoundError if there is none."""
+        """Mark a workspace so that nothing removes it, or take the mark back; raise NotFoundError or RefusedError."""
 
         def mark(tx: Transaction) -> Workspace:
             workspace = get_workspace(tx, run_id)
@@ -240,7 +244,10 @@ class Cleanup:
                 add_event(tx, run_id, self._now(), "workspace_kept" if kept else "workspace_unkept", {"by": by})
             return get_workspace(tx, run_id) or workspace
 
-        return await self._database.write(mark)
+        async with self._deciding:
+            if self._removing == run_id:
+                raise RefusedError(f"the workspace of run {run_id} is being removed just now")
+            return await self._database.write(mark)
 
     async def _measure(self, helper: Porter, present: Iterable[Workspace]) -> None:
         sizes: dict[int, int] = {}
@@ -248,7 +255,8 @@ class Cleanup:
             measured = await helper.do("measure", environment=name, runs=[str(one.run_id) for one in group])
             sizes |= {int(run): size for run, size in measured.items()}
         if sizes:
-            await self._database.write_patiently(lambda tx: set_bytes(tx, sizes))
+            with contextlib.suppress(StoreUnavailableError):  # what is about to be removed may be what fills the disk
+                await self._database.write(lambda tx: set_bytes(tx, sizes))
 
     async def _reconcile(self, helper: Porter, present: Iterable[Workspace]) -> None:
         """Bring ledger and disk in line: unknown folders are taken in or put aside, rows without folders ended."""
@@ -257,11 +265,18 @@ class Cleanup:
         for place, workspace in in_ledger.items():
             if place not in on_disk and workspace.status not in ACTIVE:
                 _LOG.warning("[cleanup] A workspace is gone that nobody here removed", run_id=workspace.run_id)
-                await self._database.write_patiently(partial(self._lose, workspace.run_id))
+                await self._database.write(partial(self._lose, workspace.run_id))
         for environment, name in sorted(on_disk - in_ledger.keys()):
-            if not await self._database.write_patiently(partial(self._take_in, environment, name)):
-                moved = await helper.do("quarantine", environment=environment, name=name)
-                _LOG.warning("[cleanup] A workspace of no known run was put aside", path=moved["path"])
+            if not await self._database.write(partial(self._take_in, environment, name)):
+                await self._put_aside(helper, environment, name)
+
+    async def _put_aside(self, helper: Porter, environment: str, name: str) -> None:
+        try:
+            moved = await helper.do("quarantine", environment=environment, name=name)
+        except PorterError as error:
+            _LOG.error("[cleanup] A workspace of no known run cannot be put aside", name=name, error=str(error))
+        else:
+            _LOG.warning("[cleanup] A workspace of no known run was put aside", path=moved["path"])
 
     def _lose(self, run_id: int, tx: Transaction) -> None:
         mark_removed(tx, run_id, self._now())
@@ -273,7 +288,9 @@ class Cleanup:
         if run is None or str(run.id) != name:
             return False
         known = get_workspace(tx, run.id)
-        if run.status in ACTIVE and (known is None or known.state != "present"):
+        if known is not None and known.state == "present":
+            return known.environment == environment  # it was made just now
+        if run.status in ACTIVE:
             return True  # it is being made, and enters the ledger when it is complete
         add_workspace(tx, run.id, environment, workspace_path(self._state_dir, environment, name), self._now())
         add_event(tx, run.id, self._now(), "workspace_found", {"environment": environment})

@@ -45,7 +45,7 @@ def workspace_view(workspace: Workspace, verdict: Verdict, now: datetime) -> dic
         "path": workspace.path,
         "status": workspace.status,
         "kept": workspace.kept,
-        "reason": workspace.note or verdict.reason,
+        "reason": verdict.reason if workspace.kept else workspace.note or verdict.reason,
         "bytes": workspace.bytes,
         "age_seconds": None if ended is None else max(0, int((now - ended).total_seconds())),
         "created_at": workspace.created_at,

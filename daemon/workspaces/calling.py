@@ -49,9 +49,9 @@ class Porter:
         raise PorterError("the helper process was ended")
 
     def kill(self) -> None:
-        """End the process at once; git processes that it started end with it."""
+        """End the process at once, and the git processes that it started with it."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGKILL)
+            self._process.send_signal(signal.SIGTERM)
 
 
 @contextlib.asynccontextmanager

@@ -56,16 +56,14 @@ def clean(
             trashed = discard(state_dir, tasks_of(environment), run_id)
     except FileNotFoundError:
         return Cleaned(gone=True)
-    except InUseError as error:
-        return _kept(say, f"[cleanup] Refusing to remove {path}: {error}", str(error))
-    except RefusedRemovalError as error:
+    except (InUseError, RefusedRemovalError) as error:
         return _kept(say, f"[cleanup] Refusing to remove {path}: {error}", str(error))
     except SalvageError as error:
         return _kept(
             say, f"[cleanup] ERROR: Failed to remove task workspace: {error}", f"its work cannot be saved: {error}"
         )
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # whatever an agent did to its files must not stop other cleanups
+        reason = getattr(error, "strerror", None) or str(error)
         return _kept(say, f"[cleanup] Refusing to remove {path}: {reason}", reason)
     return _finish(state_dir, path, trashed, saved, say)
 

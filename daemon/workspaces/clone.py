@@ -3,11 +3,13 @@
 import errno
 import os
 import secrets
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from daemon.workspaces.descent import make_folder, open_below, open_path
+from daemon.workspaces.descent import open_path
 from daemon.workspaces.git import Git, GitError
+from daemon.workspaces.lock import working_folder
 from daemon.workspaces.mirror import Mirror, PreparationError, Source
 from daemon.workspaces.places import INCOMING, TASKS, TOP, workspace_path
 from daemon.workspaces.removal import remove_scrap
@@ -26,14 +28,15 @@ def prepare_workspace(
     mirror = Mirror(state_dir, source, timeout, say)
     for last in (False, True):
         try:
-            with mirror.fresh():
-                return _cloned(state_dir, mirror, run_id, timeout)
+            return _cloned(state_dir, mirror, run_id, timeout)
         except GitError as error:
             if last or error.full:
                 raise PreparationError(str(error)) from None
             say(f"WARNING: the workspace could not be made and is tried once more: {error}")
-            if _is_damaged(mirror, timeout):
-                mirror.forget()
+            mirror.forget_if_damaged()
+        except PreparationError:  # what is not found may be what is damaged
+            if last or not mirror.forget_if_damaged():
+                raise
     raise AssertionError  # the last try returns or raises
 
 
@@ -42,34 +45,40 @@ def make_places(state_dir: Path, environment: str) -> None:
     os.close(open_path(state_dir, TOP, environment, TASKS, create=True))
 
 
-def _is_damaged(mirror: Mirror, timeout: float) -> bool:
-    git = Git(timeout, mirror.path.parent, GIT_DIR=str(mirror.path))
-    return not git.succeeds("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
-
-
 def _cloned(state_dir: Path, mirror: Mirror, run_id: int, timeout: float) -> tuple[Path, str]:
-    commit = mirror.commit()
     final = workspace_path(state_dir, mirror.source.environment, run_id)
-    incoming = open_path(state_dir, TOP, INCOMING, create=True)
     name = f"{run_id}.{secrets.token_hex(4)}"
-    try:
-        make_folder(incoming, name)
-        os.close(open_below(incoming, name))
-        place = state_dir / TOP / INCOMING / name
-        _fill(place, mirror, f"agentcron/{run_id}", commit, timeout)
-        os.rename(place, final)
-    except BaseException:
-        remove_scrap(state_dir, (TOP, INCOMING), name)
-        raise
-    finally:
-        os.close(incoming)
+    with working_folder(state_dir, INCOMING, name) as place:
+        try:
+            git = Git(timeout, place)
+            with mirror.fresh():
+                commit = mirror.commit()
+                options = ("--shared", "--no-checkout", "--origin", "origin", "--template=")
+                git.run("clone", "--quiet", *options, str(mirror.path), str(place))
+                _own_objects(place, mirror)
+            _name_origin(place, mirror)
+            _fill(git, place, mirror, f"agentcron/{run_id}", commit)
+            place.rename(final)
+        except BaseException:
+            remove_scrap(state_dir, (TOP, INCOMING), name)
+            raise
     return final, commit
 
 
-def _fill(place: Path, mirror: Mirror, branch: str, commit: str, timeout: float) -> None:
-    git = Git(timeout, place)
-    git.run("clone", "--quiet", "--local", "--no-checkout", "--template=", str(mirror.path), str(place))
-    _name_origin(place, mirror)
+def _own_objects(place: Path, mirror: Mirror) -> None:
+    """Give a clone that borrows the mirror's objects its own: shared blocks where the file system has them, or copies.
+
+    Never the same files under another name: what an agent does to those it would do to all.
+    """
+    objects = place / ".git" / "objects"
+    command = ["cp", "-R", "--reflink=auto", f"{mirror.path / 'objects'}/.", str(objects)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise GitError(f"the mirror's objects cannot be copied: {done.stderr.strip().splitlines()[-1:]}")
+    (objects / "info" / "alternates").unlink()
+
+
+def _fill(git: Git, place: Path, mirror: Mirror, branch: str, commit: str) -> None:
     _check_out(git, place, branch, commit)
     if (place / ".gitmodules").is_file():
         local = ("-c", "protocol.file.allow=always") if mirror.source.repository.startswith("/") else ()
@@ -84,7 +93,10 @@ def _fill(place: Path, mirror: Mirror, branch: str, commit: str, timeout: float)
 def _check_out(git: Git, place: Path, branch: str, commit: str) -> None:
     """Write the files of a commit, all of them; raise GitError, which says if the disk is full: git does not."""
     try:
-        git.run("checkout", "--quiet", "--no-track", "-b", branch, commit)
+        head = git.text("symbolic-ref", "HEAD")
+        git.run("symbolic-ref", "HEAD", f"refs/heads/{branch}")
+        git.run("update-ref", "-d", head)  # it could stand in the way of the branch
+        git.run("reset", "--quiet", "--hard", commit)
         _check_complete(git)
     except GitError as error:
         sizes = (line.split()[3] for line in git.run("ls-tree", "-r", "--long", commit).splitlines())
@@ -95,9 +107,9 @@ def _check_out(git: Git, place: Path, branch: str, commit: str) -> None:
 
 
 def _check_complete(git: Git) -> None:
-    missing = git.names("diff-files", "-z", "--name-only", "--ignore-submodules=all")
+    missing = git.names("ls-files", "-z", "--deleted")
     if missing:
-        raise GitError(f"git checkout: {len(missing)} files are incomplete, {os.fsdecode(missing[0])!r} first")
+        raise GitError(f"git checkout: {len(missing)} files are missing, {os.fsdecode(missing[0])!r} first")
 
 
 def _name_origin(place: Path, mirror: Mirror) -> None:

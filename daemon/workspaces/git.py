@@ -12,13 +12,14 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+_GRACE = 5.0  # seconds
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 _QUIET = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ASKPASS": "true",
     "SSH_ASKPASS": "true",
-    "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=30",
+    "SSH_ASKPASS_REQUIRE": "force",
     "GIT_PAGER": "cat",
     "GIT_EDITOR": "true",
     "GIT_LFS_SKIP_SMUDGE": "1",
@@ -30,6 +31,9 @@ _NOTHING_PLANTED = (
     ("gc.auto", "0"),
     ("checkout.workers", "0"),
     ("maintenance.auto", "false"),
+    ("core.protectNTFS", "false"),
+    ("core.protectHFS", "false"),
+    ("core.safecrlf", "false"),
     ("http.lowSpeedLimit", "1000"),
     ("http.lowSpeedTime", "60"),
     ("advice.detachedHead", "false"),
@@ -46,26 +50,50 @@ _ALONE = {
     "XDG_CONFIG_HOME": "/nonexistent",
     "PATH": os.environ.get("PATH", os.defpath),
 }
+_KEPT = {"GIT_SSH_COMMAND", "GIT_SSH", "GIT_SSL_CAINFO", "GIT_PROXY_COMMAND"}
+"""How the administrator has remotes reached."""
+_QUERY = re.compile(r"(?<=[^\s?])\?(?=[^\s?/'\"]*=)[^\s/'\"]*")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+_ERROR = re.compile(rb"^error:", re.MULTILINE)
+_TALKING = {("bundle", "verify")}  # it says that all is well, too
+_running: set[int] = set()  # the groups of git processes under way
+
+
+def end_all() -> None:
+    """End the git processes that are under way, with all that they started."""
+    for group in list(_running):
+        os.killpg(group, signal.SIGTERM)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a git process and what it started, with time to remove its locks."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 class GitError(Exception):
     """Git failed; the text says how, without credentials."""
 
-    def __init__(self, text: str, *, full: bool = False) -> None:
-        """Note what git said, and whether the disk was full."""
+    def __init__(self, text: str, code: int | None = None) -> None:
+        """Note what git said, and its exit status if it came to one."""
         super().__init__(without_credentials(text))
-        self.full = full or os.strerror(errno.ENOSPC) in text
+        self.full = os.strerror(errno.ENOSPC) in text
+        self.code = code
 
 
 def without_credentials(text: str) -> str:
-    """Return a text with the user information of all URLs in it left out."""
-    return _CREDENTIALS.sub("", text)
+    """Return a text with the user information and the queries of all URLs in it left out."""
+    return _QUERY.sub("?...", _CREDENTIALS.sub("", text))
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent's thread ends (prctl(2))."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """Have the kernel end this process when its parent's thread ends (prctl(2)); git then removes its locks."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class Git:
@@ -75,7 +103,8 @@ class Git:
         """Run in a folder; alone means with no configuration but ours, and no network."""
         self._timeout = timeout
         self._place = place
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+        self._strict = alone
+        inherited = {key: value for key, value in os.environ.items() if key in _KEPT or not key.startswith("GIT_")}
         self._environment: dict[str, str] = {
             **(_ALONE if alone else inherited),
             **_QUIET,
@@ -87,6 +116,7 @@ class Git:
         """Return the standard output of a git command; raise GitError if it fails or takes too long.
 
         A command that tells of an error has failed, whatever its exit status: a checkout on a full disk ends with 0.
+        Alone, one that says anything at all has failed: a folder that it could not read is a warning, and work lost.
         """
         try:
             process = subprocess.Popen(
@@ -101,16 +131,19 @@ class Git:
             )
         except FileNotFoundError as error:
             raise GitError(f"cannot run git: {error.strerror}: {error.filename}") from None
+        _running.add(process.pid)
         with process:
             try:
                 out, said = process.communicate(given, self._timeout)
             except BaseException as error:
-                os.killpg(process.pid, signal.SIGKILL)
+                _end(process)
                 if isinstance(error, subprocess.TimeoutExpired):
                     raise GitError(f"git {arguments[0]} took longer than {self._timeout:.0f} s") from None
                 raise
-        if process.returncode != 0 or said.startswith(b"error:") or b"\nerror:" in said:
-            raise GitError(_reason(arguments, said, process.returncode))
+            finally:
+                _running.discard(process.pid)
+        if process.returncode != 0 or _ERROR.search(said) or (self._strict and said and arguments[:2] not in _TALKING):
+            raise GitError(_reason(arguments, said, process.returncode), process.returncode)
         return out
 
     def text(self, *arguments: str, **environment: str) -> str:

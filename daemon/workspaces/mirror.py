@@ -54,17 +54,35 @@ class Mirror:
     @contextlib.contextmanager
     def fresh(self) -> Iterator[None]:
         """Have the mirror as fresh as the source wants it, and hold it while it is read; raise PreparationError."""
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._freshen()
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        with self._locked(fcntl.LOCK_SH) as lock:
+            if not self._is_fresh():
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._freshen()
+                fcntl.flock(lock, fcntl.LOCK_SH)
             yield
-        finally:
-            os.close(descriptor)
 
-    def forget(self) -> None:
-        """Give up a mirror that turned out damaged; the next one is made from the remote."""
+    @contextlib.contextmanager
+    def _locked(self, kind: int = fcntl.LOCK_EX) -> Iterator[int]:
+        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, kind)
+            yield lock
+        finally:
+            os.close(lock)
+
+    def forget_if_damaged(self) -> bool:
+        """Give up a mirror that is damaged for certain, if the remote is there to make another from; tell if so."""
+        with self._locked():
+            try:
+                self._git.run("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
+            except GitError as error:
+                if error.code is not None and self._git.succeeds("ls-remote", "origin", "HEAD"):
+                    self._say(f"WARNING: the mirror is damaged and made anew: {error}")
+                    self._forget()
+                    return True
+        return False
+
+    def _forget(self) -> None:
         remove_scrap(self._state_dir, (TOP, self.source.environment), MIRROR)
 
     def commit(self) -> str:
@@ -88,28 +106,37 @@ class Mirror:
             return None
 
     def _freshen(self) -> None:
-        if not (self.path / "HEAD").exists():
+        if not self._git.succeeds("rev-parse", "--git-dir"):  # there is none, or a power loss left half of one
             self._create()
         self._mind_locks()
-        stamp = self.path / _FETCHED
-        heard = stamp.stat().st_mtime if stamp.exists() else None
-        known = self._git.text("config", "--get", "--default", "", "remote.origin.url") == self.source.repository
-        if known and heard is not None and 0 <= time.time() - heard < self.source.fetch_every:
+        if self._is_fresh():  # somebody else fetched it meanwhile
             return
-        if not known:
+        stamp = self.path / _FETCHED
+        if not self._is_of_source():
+            stamp.unlink(missing_ok=True)  # what it holds is of another repository
             self._write_config()
         try:
             self._fetch()
         except GitError as error:
-            if heard is None or not known or self.source.require_fetch or error.full:
+            if not stamp.exists() or self.source.require_fetch or error.full:
                 raise PreparationError(f"the repository cannot be fetched: {error}") from None
             self._say(f"WARNING: the repository cannot be fetched, the mirror is used as it is: {error}")
         else:
             stamp.touch(mode=0o600)
 
+    def _is_fresh(self) -> bool:
+        try:
+            heard = (self.path / _FETCHED).stat().st_mtime
+        except FileNotFoundError:
+            return False
+        return 0 <= time.time() - heard < self.source.fetch_every and self._is_of_source()
+
+    def _is_of_source(self) -> bool:
+        return self._git.text("config", "--get", "--default", "", "remote.origin.url") == self.source.repository
+
     def _create(self) -> None:
         """Make an empty mirror; one that was cut off in the making is made again."""
-        self.forget()
+        self._forget()
         self._git.run("init", "--quiet", "--bare", "--initial-branch=main", "--template=", str(self.path))
 
     def _write_config(self) -> None:
@@ -147,6 +174,7 @@ class Mirror:
 
     def _mind_locks(self) -> None:
         """Wait for locks of git processes that may still live; remove those that nobody can be holding any more."""
+        told = set()
         for lock in [
             *self.path.glob("*.lock"),
             *self.path.glob("refs/**/*.lock"),
@@ -161,4 +189,7 @@ class Mirror:
                     lock.unlink(missing_ok=True)
                     self._say(f"WARNING: removed a lock that git left in the mirror {age:.0f} s ago: {lock}")
                     break
+                if lock not in told:
+                    self._say(f"waiting for a lock that git left in the mirror, {_STALE - age:.0f} s at most: {lock}")
+                    told.add(lock)
                 time.sleep(_PAUSE)

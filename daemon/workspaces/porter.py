@@ -5,9 +5,10 @@ It ends with its input, and with the daemon. Standard library only, so that it s
 """
 
 import contextlib
-import errno
 import json
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +17,17 @@ from typing import Any
 from daemon.workspaces.cleaning import SALVAGE_MAX, clean
 from daemon.workspaces.clone import prepare_workspace
 from daemon.workspaces.descent import open_path
-from daemon.workspaces.git import die_with_parent
+from daemon.workspaces.git import die_with_parent, end_all
+from daemon.workspaces.lock import unused_in
 from daemon.workspaces.mirror import PreparationError, Source
 from daemon.workspaces.places import INCOMING, QUARANTINE, RUNS, SCRATCH, TASKS, TOP, tasks_of
-from daemon.workspaces.removal import RefusedRemovalError, discard, empty_trash, remove_scrap
-from daemon.workspaces.sizes import room_of
+from daemon.workspaces.removal import empty_trash, remove_scrap
+from daemon.workspaces.sizes import rooms_of
 
 Say = Callable[[str], None]
 Result = dict[str, Any]
 _NICE = 19
+_ENVIRONMENT = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 
 
 def _prepare(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
@@ -32,7 +35,7 @@ def _prepare(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
     source = Source(**job["source"])
     run_id: int = job["run_id"]
     before = clean(state_dir, source.environment, str(run_id), _silent)  # of a try that never came to its agent
-    if not before.gone:
+    if not before.gone and not before.in_trash:
         raise PreparationError(f"what an earlier try left cannot be removed: {before.reason}")
     path, base = prepare_workspace(state_dir, source, run_id, job["timeout"], say)
     return {"path": str(path), "base": base}
@@ -50,23 +53,19 @@ def _clean(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
 
 def _measure(state_dir: Path, job: dict[str, Any], _: Say) -> Result:
     os.nice(_NICE)
-    environment: str = job["environment"]
-    return {run: room_of(state_dir, (*tasks_of(environment), run)) for run in job["runs"]}
+    return rooms_of(state_dir, job["environment"], job["runs"])
 
 
 def _survey(state_dir: Path, _: dict[str, Any], __: Say) -> Result:
-    """Return what lies below the tasks folders, by environment."""
-    found = {}
-    for environment in _listed(state_dir, TOP):
-        if not environment.startswith("."):
-            found[environment] = _listed(state_dir, TOP, environment, TASKS)
-    return found
+    """Return what lies below the tasks folders of what may be environments."""
+    names = [name for name in _listed(state_dir, TOP) if _ENVIRONMENT.fullmatch(name)]
+    return {name: _listed(state_dir, TOP, name, TASKS) for name in names}
 
 
 def _listed(state_dir: Path, *folders: str) -> list[str]:
     try:
         folder = open_path(state_dir, *folders)
-    except OSError:
+    except FileNotFoundError:
         return []
     try:
         return sorted(os.listdir(folder))
@@ -91,29 +90,17 @@ def _quarantine(state_dir: Path, job: dict[str, Any], _: Say) -> Result:
     return {"path": str(state_dir / TOP / environment / QUARANTINE / place)}
 
 
-def _sweep_up(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
-    """Delete what lies in the trash and, at a start, what cut-off work left behind."""
+def _sweep_up(state_dir: Path, _: dict[str, Any], say: Say) -> Result:
+    """Delete what lies in the trash, and what cut-off work left behind."""
     os.nice(_NICE)
-    for folder in (INCOMING, SCRATCH) if job["at_start"] else ():
-        for name in _listed(state_dir, TOP, folder):
+    for folder in (INCOMING, SCRATCH):
+        for name in unused_in(state_dir, folder):
             remove_scrap(state_dir, (TOP, folder), name)
     for top in (TOP, RUNS):
         left = empty_trash(state_dir, top)
         if left.count:
             say(f"[cleanup] ERROR: {left.count} entries of the trash cannot be deleted: {'; '.join(left.reasons)}")
     return {}
-
-
-def _remove_run_folder(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
-    os.nice(_NICE)
-    name: str = job["run_id"]
-    try:
-        trashed = discard(state_dir, (RUNS,), name)
-    except RefusedRemovalError as error:
-        say(f"[cleanup] Refusing to remove {state_dir / RUNS / name}: {error}")
-        return {"gone": False, "reason": str(error)}
-    left = empty_trash(state_dir, RUNS, trashed) if trashed is not None else None
-    return {"gone": left is None or not left.count, "reason": "; ".join(left.reasons) if left else None}
 
 
 _JOBS: dict[str, Callable[[Path, dict[str, Any], Say], Result]] = {
@@ -123,17 +110,23 @@ _JOBS: dict[str, Callable[[Path, dict[str, Any], Say], Result]] = {
     "survey": _survey,
     "quarantine": _quarantine,
     "sweep_up": _sweep_up,
-    "remove_run_folder": _remove_run_folder,
 }
 
 
 def main() -> None:
     """Do jobs until there are no more."""
     die_with_parent()
+    signal.signal(signal.SIGTERM, _end)
     os.umask(0o077)
     for line in sys.stdin:
         job = json.loads(line)
         _tell(_done(job))
+
+
+def _end(*_: object) -> None:
+    """End at once, git and all that it started included."""
+    end_all()
+    os._exit(1)
 
 
 def _done(job: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +135,7 @@ def _done(job: dict[str, Any]) -> dict[str, Any]:
     except PreparationError as error:
         return {"failed": str(error)}
     except OSError as error:
-        return {"failed": f"{error.strerror}: {error.filename}", "full": error.errno in {errno.ENOSPC, errno.EDQUOT}}
+        return {"failed": f"{error.strerror}: {error.filename!r}" if error.filename else str(error)}
     except Exception as error:  # noqa: BLE001 - whoever asked must hear of it
         return {"failed": f"unexpected error: {type(error).__name__}: {error}"}
     return {"done": result}

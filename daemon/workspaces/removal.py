@@ -89,7 +89,7 @@ def _moved(state_dir: Path, top: str, parent: int, name: str) -> str | None:
     trash = open_path(state_dir, top, TRASH, create=True)
     try:
         trashed = f"{name[:200]}.{secrets.token_hex(8)}"
-        os.rename(name, trashed, src_dir_fd=parent, dst_dir_fd=trash)
+        _in_writable(child, lambda: os.rename(name, trashed, src_dir_fd=parent, dst_dir_fd=trash))
         moved = os.lstat(trashed, dir_fd=trash)
         if not os.path.samestat(os.fstat(child), moved):
             if stat.S_ISDIR(moved.st_mode):

@@ -5,24 +5,24 @@ the workspace is ever read. What git ignores is not saved, but counted and named
 process imports this.
 """
 
-import errno
 import json
 import os
 import secrets
 import shlex
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.workspaces.descent import make_folder, open_below, open_path
-from daemon.workspaces.git import GitError
+from daemon.workspaces.descent import open_path
+from daemon.workspaces.git import Git, GitError
+from daemon.workspaces.lock import working_folder
 from daemon.workspaces.places import MIRROR, RUNS, SCRATCH, TOP
-from daemon.workspaces.plain import UnreadableError
+from daemon.workspaces.plain import GitFolders, UnreadableError, git_folders
 from daemon.workspaces.removal import remove_scrap
 from daemon.workspaces.snapshot import Found, Snapshot
 
 FOLDER = "saved-work"
+_FACTS = "saved.json"
 _DEEPEST = 10  # repositories within repositories
 _MOST_NAMED = 20
 
@@ -43,6 +43,8 @@ class Saved:
     """Entries that git ignores: not saved."""
     ignored_names: list[str] = field(default_factory=list)
     bytes: int = 0
+    tips: list[str] = field(default_factory=list)
+    """The ids that the bundles lead to."""
     restore: list[str] = field(default_factory=list)
     """Commands that bring it back."""
 
@@ -61,71 +63,85 @@ def save(
 
     `base` is the commit that it began at. Nothing of the workspace is changed.
     """
-    scratch_name = f"{run_id}.{secrets.token_hex(4)}"
-    scratch = open_path(state_dir, TOP, SCRATCH, create=True)
+    name = f"{run_id}.{secrets.token_hex(4)}"
     try:
-        make_folder(scratch, scratch_name)
-        os.close(open_below(scratch, scratch_name))
-        work = _Salvage(state_dir / TOP / SCRATCH / scratch_name, most, timeout)
-        work.save_all(workspace, state_dir / TOP / environment / MIRROR, base)
-        return work.deliver(state_dir, run_id)
+        with working_folder(state_dir, SCRATCH, name) as scratch:
+            work = _Salvage(scratch, f"run-{run_id}", most, timeout)
+            work.save_all(workspace, state_dir / TOP / environment / MIRROR, base)
+            return work.deliver(state_dir, run_id)
     except OSError as error:
-        raise SalvageError(f"{error.strerror}: {error.filename}" if error.filename else str(error)) from None
+        raise SalvageError(f"{error.strerror}: {error.filename!r}" if error.filename else str(error)) from None
     except (GitError, UnreadableError) as error:
         raise SalvageError(str(error)) from None
     finally:
-        os.close(scratch)
-        remove_scrap(state_dir, (TOP, SCRATCH), scratch_name)
+        remove_scrap(state_dir, (TOP, SCRATCH), name)
 
 
 class _Salvage:
     """One salvage at work in its scratch folder."""
 
-    def __init__(self, scratch: Path, most: int | None, timeout: float) -> None:
+    def __init__(self, scratch: Path, target: str, most: int | None, timeout: float) -> None:
         self.scratch = scratch
+        self.target = target
         self.most = most
         self.timeout = timeout
         self.saved = Saved()
         self.results = scratch / "results"
         self.results.mkdir(mode=0o700)
+        self.nowhere = scratch / "nowhere"
+        self.nowhere.mkdir(mode=0o700)
+        self.number = 0
 
     def save_all(self, workspace: Path, mirror: Path, base: str | None) -> None:
         """Save the workspace's own repository and those within it, however deep."""
-        waiting: list[tuple[Path, Path | None, str | None, int]] = [(workspace, mirror, base, 0)]
-        number = 0
-        while waiting:
-            place, upstream, commit, depth = waiting.pop()
+        trees: list[tuple[Path, str | None, int]] = [(workspace, base, 0)]
+        looked_at, modules = set(), []
+        while trees:
+            place, commit, depth = trees.pop()
             if depth > _DEEPEST:
                 raise SalvageError(f"repositories lie more than {_DEEPEST} deep in each other: {place}")
-            scratch = self.scratch / f"repository-{number}"
-            snapshot = Snapshot(scratch, place, workspace, upstream, commit, self.timeout)
-            found = snapshot.look()
-            self._check_size(found)
-            folder = self.results if number == 0 else self.results / f"within-{number}"
-            self._write(snapshot, found, folder, place.relative_to(workspace))
-            waiting += [(place / inner, None, oid, depth + 1) for inner, oid in found.repositories]
-            number += 1
+            source = git_folders(place, workspace)
+            found = self._save_one(place, source, mirror, commit, place.relative_to(workspace))
+            trees += [(place / inner, oid, depth + 1) for inner, oid in found.repositories]
+            modules += found.modules
+            if source is not None:
+                looked_at.add(source.common)
+        for module in modules:
+            if module not in looked_at:  # of a submodule that is not checked out
+                self._save_one(self.nowhere, GitFolders(module, module), mirror, None, module.relative_to(workspace))
 
-    def _check_size(self, found: Found) -> None:
-        self.saved.bytes += found.bytes
+    def _save_one(self, place: Path, source: GitFolders | None, mirror: Path, base: str | None, name: Path) -> Found:
+        scratch = self.scratch / f"repository-{self.number}"
+        snapshot = Snapshot(scratch, place, source, mirror, base, self.timeout)
+        found = snapshot.look(is_own=name == Path(), has_files=place != self.nowhere, check=self._check_size)
+        folder = self.results if name == Path() else self.results / f"within-{self.number}"
+        self.number += 1
+        self._write(snapshot, found, folder, name)
+        return found
+
+    def _check_size(self, size: int) -> None:
+        self.saved.bytes += size
         if self.most is not None and self.saved.bytes > self.most:
             raise SalvageError(
                 f"{self.saved.bytes} bytes of unsaved work are more than salvage_max ({self.most} bytes)"
             )
 
     def _write(self, snapshot: Snapshot, found: Found, folder: Path, place: Path) -> None:
-        self.saved.commits += found.commits
-        self.saved.files += found.files
-        self.saved.ignored += found.ignored
-        self.saved.ignored_names += [str(place / name) for name in found.ignored_names][:_MOST_NAMED]
+        saved = self.saved
+        saved.commits += found.commits
+        saved.files += found.files
+        saved.ignored += found.ignored
+        saved.ignored_names += [str(place / name) for name in found.ignored_names][:_MOST_NAMED]
         if not found.tips:
             return
+        saved.tips += found.tips.values()
         folder.mkdir(mode=0o700, exist_ok=True)
         below = "" if folder == self.results else f"/{folder.name}"
-        steps = [step.replace("@", f"@{below}") for step in snapshot.write(folder, found.tips)]
-        if place != Path():
-            steps = [f"# of {place}:", *steps]
-        self.saved.restore += steps
+        steps = [
+            step.replace("\0", f"\0{below}")
+            for step in snapshot.write(folder, found.tips, f"{self.target}{below.replace('/', '-')}")
+        ]
+        saved.restore += steps if place == Path() else [f"# of {str(place)!r}:", *steps]
 
     def deliver(self, state_dir: Path, run_id: str) -> Saved:
         """Move what was saved to the run's artifacts, on the disk for good."""
@@ -135,24 +151,43 @@ class _Salvage:
             return saved
         artifacts = open_path(state_dir, RUNS, run_id, "artifacts", create=True)
         try:
-            name = _free_name(artifacts)
+            name = self._saved_before(artifacts) or _free_name(artifacts)
             saved.folder = f"artifacts/{name}"
             at = shlex.quote(str(state_dir / RUNS / run_id / saved.folder))
-            saved.restore = [step.replace("@", at) for step in saved.restore]
-            (self.results / "README.txt").write_text("\n".join([*_explained(saved), ""]))
-            (self.results / "saved.json").write_text(json.dumps(vars(saved), indent=2) + "\n")
+            saved.restore = [step.replace("\0", at) for step in saved.restore]
+            if name in os.listdir(artifacts):
+                return saved
+            text = "\n".join([*_explained(saved), ""])
+            (self.results / "README.txt").write_text(text, errors="backslashreplace")
+            (self.results / _FACTS).write_text(json.dumps(vars(saved), indent=2) + "\n")
             for path in _files(self.results):
                 _sync(path)
-            try:
-                os.rename(self.results, name, dst_dir_fd=artifacts)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                shutil.copytree(self.results, f"/proc/self/fd/{artifacts}/{name}")
+            os.rename(self.results, name, dst_dir_fd=artifacts)
             os.fsync(artifacts)
         finally:
             os.close(artifacts)
         return saved
+
+    def _saved_before(self, artifacts: int) -> str | None:
+        """Return where an earlier cleanup that failed saved the very same work, if git finds it there whole."""
+        git = Git(self.timeout, self.scratch, alone=True)
+        for name in sorted(os.listdir(artifacts)):
+            place = Path(f"/proc/{os.getpid()}/fd/{artifacts}") / name
+            bundles = [place / "work.bundle", *place.glob("within-*/work.bundle")]
+            try:
+                heads = {line.split()[0] for path in bundles for line in _heads_of(git, path)}
+            except GitError:
+                continue
+            if name.startswith(FOLDER) and heads >= set(self.saved.tips):
+                return name
+        return None
+
+
+def _heads_of(git: Git, bundle: Path) -> list[str]:
+    """Return the refs of a bundle, none if there is none; raise GitError for one that cannot be read."""
+    if not bundle.is_file():
+        return []
+    return git.text("bundle", "list-heads", str(bundle)).splitlines()
 
 
 def _explained(saved: Saved) -> Iterator[str]:

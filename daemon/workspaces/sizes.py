@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 from daemon.workspaces.descent import open_path
+from daemon.workspaces.places import MIRROR, tasks_of
 
 _LONGEST = 600.0  # seconds
 
@@ -14,13 +15,24 @@ def room_of(state_dir: Path, folders: tuple[str, ...]) -> int:
 
     A file with several names in it counts once, other file systems do not count, and no link is followed.
     """
+    return _counted(state_dir, folders, ["."]).get(".", 0)
+
+
+def rooms_of(state_dir: Path, environment: str, runs: list[str]) -> dict[str, int]:
+    """Return the bytes that the workspaces of some runs take beside their mirror; what cannot be told is left out."""
+    found = _counted(state_dir, tasks_of(environment), [f"../{MIRROR}", *runs])
+    return {run: found[run] for run in runs if run in found}
+
+
+def _counted(state_dir: Path, folders: tuple[str, ...], names: list[str]) -> dict[str, int]:
+    """Return what du says of entries of a folder, those before counting what those after share with them."""
     try:
         folder = open_path(state_dir, *folders)
     except OSError:
-        return 0
+        return {}
     try:
         said = subprocess.run(
-            ["du", "-sx", "-B1", "."],  # noqa: S607 - the one on PATH
+            ["du", "-sx", "-B1", "--", *names],  # noqa: S607 - the one on PATH
             cwd=f"/proc/self/fd/{folder}",
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -28,7 +40,8 @@ def room_of(state_dir: Path, folders: tuple[str, ...]) -> int:
             timeout=_LONGEST,
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return 0
+        return {}
     finally:
         os.close(folder)
-    return int(said.split()[0]) if said else 0
+    lines = (line.split("\t", 1) for line in os.fsdecode(said).splitlines())
+    return {line[1]: int(line[0]) for line in lines if len(line) == 2}  # noqa: PLR2004 - size and name

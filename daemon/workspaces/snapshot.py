@@ -7,21 +7,21 @@ the helper process imports this.
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.workspaces.git import Git
 from daemon.workspaces.plain import (
     OID,
+    GitFolders,
     UnreadableError,
-    git_folder,
+    forsaken_modules,
     logged,
-    loose_refs,
-    packed_refs,
     pseudo_refs,
     read_plain,
-    reflogs,
+    refs_of,
+    repositories_below,
 )
 
 _SAVED = "refs/heads/agentcron/saved"
@@ -32,6 +32,8 @@ _IDENTITY = {
     "GIT_AUTHOR_EMAIL": "agentcron@localhost",
     "GIT_COMMITTER_NAME": "agentcron",
     "GIT_COMMITTER_EMAIL": "agentcron@localhost",
+    "GIT_AUTHOR_DATE": "2000-01-01T00:00:00Z",  # so that the same work has the same ids
+    "GIT_COMMITTER_DATE": "2000-01-01T00:00:00Z",
 }
 _GITLINK = b"160000"
 
@@ -44,80 +46,96 @@ class Found:
     """Refs that lead to something new."""
     commits: int = 0
     files: int = 0
-    bytes: int = 0
     ignored: int = 0
     ignored_names: list[str] = field(default_factory=list)
     repositories: list[tuple[Path, str | None]] = field(default_factory=list)
-    """Repositories within it, below it, and of submodules the commit that is wanted of them."""
+    """Working trees within it, below it, and of submodules the commit that is wanted of them."""
+    modules: list[Path] = field(default_factory=list)
+    """Repositories of submodules, checked out or not."""
 
 
 class Snapshot:
     """One repository of a workspace."""
 
     def __init__(
-        self, scratch: Path, place: Path, workspace: Path, mirror: Path | None, base: str | None, timeout: float
+        self,
+        scratch: Path,
+        place: Path,
+        source: GitFolders | None,
+        mirror: Path | None,
+        base: str | None,
+        timeout: float,
     ) -> None:
-        """Look at the repository at a place in a workspace.
+        """Look at the working tree at a place, whose repository is the source.
 
-        What the mirror has is saved already; without one, what the repository fetched from elsewhere, and `base`.
+        What the mirror has is saved elsewhere, and `base`; of any but the workspace's own repository also what it
+        fetched.
         """
         self.place = place
         self.scratch = scratch
         self._mirror = mirror if mirror is not None and (mirror / "HEAD").exists() else None
         self._base = base
-        self._source = git_folder(place, workspace)
-        self._git = Git(
-            timeout,
-            place,
-            alone=True,
-            GIT_DIR=str(scratch),
-            GIT_WORK_TREE=str(place),
-            **_IDENTITY,
-        )
+        self._source = source
+        self._git = Git(timeout, place, alone=True, GIT_DIR=str(scratch), GIT_WORK_TREE=str(place), **_IDENTITY)
         self._head: str | None = None
         self._tips: dict[str, str] = {}
         self._saved = _SAVED
         self._fetched: list[str] = []
         self._upstream: list[str] = []
 
-    def look(self) -> Found:
-        """Return what is to be saved; raise UnreadableError, GitError or OSError if that cannot be told."""
+    def look(self, *, is_own: bool, has_files: bool, check: Callable[[int], None]) -> Found:
+        """Return what is to be saved; raise UnreadableError, GitError or OSError if that cannot be told.
+
+        `is_own` says that the workspace was made with this repository, `has_files` that it has a working tree. `check`
+        hears how many bytes there are before any of them is written, and may raise what it likes.
+        """
         self._set_up()
+        self._upstream = self._known_upstream(is_own=is_own)
         found = Found(commits=self._count("--count"))
-        changed, found.repositories = self._changed()
+        size = self._count("--objects", "--disk-usage") if found.commits else 0
+        changed: list[bytes] = []
+        if has_files:
+            changed, found.repositories = self._changed()
+            size += sum(self._size(name) for name in changed)
+        check(size)
         found.files = len(changed)
-        found.bytes = sum(self._size(name) for name in changed)
-        self._remember_files(changed)
-        self._remember_index()
+        found.modules = list(forsaken_modules(self._source.common)) if self._source is not None else []
+        if has_files:
+            self._remember_files(changed)
+            self._remember_indexes()
+            self._name_ignored(found)
         found.tips = self._new_tips()
-        found.bytes += self._count("--objects", "--disk-usage") if found.commits else 0
-        self._name_ignored(found)
         return found
 
-    def write(self, folder: Path, tips: dict[str, str]) -> Iterator[str]:
-        """Write bundle and patch into a folder, and give the commands that bring the work back; `@` is the folder."""
-        yield from self._write_bundle(folder, tips)
+    def write(self, folder: Path, tips: dict[str, str], target: str) -> Iterator[str]:
+        """Write bundle and patch into a folder, and give the commands that bring the work back into a target.
+
+        A NUL in them is the folder.
+        """
+        yield from self._write_bundle(folder, tips, target)
         if f"{self._saved}/files" in self._tips:
-            yield from self._write_patch(folder)
+            yield from self._write_patch(folder, target)
 
     def _set_up(self) -> None:
         """Make our repository: the objects of the workspace and of the mirror, its refs, and nothing of its config."""
-        (self.scratch / "objects" / "info").mkdir(parents=True)
-        (self.scratch / "refs").mkdir()
-        (self.scratch / "info").mkdir()
+        for folder in ("objects/info", "refs", "info"):
+            (self.scratch / folder).mkdir(parents=True)
         (self.scratch / "HEAD").write_text("ref: refs/heads/agentcron/none\n")
-        (self.scratch / "config").write_text(f"[core]\n\trepositoryformatversion = {1 if self._is_sha256() else 0}\n")
+        settings = f"[core]\n\trepositoryformatversion = {1 if self._is_sha256() else 0}\n"
         if self._is_sha256():
-            with (self.scratch / "config").open("a") as config:
-                config.write("[extensions]\n\tobjectFormat = sha256\n")
-        sources = [place for place in (self._source, self._mirror) if place is not None]
-        alternates = "".join(f"{place / 'objects'}\n" for place in sources)
-        (self.scratch / "objects" / "info" / "alternates").write_text(alternates)
+            settings += "[extensions]\n\tobjectFormat = sha256\n"
+        (self.scratch / "config").write_text(settings)
+        sources = [self._source.common] if self._source is not None else []
+        sources += [self._mirror] if self._mirror is not None else []
+        alternates = b"".join(_quoted(place / "objects") + b"\n" for place in sources)
+        (self.scratch / "objects" / "info" / "alternates").write_bytes(alternates)
+        shallow = read_plain(self._source.common / "shallow") if self._source else None
+        if shallow is not None:
+            (self.scratch / "shallow").write_bytes(shallow)
         self._read_refs()
-        self._upstream = self._known_upstream()
 
     def _is_sha256(self) -> bool:
-        text = read_plain(self._source / "config") if self._source else b""
+        text = read_plain(self._source.common / "config") if self._source else b""
         return re.search(rb"(?im)^\s*objectformat\s*=\s*sha256", text or b"") is not None
 
     def _read_refs(self) -> None:
@@ -125,17 +143,16 @@ class Snapshot:
         if source is None:
             self._head = next(iter(self._existing([self._base] if self._base else [])), None)
             return
-        if (source / "reftable").exists():
+        if (source.common / "reftable").exists():
             raise UnreadableError("its refs are kept in a reftable, which cannot be read; use git refs migrate")
-        refs = dict(packed_refs(source))
-        refs |= dict(loose_refs(source))
-        head = (read_plain(source / "HEAD") or b"").strip()
+        refs = refs_of(source.common)
+        head = (read_plain(source.own / "HEAD") or b"").strip()
         if head.startswith(b"ref: "):
             oid = refs.get(os.fsdecode(head[5:]))
         else:
             oid = head.decode(errors="replace") if OID.fullmatch(head) else None
         wanted = {name: oid for name, oid in refs.items() if not name.startswith("refs/remotes/")}
-        lost = {oid for name in reflogs(source) for oid in logged(name)} | set(pseudo_refs(source))
+        lost = {*logged(source.common), *pseudo_refs(source.common), *self._unknown_commits(source.common)}
         existing = set(self._existing([*wanted.values(), *lost, *([oid] if oid else [])]))
         self._head = oid if oid in existing else None
         while any(name.startswith(self._saved) for name in refs):
@@ -146,6 +163,11 @@ class Snapshot:
             self._tips[f"{self._saved}/head"] = self._head
         for number, oid in enumerate(self._ends_of(lost & existing)):
             self._tips[f"{self._saved}/lost-{number}"] = oid
+
+    def _unknown_commits(self, common: Path) -> set[str]:
+        """Return the commits among a repository's objects that the mirror does not have, whatever leads to them."""
+        mirror = _commits_in(self._git, self._mirror / "objects") if self._mirror is not None else set()
+        return _commits_in(self._git, common / "objects") - mirror
 
     def _clonable(self, name: str) -> str:
         """Return the name under which a ref is part of what `git clone` brings back: stashes and notes are not."""
@@ -168,20 +190,18 @@ class Snapshot:
         told = (line.split() for line in said.decode().splitlines())
         return [words[0] for words in told if words[1:2] in (["commit"], ["tag"])]
 
-    def _known_upstream(self) -> list[str]:
-        """Return commits that are saved elsewhere."""
+    def _known_upstream(self, *, is_own: bool) -> list[str]:
+        """Return commits and tags that are saved elsewhere."""
+        known = [] if is_own else list(self._fetched)
         if self._mirror is not None:
-            said = self._git.text("for-each-ref", "--format=%(objectname)", GIT_DIR=str(self._mirror))
-            known = [*said.split(), *([self._base] if self._base else [])]
-        else:
-            known = [*self._fetched, *([self._base] if self._base else [])]
-        return self._existing(known)
+            known += self._git.text("for-each-ref", "--format=%(objectname)", GIT_DIR=str(self._mirror)).split()
+        return self._existing([*known, *([self._base] if self._base else [])])
 
     def _changed(self) -> tuple[list[bytes], list[tuple[Path, str | None]]]:
         """Return the files that differ from HEAD or are new, and the repositories within this one."""
         git, head = self._git, self._head
         git.run("read-tree", head) if head else git.run("read-tree", "--empty")
-        git.succeeds("update-index", "-q", "--really-refresh", "--ignore-submodules")
+        git.succeeds("update-index", "-q", "--really-refresh", "--ignore-submodules")  # it fails where files differ
         changed = git.names("diff-files", "-z", "--name-only", "--ignore-submodules=all")
         within: list[tuple[Path, str | None]] = []
         for entry in git.names("ls-files", "-z", "--stage"):
@@ -190,11 +210,11 @@ class Snapshot:
                 within.append((Path(os.fsdecode(name)), kind.split()[1].decode()))
             elif kind.startswith(_GITLINK) and self._is_file(name):
                 changed.append(name)
-        for name in git.names("ls-files", "-z", "--others", "--exclude-standard"):
-            if name.endswith(b"/"):
-                within.append((Path(os.fsdecode(name)), None))
-            else:
-                changed.append(name)
+        others = git.names("ls-files", "-z", "--others", "--exclude-standard")
+        changed += [name for name in others if not name.endswith(b"/")]
+        known = {place for place, _ in within}
+        found = [place for place in repositories_below(self.place) if place not in known]
+        within += [(place, None) for place in found if not git.succeeds("check-ignore", "-q", "--", f"./{place}")]
         return list(dict.fromkeys([*changed, *self._staged()])), within
 
     def _is_filled(self, name: bytes) -> bool:
@@ -218,6 +238,14 @@ class Snapshot:
             return False
         return stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)
 
+    def _is_odd(self, name: bytes) -> bool:
+        """Tell whether a name is that of a pipe or its like, or leads through a link: git has nothing there."""
+        place, parts = os.fsencode(self.place), name.split(b"/")
+        above = (os.path.join(place, *parts[:count]) for count in range(1, len(parts)))
+        return any(map(os.path.islink, above)) or (
+            os.path.lexists(os.path.join(place, name)) and not self._is_file(name)
+        )
+
     def _size(self, name: bytes) -> int:
         try:
             return os.lstat(os.path.join(os.fsencode(self.place), name)).st_size
@@ -228,7 +256,7 @@ class Snapshot:
         """Return a copy of the workspace's index, None if there is none."""
         copy = self.scratch / "index.theirs"
         if not copy.exists():
-            data = read_plain(self._source / "index") if self._source is not None else None
+            data = read_plain(self._source.own / "index") if self._source is not None else None
             if data is None:
                 return None
             copy.write_bytes(data)
@@ -239,15 +267,27 @@ class Snapshot:
         if not changed:
             return
         (self.scratch / "info" / "attributes").write_text(_RAW)
-        given = b"".join(name + b"\0" for name in changed)
-        self._git.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", given=given)
+        odd = [name for name in changed if self._is_odd(name)]
+        for names, how in ((odd, "--force-remove"), ([name for name in changed if name not in odd], "--remove")):
+            given = b"".join(name + b"\0" for name in names)
+            self._git.run("update-index", "--add", how, "--replace", "-z", "--stdin", given=given)
         tree = self._git.text("write-tree")
         if self._head is None or tree != self._git.text("rev-parse", f"{self._head}^{{tree}}"):
             self._commit("files", tree, "Files as they were in the workspace")
 
-    def _remember_index(self) -> None:
-        """Write what was staged as a commit, unless HEAD or the files are the same."""
-        index = self._index()
+    def _remember_indexes(self) -> None:
+        """Write what was staged as commits, here and in further working trees."""
+        self._remember_index("staged", self._index())
+        trees = sorted(self._source.common.glob("worktrees/*")) if self._source is not None else []
+        for number, tree in enumerate(trees):
+            data = read_plain(tree / "index")
+            if data is not None and self._source is not None and tree != self._source.own:
+                copy = self.scratch / f"index.tree-{number}"
+                copy.write_bytes(data)
+                self._remember_index(f"staged-{number}", copy)
+
+    def _remember_index(self, name: str, index: Path | None) -> None:
+        """Write what an index holds as a commit, unless HEAD or the files are the same."""
         if index is None:
             return
         if self._git.names("ls-files", "-z", "--unmerged", GIT_INDEX_FILE=str(index)):
@@ -257,7 +297,7 @@ class Snapshot:
         if tree not in {self._git.text("rev-parse", f"{tip}^{{tree}}") for tip in known} and (
             known or not _is_empty(tree)
         ):
-            self._commit("staged", tree, "What was staged in the workspace")
+            self._commit(name, tree, "What was staged in the workspace")
 
     def _commit(self, name: str, tree: str, message: str) -> None:
         parent = ("-p", self._head) if self._head else ()
@@ -276,15 +316,17 @@ class Snapshot:
 
     def _new_tips(self) -> dict[str, str]:
         """Return the refs that lead to something new."""
-        known = "".join(f"^{oid}\n" for oid in self._upstream)
-        new = {}
-        for name, tip in self._tips.items():
-            given = f"{tip}\n{known}".encode()
-            if self._git.run("rev-list", "--max-count=1", "--objects", "--stdin", given=given).strip():
-                new[name] = tip
-        return new
+        known = set(self._upstream)
+        asked = {name: tip for name, tip in self._tips.items() if tip not in known}
+        if not asked:
+            return {}
+        given = "".join([*(f"{tip}\n" for tip in asked.values()), *(f"^{oid}\n" for oid in self._upstream)])
+        new = set(self._git.run("rev-list", "--stdin", given=given.encode()).decode().split())
+        kinds = self._git.run("cat-file", "--batch-check", given="".join(f"{tip}\n" for tip in asked.values()).encode())
+        tags = {line.split()[0] for line in kinds.decode().splitlines() if line.split()[1:2] == ["tag"]}
+        return {name: tip for name, tip in asked.items() if tip in new or tip in tags}
 
-    def _write_bundle(self, folder: Path, tips: dict[str, str]) -> Iterator[str]:
+    def _write_bundle(self, folder: Path, tips: dict[str, str], target: str) -> Iterator[str]:
         git = self._git
         for name, tip in tips.items():
             git.run("update-ref", name, tip)
@@ -297,16 +339,17 @@ class Snapshot:
         whole = int(git.run("rev-list", "--objects", "--disk-usage", "--stdin", given=everything)) <= _WHOLE
         known = [] if whole else [f"^{oid}" for oid in self._upstream]
         bundle = folder / "work.bundle"
-        given = "".join(f"{word}\n" for word in [*names, *known]).encode()
+        given = b"".join(os.fsencode(word) + b"\n" for word in [*names, *known])
         git.run("bundle", "create", "--quiet", str(bundle), "--stdin", given=given)
         git.run("bundle", "verify", "--quiet", str(bundle))
         if whole:
-            yield "git clone @/work.bundle work && cd work"
+            yield f"git clone \0/work.bundle {target}"
         else:
-            yield "git fetch @/work.bundle '+refs/heads/*:refs/remotes/saved/*'  # in a clone of the repository"
-        yield "git branch -r"
+            yield f"git clone THE_REPOSITORY {target}"
+            yield f"git -C {target} fetch \0/work.bundle '+refs/heads/*:refs/remotes/saved/*'"
+        yield f"git -C {target} branch -r"
 
-    def _write_patch(self, folder: Path) -> Iterator[str]:
+    def _write_patch(self, folder: Path, target: str) -> Iterator[str]:
         """Write the changed files as a patch on HEAD."""
         git = self._git
         before = self._head or git.run("hash-object", "-t", "tree", "-w", "--stdin", given=b"").decode().strip()
@@ -314,8 +357,20 @@ class Snapshot:
         options = ("--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color")
         git.run("diff-tree", "-p", *options, f"--output={folder / 'work.patch'}", before, after)
         if self._head:
-            yield f"git checkout {self._head}"
-        yield "git apply --binary @/work.patch"
+            yield f"git -C {target} checkout {self._head}"
+        yield f"git -C {target} apply --binary \0/work.patch"
+
+
+def _commits_in(git: Git, objects: Path) -> set[str]:
+    """Return all commits in a folder of objects, and in those that it borrows from."""
+    said = git.run("cat-file", "--batch-all-objects", "--batch-check", "--unordered", GIT_OBJECT_DIRECTORY=str(objects))
+    return {words[0] for words in (line.split() for line in said.decode().splitlines()) if words[1:2] == ["commit"]}
+
+
+def _quoted(path: Path) -> bytes:
+    """Return a path as `objects/info/alternates` has it, whatever is in it (gitrepository-layout(5))."""
+    escaped = (b"\\%03o" % byte if byte < 32 or byte in b'"\\' else bytes([byte]) for byte in os.fsencode(path))  # noqa: PLR2004
+    return b'"' + b"".join(escaped) + b'"'
 
 
 def _is_empty(tree: str) -> bool:

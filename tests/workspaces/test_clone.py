@@ -93,6 +93,30 @@ def test_a_damaged_mirror_is_made_anew_at_the_second_try(site: Site) -> None:
     assert site.remnants() == []
 
 
+@pytest.mark.parametrize("damage", ["HEAD", "objects"])
+def test_what_a_power_loss_left_of_a_mirror_is_made_anew(site: Site, damage: str) -> None:
+    site.prepare(1)
+    mirror = site.tasks.parent / "mirror"
+    for path in [mirror / "HEAD"] if damage == "HEAD" else mirror.glob("objects/??/*"):
+        path.chmod(0o600)
+        path.write_bytes(b"")
+    assert git(site.prepare(2), "rev-parse", "HEAD") == site.first
+
+
+def test_an_agent_that_spoils_its_objects_spoils_nobody_elses(site: Site) -> None:
+    place = site.prepare(1)
+    for path in [path for path in (place / ".git" / "objects").rglob("*") if path.is_file()]:
+        path.chmod(0o600)
+        path.write_bytes(b"")
+    git(site.prepare(2), "fsck", "--no-progress")
+    git(site.tasks.parent / "mirror", "fsck", "--no-progress")
+
+
+def test_a_branch_called_like_the_folder_of_ours_is_not_in_the_way(site: Site) -> None:
+    git(site.origin, "checkout", "-q", "-b", "agentcron")
+    assert git(site.prepare(1), "branch", "--show-current") == "agentcron/1"
+
+
 def test_a_repository_without_a_commit_says_so(site: Site, tmp_path: Path) -> None:
     git(tmp_path, "init", "-q", "empty")
     with pytest.raises(PreparationError, match="no commit on its HEAD yet"):
@@ -159,3 +183,6 @@ def test_credentials_are_left_out_of_what_is_told(site: Site) -> None:
     with pytest.raises(PreparationError) as caught:
         site.prepare(1, repository="https://me:hunter2@127.0.0.1:1/x.git")
     assert "hunter2" not in f"{caught.value} {site.said}"
+    with pytest.raises(PreparationError) as caught:
+        site.prepare(1, repository="https://127.0.0.1:1/x.git?token=hunter3")
+    assert "hunter3" not in f"{caught.value} {site.said}"

@@ -1,5 +1,6 @@
 """Salvage: what exists only in a workspace is in the artifacts before it goes, and nothing planted is executed."""
 
+import errno
 import json
 import os
 import stat
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from daemon.workspaces.cleaning import Cleaned, clean
+from daemon.workspaces.git import Git
 from tests.workspaces.conftest import Site, commit, git
 
 
@@ -88,12 +90,16 @@ def test_the_commands_that_are_told_bring_the_work_back(site: Site, tmp_path: Pa
     place = site.prepare()
     commit(place, "mine.txt", "mine\n")
     (place / "more.txt").write_text("more\n")
+    (place / "inner").mkdir()
+    git(place / "inner", "init", "-q", "-b", "main")
+    commit(place / "inner", "inner.txt", "inner\n")
     done = clean_up(site)
     assert done.saved is not None
     script = "\n".join(["set -e", *done.saved.restore])
     subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True, capture_output=True)
-    assert (tmp_path / "work" / "mine.txt").read_text() == "mine\n"
-    assert (tmp_path / "work" / "more.txt").read_text() == "more\n"
+    assert (tmp_path / "run-1" / "mine.txt").read_text() == "mine\n"
+    assert (tmp_path / "run-1" / "more.txt").read_text() == "more\n"
+    assert (tmp_path / "run-1-within-1" / "inner.txt").read_text() == "inner\n"
 
 
 def test_nothing_is_saved_where_nothing_is_new(site: Site) -> None:
@@ -136,6 +142,29 @@ def test_commits_that_no_branch_leads_to_are_saved(site: Site, tmp_path: Path) -
     git(tmp_path, "clone", "-q", str(site.saved() / "work.bundle"), "back")
     known = git(tmp_path / "back", "rev-list", "--all").splitlines()
     assert {lost, detached} <= set(known)
+
+
+def test_commits_that_nothing_leads_to_are_saved(site: Site, tmp_path: Path) -> None:
+    commit(site.origin, "dir/f.txt", "f\n")
+    place = site.prepare()
+    alone = git(place, "commit-tree", "-m", "alone", "HEAD^{tree}")
+    git(place, "worktree", "add", "-q", "--detach", str(place / "tree"))
+    gone = commit(place / "tree", "gone.txt", "gone\n")
+    git(place, "worktree", "remove", "--force", str(place / "tree"))
+    git(place, "worktree", "add", "-q", "--detach", str(tmp_path / "outside"))
+    (tmp_path / "outside" / "staged.txt").write_text("staged elsewhere\n")
+    git(tmp_path / "outside", "add", "staged.txt")
+    (place / "a.txt").write_text("PRECIOUS\n")
+    git(place, "update-ref", "refs/remotes/fork/x", git(place, "stash", "create"))
+    git(place, "checkout", "-q", "--", ".")
+    (place / "dir" / "f.txt").rename(place / "f.txt")
+    (place / "dir").rmdir()
+    (place / "dir").symlink_to(".")
+    done = clean_up(site)
+    assert done.gone, done.reason
+    git(tmp_path, "clone", "-q", "--mirror", str(site.saved() / "work.bundle"), "back")
+    everything = git(tmp_path / "back", "log", "--all", "-m", "-p", "--format=%H")
+    assert all(text in everything for text in (alone, gone, "PRECIOUS", "staged elsewhere"))
 
 
 def test_repositories_within_are_saved_too(site: Site, tmp_path: Path) -> None:
@@ -203,10 +232,126 @@ def test_a_git_folder_behind_a_link_is_not_believed(site: Site, tmp_path: Path) 
     place = site.prepare()
     (place / ".git").rename(tmp_path / "stolen")
     (place / ".git").symlink_to(tmp_path / "stolen")
-    (place / "mine.txt").write_text("mine\n")
-    assert clean_up(site).gone
+    done = clean_up(site)
+    assert not done.gone
+    assert "a link leads to it" in str(done.reason)
     assert (tmp_path / "stolen" / "HEAD").exists()
-    assert (site.saved() / "work.patch").exists()
+    assert place.exists()
+
+
+@pytest.mark.parametrize("spoiled", ["objects", "refs/heads", "HEAD", "index", "refs/heads/agentcron/1"])
+def test_a_repository_that_cannot_be_read_is_not_taken_for_none(site: Site, tmp_path: Path, spoiled: str) -> None:
+    place = site.prepare()
+    commit(place, "mine.txt", "mine\n")
+    (place / ".git" / spoiled).rename(tmp_path / "away")
+    (place / ".git" / spoiled).symlink_to(tmp_path / "away")
+    assert not clean_up(site).gone
+    assert (place / "mine.txt").exists()
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git only warns of such a folder, and ends well; here it warns as it would for any user but root."""
+    place = site.prepare()
+    real, run = Git.run, []
+
+    def warned(self: Git, *arguments: str, **keys: Any) -> bytes:  # noqa: ANN401
+        run.append(arguments)
+        if arguments[:1] == ("ls-files",):
+            return real(self, "-c", "alias.x=!git ls-files; echo warning: could not open directory >&2", "x", **keys)
+        return real(self, *arguments, **keys)
+
+    monkeypatch.setattr(Git, "run", warned)
+    done = clean_up(site)
+    assert not done.gone
+    assert "could not open directory" in str(done.reason)
+    assert place.exists()
+
+
+def test_repositories_of_all_kinds_below_are_found(site: Site, tmp_path: Path) -> None:
+    commit(site.origin, "lib/code.txt", "code\n")
+    place = site.prepare()
+    git(place / "lib", "init", "-q", "-b", "main")
+    commit(place / "lib", "inner.txt", "inner\n")
+    git(place, "worktree", "add", "-q", str(place / "tree"), "-b", "tree")
+    lost = commit(place / "tree", "lost.txt", "lost\n")
+    git(place / "tree", "reset", "-q", "--hard", "HEAD~1")
+    (place / "tree" / "dirty.txt").write_text("dirty\n")
+    (place / "ignored.log").mkdir()
+    git(place / "ignored.log", "init", "-q")
+    done = clean_up(site)
+    assert done.gone, done.reason
+    everything = ""
+    for number, bundle in enumerate(sorted(site.saved().rglob("work.bundle"))):
+        git(tmp_path, "clone", "-q", str(bundle), f"back-{number}")
+        everything += git(tmp_path / f"back-{number}", "log", "--all", "--format=%H", "--name-only")
+    assert all(name in everything for name in (lost, "inner.txt", "dirty.txt"))
+
+
+def test_modules_that_are_not_checked_out_any_more_are_saved(site: Site, tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "-b", "main", "library")
+    commit(tmp_path / "library", "lib.txt", "library\n")
+    git(site.origin, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(tmp_path / "library"), "lib")
+    git(site.origin, "commit", "-q", "-m", "submodule")
+    place = site.prepare()
+    mine = commit(place / "lib", "mine.txt", "mine\n")
+    git(place, "submodule", "deinit", "-q", "-f", "lib")
+    assert clean_up(site).gone
+    assert any(
+        mine in git(path.parent, "bundle", "list-heads", path.name) for path in site.saved().rglob("work.bundle")
+    )
+
+
+def test_odd_names_of_branches_folders_and_files_are_saved(site: Site, tmp_path: Path) -> None:
+    place = site.prepare()
+    inner = place / os.fsdecode(b"caf\xe9\n@rm")
+    inner.mkdir()
+    git(inner, "init", "-q", "-b", "main")
+    commit(inner, "inner.txt", "inner\n")
+    git(place, "checkout", "-q", "-b", os.fsdecode(b"caf\xe9"))
+    commit(place, "mine.txt", "mine\n")
+    (place / "git~1").write_text("odd\n")
+    (place / "sub" / ".GIT").mkdir(parents=True)
+    (place / "sub" / ".GIT" / "notes").write_text("no name for git\n")
+    refused = clean_up(site)
+    assert (refused.gone, "Ignoring path sub/.GIT/notes" in str(refused.reason)) == (False, True)
+    (place / "sub" / ".GIT" / "notes").unlink()
+    done = clean_up(site)
+    assert done.gone, done.reason
+    assert done.saved is not None
+    assert done.saved.files == 1
+    assert "\n@rm" not in (site.saved() / "README.txt").read_text()
+    git(tmp_path, "init", "-q", "back")
+    git(tmp_path / "back", "fetch", "-q", str(site.saved() / "work.bundle"), "+refs/heads/*:refs/heads/*")
+    names = git(tmp_path / "back", "ls-tree", "-r", "--name-only", "agentcron/saved/files")
+    assert "git~1" in names.splitlines()
+
+
+def test_a_cleanup_that_fails_again_and_again_saves_the_same_work_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = site.prepare()
+    commit(place, "mine.txt", "mine\n")
+    (place / "dirty.txt").write_text("dirty\n")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EBUSY, "in the way", str(place))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("daemon.workspaces.cleaning.discard", refuse)
+        assert [clean_up(site).gone for _ in range(3)] == [False] * 3
+    assert [path.name for path in site.saved().parent.iterdir()] == ["saved-work"]
+    assert clean_up(site).gone
+    assert [path.name for path in site.saved().parent.iterdir()] == ["saved-work"]
+
+
+def test_a_pipe_in_the_place_of_a_file_and_a_shallow_clone_within_are_saved(site: Site) -> None:
+    place = site.prepare()
+    (place / "a.txt").unlink()
+    os.mkfifo(place / "a.txt")
+    git(place, "clone", "-q", "--depth", "1", f"file://{site.origin}", "shallow")
+    (place / "shallow" / "mine.txt").write_text("mine\n")
+    done = clean_up(site)
+    assert done.gone, done.reason
 
 
 def test_line_endings_that_a_repository_converts_are_no_change(site: Site) -> None:
