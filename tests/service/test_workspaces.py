@@ -5,6 +5,7 @@ import fcntl
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,45 @@ def test_an_agent_may_not_touch_workspaces_over_the_api(start_daemon: StartDaemo
     daemon = start_daemon(config(script))
     run = ended(daemon)
     assert daemon.output(run).split() == ["403", "403", "404"]
+
+
+@pytest.mark.usefixtures("origin")
+def test_what_an_agent_calls_its_folders_stops_neither_the_daemon_nor_other_cleanups(start_daemon: StartDaemon) -> None:
+    odd = "mkdir -p ../../../$(printf 'x\\\\351')/tasks/$AGENTCRON_RUN_ID ../$(printf 'y\\\\351') ../$(printf 'new\\\\nline')"
+    daemon = start_daemon(config(f"{odd}; rm -rf .git/objects; exit 0"))
+    spoiled = ended(daemon)
+    daemon.config.write_text(config())
+    assert call(daemon, "POST", "/reload").status == 200
+    good = ended(daemon)
+    cleaned = call(daemon, "POST", "/workspaces/clean", {"older_than_seconds": 0}).body
+    assert cleaned["removed"] == [good]
+    assert [failed["run_id"] for failed in cleaned["failed"]] == [spoiled]
+    assert place_of(daemon, spoiled).exists()
+    assert len(names_in(place_of(daemon, spoiled).parent.parent / "quarantine")) == 2
+    listed = call(daemon, "GET", "/workspaces").body["workspaces"]
+    assert "its work cannot be saved" in listed[0]["reason"]
+    assert daemon.stop() == 0
+    again = start_daemon(config())
+    assert call(again, "GET", "/healthz").status == 200
+
+
+@pytest.mark.usefixtures("origin")
+def test_a_workspace_that_is_just_being_removed_cannot_be_kept(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    fake = tmp_path / "bin" / "git"
+    fake.parent.mkdir()
+    real = subprocess.run(["which", "git"], capture_output=True, text=True, check=True).stdout.strip()
+    fake.write_text(
+        f'#!/bin/sh\n[ "$1" = diff-files ] && echo > {tmp_path}/begun && cat {tmp_path}/gate\nexec {real} "$@"\n'
+    )
+    fake.chmod(0o755)
+    daemon = start_daemon(config(), PATH=f"{fake.parent}:{os.environ['PATH']}")
+    run = ended(daemon)
+    with ThreadPoolExecutor() as pool:
+        discarded = pool.submit(call, daemon, "POST", f"/workspaces/{run}/discard")
+        wait_until(lambda: (tmp_path / "begun").exists() or None, what="the salvage")
+        refused = call(daemon, "POST", f"/workspaces/{run}/keep")
+        assert (refused.status, "being removed" in refused.body["message"]) == (409, True)
+        (tmp_path / "gate").write_text("")
+        assert discarded.result().status == 200
+    assert not place_of(daemon, run).exists()
