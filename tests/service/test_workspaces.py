@@ -222,7 +222,8 @@ def test_an_agent_may_not_touch_workspaces_over_the_api(start_daemon: StartDaemo
 
 @pytest.mark.usefixtures("origin")
 def test_what_an_agent_calls_its_folders_stops_neither_the_daemon_nor_other_cleanups(start_daemon: StartDaemon) -> None:
-    odd = "mkdir -p ../../../$(printf 'x\\\\351')/tasks/$AGENTCRON_RUN_ID ../$(printf 'y\\\\351') ../$(printf 'new\\\\nline')"
+    odd = "mkdir -p ../../../$(printf 'x\\\\351')/tasks/$AGENTCRON_RUN_ID ../$(printf 'y\\\\351')"
+    odd += " ../$(printf 'new\\\\nline')"
     daemon = start_daemon(config(f"{odd}; rm -rf .git/objects; exit 0"))
     spoiled = ended(daemon)
     daemon.config.write_text(config())
