@@ -28,6 +28,7 @@ _FIRST_REQUEST = 15.0  # seconds that a new connection has for the headers of it
 _IDLE = 60.0  # seconds until the headers of the next one
 _BODY = 30.0  # seconds for a body
 _SLOW_STOP = 0.5  # seconds that answers in flight get at the end
+_BACKLOG = 1024  # connections that may wait to be taken
 _LONGEST_PATH = 300  # characters of it in the log
 _ON_TCP = web.AppKey("on_tcp", bool)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -85,7 +86,8 @@ class ControlServer:
         self._runners.append(runner)
         loop, others = asyncio.get_running_loop(), WeakSet[Connection]()
         serve = loop.create_server if on_tcp else loop.create_unix_server
-        self._servers.append(await serve(lambda: self._watched(runner, others), sock=listener))
+        backlog = min(_BACKLOG, self._most // 4)  # the loop takes so many at once, before one can be turned away
+        self._servers.append(await serve(lambda: self._watched(runner, others), sock=listener, backlog=backlog))
 
     def _watched(self, runner: web.AppRunner, others: "WeakSet[Connection]") -> Connection:
         """Make the protocol of one connection, and close it if no request comes in time."""

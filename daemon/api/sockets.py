@@ -12,8 +12,6 @@ from pathlib import Path
 
 from daemon.errors import ConfigError, RefusedError
 
-_BACKLOG = 1024
-
 
 @dataclass(frozen=True)
 class Listeners:
@@ -79,7 +77,7 @@ def _bind(path: Path, near: Path, group: str | None) -> tuple[socket.socket, int
             if group is not None:
                 os.chown(passing, -1, grp.getgrnam(group).gr_gid)
             passing.chmod(0o660)
-            listener.listen(_BACKLOG)
+            listener.listen()
             listener.setblocking(False)  # noqa: FBT003 - the method's own signature
             passing.rename(near / path.name)
         except BaseException:
@@ -129,7 +127,7 @@ def listen_on(address: str) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(at)
-            listener.listen(_BACKLOG)
+            listener.listen()
             listener.setblocking(False)  # noqa: FBT003 - the method's own signature
         except BaseException:
             listener.close()
