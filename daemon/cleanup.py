@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,6 +23,7 @@ from daemon.store.runs import get_run
 from daemon.store.workspaces import (
     Workspace,
     add_workspace,
+    by_environment,
     get_workspace,
     mark_removed,
     present_workspaces,
@@ -138,7 +139,7 @@ class Cleanup:
     def _going(self, present: Iterable[Workspace], older_than: timedelta | None) -> list[Workspace]:
         """Return the workspaces that go now, oldest first."""
         going: list[Workspace] = []
-        for name, group in _by_environment(present).items():
+        for name, group in by_environment(present).items():
             policy = policy_of(self.config, name)
             verdicts = judge((one.candidate for one in group), policy, self._now(), older_than)
             due = {run for run, verdict in verdicts.items() if verdict.due}
@@ -251,7 +252,7 @@ class Cleanup:
 
     async def _measure(self, helper: Porter, present: Iterable[Workspace]) -> None:
         sizes: dict[int, int] = {}
-        for name, group in _by_environment(present).items():
+        for name, group in by_environment(present).items():
             measured = await helper.do("measure", environment=name, runs=[str(one.run_id) for one in group])
             sizes |= {int(run): size for run, size in measured.items()}
         if sizes:
@@ -296,10 +297,8 @@ class Cleanup:
         add_event(tx, run.id, self._now(), "workspace_found", {"environment": environment})
         return True
 
-    @contextlib.asynccontextmanager
-    async def _porter(self) -> AsyncIterator[Porter]:
-        async with porter(self._state_dir, _tell) as helper:
-            yield helper
+    def _porter(self) -> contextlib.AbstractAsyncContextManager[Porter]:
+        return porter(self._state_dir, _tell)
 
 
 def _tell(text: str) -> None:
@@ -315,10 +314,3 @@ def _cadence(config: Config) -> Cadence:
     if settings.cron is not None:
         return cron_cadence(settings.cron, config.daemon.timezone, None, None, timedelta(0))
     return interval_cadence(settings.every, timedelta(0), None, None, timedelta(0))
-
-
-def _by_environment(workspaces: Iterable[Workspace]) -> dict[str, list[Workspace]]:
-    found: dict[str, list[Workspace]] = {}
-    for workspace in workspaces:
-        found.setdefault(workspace.environment, []).append(workspace)
-    return found

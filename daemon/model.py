@@ -1,5 +1,6 @@
 """The words of agentcron as types: statuses, outcomes, triggers, policies and the two kinds of time."""
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import NewType
@@ -10,6 +11,9 @@ DueTime = NewType("DueTime", datetime)
 WakeTime = NewType("WakeTime", datetime)
 """The instant (UTC) at which the daemon looked at its schedules."""
 
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+"""What agents, schedules and environments are called."""
 
 CONFIG_PRINCIPAL = "config"
 """Who declares the schedules of the config file; it has every right."""

@@ -7,7 +7,7 @@ from typing import Any
 from daemon.config.policies import policy_of
 from daemon.config.schema import Config
 from daemon.rules.keeping import Verdict, judge
-from daemon.store.workspaces import Workspace, present_workspaces
+from daemon.store.workspaces import Workspace, by_environment, present_workspaces
 from daemon.units import format_instant
 
 
@@ -18,11 +18,8 @@ def workspaces_view(
 
     `agents` are those that may be seen, None for all; the figures of an environment count all of its workspaces.
     """
-    groups: dict[str, list[Workspace]] = {}
-    for workspace in present_workspaces(connection):
-        groups.setdefault(workspace.environment, []).append(workspace)
     environments, found = [], []
-    for name, group in sorted(groups.items()):
+    for name, group in sorted(by_environment(present_workspaces(connection)).items()):
         policy = policy_of(config, name)
         seen = [one for one in group if agents is None or one.agent in agents]
         if not seen:
@@ -55,6 +52,6 @@ def workspace_view(workspace: Workspace, verdict: Verdict, now: datetime) -> dic
 
 def verdict_of(connection: sqlite3.Connection, config: Config, workspace: Workspace, now: datetime) -> Verdict:
     """Return what the policy says of one workspace, beside the others of its environment."""
-    group = [one for one in present_workspaces(connection) if one.environment == workspace.environment]
+    group = by_environment(present_workspaces(connection))[workspace.environment]
     verdicts = judge((one.candidate for one in group), policy_of(config, workspace.environment), now)
     return verdicts[workspace.run_id]

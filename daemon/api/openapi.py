@@ -7,9 +7,9 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from daemon import __version__
+from daemon.api.answers import ErrorView
 from daemon.api.routes import IDEMPOTENCY_KEY, IF_MATCH, Route
-from daemon.api.shapes import ErrorView
-from daemon.config.values import NAME
+from daemon.model import NAME
 
 _PARTS = {
     "agent": ("An agent of the config.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),

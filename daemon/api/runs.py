@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from daemon.agents.supervisor.files import open_in
-from daemon.api import shapes
+from daemon.api import answers, shapes
 from daemon.api.routes import Call, Route, reply
 from daemon.errors import AgentcronError, ForbiddenError, NotFoundError, RefusedError
 from daemon.model import ACTIVE
@@ -159,8 +159,8 @@ def _own_run(principal: str) -> int | None:
 
 
 ROUTES = [
-    Route("GET", "/runs", "list runs, newest first", _list, shapes.RunList, query=shapes.RunQuery, refusals=(400,)),
-    Route("GET", "/runs/{id}", "show a run", _get, shapes.RunDetails, refusals=(404,)),
+    Route("GET", "/runs", "list runs, newest first", _list, answers.RunList, query=shapes.RunQuery, refusals=(400,)),
+    Route("GET", "/runs/{id}", "show a run", _get, answers.RunDetails, refusals=(404,)),
     Route(
         "GET",
         "/runs/{id}/output",
@@ -170,6 +170,8 @@ ROUTES = [
         query=shapes.OutputQuery,
         refusals=(404, 409),
     ),
-    Route("POST", "/runs/{id}/cancel", "cancel an active run", _cancel, shapes.RunView, refusals=(404, 409)),
-    Route("POST", "/runs/{id}/retry", "make the next attempt", _retry, shapes.RunView, status=201, refusals=(404, 409)),
+    Route("POST", "/runs/{id}/cancel", "cancel an active run", _cancel, answers.RunView, refusals=(404, 409)),
+    Route(
+        "POST", "/runs/{id}/retry", "make the next attempt", _retry, answers.RunView, status=201, refusals=(404, 409)
+    ),
 ]

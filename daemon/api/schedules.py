@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from daemon.access import Action
-from daemon.api import shapes
+from daemon.api import answers, shapes
 from daemon.api.definitions import changed_columns, input_columns, instant, new_definition
 from daemon.api.documents import etag
 from daemon.api.remembered import Answer
@@ -215,7 +215,7 @@ def _on_one(what: str, does: str, handler: Handler, body: type[BaseModel], *, bo
         f"{_ONE}/{what}",
         does,
         handler,
-        shapes.ScheduleView,
+        answers.ScheduleView,
         body=body,
         body_required=body_required,
         headers=(IF_MATCH,),
@@ -230,7 +230,7 @@ ROUTES = [
         _ALL,
         "create a schedule",
         _create,
-        shapes.ScheduleView,
+        answers.ScheduleView,
         status=201,
         body=shapes.ScheduleCreate,
         refusals=(404, 409),
@@ -241,17 +241,17 @@ ROUTES = [
         _ALL,
         "list the schedules of an agent",
         _list,
-        shapes.ScheduleList,
+        answers.ScheduleList,
         query=shapes.Page,
         refusals=(400, 404),
     ),
-    Route("GET", _ONE, "show a schedule", _get, shapes.ScheduleView, refusals=(404,)),
+    Route("GET", _ONE, "show a schedule", _get, answers.ScheduleView, refusals=(404,)),
     Route(
         "PATCH",
         _ONE,
         "change a schedule",
         _update,
-        shapes.ScheduleView,
+        answers.ScheduleView,
         body=shapes.ScheduleChange,
         headers=(IF_MATCH,),
         refusals=_CHANGE,
@@ -261,7 +261,7 @@ ROUTES = [
     _on_one("resume", "resume a schedule", _resume, shapes.Note, body_required=False),
     replace(
         _on_one("trigger", "start a run now, out of band", _trigger, shapes.TriggerRequest, body_required=False),
-        answer=shapes.RunView,
+        answer=answers.RunView,
         status=201,
         headers=(IF_MATCH, IDEMPOTENCY_KEY),
     ),
@@ -269,14 +269,14 @@ ROUTES = [
     _on_one("unskip", "start a skipped due time after all", _unskip, shapes.SkipRequest),
     replace(
         _on_one("backfill", "start due times of the past", _backfill, shapes.BackfillRequest),
-        answer=shapes.BackfillView,
+        answer=answers.BackfillView,
     ),
     Route(
         "DELETE",
         _ONE,
         "delete a schedule; its history stays",
         _delete,
-        shapes.ScheduleView,
+        answers.ScheduleView,
         headers=(IF_MATCH,),
         refusals=(404, 409, 412),
         action="delete",
@@ -286,7 +286,7 @@ ROUTES = [
         f"{_ONE}/fires",
         "what became of each due time",
         _fires,
-        shapes.FireList,
+        answers.FireList,
         query=shapes.Page,
         refusals=(400, 404),
     ),
@@ -295,7 +295,7 @@ ROUTES = [
         f"{_ONE}/revisions",
         "who changed the schedule, when and what",
         _revisions,
-        shapes.RevisionList,
+        answers.RevisionList,
         query=shapes.Page,
         refusals=(400, 404),
     ),

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from daemon import metrics
-from daemon.api import shapes
+from daemon.api import answers
 from daemon.api.routes import Call, Route, reply
 from daemon.config.inactive import inactive_settings
 from daemon.errors import ForbiddenError
@@ -53,8 +53,8 @@ async def _metrics(call: Call) -> web.StreamResponse:
 
 
 ROUTES = [
-    Route("POST", "/reload", "read the config file again", _reload, shapes.ReloadView, refusals=(400,)),
-    Route("GET", "/status", "how the daemon is doing", _status, shapes.StatusView),
-    Route("GET", "/healthz", "whether the daemon answers", _healthz, shapes.Health, is_open=True),
+    Route("POST", "/reload", "read the config file again", _reload, answers.ReloadView, refusals=(400,)),
+    Route("GET", "/status", "how the daemon is doing", _status, answers.StatusView),
+    Route("GET", "/healthz", "whether the daemon answers", _healthz, answers.Health, is_open=True),
     Route("GET", "/metrics", "figures for Prometheus", _metrics, "text/plain"),
 ]

@@ -4,12 +4,10 @@ from datetime import timedelta
 
 from aiohttp import web
 
-from daemon.api import shapes
+from daemon.api import answers, shapes
 from daemon.api.routes import Call, Route, reply
 from daemon.errors import ForbiddenError, NotFoundError, RefusedError, StoreUnavailableError
-from daemon.rules.keeping import Verdict
 from daemon.store.runs import get_run
-from daemon.store.workspaces import Workspace
 from daemon.units import utc_now
 from daemon.workspace_overview import verdict_of, workspace_view, workspaces_view
 from daemon.workspaces.calling import PorterError
@@ -52,12 +50,8 @@ async def _unkeep(call: Call) -> web.StreamResponse:
 async def _marked(call: Call, *, kept: bool) -> web.StreamResponse:
     run_id = await _changeable(call)
     workspace = await call.control.cleanup.keep(run_id, call.principal, kept=kept)
-    verdict = await _verdict(call, workspace)
-    return reply(workspace_view(workspace, verdict, utc_now()))
-
-
-async def _verdict(call: Call, workspace: Workspace) -> Verdict:
-    return await call.control.database.read(lambda c: verdict_of(c, call.control.config, workspace, utc_now()))
+    now, config = utc_now(), call.control.config
+    return await call.answer(lambda c: workspace_view(workspace, verdict_of(c, config, workspace, now), now))
 
 
 async def _changeable(call: Call) -> int:
@@ -73,13 +67,13 @@ async def _changeable(call: Call) -> int:
 _CHANGE = (404, 409)
 
 ROUTES = [
-    Route("GET", "/workspaces", "list workspaces", _list, shapes.WorkspaceList),
+    Route("GET", "/workspaces", "list workspaces", _list, answers.WorkspaceList),
     Route(
         "POST",
         "/workspaces/clean",
         "remove what the policy lets go",
         _clean,
-        shapes.CleanView,
+        answers.CleanView,
         body=shapes.CleanRequest,
         body_required=False,
     ),
@@ -88,7 +82,7 @@ ROUTES = [
         "/workspaces/{run_id}/discard",
         "save and remove a workspace whatever the policy says",
         _discard,
-        shapes.DiscardView,
+        answers.DiscardView,
         refusals=_CHANGE,
     ),
     Route(
@@ -96,7 +90,7 @@ ROUTES = [
         "/workspaces/{run_id}/keep",
         "have a workspace stay",
         _keep,
-        shapes.WorkspaceView,
+        answers.WorkspaceView,
         refusals=_CHANGE,
     ),
     Route(
@@ -104,7 +98,7 @@ ROUTES = [
         "/workspaces/{run_id}/unkeep",
         "let a workspace go again",
         _unkeep,
-        shapes.WorkspaceView,
+        answers.WorkspaceView,
         refusals=_CHANGE,
     ),
 ]

@@ -77,6 +77,14 @@ def print_facts(facts: Iterable[tuple[str, object]]) -> None:
         print(f"{name.ljust(width)}  {value}")
 
 
+def tell(view: dict[str, Any], text: str, *, json: bool) -> None:
+    """Say what was done: as a document, or in a sentence."""
+    if json:
+        print_json(view)
+    else:
+        print(text)
+
+
 def local_time(instant: "datetime | str | None", zone: str = "UTC") -> str:
     """Return an instant for people: in a zone, to the second."""
     from zoneinfo import ZoneInfo

@@ -1,7 +1,6 @@
 """The output of a run on its way to standard output, up to the end of the run where that is wanted."""
 
 import re
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from daemon.errors import DaemonUnreachableError, RefusedError
 from daemon.model import ACTIVE
 from daemon.runs.folders import run_folder
 from daemon.store.opening import running_daemon
-from daemon.store.runs import get_run
+from daemon.store.runs import Run, get_run
 from daemon.views import run_view
 
 _CHUNK = 1024 * 1024
@@ -46,8 +45,9 @@ def _copied(config: Config, run: int, *, follow: bool) -> Iterator[bytes]:
     at, folder, last_cared_for = 0, run_folder(state_dir(config), run), time.monotonic()
     with reading(config) as connection:
         while True:
-            active = follow and _is_active(connection, run)  # before reading, so that the last bytes are not missed
-            if running_daemon(state_dir(config)) is not None or _is_supervised(connection, run):
+            found = get_run(connection, run)  # before reading, so that the last bytes are not missed
+            active = follow and found is not None and found.status in ACTIVE
+            if running_daemon(state_dir(config)) is not None or _is_supervised(found):
                 last_cared_for = time.monotonic()
             for chunk in _chunks(folder, at):
                 at += len(chunk)
@@ -59,13 +59,7 @@ def _copied(config: Config, run: int, *, follow: bool) -> Iterator[bytes]:
             time.sleep(_PAUSE)
 
 
-def _is_active(connection: sqlite3.Connection, run_id: int) -> bool:
-    run = get_run(connection, run_id)
-    return run is not None and run.status in ACTIVE
-
-
-def _is_supervised(connection: sqlite3.Connection, run_id: int) -> bool:
-    run = get_run(connection, run_id)
+def _is_supervised(run: Run | None) -> bool:
     return run is not None and run.pid is not None and tree.start_of(run.pid) == run.pid_started
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from daemon.config.loading import find_config, load_config
 from daemon.config.places import state_dir
 from daemon.config.schema import Config
-from daemon.config.values import NAME
 from daemon.errors import InvalidError, NotFoundError, StoreError
+from daemon.model import NAME
 from daemon.store.database import connect
 from daemon.store.migrate import migrations
 from daemon.store.opening import DATABASE

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.drawing import Json, local_time, print_json
+from daemon.cli.drawing import Json, local_time, tell
 
 if TYPE_CHECKING:
     from daemon.cli.client import Client
@@ -81,7 +81,7 @@ def create(
     agent, name = split_address(schedule)
     body = _definition(locals())
     view = _client(context).ask("POST", f"/agents/{agent}/schedules", {"name": name, **body})
-    _tell(view, f"{schedule} was created.", json=json)
+    tell(view, f"{schedule} was created.", json=json)
 
 
 def update(
@@ -113,20 +113,20 @@ def update(
     body = _definition(locals())
     body |= _cleared(clear or [], body)
     view = _client(context).ask("PATCH", _path(schedule), body)
-    _tell(view, f"{schedule} is at version {view['version']}.", json=json)
+    tell(view, f"{schedule} is at version {view['version']}.", json=json)
 
 
 def pause(context: typer.Context, schedule: Address, note: NoteText = None, json: Json = False) -> None:
     """Pause a schedule: nothing is due until it is resumed."""
     view = _client(context).ask("POST", _path(schedule, "pause"), {"note": note})
-    _tell(view, f"{schedule} is paused.", json=json)
+    tell(view, f"{schedule} is paused.", json=json)
 
 
 def resume(context: typer.Context, schedule: Address, note: NoteText = None, json: Json = False) -> None:
     """Resume a paused schedule; nothing of the pause is caught up."""
     view = _client(context).ask("POST", _path(schedule, "resume"), {"note": note})
     due = next(iter(view["next_action_times"] or ()), None)
-    _tell(view, f"{schedule} goes on; next due {local_time(due, view['timezone']) if due else 'never'}.", json=json)
+    tell(view, f"{schedule} goes on; next due {local_time(due, view['timezone']) if due else 'never'}.", json=json)
 
 
 def trigger(
@@ -147,7 +147,7 @@ def trigger(
     if wait:
         follow(client, run["id"], json=json)
         return
-    _tell(run, f"Run {run['id']} is {run['status']}.", json=json)
+    tell(run, f"Run {run['id']} is {run['status']}.", json=json)
 
 
 def skip(
@@ -158,7 +158,7 @@ def skip(
 ) -> None:
     """Leave out one upcoming due time."""
     view = _client(context).ask("POST", _path(schedule, "skip"), {"scheduled_time": due})
-    _tell(view, f"{schedule} leaves out {local_time(due, view['timezone'])}.", json=json)
+    tell(view, f"{schedule} leaves out {local_time(due, view['timezone'])}.", json=json)
 
 
 def unskip(
@@ -169,7 +169,7 @@ def unskip(
 ) -> None:
     """Start a due time after all that was to be left out."""
     view = _client(context).ask("POST", _path(schedule, "unskip"), {"scheduled_time": due})
-    _tell(view, f"{schedule} does not leave out {local_time(due, view['timezone'])} any more.", json=json)
+    tell(view, f"{schedule} does not leave out {local_time(due, view['timezone'])} any more.", json=json)
 
 
 def backfill(
@@ -188,12 +188,12 @@ def backfill(
         text += f", {view['skipped_overlap']} were skipped because of the overlap policy"
     if view["upcoming"]:
         text += f", {view['upcoming']} will start by themselves when their jitter is over"
-    _tell(view, f"{text}.", json=json)
+    tell(view, f"{text}.", json=json)
 
 
 def delete(context: typer.Context, schedule: Address, json: Json = False) -> None:
     """Delete a created schedule; its name is free again and its history stays."""
-    _tell(_client(context).ask("DELETE", _path(schedule)), f"{schedule} was deleted.", json=json)
+    tell(_client(context).ask("DELETE", _path(schedule)), f"{schedule} was deleted.", json=json)
 
 
 def _client(context: typer.Context) -> "Client":
@@ -208,13 +208,6 @@ def _path(schedule: str, what: str = "") -> str:
     from daemon.cli.reading import split_address
 
     return schedule_path(*split_address(schedule), what)
-
-
-def _tell(view: dict[str, Any], text: str, *, json: bool) -> None:
-    if json:
-        print_json(view)
-    else:
-        print(text)
 
 
 _PLAIN = {

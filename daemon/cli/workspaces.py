@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.drawing import Json, print_json, print_table
+from daemon.cli.drawing import Json, print_json, print_table, tell
 
 if TYPE_CHECKING:
     from daemon.cli.client import Client
@@ -103,33 +103,22 @@ def clean(
 @app.command(epilog="Example: agentcron workspaces discard 42")
 def discard(context: typer.Context, run: Number, json: Json = False) -> None:
     """Remove the workspace of an ended run, its unsaved work saved first."""
-    client = _client(context)
-    view = client.ask("POST", f"/workspaces/{run}/discard")
-    if json:
-        print_json(view)
-    else:
-        print(f"The workspace of run {run} is gone; `agentcron runs show {run}` says what was saved of it.")
+    view = _client(context).ask("POST", f"/workspaces/{run}/discard")
+    tell(view, f"The workspace of run {run} is gone; `agentcron runs show {run}` says what was saved of it.", json=json)
 
 
 @app.command(epilog="Example: agentcron workspaces keep 42")
 def keep(context: typer.Context, run: Number, json: Json = False) -> None:
     """Have a workspace stay until it is unkept."""
     view = _client(context).ask("POST", f"/workspaces/{run}/keep")
-    _tell(view, f"The workspace of run {run} stays: {view['path']}", json=json)
+    tell(view, f"The workspace of run {run} stays: {view['path']}", json=json)
 
 
 @app.command(epilog="Example: agentcron workspaces unkeep 42")
 def unkeep(context: typer.Context, run: Number, json: Json = False) -> None:
     """Let a workspace go again when the policy says so."""
     view = _client(context).ask("POST", f"/workspaces/{run}/unkeep")
-    _tell(view, f"The workspace of run {run} is one like others: {view['reason']}.", json=json)
-
-
-def _tell(view: dict[str, Any], text: str, *, json: bool) -> None:
-    if json:
-        print_json(view)
-    else:
-        print(text)
+    tell(view, f"The workspace of run {run} is one like others: {view['reason']}.", json=json)
 
 
 def _client(context: typer.Context) -> "Client":

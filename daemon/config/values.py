@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from daemon.model import NAME
 from daemon.rules.cadence import check_cron, check_zone
 from daemon.units import check_year, parse_duration, parse_instant, parse_size
-
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 
 
 def _duration(value: object) -> timedelta:

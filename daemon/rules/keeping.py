@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 
 from daemon.model import ACTIVE, RunStatus
 
-_WELL = frozenset({RunStatus.COMPLETED, RunStatus.CANCELLED})
+ENDED_WELL = frozenset({RunStatus.COMPLETED, RunStatus.CANCELLED})
+"""Runs whose workspaces go by age alone."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ def _verdict(workspace: Candidate, policy: Policy, errors: dict[str, int], now: 
     if workspace.status in ACTIVE or workspace.ended_at is None:
         return Verdict("its run is active", may_go=False)
     newer = 0
-    if workspace.status not in _WELL:
+    if workspace.status not in ENDED_WELL:
         newer = errors.get(workspace.source, 0)
         errors[workspace.source] = newer + 1
     if workspace.kept:
         return Verdict("marked keep", may_go=False)
-    if workspace.status not in _WELL and policy.keep_on_error and newer < policy.keep_errors:
+    if workspace.status not in ENDED_WELL and policy.keep_on_error and newer < policy.keep_errors:
         return Verdict(f"{workspace.status}, among the newest {policy.keep_errors} of its schedule", may_go=False)
     if now - workspace.ended_at > age:
         return Verdict("old enough to go", may_go=True, due=True)

@@ -124,18 +124,18 @@ class Pipeline:
         if not isinstance(settings, CommandSettings):
             reason = f"agents of type {settings.type} are not yet active in this version"
             return Outcome(RunStatus.FAILED, reason, permanent=True)
-        workspace = await self._workspace(run, settings, config)
+        place = await asyncio.to_thread(
+            prepare, self._state_dir, run.id, run.input_content, config, settings.environment
+        )
+        workspace = place or await self._cloned(run, settings, config)
         agent = self._agents[run.id] = CommandAgent(self._nursery, config, settings, self._umask)
         journal = Journal(partial(self._identified, run.id), partial(self._delivered, run.id))
-        work = replace(self._work(run, workspace), locks_workspace=_is_git(config, settings.environment))
+        work = replace(self._work(run, workspace), locks_workspace=place is None)
         return await agent.run(work, journal)
 
-    async def _workspace(self, run: Run, settings: CommandSettings, config: Config) -> Path:
-        """Make the place where a run works."""
-        name = settings.environment
-        place = await asyncio.to_thread(prepare, self._state_dir, run.id, run.input_content, config, name)
-        if place is not None or name is None:
-            return place or run_folder(self._state_dir, run.id)
+    async def _cloned(self, run: Run, settings: CommandSettings, config: Config) -> Path:
+        """Make the workspace of a run in a git environment."""
+        name = settings.environment or ""
         preparation = Preparation(self._state_dir, run.id, self._umask)
         self._agents[run.id] = preparation
         try:
@@ -236,10 +236,6 @@ class Pipeline:
         tx.execute("DELETE FROM steps WHERE run_id = ?", (run.id,))
         change = change_status(tx, current, RunStatus.PENDING, now, **nobody, not_before=again)
         return [replace(change, error=outcome.reason)]
-
-
-def _is_git(config: Config, environment: str | None) -> bool:
-    return environment is not None and config.environments[environment].mode == "git"
 
 
 def terms_of(run: Run) -> Terms:

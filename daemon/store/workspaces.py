@@ -1,6 +1,7 @@
 """Rows of `workspaces`: where the runs of git environments work, or worked."""
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -85,6 +86,14 @@ def get_workspace(source: Transaction | sqlite3.Connection, run_id: int) -> Work
 def present_workspaces(source: Transaction | sqlite3.Connection) -> list[Workspace]:
     """Return the workspaces that are there, oldest run first."""
     return [workspace_from(row) for row in source.execute(f"{_SELECT} WHERE w.state = 'present' ORDER BY w.run_id")]
+
+
+def by_environment(workspaces: Iterable[Workspace]) -> dict[str, list[Workspace]]:
+    """Return workspaces by their environments, in the order they come."""
+    found: dict[str, list[Workspace]] = {}
+    for workspace in workspaces:
+        found.setdefault(workspace.environment, []).append(workspace)
+    return found
 
 
 def count_workspaces(source: sqlite3.Connection) -> dict[str, tuple[int, int]]:

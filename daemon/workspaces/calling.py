@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -67,7 +66,6 @@ async def porter(state_dir: Path, say: Callable[[str], None]) -> AsyncIterator[P
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
         limit=_LONGEST_LINE,
-        env=dict(os.environ),
     )
     helper = Porter(process, state_dir, say)
     try:

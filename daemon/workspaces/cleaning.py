@@ -17,6 +17,10 @@ SALVAGE_MAX = 200 * 1024**2
 TIMEOUT = 600.0  # seconds that one git command may take
 
 
+def silent(_: str) -> None:
+    """Say nothing of what is done."""
+
+
 @dataclass(frozen=True)
 class Cleaned:
     """What became of a workspace that was to be removed."""

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from daemon.workspaces.descent import open_path
-from daemon.workspaces.git import Git, GitError
+from daemon.workspaces.git import Git, GitError, config_value
 from daemon.workspaces.lock import working_folder
 from daemon.workspaces.mirror import Mirror, PreparationError, Source
-from daemon.workspaces.places import INCOMING, TASKS, TOP, workspace_path
+from daemon.workspaces.places import INCOMING, TOP, tasks_of, workspace_path
 from daemon.workspaces.removal import remove_scrap
 
-_LFS = b"filter=lfs"
+_LFS = "filter=lfs"
 
 
 def prepare_workspace(
@@ -24,7 +24,7 @@ def prepare_workspace(
 
     It appears under its own name only when it is complete. A first try that fails is removed, and made again once.
     """
-    make_places(state_dir, source.environment)
+    os.close(open_path(state_dir, *tasks_of(source.environment), create=True))
     mirror = Mirror(state_dir, source, timeout, say)
     for last in (False, True):
         try:
@@ -38,11 +38,6 @@ def prepare_workspace(
             if last or not mirror.forget_if_damaged():
                 raise
     raise AssertionError  # the last try returns or raises
-
-
-def make_places(state_dir: Path, environment: str) -> None:
-    """Make the folders of an environment; raise OSError."""
-    os.close(open_path(state_dir, TOP, environment, TASKS, create=True))
 
 
 def _cloned(state_dir: Path, mirror: Mirror, run_id: int, timeout: float) -> tuple[Path, str]:
@@ -118,10 +113,9 @@ def _name_origin(place: Path, mirror: Mirror) -> None:
     text = config.read_text()
     lines = [line for line in text.splitlines() if not line.strip().startswith("url = ")]
     at = lines.index('[remote "origin"]') + 1
-    url = mirror.source.repository.replace("\\", "\\\\").replace('"', '\\"')
-    config.write_text("\n".join([*lines[:at], f'\turl = "{url}"', *lines[at:]]) + "\n")
+    url = config_value(mirror.source.repository)
+    config.write_text("\n".join([*lines[:at], f"\turl = {url}", *lines[at:]]) + "\n")
 
 
 def _uses_lfs(git: Git) -> bool:
-    names = git.names("ls-files", "-z", "--", ".gitattributes", "**/.gitattributes")
-    return any(_LFS in git.run("show", f"HEAD:{os.fsdecode(name)}") for name in names)
+    return git.succeeds("grep", "--quiet", "--fixed-strings", _LFS, "HEAD", "--", ".gitattributes", "**/.gitattributes")

@@ -89,6 +89,27 @@ def make_folder(folder: int, name: str) -> None:
         return
 
 
+def names_in(root: Path, *folders: str) -> list[str]:
+    """Return what a folder below a root holds, sorted, nothing if there is none; raise OSError."""
+    try:
+        folder = open_path(root, *folders)
+    except FileNotFoundError:
+        return []
+    try:
+        return sorted(os.listdir(folder))
+    finally:
+        os.close(folder)
+
+
+def free_name(folder: int, name: str, separator: str) -> str:
+    """Return a name that nothing in an open folder has: the given one, or one with a number after a separator."""
+    taken, number, free = set(os.listdir(folder)), 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}{separator}{number}"
+    return free
+
+
 def open_forcibly(folder: int, name: str) -> int:
     """Open a folder in a folder, giving ourselves the right to read and change it first where we lack it."""
     try:

@@ -86,6 +86,12 @@ class GitError(Exception):
         self.code = code
 
 
+def config_value(text: str) -> str:
+    """Return a text as a value in a config file of git's, whatever is in it (git-config(1), Syntax)."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def without_credentials(text: str) -> str:
     """Return a text with the user information and the queries of all URLs in it left out."""
     return _QUERY.sub("?...", _CREDENTIALS.sub("", text))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.workspaces.git import Git, GitError
+from daemon.workspaces.git import Git, GitError, config_value
 from daemon.workspaces.places import MIRROR, TOP
 from daemon.workspaces.removal import remove_scrap
 
@@ -48,7 +48,6 @@ class Mirror:
         self.source = source
         self._say = say
         self._lock = self.path.with_name(f"{MIRROR}.lock")
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._git = Git(timeout, self.path.parent, GIT_DIR=str(self.path))
 
     @contextlib.contextmanager
@@ -141,9 +140,9 @@ class Mirror:
 
     def _write_config(self) -> None:
         """Name the remote in a file, not in an argument that all users of the host can see."""
-        url = self.source.repository.replace("\\", "\\\\").replace('"', '\\"')
+        url = config_value(self.source.repository)
         refspecs = "".join(f'\tfetch = "{refspec}"\n' for refspec in _REFSPECS)
-        text = f'[core]\n\trepositoryformatversion = 0\n\tbare = true\n[remote "origin"]\n\turl = "{url}"\n{refspecs}'
+        text = f'[core]\n\trepositoryformatversion = 0\n\tbare = true\n[remote "origin"]\n\turl = {url}\n{refspecs}'
         temporary = self.path / "config.new"
         temporary.write_text(text)
         temporary.replace(self.path / "config")
@@ -154,12 +153,10 @@ class Mirror:
         if ref is None:
             self._follow_head()
         elif self._named(f"refs/heads/{ref}") is None and self._named(f"refs/tags/{ref}") is None:
-            with contextlib.suppress(
-                GitError
-            ):  # a commit that no branch holds any more; `commit` says if it is missing
-                self._git.run(
-                    "fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "origin", "--end-of-options", ref
-                )
+            # perhaps a commit that no branch holds any more; `commit` says if it is missing
+            self._git.succeeds(
+                "fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "origin", "--end-of-options", ref
+            )
 
     def _follow_head(self) -> None:
         """Have the mirror's HEAD name the branch that the remote's does."""
@@ -174,22 +171,26 @@ class Mirror:
 
     def _mind_locks(self) -> None:
         """Wait for locks of git processes that may still live; remove those that nobody can be holding any more."""
-        told = set()
-        for lock in [
-            *self.path.glob("*.lock"),
-            *self.path.glob("refs/**/*.lock"),
-            *self.path.glob("objects/**/*.lock"),
-        ]:
-            while True:
-                try:
-                    age = time.time() - lock.lstat().st_mtime
-                except FileNotFoundError:
-                    break
-                if age >= _STALE:
-                    lock.unlink(missing_ok=True)
-                    self._say(f"WARNING: removed a lock that git left in the mirror {age:.0f} s ago: {lock}")
-                    break
-                if lock not in told:
-                    self._say(f"waiting for a lock that git left in the mirror, {_STALE - age:.0f} s at most: {lock}")
-                    told.add(lock)
-                time.sleep(_PAUSE)
+        for pattern in ("*.lock", "refs/**/*.lock", "objects/**/*.lock"):
+            for lock in self.path.glob(pattern):
+                self._outlast(lock)
+
+    def _outlast(self, lock: Path) -> None:
+        is_told = False
+        while (age := _age_of(lock)) is not None:
+            if age >= _STALE:
+                lock.unlink(missing_ok=True)
+                self._say(f"WARNING: removed a lock that git left in the mirror {age:.0f} s ago: {lock}")
+                return
+            if not is_told:
+                self._say(f"waiting for a lock that git left in the mirror, {_STALE - age:.0f} s at most: {lock}")
+                is_told = True
+            time.sleep(_PAUSE)
+
+
+def _age_of(lock: Path) -> float | None:
+    """Return how many seconds ago a file was written, None if it is gone."""
+    try:
+        return time.time() - lock.lstat().st_mtime
+    except FileNotFoundError:
+        return None

@@ -7,16 +7,16 @@ It ends with its input, and with the daemon. Standard library only, so that it s
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from daemon.workspaces.cleaning import SALVAGE_MAX, clean
+from daemon.model import NAME
+from daemon.workspaces.cleaning import SALVAGE_MAX, clean, silent
 from daemon.workspaces.clone import prepare_workspace
-from daemon.workspaces.descent import open_path
+from daemon.workspaces.descent import free_name, names_in, open_path
 from daemon.workspaces.git import die_with_parent, end_all
 from daemon.workspaces.lock import unused_in
 from daemon.workspaces.mirror import PreparationError, Source
@@ -27,22 +27,17 @@ from daemon.workspaces.sizes import rooms_of
 Say = Callable[[str], None]
 Result = dict[str, Any]
 _NICE = 19
-_ENVIRONMENT = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 
 
 def _prepare(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
     os.umask(job["umask"])
     source = Source(**job["source"])
     run_id: int = job["run_id"]
-    before = clean(state_dir, source.environment, str(run_id), _silent)  # of a try that never came to its agent
+    before = clean(state_dir, source.environment, str(run_id), silent)  # of a try that never came to its agent
     if not before.gone and not before.in_trash:
         raise PreparationError(f"what an earlier try left cannot be removed: {before.reason}")
     path, base = prepare_workspace(state_dir, source, run_id, job["timeout"], say)
     return {"path": str(path), "base": base}
-
-
-def _silent(_: str) -> None:
-    """Say nothing."""
 
 
 def _clean(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
@@ -58,19 +53,8 @@ def _measure(state_dir: Path, job: dict[str, Any], _: Say) -> Result:
 
 def _survey(state_dir: Path, _: dict[str, Any], __: Say) -> Result:
     """Return what lies below the tasks folders of what may be environments."""
-    names = [name for name in _listed(state_dir, TOP) if _ENVIRONMENT.fullmatch(name)]
-    return {name: _listed(state_dir, TOP, name, TASKS) for name in names}
-
-
-def _listed(state_dir: Path, *folders: str) -> list[str]:
-    try:
-        folder = open_path(state_dir, *folders)
-    except FileNotFoundError:
-        return []
-    try:
-        return sorted(os.listdir(folder))
-    finally:
-        os.close(folder)
+    names = [name for name in names_in(state_dir, TOP) if NAME.fullmatch(name)]
+    return {name: names_in(state_dir, TOP, name, TASKS) for name in names}
 
 
 def _quarantine(state_dir: Path, job: dict[str, Any], _: Say) -> Result:
@@ -79,10 +63,7 @@ def _quarantine(state_dir: Path, job: dict[str, Any], _: Say) -> Result:
     tasks = open_path(state_dir, *tasks_of(environment))
     quarantine = open_path(state_dir, TOP, environment, QUARANTINE, create=True)
     try:
-        taken = set(os.listdir(quarantine))
-        number = 1
-        while (place := name if number == 1 else f"{name}.{number}") in taken:
-            number += 1
+        place = free_name(quarantine, name, ".")
         os.rename(name, place, src_dir_fd=tasks, dst_dir_fd=quarantine)
     finally:
         os.close(quarantine)

@@ -109,13 +109,8 @@ def empty_trash(state_dir: Path, top: str, only: str | None = None) -> Leftovers
     except FileNotFoundError:
         return left
     try:
-        names = os.listdir(trash) if only is None else [only]
-        for name in names:
+        for name in os.listdir(trash) if only is None else [only]:
             _Deletion(trash, left).delete(name)
-        if only is None and left.count:  # folders that were moved up on the way
-            for name in os.listdir(trash):
-                if name not in names:
-                    _Deletion(trash, left).delete(name)
     finally:
         os.close(trash)
     return left

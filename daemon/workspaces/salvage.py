@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.workspaces.descent import open_path
+from daemon.workspaces.descent import free_name, open_path
 from daemon.workspaces.git import Git, GitError
 from daemon.workspaces.lock import working_folder
 from daemon.workspaces.places import MIRROR, RUNS, SCRATCH, TOP
@@ -130,17 +130,15 @@ class _Salvage:
         saved = self.saved
         saved.commits += found.commits
         saved.files += found.files
-        saved.ignored += found.ignored
-        saved.ignored_names += [str(place / name) for name in found.ignored_names][:_MOST_NAMED]
+        saved.ignored += len(found.ignored)
+        saved.ignored_names += [str(place / name) for name in found.ignored[:_MOST_NAMED]]
         if not found.tips:
             return
         saved.tips += found.tips.values()
         folder.mkdir(mode=0o700, exist_ok=True)
         below = "" if folder == self.results else f"/{folder.name}"
-        steps = [
-            step.replace("\0", f"\0{below}")
-            for step in snapshot.write(folder, found.tips, f"{self.target}{below.replace('/', '-')}")
-        ]
+        target = self.target + below.replace("/", "-")
+        steps = [step.replace("\0", f"\0{below}") for step in snapshot.write(folder, found.tips, target)]
         saved.restore += steps if place == Path() else [f"# of {str(place)!r}:", *steps]
 
     def deliver(self, state_dir: Path, run_id: str) -> Saved:
@@ -151,7 +149,7 @@ class _Salvage:
             return saved
         artifacts = open_path(state_dir, RUNS, run_id, "artifacts", create=True)
         try:
-            name = self._saved_before(artifacts) or _free_name(artifacts)
+            name = self._saved_before(artifacts) or free_name(artifacts, FOLDER, "-")
             saved.folder = f"artifacts/{name}"
             at = shlex.quote(str(state_dir / RUNS / run_id / saved.folder))
             saved.restore = [step.replace("\0", at) for step in saved.restore]
@@ -197,15 +195,6 @@ def _explained(saved: Saved) -> Iterator[str]:
     if saved.ignored:
         yield f"Not saved, because git ignores it: {saved.ignored} entries, among them"
         yield from (f"  {name!r}" for name in saved.ignored_names)
-
-
-def _free_name(folder: int) -> str:
-    """Return a name for the saved work that nothing in the artifacts has."""
-    taken = set(os.listdir(folder))
-    number = 1
-    while (name := FOLDER if number == 1 else f"{FOLDER}-{number}") in taken:
-        number += 1
-    return name
 
 
 def _files(folder: Path) -> Iterator[Path]:

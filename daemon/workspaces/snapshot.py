@@ -6,7 +6,6 @@ the helper process imports this.
 
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +20,8 @@ from daemon.workspaces.plain import (
     pseudo_refs,
     read_plain,
     refs_of,
-    repositories_below,
 )
+from daemon.workspaces.working_tree import WorkingTree
 
 _SAVED = "refs/heads/agentcron/saved"
 _WHOLE = 64 * 1024**2  # bytes of history that a bundle holds whole, so that it can be cloned alone
@@ -35,7 +34,6 @@ _IDENTITY = {
     "GIT_AUTHOR_DATE": "2000-01-01T00:00:00Z",  # so that the same work has the same ids
     "GIT_COMMITTER_DATE": "2000-01-01T00:00:00Z",
 }
-_GITLINK = b"160000"
 
 
 @dataclass
@@ -46,8 +44,7 @@ class Found:
     """Refs that lead to something new."""
     commits: int = 0
     files: int = 0
-    ignored: int = 0
-    ignored_names: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
     repositories: list[tuple[Path, str | None]] = field(default_factory=list)
     """Working trees within it, below it, and of submodules the commit that is wanted of them."""
     modules: list[Path] = field(default_factory=list)
@@ -71,12 +68,12 @@ class Snapshot:
         What the mirror has is saved elsewhere, and `base`; of any but the workspace's own repository also what it
         fetched.
         """
-        self.place = place
         self.scratch = scratch
         self._mirror = mirror if mirror is not None and (mirror / "HEAD").exists() else None
         self._base = base
         self._source = source
         self._git = Git(timeout, place, alone=True, GIT_DIR=str(scratch), GIT_WORK_TREE=str(place), **_IDENTITY)
+        self._tree = WorkingTree(self._git, place)
         self._head: str | None = None
         self._tips: dict[str, str] = {}
         self._saved = _SAVED
@@ -95,15 +92,15 @@ class Snapshot:
         size = self._count("--objects", "--disk-usage") if found.commits else 0
         changed: list[bytes] = []
         if has_files:
-            changed, found.repositories = self._changed()
-            size += sum(self._size(name) for name in changed)
+            changed, found.repositories = self._tree.changed(self._head, self._index())
+            size += sum(self._tree.size(name) for name in changed)
         check(size)
         found.files = len(changed)
         found.modules = list(forsaken_modules(self._source.common)) if self._source is not None else []
         if has_files:
             self._remember_files(changed)
             self._remember_indexes()
-            self._name_ignored(found)
+            found.ignored = [os.fsdecode(name) for name in self._tree.ignored()]
         found.tips = self._new_tips()
         return found
 
@@ -121,10 +118,9 @@ class Snapshot:
         for folder in ("objects/info", "refs", "info"):
             (self.scratch / folder).mkdir(parents=True)
         (self.scratch / "HEAD").write_text("ref: refs/heads/agentcron/none\n")
-        settings = f"[core]\n\trepositoryformatversion = {1 if self._is_sha256() else 0}\n"
-        if self._is_sha256():
-            settings += "[extensions]\n\tobjectFormat = sha256\n"
-        (self.scratch / "config").write_text(settings)
+        extensions = "[extensions]\n\tobjectFormat = sha256\n" if self._is_sha256() else ""
+        version = 1 if extensions else 0
+        (self.scratch / "config").write_text(f"[core]\n\trepositoryformatversion = {version}\n{extensions}")
         sources = [self._source.common] if self._source is not None else []
         sources += [self._mirror] if self._mirror is not None else []
         alternates = b"".join(_quoted(place / "objects") + b"\n" for place in sources)
@@ -177,8 +173,8 @@ class Snapshot:
         """Return those commits that no ref leads to, less those that others of them lead to."""
         if not lost:
             return []
-        given = "".join([*(f"{oid}\n" for oid in sorted(lost)), *(f"^{tip}\n" for tip in self._tips.values())])
-        said = self._git.run("rev-list", "--parents", "--stdin", given=given.encode()).decode()
+        given = _range(sorted(lost), self._tips.values())
+        said = self._git.run("rev-list", "--parents", "--stdin", given=given).decode()
         lines = [line.split() for line in said.splitlines()]
         inner = {parent for line in lines for parent in line[1:]}
         return [line[0] for line in lines if line[0] in lost and line[0] not in inner]
@@ -186,9 +182,11 @@ class Snapshot:
     def _existing(self, oids: Iterable[str]) -> list[str]:
         """Return those of some ids that are commits or tags in the repository."""
         asked = [oid for oid in dict.fromkeys(oids) if OID.fullmatch(oid.encode(errors="replace"))]
-        said = self._git.run("cat-file", "--batch-check", given="".join(f"{oid}\n" for oid in asked).encode())
-        told = (line.split() for line in said.decode().splitlines())
-        return [words[0] for words in told if words[1:2] in (["commit"], ["tag"])]
+        return [oid for oid, kind in self._kinds(asked) if kind in {"commit", "tag"}]
+
+    def _kinds(self, oids: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Give the objects of some ids that are there, each with its kind."""
+        return _read_kinds(self._git.run("cat-file", "--batch-check", given=_range(oids)))
 
     def _known_upstream(self, *, is_own: bool) -> list[str]:
         """Return commits and tags that are saved elsewhere."""
@@ -196,61 +194,6 @@ class Snapshot:
         if self._mirror is not None:
             known += self._git.text("for-each-ref", "--format=%(objectname)", GIT_DIR=str(self._mirror)).split()
         return self._existing([*known, *([self._base] if self._base else [])])
-
-    def _changed(self) -> tuple[list[bytes], list[tuple[Path, str | None]]]:
-        """Return the files that differ from HEAD or are new, and the repositories within this one."""
-        git, head = self._git, self._head
-        git.run("read-tree", head) if head else git.run("read-tree", "--empty")
-        git.succeeds("update-index", "-q", "--really-refresh", "--ignore-submodules")  # it fails where files differ
-        changed = git.names("diff-files", "-z", "--name-only", "--ignore-submodules=all")
-        within: list[tuple[Path, str | None]] = []
-        for entry in git.names("ls-files", "-z", "--stage"):
-            kind, _, name = entry.partition(b"\t")
-            if kind.startswith(_GITLINK) and self._is_filled(name):
-                within.append((Path(os.fsdecode(name)), kind.split()[1].decode()))
-            elif kind.startswith(_GITLINK) and self._is_file(name):
-                changed.append(name)
-        others = git.names("ls-files", "-z", "--others", "--exclude-standard")
-        changed += [name for name in others if not name.endswith(b"/")]
-        known = {place for place, _ in within}
-        found = [place for place in repositories_below(self.place) if place not in known]
-        within += [(place, None) for place in found if not git.succeeds("check-ignore", "-q", "--", f"./{place}")]
-        return list(dict.fromkeys([*changed, *self._staged()])), within
-
-    def _is_filled(self, name: bytes) -> bool:
-        """Tell whether a submodule was checked out."""
-        place = os.path.join(os.fsencode(self.place), name)
-        return os.path.isdir(place) and not os.path.islink(place) and bool(os.listdir(place))
-
-    def _staged(self) -> list[bytes]:
-        """Return the files that are in the workspace's index and not in HEAD; git may ignore them."""
-        index = self._index()
-        if index is None:
-            return []
-        known = set(self._git.names("ls-files", "-z"))
-        staged = self._git.names("ls-files", "-z", GIT_INDEX_FILE=str(index))
-        return [name for name in staged if name not in known and self._is_file(name)]
-
-    def _is_file(self, name: bytes) -> bool:
-        try:
-            found = os.lstat(os.path.join(os.fsencode(self.place), name))
-        except OSError:
-            return False
-        return stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)
-
-    def _is_odd(self, name: bytes) -> bool:
-        """Tell whether a name is that of a pipe or its like, or leads through a link: git has nothing there."""
-        place, parts = os.fsencode(self.place), name.split(b"/")
-        above = (os.path.join(place, *parts[:count]) for count in range(1, len(parts)))
-        return any(map(os.path.islink, above)) or (
-            os.path.lexists(os.path.join(place, name)) and not self._is_file(name)
-        )
-
-    def _size(self, name: bytes) -> int:
-        try:
-            return os.lstat(os.path.join(os.fsencode(self.place), name)).st_size
-        except OSError:  # it was deleted, which is the change
-            return 0
 
     def _index(self) -> Path | None:
         """Return a copy of the workspace's index, None if there is none."""
@@ -267,7 +210,7 @@ class Snapshot:
         if not changed:
             return
         (self.scratch / "info" / "attributes").write_text(_RAW)
-        odd = [name for name in changed if self._is_odd(name)]
+        odd = [name for name in changed if self._tree.is_odd(name)]
         for names, how in ((odd, "--force-remove"), ([name for name in changed if name not in odd], "--remove")):
             given = b"".join(name + b"\0" for name in names)
             self._git.run("update-index", "--add", how, "--replace", "-z", "--stdin", given=given)
@@ -304,15 +247,10 @@ class Snapshot:
         self._tips[f"{self._saved}/{name}"] = self._git.text("commit-tree", tree, *parent, "-m", message)
 
     def _count(self, *options: str) -> int:
-        given = "".join([*(f"{tip}\n" for tip in self._tips.values()), *(f"^{oid}\n" for oid in self._upstream)])
         if not self._tips:
             return 0
-        return int(self._git.run("rev-list", *options, "--stdin", given=given.encode()).decode() or 0)
-
-    def _name_ignored(self, found: Found) -> None:
-        names = self._git.names("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
-        found.ignored = len(names)
-        found.ignored_names = [os.fsdecode(name) for name in names[:100]]
+        given = _range(self._tips.values(), self._upstream)
+        return int(self._git.run("rev-list", *options, "--stdin", given=given).decode() or 0)
 
     def _new_tips(self) -> dict[str, str]:
         """Return the refs that lead to something new."""
@@ -320,23 +258,21 @@ class Snapshot:
         asked = {name: tip for name, tip in self._tips.items() if tip not in known}
         if not asked:
             return {}
-        given = "".join([*(f"{tip}\n" for tip in asked.values()), *(f"^{oid}\n" for oid in self._upstream)])
-        new = set(self._git.run("rev-list", "--stdin", given=given.encode()).decode().split())
-        kinds = self._git.run("cat-file", "--batch-check", given="".join(f"{tip}\n" for tip in asked.values()).encode())
-        tags = {line.split()[0] for line in kinds.decode().splitlines() if line.split()[1:2] == ["tag"]}
-        return {name: tip for name, tip in asked.items() if tip in new or tip in tags}
+        given = _range(asked.values(), self._upstream)
+        new = set(self._git.run("rev-list", "--stdin", given=given).decode().split())
+        new |= {oid for oid, kind in self._kinds(asked.values()) if kind == "tag"}
+        return {name: tip for name, tip in asked.items() if tip in new}
 
     def _write_bundle(self, folder: Path, tips: dict[str, str], target: str) -> Iterator[str]:
         git = self._git
-        for name, tip in tips.items():
-            git.run("update-ref", name, tip)
+        refs = b"".join(b"create %s\0%s\0" % (os.fsencode(name), tip.encode()) for name, tip in tips.items())
+        git.run("update-ref", "-z", "--stdin", given=refs)
         if self._head is not None and self._head in tips.values():
             git.run("update-ref", "--no-deref", "HEAD", self._head)
             names = ["HEAD", *tips]
         else:
             names = list(tips)
-        everything = "".join(f"{tip}\n" for tip in tips.values()).encode()
-        whole = int(git.run("rev-list", "--objects", "--disk-usage", "--stdin", given=everything)) <= _WHOLE
+        whole = int(git.run("rev-list", "--objects", "--disk-usage", "--stdin", given=_range(tips.values()))) <= _WHOLE
         known = [] if whole else [f"^{oid}" for oid in self._upstream]
         bundle = folder / "work.bundle"
         given = b"".join(os.fsencode(word) + b"\n" for word in [*names, *known])
@@ -364,7 +300,20 @@ class Snapshot:
 def _commits_in(git: Git, objects: Path) -> set[str]:
     """Return all commits in a folder of objects, and in those that it borrows from."""
     said = git.run("cat-file", "--batch-all-objects", "--batch-check", "--unordered", GIT_OBJECT_DIRECTORY=str(objects))
-    return {words[0] for words in (line.split() for line in said.decode().splitlines()) if words[1:2] == ["commit"]}
+    return {oid for oid, kind in _read_kinds(said) if kind == "commit"}
+
+
+def _read_kinds(said: bytes) -> Iterator[tuple[str, str]]:
+    """Read what `git cat-file --batch-check` says: id, kind and size; what is missing has no size."""
+    for line in said.decode().splitlines():
+        words = line.split()
+        if len(words) == 3:  # noqa: PLR2004
+            yield words[0], words[1]
+
+
+def _range(oids: Iterable[str], less: Iterable[str] = ()) -> bytes:
+    """Return the standard input that names some ids to git, less what leads to others (git-rev-list(1), --stdin)."""
+    return "".join([*(f"{oid}\n" for oid in oids), *(f"^{oid}\n" for oid in less)]).encode()
 
 
 def _quoted(path: Path) -> bytes:

@@ -6,7 +6,6 @@ line by line. The database is only read; a running daemon notices by itself what
 
 import contextlib
 import json
-import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +13,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from daemon.model import ACTIVE, RunStatus
-from daemon.rules.keeping import Candidate, Policy, judge
+from daemon.rules.keeping import ENDED_WELL, Candidate, Policy, judge
 from daemon.units import parse_instant
-from daemon.workspaces.cleaning import SALVAGE_MAX, clean
-from daemon.workspaces.descent import open_path
+from daemon.workspaces.cleaning import SALVAGE_MAX, clean, silent
+from daemon.workspaces.descent import names_in
 from daemon.workspaces.places import tasks_of, workspace_path
 from daemon.workspaces.sizes import room_of
 
 OnLog = Callable[[str], None]
 _DATABASE = "state.db"
-_WELL = frozenset({RunStatus.COMPLETED, RunStatus.CANCELLED})
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def cleanup_task_workspace(
     A missing workspace is gone already. One in use, marked keep or of an active task stays, and one whose work cannot
     be saved.
     """
-    state_dir, say, name = _state_dir(data_dir), on_log or _silent, str(task_id)
+    state_dir, say, name = _state_dir(data_dir), on_log or silent, str(task_id)
     task = _tasks(state_dir, [name]).get(name)
     if task is not None and (task.status in ACTIVE or task.kept) and _exists(state_dir, env_id, name):
         why = "it is marked keep" if task.kept else f"its run is {task.status}"
@@ -65,7 +63,7 @@ def cleanup_old_task_workspaces(
     Those of active and unknown runs stay, those marked keep, and of failed and interrupted runs the newest
     `keep_errors` of each schedule. One that fails does not stop the others.
     """
-    state_dir, say = _state_dir(data_dir), on_log or _silent
+    state_dir, say = _state_dir(data_dir), on_log or silent
     names, now = _names(state_dir, env_id), datetime.now(UTC)
     tasks = _tasks(state_dir, names)
     age = timedelta(hours=max_age_hours)
@@ -100,17 +98,13 @@ def cleanup_on_task_completion(
 
     With `keep_on_error` the workspace stays unless the task completed or was cancelled.
     """
-    state_dir, say, name = _state_dir(data_dir), on_log or _silent, str(task_id)
+    state_dir, say, name = _state_dir(data_dir), on_log or silent, str(task_id)
     task = _tasks(state_dir, [name]).get(name)
-    if keep_on_error and (task is None or task.status not in _WELL) and _exists(state_dir, env_id, name):
+    if keep_on_error and (task is None or task.status not in ENDED_WELL) and _exists(state_dir, env_id, name):
         status = task.status if task is not None else "unknown"
         say(f"[cleanup] Keeping task workspace: {workspace_path(state_dir, env_id, name)} (status: {status})")
         return False
     return cleanup_task_workspace(env_id, name, state_dir, say)
-
-
-def _silent(_: str) -> None:
-    """Say nothing."""
 
 
 def _state_dir(data_dir: str | Path | None) -> Path:
@@ -128,13 +122,9 @@ def _exists(state_dir: Path, env_id: str, name: str) -> bool:
 
 def _names(state_dir: Path, env_id: str) -> list[str]:
     try:
-        folder = open_path(state_dir, *tasks_of(env_id))
+        return names_in(state_dir, *tasks_of(env_id))
     except OSError:
         return []
-    try:
-        return sorted(os.listdir(folder))
-    finally:
-        os.close(folder)
 
 
 def _tasks(state_dir: Path, names: list[str]) -> dict[str, _Task]:

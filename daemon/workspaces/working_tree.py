@@ -1,0 +1,83 @@
+"""The files of a workspace, as a repository of our own sees them: what changed, what is new, what git ignores.
+
+Standard library only: the helper process imports this.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from daemon.workspaces.git import Git
+from daemon.workspaces.plain import repositories_below
+
+_GITLINK = b"160000"
+
+
+class WorkingTree:
+    """The files at one place, under a git whose index is filled anew with what HEAD has."""
+
+    def __init__(self, git: Git, place: Path) -> None:
+        self._git = git
+        self._place = place
+
+    def changed(self, head: str | None, index: Path | None) -> tuple[list[bytes], list[tuple[Path, str | None]]]:
+        """Return the files that differ from HEAD or are new, and the working trees within, as `Found` has them.
+
+        `index` is a copy of the one that the workspace has.
+        """
+        git = self._git
+        git.run("read-tree", head) if head else git.run("read-tree", "--empty")
+        git.succeeds("update-index", "-q", "--really-refresh", "--ignore-submodules")  # it fails where files differ
+        changed = git.names("diff-files", "-z", "--name-only", "--ignore-submodules=all")
+        within: list[tuple[Path, str | None]] = []
+        for entry in git.names("ls-files", "-z", "--stage"):
+            kind, _, name = entry.partition(b"\t")
+            if kind.startswith(_GITLINK) and self._is_filled(name):
+                within.append((Path(os.fsdecode(name)), kind.split()[1].decode()))
+            elif kind.startswith(_GITLINK) and self._is_file(name):
+                changed.append(name)
+        others = git.names("ls-files", "-z", "--others", "--exclude-standard")
+        changed += [name for name in others if not name.endswith(b"/")]
+        known = {place for place, _ in within}
+        found = [place for place in repositories_below(self._place) if place not in known]
+        within += [(place, None) for place in found if not git.succeeds("check-ignore", "-q", "--", f"./{place}")]
+        return list(dict.fromkeys([*changed, *self._staged(index)])), within
+
+    def _is_filled(self, name: bytes) -> bool:
+        """Tell whether a submodule was checked out."""
+        place = os.path.join(os.fsencode(self._place), name)
+        return os.path.isdir(place) and not os.path.islink(place) and bool(os.listdir(place))
+
+    def _staged(self, index: Path | None) -> list[bytes]:
+        """Return the files that are in the workspace's index and not in HEAD; git may ignore them."""
+        if index is None:
+            return []
+        known = set(self._git.names("ls-files", "-z"))
+        staged = self._git.names("ls-files", "-z", GIT_INDEX_FILE=str(index))
+        return [name for name in staged if name not in known and self._is_file(name)]
+
+    def _is_file(self, name: bytes) -> bool:
+        try:
+            found = os.lstat(os.path.join(os.fsencode(self._place), name))
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)
+
+    def is_odd(self, name: bytes) -> bool:
+        """Tell whether a name is that of a pipe or its like, or leads through a link: git has nothing there."""
+        place, parts = os.fsencode(self._place), name.split(b"/")
+        above = (os.path.join(place, *parts[:count]) for count in range(1, len(parts)))
+        return any(map(os.path.islink, above)) or (
+            os.path.lexists(os.path.join(place, name)) and not self._is_file(name)
+        )
+
+    def size(self, name: bytes) -> int:
+        """Return the bytes of a file."""
+        try:
+            return os.lstat(os.path.join(os.fsencode(self._place), name)).st_size
+        except OSError:  # it was deleted, which is the change
+            return 0
+
+    def ignored(self) -> list[bytes]:
+        """Return what git ignores; of a folder that is ignored as a whole, its name alone."""
+        return self._git.names("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
