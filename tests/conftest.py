@@ -1,5 +1,6 @@
 """What all tests share: a daemon as a real process, and waiting for what it does without sleeping blindly."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,13 +15,13 @@ settings.load_profile("suite")
 StartDaemon = Callable[..., DaemonProcess]
 
 
-@pytest.fixture
-def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
-    """Start daemons on configs in the test's folder; whatever still runs at the end is ended, agents included."""
+@contextlib.contextmanager
+def daemons_in(folder: Path) -> Iterator[StartDaemon]:
+    """Start daemons on configs in a folder; whatever still runs at the end is ended, agents included."""
     started: list[DaemonProcess] = []
 
     def start(config: str, *, ready: bool = True, **options: object) -> DaemonProcess:
-        daemon = DaemonProcess(tmp_path, config, **options)  # type: ignore[arg-type]
+        daemon = DaemonProcess(folder, config, **options)  # type: ignore[arg-type]
         started.append(daemon)
         if ready:
             daemon.wait_for_log("[daemon] Ready")
@@ -29,3 +30,10 @@ def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
     yield start
     for daemon in started:
         daemon.clean_up()
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    """Start daemons on configs in the test's folder."""
+    with daemons_in(tmp_path) as start:
+        yield start

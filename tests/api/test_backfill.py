@@ -73,12 +73,11 @@ def test_a_backfill_may_cancel_what_runs(start_daemon: StartDaemon) -> None:
         ({"from": "x", "to": hours_ago(1)}, "from"),
     ],
 )
-def test_a_span_that_makes_no_sense_is_refused(daemon: DaemonProcess, body: dict[str, str], why: str) -> None:
-    create(daemon)
-    answer = call(daemon, "POST", PATH, body)
+def test_a_span_that_makes_no_sense_is_refused(refusing: DaemonProcess, body: dict[str, str], why: str) -> None:
+    answer = call(refusing, "POST", f"{SCHEDULES}/declared/backfill", body)
     assert answer.status == 400
     assert why in answer.body["message"]
-    assert daemon.query("SELECT 1 FROM fires") == []
+    assert refusing.query("SELECT 1 FROM fires") == []
 
 
 def test_no_further_back_than_retention(daemon: DaemonProcess) -> None:

@@ -35,12 +35,12 @@ TOKEN = "sesame-street"  # noqa: S105 - of these tests
     ],
     ids=["twice", "NaN", "infinite", "half a character", "deep", "huge number", "no text", "nothing", "5 MB"],
 )
-def test_a_hostile_body_is_refused(daemon: DaemonProcess, data: bytes, status: int) -> None:
+def test_a_hostile_body_is_refused(refusing: DaemonProcess, data: bytes, status: int) -> None:
     headers = {"Content_Type": ""} if not data else {}
-    answer = call(daemon, "POST", SCHEDULES, data=data, **headers)
+    answer = call(refusing, "POST", SCHEDULES, data=data, **headers)
     assert answer.status == status
     assert answer.body["message"]
-    create(daemon)
+    assert call(refusing, "GET", SCHEDULES).body["total"] == 1
 
 
 def test_a_body_of_another_type_and_another_origin_are_refused(daemon: DaemonProcess) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +24,24 @@ def config(script: str, *settings: str, schedule: str = SECOND_BY_SECOND) -> str
 def ended(daemon: DaemonProcess, number: int = 1, *, deadline: float = 20) -> dict[str, object]:
     row = daemon.wait_for_row("SELECT * FROM runs WHERE id = ? AND completed_at IS NOT NULL", number, deadline=deadline)
     return dict(row)
+
+
+def beside_each_other(scripts: Sequence[str], *settings: str) -> str:
+    """Return a config with an agent for each script: `a0`, `a1` ..."""
+    agents = [config(script, *settings).replace("[agents.a", f"[agents.a{n}") for n, script in enumerate(scripts)]
+    return "\n".join(["[daemon]", "state_dir = 'state'", "max_concurrent_runs = 20", *agents])
+
+
+def side_by_side(start_daemon: StartDaemon, scripts: Sequence[str], *settings: str) -> list[dict[str, object]]:
+    """Run agents under one daemon, each with a script; return the first run of each, ended."""
+    daemon = start_daemon(beside_each_other(scripts, *settings))
+    return [first_run(daemon, number) for number in range(len(scripts))]
+
+
+def first_run(daemon: DaemonProcess, agent: int, *, condition: str = "completed_at IS NOT NULL") -> dict[str, object]:
+    """Return the first run of one of several agents once a condition is true of it."""
+    first = f"SELECT * FROM (SELECT * FROM runs WHERE agent = ? ORDER BY id LIMIT 1) WHERE {condition}"
+    return dict(daemon.wait_for_row(first, f"a{agent}"))
 
 
 def seconds_taken(run: dict[str, object]) -> float:
@@ -78,31 +97,23 @@ def test_a_local_environment_is_worked_in_and_left_alone(start_daemon: StartDaem
     assert (tmp_path / "site/made").exists()
 
 
-@pytest.mark.parametrize(
-    ("script", "status", "code", "number", "error"),
-    [
-        ("exit 0", "completed", 0, None, None),
-        ("exit 7", "failed", 7, None, "exit status 7"),
-        ("kill -9 $$", "failed", None, 9, "ended by signal 9"),
-        ("kill -SEGV $$", "failed", None, 11, "ended by signal 11"),
-        (
-            """echo '{"status": "failed", "message": "nothing to do"}' > $AGENTCRON_RESULT""",
-            "failed",
-            0,
-            None,
-            "nothing to do",
-        ),
-        ("""echo '{"status": "completed"}' > $AGENTCRON_RESULT; exit 3""", "completed", 3, None, None),
-        ("echo nonsense > $AGENTCRON_RESULT", "completed", 0, None, None),
-        ("mkfifo $AGENTCRON_RESULT", "completed", 0, None, None),
-        ("ln -s /etc/passwd $AGENTCRON_RESULT; exit 1", "failed", 1, None, "exit status 1"),
-    ],
-)
-def test_how_a_command_ended_is_recorded(
-    start_daemon: StartDaemon, script: str, status: str, code: int | None, number: int | None, error: str | None
-) -> None:
-    run = ended(start_daemon(config(script)))
-    assert (run["status"], run["exit_code"], run["signal"], run["error"]) == (status, code, number, error)
+ENDS = {
+    "exit 0": ("completed", 0, None, None),
+    "exit 7": ("failed", 7, None, "exit status 7"),
+    "kill -9 $$": ("failed", None, 9, "ended by signal 9"),
+    "kill -SEGV $$": ("failed", None, 11, "ended by signal 11"),
+    """echo '{"status": "failed", "message": "none"}' > $AGENTCRON_RESULT""": ("failed", 0, None, "none"),
+    """echo '{"status": "completed"}' > $AGENTCRON_RESULT; exit 3""": ("completed", 3, None, None),
+    "echo nonsense > $AGENTCRON_RESULT": ("completed", 0, None, None),
+    "mkfifo $AGENTCRON_RESULT": ("completed", 0, None, None),
+    "ln -s /etc/passwd $AGENTCRON_RESULT; exit 1": ("failed", 1, None, "exit status 1"),
+}
+
+
+def test_how_a_command_ended_is_recorded(start_daemon: StartDaemon) -> None:
+    runs = side_by_side(start_daemon, list(ENDS))
+    for (script, expected), run in zip(ENDS.items(), runs, strict=True):
+        assert (run["status"], run["exit_code"], run["signal"], run["error"]) == expected, script
 
 
 def test_a_command_that_cannot_start_fails_with_the_reason(start_daemon: StartDaemon) -> None:
@@ -126,12 +137,13 @@ def test_usage_is_stored(start_daemon: StartDaemon) -> None:
     assert (run["input_tokens"], run["output_tokens"], run["cost_usd"], run["message"]) == (5, 7, 0.25, "done")
 
 
-@pytest.mark.parametrize(
-    "broken", ['{"input_tokens": -1}', '{"cost_usd": NaN}', '{"input_tokens": "5"}', "[]", '{"cost_usd": 1e400}']
-)
-def test_senseless_usage_is_left_out(start_daemon: StartDaemon, broken: str) -> None:
-    run = ended(start_daemon(config(f"""echo '{{"usage": {broken}}}' > $AGENTCRON_RESULT""")))
-    assert (run["status"], run["input_tokens"], run["cost_usd"]) == ("completed", None, None)
+SENSELESS = ['{"input_tokens": -1}', '{"cost_usd": NaN}', '{"input_tokens": "5"}', "[]", '{"cost_usd": 1e400}']
+
+
+def test_senseless_usage_is_left_out(start_daemon: StartDaemon) -> None:
+    scripts = [f"""echo '{{"usage": {usage}}}' > $AGENTCRON_RESULT""" for usage in SENSELESS]
+    for usage, run in zip(SENSELESS, side_by_side(start_daemon, scripts), strict=True):
+        assert (run["status"], run["input_tokens"], run["cost_usd"]) == ("completed", None, None), usage
 
 
 CLAUDE = {
@@ -144,23 +156,23 @@ CLAUDE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("printed", "status", "message"),
-    [
-        (json.dumps(CLAUDE), "completed", "All done."),
-        (json.dumps(CLAUDE, indent=2), "completed", "All done."),
-        ('{"type": "system"}\nsome warning\n' + json.dumps(CLAUDE), "completed", "All done."),
-        (json.dumps([{"type": "system"}, CLAUDE]), "completed", "All done."),
-        (json.dumps({**CLAUDE, "is_error": True, "result": "Limit reached"}), "failed", "Limit reached"),
-    ],
-)
-def test_the_json_that_claude_prints_is_understood(
-    start_daemon: StartDaemon, tmp_path: Path, printed: str, status: str, message: str
-) -> None:
-    (tmp_path / "printed").write_text(printed)
-    run = ended(start_daemon(config(f"cat {tmp_path}/printed", 'result_format = "claude"')))
-    assert (run["status"], run["message"]) == (status, message)
-    assert (run["input_tokens"], run["output_tokens"], run["cost_usd"]) == (113, 9, 0.0123)
+PRINTED = [
+    (json.dumps(CLAUDE), "completed", "All done."),
+    (json.dumps(CLAUDE, indent=2), "completed", "All done."),
+    ('{"type": "system"}\nsome warning\n' + json.dumps(CLAUDE), "completed", "All done."),
+    (json.dumps([{"type": "system"}, CLAUDE]), "completed", "All done."),
+    (json.dumps({**CLAUDE, "is_error": True, "result": "Limit reached"}), "failed", "Limit reached"),
+]
+
+
+def test_the_json_that_claude_prints_is_understood(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    for number, (printed, _, _) in enumerate(PRINTED):
+        (tmp_path / f"printed{number}").write_text(printed)
+    scripts = [f"cat {tmp_path}/printed{number}" for number in range(len(PRINTED))]
+    runs = side_by_side(start_daemon, scripts, 'result_format = "claude"')
+    for (_, status, message), run in zip(PRINTED, runs, strict=True):
+        assert (run["status"], run["message"]) == (status, message)
+        assert (run["input_tokens"], run["output_tokens"], run["cost_usd"]) == (113, 9, 0.0123)
 
 
 def test_standard_error_is_no_result(start_daemon: StartDaemon, tmp_path: Path) -> None:
@@ -282,27 +294,20 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_nothing_is_left_of_a_hostile_agent(start_daemon: StartDaemon, name: str) -> None:
-    daemon = start_daemon(
-        config(
-            HOSTILE[name],
-            'timeout = "1s"',
-            'kill_grace = "1s"',
-        )
-    )
-    run = ended(daemon)
-    assert run["status"] == ("completed" if "exit 0" in HOSTILE[name] else "failed")
-    assert seconds_taken(run) < 3
-    assert processes_of(str(run["idempotency_key"])) == []
-    sleepers = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _is_ours(path, daemon)]
-    assert sleepers == []
+def test_nothing_is_left_of_a_hostile_agent(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    runs = side_by_side(start_daemon, list(HOSTILE.values()), 'timeout = "1s"', 'kill_grace = "1s"')
+    for (name, script), run in zip(HOSTILE.items(), runs, strict=True):
+        assert run["status"] == ("completed" if "exit 0" in script else "failed"), name
+        assert seconds_taken(run) < 3, name
+        assert processes_of(str(run["idempotency_key"])) == [], name
+        folder = tmp_path / f"state/runs/{run['id']}"
+        assert [path for path in Path("/proc").glob("[0-9]*/cmdline") if _is_in(path, folder)] == [], name
 
 
-def _is_ours(cmdline: Path, daemon: DaemonProcess) -> bool:
-    """Tell whether a process works below the daemon's runs, whatever became of its environment."""
+def _is_in(cmdline: Path, folder: Path) -> bool:
+    """Tell whether a process works below a folder, whatever became of its environment."""
     try:
-        return (cmdline.parent / "cwd").resolve().is_relative_to(daemon.state / "runs/1")
+        return (cmdline.parent / "cwd").resolve().is_relative_to(folder)
     except OSError:
         return False
 

@@ -1,61 +1,71 @@
 """Agents against their keepers: what a run does to its supervisor and its records harms nobody but itself."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-
-import pytest
 
 from daemon.agents.supervisor import tree
 from tests.conftest import StartDaemon
-from tests.daemon_process import processes_of, wait_until
-from tests.run.test_command import config, ended
+from tests.daemon_process import DaemonProcess, processes_of, wait_until
+from tests.run.test_command import beside_each_other, config, ended, first_run, side_by_side
 
 INSTEAD = ["true", "mkfifo status", "mkdir status", "ln -s /dev/zero status", "ln -s ../1/input.txt status"]
 
 
-@pytest.mark.parametrize("instead", [f"cd ..; rm status; {made}" for made in INSTEAD] + ["rm -rf ../../1"])
-def test_the_exit_status_is_known_whatever_an_agent_does_to_its_records(
-    start_daemon: StartDaemon, instead: str
-) -> None:
-    daemon = start_daemon(config(f"{instead}; exit 7", 'on_interrupt = "rerun"'))
-    run = ended(daemon)
-    assert (run["status"], run["exit_code"], run["error"]) == ("failed", 7, "exit status 7")
-    assert daemon.stop() == 0
+def test_the_exit_status_is_known_whatever_an_agent_does_to_its_records(start_daemon: StartDaemon) -> None:
+    spoilt = [*(f"cd ..; rm status; {made}" for made in INSTEAD), "rm -rf ../../$AGENTCRON_RUN_ID"]
+    runs = side_by_side(start_daemon, [f"{instead}; exit 7" for instead in spoilt], 'on_interrupt = "rerun"')
+    for instead, run in zip(spoilt, runs, strict=True):
+        assert (run["status"], run["exit_code"], run["error"]) == ("failed", 7, "exit status 7"), instead
+
+
+def gated_agents(folder: Path, scripts: Sequence[str]) -> str:
+    """Return a config of agents that wait where their scripts say `cat GATE`."""
+    for number in range(len(scripts)):
+        os.mkfifo(folder / f"gate{number}")
+    return beside_each_other([script.replace("GATE", f"{folder}/gate{n}") for n, script in enumerate(scripts)])
+
+
+def open_gates(folder: Path) -> None:
+    for gate in folder.glob("gate*"):
+        gate.write_text("")
 
 
 def is_ours(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-@pytest.mark.parametrize("instead", INSTEAD)
-def test_the_exit_status_is_known_to_the_next_daemon_too(
-    start_daemon: StartDaemon, tmp_path: Path, instead: str
-) -> None:
-    os.mkfifo(tmp_path / "gate")
-    text = config(f"cd ..; rm status; {instead}; cat {tmp_path}/gate; exit 7")
-    first = start_daemon(text)
-    first.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
-    wait_until(lambda: not is_ours(first.state / "runs/1/status"), what="the records gone")
-    first.kill()
-    second = start_daemon(text)
-    (tmp_path / "gate").write_text("")
-    assert ended(second)["exit_code"] == 7
+def spoil_records(daemon: DaemonProcess) -> list[dict[str, object]]:
+    """Return the run of each agent once its command runs and has made away with its record."""
+    runs = [first_run(daemon, number, condition="delivered_at IS NOT NULL") for number in range(len(INSTEAD))]
+    for run in runs:
+        status = daemon.state / f"runs/{run['id']}/status"
+        wait_until(lambda status=status: not is_ours(status), what="the records gone")  # type: ignore[misc]
+    return runs
 
 
-@pytest.mark.parametrize("instead", INSTEAD)
-def test_a_run_whose_records_are_gone_with_its_daemon_is_interrupted(
-    start_daemon: StartDaemon, tmp_path: Path, instead: str
-) -> None:
-    os.mkfifo(tmp_path / "gate")
-    text = config(f"echo $AGENTCRON_RUN_ID >> {tmp_path}/starts; cd ..; rm status; {instead}; cat {tmp_path}/gate")
+def test_the_exit_status_is_known_to_the_next_daemon_too(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    text = gated_agents(tmp_path, [f"cd ..; rm status; {made}; cat GATE; exit 7" for made in INSTEAD])
     first = start_daemon(text)
-    run = first.wait_for_row("SELECT pid FROM runs WHERE delivered_at IS NOT NULL")
-    wait_until(lambda: not is_ours(first.state / "runs/1/status"), what="the records gone")
+    spoil_records(first)
     first.kill()
-    (tmp_path / "gate").write_text("")
-    wait_until(lambda: tree.start_of(run["pid"]) is None, what="the supervisor gone")
     second = start_daemon(text)
-    assert ended(second)["status"] == "interrupted"
+    open_gates(tmp_path)
+    for number, instead in enumerate(INSTEAD):
+        assert first_run(second, number)["exit_code"] == 7, instead
+
+
+def test_a_run_whose_records_are_gone_with_its_daemon_is_interrupted(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    told = f"echo $AGENTCRON_RUN_ID >> {tmp_path}/starts"
+    text = gated_agents(tmp_path, [f"{told}; cd ..; rm status; {made}; cat GATE" for made in INSTEAD])
+    first = start_daemon(text)
+    pids = [int(str(run["pid"])) for run in spoil_records(first)]
+    first.kill()
+    open_gates(tmp_path)
+    wait_until(lambda: all(tree.start_of(pid) is None for pid in pids), what="the supervisors gone")
+    second = start_daemon(text)
+    for number, instead in enumerate(INSTEAD):
+        assert first_run(second, number)["status"] == "interrupted", instead
     starts = (tmp_path / "starts").read_text().split()
     assert len(starts) == len(set(starts))
 
@@ -71,24 +81,21 @@ def test_a_run_that_spoils_its_records_and_kills_its_supervisor_is_interrupted(
     assert len(starts) == len(set(starts))
 
 
-@pytest.mark.parametrize(
-    "instead",
-    [
-        "cd ..; rm output.log; mkfifo output.log",
-        "cd ..; rm output.log; mkdir output.log",
-        "cd ..; rm output.log; ln -s /etc/passwd output.log",
-        "cd ../..; rm -r 1; mkdir else; ln -s /etc/passwd else/output.log; ln -s else 1",
-    ],
-)
-def test_logs_shows_nothing_that_an_agent_put_in_the_place_of_its_output(
-    start_daemon: StartDaemon, instead: str
-) -> None:
-    daemon = start_daemon(config(instead))
-    ended(daemon)
-    shown = daemon.cli("runs", "logs", "1")
-    assert shown.returncode == 1
-    assert shown.stdout == ""
-    assert "is not the output any more" in shown.stderr
+NO_OUTPUT = [
+    "cd ..; rm output.log; mkfifo output.log",
+    "cd ..; rm output.log; mkdir output.log",
+    "cd ..; rm output.log; ln -s /etc/passwd output.log",
+    "cd ../..; me=$AGENTCRON_RUN_ID; rm -r $me; mkdir else; ln -s /etc/passwd else/output.log; ln -s else $me",
+]
+
+
+def test_logs_shows_nothing_that_an_agent_put_in_the_place_of_its_output(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(beside_each_other(NO_OUTPUT))
+    for number, instead in enumerate(NO_OUTPUT):
+        shown = daemon.cli("runs", "logs", str(first_run(daemon, number)["id"]))
+        assert shown.returncode == 1, instead
+        assert shown.stdout == ""
+        assert "is not the output any more" in shown.stderr
 
 
 def test_a_supervisor_that_is_stopped_does_not_outlive_the_timeout(start_daemon: StartDaemon) -> None:

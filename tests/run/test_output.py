@@ -4,11 +4,9 @@ import os
 import re
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import StartDaemon
 from tests.daemon_process import wait_until
-from tests.run.test_command import config, ended
+from tests.run.test_command import beside_each_other, config, ended, first_run
 
 
 def test_output_beyond_the_limit_keeps_the_first_and_the_last_part(start_daemon: StartDaemon) -> None:
@@ -24,12 +22,16 @@ def test_output_beyond_the_limit_keeps_the_first_and_the_last_part(start_daemon:
     assert run["output_dropped"] == int(match[1]) == len(everything) - 1024
 
 
-@pytest.mark.parametrize(("size", "limit"), [(1024, 1024), (1000, 1024), (1025, 1024), (5, 3), (5, 0)])
-def test_output_at_the_edges_of_the_limit(start_daemon: StartDaemon, size: int, limit: int) -> None:
-    daemon = start_daemon(config(f"head -c {size} /dev/zero | tr '\\0' x", f'max_output = "{limit}B"'))
-    run = ended(daemon)
-    assert run["output_dropped"] == max(0, size - limit)
-    assert daemon.output(1).count("x") == min(size, limit)
+def test_output_at_the_edges_of_the_limit(start_daemon: StartDaemon) -> None:
+    edges = [(1024, 1024), (1000, 1024), (1025, 1024), (5, 3), (5, 0)]
+    text = beside_each_other([f"head -c {size} /dev/zero | tr '\\0' x" for size, _ in edges], 'max_output = "LIMIT"')
+    for _, limit in edges:
+        text = text.replace("LIMIT", f"{limit}B", 1)
+    daemon = start_daemon(text)
+    for number, (size, limit) in enumerate(edges):
+        run = first_run(daemon, number)
+        assert run["output_dropped"] == max(0, size - limit)
+        assert daemon.output(int(str(run["id"]))).count("x") == min(size, limit)
 
 
 def test_secrets_are_masked_across_writes_and_without_a_newline(start_daemon: StartDaemon, tmp_path: Path) -> None:

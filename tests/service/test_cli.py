@@ -8,13 +8,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import StartDaemon
+from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 
 CONFIG = """\
@@ -29,13 +29,24 @@ timezone = "Europe/London"
 """
 
 
-@pytest.fixture
-def stopped(start_daemon: StartDaemon) -> DaemonProcess:
-    """A state directory with one completed run and no daemon."""
-    daemon = start_daemon(CONFIG)
+def _run_once(start: StartDaemon) -> DaemonProcess:
+    daemon = start(CONFIG)
     daemon.wait_for_run("completed")
     daemon.stop()
     return daemon
+
+
+@pytest.fixture
+def stopped(start_daemon: StartDaemon) -> DaemonProcess:
+    """A state directory with one completed run and no daemon."""
+    return _run_once(start_daemon)
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    """The same for tests that change nothing in it, so that they can share it."""
+    with daemons_in(tmp_path_factory.mktemp("unchanged")) as start:
+        yield _run_once(start)
 
 
 def agentcron(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,31 +67,31 @@ def document(daemon: DaemonProcess, *arguments: str, status: int = 0) -> Any:  #
     return json.loads(found.stdout)
 
 
-def test_bodies_have_their_documented_shape(stopped: DaemonProcess) -> None:
-    runs = document(stopped, "runs", "list")
+def test_bodies_have_their_documented_shape(unchanged: DaemonProcess) -> None:
+    runs = document(unchanged, "runs", "list")
     assert runs["total"] == len(runs["runs"]) >= 1
     assert runs["runs"][-1]["id"] == 1
     assert runs["runs"][-1]["status"] == "completed"
-    schedules = document(stopped, "schedules", "list")
+    schedules = document(unchanged, "schedules", "list")
     assert [entry["name"] for entry in schedules["run_schedules"]] == ["nightly", "s"]
     assert schedules["total"] == 2
-    shown = document(stopped, "schedules", "show", "a/s")
+    shown = document(unchanged, "schedules", "show", "a/s")
     assert shown == {**shown, "interval_seconds": 1, "cron_expression": None, "state": "active", "version": 1}
     assert shown["initial_input"] == {"type": "text", "author": "user", "content": ""}
     assert shown["initial_input_method"] == "stdin"
     assert shown["num_actions_taken"] >= 1
-    history = document(stopped, "schedules", "history", "a/s")
+    history = document(unchanged, "schedules", "history", "a/s")
     assert history["fires"][-1]["outcome"] == "launched"
     assert history["revisions"][0]["action"] == "create"
-    assert document(stopped, "runs", "show", "1")["steps"][0]["name"] == "workspace"
-    assert document(stopped, "runs", "logs", "1")["output"] == "hello\n1\n"
-    checked = document(stopped, "check")
+    assert document(unchanged, "runs", "show", "1")["steps"][0]["name"] == "workspace"
+    assert document(unchanged, "runs", "logs", "1")["output"] == "hello\n1\n"
+    checked = document(unchanged, "check")
     assert checked["warnings"] == []
     assert [(entry["schedule"], entry["timezone"]) for entry in checked["schedules"]] == [
         ("a/s", "UTC"),
         ("a/nightly", "Europe/London"),
     ]
-    status = document(stopped, "status", status=3)
+    status = document(unchanged, "status", status=3)
     assert status["daemon"]["running"] is False
     assert status["next"]
 
@@ -97,16 +108,16 @@ def test_next_needs_neither_daemon_nor_database(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
-def test_what_people_see_lines_up_and_holds_no_escapes(stopped: DaemonProcess) -> None:
-    shown = stopped.cli("runs", "list").stdout
+def test_what_people_see_lines_up_and_holds_no_escapes(unchanged: DaemonProcess) -> None:
+    shown = unchanged.cli("runs", "list").stdout
     head, *lines = shown.splitlines()
     column = head.index("STATUS")
     assert all(line[column:].startswith("completed") for line in lines)
     assert "\x1b" not in shown
-    facts = stopped.cli("schedules", "show", "a/s").stdout
+    facts = unchanged.cli("schedules", "show", "a/s").stdout
     assert "description  says hello" in facts
-    assert stopped.cli("runs", "logs", "1").stdout == "hello\n1\n"
-    assert "no daemon runs" in stopped.cli("status").stderr
+    assert unchanged.cli("runs", "logs", "1").stdout == "hello\n1\n"
+    assert "no daemon runs" in unchanged.cli("status").stderr
 
 
 def test_a_terminal_gets_colours_but_no_escapes_of_agents(start_daemon: StartDaemon) -> None:
@@ -246,22 +257,22 @@ def test_init_writes_a_good_config_once(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_told_without_a_traceback(
-    stopped: DaemonProcess, arguments: tuple[str, ...], status: int, says: str
+    unchanged: DaemonProcess, arguments: tuple[str, ...], status: int, says: str
 ) -> None:
-    found = stopped.cli(*arguments)
+    found = unchanged.cli(*arguments)
     assert found.returncode == status, found.stderr
     assert says in found.stderr
     assert "Traceback" not in found.stderr
     assert found.stdout == ""
 
 
-@pytest.mark.parametrize("arguments", [("runs", "cancel", "1"), ("runs", "cancel", "--all"), ("runs", "list")])
-def test_a_database_of_a_newer_version_is_left_alone(stopped: DaemonProcess, arguments: tuple[str, ...]) -> None:
+def test_a_database_of_a_newer_version_is_left_alone(stopped: DaemonProcess) -> None:
     with contextlib.closing(sqlite3.connect(stopped.state / "state.db")) as connection:
         connection.execute("PRAGMA user_version = 9999")
-    told = stopped.cli(*arguments)
-    assert told.returncode == 1
-    assert "schema 9999" in told.stderr
+    for arguments in (("runs", "cancel", "1"), ("runs", "cancel", "--all"), ("runs", "list")):
+        told = stopped.cli(*arguments)
+        assert told.returncode == 1
+        assert "schema 9999" in told.stderr
 
 
 @pytest.mark.parametrize("arguments", [("runs", "list"), ("schedules", "list"), ("status",), ("runs", "cancel", "1")])
@@ -303,9 +314,9 @@ def test_a_database_that_cannot_be_used_is_told(
         assert "Traceback" not in found.stderr
 
 
-def test_an_odd_standard_output_or_directory_is_no_traceback(stopped: DaemonProcess, tmp_path: Path) -> None:
+def test_an_odd_standard_output_or_directory_is_no_traceback(unchanged: DaemonProcess, tmp_path: Path) -> None:
     program = f"{sys.executable} -m daemon"
-    listing = f"{program} --config {stopped.config} runs show 1"
+    listing = f"{program} --config {unchanged.config} runs show 1"
     gone = f"mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir {tmp_path}/gone; PYTHONPATH={Path.cwd()} {program}"
     for script, status in (
         (f"{listing} >&-", 0),
@@ -318,15 +329,15 @@ def test_an_odd_standard_output_or_directory_is_no_traceback(stopped: DaemonProc
     assert "/dev/null is there already" in found.stderr
 
 
-def test_a_closed_pipe_is_no_error(stopped: DaemonProcess) -> None:
-    command = f"{sys.executable} -m daemon --config {stopped.config} schedules next a/s -n 10000 | head -1"
+def test_a_closed_pipe_is_no_error(unchanged: DaemonProcess) -> None:
+    command = f"{sys.executable} -m daemon --config {unchanged.config} schedules next a/s -n 10000 | head -1"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert found.stderr == ""
 
 
-def test_a_full_device_is_told(stopped: DaemonProcess) -> None:
+def test_a_full_device_is_told(unchanged: DaemonProcess) -> None:
     for words in ("check", "runs list", "runs logs 1"):
-        command = f"{sys.executable} -m daemon --config {stopped.config} {words} > /dev/full"
+        command = f"{sys.executable} -m daemon --config {unchanged.config} {words} > /dev/full"
         found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
         assert found.returncode == 1
         assert found.stderr == "agentcron: the output cannot be written: no space left on device\n"
