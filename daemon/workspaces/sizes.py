@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from daemon.workspaces.descent import open_path
-from daemon.workspaces.places import MIRROR, tasks_of
+from daemon.workspaces.places import tasks_of
 
 _LONGEST = 600.0  # seconds
 
@@ -19,13 +19,12 @@ def room_of(state_dir: Path, folders: tuple[str, ...]) -> int:
 
 
 def rooms_of(state_dir: Path, environment: str, runs: list[str]) -> dict[str, int]:
-    """Return the bytes that the workspaces of some runs take beside their mirror; what cannot be told is left out."""
-    found = _counted(state_dir, tasks_of(environment), [f"../{MIRROR}", *runs])
-    return {run: found[run] for run in runs if run in found}
+    """Return the bytes that the workspaces of some runs take; what cannot be told is left out."""
+    return _counted(state_dir, tasks_of(environment), runs) if runs else {}
 
 
 def _counted(state_dir: Path, folders: tuple[str, ...], names: list[str]) -> dict[str, int]:
-    """Return what du says of entries of a folder, those before counting what those after share with them."""
+    """Return what du says of entries of a folder."""
     try:
         folder = open_path(state_dir, *folders)
     except OSError:
