@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -17,7 +17,7 @@ from daemon.errors import NotFoundError, RefusedError, StoreUnavailableError
 from daemon.model import ACTIVE
 from daemon.rules.cadence import Cadence, cron_cadence, interval_cadence
 from daemon.rules.keeping import Policy, Verdict, beyond_quota, judge
-from daemon.store.database import Database, Transaction
+from daemon.store.database import Closure, Database, Transaction
 from daemon.store.events import add_event
 from daemon.store.runs import get_run
 from daemon.store.workspaces import (
@@ -36,6 +36,7 @@ from daemon.workspaces.calling import Porter, PorterError, porter
 from daemon.workspaces.places import RUNS, TOP, workspace_path
 from daemon.workspaces.removal import TRASH
 
+T = TypeVar("T")
 _LOG = structlog.get_logger()
 _LOOK = 30.0  # seconds after which the wall clock is looked at again
 _QUIET = 1.0  # seconds between the first need for a sweep and the sweep
@@ -74,7 +75,7 @@ class Cleanup:
         self._count = count
         self._one_at_a_time = asyncio.Lock()
         self._deciding = asyncio.Lock()  # between what a person marks and what is removed
-        self._removing: int | None = None
+        self._removing: set[int] = set()
         self._wanted = asyncio.Event()
 
     def wake(self) -> None:
@@ -95,6 +96,7 @@ class Cleanup:
     async def _next_time(self, last: datetime) -> None:
         """Wait until the next time after the last one, or until something is wanted where a quota is set."""
         while True:
+            last = min(last, self._now())  # the clock may have been ahead
             due = _cadence(self.config).next_after(last)
             left = _LOOK if due is None else due.timestamp() - self._now().timestamp()
             if due is not None and left <= 0:
@@ -114,20 +116,21 @@ class Cleanup:
         `older_than` overrules the environments' max_age; a dry run only tells.
         """
         swept = Swept(dry_run=dry_run)
+        if dry_run:
+            present = await self._database.read(present_workspaces)
+            swept.removed = [workspace.run_id for workspace in self._going(present, older_than)]
+            return swept
         async with self._one_at_a_time:
             present = await self._database.read(present_workspaces)
-            if dry_run:
-                swept.removed = [workspace.run_id for workspace in self._going(present, older_than)]
-                return swept
             if not present and not await asyncio.to_thread(self._has_anything):
                 return swept
             async with self._porter() as helper:
                 await helper.do("sweep_up")
                 await self._reconcile(helper, present)
                 await self._measure(helper, await self._database.read(present_workspaces))
-                going = self._going(await self._database.read(present_workspaces), older_than)
-            for workspace in going:
-                await self._sweep_one(workspace, swept)
+            while going := self._going(await self._database.read(present_workspaces), older_than, swept.failed):
+                for workspace in going:
+                    await self._sweep_one(workspace, swept)
         if swept.removed:
             _LOG.info(f"[cleanup] Removed {len(swept.removed)} old task workspace(s)")
         return swept
@@ -136,12 +139,16 @@ class Cleanup:
         """Tell whether there may be anything to look after, though the ledger has no workspace."""
         return any((self._state_dir / place).exists() for place in (TOP, f"{RUNS}/{TRASH}"))
 
-    def _going(self, present: Iterable[Workspace], older_than: timedelta | None) -> list[Workspace]:
-        """Return the workspaces that go now, oldest first."""
+    def _going(
+        self, present: Iterable[Workspace], older_than: timedelta | None, failed: Collection[int] = ()
+    ) -> list[Workspace]:
+        """Return the workspaces that go now, oldest first, less those with which that failed."""
         going: list[Workspace] = []
         for name, group in by_environment(present).items():
             policy = policy_of(self.config, name)
-            verdicts = judge((one.candidate for one in group), policy, self._now(), older_than)
+            verdicts = dict(judge((one.candidate for one in group), policy, self._now(), older_than))
+            for run in verdicts.keys() & set(failed):
+                verdicts[run] = replace(verdicts[run], may_go=False, due=False)
             due = {run for run, verdict in verdicts.items() if verdict.due}
             rest = {one.run_id: one.bytes or 0 for one in group if one.run_id not in due}
             due |= self._over_quota(name, policy, rest, verdicts) if older_than is None else set()
@@ -172,7 +179,11 @@ class Cleanup:
         if workspace.ended_at is not None:
             hours = (self._now() - workspace.ended_at) / timedelta(hours=1)
             _LOG.info(f"[cleanup] Removing old task {workspace.run_id} (age: {hours:.1f}h)")
-        reason = await self._remove(workspace, policy_of(self.config, workspace.environment).salvage_max)
+        try:
+            reason = await self._remove(workspace, policy_of(self.config, workspace.environment).salvage_max)
+        except Exception as error:  # noqa: BLE001 - one bad workspace does not stop the others
+            _LOG.exception("[cleanup] ERROR: Failed to remove task workspace", run_id=workspace.run_id)
+            reason = f"unexpected error: {error}"
         if reason is None:
             swept.removed.append(workspace.run_id)
         else:
@@ -186,7 +197,9 @@ class Cleanup:
                 return "its run is active"
             if current.kept:
                 return "it was marked keep meanwhile"
-            self._removing = workspace.run_id
+            if workspace.run_id in self._removing:
+                return "it is being removed just now"
+            self._removing.add(workspace.run_id)
         try:
             async with self._porter() as helper:
                 done = await helper.do(
@@ -199,13 +212,12 @@ class Cleanup:
         except (PorterError, OSError) as error:
             done = {"gone": False, "in_trash": False, "reason": str(error), "saved": None}
         finally:
-            self._removing = None
+            self._removing.discard(workspace.run_id)
         record = partial(self._record, workspace.run_id, done)
         if done["gone"] or done["in_trash"]:
             await self._database.write_patiently(record)
         else:  # what stays is found again, and the disk may be too full to say so
-            with contextlib.suppress(StoreUnavailableError):
-                await self._database.write(record)
+            await self._write_if_possible(record)
         self._count("removed" if done["gone"] else "failed")
         return None if done["gone"] else str(done["reason"])
 
@@ -223,15 +235,14 @@ class Cleanup:
 
         Raise NotFoundError if there is none, RefusedError if the run is active or the workspace marked keep.
         """
-        async with self._one_at_a_time:
-            workspace = await self._database.read(lambda c: get_workspace(c, run_id))
-            if workspace is None or workspace.state != "present":
-                raise NotFoundError(f"run {run_id} has no workspace")
-            if workspace.status in ACTIVE:
-                raise RefusedError(f"run {run_id} is {workspace.status}; its workspace is in use")
-            if workspace.kept:
-                raise RefusedError(f"the workspace of run {run_id} is marked keep; unkeep it first")
-            return await self._remove(workspace, None)
+        workspace = await self._database.read(lambda c: get_workspace(c, run_id))
+        if workspace is None or workspace.state != "present":
+            raise NotFoundError(f"run {run_id} has no workspace")
+        if workspace.status in ACTIVE:
+            raise RefusedError(f"run {run_id} is {workspace.status}; its workspace is in use")
+        if workspace.kept:
+            raise RefusedError(f"the workspace of run {run_id} is marked keep; unkeep it first")
+        return await self._remove(workspace, None)
 
     async def keep(self, run_id: int, by: str, *, kept: bool) -> Workspace:
         """Mark a workspace so that nothing removes it, or take the mark back; raise NotFoundError or RefusedError."""
@@ -246,7 +257,7 @@ class Cleanup:
             return get_workspace(tx, run_id) or workspace
 
         async with self._deciding:
-            if self._removing == run_id:
+            if run_id in self._removing:
                 raise RefusedError(f"the workspace of run {run_id} is being removed just now")
             return await self._database.write(mark)
 
@@ -256,20 +267,28 @@ class Cleanup:
             measured = await helper.do("measure", environment=name, runs=[str(one.run_id) for one in group])
             sizes |= {int(run): size for run, size in measured.items()}
         if sizes:
-            with contextlib.suppress(StoreUnavailableError):  # what is about to be removed may be what fills the disk
-                await self._database.write(lambda tx: set_bytes(tx, sizes))
+            await self._write_if_possible(lambda tx: set_bytes(tx, sizes))
 
     async def _reconcile(self, helper: Porter, present: Iterable[Workspace]) -> None:
         """Bring ledger and disk in line: unknown folders are taken in or put aside, rows without folders ended."""
-        on_disk = {(environment, name) for environment, names in (await helper.do("survey")).items() for name in names}
+        survey = await helper.do("survey")
+        on_disk = {(environment, name) for environment, names in survey.items() for name in names or ()}
         in_ledger = {(one.environment, str(one.run_id)): one for one in present}
         for place, workspace in in_ledger.items():
-            if place not in on_disk and workspace.status not in ACTIVE:
+            is_told = survey.get(workspace.environment, []) is not None
+            if is_told and place not in on_disk and workspace.status not in ACTIVE:
                 _LOG.warning("[cleanup] A workspace is gone that nobody here removed", run_id=workspace.run_id)
-                await self._database.write(partial(self._lose, workspace.run_id))
+                await self._write_if_possible(partial(self._lose, workspace.run_id))
         for environment, name in sorted(on_disk - in_ledger.keys()):
-            if not await self._database.write(partial(self._take_in, environment, name)):
+            if await self._write_if_possible(partial(self._take_in, environment, name)) is False:
                 await self._put_aside(helper, environment, name)
+
+    async def _write_if_possible(self, closure: Closure[T]) -> T | None:
+        """Write to the ledger unless it cannot be: what is about to be removed may be what fills the disk."""
+        try:
+            return await self._database.write(closure)
+        except StoreUnavailableError:
+            return None
 
     async def _put_aside(self, helper: Porter, environment: str, name: str) -> None:
         try:

@@ -52,6 +52,7 @@ def workspace_view(workspace: Workspace, verdict: Verdict, now: datetime) -> dic
 
 def verdict_of(connection: sqlite3.Connection, config: Config, workspace: Workspace, now: datetime) -> Verdict:
     """Return what the policy says of one workspace, beside the others of its environment."""
-    group = by_environment(present_workspaces(connection))[workspace.environment]
-    verdicts = judge((one.candidate for one in group), policy_of(config, workspace.environment), now)
+    group = by_environment(present_workspaces(connection)).get(workspace.environment, [])
+    others = [one.candidate for one in group if one.run_id != workspace.run_id]  # it may be gone again by now
+    verdicts = judge([*others, workspace.candidate], policy_of(config, workspace.environment), now)
     return verdicts[workspace.run_id]

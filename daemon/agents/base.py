@@ -48,6 +48,8 @@ class Work:
     run_dir: Path
     workspace: Path
     terms: Terms
+    spent_seconds: float = 0.0
+    """What of the run's timeout was spent before its agent could begin."""
     locks_workspace: bool = False
     """Whether the workspace is the run's own, and is marked as in use while it runs."""
     identity: Identity | None = None

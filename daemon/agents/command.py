@@ -198,7 +198,7 @@ def _spec(work: Work, settings: Settings, program: str, environment: Resolved, u
         "env": {**_base_environment(work), **environment.values, **_own_variables(work)},
         "stdin": str(work.run_dir / "input.txt") if settings.input == "stdin" else os.devnull,
         "umask": umask,
-        "timeout": settings.timeout.total_seconds(),
+        "timeout": max(0.0, settings.timeout.total_seconds() - work.spent_seconds),
         "idle_timeout": settings.idle_timeout.total_seconds() if settings.idle_timeout else None,
         "kill_grace": settings.kill_grace.total_seconds(),
         "max_output": settings.max_output,

@@ -86,7 +86,7 @@ def beyond_quota(sizes: Mapping[int, int], verdicts: Mapping[int, Verdict], quot
     for run_id in sorted(sizes):
         if over <= 0:
             break
-        if verdicts[run_id].may_go:
+        if verdicts[run_id].may_go and sizes[run_id] > 0:
             going.append(run_id)
             over -= sizes[run_id]
     return going

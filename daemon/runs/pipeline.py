@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
@@ -127,10 +128,12 @@ class Pipeline:
         place = await asyncio.to_thread(
             prepare, self._state_dir, run.id, run.input_content, config, settings.environment
         )
+        began = time.monotonic()
         workspace = place or await self._cloned(run, settings, config)
+        spent = time.monotonic() - began
         agent = self._agents[run.id] = CommandAgent(self._nursery, config, settings, self._umask)
         journal = Journal(partial(self._identified, run.id), partial(self._delivered, run.id))
-        work = replace(self._work(run, workspace), locks_workspace=place is None)
+        work = replace(self._work(run, workspace), spent_seconds=spent, locks_workspace=place is None)
         return await agent.run(work, journal)
 
     async def _cloned(self, run: Run, settings: CommandSettings, config: Config) -> Path:

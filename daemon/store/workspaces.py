@@ -12,7 +12,7 @@ from daemon.store.database import Transaction
 from daemon.units import format_instant, parse_instant
 
 _SELECT = (
-    "SELECT w.*, r.agent, r.status, r.completed_at, s.name AS schedule FROM workspaces w "
+    "SELECT w.*, r.agent, r.status, r.completed_at, r.schedule_id, s.name AS schedule FROM workspaces w "
     "JOIN runs r ON r.id = w.run_id LEFT JOIN schedules s ON s.id = r.schedule_id"
 )
 
@@ -35,13 +35,14 @@ class Workspace:
     base: str | None
     agent: str
     schedule: str | None
+    schedule_id: int | None
     status: RunStatus
     ended_at: datetime | None
 
     @property
     def candidate(self) -> Candidate:
         """It as the rules look at it; those of an agent without a schedule count together."""
-        return Candidate(self.run_id, f"{self.agent}/{self.schedule or ''}", self.status, self.kept, self.ended_at)
+        return Candidate(self.run_id, f"{self.agent}/{self.schedule_id or ''}", self.status, self.kept, self.ended_at)
 
 
 def workspace_from(row: sqlite3.Row) -> Workspace:
@@ -59,6 +60,7 @@ def workspace_from(row: sqlite3.Row) -> Workspace:
         base=row["base"],
         agent=row["agent"],
         schedule=row["schedule"],
+        schedule_id=row["schedule_id"],
         status=RunStatus(row["status"]),
         ended_at=parse_instant(row["completed_at"]) if row["completed_at"] else None,
     )

@@ -74,7 +74,12 @@ def clean(
 
 def _kept(say: Callable[[str], None], message: str, reason: str) -> Cleaned:
     say(message)
-    return Cleaned(gone=False, reason=reason)
+    return Cleaned(gone=False, reason=readable(reason))
+
+
+def readable(text: str) -> str:
+    """Return a text that names of any bytes were put into as one that can be written everywhere."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _finish(state_dir: Path, path: Path, trashed: str | None, saved: Saved, say: Callable[[str], None]) -> Cleaned:
@@ -84,6 +89,6 @@ def _finish(state_dir: Path, path: Path, trashed: str | None, saved: Saved, say:
     if left is not None and left.count:
         reason = f"{left.count} entries cannot be deleted, the trash keeps them: {'; '.join(left.reasons)}"
         say(f"[cleanup] ERROR: Failed to remove task workspace: {reason}")
-        return Cleaned(gone=False, reason=reason, in_trash=True, saved=saved)
+        return Cleaned(gone=False, reason=readable(reason), in_trash=True, saved=saved)
     say("[cleanup] Workspace cleaned up")
     return Cleaned(gone=True, saved=saved)

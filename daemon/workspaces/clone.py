@@ -3,12 +3,11 @@
 import errno
 import os
 import secrets
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from daemon.workspaces.descent import open_path
-from daemon.workspaces.git import Git, GitError, config_value
+from daemon.workspaces.git import Git, GitError, config_value, run_program
 from daemon.workspaces.lock import working_folder
 from daemon.workspaces.mirror import Mirror, PreparationError, Source
 from daemon.workspaces.places import INCOMING, TOP, tasks_of, workspace_path
@@ -50,7 +49,7 @@ def _cloned(state_dir: Path, mirror: Mirror, run_id: int, timeout: float) -> tup
                 commit = mirror.commit()
                 options = ("--shared", "--no-checkout", "--origin", "origin", "--template=")
                 git.run("clone", "--quiet", *options, str(mirror.path), str(place))
-                _own_objects(place, mirror)
+                _own_objects(place, mirror, timeout)
             _name_origin(place, mirror)
             _fill(git, place, mirror, f"agentcron/{run_id}", commit)
             place.rename(final)
@@ -60,16 +59,17 @@ def _cloned(state_dir: Path, mirror: Mirror, run_id: int, timeout: float) -> tup
     return final, commit
 
 
-def _own_objects(place: Path, mirror: Mirror) -> None:
+def _own_objects(place: Path, mirror: Mirror, timeout: float) -> None:
     """Give a clone that borrows the mirror's objects its own: shared blocks where the file system has them, or copies.
 
     Never the same files under another name: what an agent does to those it would do to all.
     """
     objects = place / ".git" / "objects"
     command = ["cp", "-R", "--reflink=auto", f"{mirror.path / 'objects'}/.", str(objects)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_program(command, place, timeout)
     if done.returncode != 0:
-        raise GitError(f"the mirror's objects cannot be copied: {done.stderr.strip().splitlines()[-1:]}")
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise GitError(f"the mirror's objects cannot be copied: {''.join(said[-1:])}")
     (objects / "info" / "alternates").unlink()
 
 
@@ -88,9 +88,9 @@ def _fill(git: Git, place: Path, mirror: Mirror, branch: str, commit: str) -> No
 def _check_out(git: Git, place: Path, branch: str, commit: str) -> None:
     """Write the files of a commit, all of them; raise GitError, which says if the disk is full: git does not."""
     try:
-        head = git.text("symbolic-ref", "HEAD")
+        for head in git.text("for-each-ref", "--format=%(refname)", "refs/heads").splitlines():
+            git.run("update-ref", "-d", head)  # it could stand in the way of the branch
         git.run("symbolic-ref", "HEAD", f"refs/heads/{branch}")
-        git.run("update-ref", "-d", head)  # it could stand in the way of the branch
         git.run("reset", "--quiet", "--hard", commit)
         _check_complete(git)
     except GitError as error:

@@ -3,6 +3,7 @@
 Standard library only: the helper process imports this.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -37,6 +38,8 @@ _NOTHING_PLANTED = (
     ("http.lowSpeedLimit", "1000"),
     ("http.lowSpeedTime", "60"),
     ("advice.detachedHead", "false"),
+    ("advice.objectNameWarning", "false"),
+    ("core.warnAmbiguousRefs", "false"),
 )
 _ALONE = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -64,7 +67,8 @@ _running: set[int] = set()  # the groups of git processes under way
 def end_all() -> None:
     """End the git processes that are under way, with all that they started."""
     for group in list(_running):
-        os.killpg(group, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.killpg(group, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -102,6 +106,44 @@ def die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
+def run_program(
+    command: Sequence[str],
+    place: Path,
+    timeout: float,
+    given: bytes = b"",
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in a folder, and end it with all that it started after some seconds, or when this process ends.
+
+    Raise GitError if it cannot be run or takes too long.
+    """
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=place,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - it calls the kernel alone
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise GitError(f"cannot run {command[0]}: {error.strerror}: {error.filename}") from None
+    _running.add(process.pid)
+    with process:
+        try:
+            out, said = process.communicate(given, timeout)
+        except BaseException as error:
+            _end(process)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise GitError(f"{' '.join(command[:2])} took longer than {timeout:.0f} s") from None
+            raise
+        finally:
+            _running.discard(process.pid)
+    return subprocess.CompletedProcess(command, process.returncode, out, said)
+
+
 class Git:
     """Git with one environment and one bound on its time."""
 
@@ -124,33 +166,13 @@ class Git:
         A command that tells of an error has failed, whatever its exit status: a checkout on a full disk ends with 0.
         Alone, one that says anything at all has failed: a folder that it could not read is a warning, and work lost.
         """
-        try:
-            process = subprocess.Popen(
-                ["git", *arguments],  # noqa: S607 - the one on PATH
-                cwd=self._place,
-                env={**self._environment, **environment},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - it calls the kernel alone
-                start_new_session=True,
-            )
-        except FileNotFoundError as error:
-            raise GitError(f"cannot run git: {error.strerror}: {error.filename}") from None
-        _running.add(process.pid)
-        with process:
-            try:
-                out, said = process.communicate(given, self._timeout)
-            except BaseException as error:
-                _end(process)
-                if isinstance(error, subprocess.TimeoutExpired):
-                    raise GitError(f"git {arguments[0]} took longer than {self._timeout:.0f} s") from None
-                raise
-            finally:
-                _running.discard(process.pid)
-        if process.returncode != 0 or _ERROR.search(said) or (self._strict and said and arguments[:2] not in _TALKING):
-            raise GitError(_reason(arguments, said, process.returncode), process.returncode)
-        return out
+        done = run_program(["git", *arguments], self._place, self._timeout, given, {**self._environment, **environment})
+        if done.returncode != 0 or _ERROR.search(done.stderr) or self._says_too_much(arguments, done.stderr):
+            raise GitError(_reason(arguments, done.stderr, done.returncode), done.returncode)
+        return done.stdout
+
+    def _says_too_much(self, arguments: Sequence[str], said: bytes) -> bool:
+        return self._strict and bool(said) and arguments[:2] not in _TALKING
 
     def text(self, *arguments: str, **environment: str) -> str:
         """Return the standard output of a git command as text, its last newline left out."""

@@ -6,10 +6,12 @@ Its lock is taken alone to change it and together to read it. Standard library o
 import contextlib
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from daemon.workspaces.git import Git, GitError, config_value
 from daemon.workspaces.places import MIRROR, TOP
@@ -17,8 +19,14 @@ from daemon.workspaces.removal import remove_scrap
 
 _STALE = 300.0  # seconds after which a lock that git left behind is nobody's
 _PAUSE = 0.5  # seconds between two looks at a younger one
-_FETCHED = "agentcron-fetched"  # its mtime says when the remote was last heard
+_FETCHED = "agentcron-fetched"  # its mtime says when the remote was last asked, its content for which ref
 _REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+_ASK = (
+    '!f() { [ "$1" != get ] || [ -z "$AGENTCRON_GIT_USER" ] || '
+    'printf "username=%s\\npassword=%s\\n" "$AGENTCRON_GIT_USER" "$AGENTCRON_GIT_PASSWORD"; }; f'
+)
+"""A credential helper that says what the environment holds (gitcredentials(7))."""
+_HEAD = re.compile(rb"ref: refs/|[0-9a-f]{40}")
 
 
 class PreparationError(Exception):
@@ -48,7 +56,8 @@ class Mirror:
         self.source = source
         self._say = say
         self._lock = self.path.with_name(f"{MIRROR}.lock")
-        self._git = Git(timeout, self.path.parent, GIT_DIR=str(self.path))
+        self._url, who = _parted(source.repository)
+        self._git = Git(timeout, self.path.parent, alone=False, **{"GIT_DIR": str(self.path), **who})
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[None]:
@@ -105,7 +114,7 @@ class Mirror:
             return None
 
     def _freshen(self) -> None:
-        if not self._git.succeeds("rev-parse", "--git-dir"):  # there is none, or a power loss left half of one
+        if not self._is_there():
             self._create()
         self._mind_locks()
         if self._is_fresh():  # somebody else fetched it meanwhile
@@ -120,18 +129,34 @@ class Mirror:
             if not stamp.exists() or self.source.require_fetch or error.full:
                 raise PreparationError(f"the repository cannot be fetched: {error}") from None
             self._say(f"WARNING: the repository cannot be fetched, the mirror is used as it is: {error}")
+            os.utime(stamp)  # it is asked again no sooner than one that answers
         else:
-            stamp.touch(mode=0o600)
+            stamp.write_text(self._wanted)
 
     def _is_fresh(self) -> bool:
+        stamp = self.path / _FETCHED
         try:
-            heard = (self.path / _FETCHED).stat().st_mtime
+            heard, wanted = stamp.stat().st_mtime, stamp.read_text(errors="replace")
         except FileNotFoundError:
             return False
-        return 0 <= time.time() - heard < self.source.fetch_every and self._is_of_source()
+        is_young = 0 <= time.time() - heard < self.source.fetch_every
+        return is_young and wanted == self._wanted and self._is_of_source()
+
+    @property
+    def _wanted(self) -> str:
+        """What the stamp holds of a fetch for the source's ref."""
+        return f"{self.source.ref or ''}\n"
+
+    def _is_there(self) -> bool:
+        """Tell whether there is a mirror; a power loss may have left half of one, which git does not take for one."""
+        try:
+            head = (self.path / "HEAD").read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return _HEAD.match(head) is not None and all((self.path / name).is_dir() for name in ("objects", "refs"))
 
     def _is_of_source(self) -> bool:
-        return self._git.text("config", "--get", "--default", "", "remote.origin.url") == self.source.repository
+        return self._git.text("config", "--get", "--default", "", "remote.origin.url") == self._url
 
     def _create(self) -> None:
         """Make an empty mirror; one that was cut off in the making is made again."""
@@ -139,10 +164,11 @@ class Mirror:
         self._git.run("init", "--quiet", "--bare", "--initial-branch=main", "--template=", str(self.path))
 
     def _write_config(self) -> None:
-        """Name the remote in a file, not in an argument that all users of the host can see."""
-        url = config_value(self.source.repository)
+        """Name the remote in a file, and nowhere who asks it: git puts the URL into arguments that all can see."""
+        url, helper = config_value(self._url), config_value(_ASK)
         refspecs = "".join(f'\tfetch = "{refspec}"\n' for refspec in _REFSPECS)
-        text = f'[core]\n\trepositoryformatversion = 0\n\tbare = true\n[remote "origin"]\n\turl = {url}\n{refspecs}'
+        core = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
+        text = f'{core}[credential]\n\thelper = {helper}\n[remote "origin"]\n\turl = {url}\n{refspecs}'
         temporary = self.path / "config.new"
         temporary.write_text(text)
         temporary.replace(self.path / "config")
@@ -167,6 +193,7 @@ class Mirror:
                 return
         detached = said.partition("\t")[0]
         if detached:
+            self._git.run("fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "origin", "HEAD")
             self._git.run("update-ref", "--no-deref", "HEAD", detached)
 
     def _mind_locks(self) -> None:
@@ -178,7 +205,7 @@ class Mirror:
     def _outlast(self, lock: Path) -> None:
         is_told = False
         while (age := _age_of(lock)) is not None:
-            if age >= _STALE:
+            if age >= _STALE or age < 0:  # of a clock that was ahead
                 lock.unlink(missing_ok=True)
                 self._say(f"WARNING: removed a lock that git left in the mirror {age:.0f} s ago: {lock}")
                 return
@@ -186,6 +213,17 @@ class Mirror:
                 self._say(f"waiting for a lock that git left in the mirror, {_STALE - age:.0f} s at most: {lock}")
                 is_told = True
             time.sleep(_PAUSE)
+
+
+def _parted(repository: str) -> tuple[str, dict[str, str]]:
+    """Return a URL without user and password, and these as variables for the credential helper."""
+    if not repository.startswith(("http://", "https://")):
+        return repository, {}
+    parts = urlsplit(repository)
+    user, _, host = parts.netloc.rpartition("@")
+    name, _, password = user.partition(":")
+    who = {"AGENTCRON_GIT_USER": unquote(name), "AGENTCRON_GIT_PASSWORD": unquote(password)} if user else {}
+    return urlunsplit(parts._replace(netloc=host)), who
 
 
 def _age_of(lock: Path) -> float | None:

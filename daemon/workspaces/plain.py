@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.workspaces.descent import open_below, open_root
+from daemon.workspaces.descent import open_path
 
 OID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _LARGEST_FILE = 64 * 1024**2  # bytes of refs, reflogs or an index that are read
+_READ_BY_GIT = {".git", ".gitignore", ".gitattributes", ".gitmodules"}
+_NO_REF_NAME = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{")
+_URL = re.compile(rb'(?im)^\s*url\s*=\s*"?(.*?)"?\s*$')
+_AFAR = re.compile(rb"[^/]+:")  # scheme://..., or host:path as ssh has it (git-fetch(1), GIT URLS)
 
 
 class UnreadableError(Exception):
@@ -59,17 +63,11 @@ def _is_plain(workspace: Path, target: Path) -> bool:
     if not target.is_relative_to(workspace):
         return False
     try:
-        folder = open_root(workspace)
-        for part in target.relative_to(workspace).parts:
-            below = open_below(folder, part)
-            os.close(folder)
-            folder = below
+        os.close(open_path(workspace, *target.relative_to(workspace).parts))
     except OSError as error:
-        os.close(folder)
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV}:
             return False
         raise UnreadableError(f"{target}: {error.strerror}") from None
-    os.close(folder)
     return True
 
 
@@ -104,6 +102,20 @@ def refs_of(common: Path) -> dict[str, str]:
     return found
 
 
+def is_ref_name(name: str) -> bool:
+    """Tell whether git takes a name for a ref (git-check-ref-format(1))."""
+    parts = name.split("/")
+    return not _NO_REF_NAME.search(name) and not any(
+        not part or part.startswith(".") or part.endswith((".lock", ".")) for part in parts
+    )
+
+
+def comes_from_afar(common: Path) -> bool:
+    """Tell whether a repository has remotes, and none of them is a folder of this host, which may be gone any time."""
+    urls = _URL.findall(read_plain(common / "config") or b"")
+    return bool(urls) and all(_AFAR.match(url) and not url.lower().startswith(b"file:") for url in urls)
+
+
 def logged(common: Path) -> Iterator[str]:
     """Give the ids that the reflogs of a repository and its working trees name, less those of fetched branches."""
     for path in _plain_files(common / "logs"):
@@ -136,15 +148,15 @@ def repositories_below(place: Path) -> Iterator[Path]:
     """
     for folder, below, files in os.walk(place, onerror=_unreadable):
         here = Path(folder)
+        for name in _READ_BY_GIT & set(files):
+            if not stat.S_ISREG(mode := (here / name).lstat().st_mode) and not stat.S_ISLNK(mode):
+                raise UnreadableError(f"{here / name} is no plain file")
         if here != place and (".git" in below or ".git" in files):
             below.clear()
             yield here.relative_to(place)
             continue
         if ".git" in below:
             below.remove(".git")
-        for name in {".gitignore", ".gitattributes", ".gitmodules"} & set(files):
-            if not stat.S_ISREG(mode := (here / name).lstat().st_mode) and not stat.S_ISLNK(mode):
-                raise UnreadableError(f"{here / name} is no plain file")
 
 
 def forsaken_modules(common: Path) -> Iterator[Path]:

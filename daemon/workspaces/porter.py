@@ -20,7 +20,7 @@ from daemon.workspaces.descent import free_name, names_in, open_path
 from daemon.workspaces.git import die_with_parent, end_all
 from daemon.workspaces.lock import unused_in
 from daemon.workspaces.mirror import PreparationError, Source
-from daemon.workspaces.places import INCOMING, QUARANTINE, RUNS, SCRATCH, TASKS, TOP, tasks_of
+from daemon.workspaces.places import INCOMING, QUARANTINE, RUNS, SCRATCH, TOP, tasks_of
 from daemon.workspaces.removal import empty_trash, remove_scrap
 from daemon.workspaces.sizes import rooms_of
 
@@ -51,10 +51,17 @@ def _measure(state_dir: Path, job: dict[str, Any], _: Say) -> Result:
     return rooms_of(state_dir, job["environment"], job["runs"])
 
 
-def _survey(state_dir: Path, _: dict[str, Any], __: Say) -> Result:
-    """Return what lies below the tasks folders of what may be environments."""
-    names = [name for name in names_in(state_dir, TOP) if NAME.fullmatch(name)]
-    return {name: names_in(state_dir, TOP, name, TASKS) for name in names}
+def _survey(state_dir: Path, _: dict[str, Any], say: Say) -> Result:
+    """Return what lies below the tasks folders of what may be environments, None where that cannot be told."""
+    found: Result = {}
+    for name in names_in(state_dir, TOP):
+        if NAME.fullmatch(name):
+            try:
+                found[name] = names_in(state_dir, *tasks_of(name))
+            except OSError as error:
+                say(f"[cleanup] ERROR: {state_dir.joinpath(*tasks_of(name))} cannot be looked into: {error.strerror}")
+                found[name] = None
+    return found
 
 
 def _quarantine(state_dir: Path, job: dict[str, Any], _: Say) -> Result:

@@ -67,8 +67,9 @@ def save(
     try:
         with working_folder(state_dir, SCRATCH, name) as scratch:
             work = _Salvage(scratch, f"run-{run_id}", most, timeout)
-            work.save_all(workspace, state_dir / TOP / environment / MIRROR, base)
-            return work.deliver(state_dir, run_id)
+            mirror = state_dir / TOP / environment / MIRROR
+            work.save_all(workspace, mirror, base)
+            return work.deliver(state_dir, run_id, mirror)
     except OSError as error:
         raise SalvageError(f"{error.strerror}: {error.filename!r}" if error.filename else str(error)) from None
     except (GitError, UnreadableError) as error:
@@ -126,6 +127,10 @@ class _Salvage:
                 f"{self.saved.bytes} bytes of unsaved work are more than salvage_max ({self.most} bytes)"
             )
 
+        disk = os.statvfs(self.scratch)
+        if size > (free := disk.f_bavail * disk.f_frsize):
+            raise SalvageError(f"{size} bytes of unsaved work, and only {free} bytes of room on the disk")
+
     def _write(self, snapshot: Snapshot, found: Found, folder: Path, place: Path) -> None:
         saved = self.saved
         saved.commits += found.commits
@@ -141,7 +146,7 @@ class _Salvage:
         steps = [step.replace("\0", f"\0{below}") for step in snapshot.write(folder, found.tips, target)]
         saved.restore += steps if place == Path() else [f"# of {str(place)!r}:", *steps]
 
-    def deliver(self, state_dir: Path, run_id: str) -> Saved:
+    def deliver(self, state_dir: Path, run_id: str, mirror: Path) -> Saved:
         """Move what was saved to the run's artifacts, on the disk for good."""
         saved = self.saved
         del saved.ignored_names[_MOST_NAMED:]
@@ -149,7 +154,7 @@ class _Salvage:
             return saved
         artifacts = open_path(state_dir, RUNS, run_id, "artifacts", create=True)
         try:
-            name = self._saved_before(artifacts) or free_name(artifacts, FOLDER, "-")
+            name = self._saved_before(artifacts, mirror) or free_name(artifacts, FOLDER, "-")
             saved.folder = f"artifacts/{name}"
             at = shlex.quote(str(state_dir / RUNS / run_id / saved.folder))
             saved.restore = [step.replace("\0", at) for step in saved.restore]
@@ -166,26 +171,28 @@ class _Salvage:
             os.close(artifacts)
         return saved
 
-    def _saved_before(self, artifacts: int) -> str | None:
-        """Return where an earlier cleanup that failed saved the very same work, if git finds it there whole."""
-        git = Git(self.timeout, self.scratch, alone=True)
+    def _saved_before(self, artifacts: int, mirror: Path) -> str | None:
+        """Return where an earlier cleanup that failed saved the very same work, if git can unpack it there."""
         for name in sorted(os.listdir(artifacts)):
+            if not name.startswith(FOLDER):
+                continue
             place = Path(f"/proc/{os.getpid()}/fd/{artifacts}") / name
-            bundles = [place / "work.bundle", *place.glob("within-*/work.bundle")]
+            bundles = [path for path in (place / "work.bundle", *place.glob("within-*/work.bundle")) if path.is_file()]
             try:
-                heads = {line.split()[0] for path in bundles for line in _heads_of(git, path)}
+                heads = {oid for path in bundles for oid in self._unpacked(path, mirror)}
             except GitError:
                 continue
-            if name.startswith(FOLDER) and heads >= set(self.saved.tips):
+            if heads >= set(self.saved.tips):
                 return name
         return None
 
-
-def _heads_of(git: Git, bundle: Path) -> list[str]:
-    """Return the refs of a bundle, none if there is none; raise GitError for one that cannot be read."""
-    if not bundle.is_file():
-        return []
-    return git.text("bundle", "list-heads", str(bundle)).splitlines()
+    def _unpacked(self, bundle: Path, mirror: Path) -> list[str]:
+        """Return the ids of a bundle's refs once it has been unpacked beside the mirror; raise GitError."""
+        place = self.scratch / f"check-{secrets.token_hex(4)}"
+        Git(self.timeout, self.scratch, alone=True).run("init", "--quiet", "--bare", "--template=", str(place))
+        git = Git(self.timeout, self.scratch, alone=True, GIT_DIR=str(place))
+        borrowed = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(mirror / "objects")} if mirror.is_dir() else {}
+        return [line.split()[0] for line in git.text("bundle", "unbundle", str(bundle), **borrowed).splitlines()]
 
 
 def _explained(saved: Saved) -> Iterator[str]:

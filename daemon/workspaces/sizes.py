@@ -1,10 +1,10 @@
 """How much room a tree takes on the disk. Standard library only: the helper process imports this."""
 
 import os
-import subprocess
 from pathlib import Path
 
 from daemon.workspaces.descent import open_path
+from daemon.workspaces.git import GitError, run_program
 from daemon.workspaces.places import tasks_of
 
 _LONGEST = 600.0  # seconds
@@ -30,15 +30,9 @@ def _counted(state_dir: Path, folders: tuple[str, ...], names: list[str]) -> dic
     except OSError:
         return {}
     try:
-        said = subprocess.run(
-            ["du", "-sx", "-B1", "--", *names],  # noqa: S607 - the one on PATH
-            cwd=f"/proc/self/fd/{folder}",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=_LONGEST,
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        place = Path(f"/proc/self/fd/{folder}")
+        said = run_program(["du", "-sx", "-B1", "--", *names], place, _LONGEST).stdout
+    except (OSError, GitError):
         return {}
     finally:
         os.close(folder)

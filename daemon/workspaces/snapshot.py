@@ -15,7 +15,9 @@ from daemon.workspaces.plain import (
     OID,
     GitFolders,
     UnreadableError,
+    comes_from_afar,
     forsaken_modules,
+    is_ref_name,
     logged,
     pseudo_refs,
     read_plain,
@@ -24,6 +26,7 @@ from daemon.workspaces.plain import (
 from daemon.workspaces.working_tree import WorkingTree
 
 _SAVED = "refs/heads/agentcron/saved"
+_COMMIT = re.compile(rb"^commit ([0-9a-f]+)$", re.MULTILINE)
 _WHOLE = 64 * 1024**2  # bytes of history that a bundle holds whole, so that it can be cloned alone
 _RAW = "* -text !eol -filter -ident -working-tree-encoding\n"
 _IDENTITY = {
@@ -79,6 +82,7 @@ class Snapshot:
         self._saved = _SAVED
         self._fetched: list[str] = []
         self._upstream: list[str] = []
+        self._reachable: list[str] = []
 
     def look(self, *, is_own: bool, has_files: bool, check: Callable[[int], None]) -> Found:
         """Return what is to be saved; raise UnreadableError, GitError or OSError if that cannot be told.
@@ -92,7 +96,8 @@ class Snapshot:
         size = self._count("--objects", "--disk-usage") if found.commits else 0
         changed: list[bytes] = []
         if has_files:
-            changed, found.repositories = self._tree.changed(self._head, self._index())
+            base = next(iter(self._existing([self._base] if self._base else [])), None)
+            changed, found.repositories = self._tree.changed(self._head, base, self._index())
             size += sum(self._tree.size(name) for name in changed)
         check(size)
         found.files = len(changed)
@@ -109,8 +114,9 @@ class Snapshot:
 
         A NUL in them is the folder.
         """
-        yield from self._write_bundle(folder, tips, target)
-        if f"{self._saved}/files" in self._tips:
+        has_patch = f"{self._saved}/files" in self._tips
+        yield from self._write_bundle(folder, tips, target, as_it_is=has_patch)
+        if has_patch:
             yield from self._write_patch(folder, target)
 
     def _set_up(self) -> None:
@@ -153,8 +159,9 @@ class Snapshot:
         self._head = oid if oid in existing else None
         while any(name.startswith(self._saved) for name in refs):
             self._saved += "-again"
-        self._tips = {self._clonable(name): oid for name, oid in wanted.items() if oid in existing}
-        self._fetched = self._existing([oid for name, oid in refs.items() if name.startswith("refs/remotes/")])
+        self._tips = self._clonable({name: oid for name, oid in wanted.items() if oid in existing})
+        if comes_from_afar(source.common):
+            self._fetched = self._existing([oid for name, oid in refs.items() if name.startswith("refs/remotes/")])
         if self._head is not None and self._head not in self._tips.values():
             self._tips[f"{self._saved}/head"] = self._head
         for number, oid in enumerate(self._ends_of(lost & existing)):
@@ -165,9 +172,18 @@ class Snapshot:
         mirror = _commits_in(self._git, self._mirror / "objects") if self._mirror is not None else set()
         return _commits_in(self._git, common / "objects") - mirror
 
-    def _clonable(self, name: str) -> str:
-        """Return the name under which a ref is part of what `git clone` brings back: stashes and notes are not."""
-        return name if name.startswith(("refs/heads/", "refs/tags/")) else f"{self._saved}/{name.removeprefix('refs/')}"
+    def _clonable(self, refs: dict[str, str]) -> dict[str, str]:
+        """Return refs under names that git takes and that are part of what `git clone` brings back."""
+        found: dict[str, str] = {}
+        for number, (name, oid) in enumerate(sorted(refs.items())):
+            clonable = name if name.startswith(("refs/heads/", "refs/tags/")) else f"{self._saved}/{name}"
+            if name == "refs/stash":
+                clonable = f"{self._saved}/stash"
+            above = {clonable.rsplit("/", count)[0] for count in range(1, clonable.count("/"))}
+            if not is_ref_name(clonable) or above & found.keys() or f"{self._saved}/".startswith(f"{clonable}/"):
+                clonable = f"{self._saved}/odd-{number}"
+            found[clonable] = oid
+        return found
 
     def _ends_of(self, lost: set[str]) -> list[str]:
         """Return those commits that no ref leads to, less those that others of them lead to."""
@@ -189,21 +205,27 @@ class Snapshot:
         return _read_kinds(self._git.run("cat-file", "--batch-check", given=_range(oids)))
 
     def _known_upstream(self, *, is_own: bool) -> list[str]:
-        """Return commits and tags that are saved elsewhere."""
+        """Return commits and tags that are saved elsewhere, and remember those that one gets from there."""
         known = [] if is_own else list(self._fetched)
         if self._mirror is not None:
             known += self._git.text("for-each-ref", "--format=%(objectname)", GIT_DIR=str(self._mirror)).split()
+        self._reachable = self._existing(known)
         return self._existing([*known, *([self._base] if self._base else [])])
 
     def _index(self) -> Path | None:
         """Return a copy of the workspace's index, None if there is none."""
         copy = self.scratch / "index.theirs"
         if not copy.exists():
-            data = read_plain(self._source.own / "index") if self._source is not None else None
-            if data is None:
+            if self._source is None or (data := read_plain(self._source.own / "index")) is None:
                 return None
             copy.write_bytes(data)
+            self._copy_shared(self._source.own)
         return copy
+
+    def _copy_shared(self, folder: Path) -> None:
+        """Copy what an index that git has split lies in besides (git-update-index(1), Split index)."""
+        for path in folder.glob("sharedindex.*"):
+            (self.scratch / path.name).write_bytes(read_plain(path) or b"")
 
     def _remember_files(self, changed: list[bytes]) -> None:
         """Write the changed files as a commit, byte for byte: nothing is converted."""
@@ -227,14 +249,17 @@ class Snapshot:
             if data is not None and self._source is not None and tree != self._source.own:
                 copy = self.scratch / f"index.tree-{number}"
                 copy.write_bytes(data)
+                self._copy_shared(tree)
                 self._remember_index(f"staged-{number}", copy)
 
     def _remember_index(self, name: str, index: Path | None) -> None:
         """Write what an index holds as a commit, unless HEAD or the files are the same."""
         if index is None:
             return
-        if self._git.names("ls-files", "-z", "--unmerged", GIT_INDEX_FILE=str(index)):
-            return  # what a merge left behind: the files hold it, and the commits it came from
+        unmerged = self._git.names("ls-files", "-z", "--unmerged", GIT_INDEX_FILE=str(index))
+        if unmerged:  # what a merge left behind: the files hold it, and the commits it came from
+            given = b"".join(entry.partition(b"\t")[2] + b"\0" for entry in unmerged)
+            self._git.run("update-index", "--force-remove", "-z", "--stdin", given=given, GIT_INDEX_FILE=str(index))
         tree = self._git.text("write-tree", GIT_INDEX_FILE=str(index))
         known = [tip for tip in (self._head, self._tips.get(f"{self._saved}/files")) if tip is not None]
         if tree not in {self._git.text("rev-parse", f"{tip}^{{tree}}") for tip in known} and (
@@ -263,7 +288,7 @@ class Snapshot:
         new |= {oid for oid, kind in self._kinds(asked.values()) if kind == "tag"}
         return {name: tip for name, tip in asked.items() if tip in new}
 
-    def _write_bundle(self, folder: Path, tips: dict[str, str], target: str) -> Iterator[str]:
+    def _write_bundle(self, folder: Path, tips: dict[str, str], target: str, *, as_it_is: bool) -> Iterator[str]:
         git = self._git
         refs = b"".join(b"create %s\0%s\0" % (os.fsencode(name), tip.encode()) for name, tip in tips.items())
         git.run("update-ref", "-z", "--stdin", given=refs)
@@ -273,16 +298,19 @@ class Snapshot:
         else:
             names = list(tips)
         whole = int(git.run("rev-list", "--objects", "--disk-usage", "--stdin", given=_range(tips.values()))) <= _WHOLE
-        known = [] if whole else [f"^{oid}" for oid in self._upstream]
+        known = [] if whole else [f"^{oid}" for oid in self._reachable or self._upstream]
         bundle = folder / "work.bundle"
         given = b"".join(os.fsencode(word) + b"\n" for word in [*names, *known])
         git.run("bundle", "create", "--quiet", str(bundle), "--stdin", given=given)
         git.run("bundle", "verify", "--quiet", str(bundle))
+        clone = "git clone --no-checkout" if as_it_is else "git clone"
         if whole:
-            yield f"git clone \0/work.bundle {target}"
+            yield f"{clone} \0/work.bundle {target}"
         else:
-            yield f"git clone THE_REPOSITORY {target}"
+            yield f"{clone} THE_REPOSITORY {target}"
             yield f"git -C {target} fetch \0/work.bundle '+refs/heads/*:refs/remotes/saved/*'"
+        if as_it_is:  # the files were saved byte for byte, and git must not convert them now
+            yield f"echo '{_RAW.strip()}' >> {target}/.git/info/attributes"
         yield f"git -C {target} branch -r"
 
     def _write_patch(self, folder: Path, target: str) -> Iterator[str]:
@@ -299,8 +327,9 @@ class Snapshot:
 
 def _commits_in(git: Git, objects: Path) -> set[str]:
     """Return all commits in a folder of objects, and in those that it borrows from."""
-    said = git.run("cat-file", "--batch-all-objects", "--batch-check", "--unordered", GIT_OBJECT_DIRECTORY=str(objects))
-    return {oid for oid, kind in _read_kinds(said) if kind == "commit"}
+    every = ("cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(objectname)", "--unordered")
+    said = git.run(*every, GIT_OBJECT_DIRECTORY=str(objects))
+    return {match[1].decode() for match in _COMMIT.finditer(said)}
 
 
 def _read_kinds(said: bytes) -> Iterator[tuple[str, str]]:

@@ -20,28 +20,46 @@ class WorkingTree:
         self._git = git
         self._place = place
 
-    def changed(self, head: str | None, index: Path | None) -> tuple[list[bytes], list[tuple[Path, str | None]]]:
+    def changed(
+        self, head: str | None, base: str | None, index: Path | None
+    ) -> tuple[list[bytes], list[tuple[Path, str | None]]]:
         """Return the files that differ from HEAD or are new, and the working trees within, as `Found` has them.
 
-        `index` is a copy of the one that the workspace has.
+        `base` is a commit that is saved elsewhere, and so is what it wants of submodules; `index` is a copy of the one
+        that the workspace has.
         """
         git = self._git
+        found = list(repositories_below(self._place))  # which makes sure that git hangs on nothing
         git.run("read-tree", head) if head else git.run("read-tree", "--empty")
         git.succeeds("update-index", "-q", "--really-refresh", "--ignore-submodules")  # it fails where files differ
-        changed = git.names("diff-files", "-z", "--name-only", "--ignore-submodules=all")
+        left_out = self._left_out(index)
+        differing = git.names("diff-files", "-z", "--name-only", "--ignore-submodules=all")
+        changed = [name for name in differing if name not in left_out or self._is_file(name)]
         within: list[tuple[Path, str | None]] = []
+        wanted = self._wanted(base)
         for entry in git.names("ls-files", "-z", "--stage"):
             kind, _, name = entry.partition(b"\t")
             if kind.startswith(_GITLINK) and self._is_filled(name):
-                within.append((Path(os.fsdecode(name)), kind.split()[1].decode()))
+                within.append((Path(os.fsdecode(name)), wanted.get(name)))
             elif kind.startswith(_GITLINK) and self._is_file(name):
                 changed.append(name)
         others = git.names("ls-files", "-z", "--others", "--exclude-standard")
         changed += [name for name in others if not name.endswith(b"/")]
         known = {place for place, _ in within}
-        found = [place for place in repositories_below(self._place) if place not in known]
-        within += [(place, None) for place in found if not git.succeeds("check-ignore", "-q", "--", f"./{place}")]
+        within += [(place, None) for place in found if place not in known]
         return list(dict.fromkeys([*changed, *self._staged(index)])), within
+
+    def _wanted(self, base: str | None) -> dict[bytes, str]:
+        """Return the commits of submodules that a commit wants."""
+        entries = (entry.partition(b"\t") for entry in self._git.names("ls-tree", "-r", "-z", base)) if base else ()
+        return {name: kind.split()[2].decode() for kind, _, name in entries if kind.startswith(_GITLINK)}
+
+    def _left_out(self, index: Path | None) -> set[bytes]:
+        """Return the files that a sparse checkout leaves out: that they are missing is no change."""
+        if index is None:
+            return set()
+        tagged = self._git.names("ls-files", "-z", "-t", GIT_INDEX_FILE=str(index))
+        return {entry[2:] for entry in tagged if entry.startswith(b"S ")}
 
     def _is_filled(self, name: bytes) -> bool:
         """Tell whether a submodule was checked out."""

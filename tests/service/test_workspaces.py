@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.units import parse_instant
 from tests.api.calling import call
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until
@@ -261,3 +263,66 @@ def test_a_workspace_that_is_just_being_removed_cannot_be_kept(start_daemon: Sta
         (tmp_path / "gate").write_text("")
         assert discarded.result().status == 200
     assert not place_of(daemon, run).exists()
+
+
+@pytest.mark.usefixtures("origin")
+def test_a_bad_name_and_a_stray_file_stop_no_cleanup(start_daemon: StartDaemon) -> None:
+    script = "[ $(cat) = 0 ] || { mkdir -p $(printf 'caf\\\\351')/.git; touch ../../../stray; ln -s / ../../../link; }"
+    daemon = start_daemon(config(script))
+    spoilt, good = ended(daemon, "1"), ended(daemon)
+    cleaned = call(daemon, "POST", "/workspaces/clean", {"older_than_seconds": 0})
+    assert (cleaned.status, cleaned.body["removed"]) == (200, [good])
+    assert [one["run_id"] for one in cleaned.body["failed"]] == [spoilt]
+    assert call(daemon, "POST", f"/workspaces/{spoilt}/discard").status == 409
+    assert daemon.wait_for_log("cannot be looked into: Not a directory")
+
+
+@pytest.mark.usefixtures("origin")
+def test_a_quota_takes_others_for_those_that_cannot_go(start_daemon: StartDaemon) -> None:
+    script = "head -c 2000000 /dev/urandom > x.bin; [ $(cat) = 0 ] || mkdir -p sub/.git; exit 0"
+    daemon = start_daemon(config(script, cleanup='quota = "5MB"'))
+    runs = [ended(daemon, text) for text in "1000"]
+    call(daemon, "POST", "/workspaces/clean", {})
+    assert names_in(place_of(daemon, 1).parent) == [str(runs[0]), str(runs[3])]
+
+
+@pytest.mark.usefixtures("origin")
+def test_the_limit_of_salvage_holds_for_the_sweep_and_not_for_a_person(start_daemon: StartDaemon) -> None:
+    environment = 'salvage_max = "1MB"\nmax_age = "1h"'
+    daemon = start_daemon(config("head -c 2000000 /dev/urandom > x.bin", environment=environment))
+    run = ended(daemon)
+    age(daemon, run, 2)
+    [failed] = call(daemon, "POST", "/workspaces/clean", {}).body["failed"]
+    assert "more than salvage_max" in failed["reason"]
+    assert call(daemon, "POST", f"/workspaces/{run}/discard").body == {"run_id": run, "removed": True}
+    assert (daemon.state / f"runs/{run}/artifacts/saved-work/work.bundle").stat().st_size > 2_000_000
+
+
+@pytest.mark.usefixtures("origin")
+def test_what_a_workspace_took_to_make_counts_for_the_timeout(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    real = shutil.which("git")
+    (tmp_path / "bin/git").write_text(f'#!/bin/sh\n[ "$1" != clone ] || sleep 2\nexec {real} "$@"\n')
+    (tmp_path / "bin/git").chmod(0o755)
+    text = config("sleep 60").replace('kill_grace = "1s"', 'kill_grace = "1s"\ntimeout = "3s"')
+    daemon = start_daemon(text, PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    run = trigger(daemon)
+    row = daemon.wait_for_row("SELECT * FROM runs WHERE id = ? AND completed_at IS NOT NULL", run)
+    assert "timeout" in row["error"]
+    taken = parse_instant(row["completed_at"]) - parse_instant(row["started_at"])
+    assert 3 <= taken.total_seconds() < 4.5
+
+
+@pytest.mark.usefixtures("origin")
+def test_nothing_of_a_cancelled_preparation_works_on(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    begin = f"echo $$ > {tmp_path}/begun.new; mv {tmp_path}/begun.new {tmp_path}/begun"
+    (tmp_path / "bin/cp").write_text(f"#!/bin/sh\n{begin}\nexec sleep 97\n")
+    (tmp_path / "bin/cp").chmod(0o755)
+    daemon = start_daemon(config(), PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    run = trigger(daemon)
+    wait_until((tmp_path / "begun").exists, what="a copy under way")
+    pid = int((tmp_path / "begun").read_text())
+    assert call(daemon, "POST", f"/runs/{run}/cancel").status == 200
+    daemon.wait_for_run("cancelled", number=run)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the end of the copy")

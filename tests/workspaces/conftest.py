@@ -36,6 +36,7 @@ class Site:
         self.origin = folder / "origin"
         self.origin.mkdir()
         self.said: list[str] = []
+        self.bases: dict[int, str] = {}
         git(self.origin, "init", "-q", "-b", "main")
         (self.origin / ".gitignore").write_text("*.log\n")
         git(self.origin, "add", ".gitignore")
@@ -46,7 +47,8 @@ class Site:
         return Source("site", str(facts.pop("repository", self.origin)), **facts)  # type: ignore[arg-type]
 
     def prepare(self, run: int = 1, **keys: object) -> Path:
-        return prepare_workspace(self.state, self.source(**keys), run, 60, self.said.append)[0]
+        place, self.bases[run] = prepare_workspace(self.state, self.source(**keys), run, 60, self.said.append)
+        return place
 
     @property
     def tasks(self) -> Path:

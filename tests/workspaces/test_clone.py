@@ -1,9 +1,14 @@
 """Private clones: what they look like, where they come from, and what happens when they cannot be made."""
 
+import contextlib
 import os
 import threading
 import time
+from base64 import b64encode
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -186,3 +191,86 @@ def test_credentials_are_left_out_of_what_is_told(site: Site) -> None:
     with pytest.raises(PreparationError) as caught:
         site.prepare(1, repository="https://127.0.0.1:1/x.git?token=hunter3")
     assert "hunter3" not in f"{caught.value} {site.said}"
+
+
+class _Guarded(SimpleHTTPRequestHandler):
+    """Serves a repository to those who know the password, and looks what processes are called meanwhile."""
+
+    seen: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        for place in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                self.seen.append(place.read_text(errors="replace"))
+        if self.headers["Authorization"] == "Basic " + b64encode(b"bob:hunter two").decode():
+            super().do_GET()
+        else:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="x"')
+            self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_password_in_the_url_opens_the_remote_and_is_no_argument_of_a_process(site: Site, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "-q", "--bare", str(site.origin), "served.git")
+    git(tmp_path / "served.git", "update-server-info")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Guarded, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://bob:hunter%20two@127.0.0.1:{server.server_port}/served.git"
+        place = site.prepare(1, repository=url)
+        server.shutdown()
+    assert git(place, "rev-parse", "HEAD") == site.first
+    assert git(place, "remote", "get-url", "origin") == url
+    assert any("remote-http" in words for words in _Guarded.seen)
+    assert not any("hunter" in words for words in _Guarded.seen)
+
+
+def test_a_mirror_outlives_a_git_that_cannot_run(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.prepare(1)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".gitconfig").write_text("[broken\n")
+    for name, value in (("HOME", str(home)), ("PATH", str(tmp_path))):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            with pytest.raises(PreparationError):
+                site.prepare(2)
+    site.origin.rename(tmp_path / "away")
+    assert git(site.prepare(3), "rev-parse", "HEAD") == site.first
+
+
+def test_another_ref_is_fetched_at_once(site: Site) -> None:
+    site.prepare(1, ref="main", fetch_every=3600.0)
+    git(site.origin, "checkout", "-q", "-b", "trunk")
+    trunk = commit(site.origin, "trunk.txt", "trunk\n")
+    assert git(site.prepare(2, fetch_every=3600.0), "rev-parse", "HEAD") == trunk
+    git(site.origin, "branch", "-q", "new")
+    assert git(site.prepare(3, ref="new", fetch_every=3600.0), "rev-parse", "HEAD") == trunk
+
+
+def test_a_remote_that_is_on_no_branch_is_followed(site: Site) -> None:
+    git(site.origin, "checkout", "-q", "--detach")
+    alone = commit(site.origin, "alone.txt", "alone\n")
+    place = site.prepare(1)
+    assert git(place, "rev-parse", "HEAD") == alone
+    assert git(place, "branch", "--format=%(refname:short)") == "agentcron/1"
+
+
+def test_a_remote_that_does_not_answer_is_asked_no_more_often_than_one_that_does(site: Site) -> None:
+    site.prepare(1)
+    site.origin.rename(site.origin.with_name("away"))
+    os.utime(site.tasks.parent / "mirror" / "agentcron-fetched", (1, 1))
+    for run in (2, 3):
+        site.prepare(run, fetch_every=3600.0)
+    assert sum("cannot be fetched" in said for said in site.said) == 1
+
+
+def test_a_lock_of_a_clock_that_was_ahead_is_waited_for_by_nobody(site: Site) -> None:
+    site.prepare(1)
+    lock = site.tasks.parent / "mirror" / "packed-refs.lock"
+    lock.touch()
+    os.utime(lock, (4e9, 4e9))
+    site.prepare(2)
+    assert not lock.exists()

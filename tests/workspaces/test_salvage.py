@@ -16,7 +16,7 @@ from tests.workspaces.conftest import Site, commit, git
 
 
 def clean_up(site: Site, run: int = 1, **keys: Any) -> Cleaned:  # noqa: ANN401 - whatever clean takes
-    return clean(site.state, "site", str(run), site.said.append, base=site.first, **keys)
+    return clean(site.state, "site", str(run), site.said.append, base=site.bases.get(run, site.first), **keys)
 
 
 def contents(place: Path) -> dict[str, tuple[int, bytes]]:

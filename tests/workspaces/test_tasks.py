@@ -88,6 +88,14 @@ async def test_an_active_task_keeps_its_workspace(site: Site, said: list[str], s
     assert f"Refusing to remove {site.tasks / str(run)}: its run is {status}" in said[0]
 
 
+async def test_one_that_a_person_keeps_stays(site: Site, said: list[str]) -> None:
+    async with open_state(site.state, NOW, accept_data_loss=False) as database:
+        run = await run_with_workspace(database, site, RunStatus.COMPLETED, 48, kept=True)
+    assert not cleanup_task_workspace("site", run, site.state, said.append)
+    assert (site.tasks / str(run)).exists()
+    assert "it is marked keep" in said[-1]
+
+
 async def test_age_is_that_of_the_run_and_not_of_the_files(site: Site, said: list[str]) -> None:
     async with open_state(site.state, NOW, accept_data_loss=False) as database:
         old = await run_with_workspace(database, site, RunStatus.COMPLETED, 48)

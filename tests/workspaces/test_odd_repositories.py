@@ -1,0 +1,258 @@
+"""Salvage of repositories in the odd states that agents leave them in: nothing of their work is lost, nothing hangs."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from daemon.workspaces import snapshot
+from daemon.workspaces.cleaning import Cleaned, clean
+from tests.workspaces.conftest import Site, commit, git
+
+PRECIOUS = "precious\n"
+
+
+def clean_up(site: Site, run: int = 1) -> Cleaned:
+    done = clean(site.state, "site", str(run), site.said.append, base=site.bases[run], salvage_max=None)
+    assert done.gone, done.reason
+    return done
+
+
+def saved_text(site: Site, tmp_path: Path) -> str:
+    """Return every change in every commit of every bundle that was saved."""
+    text = ""
+    for number, bundle in enumerate(sorted(site.saved().rglob("work.bundle"))):
+        git(tmp_path, "clone", "-q", "--mirror", str(bundle), f"back-{number}")
+        text += git(tmp_path / f"back-{number}", "log", "--all", "-m", "-p", "--format=%H")
+    return text
+
+
+def submodule(site: Site, tmp_path: Path) -> None:
+    """Give the repository a submodule `lib`."""
+    git(tmp_path, "init", "-q", "-b", "main", "library")
+    commit(tmp_path / "library", "lib.txt", "library\n")
+    git(site.origin, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(tmp_path / "library"), "lib")
+    git(site.origin, "commit", "-q", "-m", "submodule")
+
+
+def test_a_repository_that_was_committed_as_an_embedded_one_is_saved(site: Site, tmp_path: Path) -> None:
+    place = site.prepare()
+    git(place, "init", "-q", "-b", "main", "inner")
+    commit(place / "inner", "mine.txt", PRECIOUS)
+    git(place, "add", "-A")
+    git(place, "commit", "-q", "-m", "all")
+    clean_up(site)
+    assert "+precious" in saved_text(site, tmp_path)
+
+
+def test_a_commit_of_a_submodule_that_was_committed_outside_is_saved(site: Site, tmp_path: Path) -> None:
+    submodule(site, tmp_path)
+    place = site.prepare()
+    commit(place / "lib", "lib.txt", PRECIOUS)
+    git(place, "commit", "-q", "-a", "-m", "bump")
+    clean_up(site)
+    assert "+precious" in saved_text(site, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["refs/files", "refs/staged", "refs/lost-0", "refs/stash-0", "refs/notes/commits"])
+def test_refs_that_are_called_like_ours_are_saved(site: Site, tmp_path: Path, name: str) -> None:
+    place = site.prepare()
+    commit(place, "mine.txt", PRECIOUS)
+    git(place, "update-ref", name, "HEAD")
+    git(place, "reset", "-q", "--hard", "HEAD~1")
+    git(place, "reflog", "expire", "--expire=now", "--all")
+    (place / "a.txt").write_text("staged\n")
+    git(place, "add", "a.txt")
+    (place / "a.txt").write_text("dirty\n")
+    clean_up(site)
+    assert "+precious" in saved_text(site, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path", ["heads/agentcron/1.lock", "heads/my~branch", "heads/a..b", "heads/HEAD.", "odd/.hidden", "heads/a b"]
+)
+def test_refs_with_names_that_git_refuses_are_saved(site: Site, tmp_path: Path, path: str) -> None:
+    place = site.prepare()
+    mine = commit(place, "mine.txt", PRECIOUS)
+    git(place, "reset", "-q", "--hard", "HEAD~1")
+    git(place, "reflog", "expire", "--expire=now", "--all")
+    ref = place / ".git" / "refs" / path
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    ref.write_text(mine + "\n")
+    clean_up(site)
+    assert "+precious" in saved_text(site, tmp_path)
+
+
+def test_a_branch_that_stands_above_ours_is_saved(site: Site, tmp_path: Path) -> None:
+    place = site.prepare()
+    git(place, "checkout", "-q", "-b", "aside")
+    git(place, "branch", "-q", "-D", "agentcron/1")
+    git(place, "checkout", "-q", "-b", "agentcron")
+    commit(place, "mine.txt", PRECIOUS)
+    (place / "dirty.txt").write_text("dirty\n")
+    clean_up(site)
+    assert "+precious" in saved_text(site, tmp_path)
+
+
+def test_branches_called_like_a_commit_or_like_a_folder_of_another_are_saved(site: Site, tmp_path: Path) -> None:
+    place = site.prepare()
+    mine = commit(place, "mine.txt", PRECIOUS)
+    (place / ".git/refs/heads" / mine).write_text(mine + "\n")
+    with (place / ".git/packed-refs").open("a") as packed:
+        packed.write(f"{mine} refs/heads/twice\n{mine} refs/heads/twice/over\n")
+    clean_up(site)
+    assert "+precious" in saved_text(site, tmp_path)
+
+
+def test_what_is_staged_beside_a_conflict_is_saved(site: Site, tmp_path: Path) -> None:
+    place = site.prepare()
+    git(place, "checkout", "-q", "-b", "other")
+    commit(place, "a.txt", "other\n")
+    git(place, "checkout", "-q", "agentcron/1")
+    commit(place, "a.txt", "mine\n")
+    merge = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost", "merge", "-q", "other"]
+    assert subprocess.run(merge, cwd=place, check=False, capture_output=True).returncode == 1
+    (place / "staged.txt").write_text(PRECIOUS)
+    git(place, "add", "staged.txt")
+    (place / "staged.txt").write_text("later\n")
+    clean_up(site)
+    assert "+precious" in saved_text(site, tmp_path)
+
+
+def test_a_clone_of_a_folder_that_may_be_gone_is_saved(site: Site, tmp_path: Path) -> None:
+    place = site.prepare()
+    git(tmp_path, "init", "-q", "-b", "main", "elsewhere")
+    commit(tmp_path / "elsewhere", "mine.txt", PRECIOUS)
+    git(place, "clone", "-q", str(tmp_path / "elsewhere"), "inner")
+    git(place, "clone", "-q", str(tmp_path / "elsewhere"), "known")
+    git(place / "known", "remote", "set-url", "origin", "https://example.org/known.git")
+    done = clean_up(site)
+    assert done.saved is not None
+    assert done.saved.commits == 1
+    assert "+precious" in saved_text(site, tmp_path)
+
+
+def test_a_split_index_is_read(site: Site, tmp_path: Path) -> None:
+    place = site.prepare()
+    (place / "a.txt").write_text(PRECIOUS)
+    git(place, "add", "a.txt")
+    git(place, "update-index", "--split-index")
+    (place / "a.txt").write_text("dirty\n")
+    git(place, "add", "--intent-to-add", ".")
+    clean_up(site)
+    assert "+precious" in saved_text(site, tmp_path)
+
+
+def test_what_a_sparse_checkout_leaves_out_is_not_saved_as_deleted(site: Site) -> None:
+    commit(site.origin, "big/b.txt", "two\n")
+    place = site.prepare()
+    git(place, "sparse-checkout", "set", "small")
+    assert not (place / "big").exists()
+    (place / "a.txt").write_text("changed\n")
+    clean_up(site)
+    patch = (site.saved() / "work.patch").read_text()
+    assert "a.txt" in patch
+    assert "b.txt" not in patch
+
+
+def test_a_long_history_is_saved_on_what_the_remote_still_has(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "_WHOLE", 0)
+    commit(site.origin, "b.txt", "rewritten later\n")
+    place = site.prepare(1)
+    commit(place, "mine.txt", PRECIOUS)
+    git(site.origin, "reset", "-q", "--hard", site.first)
+    commit(site.origin, "c.txt", "new\n")
+    site.prepare(2)
+    done = clean_up(site)
+    assert done.saved is not None
+    script = "\n".join(["set -e", *done.saved.restore]).replace("THE_REPOSITORY", f"file://{site.origin}")
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    assert git(tmp_path / "run-1", "show", "saved/agentcron/1:mine.txt") == PRECIOUS.strip()
+    heads = git(tmp_path / "run-1", "bundle", "verify", str(site.saved() / "work.bundle"))
+    assert site.first in heads, "it stands on the history that is still there"
+
+
+def test_work_that_an_earlier_cleanup_saved_and_somebody_spoilt_is_saved_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = site.prepare()
+    (place / "mine.txt").write_text(PRECIOUS)
+
+    def refuse(*_: object) -> None:
+        raise OSError(16, "busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("daemon.workspaces.cleaning.discard", refuse)
+        for _ in range(2):
+            assert not clean(site.state, "site", "1", site.said.append, base=site.bases[1]).gone
+    assert [entry.name for entry in site.saved().parent.iterdir()] == ["saved-work"]
+    bundle = site.saved() / "work.bundle"
+    bundle.write_bytes(bundle.read_bytes()[:-60])
+    clean_up(site)
+    assert sorted(entry.name for entry in site.saved().parent.iterdir()) == ["saved-work", "saved-work-2"]
+
+
+def test_a_name_that_is_no_text_is_told_as_one_that_is(site: Site) -> None:
+    place = site.prepare()
+    Path(os.fsdecode(os.fsencode(place) + b"/caf\xe9/.git")).mkdir(parents=True)
+    done = clean(site.state, "site", "1", site.said.append, base=site.bases[1])
+    assert not done.gone
+    assert "caf\\udce9" in str(done.reason)
+
+
+@pytest.mark.parametrize("name", [".gitattributes", ".gitignore", "inner/.git", "inner/.gitignore"])
+def test_a_pipe_that_git_would_hang_on_is_told_at_once(site: Site, name: str) -> None:
+    place = site.prepare()
+    (place / name).parent.mkdir(exist_ok=True)
+    (place / name).unlink(missing_ok=True)
+    os.mkfifo(place / name)
+    (place / "mine.txt").write_text(PRECIOUS)
+    done = clean(site.state, "site", "1", site.said.append, base=site.bases[1])
+    assert not done.gone
+    assert f"{name} is no plain file" in str(done.reason)
+
+
+def test_more_than_the_disk_holds_is_refused_at_once(site: Site) -> None:
+    place = site.prepare()
+    with (place / "huge.bin").open("wb") as huge:
+        huge.truncate(1 << 43)
+    done = clean(site.state, "site", "1", site.said.append, base=site.bases[1], salvage_max=None)
+    assert not done.gone
+    assert "bytes of room on the disk" in str(done.reason)
+
+
+def test_repositories_and_worktrees_in_ignored_folders_are_saved(site: Site, tmp_path: Path) -> None:
+    place = site.prepare()
+    commit(place, ".gitignore", "*.log\n/vendor\n/trees\n")
+    git(place, "init", "-q", "-b", "main", "vendor/inner")
+    commit(place / "vendor/inner", "mine.txt", PRECIOUS)
+    git(place, "worktree", "add", "-q", "trees/side")
+    (place / "trees/side/a.txt").write_text("in the tree\n")
+    clean_up(site)
+    text = saved_text(site, tmp_path)
+    assert "+precious" in text
+    assert "+in the tree" in text
+
+
+def test_files_that_git_would_convert_come_back_as_they_were(site: Site, tmp_path: Path) -> None:
+    attributes = "*.bat text eol=crlf\n*.u16 text working-tree-encoding=UTF-16LE\n*.id ident\n"
+    commit(site.origin, ".gitattributes", attributes)
+    (site.origin / "k.u16").write_bytes("l1\nl2\n".encode("utf-16-le"))
+    git(site.origin, "add", "k.u16")
+    commit(site.origin, "x.bat", "a\nb\n")
+    place = site.prepare()
+    wanted = {
+        "k.u16": "l1\nCHANGED\n".encode("utf-16-le"),
+        "x.bat": b"a\r\nB\nmixed\r\n",
+        "new.bat": b"lf only\n",
+        "new.id": b"$Id: mine $\n",
+    }
+    for name, data in wanted.items():
+        (place / name).write_bytes(data)
+    done = clean_up(site)
+    assert done.saved is not None
+    subprocess.run(["sh", "-ec", "\n".join(done.saved.restore)], cwd=tmp_path, check=True, capture_output=True)
+    assert {name: (tmp_path / "run-1" / name).read_bytes() for name in wanted} == wanted
