@@ -96,6 +96,7 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
         note("making", await stalls["making"].during(make(number)))
         note("du -s", taken(run, folder, "du", "-s", str(peer)))
         async with porter(state, lambda _: None) as helper:
+            await helper.do("survey")  # as a sweep does before it measures
             note("size", await stalls["size"].during(helper.do("measure", environment="site", runs=[str(number)])))
             shutil.copytree(peer, folder / f"walk-{number}", symlinks=True)
             note("rm -rf", taken(run, folder, "rm", "-rf", str(peer)))
