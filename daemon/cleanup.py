@@ -15,11 +15,11 @@ from daemon.config.policies import policy_of
 from daemon.config.schema import Config
 from daemon.errors import NotFoundError, RefusedError, StoreUnavailableError
 from daemon.model import ACTIVE
-from daemon.rules.cadence import Cadence, cron_cadence, interval_cadence
+from daemon.periodic import Progress, cadence_of, wait_until_due
 from daemon.rules.keeping import Policy, Verdict, beyond_quota, judge
 from daemon.store.database import Closure, Database, Transaction
 from daemon.store.events import add_event
-from daemon.store.runs import get_run
+from daemon.store.runs import get_run, update_run
 from daemon.store.workspaces import (
     Workspace,
     add_workspace,
@@ -38,7 +38,6 @@ from daemon.workspaces.removal import TRASH
 
 T = TypeVar("T")
 _LOG = structlog.get_logger()
-_LOOK = 30.0  # seconds after which the wall clock is looked at again
 _QUIET = 1.0  # seconds between the first need for a sweep and the sweep
 
 
@@ -69,6 +68,7 @@ class Cleanup:
     ) -> None:
         """Prepare; `count` hears the result of each removal."""
         self.config = config
+        self.progress: Progress | None = None
         self._database = database
         self._state_dir = state_dir
         self._now = now
@@ -95,20 +95,12 @@ class Cleanup:
 
     async def _next_time(self, last: datetime) -> None:
         """Wait until the next time after the last one, or until something is wanted where a quota is set."""
-        while True:
-            last = min(last, self._now())  # the clock may have been ahead
-            due = _cadence(self.config).next_after(last)
-            left = _LOOK if due is None else due.timestamp() - self._now().timestamp()
-            if due is not None and left <= 0:
+        while not await wait_until_due(
+            lambda: cadence_of(self.config.cleanup, self.config), last, self._now, self._wanted
+        ):
+            if any(policy_of(self.config, name).quota for name in self.config.environments):
+                await asyncio.sleep(_QUIET)
                 return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, _LOOK)):
-                    await self._wanted.wait()
-            if self._wanted.is_set():
-                self._wanted.clear()
-                if any(policy_of(self.config, name).quota for name in self.config.environments):
-                    await asyncio.sleep(_QUIET)
-                    return
 
     async def sweep(self, *, older_than: timedelta | None = None, dry_run: bool = False) -> Swept:
         """Remove what the policy lets go; raise PorterError, OSError or StoreUnavailableError if nothing could be done.
@@ -128,16 +120,21 @@ class Cleanup:
                 await helper.do("sweep_up")
                 await self._reconcile(helper, present)
                 await self._measure(helper, await self._database.read(present_workspaces))
-            while going := self._going(await self._database.read(present_workspaces), older_than, swept.failed):
-                for workspace in going:
-                    await self._sweep_one(workspace, swept)
+            try:
+                while going := self._going(await self._database.read(present_workspaces), older_than, swept.failed):
+                    for number, workspace in enumerate(going):
+                        self.progress = Progress(number, len(going))
+                        await self._sweep_one(workspace, swept)
+            finally:
+                self.progress = None
         if swept.removed:
             _LOG.info(f"[cleanup] Removed {len(swept.removed)} old task workspace(s)")
         return swept
 
     def _has_anything(self) -> bool:
         """Tell whether there may be anything to look after, though the ledger has no workspace."""
-        return any((self._state_dir / place).exists() for place in (TOP, f"{RUNS}/{TRASH}"))
+        places = (self._state_dir / TOP, self._state_dir / RUNS / TRASH)
+        return any(place.is_dir() and any(place.iterdir()) for place in places)
 
     def _going(
         self, present: Iterable[Workspace], older_than: timedelta | None, failed: Collection[int] = ()
@@ -189,7 +186,17 @@ class Cleanup:
         else:
             swept.failed[workspace.run_id] = reason
 
-    async def _remove(self, workspace: Workspace, salvage_max: int | None) -> str | None:
+    async def release(self, run_id: int) -> str | None:
+        """Save and remove the workspace of an expired run, which renews the run; return why it is not gone.
+
+        One marked keep stays, and one with more unsaved work than `salvage_max`.
+        """
+        workspace = await self._database.read(lambda c: get_workspace(c, run_id))
+        if workspace is None or workspace.state != "present":
+            return None
+        return await self._remove(workspace, policy_of(self.config, workspace.environment).salvage_max, renews=True)
+
+    async def _remove(self, workspace: Workspace, salvage_max: int | None, *, renews: bool = False) -> str | None:
         """Save and remove a workspace by a process of its own; return why it is not gone."""
         async with self._deciding:
             current = await self._database.read(lambda c: get_workspace(c, workspace.run_id))
@@ -213,7 +220,7 @@ class Cleanup:
             done = {"gone": False, "in_trash": False, "reason": str(error), "saved": None}
         finally:
             self._removing.discard(workspace.run_id)
-        record = partial(self._record, workspace.run_id, done)
+        record = partial(self._record, workspace.run_id, done, renews=renews)
         if done["gone"] or done["in_trash"]:
             await self._database.write_patiently(record)
         else:  # what stays is found again, and the disk may be too full to say so
@@ -221,10 +228,12 @@ class Cleanup:
         self._count("removed" if done["gone"] else "failed")
         return None if done["gone"] else str(done["reason"])
 
-    def _record(self, run_id: int, done: dict[str, Any], tx: Transaction) -> None:
+    def _record(self, run_id: int, done: dict[str, Any], tx: Transaction, *, renews: bool) -> None:
         now, saved = self._now(), done["saved"]
         if done["gone"] or done["in_trash"]:
             mark_removed(tx, run_id, now)
+            if renews:
+                update_run(tx, run_id, now)
             left = {"left_in_trash": done["reason"]} if done["in_trash"] else {}
             add_event(tx, run_id, now, "workspace_cleaned", {"saved": saved, **left})
         elif set_note(tx, run_id, done["reason"]):
@@ -326,10 +335,3 @@ def _tell(text: str) -> None:
         _LOG.warning(text)
     else:
         _LOG.info(text)
-
-
-def _cadence(config: Config) -> Cadence:
-    settings = config.cleanup
-    if settings.cron is not None:
-        return cron_cadence(settings.cron, config.daemon.timezone, None, None, timedelta(0))
-    return interval_cadence(settings.every, timedelta(0), None, None, timedelta(0))

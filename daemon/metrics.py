@@ -1,6 +1,6 @@
 """Figures for Prometheus; what is counted here begins at zero with each start of the daemon."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -12,6 +12,7 @@ from daemon.store.database import Counts
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENESS = (0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 3600)
 _DURATION = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
+_DELETED = ("runs", "fires", "schedules", "folders")
 
 
 class Metrics:
@@ -30,8 +31,15 @@ class Metrics:
         self._cleaned = self._counter("workspaces_cleaned", "Workspaces that were to be removed.", "result")
         self._workspaces = self._gauge("workspaces", "Workspaces that are there, by environment.", "environment")
         self._bytes = self._gauge("workspace_bytes", "Bytes they took at the last look.", "environment")
+        self._sweeps = self._counter("retention_sweeps", "Sweeps of retention, by how they ended.", "result")
+        self._deleted = self._counter("retention_deleted", "What retention deleted.", "kind")
+        self._freed = self._counter("retention_freed_bytes", "Bytes that retention gave back to the file system.")
         for result in ("removed", "failed"):
             self._cleaned.labels(result)
+        for result in ("done", "skipped", "failed"):
+            self._sweeps.labels(result)
+        for kind in _DELETED:
+            self._deleted.labels(kind)
         for outcome in FireOutcome:
             self._fires.labels(outcome)
         for status in RunStatus:
@@ -68,6 +76,13 @@ class Metrics:
     def cleaned(self, result: str) -> None:
         """Count a workspace that was to be removed: `removed` or `failed`."""
         self._cleaned.labels(result).inc()
+
+    def swept(self, result: str, deleted: Mapping[str, int], freed: int) -> None:
+        """Count a sweep of retention, which is `done`, `skipped` or `failed`, with what it deleted and freed."""
+        self._sweeps.labels(result).inc()
+        for kind in _DELETED:
+            self._deleted.labels(kind).inc(deleted.get(kind, 0))
+        self._freed.inc(freed)
 
     def lagged(self, seconds: float) -> None:
         """Note by how much the event loop came late."""

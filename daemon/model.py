@@ -15,6 +15,9 @@ WakeTime = NewType("WakeTime", datetime)
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 """What agents, schedules and environments are called."""
 
+DATABASE = "state.db"
+"""The database's file in the state directory."""
+
 CONFIG_PRINCIPAL = "config"
 """Who declares the schedules of the config file; it has every right."""
 

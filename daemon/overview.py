@@ -3,13 +3,15 @@
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from daemon.model import RunStatus
+from daemon.periodic import Progress
 from daemon.store.runs import SELECT_RUNS, count_pending, run_from
 from daemon.store.schedules import UNDECIDABLE, schedule_from
 from daemon.units import format_duration, format_instant, format_size, parse_instant
@@ -38,11 +40,12 @@ def status_view(
     agents: list[str] | None = None,
     *,
     answers: bool,
+    sweeps: Mapping[str, Progress | None] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return what runs now, what is next, what failed last, a day of runs, what they cost today, and the disk.
 
     `daemon` is its pid and `answers` whether it can be talked to, `zone` says when the day begins, `agents` are those
-    that may be seen (None for all).
+    that may be seen (None for all), `sweeps` are those that may be under way.
     """
     seen = {"agents": None if agents is None else json.dumps(agents)}
     running = _runs(connection, "r.completed_at IS NULL AND r.status IN ('running', 'suspended')", seen, "r.id")
@@ -55,6 +58,7 @@ def status_view(
         "last_failures": failed,
         "timeline": _timeline(connection, now, seen),
         "cost_today_usd": _cost_since(connection, _midnight(now, zone), seen),
+        "sweeps": {name: progress.view() for name, progress in sweeps.items() if progress is not None},
         "disk": _disk(state_dir),
     }
 

@@ -35,6 +35,7 @@ from daemon.metrics import Metrics
 from daemon.model import CONFIG_PRINCIPAL, WakeTime
 from daemon.recovery import recover, start_anew
 from daemon.reloading import Reloader, log_declared
+from daemon.retention import Retention
 from daemon.runs.folders import runs_with_folders
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
@@ -118,6 +119,7 @@ class Service:
         self._server: ControlServer
         self._reloader: Reloader
         self._cleanup: Cleanup
+        self._retention: Retention
         self._tasks: asyncio.TaskGroup
         self._asked: set[asyncio.Task[None]] = set()  # what signals asked for and is under way
 
@@ -142,6 +144,7 @@ class Service:
                         self._clock.serve(),
                         self._clock.watch(),
                         self._cleanup.serve(),
+                        self._retention.serve(),
                         self._report(),
                     )
                 ]
@@ -197,6 +200,9 @@ class Service:
         self._queue = Queue(self._database, pipeline, self.config, runs, utc_now)
         self._clock = Clock(self._database, self._present, utc_now, self._fired, self._look_up)
         self._cleanup = Cleanup(self._database, self._state_dir, self.config, utc_now, self._metrics.cleaned)
+        self._retention = Retention(
+            self._database, self._state_dir, self.config, self._cleanup, utc_now, self._metrics.swept
+        )
         self._reloader = Reloader(
             self.config, self._state_dir, self._database, self._clock.decide, self._use, self._status
         )
@@ -206,6 +212,7 @@ class Service:
             queue=self._queue,
             metrics=self._metrics,
             cleanup=self._cleanup,
+            retention=self._retention,
             reload=self._reloader.reload,
             state_dir=self._state_dir,
             instance=self._instance,
@@ -267,7 +274,7 @@ class Service:
 
     def _use(self, config: Config, tokens: Tokens) -> None:
         """Go by another config from now on."""
-        self.config = self._queue.config = self._cleanup.config = config
+        self.config = self._queue.config = self._cleanup.config = self._retention.config = config
         self._control.use(config)
         self._server.use(config, tokens)
         self._stop_signal.term_means = config.daemon.on_stop

@@ -193,6 +193,44 @@ class WorkspaceList(BaseModel):
     total: int
 
 
+class ExpiredGroup(BaseModel):
+    """The expired runs of one schedule; oldest and newest say when they were touched last."""
+
+    agent: str
+    schedule: str | None
+    runs: int
+    oldest: str
+    newest: str
+    bytes: int
+
+
+class ForecastView(BaseModel):
+    """What a sweep would delete; `run_ids` names the first thousand runs."""
+
+    runs: int
+    fires: int
+    workspaces: int
+    folders: int
+    bytes: int
+    run_ids: list[int]
+    groups: list[ExpiredGroup]
+
+
+class RetentionView(BaseModel):
+    """What a sweep deleted; `skipped` where nothing is ever deleted, and `would_delete` of a dry run."""
+
+    deleted: int
+    skipped: bool
+    fires: int
+    schedules: int
+    workspaces: int
+    folders: int
+    bytes_freed: int
+    duration_ms: int
+    dry_run: bool
+    would_delete: ForecastView | None
+
+
 class ReloadView(BaseModel):
     """What a reload changed."""
 
@@ -216,6 +254,7 @@ class StatusView(BaseModel):
     last_failures: list[RunView]
     timeline: list[dict[str, Any]]
     cost_today_usd: float | None
+    sweeps: dict[str, dict[str, int]]
     disk: dict[str, str]
 
 

@@ -13,6 +13,7 @@ from daemon.cleanup import Cleanup
 from daemon.clock import Clock
 from daemon.config.schema import Config
 from daemon.metrics import Metrics
+from daemon.retention import Retention
 from daemon.runs.queue import Queue
 from daemon.schedules.declaring import Declared
 from daemon.store.database import Database
@@ -31,6 +32,7 @@ class Control:
     queue: Queue
     metrics: Metrics
     cleanup: Cleanup
+    retention: Retention
     reload: Callable[[], Awaitable[tuple[list[Declared], list[str]]]]
     """Read the config file again: what changed, and what needs a restart; raises ConfigError for a bad one."""
     state_dir: Path

@@ -16,6 +16,7 @@ from daemon.api.definitions import changed_columns, input_columns, instant, new_
 from daemon.api.documents import etag
 from daemon.api.remembered import Answer
 from daemon.api.routes import IDEMPOTENCY_KEY, IF_MATCH, Call, Handler, Route, reply, written
+from daemon.config.policies import days_of
 from daemon.errors import NotFoundError
 from daemon.model import Overlap
 from daemon.schedules import operating
@@ -130,7 +131,7 @@ async def _backfill(call: Call) -> web.StreamResponse:
     call.require_configured(agent)
     span = instant("from", body.from_), instant("to", body.to)
     asked, config = call.asked(), call.control.config
-    days = config.retention.days if config.agents[agent].retention.days is None else config.agents[agent].retention.days
+    days = days_of(config, config.agents[agent].retention)
     oldest = None if days is None else asked.now - timedelta(days=days)
 
     def start(tx: Transaction) -> Backfilled:

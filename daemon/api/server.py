@@ -10,7 +10,7 @@ from weakref import WeakSet
 import structlog
 from aiohttp import web
 
-from daemon.api import runs, schedules, service, workspaces
+from daemon.api import retention, runs, schedules, service, workspaces
 from daemon.api.control import Control
 from daemon.api.errors import answer_to, refusal
 from daemon.api.identity import Hosts, Peers, Tokens, is_cross_origin
@@ -58,7 +58,7 @@ class ControlServer:
         self._most = most_connections()
         self._heard: WeakSet[asyncio.BaseTransport] = WeakSet()
         self._document: dict[str, object] = {}
-        self._routes = [*schedules.ROUTES, *runs.ROUTES, *workspaces.ROUTES, *service.ROUTES]
+        self._routes = [*schedules.ROUTES, *runs.ROUTES, *workspaces.ROUTES, *retention.ROUTES, *service.ROUTES]
         self._runners: list[web.AppRunner] = []
         self._servers: list[asyncio.Server] = []
 

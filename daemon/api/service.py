@@ -31,9 +31,11 @@ async def _status(call: Call) -> web.StreamResponse:
         raise ForbiddenError(f"{call.principal} may see its own run only")
     agents = await call.control.readable_agents(call.principal)
     zone = call.control.config.daemon.timezone
+    sweeps = {"cleanup": call.control.cleanup.progress, "retention": call.control.retention.progress}
 
     def view(connection: sqlite3.Connection) -> dict[str, Any]:
-        return status_view(connection, call.control.state_dir, os.getpid(), utc_now(), zone, agents, answers=True)
+        folder, now = call.control.state_dir, utc_now()
+        return status_view(connection, folder, os.getpid(), now, zone, agents, answers=True, sweeps=sweeps)
 
     return await call.answer(view)
 

@@ -108,6 +108,12 @@ class CleanRequest(Shape):
     dry_run: bool = False
 
 
+class RetentionRequest(Shape):
+    """Whether a sweep deletes, or only tells what it would delete."""
+
+    dry_run: bool = False
+
+
 # queries
 
 

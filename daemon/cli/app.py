@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from daemon import __version__
-from daemon.cli import runs, schedules, service, workspaces
+from daemon.cli import retention, runs, schedules, service, workspaces
 from daemon.errors import AgentcronError, ConfigError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(runs.app, name="runs")
 app.add_typer(workspaces.app, name="workspaces")
+app.add_typer(retention.app, name="retention")
 service.register(app)
 
 

@@ -12,10 +12,9 @@ from daemon.config.loading import find_config, load_config
 from daemon.config.places import state_dir
 from daemon.config.schema import Config
 from daemon.errors import InvalidError, NotFoundError, StoreError
-from daemon.model import NAME
+from daemon.model import DATABASE, NAME
 from daemon.store.database import connect
 from daemon.store.migrate import migrations
-from daemon.store.opening import DATABASE
 from daemon.store.runs import Run, get_run
 from daemon.store.schedules import ScheduleRow, deleted_schedule, get_schedule
 

@@ -82,12 +82,14 @@ def clean(
     json: Json = False,
 ) -> None:
     """Remove what the policy lets go, its unsaved work saved first."""
+    from daemon.cli.progress import ask_and_watch
+    from daemon.cli.reading import read_config
     from daemon.cli.schedule_changes import seconds_of
 
     body: dict[str, Any] = {"dry_run": dry_run}
     if older_than is not None:
         body["older_than_seconds"] = seconds_of("older_than", older_than)
-    view = _client(context).ask("POST", "/workspaces/clean", body)
+    view = ask_and_watch(read_config(context.obj), "/workspaces/clean", body, "cleanup", "Cleaning workspaces")
     if json:
         print_json(view)
         return

@@ -15,8 +15,6 @@ def _sections(config: Config) -> Iterator[str]:
         yield "[notify]"
     if config.control.public_url is not None:
         yield "control.public_url"
-    if config.retention.days is not None:
-        yield "[retention]"
 
 
 def _agents(config: Config) -> Iterator[str]:
@@ -27,4 +25,4 @@ def _agents(config: Config) -> Iterator[str]:
 
 
 def _idle_keys(agent: BaseAgent) -> list[str]:
-    return [key for key in ("budget", "retention") if key in agent.model_fields_set]
+    return [key for key in ("budget",) if key in agent.model_fields_set]

@@ -1,6 +1,9 @@
-"""What holds for one environment: `[cleanup]`, as the environment overrides it."""
+"""What holds for one environment or agent: `[cleanup]` and `[retention]`, as they override them."""
 
-from daemon.config.schema import Config, Environment
+from datetime import datetime, timedelta
+
+from daemon.config.schema import AgentRetention, Config, Environment
+from daemon.rules.expiry import Cutoff, Term, Terms
 from daemon.rules.keeping import Policy
 
 
@@ -16,3 +19,20 @@ def policy_of(config: Config, environment: str) -> Policy:
         quota_warn=general.quota_warn if own.quota_warn is None else own.quota_warn,
         salvage_max=general.salvage_max if own.salvage_max is None else own.salvage_max,
     )
+
+
+def terms_of(config: Config, now: datetime) -> Terms:
+    """Return `[retention]` for every agent as of now, before anybody has looked which runs are the newest."""
+    general = _term(config, AgentRetention(), now)
+    return Terms({name: _term(config, agent.retention, now) for name, agent in config.agents.items()}, general, {})
+
+
+def days_of(config: Config, own: AgentRetention) -> int | None:
+    """Return for how many days the ended runs of an agent are kept, None for ever."""
+    return config.retention.days if own.days is None else own.days
+
+
+def _term(config: Config, own: AgentRetention, now: datetime) -> Term:
+    days = days_of(config, own)
+    keep_last = config.retention.keep_last if own.keep_last is None else own.keep_last
+    return Term(None if days is None else Cutoff(now - timedelta(days=days)), keep_last)

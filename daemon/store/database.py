@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, cast
 
 import aiosqlite
 import structlog
@@ -30,6 +30,8 @@ _LOG = structlog.get_logger()
 _BUSY_TIMEOUT = 2.0
 _LAST_WRITES = 0.5  # seconds
 _LARGEST_BATCH = 100
+_CHECKPOINT = 1000  # pages of the write-ahead log after which a commit brings them into the database
+_LATE_CHECKPOINT = 3000  # while somebody else does that
 _TROUBLE = {  # primary result codes (sqlite.org/rescode.html) that say nothing about the statement
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -158,6 +160,59 @@ class Database:
                 attempt += 1
                 await asyncio.sleep(delay)
 
+    async def write_without_keys(self, closure: Closure[T]) -> T:
+        """Write as `write` does, in a transaction of its own that follows no foreign keys.
+
+        It is for those who delete many rows with all that refers to them: having SQLite look for that costs much more.
+        """
+        result = await self._writer.run(partial(self._commit_without_keys, closure))
+        if isinstance(result, Exception):
+            raise result
+        return cast("T", result)
+
+    def _commit_without_keys(self, closure: Closure[Any], connection: sqlite3.Connection) -> object:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        try:
+            return self._commit_and_witness([closure], Counter(), connection)[0]
+        finally:
+            connection.execute("PRAGMA foreign_keys = ON")
+
+    async def give_back(self, pages: int) -> int:
+        """Give so many free pages at the end of the file back to the file system, moving others there.
+
+        Return how many are left; raise StoreUnavailableError.
+        """
+
+        def shrink(connection: sqlite3.Connection) -> int:
+            connection.executescript(f"PRAGMA incremental_vacuum({pages})")  # `execute` gives back a single one
+            return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+        try:
+            return await self._writer.run(shrink)
+        except sqlite3.Error as error:
+            raise _told(error) from None
+
+    @contextlib.asynccontextmanager
+    async def aside(self) -> AsyncIterator["Aside"]:
+        """Give a connection for long work, for which neither readers nor the writer wait.
+
+        Meanwhile the write-ahead log is brought into the database by this connection's `checkpoint`, not by commits.
+        """
+        connection = _Connection(lambda: connect(self.path), iter_chunk_size=64)
+        try:
+            await connection
+        except sqlite3.Error as error:
+            raise _told(error) from None
+        try:
+            await self._checkpoint_after(_LATE_CHECKPOINT)
+            yield Aside(connection)
+        finally:
+            await self._checkpoint_after(_CHECKPOINT)
+            await connection.close()
+
+    async def _checkpoint_after(self, pages: int) -> None:
+        await self._writer.run(lambda writer: writer.execute(f"PRAGMA wal_autocheckpoint = {pages}"))
+
     async def check_room(self) -> None:
         """Raise NoRoomError while the disk has too little room for anything new; tell the log when that changes.
 
@@ -214,6 +269,24 @@ class Database:
         except (OSError, sqlite3.Error) as error:  # what was committed stands; the next commit tells it again
             _LOG.error("[daemon] The witness file cannot be written", error=str(error))
         return results
+
+
+class Aside:
+    """A connection beside the writer and the readers."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query in the connection's thread; raise StoreUnavailableError while it cannot be answered."""
+        try:
+            return await self._connection.run(query)
+        except sqlite3.Error as error:
+            raise _told(error) from None
+
+    async def checkpoint(self) -> None:
+        """Bring what the write-ahead log holds into the database, as far as readers allow, beside the writer."""
+        await self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
 
 
 def _settle(future: "asyncio.Future[Any]", result: object) -> None:

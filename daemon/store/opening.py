@@ -9,13 +9,13 @@ from datetime import datetime
 from pathlib import Path
 
 from daemon.errors import RefusedError, StoreError
+from daemon.model import DATABASE
 from daemon.store.ballast import LEAST_FREE, Ballast
 from daemon.store.database import Database, connect
 from daemon.store.migrate import migrate, migrations, newer_schema
 from daemon.store.witness import NAME as WITNESS
 from daemon.store.witness import Witness, WitnessFile, agree, find_loss, read_witness, testify
 
-DATABASE = "state.db"
 LOCK = "daemon.lock"
 _NOBODY_HERE = 2**22 + 1  # no pid is that high (proc(5), pid_max): the holder lives in another pid namespace
 _FLOCK = "hhqqi4x"  # struct flock of fcntl(2) on 64-bit Linux

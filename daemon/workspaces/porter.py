@@ -22,7 +22,8 @@ from daemon.workspaces.lock import unused_in
 from daemon.workspaces.mirror import PreparationError, Source
 from daemon.workspaces.places import INCOMING, QUARANTINE, RUNS, SCRATCH, TOP, tasks_of
 from daemon.workspaces.removal import empty_trash, remove_scrap
-from daemon.workspaces.sizes import rooms_of
+from daemon.workspaces.run_folders import remove_orphans
+from daemon.workspaces.sizes import rooms_in, rooms_of
 
 Say = Callable[[str], None]
 Result = dict[str, Any]
@@ -91,6 +92,16 @@ def _sweep_up(state_dir: Path, _: dict[str, Any], say: Say) -> Result:
     return {}
 
 
+def _measure_runs(state_dir: Path, job: dict[str, Any], _: Say) -> Result:
+    os.nice(_NICE)
+    return rooms_in(state_dir, (RUNS,), job["runs"])
+
+
+def _remove_orphans(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
+    os.nice(_NICE)
+    return remove_orphans(state_dir, job["expired"], say).view()
+
+
 _JOBS: dict[str, Callable[[Path, dict[str, Any], Say], Result]] = {
     "prepare": _prepare,
     "clean": _clean,
@@ -98,6 +109,8 @@ _JOBS: dict[str, Callable[[Path, dict[str, Any], Say], Result]] = {
     "survey": _survey,
     "quarantine": _quarantine,
     "sweep_up": _sweep_up,
+    "measure_runs": _measure_runs,
+    "remove_orphans": _remove_orphans,
 }
 
 

@@ -20,7 +20,12 @@ def room_of(state_dir: Path, folders: tuple[str, ...]) -> int:
 
 def rooms_of(state_dir: Path, environment: str, runs: list[str]) -> dict[str, int]:
     """Return the bytes that the workspaces of some runs take; what cannot be told is left out."""
-    return _counted(state_dir, tasks_of(environment), runs) if runs else {}
+    return rooms_in(state_dir, tasks_of(environment), runs)
+
+
+def rooms_in(state_dir: Path, folders: tuple[str, ...], names: list[str]) -> dict[str, int]:
+    """Return the bytes that entries of a folder take; what cannot be told is left out."""
+    return _counted(state_dir, folders, names) if names else {}
 
 
 def _counted(state_dir: Path, folders: tuple[str, ...], names: list[str]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from daemon.model import ACTIVE, RunStatus
+from daemon.model import ACTIVE, DATABASE, RunStatus
 from daemon.rules.keeping import ENDED_WELL, Candidate, Policy, judge
 from daemon.units import parse_instant
 from daemon.workspaces.cleaning import SALVAGE_MAX, clean, silent
@@ -21,7 +21,6 @@ from daemon.workspaces.places import tasks_of, workspace_path
 from daemon.workspaces.sizes import room_of
 
 OnLog = Callable[[str], None]
-_DATABASE = "state.db"
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _names(state_dir: Path, env_id: str) -> list[str]:
 
 def _tasks(state_dir: Path, names: list[str]) -> dict[str, _Task]:
     """Return the runs of those numbers that are known; none if there is no database."""
-    path = state_dir / _DATABASE
+    path = state_dir / DATABASE
     if not path.exists():
         return {}
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:

@@ -37,6 +37,7 @@ GET /runs/{id}/output
 POST /runs/{id}/cancel
 POST /runs/{id}/retry
 GET /workspaces
+POST /retention/run
 POST /workspaces/clean
 POST /workspaces/{run_id}/discard
 POST /workspaces/{run_id}/keep

@@ -13,7 +13,7 @@ PENDING = "SELECT id FROM runs WHERE status = 'pending'"
 
 def test_a_stop_during_the_start_is_clean_and_loses_nothing(start_daemon: StartDaemon) -> None:
     schedules = "".join(f'[agents.a.schedules.s{number}]\nevery = "1h"\n' for number in range(3000))
-    text = '[daemon]\nstate_dir = "state"\n[retention]\ndays = 3\n[agents.a]\ncommand = ["true"]\n' + schedules
+    text = '[daemon]\nstate_dir = "state"\n[notify.x]\nping = "http://x"\n[agents.a]\ncommand = ["true"]\n' + schedules
     first = start_daemon(text, ready=False)
     first.wait_for_log("[config] Not yet active")  # the schedules are being declared
     assert first.stop() == 0
@@ -28,7 +28,7 @@ def test_ctrl_c_during_the_start_ends_the_agents_that_run(start_daemon: StartDae
     run = first.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
     assert first.stop() == 0
     schedules = "".join(f'[agents.a.schedules.s{number}]\nevery = "1h"\n' for number in range(3000))
-    second = start_daemon(f"[retention]\ndays = 3\n{text}{schedules}", ready=False)
+    second = start_daemon(f'[notify.x]\nping = "http://x"\n{text}{schedules}', ready=False)
     second.wait_for_log("[config] Not yet active")
     assert second.stop(signal.SIGINT) == 0
     assert "[daemon] Ready" not in second.log_text()

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from daemon.errors import RefusedError, StoreError, StoreUnavailableError
+from daemon.model import DATABASE
 from daemon.store.database import Database, Transaction, connect
-from daemon.store.opening import DATABASE, DaemonLock, open_state, running_daemon
+from daemon.store.opening import DaemonLock, open_state, running_daemon
 from daemon.store.witness import Witness, read_witness, write_witness
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

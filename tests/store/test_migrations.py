@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from daemon.errors import StoreError
+from daemon.model import DATABASE
 from daemon.store.database import connect
 from daemon.store.migrate import migrate, migrations
-from daemon.store.opening import DATABASE, open_state
+from daemon.store.opening import open_state
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 OLDEST_WITH_RUNS = """

@@ -1,0 +1,165 @@
+"""Retention: ended runs, fires and deleted schedules that are too old go, in short transactions beside live runs."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from daemon.cleanup import Cleanup
+from daemon.config.policies import terms_of
+from daemon.config.schema import Config
+from daemon.errors import StoreUnavailableError
+from daemon.forecast import Forecast, forecast
+from daemon.periodic import Progress, cadence_of, wait_until_due
+from daemon.purging import Purge
+from daemon.rules.expiry import Terms
+from daemon.store.database import Database
+from daemon.store.expiry import count_expirable, database_bytes, last_sweep, note_sweep
+from daemon.units import format_size
+from daemon.workspaces.calling import PorterError, porter
+
+_LOG = structlog.get_logger()
+_TELL_EVERY = 10.0  # seconds
+
+
+@dataclass
+class Swept:
+    """What one sweep deleted."""
+
+    deleted: int = 0
+    skipped: bool = False
+    fires: int = 0
+    schedules: int = 0
+    workspaces: int = 0
+    folders: int = 0
+    bytes_freed: int = 0
+    duration_ms: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How much of each kind."""
+        return {"runs": self.deleted, "fires": self.fires, "schedules": self.schedules, "folders": self.folders}
+
+    def view(self) -> dict[str, Any]:
+        """Return it as everybody outside sees it."""
+        return dict(vars(self))
+
+
+class Retention:
+    """Deletes what one daemon does not keep any longer."""
+
+    def __init__(
+        self,
+        database: Database,
+        state_dir: Path,
+        config: Config,
+        cleanup: Cleanup,
+        now: Callable[[], datetime],
+        count: Callable[[str, Mapping[str, int], int], None],
+    ) -> None:
+        """Prepare; `count` hears how each sweep ended, what it deleted, and how many bytes it freed."""
+        self.config = config
+        self.progress: Progress | None = None
+        self._database = database
+        self._state_dir = state_dir
+        self._cleanup = cleanup
+        self._now = now
+        self._count = count
+        self._one_at_a_time = asyncio.Lock()
+
+    async def serve(self) -> None:
+        """Sweep whenever the config says, and at once where a time was missed."""
+        last = await self._last()
+        while True:
+            await wait_until_due(lambda: cadence_of(self.config.retention, self.config), last, self._now)
+            last = self._now()
+            try:
+                await self.sweep()
+            except (PorterError, OSError, StoreUnavailableError) as error:
+                _LOG.error("[retention] The sweep failed, and is tried again at its next time", error=str(error))
+            except Exception:  # noqa: BLE001 - whatever a row holds must not stop the daemon
+                _LOG.exception("[retention] The sweep failed unexpectedly, and is tried again at its next time")
+
+    async def _last(self) -> datetime:
+        """Return the time after which the next sweep is due: the last one, or now where there was none."""
+        now = self._now()
+        try:
+            last = await self._database.read(last_sweep)
+        except (StoreUnavailableError, ValueError):
+            return now
+        return now if last is None else min(last, now)
+
+    async def sweep(self) -> Swept:
+        """Delete what has expired; raise StoreUnavailableError, PorterError or OSError where that cannot go on.
+
+        What was deleted until then stays deleted, every run wholly.
+        """
+        async with self._one_at_a_time:
+            began, terms = time.monotonic(), terms_of(self.config, self._now())
+            if terms.latest is None:
+                _LOG.info("[retention] Skipped: retention.days is not set, and everything is kept")
+                swept = Swept(skipped=True)
+            else:
+                try:
+                    swept = await self._sweep(terms)
+                except BaseException:
+                    self._count("failed", {}, 0)
+                    raise
+                finally:
+                    self.progress = None
+            swept.duration_ms = round((time.monotonic() - began) * 1000)
+            self._count("skipped" if swept.skipped else "done", swept.counts, swept.bytes_freed)
+        if not swept.skipped:
+            freed = format_size(swept.bytes_freed)
+            told = swept.counts | {"workspaces": swept.workspaces, "duration_ms": swept.duration_ms}
+            _LOG.info(f"[retention] Deleted {swept.deleted} run(s)", **told, freed=freed)
+        return swept
+
+    async def foretell(self) -> Swept | Forecast:
+        """Tell what a sweep would delete now; raise StoreUnavailableError, PorterError or OSError."""
+        terms = terms_of(self.config, self._now())
+        if terms.latest is None:
+            return Swept(skipped=True)
+        return await forecast(self._database, self._state_dir, terms)
+
+    async def _sweep(self, terms: Terms) -> Swept:
+        swept, began = Swept(), self._now()
+        progress, told = Progress(), time.monotonic()
+        self.progress = progress
+        async with self._database.aside() as aside:
+            before = await aside.read(database_bytes)
+            latest = terms.latest
+            if latest is not None:
+                progress.total = await aside.read(lambda c: count_expirable(c, latest))
+            purge = Purge(self._database, aside, terms)
+            for schedule_id in await purge.schedules_with_old_fires():
+                swept.fires += await purge.delete_fires(schedule_id)
+            released: list[int] = []
+            async for some in purge.candidates():
+                found = await purge.delete_runs(some)
+                released += found.released
+                swept.deleted += len(found.gone)
+                progress.done = swept.deleted
+                if time.monotonic() - told > _TELL_EVERY:
+                    told = time.monotonic()
+                    _LOG.info("[retention] Deleting old runs", deleted=progress.done, expected=progress.total)
+            swept.schedules = await purge.delete_schedules()
+            await purge.give_back()
+            swept.bytes_freed = max(0, before - await aside.read(database_bytes))
+        for run_id in released:
+            swept.workspaces += await self._cleanup.release(run_id) is None
+        await self._remove_folders(terms, swept)
+        await self._database.write(lambda tx: note_sweep(tx, began))
+        return swept
+
+    async def _remove_folders(self, terms: Terms, swept: Swept) -> None:
+        cutoff = terms.general.cutoff
+        async with porter(self._state_dir, _LOG.info) as helper:
+            done = await helper.do("remove_orphans", expired=cutoff.text if cutoff else None)
+        swept.folders += done["folders"]
+        swept.bytes_freed += done["bytes"]
