@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from daemon.store.ballast import Ballast
+from tests.api.calling import call
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, processes_of, wait_until
 from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact, pause
+from tests.histories import fill as fill_with_runs
 
 AGENT = """\
 [agents.a]
@@ -97,6 +99,26 @@ def test_what_ends_on_a_full_disk_is_recorded_in_the_room_of_the_ballast(
     daemon.wait_for_row("SELECT 1 FROM runs WHERE id > ? AND status = 'completed'", newest)
     assert ballast.exists()
     assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
+def test_retention_makes_room_on_a_full_disk(small_disk: Path, start_daemon: StartDaemon) -> None:
+    text = (
+        f'[daemon]\nstate_dir = "{small_disk}/state"\n[control]\nsocket = "c.sock"\n[retention]\ndays = 30\n'
+        '[agents.a]\ncommand = ["true"]\n[agents.a.schedules.s]\nevery = "1s"\n'
+    )
+    start_daemon(text, state=small_disk / "state").stop()
+    fill_with_runs(small_disk / "state/state.db", 20_000)
+    daemon = start_daemon(text, state=small_disk / "state")
+    fill(small_disk)
+    daemon.wait_for_log("nothing is started")
+    swept = call(daemon, "POST", "/retention/run").body
+    assert swept.get("deleted") == 18_000, swept
+    assert swept["bytes_freed"] > 10_000_000
+    newest = daemon.query("SELECT max(id) AS id FROM runs")[0]["id"]
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE id > ? AND status = 'completed'", newest)
+    assert (small_disk / "state/ballast").exists()
+    assert daemon.query("PRAGMA integrity_check")[0][0] == "ok"
 
 
 @pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
