@@ -14,6 +14,7 @@ from daemon.workspaces.calling import porter
 
 _LOG = structlog.get_logger()
 _MOST_NAMED = 1000  # runs
+_TOGETHER = 2000  # runs that are looked at and measured at once
 
 
 @dataclass
@@ -66,7 +67,7 @@ async def forecast(database: Database, state_dir: Path, terms: Terms) -> Forecas
     found = Forecast()
     async with database.aside() as aside, porter(state_dir, _LOG.info) as helper:
         purge = Purge(database, aside, terms)
-        async for some in purge.candidates():
+        async for some in purge.candidates(_TOGETHER):
             expired = await purge.look(some)
             numbers = expired.gone
             found.workspaces += len(expired.released)

@@ -45,20 +45,23 @@ class Purge:
         self._pages = _Pace(1, _PAGES, _MOST_PAGES)
         self._transactions = 0
 
-    async def candidates(self) -> AsyncIterator[list[int]]:
-        """Give the runs that may have expired, lowest first and some at a time; raise StoreUnavailableError."""
+    async def candidates(self, together: int | None = None) -> AsyncIterator[list[int]]:
+        """Give the runs that may have expired, lowest first; raise StoreUnavailableError.
+
+        They come so many together, or as many as one transaction should look at.
+        """
         latest = self._terms.latest
         if latest is None:
             return
         spared = await self._aside.read(lambda c: spared_from(c, self._terms))
         self._terms = replace(self._terms, spared_from=spared)
         after = 0
-        while some := await self._aside.read(partial(self._expirable, after, latest)):
+        while some := await self._aside.read(partial(self._expirable, after, latest, together or self._rows.size)):
             yield some
             after = some[-1]
 
-    def _expirable(self, after: int, before: Cutoff, source: Source) -> list[int]:
-        return expirable(source, after, before, self._rows.size)
+    def _expirable(self, after: int, before: Cutoff, limit: int, source: Source) -> list[int]:
+        return expirable(source, after, before, limit)
 
     async def look(self, numbers: list[int]) -> Expired:
         """Return what of some candidates has expired."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon.cli.drawing import Json, print_json, print_table
+from daemon.cli.drawing import Json, local_time, print_json, print_table
 
 app = typer.Typer(
     help="Retention: old runs go with all that belongs to them.",
@@ -29,8 +29,8 @@ def run(
     from daemon.cli.progress import ask_and_watch
     from daemon.cli.reading import read_config
 
-    body = {"dry_run": dry_run}
-    view = ask_and_watch(read_config(context.obj), "/retention/run", body, "retention", "Deleting old runs")
+    body, text = {"dry_run": dry_run}, "Looking for old runs" if dry_run else "Deleting old runs"
+    view = ask_and_watch(read_config(context.obj), "/retention/run", body, "retention", text)
     if json:
         print_json(view)
     elif view["skipped"]:
@@ -58,7 +58,7 @@ def _print_forecast(view: dict[str, Any]) -> None:
 
     print_table(
         ("agent", "schedule", "runs", "oldest", "newest", "size"),
-        ([*(group[name] for name in _COLUMNS), format_size(group["bytes"])] for group in view["groups"]),
+        (_cells(group) for group in view["groups"]),
         empty="No run is old enough to go.",
     )
     print(
@@ -71,7 +71,11 @@ def _print_forecast(view: dict[str, Any]) -> None:
         print(f"{view['workspaces']} workspace(s) would be saved and removed, their runs staying for now.")
 
 
-_COLUMNS = ("agent", "schedule", "runs", "oldest", "newest")
+def _cells(group: dict[str, Any]) -> list[object]:
+    from daemon.units import format_size
+
+    times = (local_time(group[name]) for name in ("oldest", "newest"))
+    return [group["agent"], group["schedule"], group["runs"], *times, format_size(group["bytes"])]
 
 
 def _numbers(view: dict[str, Any]) -> str:

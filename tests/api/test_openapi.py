@@ -64,7 +64,7 @@ def summary_of(found: subprocess.CompletedProcess[str]) -> str:
     return "\n".join(line[:300] for line in found.stdout.splitlines()[-200:] if line.strip()) + found.stderr[-2000:]
 
 
-@pytest.mark.parametrize("seconds", [25, pytest.param(180, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seconds", [15, pytest.param(180, marks=pytest.mark.soak)])
 @pytest.mark.timeout(400)
 def test_schemathesis_finds_nothing(start_daemon: StartDaemon, tmp_path: Path, port: int, seconds: int) -> None:
     daemon = start_on_tcp(start_daemon, tmp_path, port)

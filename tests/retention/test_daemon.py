@@ -164,7 +164,7 @@ def test_folders_without_a_run_go_but_not_those_that_a_lost_database_knew(start_
     assert daemon.config.exists()
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("rounds", [2, pytest.param(30, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
 def test_a_sweep_cut_off_anywhere_leaves_every_run_whole_or_gone(start_daemon: StartDaemon, rounds: int) -> None:
     daemon = start_daemon(config())
     daemon.stop()

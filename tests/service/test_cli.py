@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from daemon.cli.app import app
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 
@@ -358,13 +360,13 @@ def test_the_history_of_a_retired_schedule_stays_readable(stopped: DaemonProcess
 
 def test_every_help_has_an_example() -> None:
     def walk(*words: str) -> list[str]:
-        text = agentcron(Path(), *words, "--help").stdout
+        text = CliRunner().invoke(app, [*words, "--help"], prog_name="agentcron").output
         assert "Example: agentcron" in text, words
         listed = text.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
         names = [line.split()[0] for line in listed if line.startswith("  ") and not line.startswith("   ")]
         return [name for name in names if walk(*words, name) is not None]
 
-    assert {"run", "check", "init", "status", "schedules", "runs"} <= set(walk())
+    assert {"run", "check", "init", "status", "schedules", "runs", "retention"} <= set(walk())
 
 
 def test_interrupting_the_follower_is_quiet(start_daemon: StartDaemon) -> None:
