@@ -69,7 +69,8 @@ def test_a_quota_takes_the_oldest_that_the_policy_lets_go(
     assert all(verdicts[run].may_go for run in going)
     assert going == sorted(going)
     left = sum(sizes.values()) - sum(sizes[run] for run in going)
-    staying = [run for run, verdict in verdicts.items() if verdict.may_go and run not in going]
-    assert left <= quota or not staying
+    helpful = [run for run, verdict in verdicts.items() if verdict.may_go and sizes[run] > 0]
+    assert left <= quota or going == sorted(helpful)
+    assert set(going) <= set(helpful), "one that takes no room, or was not measured yet, would go for nothing"
     if going:
         assert left + sizes[going[-1]] > quota
