@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from daemon.model import CONFIG_PRINCIPAL, DueTime, FireOutcome, Trigger
 from daemon.rules import catchup, overlap
+from daemon.rules.budget import Limits, calendar_day, exhausted
 from daemon.store.database import Transaction
 from daemon.store.events import add_event
 from daemon.store.fires import (
@@ -21,7 +22,7 @@ from daemon.store.fires import (
     record_fire,
 )
 from daemon.store.flags import flag_unfinished
-from daemon.store.runs import NewRun, count_unfinished, create_run
+from daemon.store.runs import NewRun, count_unfinished, create_run, spent_by
 from daemon.store.schedules import (
     UNDECIDABLE,
     ScheduleRow,
@@ -67,6 +68,10 @@ class Present:
     daemon_started: datetime
     agents: frozenset[str]
     instance: str
+    budgets: Mapping[str, Limits] = field(default_factory=dict)
+    """What agents may spend in a calendar day."""
+    zone: str = "UTC"
+    """Where the calendar day begins at midnight."""
     rights: Mapping[Claim, bool] = field(default_factory=dict)
     """Which creators may start runs of which agents, as far as that was looked up."""
     unanswered: frozenset[Claim] = frozenset()
@@ -192,10 +197,26 @@ class _Decision:
         if not self.present.may_start((self.row.creator, self.row.agent)):
             revoked = f"{self.row.creator}, who created the schedule, may not start runs of {self.row.agent} any more"
             return overlap.Verdict(FireOutcome.SKIPPED_PERMISSION_DENIED), revoked
+        spent = self._spent()
+        if spent is not None:
+            return overlap.Verdict(FireOutcome.SKIPPED_BUDGET), spent
         unfinished, waiting = count_unfinished(self.tx, self.row.id)
         verdict = overlap.decide(self.row.overlap, unfinished, waiting)
         skipped = verdict.outcome is FireOutcome.SKIPPED_OVERLAP
         return verdict, overlap.reason(self.row.overlap, unfinished) if skipped else None
+
+    def _spent(self) -> str | None:
+        """Say that the agent has spent its budget of the day, and when the schedule starts again; None if not."""
+        limits = self.present.budgets.get(self.row.agent)
+        if limits is None:
+            return None
+        begin, end = calendar_day(self.present.now, self.present.zone)
+        reached = exhausted(limits, spent_by(self.tx, self.row.agent, begin, end))
+        if reached is None:
+            return None
+        then = self.row.cadence.next_after(end - _INSTANT)
+        again = "" if then is None else f"; the next start is due at {format_instant(then)}"
+        return f"the budget of {self.row.agent} for the day is spent: {reached}{again}"
 
     def skip_all(self, last: DueTime, outcome: FireOutcome, reason: str) -> None:
         """Give the due times after the cursor and up to `last` their rows, or one row if they are too many."""

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from daemon.model import RunStatus
 from daemon.periodic import Progress
+from daemon.rules.budget import calendar_day
 from daemon.store.runs import SELECT_RUNS, count_pending, run_from
 from daemon.store.schedules import UNDECIDABLE, schedule_from
 from daemon.units import format_duration, format_instant, format_size, parse_instant
@@ -57,7 +57,7 @@ def status_view(
         "next": _next(connection, now, seen),
         "last_failures": failed,
         "timeline": _timeline(connection, now, seen),
-        "cost_today_usd": _cost_since(connection, _midnight(now, zone), seen),
+        "cost_today_usd": _cost_since(connection, calendar_day(now, zone)[0], seen),
         "sweeps": {name: progress.view() for name, progress in sweeps.items() if progress is not None},
         "disk": _disk(state_dir),
     }
@@ -122,10 +122,6 @@ def _timeline(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any
 
 def _worst(statuses: Iterable[RunStatus]) -> RunStatus | None:
     return max(statuses, key=_WORST_LAST.index, default=None)
-
-
-def _midnight(now: datetime, zone: str) -> datetime:
-    return now.astimezone(ZoneInfo(zone)).replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
 
 
 def _cost_since(connection: sqlite3.Connection, begin: datetime, seen: dict[str, Any]) -> float | None:

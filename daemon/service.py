@@ -26,6 +26,7 @@ from daemon.clock_steps import step_back
 from daemon.config.inactive import inactive_settings
 from daemon.config.places import socket_path
 from daemon.config.places import state_dir as state_dir_of
+from daemon.config.policies import budgets_of
 from daemon.config.schema import Config
 from daemon.errors import StoreUnavailableError
 from daemon.fires import Claim, Fire, Present
@@ -222,7 +223,9 @@ class Service:
         self._server = ControlServer(self._control, self._listeners)
 
     def _present(self, now: WakeTime) -> Present:
-        return Present(now, self._started, frozenset(self.config.agents), self._instance)
+        config = self.config
+        agents, zone = frozenset(config.agents), config.daemon.timezone
+        return Present(now, self._started, agents, self._instance, budgets_of(config), zone)
 
     async def _look_up(self, claims: set[Claim]) -> dict[Claim, bool]:
         """Look up which creators may start runs of which agents, off the loop; leave out what takes too long."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from daemon.config.schema import BaseAgent, Config
+from daemon.config.schema import Config
 
 
 def inactive_settings(config: Config) -> list[str]:
@@ -21,8 +21,3 @@ def _agents(config: Config) -> Iterator[str]:
     for name, agent in config.agents.items():
         if agent.type != "command":
             yield f'agents.{name}.type = "{agent.type}"'
-        yield from (f"agents.{name}.{key}" for key in _idle_keys(agent))
-
-
-def _idle_keys(agent: BaseAgent) -> list[str]:
-    return [key for key in ("budget",) if key in agent.model_fields_set]

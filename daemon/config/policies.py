@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from daemon.config.schema import AgentRetention, Config, Environment
+from daemon.rules.budget import Limits
 from daemon.rules.expiry import Cutoff, Term, Terms
 from daemon.rules.keeping import Policy
 
@@ -25,6 +26,15 @@ def terms_of(config: Config, now: datetime) -> Terms:
     """Return `[retention]` for every agent as of now, before anybody has looked which runs are the newest."""
     general = _term(config, AgentRetention(), now)
     return Terms({name: _term(config, agent.retention, now) for name, agent in config.agents.items()}, general, {})
+
+
+def budgets_of(config: Config) -> dict[str, Limits]:
+    """Return what agents may spend in a calendar day, those that have a limit."""
+    limits = {
+        name: Limits(agent.budget.runs_per_day, agent.budget.cost_usd_per_day, agent.budget.tokens_per_day)
+        for name, agent in config.agents.items()
+    }
+    return {name: limit for name, limit in limits.items() if not limit.are_none}
 
 
 def days_of(config: Config, own: AgentRetention) -> int | None:

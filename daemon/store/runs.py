@@ -10,6 +10,7 @@ from typing import Any
 
 from daemon.errors import StaleStatusError
 from daemon.model import ACTIVE, QUEUE_CLASS, RunStatus, Trigger
+from daemon.rules.budget import Spent
 from daemon.rules.states import is_allowed
 from daemon.store.database import Transaction
 from daemon.store.events import add_event, end_open_steps
@@ -263,6 +264,16 @@ def count_active(source: Transaction | sqlite3.Connection) -> dict[str, int]:
     """Return how many active runs there are, by status."""
     rows = source.execute("SELECT status, count(*) AS n FROM runs WHERE completed_at IS NULL GROUP BY 1")
     return {row["status"]: row["n"] for row in rows}
+
+
+def spent_by(source: Transaction | sqlite3.Connection, agent: str, begin: datetime, end: datetime) -> Spent:
+    """Return what the runs of an agent came to that were created from one instant on and before another."""
+    row = source.execute(
+        "SELECT count(*) AS runs, coalesce(sum(cost_usd), 0.0) AS cost, coalesce(sum(input_tokens), 0) "
+        "+ coalesce(sum(output_tokens), 0) AS tokens FROM runs WHERE agent = ? AND created_at >= ? AND created_at < ?",
+        (agent, format_instant(begin), format_instant(end)),
+    ).fetchone()
+    return Spent(row["runs"], row["cost"], row["tokens"])
 
 
 def attempts_of(tx: Transaction, base_name: str) -> list[Run]:

@@ -294,7 +294,7 @@ def test_settings_without_effect_are_named_in_one_warning(start_daemon: StartDae
     daemon = start_daemon(text)
     warnings = [event for event in daemon.log() if event["event"] == "[config] Not yet active in this version"]
     assert len(warnings) == 1
-    assert warnings[0]["settings"] == "[notify], agents.a.budget"
+    assert warnings[0]["settings"] == "[notify]"
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null", "dangling"])
