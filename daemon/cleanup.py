@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -232,8 +233,8 @@ class Cleanup:
         now, saved = self._now(), done["saved"]
         if done["gone"] or done["in_trash"]:
             mark_removed(tx, run_id, now)
-            if renews:
-                update_run(tx, run_id, now)
+            if renews or (saved and saved["folder"]):
+                update_run(tx, run_id, now)  # what was saved stays as long as the run
             left = {"left_in_trash": done["reason"]} if done["in_trash"] else {}
             add_event(tx, run_id, now, "workspace_cleaned", {"saved": saved, **left})
         elif set_note(tx, run_id, done["reason"]):
@@ -309,6 +310,7 @@ class Cleanup:
 
     def _lose(self, run_id: int, tx: Transaction) -> None:
         mark_removed(tx, run_id, self._now())
+        update_run(tx, run_id, self._now())  # a cleanup may have been cut off after it had saved something
         add_event(tx, run_id, self._now(), "workspace_lost", {})
 
     def _take_in(self, environment: str, name: str, tx: Transaction) -> bool:
@@ -326,12 +328,12 @@ class Cleanup:
         return True
 
     def _porter(self) -> contextlib.AbstractAsyncContextManager[Porter]:
-        return porter(self._state_dir, _tell)
+        return porter(self._state_dir, tell)
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
     """Log what a helper process says, under its own words."""
-    if text.startswith(("[cleanup] ERROR", "[cleanup] Refusing")):
+    if re.match(r"\[[a-z]+\] (ERROR|Refusing)", text):
         _LOG.warning(text)
     else:
         _LOG.info(text)

@@ -4,15 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import structlog
-
+from daemon.cleanup import tell
 from daemon.purging import Purge
-from daemon.rules.expiry import Terms
+from daemon.rules.expiry import Cutoff, Terms
 from daemon.store.database import Database
 from daemon.store.expiry import ExpiredRun, expired_runs
 from daemon.workspaces.calling import porter
 
-_LOG = structlog.get_logger()
 _MOST_NAMED = 1000  # runs
 _TOGETHER = 2000  # runs that are looked at and measured at once
 
@@ -62,11 +60,11 @@ class Forecast:
         return {**vars(self), "groups": groups}
 
 
-async def forecast(database: Database, state_dir: Path, terms: Terms) -> Forecast:
+async def forecast(database: Database, state_dir: Path, terms: Terms, latest: Cutoff) -> Forecast:
     """Tell what a sweep by some terms would delete; raise StoreUnavailableError, PorterError or OSError."""
     found = Forecast()
-    async with database.aside() as aside, porter(state_dir, _LOG.info) as helper:
-        purge = Purge(database, aside, terms)
+    async with database.aside() as aside, porter(state_dir, tell) as helper:
+        purge = Purge(database, aside, terms, latest)
         async for some in purge.candidates(_TOGETHER):
             expired = await purge.look(some)
             numbers = expired.gone
@@ -75,6 +73,10 @@ async def forecast(database: Database, state_dir: Path, terms: Terms) -> Forecas
             found.folders += len(sizes)
             for run in await aside.read(lambda c, numbers=numbers: expired_runs(c, numbers)):  # type: ignore[misc]
                 found.add(run, sizes.get(str(run.id), 0))
+        cutoff = terms.general.cutoff
+        left = await helper.do("remove_orphans", expired=cutoff.text if cutoff else None, dry_run=True)
+        found.folders += left["folders"]
+        found.bytes += left["bytes"]
         for schedule_id in await purge.schedules_with_old_fires():
             found.fires += await purge.expired_fires(schedule_id)
     return found

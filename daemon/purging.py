@@ -10,7 +10,6 @@ from daemon.errors import DiskFullError
 from daemon.rules.expiry import Cutoff, Terms
 from daemon.store.database import Aside, Closure, Database, Transaction
 from daemon.store.expiry import (
-    FROM_THE_FIRST,
     Expired,
     PageOfFires,
     Source,
@@ -36,27 +35,31 @@ _CHECKPOINT_EVERY = 4  # transactions
 class Purge:
     """One sweep over the database."""
 
-    def __init__(self, database: Database, aside: Aside, terms: Terms) -> None:
-        """Sweep by terms in which the newest runs of schedules are still to be looked up."""
+    def __init__(self, database: Database, aside: Aside, terms: Terms, latest: Cutoff) -> None:
+        """Sweep by terms in which the newest runs of schedules are still to be looked up.
+
+        `latest` is the cutoff among them that expires most.
+        """
         self._database = database
         self._aside = aside
         self._terms = terms
+        self._latest = latest
         self._rows = _Pace(_LEAST, _FIRST, _MOST)
         self._pages = _Pace(1, _PAGES, _MOST_PAGES)
         self._transactions = 0
+        self._is_fruitful = True
 
     async def candidates(self, together: int | None = None) -> AsyncIterator[list[int]]:
         """Give the runs that may have expired, lowest first; raise StoreUnavailableError.
 
         They come so many together, or as many as one transaction should look at.
         """
-        latest = self._terms.latest
-        if latest is None:
-            return
         spared = await self._aside.read(lambda c: spared_from(c, self._terms))
         self._terms = replace(self._terms, spared_from=spared)
         after = 0
-        while some := await self._aside.read(partial(self._expirable, after, latest, together or self._rows.size)):
+        while some := await self._aside.read(
+            partial(self._expirable, after, self._latest, together or self._rows.size)
+        ):
             yield some
             after = some[-1]
 
@@ -68,8 +71,17 @@ class Purge:
         return await self._aside.read(partial(self._sort_out, numbers))
 
     async def delete_runs(self, numbers: list[int]) -> Expired:
-        """Delete those of some candidates that have expired, with all that belongs to them; return what has."""
-        return await self._delete(partial(self._delete_expired, numbers), self._rows)
+        """Delete those of some candidates that have expired, with all that belongs to them; return what has.
+
+        Where the last ones gave nothing to do, there is a look first, so that nothing is written for nothing.
+        """
+        if not self._is_fruitful:
+            found = await self.look(numbers)
+            if not found.gone:
+                return found
+        found = await self._delete(partial(self._delete_expired, numbers), self._rows)
+        self._is_fruitful = bool(found.gone)
+        return found
 
     def _sort_out(self, numbers: list[int], source: Source) -> Expired:
         return sort_out(source, numbers, self._terms)
@@ -85,7 +97,8 @@ class Purge:
 
     async def expired_fires(self, schedule_id: int) -> int:
         """Count the expired fires of a schedule."""
-        count, after = 0, FROM_THE_FIRST
+        count = 0
+        after: str | None = ""
         while after is not None:
             page = await self._aside.read(partial(self._look_at_fires, schedule_id, after, _MOST))
             count, after = count + len(page.due_times), page.then
@@ -93,7 +106,10 @@ class Purge:
 
     async def delete_fires(self, schedule_id: int) -> int:
         """Delete the expired fires of a schedule; return how many went."""
-        count, after = 0, FROM_THE_FIRST
+        count = 0
+        after: str | None = ""
+        if not (await self._aside.read(partial(self._look_at_fires, schedule_id, "", _MOST))).due_times:
+            return 0
         while after is not None:
             page = await self._delete(partial(self._delete_page, schedule_id, after), self._rows)
             count, after = count + len(page.due_times), page.then
@@ -104,7 +120,7 @@ class Purge:
 
     def _delete_page(self, schedule_id: int, after: str, tx: Transaction) -> PageOfFires:
         page = self._look_at_fires(schedule_id, after, self._rows.size, tx)
-        delete_fires(tx, schedule_id, page.due_times)
+        delete_fires(tx, schedule_id, page)
         return page
 
     async def delete_schedules(self) -> int:
@@ -121,9 +137,9 @@ class Purge:
 
     async def give_back(self) -> None:
         """Give the room of what was deleted back to the file system."""
-        left = 1
-        while left:
-            began = time.monotonic()
+        before, left = None, 1
+        while left and left != before:  # a database that somebody made anew may not know how to give back
+            began, before = time.monotonic(), left
             left = await self._database.give_back(self._pages.size)
             self._pages.took(time.monotonic() - began)
             await self._aside.checkpoint()

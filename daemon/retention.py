@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from daemon.cleanup import Cleanup
+from daemon.cleanup import Cleanup, tell
 from daemon.config.policies import terms_of
 from daemon.config.schema import Config
 from daemon.errors import StoreUnavailableError
@@ -22,6 +22,7 @@ from daemon.store.database import Database
 from daemon.store.expiry import count_expirable, database_bytes, last_sweep, note_sweep
 from daemon.units import format_size
 from daemon.workspaces.calling import PorterError, porter
+from daemon.workspaces.run_folders import check_reachable
 
 _LOG = structlog.get_logger()
 _TELL_EVERY = 10.0  # seconds
@@ -80,8 +81,8 @@ class Retention:
             last = self._now()
             try:
                 await self.sweep()
-            except (PorterError, OSError, StoreUnavailableError) as error:
-                _LOG.error("[retention] The sweep failed, and is tried again at its next time", error=str(error))
+            except (PorterError, OSError, StoreUnavailableError):  # it was told
+                continue
             except Exception:  # noqa: BLE001 - whatever a row holds must not stop the daemon
                 _LOG.exception("[retention] The sweep failed unexpectedly, and is tried again at its next time")
 
@@ -100,18 +101,17 @@ class Retention:
         What was deleted until then stays deleted, every run wholly.
         """
         async with self._one_at_a_time:
-            began, terms = time.monotonic(), terms_of(self.config, self._now())
-            if terms.latest is None:
-                _LOG.info("[retention] Skipped: retention.days is not set, and everything is kept")
-                swept = Swept(skipped=True)
-            else:
-                try:
-                    swept = await self._sweep(terms)
-                except BaseException:
-                    self._count("failed", {}, 0)
-                    raise
-                finally:
-                    self.progress = None
+            began, swept = time.monotonic(), Swept()
+            try:
+                while not await self._sweep(swept):
+                    _LOG.info("[retention] The config was changed; the sweep begins again by the new one")
+            except BaseException as error:
+                self._count("failed", swept.counts, swept.bytes_freed)
+                if isinstance(error, PorterError | OSError | StoreUnavailableError):
+                    _LOG.error("[retention] The sweep failed, and is tried again at its next time", error=str(error))
+                raise
+            finally:
+                self.progress = None
             swept.duration_ms = round((time.monotonic() - began) * 1000)
             self._count("skipped" if swept.skipped else "done", swept.counts, swept.bytes_freed)
         if not swept.skipped:
@@ -122,44 +122,77 @@ class Retention:
 
     async def foretell(self) -> Swept | Forecast:
         """Tell what a sweep would delete now; raise StoreUnavailableError, PorterError or OSError."""
-        terms = terms_of(self.config, self._now())
-        if terms.latest is None:
-            return Swept(skipped=True)
-        return await forecast(self._database, self._state_dir, terms)
+        async with self._one_at_a_time:
+            terms = terms_of(self.config, self._now())
+            latest = terms.latest
+            if latest is None:
+                return Swept(skipped=True)
+            return await forecast(self._database, self._state_dir, terms, latest)
 
-    async def _sweep(self, terms: Terms) -> Swept:
-        swept, began = Swept(), self._now()
-        progress, told = Progress(), time.monotonic()
-        self.progress = progress
+    async def _sweep(self, swept: Swept) -> bool:
+        """Delete what has expired by the config as it is; return False if another one came meanwhile."""
+        config, began = self.config, self._now()
+        terms = terms_of(config, began)
+        latest = terms.latest
+        if latest is None:
+            _LOG.info("[retention] Skipped: retention.days is not set, and everything is kept")
+            swept.skipped = swept == Swept()
+            return True
+        await asyncio.to_thread(check_reachable, self._state_dir)
         async with self._database.aside() as aside:
             before = await aside.read(database_bytes)
-            latest = terms.latest
-            if latest is not None:
-                progress.total = await aside.read(lambda c: count_expirable(c, latest))
-            purge = Purge(self._database, aside, terms)
-            for schedule_id in await purge.schedules_with_old_fires():
-                swept.fires += await purge.delete_fires(schedule_id)
-            released: list[int] = []
-            async for some in purge.candidates():
-                found = await purge.delete_runs(some)
-                released += found.released
-                swept.deleted += len(found.gone)
-                progress.done = swept.deleted
-                if time.monotonic() - told > _TELL_EVERY:
-                    told = time.monotonic()
-                    _LOG.info("[retention] Deleting old runs", deleted=progress.done, expected=progress.total)
-            swept.schedules = await purge.delete_schedules()
-            await purge.give_back()
-            swept.bytes_freed = max(0, before - await aside.read(database_bytes))
-        for run_id in released:
-            swept.workspaces += await self._cleanup.release(run_id) is None
-        await self._remove_folders(terms, swept)
-        await self._database.write(lambda tx: note_sweep(tx, began))
-        return swept
+            self.progress = Progress(0, await aside.read(lambda c: count_expirable(c, latest)))
+            purge = Purge(self._database, aside, terms, latest)
+            try:
+                is_done = await self._purge(purge, self.progress, config, swept)
+            except Exception:
+                await self._remove_folders(terms, swept)  # they take the most room, and wait for nothing else
+                raise
+            swept.bytes_freed += max(0, before - await aside.read(database_bytes))
+        if is_done:
+            await self._remove_folders(terms, swept)
+            await self._database.write(lambda tx: note_sweep(tx, began))
+        return is_done
+
+    async def _purge(self, purge: Purge, progress: Progress, config: Config, swept: Swept) -> bool:
+        """Delete rows, and workspaces that are in the way; return False as soon as another config is there."""
+        told = time.monotonic()
+        for schedule_id in await purge.schedules_with_old_fires():
+            if self.config is not config:
+                return False
+            swept.fires += await purge.delete_fires(schedule_id)
+        released: list[tuple[int, int]] = []
+        async for some in purge.candidates():
+            found = await purge.delete_runs(some)
+            released += found.released
+            swept.deleted += len(found.gone)
+            progress.done = swept.deleted
+            if self.config is not config:
+                return False
+            if time.monotonic() - told > _TELL_EVERY:
+                told = time.monotonic()
+                _LOG.info("[retention] Deleting old runs", deleted=progress.done, expected=progress.total)
+        swept.schedules = await purge.delete_schedules()
+        await purge.give_back()
+        for lowest, run_id in released:
+            if self.config is not config:
+                return False
+            if (lowest, run_id) in (await purge.look([lowest])).released:  # somebody may have tried it again meanwhile
+                swept.workspaces += await self._released(run_id)
+        return True
+
+    async def _released(self, run_id: int) -> bool:
+        """Save and remove the workspace of a run; return whether it is gone. One that fails stops no other."""
+        try:
+            return await self._cleanup.release(run_id) is None
+        except Exception:  # noqa: BLE001 - whatever agents put there
+            _LOG.exception("[retention] ERROR: Failed to remove a workspace", run_id=run_id)
+            return False
 
     async def _remove_folders(self, terms: Terms, swept: Swept) -> None:
         cutoff = terms.general.cutoff
-        async with porter(self._state_dir, _LOG.info) as helper:
-            done = await helper.do("remove_orphans", expired=cutoff.text if cutoff else None)
+        async with porter(self._state_dir, tell) as helper:
+            expired = cutoff.text if cutoff else None
+            done = await helper.do("remove_orphans", expired=expired, dry_run=False)
         swept.folders += done["folders"]
         swept.bytes_freed += done["bytes"]

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -49,6 +49,7 @@ from daemon.store.schedules import next_wake
 from daemon.systemd import notify, watchdog_interval
 from daemon.units import format_instant, utc_now
 
+T = TypeVar("T")
 _LOG = structlog.get_logger()
 _STATUS_EVERY = 10.0  # seconds
 _LOOK_UP = 1.0  # seconds that a look-up of rights may hold up due times
@@ -121,8 +122,7 @@ class Service:
         self._reloader: Reloader
         self._cleanup: Cleanup
         self._retention: Retention
-        self._tasks: asyncio.TaskGroup
-        self._asked: set[asyncio.Task[None]] = set()  # what signals asked for and is under way
+        self._asked: set[asyncio.Task[Any]] = set()  # what somebody asked for and is under way
 
     async def run(self) -> None:
         """Recover, arm the clock, be ready, and stay until told to stop."""
@@ -132,7 +132,6 @@ class Service:
             return
         async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as loops:
             self._wire(runs)
-            self._tasks = loops
             self._watch_for_requests()
             await self._server.start()
             await recover(self._database, self._queue)
@@ -214,6 +213,7 @@ class Service:
             metrics=self._metrics,
             cleanup=self._cleanup,
             retention=self._retention,
+            start=self._begin,
             reload=self._reloader.reload,
             state_dir=self._state_dir,
             instance=self._instance,
@@ -265,8 +265,14 @@ class Service:
             except Exception:  # noqa: BLE001 - a bad request must not stop the daemon
                 _LOG.exception("[daemon] Unexpected error")
 
-        self._asked.add(task := self._tasks.create_task(guarded()))
+        self._begin(guarded())
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin work that somebody asked for, which is cancelled when the daemon stops."""
+        task = asyncio.create_task(work)
+        self._asked.add(task)
         task.add_done_callback(self._asked.discard)
+        return task
 
     # reload
 
@@ -295,8 +301,10 @@ class Service:
         if mode != "detach":
             await self._wait_for_runs(mode)
         await self._server.close()
-        for task in (*standing, *self._asked):
+        asked = list(self._asked)
+        for task in (*standing, *asked):
             task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
         left = self._queue.abandon()
         if left:
             how = "running for the next daemon to adopt" if mode == "detach" else "for the next daemon to record"

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from daemon.access import Action, Rights
 from daemon.api.remembered import Remembered
@@ -33,6 +34,8 @@ class Control:
     metrics: Metrics
     cleanup: Cleanup
     retention: Retention
+    start: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
+    """Begin long work that goes on without the one who asked, and is cancelled when the daemon stops."""
     reload: Callable[[], Awaitable[tuple[list[Declared], list[str]]]]
     """Read the config file again: what changed, and what needs a restart; raises ConfigError for a bad one."""
     state_dir: Path

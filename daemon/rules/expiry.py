@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 
 from daemon.model import ACTIVE, RunStatus
 from daemon.units import format_instant, parse_instant
 
-_USUAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+_USUAL = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}Z")
 
 
 class Cutoff:
@@ -22,12 +23,22 @@ class Cutoff:
 
     def is_after(self, text: str) -> bool:
         """Tell whether a recorded time lies strictly before it; one that is no time never does."""
-        if _USUAL.fullmatch(text):
+        usual = _USUAL.fullmatch(text)
+        if usual and _is_date(usual[1]):
             return text < self.text
         try:
             return parse_instant(text) < self._instant
         except ValueError:
             return False
+
+
+@lru_cache(maxsize=4096)
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def request_retry(tx: Transaction, run_id: int, principal: str, now: datetime, i
     run = get_run(tx, run_id)
     if run is None:
         raise NotFoundError(f"no run {run_id}")
-    attempts = attempts_of(tx, base_name(run))
+    attempts = attempts_of(tx, base_name(run)) or [run]
     for attempt in attempts:
         if attempt.status in ACTIVE:
             raise RefusedError(f"attempt {attempt.attempt} of it, run {attempt.id}, is {attempt.status}")

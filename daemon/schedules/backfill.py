@@ -11,6 +11,7 @@ from daemon.rules import overlap
 from daemon.rules.cadence import Cadence
 from daemon.store.database import Transaction
 from daemon.store.events import add_event
+from daemon.store.expiry import purged_until
 from daemon.store.fires import (
     forget_fire,
     outcome_of,
@@ -77,6 +78,11 @@ def _due_times(
         raise InvalidError("to lies in the future; a backfill takes due times of the past")
     if oldest is not None and first < oldest:
         raise InvalidError(f"from lies before {format_instant(oldest)}, as far back as retention keeps anything")
+    purged = purged_until(tx, row.id)
+    if purged is not None and first <= purged:
+        raise InvalidError(
+            f"retention deleted what is known of due times up to {format_instant(purged)}; from must lie after that"
+        )
     count = row.cadence.count(first - _INSTANT, last)
     if count > MOST:
         raise _too_many(count)

@@ -99,6 +99,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     if not read_only:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = FAST")  # pages that become free are not written over
     return connection
 
 
@@ -205,9 +206,11 @@ class Database:
             raise _told(error) from None
         try:
             await self._checkpoint_after(_LATE_CHECKPOINT)
-            yield Aside(connection)
+            try:
+                yield Aside(connection)
+            finally:
+                await self._checkpoint_after(_CHECKPOINT)
         finally:
-            await self._checkpoint_after(_CHECKPOINT)
             await connection.close()
 
     async def _checkpoint_after(self, pages: int) -> None:

@@ -36,8 +36,8 @@ class Expired:
 
     gone: list[int] = field(default_factory=list)
     """Runs that are deleted, attempts at one input beside each other."""
-    released: list[int] = field(default_factory=list)
-    """Runs whose workspaces have to go first."""
+    released: list[tuple[int, int]] = field(default_factory=list)
+    """Runs whose workspaces have to go first, each with the lowest of its attempts."""
 
 
 def expirable(source: Source, after: int, before: Cutoff, limit: int) -> list[int]:
@@ -58,21 +58,22 @@ def sort_out(source: Source, numbers: Sequence[int], terms: Terms) -> Expired:
         plain.add(number)
         if terms.has_expired(number, agent, schedule_id, updated_at):
             found.gone.append(number)
+    seen = plain
     for number in numbers:
-        if number not in plain:
-            _sort_out_attempts(source, number, terms, found)
+        if number not in seen:
+            attempts = _attempts(source, number)
+            seen |= {run.id for run in attempts}
+            if attempts and attempts[0].id == number:
+                _sort_out_attempts(attempts, terms, found)
     return found
 
 
-def _sort_out_attempts(source: Source, number: int, terms: Terms, found: Expired) -> None:
-    attempts = _attempts(source, number)
-    if not attempts or attempts[0].id != number:
-        return
+def _sort_out_attempts(attempts: Sequence[PastRun], terms: Terms, found: Expired) -> None:
     fate = terms.fate(attempts)
     if fate is Fate.GOES:
         found.gone += [run.id for run in attempts]
     elif fate is Fate.RELEASES:
-        found.released += [run.id for run in attempts if run.has_workspace]
+        found.released += [(attempts[0].id, run.id) for run in attempts if run.has_workspace]
 
 
 def _past(row: sqlite3.Row) -> PastRun:
@@ -164,14 +165,13 @@ def schedules_with_old_fires(source: Source, terms: Terms) -> list[int]:
     return found
 
 
-FROM_THE_FIRST: str | None = ""
-
-
 @dataclass(frozen=True)
 class PageOfFires:
     """Some of the expired fires of a schedule."""
 
     due_times: list[str]
+    until: str | None
+    """The last due time that they cover."""
     then: str | None
     """Where to go on, None at the end."""
 
@@ -185,20 +185,25 @@ def expired_fires(source: Source, schedule_id: int, after: str, terms: Terms, li
     schedule = source.execute("SELECT agent, deleted_at FROM schedules WHERE id = ?", (schedule_id,)).fetchone()
     cutoff = terms.of(schedule["agent"]).cutoff if schedule else None
     if cutoff is None:
-        return PageOfFires([], None)
+        return PageOfFires([], None, None)
     rows = _old_fires(source, schedule_id, after, cutoff, limit)
     newest = None
     if schedule["deleted_at"] is None:
         last = "SELECT max(scheduled_for) AS at FROM fires WHERE schedule_id = ?"
         newest = source.execute(last, (schedule_id,)).fetchone()["at"]
     expired = [
-        row["scheduled_for"]
+        row
         for row in rows
         if row["scheduled_for"] != newest
         and not row["is_active"]
         and all(cutoff.is_after(row[name]) for name in ("scheduled_for", "until", "decided_at"))
     ]
-    return PageOfFires(expired, rows[-1]["scheduled_for"] if len(rows) == limit else None)
+    until = max((parse_instant(row["until"]) for row in expired), default=None)
+    return PageOfFires(
+        [row["scheduled_for"] for row in expired],
+        None if until is None else format_instant(until),
+        rows[-1]["scheduled_for"] if len(rows) == limit else None,
+    )
 
 
 def _old_fires(source: Source, schedule_id: int, after: str, cutoff: Cutoff, limit: int) -> list[sqlite3.Row]:
@@ -211,11 +216,22 @@ def _old_fires(source: Source, schedule_id: int, after: str, cutoff: Cutoff, lim
     ).fetchall()
 
 
-def delete_fires(tx: Transaction, schedule_id: int, due_times: Iterable[str]) -> None:
-    """Delete fires of a schedule."""
+def delete_fires(tx: Transaction, schedule_id: int, page: PageOfFires) -> None:
+    """Delete expired fires of a schedule, which remembers up to where: none of them is started a second time."""
     tx.executemany(
-        "DELETE FROM fires WHERE schedule_id = ? AND scheduled_for = ?", ((schedule_id, due) for due in due_times)
+        "DELETE FROM fires WHERE schedule_id = ? AND scheduled_for = ?", ((schedule_id, due) for due in page.due_times)
     )
+    if page.until is not None:
+        tx.execute(
+            "UPDATE schedules SET purged_until = max(coalesce(purged_until, ''), ?) WHERE id = ?",
+            (page.until, schedule_id),
+        )
+
+
+def purged_until(source: Source, schedule_id: int) -> datetime | None:
+    """Return the last due time of a schedule whose fire was deleted."""
+    row = source.execute("SELECT purged_until AS at FROM schedules WHERE id = ?", (schedule_id,)).fetchone()
+    return parse_instant(row["at"]) if row and row["at"] else None
 
 
 def deleted_schedules(source: Source) -> list[int]:
@@ -255,9 +271,9 @@ def database_bytes(source: Source) -> int:
 
 
 def last_sweep(source: Source) -> datetime | None:
-    """Return when retention last swept."""
-    row = source.execute("SELECT swept_at FROM instance").fetchone()
-    return parse_instant(row["swept_at"]) if row and row["swept_at"] else None
+    """Return when retention last swept; of a database in which it never did, when that began."""
+    row = source.execute("SELECT coalesce(swept_at, created_at) AS at FROM instance").fetchone()
+    return parse_instant(row["at"]) if row else None
 
 
 def note_sweep(tx: Transaction, now: datetime) -> None:

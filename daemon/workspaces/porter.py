@@ -99,7 +99,7 @@ def _measure_runs(state_dir: Path, job: dict[str, Any], _: Say) -> Result:
 
 def _remove_orphans(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
     os.nice(_NICE)
-    return remove_orphans(state_dir, job["expired"], say).view()
+    return remove_orphans(state_dir, job["expired"], say, dry_run=job["dry_run"]).view()
 
 
 _JOBS: dict[str, Callable[[Path, dict[str, Any], Say], Result]] = {

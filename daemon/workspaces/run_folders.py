@@ -6,8 +6,10 @@ Standard library only: the helper process imports this.
 import contextlib
 import fcntl
 import json
+import math
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -16,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from daemon.model import DATABASE
-from daemon.workspaces.descent import FOLDER, open_path
+from daemon.workspaces.descent import open_forcibly, open_path
 from daemon.workspaces.places import RUNS
-from daemon.workspaces.removal import RefusedRemovalError, discard, empty_trash
+from daemon.workspaces.removal import TRASH, RefusedRemovalError, discard, empty_trash
 from daemon.workspaces.sizes import rooms_in
 
 _TOGETHER = 500  # folders that are looked up and measured at once
@@ -37,8 +39,21 @@ class Removed:
         return asdict(self)
 
 
-def remove_orphans(state_dir: Path, expired: str | None, say: Callable[[str], None]) -> Removed:
-    """Remove the folders of runs that have no row any more.
+def check_reachable(state_dir: Path) -> None:
+    """Raise OSError if the folders of runs could not be removed: a link or a mount leads to them or to their trash."""
+    for folders in ((RUNS,), (RUNS, TRASH)):
+        try:
+            os.close(open_path(state_dir, *folders, create=True))
+        except OSError as error:
+            place = state_dir.joinpath(*folders)
+            reason = f"{place} is a link, a mount point or no folder, and nothing is deleted through those"
+            raise OSError(error.errno, reason) from None
+
+
+def remove_orphans(
+    state_dir: Path, expired: str | None, say: Callable[[str], None], *, dry_run: bool = False
+) -> Removed:
+    """Remove the folders of runs that have no row any more, or only count them.
 
     Those from before a loss of the database that somebody accepted may be all that is left of their runs: they stay
     until they are older than `expired`, an instant as records have it, or for ever if that is None.
@@ -53,6 +68,11 @@ def remove_orphans(state_dir: Path, expired: str | None, say: Callable[[str], No
                 while some := list(islice(numbers, _TOGETHER)):
                     orphans = [name for name in _without_row(connection, some) if _may_go(runs, name, begun, expired)]
                     sizes = rooms_in(state_dir, (RUNS,), orphans)
+                    if dry_run:
+                        folders = [name for name in orphans if stat.S_ISDIR((state_dir / RUNS / name).lstat().st_mode)]
+                        removed.folders += len(folders)
+                        removed.bytes += sum(sizes.get(name, 0) for name in folders)
+                        continue
                     for name in orphans:
                         _remove(state_dir, name, sizes.get(name, 0), removed, say)
         finally:
@@ -82,11 +102,11 @@ def _without_row(connection: sqlite3.Connection, names: list[str]) -> list[str]:
 def _may_go(runs: int, name: str, begun: str, expired: str | None) -> bool:
     """Tell whether nobody works in a run's folder, and it is of this database's time or has expired."""
     try:
-        folder = os.open(name, FOLDER, dir_fd=runs)
+        folder = open_forcibly(runs, name)
     except OSError:
-        return True  # what it is, the door tells
+        return True  # it is no folder that can be reached, as the door will tell
     try:
-        made = min(os.stat(place, dir_fd=folder, follow_symlinks=False).st_mtime for place in _present(folder))
+        made = min(os.fstat(folder).st_mtime, _age_of_input(folder))
         if made < _seconds(begun) and (expired is None or made >= _seconds(expired)):
             return False
         with _status(folder) as status:
@@ -99,9 +119,12 @@ def _may_go(runs: int, name: str, begun: str, expired: str | None) -> bool:
     return True
 
 
-def _present(folder: int) -> list[str]:
-    """Return what tells how old a run's folder is: itself, and its input if that is still there."""
-    return [".", *(["input.txt"] if "input.txt" in os.listdir(folder) else [])]
+def _age_of_input(folder: int) -> float:
+    """Return when a run's input was written, which is when it began; infinity if that is gone."""
+    try:
+        return os.stat("input.txt", dir_fd=folder, follow_symlinks=False).st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 @contextlib.contextmanager
@@ -128,10 +151,11 @@ def _remove(state_dir: Path, name: str, size: int, removed: Removed, say: Callab
         left = empty_trash(state_dir, RUNS, trashed) if trashed is not None else None
     except (RefusedRemovalError, OSError) as error:
         removed.failed += 1
-        say(f"[cleanup] Refusing to remove {state_dir / RUNS / name}: {error}")
+        say(f"[retention] Refusing to remove {state_dir / RUNS / name}: {error}")
         return
     if left is not None and left.count:
         removed.failed += 1
         say(f"[retention] ERROR: {left.count} entries of run {name} cannot be deleted: {'; '.join(left.reasons)}")
-    removed.folders += trashed is not None
-    removed.bytes += size
+    elif trashed is not None:
+        removed.folders += 1
+        removed.bytes += size

@@ -24,6 +24,7 @@ from typing import Any
 from daemon.config.loading import load_config
 from daemon.config.policies import terms_of
 from daemon.purging import Purge
+from daemon.rules.expiry import Cutoff
 from daemon.store.database import Database
 from daemon.store.opening import open_state
 from tests.histories import fill
@@ -133,7 +134,8 @@ async def by_sweep(state: Path, watch: Watch) -> float:
         watch.time_transactions(database)
         looking = asyncio.create_task(watch.look())
         began = time.perf_counter()
-        purge = Purge(database, aside, terms_of(config, datetime.now(UTC)))
+        terms = terms_of(config, datetime.now(UTC))
+        purge = Purge(database, aside, terms, terms.general.cutoff or Cutoff(datetime.now(UTC)))
         async for some in purge.candidates():
             await purge.delete_runs(some)
         taken = time.perf_counter() - began

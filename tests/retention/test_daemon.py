@@ -1,14 +1,18 @@
 """Retention under the running daemon: asked for, by its cadence, with workspaces, folders, and when it is cut off."""
 
 import contextlib
+import fcntl
 import os
+import shutil
 import sqlite3
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from daemon.units import format_instant
 from tests.api.calling import call
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until
@@ -110,7 +114,8 @@ def test_it_sweeps_when_the_config_says_and_a_failure_stops_nothing(start_daemon
         holder.execute("BEGIN IMMEDIATE")
         daemon.wait_for_log("[retention] The sweep failed, and is tried again at its next time")
     daemon.wait_for_log("[retention] Deleted 1 run(s)")
-    assert 'agentcron_retention_sweeps_total{result="failed"}' in call(daemon, "GET", "/metrics").data.decode()
+    figures = call(daemon, "GET", "/metrics").data.decode()
+    assert 'agentcron_retention_sweeps_total{result="failed"} 0.0' not in figures
 
 
 def test_a_sweep_that_was_missed_is_made_up_for_at_the_start(start_daemon: StartDaemon) -> None:
@@ -149,15 +154,19 @@ def test_folders_without_a_run_go_but_not_those_that_a_lost_database_knew(start_
     daemon = start_daemon(config())
     run = trigger(daemon)
     runs = daemon.state / "runs"
-    for name in ("77", "99", "077", "notes", "88"):
+    for name in ("55", "77", "99", "077", "notes", "88"):
         (runs / name).mkdir()
         (runs / name / "output.log").write_text("x" * 5000)
     (runs / "66").symlink_to(daemon.folder)
     os.utime(runs / "88", (time.time() - 86400,) * 2)  # before the database began
     os.utime(runs / "99", (time.time() - 86400 * 40,) * 2)  # and so long ago that it has expired
+    assert call(daemon, "POST", "/retention/run", {"dry_run": True}).body["would_delete"]["folders"] == 3
+    with (runs / "55" / "status").open("w") as status:
+        fcntl.flock(status, fcntl.LOCK_EX)  # as a supervisor does as long as it lives
+        assert call(daemon, "POST", "/retention/run").body["folders"] == 2
     swept = call(daemon, "POST", "/retention/run").body
-    assert swept["folders"] == 2
-    assert swept["bytes_freed"] >= 10_000
+    assert swept["folders"] == 1
+    assert swept["bytes_freed"] >= 5_000
     assert sorted(entry.name for entry in runs.iterdir() if entry.name[0] != ".") == sorted(
         [str(run), "077", "66", "88", "notes"]
     )
@@ -209,6 +218,81 @@ def test_a_stop_in_mid_sweep_is_quick_and_loses_nothing(start_daemon: StartDaemo
     assert time.monotonic() - began < 5
     assert whole(daemon)
     assert daemon.query("PRAGMA integrity_check")[0][0] == "ok"
+
+
+def test_a_stop_during_a_sweep_that_somebody_asked_for_is_clean(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config())
+    daemon.stop()
+    fill(daemon.state / "state.db", 40_000)
+    daemon = start_daemon(config())
+    url = ["--unix-socket", str(daemon.folder / "c.sock"), "-X", "POST", "http://localhost/retention/run"]
+    sweep = subprocess.Popen(["curl", "-s", *url], stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: daemon.query("SELECT count(*) AS n FROM runs")[0]["n"] < 38_000, what="a sweep under way")
+    began = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - began < 5
+    told = sweep.communicate()[0]
+    assert not told or "the daemon stops" in told
+    assert "Traceback" not in daemon.log_text()
+    assert "Unexpected" not in daemon.log_text()
+    assert whole(daemon)
+
+
+def test_what_may_have_run_is_not_started_again_after_its_fire_was_deleted(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config(every="1d"))
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    span = {"from": format_instant(day - timedelta(days=12)), "to": format_instant(day - timedelta(days=10))}
+    span["overlap_policy"] = "allow_all"
+    path = "/agents/a/schedules/s/backfill"
+    assert call(daemon, "POST", path, span).body["backfilled"] == 3
+    for run in (1, 2, 3):
+        daemon.wait_for_run("completed", number=run)
+        make_old(daemon, run, 12)
+    execute(daemon, "UPDATE fires SET decided_at = scheduled_for")
+    daemon.config.write_text(daemon.config.read_text().replace("days = 30", "days = 7"))
+    assert call(daemon, "POST", "/reload").status == 200
+    swept = call(daemon, "POST", "/retention/run").body
+    assert (swept["deleted"], swept["fires"]) == (3, 2)
+    daemon.config.write_text(daemon.config.read_text().replace("days = 7", "days = 365"))
+    assert call(daemon, "POST", "/reload").status == 200
+    again = call(daemon, "POST", path, span)
+    assert again.status == 400
+    assert "retention deleted what is known of due times up to" in again.body["message"]
+    newest = {**span, "from": span["to"]}
+    assert call(daemon, "POST", path, newest).body["already_run"] == 1
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/.trash"])
+def test_where_folders_cannot_be_removed_the_rows_stay_too(
+    start_daemon: StartDaemon, tmp_path: Path, place: str
+) -> None:
+    daemon = start_daemon(config())
+    run = trigger(daemon)
+    make_old(daemon, run)
+    daemon.stop()
+    (tmp_path / "elsewhere").mkdir()
+    if place == "runs":
+        (daemon.state / place).rename(tmp_path / "elsewhere/runs")
+    (daemon.state / place).symlink_to(tmp_path / "elsewhere" / ("runs" if place == "runs" else ""))
+    daemon = start_daemon(config())
+    refused = call(daemon, "POST", "/retention/run")
+    assert refused.status == 503
+    assert "is a link, a mount point or no folder" in refused.body["message"]
+    daemon.wait_for_log("[retention] The sweep failed")
+    assert [row["id"] for row in daemon.query("SELECT id FROM runs")] == [run]
+
+
+@pytest.mark.usefixtures("origin")
+def test_what_a_cleanup_saved_of_an_old_run_stays_as_long_as_a_new_one(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(site_config(cleanup='every = "20d"\n[retention]\ndays = 30'))
+    discarded, lost = ended(daemon, "3"), ended(daemon, "3")
+    for run in (discarded, lost):
+        make_old(daemon, run)
+    assert call(daemon, "POST", f"/workspaces/{discarded}/discard").status == 200
+    shutil.rmtree(place_of(daemon, lost))
+    assert call(daemon, "POST", "/workspaces/clean").status == 200
+    assert call(daemon, "POST", "/retention/run").body["deleted"] == 0
+    assert (daemon.state / f"runs/{discarded}/artifacts/saved-work").exists()
 
 
 def test_only_an_admin_runs_it(start_daemon: StartDaemon, tmp_path: Path) -> None:

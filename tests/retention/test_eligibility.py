@@ -1,11 +1,18 @@
 """Which runs, fires and schedules a sweep deletes, and what goes with them."""
 
+import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from daemon.model import RunStatus
-from tests.retention.conftest import ACTIVE, AGENTS, TABLES, History, ago
+from daemon.model import DATABASE, RunStatus
+from daemon.store.database import Closure
+from daemon.store.expiry import last_sweep
+from daemon.store.opening import open_state
+from tests.retention.conftest import ACTIVE, AGENTS, NOW, TABLES, History, ago
 
 TERMINAL = ("completed", "failed", "cancelled", "interrupted")
 
@@ -213,6 +220,79 @@ async def test_a_dry_run_names_what_goes_and_changes_nothing(history: History) -
     }
     assert await history.runs() == runs
     assert await history.query("SELECT commits FROM instance") == before
+
+
+async def test_keys_are_followed_again_after_a_sweep_and_after_one_that_failed(history: History) -> None:
+    def fail(_: object) -> None:
+        raise ValueError("in mid-sweep")
+
+    await history.run()
+    await history.retention().sweep()
+    with pytest.raises(ValueError, match="in mid-sweep"):
+        await history.database.write_without_keys(fail)
+    with pytest.raises(sqlite3.IntegrityError):
+        await history.execute("INSERT INTO events (run_id, number, at, type) VALUES (99, 1, 'x', 'x')")
+    pages = await history.database._writer.run(lambda c: c.execute("PRAGMA wal_autocheckpoint").fetchone()[0])
+    assert pages == 1000
+
+
+async def test_sweeps_wait_for_each_other(history: History) -> None:
+    for _ in range(300):
+        await history.run()
+    retention = history.retention()
+    first, second = await asyncio.gather(retention.sweep(), retention.sweep())
+    assert (first.deleted, second.deleted) == (300, 0)
+
+
+async def test_another_config_counts_at_once_also_for_a_sweep_under_way(history: History) -> None:
+    for _ in range(600):
+        await history.run()
+    retention, real = history.retention(), history.database.write_without_keys
+
+    async def and_reload(closure: Closure[Any]) -> Any:  # noqa: ANN401 - what the closure gives
+        result = await real(closure)
+        retention.config = history.config("")
+        return result
+
+    history.database.write_without_keys = and_reload  # type: ignore[method-assign]
+    swept = await retention.sweep()
+    assert 0 < swept.deleted < 600
+    assert len(await history.runs()) == 600 - swept.deleted
+
+
+async def test_a_database_that_cannot_give_back_its_room_holds_up_no_sweep(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    state_dir.mkdir()
+    open_state(state_dir, NOW, accept_data_loss=False)
+    with contextlib.closing(sqlite3.connect(state_dir / DATABASE)) as connection:  # as from a dump
+        connection.executescript("PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = NONE; VACUUM")
+    async with open_state(state_dir, NOW, accept_data_loss=False) as database:
+        history = History(database, state_dir)
+        for _ in range(200):
+            run = await history.run()
+            await history.execute("UPDATE runs SET input_content = ? WHERE id = ?", "x" * 10_000, run)
+        assert (await history.retention().sweep()).deleted == 200
+
+
+async def test_a_long_chain_of_attempts_goes_as_one(history: History) -> None:
+    previous = await history.run("failed", 60)
+    for _ in range(400):
+        previous = await history.run("failed", 50, previous=previous)
+    assert (await history.retention().sweep()).deleted == 401
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0000-00-00T00:00:00.000Z", "2020-02-30T00:00:00.000Z", "2020-01-01T24:00:00.000Z"]
+)
+async def test_what_is_no_time_is_not_old(history: History, text: str) -> None:
+    run = await history.run()
+    await history.execute("UPDATE runs SET updated_at = ?", text)
+    assert (await history.retention().sweep()).deleted == 0
+    assert await history.runs() == [run]
+
+
+async def test_the_first_sweep_is_due_as_if_the_database_had_been_swept_when_it_began(history: History) -> None:
+    assert await history.database.read(last_sweep) == NOW
 
 
 async def test_the_file_shrinks(history: History) -> None:

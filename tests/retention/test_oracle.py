@@ -78,7 +78,7 @@ def kept(history: list[Past], policy: Settings) -> set[int]:
             ended[run.schedule].append(number)
     for numbers in ended.values():
         count = policy.of(history[numbers[0]].agent)[1]
-        spared |= set(numbers[len(numbers) - count :]) if count else set()
+        spared |= set(numbers[-count:]) if count else set()
     chains: dict[int, list[int]] = defaultdict(list)
     for number in range(len(history)):
         root = number
@@ -118,9 +118,11 @@ async def test_what_stays_is_what_the_rules_say(history: History, past: list[Pas
             await history.workspace(numbers[-1], state, kept=run.workspace == "kept")
     config = history.config(*policy.text())
     async with history.database.aside() as aside:
-        purge = Purge(history.database, aside, terms_of(config, NOW))
-        async for some in purge.candidates():
-            await purge.delete_runs(some)
+        terms = terms_of(config, NOW)
+        if terms.latest is not None:
+            purge = Purge(history.database, aside, terms, terms.latest)
+            async for some in purge.candidates():
+                await purge.delete_runs(some)
     assert await history.runs() == sorted(numbers[index] for index in kept(past, policy))
     assert await history.query("PRAGMA foreign_key_check") == []
 
