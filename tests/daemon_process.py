@@ -16,7 +16,7 @@ from daemon.agents.supervisor import tree
 
 T = TypeVar("T")
 DEADLINE = 20.0
-_LOOK_EVERY = 0.01
+_LOOK_EVERY = 0.025
 
 
 def wait_until(look: Callable[[], T | None], *, deadline: float = DEADLINE, what: str = "") -> T:

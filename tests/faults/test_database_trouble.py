@@ -104,8 +104,8 @@ def test_what_ends_on_a_full_disk_is_recorded_in_the_room_of_the_ballast(
 @pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
 def test_retention_makes_room_on_a_full_disk(small_disk: Path, start_daemon: StartDaemon) -> None:
     text = (
-        f'[daemon]\nstate_dir = "{small_disk}/state"\n[control]\nsocket = "c.sock"\n[retention]\ndays = 30\n'
-        '[agents.a]\ncommand = ["true"]\n[agents.a.schedules.s]\nevery = "1s"\n'
+        f'[daemon]\nstate_dir = "{small_disk}/state"\n[control]\nsocket = "c.sock"\n'
+        '[retention]\ndays = 30\nevery = "100d"\n[agents.a]\ncommand = ["true"]\n[agents.a.schedules.s]\nevery = "1s"\n'
     )
     start_daemon(text, state=small_disk / "state").stop()
     fill_with_runs(small_disk / "state/state.db", 20_000)

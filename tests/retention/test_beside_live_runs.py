@@ -28,6 +28,7 @@ max_concurrent_runs = 40
 socket = "c.sock"
 [retention]
 days = 30
+every = "100d"
 [agents.a]
 command = ["true"]
 max_concurrent = 40

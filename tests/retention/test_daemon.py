@@ -39,7 +39,7 @@ every = "{every}"
 """
 
 
-def config(retention: str = "", every: str = "20d") -> str:
+def config(retention: str = 'every = "100d"', every: str = "20d") -> str:
     return CONFIG.format(retention=retention, every=every)
 
 
@@ -129,7 +129,7 @@ def test_a_sweep_that_was_missed_is_made_up_for_at_the_start(start_daemon: Start
 
 @pytest.mark.usefixtures("origin")
 def test_workspaces_of_expired_runs_are_saved_first_and_renew_their_runs(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(site_config(cleanup='every = "20d"\n[retention]\ndays = 30'))
+    daemon = start_daemon(site_config(cleanup='every = "20d"\n[retention]\ndays = 30\nevery = "100d"'))
     bad, wanted, large = ended(daemon, "3"), ended(daemon, "3"), ended(daemon, "3")
     assert call(daemon, "POST", f"/workspaces/{wanted}/keep").status == 200
     with (place_of(daemon, large) / "large.bin").open("wb") as stream:
@@ -284,7 +284,7 @@ def test_where_folders_cannot_be_removed_the_rows_stay_too(
 
 @pytest.mark.usefixtures("origin")
 def test_what_a_cleanup_saved_of_an_old_run_stays_as_long_as_a_new_one(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(site_config(cleanup='every = "20d"\n[retention]\ndays = 30'))
+    daemon = start_daemon(site_config(cleanup='every = "20d"\n[retention]\ndays = 30\nevery = "100d"'))
     discarded, lost = ended(daemon, "3"), ended(daemon, "3")
     for run in (discarded, lost):
         make_old(daemon, run)
