@@ -149,8 +149,8 @@ class Retention:
                 await self._remove_folders(terms, swept)  # they take the most room, and wait for nothing else
                 raise
             swept.bytes_freed += max(0, before - await aside.read(database_bytes))
+        await self._remove_folders(terms, swept)
         if is_done:
-            await self._remove_folders(terms, swept)
             await self._database.write(lambda tx: note_sweep(tx, began))
         return is_done
 

@@ -247,6 +247,7 @@ async def test_sweeps_wait_for_each_other(history: History) -> None:
 async def test_another_config_counts_at_once_also_for_a_sweep_under_way(history: History) -> None:
     for _ in range(600):
         await history.run()
+    await history.attach(1)
     retention, real = history.retention(), history.database.write_without_keys
 
     async def and_reload(closure: Closure[Any]) -> Any:  # noqa: ANN401 - what the closure gives
@@ -258,6 +259,7 @@ async def test_another_config_counts_at_once_also_for_a_sweep_under_way(history:
     swept = await retention.sweep()
     assert 0 < swept.deleted < 600
     assert len(await history.runs()) == 600 - swept.deleted
+    assert not (history.state_dir / "runs/1").exists(), "what went is wholly gone"
 
 
 async def test_a_database_that_cannot_give_back_its_room_holds_up_no_sweep(tmp_path: Path) -> None:
