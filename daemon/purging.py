@@ -58,17 +58,14 @@ class Purge:
         self._terms = replace(self._terms, spared_from=spared)
         after = 0
         while some := await self._aside.read(
-            partial(self._expirable, after, self._latest, together or self._rows.size)
+            partial(expirable, after=after, before=self._latest, limit=together or self._rows.size)
         ):
             yield some
             after = some[-1]
 
-    def _expirable(self, after: int, before: Cutoff, limit: int, source: Source) -> list[int]:
-        return expirable(source, after, before, limit)
-
     async def look(self, numbers: list[int]) -> Expired:
         """Return what of some candidates has expired."""
-        return await self._aside.read(partial(self._sort_out, numbers))
+        return await self._aside.read(partial(sort_out, numbers=numbers, terms=self._terms))
 
     async def delete_runs(self, numbers: list[int]) -> Expired:
         """Delete those of some candidates that have expired, with all that belongs to them; return what has.
@@ -83,11 +80,8 @@ class Purge:
         self._is_fruitful = bool(found.gone)
         return found
 
-    def _sort_out(self, numbers: list[int], source: Source) -> Expired:
-        return sort_out(source, numbers, self._terms)
-
     def _delete_expired(self, numbers: list[int], tx: Transaction) -> Expired:
-        found = self._sort_out(numbers, tx)
+        found = sort_out(tx, numbers, self._terms)
         delete_runs(tx, found.gone)
         return found
 

@@ -32,7 +32,6 @@ class Removed:
 
     folders: int = 0
     bytes: int = 0
-    failed: int = 0
 
     def view(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -150,11 +149,9 @@ def _remove(state_dir: Path, name: str, size: int, removed: Removed, say: Callab
         trashed = discard(state_dir, (RUNS,), name)
         left = empty_trash(state_dir, RUNS, trashed) if trashed is not None else None
     except (RefusedRemovalError, OSError) as error:
-        removed.failed += 1
         say(f"[retention] Refusing to remove {state_dir / RUNS / name}: {error}")
         return
     if left is not None and left.count:
-        removed.failed += 1
         say(f"[retention] ERROR: {left.count} entries of run {name} cannot be deleted: {'; '.join(left.reasons)}")
     elif trashed is not None:
         removed.folders += 1

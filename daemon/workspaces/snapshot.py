@@ -69,7 +69,7 @@ class Snapshot:
         """Look at the working tree at a place, whose repository is the source.
 
         What the mirror has is saved elsewhere, and `base`; of any but the workspace's own repository also what it
-        fetched.
+        fetched, if that came from other hosts.
         """
         self.scratch = scratch
         self._mirror = mirror if mirror is not None and (mirror / "HEAD").exists() else None
@@ -96,8 +96,7 @@ class Snapshot:
         size = self._count("--objects", "--disk-usage") if found.commits else 0
         changed: list[bytes] = []
         if has_files:
-            base = next(iter(self._existing([self._base] if self._base else [])), None)
-            changed, found.repositories = self._tree.changed(self._head, base, self._index())
+            changed, found.repositories = self._tree.changed(self._head, self._existing_base(), self._index())
             size += sum(self._tree.size(name) for name in changed)
         check(size)
         found.files = len(changed)
@@ -143,7 +142,7 @@ class Snapshot:
     def _read_refs(self) -> None:
         source = self._source
         if source is None:
-            self._head = next(iter(self._existing([self._base] if self._base else [])), None)
+            self._head = self._existing_base()
             return
         if (source.common / "reftable").exists():
             raise UnreadableError("its refs are kept in a reftable, which cannot be read; use git refs migrate")
@@ -199,6 +198,9 @@ class Snapshot:
         """Return those of some ids that are commits or tags in the repository."""
         asked = [oid for oid in dict.fromkeys(oids) if OID.fullmatch(oid.encode(errors="replace"))]
         return [oid for oid, kind in self._kinds(asked) if kind in {"commit", "tag"}]
+
+    def _existing_base(self) -> str | None:
+        return next(iter(self._existing([self._base] if self._base else [])), None)
 
     def _kinds(self, oids: Iterable[str]) -> Iterator[tuple[str, str]]:
         """Give the objects of some ids that are there, each with its kind."""
