@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from daemon.fires import Fire
 from daemon.model import FireOutcome, RunStatus
 from daemon.store.database import Counts
+from daemon.store.runs import MICRO
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENESS = (0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 3600)
@@ -22,6 +23,9 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._fires = self._counter("fires", "Due times decided, by outcome.", "outcome")
         self._runs = self._counter("run_changes", "Status changes of runs, by new status.", "status")
+        self._tries = self._counter("delivery_attempts", "Tries to hand inputs over, by result.", "type", "result")
+        self._tokens = self._counter("tokens", "Tokens that runs reported.", "agent", "direction")
+        self._cost = self._counter("cost_usd", "US dollars that runs reported.", "agent")
         self._changes = self._counter("schedule_changes", "Changes of schedules asked for.", "action", "result")
         self._lateness = self._histogram("lateness_seconds", "From due time to its record.", _LATENESS)
         self._duration = self._histogram("run_duration_seconds", "From start to end of a run.", _DURATION)
@@ -34,6 +38,9 @@ class Metrics:
         self._sweeps = self._counter("retention_sweeps", "Sweeps of retention, by how they ended.", "result")
         self._deleted = self._counter("retention_deleted", "What retention deleted.", "kind")
         self._freed = self._counter("retention_freed_bytes", "Bytes that retention gave back to the file system.")
+        for kind in ("agentex", "a2a"):
+            for result in ("acknowledged", "failed"):
+                self._tries.labels(kind, result)
         for result in ("removed", "failed"):
             self._cleaned.labels(result)
         for result in ("done", "skipped", "failed"):
@@ -55,15 +62,27 @@ class Metrics:
         return Histogram(f"agentcron_{name}", text, buckets=buckets, registry=self._registry)
 
     def count(self, counts: Counts) -> None:
-        """Count what was committed: decided due times and status changes of runs."""
+        """Count what was committed: decided due times, status changes of runs, and what these reported as spent."""
         for (kind, label), number in counts.items():
-            (self._fires if kind == "fire" else self._runs).labels(label).inc(number)
+            match kind:
+                case "fire":
+                    self._fires.labels(label).inc(number)
+                case "run":
+                    self._runs.labels(label).inc(number)
+                case "cost_usd":
+                    self._cost.labels(label).inc(number / MICRO)
+                case _:
+                    self._tokens.labels(label, kind.removesuffix("_tokens")).inc(number)
 
     def fired(self, fires: Iterable[Fire]) -> None:
         """Note how late the clock started due times."""
         for fire in fires:
             if fire.run_id is not None:
                 self._lateness.observe(max(0.0, fire.late.total_seconds()))
+
+    def tried(self, kind: str, result: str) -> None:
+        """Count a try to hand an input over to an agent of some type: `acknowledged` or `failed`."""
+        self._tries.labels(kind, result).inc()
 
     def run_lasted(self, duration: timedelta) -> None:
         """Note how long a run took that has ended."""

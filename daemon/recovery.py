@@ -9,7 +9,7 @@ from daemon.fires import skip_undecided
 from daemon.model import RunStatus
 from daemon.runs.queue import Queue
 from daemon.store.database import Database, Transaction
-from daemon.store.runs import change_status, pending_runs, running_runs
+from daemon.store.runs import begun_runs, change_status, pending_runs
 from daemon.store.schedules import live_schedules, move_cursor
 
 _LOG = structlog.get_logger()
@@ -17,7 +17,7 @@ _LOG = structlog.get_logger()
 
 async def recover(database: Database, queue: Queue) -> None:
     """Adopt what lives, finish what ended, and put back what never began; obey flags set meanwhile."""
-    active = await database.read(running_runs)
+    active = await database.read(begun_runs)
     if active:
         _LOG.info("[run] Taking over the runs of an earlier daemon", runs=len(active))
     for run in active:

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,10 @@ import structlog
 
 from daemon import __version__
 from daemon.access import Rights
+from daemon.agents.base import Outcome
+from daemon.agents.kinds import Agents
 from daemon.agents.launcher import Nursery
+from daemon.agents.remote.http import open_session
 from daemon.api.control import Control
 from daemon.api.identity import Tokens
 from daemon.api.server import ControlServer
@@ -38,7 +42,8 @@ from daemon.recovery import recover, start_anew
 from daemon.reloading import Reloader, log_declared
 from daemon.retention import Retention
 from daemon.runs.folders import runs_with_folders
-from daemon.runs.pipeline import Pipeline
+from daemon.runs.hooks import Hooks, open_key, settle
+from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules.declaring import sync_declared
 from daemon.stopping import Stop, StopMode
@@ -67,11 +72,17 @@ async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False)
     try:
         stop = Stop(config.daemon.on_stop)
         opening = partial(open_state, state_dir, started, accept_data_loss=accept_data_loss)
-        async with await asyncio.to_thread(opening) as database, _nursery(open_files) as nursery:
+        async with (
+            await asyncio.to_thread(opening) as database,
+            _nursery(open_files) as nursery,
+            open_session() as session,
+        ):
             Tokens(config)  # one that cannot be used is told before anything is begun
             control = config.control
+            hooks = Hooks(await asyncio.to_thread(open_key, state_dir))
+            agents = Agents(nursery, session, umask)
             with listening(socket_path(config), control.group, control.listen) as listeners:
-                service = Service(config, log, database, nursery, listeners, stop, state_dir, started, umask)
+                service = Service(config, log, database, agents, hooks, listeners, stop, state_dir, started, umask)
                 await service.run()
     finally:
         lock.release()
@@ -96,7 +107,8 @@ class Service:
         config: Config,
         log: LogFile,
         database: Database,
-        nursery: Nursery,
+        agents: Agents,
+        hooks: Hooks,
         listeners: Listeners,
         stop: Stop,
         state_dir: Path,
@@ -106,7 +118,8 @@ class Service:
         self.config = config
         self._log = log
         self._database = database
-        self._nursery = nursery
+        self._agents = agents
+        self._hooks = hooks
         self._listeners = listeners
         self._stop_signal = stop
         self._state_dir = state_dir
@@ -115,6 +128,7 @@ class Service:
         self._instance = ""
         self._metrics = Metrics()
         database.counted = self._metrics.count
+        self._pipeline: Pipeline
         self._queue: Queue
         self._clock: Clock
         self._control: Control
@@ -187,17 +201,18 @@ class Service:
         )
 
     def _wire(self, runs: asyncio.TaskGroup) -> None:
-        pipeline = Pipeline(
+        self._pipeline = Pipeline(
             self._database,
             self._state_dir,
-            self._nursery,
+            self._agents,
+            self._hooks,
             self._umask,
             self._instance,
             utc_now,
             self._may_deliver,
-            self._run_lasted,
+            Heard(self._run_lasted, self._metrics.tried, self._made_room),
         )
-        self._queue = Queue(self._database, pipeline, self.config, runs, utc_now)
+        self._queue = Queue(self._database, self._pipeline, self.config, runs, utc_now)
         self._clock = Clock(self._database, self._present, utc_now, self._fired, self._look_up)
         self._cleanup = Cleanup(self._database, self._state_dir, self.config, utc_now, self._metrics.cleaned)
         self._retention = Retention(
@@ -213,6 +228,7 @@ class Service:
             metrics=self._metrics,
             cleanup=self._cleanup,
             retention=self._retention,
+            settle_hook=self._settle_hook,
             start=self._begin,
             reload=self._reloader.reload,
             state_dir=self._state_dir,
@@ -239,6 +255,19 @@ class Service:
         rights = self._control.rights
         at_once = rights.may_at_once(principal)
         return at_once if at_once is not None else await asyncio.to_thread(rights.may, principal, "task.update", agent)
+
+    async def _settle_hook(self, token: str, outcome: Outcome) -> int:
+        """End the run of a hook; raise NotFoundError for a token that is not in force."""
+        run_id, changes = await self._database.write(
+            lambda tx: settle(tx, token, outcome, utc_now(), instance=self._instance, chance=random.random())
+        )
+        self._pipeline.report(changes)
+        self._pipeline.settled(run_id)
+        self._queue.wake()
+        return run_id
+
+    def _made_room(self) -> None:
+        self._queue.wake()
 
     def _run_lasted(self, duration: timedelta) -> None:
         self._metrics.run_lasted(duration)
@@ -298,8 +327,7 @@ class Service:
         notify("STOPPING=1")
         _LOG.info("[daemon] Stopping", mode=mode, runs=len(self._queue.under_way))
         self._queue.close()
-        if mode != "detach":
-            await self._wait_for_runs(mode)
+        await self._wait_for_runs(mode)
         await self._server.close()
         asked = list(self._asked)
         for task in (*standing, *asked):
@@ -311,18 +339,31 @@ class Service:
             _LOG.info(f"[run] Left {how}", runs=left)
 
     async def _wait_for_runs(self, mode: StopMode) -> None:
+        """Wait for the runs that are to end before the daemon does, as long as it may; then give up the calls.
+
+        Suspended runs need nobody to wait for them, and under detach only calls do.
+        """
         limit = self.config.daemon.stop_timeout.total_seconds()
-        waits = {asyncio.create_task(self._queue.empty()), asyncio.create_task(self._stop_signal.at_once.wait())}
+        queue, pipeline = self._queue, self._pipeline
+        which: Callable[[], set[int]] = {
+            "detach": lambda: pipeline.in_flight,
+            "drain": lambda: queue.under_way - pipeline.suspended,
+            "cancel": lambda: queue.under_way,
+        }[mode]
+        waits = {asyncio.create_task(queue.until_none(which)), asyncio.create_task(self._stop_signal.at_once.wait())}
         if mode == "cancel":
-            self._spawn(self._queue.cancel_all(CONFIG_PRINCIPAL, "the daemon was stopped", at_once=False))
+            self._spawn(queue.cancel_all(CONFIG_PRINCIPAL, "the daemon was stopped", at_once=False))
         await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        if mode == "cancel" and self._queue.under_way:
-            self._spawn(self._queue.cancel_all(CONFIG_PRINCIPAL, "the daemon was stopped", at_once=True))
-            last = asyncio.create_task(self._queue.empty())
-            await asyncio.wait({last}, timeout=_LAST_MOMENT)
-            waits.add(last)
         for task in waits:
             task.cancel()
+        if mode == "cancel" and queue.under_way:
+            self._spawn(queue.cancel_all(CONFIG_PRINCIPAL, "the daemon was stopped", at_once=True))
+        elif pipeline.in_flight:
+            pipeline.interrupt()
+        last = which if mode == "cancel" else lambda: pipeline.in_flight
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_MOMENT):
+                await queue.until_none(last)
 
     # what the service manager hears
 

@@ -23,12 +23,16 @@ class Identity:
 class Terms:
     """The settings that a run began with, as far as they matter after its start; no secrets."""
 
+    kind: Literal["command", "agentex", "a2a", "acp"] = "command"
     attempts: int = 1
     retry_delay_seconds: float = 30.0
     on_interrupt: Literal["fail", "rerun"] = "fail"
     result_format: Literal["none", "claude"] = "none"
     timeout_seconds: float = 3600.0
     kill_grace_seconds: float = 10.0
+    url: str = ""
+    acp_type: Literal["sync", "agentic", "async"] = "agentic"
+    await_completion: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,18 +48,25 @@ class Work:
     attempt: int
     trigger: str
     idempotency_key: str
+    author: str
     content: str
+    params: dict[str, Any]
+    metadata: dict[str, Any]
+    """What the agent is told of the task, its hook's URL included."""
+    created_at: str
     run_dir: Path
     workspace: Path
     terms: Terms
     spent_seconds: float = 0.0
-    """What of the run's timeout was spent before its agent could begin."""
+    """What of the run's timeout was spent before its agent could begin, or by an earlier daemon."""
     locks_workspace: bool = False
     """Whether the workspace is the run's own, and is marked as in use while it runs."""
     identity: Identity | None = None
     """The supervisor that an earlier daemon left behind."""
     delivered: bool = False
-    """Whether the earlier daemon knew that the agent was let loose."""
+    """Whether the earlier daemon knew that the agent was let loose, or had the input."""
+    remote: dict[str, Any] | None = None
+    """Where the work of a suspended run goes on, in the terms of its protocol; None for a run that is not suspended."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +102,14 @@ class NeverStarted:
 class Journal:
     """How an agent has the stages of a delivery committed; each returns once it is on disk."""
 
-    identified: Callable[[Identity], Awaitable[None]]
+    identified: Callable[[Identity | None], Awaitable[None]]
+    """The delivery begins, by a supervisor of this identity where there is one."""
     delivered: Callable[[], Awaitable[None]]
+    """The agent has the input."""
+    suspended: Callable[[dict[str, Any]], Awaitable[bool]]
+    """The work goes on elsewhere; returns whether the run was active still."""
+    tried: Callable[[int, str, float | None], Awaitable[None]]
+    """A try failed: its number, the reason, and the seconds until the next one, None if there is none."""
 
 
 class Stoppable(Protocol):

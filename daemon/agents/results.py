@@ -18,6 +18,7 @@ _LARGEST_FILE = 1024 * 1024
 STANDARD_OUTPUT_KEPT = 1024 * 1024
 _LONGEST_WAIT = timedelta(days=7)
 _LONGEST_MESSAGE = 4000
+_MOST_PERMISSIONS = 100
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Report:
     message: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     retry_after: timedelta | None = None
+    permissions: tuple[dict[str, str], ...] = ()
+    """What the agent asked leave for, each with the answer it got."""
     complaint: str | None = None
     """Why the report, or a part of it, was left aside."""
 
@@ -78,8 +81,17 @@ def _from_object(content: dict[str, Any]) -> Report:
         message=_text(content.get("message")),
         usage=usage if isinstance(usage, dict) else {},
         retry_after=_wait(content.get("retry_after")),
+        permissions=tuple(_permissions(content.get("permissions"))),
         complaint=complaint,
     )
+
+
+def _permissions(value: object) -> Iterator[dict[str, str]]:
+    """Yield what the client of an acp agent noted of its questions."""
+    for entry in value[:_MOST_PERMISSIONS] if isinstance(value, list) else []:
+        asked, answer = (_text(entry.get(key)) for key in ("asked", "answer")) if isinstance(entry, dict) else ("", "")
+        if asked and answer:
+            yield {"asked": asked, "answer": answer}
 
 
 def _wait(value: object) -> timedelta | None:

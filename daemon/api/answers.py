@@ -238,6 +238,13 @@ class ReloadView(BaseModel):
     warnings: list[str]
 
 
+class HookView(BaseModel):
+    """The run that a hook ended."""
+
+    run_id: int
+    status: Literal["completed", "failed"]
+
+
 class Health(BaseModel):
     """That the daemon answers."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.access import Action, Rights
+from daemon.agents.base import Outcome
 from daemon.api.remembered import Remembered
 from daemon.cleanup import Cleanup
 from daemon.clock import Clock
@@ -34,6 +35,8 @@ class Control:
     metrics: Metrics
     cleanup: Cleanup
     retention: Retention
+    settle_hook: Callable[[str, Outcome], Awaitable[int]]
+    """End the run of a hook's token; raises NotFoundError for one that is not in force."""
     start: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
     """Begin long work that goes on without the one who asked, and is cancelled when the daemon stops."""
     reload: Callable[[], Awaitable[tuple[list[Declared], list[str]]]]

@@ -12,6 +12,7 @@ from daemon.api.routes import IDEMPOTENCY_KEY, IF_MATCH, Route
 from daemon.model import NAME
 
 _PARTS = {
+    "token": ("What stands at the end of the hook URL that the agent was given.", {"type": "string"}),
     "agent": ("An agent of the config.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
     "name": ("A schedule of the agent.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
     "id": ("A run.", {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}),

@@ -10,7 +10,7 @@ from weakref import WeakSet
 import structlog
 from aiohttp import web
 
-from daemon.api import retention, runs, schedules, service, workspaces
+from daemon.api import hooks, retention, runs, schedules, service, workspaces
 from daemon.api.control import Control
 from daemon.api.errors import answer_to, refusal
 from daemon.api.identity import Hosts, Peers, Tokens, is_cross_origin
@@ -58,7 +58,14 @@ class ControlServer:
         self._most = most_connections()
         self._heard: WeakSet[asyncio.BaseTransport] = WeakSet()
         self._document: dict[str, object] = {}
-        self._routes = [*schedules.ROUTES, *runs.ROUTES, *workspaces.ROUTES, *retention.ROUTES, *service.ROUTES]
+        self._routes = [
+            *schedules.ROUTES,
+            *runs.ROUTES,
+            *workspaces.ROUTES,
+            *retention.ROUTES,
+            *hooks.ROUTES,
+            *service.ROUTES,
+        ]
         self._runners: list[web.AppRunner] = []
         self._servers: list[asyncio.Server] = []
 
@@ -127,7 +134,8 @@ class ControlServer:
         except Exception as error:  # noqa: BLE001 - a bad request must not stop the daemon
             answer = answer_to(error)
             if answer is None:
-                _LOG.exception("[control] Unexpected error", method=request.method, path=request.path)
+                path = _shown(request, asked.route)
+                _LOG.exception("[control] Unexpected error", method=request.method, path=path)
                 answer = refusal(500, "unexpected error; the log tells more")
             response = answer
         if asked.route is not None:
@@ -153,7 +161,7 @@ class ControlServer:
         if request.method not in {"GET", "HEAD"}:
             _LOG.info(
                 "[control] Asked for" if is_done else "[control] Refused",
-                what=f"{request.method} {request.path[:_LONGEST_PATH]}",
+                what=f"{request.method} {_shown(request, route)}",
                 principal=asked.principal or "unknown",
                 status=status,
                 duration_ms=int((time.monotonic() - asked.began) * 1000),
@@ -190,3 +198,8 @@ class ControlServer:
         if not self._document:
             self._document = describe(self._routes)
         return reply(self._document)
+
+
+def _shown(request: web.Request, route: Route | None) -> str:
+    """Return the path of a request as the log may show it: a token in it is a secret."""
+    return route.path if route is not None and "{token}" in route.path else request.path[:_LONGEST_PATH]

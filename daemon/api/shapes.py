@@ -114,6 +114,14 @@ class RetentionRequest(Shape):
     dry_run: bool = False
 
 
+class HookCall(Shape):
+    """How the work of a run ended, as its agent says."""
+
+    status: Literal["completed", "failed"]
+    result: Any = None
+    error: str | None = None
+
+
 # queries
 
 

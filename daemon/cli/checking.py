@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from daemon.agents.command import program_of
+from daemon.agents.process import program_of
 from daemon.cli.reading import has_database, reading
 from daemon.config.inactive import inactive_settings
 from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent

@@ -4,7 +4,8 @@ from daemon.model import ACTIVE, RunStatus
 
 _ENDS = frozenset(RunStatus) - ACTIVE
 ALLOWED: dict[RunStatus, frozenset[RunStatus]] = {
-    RunStatus.PENDING: frozenset({RunStatus.RUNNING, RunStatus.CANCELLED, RunStatus.FAILED}),
+    # by its hook a run can end between two daemons: delivered by the one, not yet by the other
+    RunStatus.PENDING: _ENDS | {RunStatus.RUNNING},
     # back to pending: the daemon went away before the agent was let loose, so the run never began
     RunStatus.RUNNING: _ENDS | {RunStatus.SUSPENDED, RunStatus.PENDING},
     RunStatus.SUSPENDED: _ENDS,

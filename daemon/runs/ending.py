@@ -10,7 +10,7 @@ from daemon.runs.attempts import next_attempt
 from daemon.store.database import Transaction
 from daemon.store.events import add_event, begin_step, end_step
 from daemon.store.flags import Flag, flag_of
-from daemon.store.runs import Change, Run, change_status, create_run, get_run, usage_columns
+from daemon.store.runs import Change, Run, change_status, count_usage, create_run, get_run, usage_columns
 from daemon.store.schedules import change_schedule, get_schedule_by_id
 from daemon.units import format_instant, parse_instant
 
@@ -47,6 +47,7 @@ def finish(
         "output_dropped": outcome.output_dropped,
         **usage_columns(outcome.usage),
     }
+    count_usage(tx, run.agent, columns)
     if flag is None and _goes_on(run, outcome, terms):
         return [_continue(tx, run, outcome, terms, now, instance, chance, columns)]
     change = change_status(tx, run, outcome.status, now, **columns)

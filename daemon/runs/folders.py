@@ -1,7 +1,9 @@
 """The folder of one run on disk, and the place where its agent works."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from daemon.agents.supervisor import status
@@ -35,13 +37,28 @@ def prepare(state_dir: Path, run_id: int, content: str, config: Config, environm
 
     Preparing again what an earlier try left behind is harmless.
     """
-    folder = run_folder(state_dir, run_id)
-    try:
-        for place in (folder, folder / "artifacts", folder / "tmp"):
+    folder = prepare_folder(state_dir, run_id, content)
+    with _telling(folder):
+        for place in (folder / "artifacts", folder / "tmp"):
             place.mkdir(mode=0o700, exist_ok=True)
-        _write(folder / "input.txt", content)
         status.preallocate(str(folder))
         return _workspace(folder, config, environment)
+
+
+def prepare_folder(state_dir: Path, run_id: int, content: str) -> Path:
+    """Make the run's folder with its input alone, for an agent elsewhere; raise as `prepare` does."""
+    folder = run_folder(state_dir, run_id)
+    with _telling(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _write(folder / "input.txt", content)
+    return folder
+
+
+@contextlib.contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong into an error that says so; a full disk is told from the rest."""
+    try:
+        yield
     except OSError as error:
         kind = FolderRoomError if error.errno in {errno.ENOSPC, errno.EDQUOT} else PreparationError
         raise kind(f"cannot prepare the run's folder: {error.strerror}: {error.filename or folder}") from None

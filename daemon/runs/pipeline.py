@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -14,20 +14,22 @@ from typing import Any
 
 import structlog
 
-from daemon.agents.base import Identity, Journal, NeverStarted, Outcome, Stoppable, Terms, Work
-from daemon.agents.command import CommandAgent
-from daemon.agents.launcher import Nursery
-from daemon.config.schema import CommandAgent as CommandSettings
-from daemon.config.schema import Config, ProcessAgent
+from daemon.agents.base import Identity, NeverStarted, Outcome, Stoppable, Work
+from daemon.agents.kinds import Agents
+from daemon.agents.remote.agent import RemoteAgent
+from daemon.config.schema import BaseAgent, Config, ProcessAgent
 from daemon.errors import SecretError
-from daemon.model import CONFIG_PRINCIPAL, RunStatus, Step
+from daemon.model import CONFIG_PRINCIPAL, RunStatus
 from daemon.runs.ending import finish
-from daemon.runs.folders import FolderRoomError, PreparationError, prepare, run_folder
+from daemon.runs.folders import FolderRoomError, PreparationError, prepare, prepare_folder, run_folder
+from daemon.runs.hooks import Hooks
+from daemon.runs.journal import Stages, UnwantedError
 from daemon.runs.preparation import Preparation, source_of
+from daemon.runs.settings import terms_of
 from daemon.store.database import Database, Transaction
-from daemon.store.events import add_event, begin_step, end_step
+from daemon.store.events import add_event
 from daemon.store.flags import flag_cancellation, flag_of
-from daemon.store.runs import Change, Run, change_status, get_run, update_run
+from daemon.store.runs import Change, Run, change_status, get_run
 from daemon.store.workspaces import add_workspace
 from daemon.units import format_instant, parse_instant
 
@@ -35,8 +37,16 @@ _LOG = structlog.get_logger()
 _ROOM_AGAIN_AFTER = timedelta(seconds=5)
 
 
-class _UnwantedError(Exception):
-    """The run was cancelled before its agent was let loose."""
+@dataclass(frozen=True)
+class Heard:
+    """Who hears of what happens on the way."""
+
+    lasted: Callable[[timedelta], None]
+    """How long a run took that has ended."""
+    tried: Callable[[str, str], None]
+    """The kind of agent and the result of each try of a delivery."""
+    made_room: Callable[[], None]
+    """A run holds no place among the running ones any more, though it has not ended."""
 
 
 class Pipeline:
@@ -46,21 +56,27 @@ class Pipeline:
         self,
         database: Database,
         state_dir: Path,
-        nursery: Nursery,
+        agents: Agents,
+        hooks: Hooks,
         umask: int,
         instance: str,
         now: Callable[[], datetime],
         may_deliver: Callable[[str, str], Awaitable[bool]],
-        lasted: Callable[[timedelta], None],
+        heard: Heard,
     ) -> None:
+        self.in_flight: set[int] = set()
+        """Runs whose agents are elsewhere, and whose answers are under way: they cannot outlast the daemon."""
+        self.suspended: set[int] = set()
         self._may_deliver = may_deliver
-        self._lasted = lasted
+        self._heard = heard
         self._database = database
         self._state_dir = state_dir
-        self._nursery = nursery
+        self._makers = agents
+        self._hooks = hooks
         self._umask = umask
         self._instance = instance
         self._now = now
+        self._stages = Stages(database, now, heard.tried, self._was_suspended)
         self._agents: dict[int, Stoppable] = {}
 
     async def execute(self, run: Run, config: Config) -> None:
@@ -72,7 +88,14 @@ class Pipeline:
         await self._to_the_end(run, self._resume(run, config))
 
     async def _to_the_end(self, run: Run, work: Coroutine[Any, Any, Outcome | NeverStarted]) -> None:
-        outcome = await self._guarded(run, work)
+        try:
+            outcome = await self._guarded(run, work)
+            await self._record(run, outcome)
+        finally:
+            self.in_flight.discard(run.id)
+            self.suspended.discard(run.id)
+
+    async def _record(self, run: Run, outcome: Outcome | NeverStarted) -> None:
         try:
             await self._conclude(run, outcome)
         except Exception as error:  # noqa: BLE001 - one bad outcome must not stop the daemon
@@ -89,6 +112,19 @@ class Pipeline:
         if agent is not None:
             agent.stop(at_once=at_once)
 
+    def interrupt(self) -> None:
+        """Give up the calls in flight."""
+        for run_id in self.in_flight:
+            agent = self._agents.get(run_id)
+            if isinstance(agent, RemoteAgent):
+                agent.interrupt()
+
+    def settled(self, run_id: int) -> None:
+        """Let a run's agent know that its hook was called, which has ended the run."""
+        agent = self._agents.get(run_id)
+        if isinstance(agent, RemoteAgent):
+            agent.settled.set()
+
     def note_cancellation(self, run_ids: Iterable[int], told: str) -> None:
         """Leave word on the disk, database or not, that these runs are to end; blocks as long as the disk does."""
         for run_id in run_ids:
@@ -100,7 +136,7 @@ class Pipeline:
         """Turn exceptions into outcomes: the one place where that happens."""
         try:
             return await work
-        except _UnwantedError:
+        except UnwantedError:
             return Outcome(RunStatus.CANCELLED)
         except FolderRoomError as error:
             return NeverStarted(str(error), _ROOM_AGAIN_AFTER)
@@ -121,22 +157,35 @@ class Pipeline:
             await self._database.write_patiently(
                 lambda tx: flag_cancellation(tx, run.id, self._now(), CONFIG_PRINCIPAL, reason=reason)
             )
-            raise _UnwantedError
-        if not isinstance(settings, CommandSettings):
-            reason = f"agents of type {settings.type} are not yet active in this version"
-            return Outcome(RunStatus.FAILED, reason, permanent=True)
+            raise UnwantedError
+        if isinstance(settings, ProcessAgent):
+            return await self._perform_here(run, settings, config)
+        return await self._perform_elsewhere(run, settings, config)
+
+    async def _perform_here(self, run: Run, settings: ProcessAgent, config: Config) -> Outcome | NeverStarted:
+        """Run an agent that is a process of this host."""
         place = await asyncio.to_thread(
             prepare, self._state_dir, run.id, run.input_content, config, settings.environment
         )
         began = time.monotonic()
         workspace = place or await self._cloned(run, settings, config)
         spent = time.monotonic() - began
-        agent = self._agents[run.id] = CommandAgent(self._nursery, config, settings, self._umask)
-        journal = Journal(partial(self._identified, run.id), partial(self._delivered, run.id))
-        work = replace(self._work(run, workspace), spent_seconds=spent, locks_workspace=place is None)
-        return await agent.run(work, journal)
+        agent = self._agents[run.id] = self._makers.supervised(settings, config)
+        work = replace(self._work(run), workspace=workspace, spent_seconds=spent, locks_workspace=place is None)
+        return await agent.run(work, self._stages.of(run, work.terms))
 
-    async def _cloned(self, run: Run, settings: CommandSettings, config: Config) -> Path:
+    async def _perform_elsewhere(self, run: Run, settings: BaseAgent, config: Config) -> Outcome | NeverStarted:
+        """Run an agent that is reached over the network."""
+        await asyncio.to_thread(prepare_folder, self._state_dir, run.id, run.input_content)
+        work, token = self._work(run), None
+        if work.terms.await_completion:
+            token = self._hooks.token(run.idempotency_key)
+            work = replace(work, metadata={**work.metadata, "hook_url": self._hooks.url(token, config)})
+        agent = self._agents[run.id] = self._makers.remote(work.terms, settings, config)
+        self.in_flight.add(run.id)
+        return await agent.run(work, self._stages.of(run, work.terms, token))
+
+    async def _cloned(self, run: Run, settings: ProcessAgent, config: Config) -> Path:
         """Make the workspace of a run in a git environment."""
         name = settings.environment or ""
         preparation = Preparation(self._state_dir, run.id, self._umask)
@@ -146,7 +195,7 @@ class Pipeline:
             path, base = await preparation.make(source, settings.timeout.total_seconds())
         except PreparationError:
             if preparation.stopped:
-                raise _UnwantedError from None
+                raise UnwantedError from None
             raise
 
         def record(tx: Transaction) -> None:
@@ -157,13 +206,20 @@ class Pipeline:
         return path
 
     async def _resume(self, run: Run, config: Config) -> Outcome | NeverStarted:
-        agent = self._agents[run.id] = CommandAgent(self._nursery, config, None, self._umask)
-        return await agent.resume(self._work(run, run_folder(self._state_dir, run.id)))
+        terms = terms_of(run)
+        if run.status is RunStatus.SUSPENDED:
+            self.suspended.add(run.id)
+        agent = self._makers.found_again(terms, config.agents.get(run.agent), config)
+        self._agents[run.id] = agent
+        since = parse_instant(run.started_at) if run.started_at else self._now()
+        spent = (self._now() - since).total_seconds()
+        return await agent.resume(replace(self._work(run), spent_seconds=max(0.0, spent)))
 
-    def _work(self, run: Run, workspace: Path) -> Work:
+    def _work(self, run: Run) -> Work:
         identity = None
         if run.boot_id is not None and run.pid is not None and run.pid_started is not None:
             identity = Identity(run.boot_id, run.pid, run.pid_started)
+        folder = run_folder(self._state_dir, run.id)
         return Work(
             run_id=run.id,
             run_name=run.name,
@@ -173,35 +229,24 @@ class Pipeline:
             attempt=run.attempt,
             trigger=run.trigger,
             idempotency_key=run.idempotency_key,
+            author=run.input_author,
             content=run.input_content,
-            run_dir=run_folder(self._state_dir, run.id),
-            workspace=workspace,
+            params=json.loads(run.task_params),
+            metadata=json.loads(run.task_metadata),
+            created_at=run.created_at,
+            run_dir=folder,
+            workspace=folder,
             terms=terms_of(run),
             identity=identity,
             delivered=run.delivered_at is not None,
+            remote=json.loads(run.remote or "{}") if run.status is RunStatus.SUSPENDED else None,
         )
 
-    async def _identified(self, run_id: int, identity: Identity) -> None:
-        """Commit who will own the command; only then may it be let loose. A flag set by then holds it back."""
-
-        def record(tx: Transaction) -> None:
-            if flag_of(tx, run_id) is not None:
-                raise _UnwantedError
-            now = self._now()
-            end_step(tx, run_id, Step.WORKSPACE, now)
-            begin_step(tx, run_id, Step.DELIVER, now)
-            update_run(tx, run_id, now, boot_id=identity.boot_id, pid=identity.pid, pid_started=identity.started)
-
-        await self._database.write_patiently(record)
-
-    async def _delivered(self, run_id: int) -> None:
-        def record(tx: Transaction) -> None:
-            now = self._now()
-            end_step(tx, run_id, Step.DELIVER, now)
-            begin_step(tx, run_id, Step.WORK, now)
-            update_run(tx, run_id, now, delivered_at=format_instant(now))
-
-        await self._database.write_patiently(record)
+    def _was_suspended(self, change: Change) -> None:
+        self.in_flight.discard(change.run_id)
+        self.suspended.add(change.run_id)
+        self.report([change])
+        self._heard.made_room()
 
     async def _conclude(self, run: Run, outcome: Outcome | NeverStarted) -> None:
         if isinstance(outcome, NeverStarted):
@@ -219,10 +264,10 @@ class Pipeline:
         """Tell the log of committed status changes, and the figures how long runs took."""
         for change in changes:
             duration = None
-            if started_at is not None and change.before is RunStatus.RUNNING:
+            if started_at is not None and change.before is not RunStatus.PENDING:
                 ended_at = parse_instant(change.ended_at) if change.ended_at else self._now()
                 duration = max(timedelta(0), ended_at - parse_instant(started_at))
-                self._lasted(duration)
+                self._heard.lasted(duration)
             _log(change, duration)
 
     def _put_back(self, run: Run, outcome: NeverStarted, tx: Transaction) -> list[Change]:
@@ -239,28 +284,6 @@ class Pipeline:
         tx.execute("DELETE FROM steps WHERE run_id = ?", (run.id,))
         change = change_status(tx, current, RunStatus.PENDING, now, **nobody, not_before=again)
         return [replace(change, error=outcome.reason)]
-
-
-def terms_of(run: Run) -> Terms:
-    """Return the settings that a run began with, as far as this version knows them."""
-    stored = json.loads(run.settings) if run.settings else {}
-    known = {field.name for field in fields(Terms)}
-    return Terms(**{name: value for name, value in stored.items() if name in known})
-
-
-def terms_for(config: Config, agent: str) -> Terms:
-    """Return the settings that a run of an agent begins with now."""
-    settings = config.agents.get(agent)
-    if settings is None:
-        return Terms()
-    return Terms(
-        attempts=settings.attempts,
-        retry_delay_seconds=settings.retry_delay.total_seconds(),
-        on_interrupt=settings.on_interrupt,
-        result_format=settings.result_format if isinstance(settings, CommandSettings) else "none",
-        timeout_seconds=settings.timeout.total_seconds(),
-        kill_grace_seconds=settings.kill_grace.total_seconds() if isinstance(settings, ProcessAgent) else 0,
-    )
 
 
 def _log(change: Change, duration: timedelta | None) -> None:

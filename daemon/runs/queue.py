@@ -13,7 +13,8 @@ import structlog
 from daemon.config.schema import Config
 from daemon.errors import NoRoomError, StoreUnavailableError
 from daemon.model import RunStatus, Step
-from daemon.runs.pipeline import Pipeline, terms_for
+from daemon.runs.pipeline import Pipeline
+from daemon.runs.settings import terms_for
 from daemon.store.database import Database, Transaction
 from daemon.store.events import begin_step
 from daemon.store.fires import mark_launched
@@ -43,21 +44,24 @@ class Queue:
         self._tasks = tasks
         self._now = now
         self._wake = asyncio.Event()
+        self._moved = asyncio.Event()
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._open = True
 
     def wake(self) -> None:
         """Look at the queue soon: something was added or has ended."""
         self._wake.set()
+        self._moved.set()
 
     def close(self) -> None:
         """Start nothing any more."""
         self._open = False
 
-    async def empty(self) -> None:
-        """Return when no run is under way."""
-        while self._under_way:
-            await asyncio.wait(self._under_way.values())
+    async def until_none(self, which: Callable[[], set[int]]) -> None:
+        """Return when no run is under way of those that count just then."""
+        while which() & self._under_way.keys():
+            self._moved.clear()
+            await self._moved.wait()
 
     def abandon(self) -> int:
         """Let go of all runs that are under way, without ending them; return how many they were."""
@@ -108,7 +112,7 @@ class Queue:
 
     def _done(self, run_id: int) -> None:
         self._under_way.pop(run_id, None)
-        self._wake.set()
+        self.wake()
 
     def _claim(self, tx: Transaction) -> tuple[list[Run], datetime | None]:
         """Move runs from pending to running as far as the limits let them."""

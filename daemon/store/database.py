@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import aiosqlite
 import structlog
@@ -23,7 +23,7 @@ from daemon.store.witness import WitnessFile, testify
 
 T = TypeVar("T")
 Closure = Callable[["Transaction"], T]
-Counts = Counter[tuple[Literal["fire", "run"], str]]
+Counts = Counter[tuple[str, str]]
 """How often something happened, by its kind and what became of it."""
 
 _LOG = structlog.get_logger()

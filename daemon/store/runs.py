@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +17,8 @@ from daemon.store.events import add_event, end_open_steps
 from daemon.units import format_instant, parse_instant
 
 _MOST_COST = 1e12
+MICRO = 1_000_000
+"""Parts of a US dollar in which cost is counted for the figures."""
 SELECT_RUNS = "SELECT r.*, s.name AS schedule, s.timezone FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
 
 
@@ -59,6 +61,7 @@ class Run:
     boot_id: str | None
     pid: int | None
     pid_started: int | None
+    remote: str | None
     output_bytes: int | None
     output_dropped: int | None
     input_tokens: int | None
@@ -307,6 +310,14 @@ def running_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
     return [run_from(row) for row in rows]
 
 
+def begun_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
+    """Return all runs that are running or suspended, oldest first."""
+    rows = source.execute(
+        f"{SELECT_RUNS} WHERE r.completed_at IS NULL AND r.status IN ('running', 'suspended') ORDER BY r.id"
+    )
+    return [run_from(row) for row in rows]
+
+
 def pending_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
     """Return all runs that wait in the queue, oldest first."""
     return [run_from(row) for row in source.execute(f"{SELECT_RUNS} WHERE r.status = 'pending' ORDER BY r.id")]
@@ -315,6 +326,17 @@ def pending_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
 def active_runs(tx: Transaction) -> list[int]:
     """Return the numbers of all runs that have not ended, oldest first."""
     return [row["id"] for row in tx.execute("SELECT id FROM runs WHERE completed_at IS NULL ORDER BY id")]
+
+
+def count_usage(tx: Transaction, agent: str, columns: Mapping[str, object]) -> None:
+    """Add what a run of an agent reported as spent to the figures."""
+    for name in ("input_tokens", "output_tokens"):
+        tokens = columns.get(name)
+        if isinstance(tokens, int):
+            tx.counts[name, agent] += tokens
+    cost = columns.get("cost_usd")
+    if isinstance(cost, float):
+        tx.counts["cost_usd", agent] += round(cost * MICRO)
 
 
 def usage_columns(usage: dict[str, Any]) -> dict[str, object]:

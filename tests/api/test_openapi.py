@@ -42,6 +42,7 @@ POST /workspaces/clean
 POST /workspaces/{run_id}/discard
 POST /workspaces/{run_id}/keep
 POST /workspaces/{run_id}/unkeep
+POST /hooks/{token}
 POST /reload
 GET /status
 GET /healthz

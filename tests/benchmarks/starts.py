@@ -14,20 +14,25 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from daemon.agents.base import Identity, Journal, Terms, Work
-from daemon.agents.command import CommandAgent
+from daemon.agents.command import command_spec
+from daemon.agents.kinds import Agents
 from daemon.agents.launcher import Nursery
+from daemon.agents.remote.http import open_session
+from daemon.agents.supervised import SupervisedAgent
 from daemon.config.loading import load_config
 from daemon.config.schema import CommandAgent as Settings
 from daemon.config.schema import Config
 from daemon.fires import new_run
 from daemon.model import DueTime, Trigger
 from daemon.runs.folders import prepare, run_folder
-from daemon.runs.pipeline import Pipeline
+from daemon.runs.hooks import Hooks
+from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules.declaring import sync_declared
 from daemon.store.database import Database, Transaction
@@ -87,14 +92,21 @@ async def supervised(count: int, folder: Path) -> float:
     (folder / "runs").mkdir()
     places = {number: prepare(folder, number, "", config, settings.environment) for number in range(1, count + 1)}
 
-    async def identified(_: Identity) -> None: ...
+    async def identified(_: Identity | None) -> None: ...
     async def delivered() -> None: ...
+    async def suspended(_: dict[str, object]) -> bool:
+        return False
+
+    async def tried(_: int, __: str, ___: float | None) -> None: ...
 
     async def one(number: int) -> None:
         at, name = run_folder(folder, number), f"benchmark:{number}"
-        work = Work(number, name, "a", "a/s", now, 1, Trigger.MANUAL, name, "", at, places[number] or folder, Terms())
-        agent = CommandAgent(nursery, config, settings, 0o077)
-        outcome = await agent.run(work, Journal(identified, delivered))
+        place = places[number] or folder
+        work = Work(
+            *(number, name, "a", "a/s", now, 1, Trigger.MANUAL, name), "user", "", {}, {}, now, at, place, Terms()
+        )
+        agent = SupervisedAgent(nursery, partial(command_spec, settings=settings, config=config, umask=0o077))
+        outcome = await agent.run(work, Journal(identified, delivered, suspended, tried))
         assert getattr(outcome, "exit_code", None) == 0, outcome
 
     took = await all_of(count, one)
@@ -106,11 +118,12 @@ async def recorded(count: int, folder: Path) -> float:
     config = written(folder)
     database = open_state(folder, utc_now(), accept_data_loss=False)
     nursery = Nursery()
-    async with database:
+    async with database, open_session() as session:
         await database.write(lambda tx: sync_declared(tx, config, utc_now()))
         await database.write(lambda tx: enqueue(tx, count))
         async with asyncio.TaskGroup() as tasks:
-            pipeline = Pipeline(database, folder, nursery, 0o077, "instance", utc_now, everybody_may, lambda *_: None)
+            agents, heard = Agents(nursery, session, 0o077), Heard(nothing, nothing, nothing)
+            pipeline = Pipeline(database, folder, agents, Hooks(b""), 0o077, "instance", utc_now, everybody_may, heard)
             queue = Queue(database, pipeline, config, tasks, utc_now)
             began = time.perf_counter()
             serving = asyncio.create_task(queue.serve())
@@ -119,6 +132,9 @@ async def recorded(count: int, folder: Path) -> float:
             serving.cancel()
     await nursery.close()
     return took
+
+
+def nothing(*_: object) -> None: ...
 
 
 async def everybody_may(_: str, __: str) -> bool:
@@ -143,7 +159,7 @@ async def until_none_is_left(database: Database, queue: Queue) -> None:
     left = True
     while left:
         await asyncio.sleep(0.02)
-        await queue.empty()
+        await queue.until_none(lambda: queue.under_way)
         left = await database.read(
             lambda c: c.execute("SELECT 1 FROM runs WHERE completed_at IS NULL LIMIT 1").fetchone()
         )

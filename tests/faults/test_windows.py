@@ -39,11 +39,11 @@ Queue._start_what_may = slow
 """
 BEFORE_THE_IDENTITY = """
 import asyncio
-from daemon.runs.pipeline import Pipeline
-async def slow(self, run_id, identity):
+from daemon.runs.journal import Stages
+async def slow(self, run_id, terms, token, identity):
     open(FLAG, "w").write(str(identity.pid))
     await asyncio.sleep(3600)
-Pipeline._identified = slow
+Stages._identified = slow
 """
 BEFORE_GO = """
 import asyncio
@@ -64,11 +64,11 @@ SupervisorHandle.let_loose = slow
 """
 AFTER_GO = """
 import asyncio
-from daemon.runs.pipeline import Pipeline
-async def slow(self, run_id):
+from daemon.runs.journal import Stages
+async def slow(self, run, terms):
     open(FLAG, "w").write("loose")
     await asyncio.sleep(3600)
-Pipeline._delivered = slow
+Stages._delivered = slow
 """
 IN_THE_SUPERVISOR = """
 import daemon.agents.launcher as launcher

@@ -58,5 +58,6 @@ def spec_in(folder: Path) -> dict[str, Any]:
         "kill_grace": 1,
         "max_output": 1000,
         "keep_standard_output": 0,
+        "ends_its_own": False,
         "hidden": [],
     }

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from typing import BinaryIO
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
@@ -21,3 +22,9 @@ def open_in(folder: str, name: str) -> int:
         return open_regular(f"/proc/self/fd/{place}/{name}")
     finally:
         os.close(place)
+
+
+def open_anew(path: str) -> BinaryIO:
+    """Open a regular file for writing, empty and private, without following a link; raise OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return open(os.open(path, flags, 0o600), "wb")

@@ -115,6 +115,7 @@ class Supervisor:
         self.not_started: StartError | None = None
         self.childless = False
         self.left_over = 0
+        self.spares_tree: bool = spec["ends_its_own"]  # while the command lives, it alone is asked to end
         self.complaint: str | None = None
         self.last_output = time.monotonic()
         self.deadline: float = time.monotonic() + spec["timeout"]
@@ -233,6 +234,9 @@ class Supervisor:
                 self.main_status = code
         if self.main_status is not None:  # what the command left behind ends with it
             self._begin_end(self.spec["kill_grace"])
+            if self.spares_tree:
+                self.spares_tree = False
+                tree.terminate(self._tree())
 
     def _check_limits(self) -> None:
         """See whether a person or a time limit wants the run to end."""
@@ -258,7 +262,7 @@ class Supervisor:
         if self.term_at is None and not self.childless:
             self.term_at = now
             if grace:
-                tree.terminate(self._tree())
+                tree.terminate([one for one in self._tree() if one.pid == self.main or not self.spares_tree])
 
     def _end_tree(self) -> None:
         if self.childless or self.kill_at is None or time.monotonic() < self.kill_at:

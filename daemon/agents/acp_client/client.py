@@ -1,0 +1,197 @@
+"""One session with an agent: initialize, session/new, session/prompt, and the end that the agent gives as its reason.
+
+Agent Client Protocol, version 1 (agentclientprotocol.com): JSON-RPC 2.0, one message a line, over the standard input
+and output of the agent. What the agent tells goes to our standard output, its verdict to `$AGENTCRON_RESULT`.
+"""
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from .pipes import AgentGoneError, AgentPipes
+from .rendering import Rendering, text_of
+from .verdict import Verdict, write_verdict
+
+_VERSION = 1
+_METHOD_NOT_FOUND = -32601
+_AUTH_REQUIRED = -32000
+_MOST_PERMISSIONS = 100
+_PREFERRED = {"allow": ("allow_once", "allow_always"), "reject": ("reject_once", "reject_always")}
+_STOPPED = {
+    "max_tokens": "the agent stopped: it reached the limit of tokens (max_tokens)",
+    "max_turn_requests": "the agent stopped: it reached the limit of requests in one turn (max_turn_requests)",
+    "refusal": "the agent refused to go on (refusal)",
+    "cancelled": "the agent cancelled its turn by itself",
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Run one session: our version, the answer to permission requests, seconds to heed a cancel, the command."""
+    version, permissions, patience, *command = arguments
+    prompt = sys.stdin.buffer.read().decode(errors="replace")
+    try:
+        pipes = AgentPipes(command)
+    except OSError as error:
+        verdict = Verdict(failure=f"cannot start {command[0]!r}: {error.strerror}")
+        code = 127 if isinstance(error, FileNotFoundError) else 126  # as a shell says it
+    else:
+        session = Session(pipes, permissions, float(patience))
+        verdict = session.run(prompt, version)
+        code = pipes.exit_status() or (1 if verdict.failure else 0)
+    if verdict.failure:
+        sys.stderr.write(f"[agentcron] {verdict.failure}\n")
+    write_verdict(verdict)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+class _RefusedError(Exception):
+    """The agent answered one of our requests with an error, or with nonsense; the text says which."""
+
+
+class Session:
+    """The conversation with one agent."""
+
+    def __init__(self, pipes: AgentPipes, permissions: str, patience: float) -> None:
+        self._pipes = pipes
+        self._permissions = permissions
+        self._patience = patience
+        self._rendering = Rendering()
+        self._verdict = Verdict()
+        self._session: str | None = None
+        self._requests = 0
+        self._cancelled_at: float | None = None
+        self._cancel_sent = False
+        signal.signal(signal.SIGTERM, self._cancel)
+
+    def run(self, prompt: str, version: str) -> Verdict:
+        """Take the session to its end; whatever happens becomes the verdict."""
+        try:
+            self._initialize(version)
+            self._session = self._open()
+            self._turn(prompt)
+        except (AgentGoneError, _RefusedError) as error:
+            self._verdict.failure = str(error)
+        self._rendering.end_line()
+        self._verdict.message = self._rendering.last_message
+        return self._verdict
+
+    def _initialize(self, version: str) -> None:
+        answer = self._ask(
+            "initialize",
+            {
+                "protocolVersion": _VERSION,
+                "clientCapabilities": {"fs": {"readTextFile": False, "writeTextFile": False}, "terminal": False},
+                "clientInfo": {"name": "agentcron", "title": "agentcron", "version": version},
+            },
+        )
+        if answer.get("protocolVersion") != _VERSION:
+            raise _RefusedError(f"the agent speaks ACP version {answer.get('protocolVersion')!r}, not {_VERSION}")
+
+    def _open(self) -> str:
+        answer = self._ask("session/new", {"cwd": os.getcwd(), "mcpServers": []})
+        session = answer.get("sessionId")
+        if not isinstance(session, str):
+            raise _RefusedError("the agent answered session/new without a sessionId")
+        return session
+
+    def _turn(self, prompt: str) -> None:
+        content = [{"type": "text", "text": prompt}]
+        answer = self._ask("session/prompt", {"sessionId": self._session, "prompt": content})
+        self._count_tokens(answer.get("usage"))
+        reason = answer.get("stopReason")
+        if reason != "end_turn":
+            self._verdict.failure = _STOPPED.get(str(reason), f"the agent stopped for no known reason: {reason!r}")
+
+    def _ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Send a request and serve the agent until its answer; raise _RefusedError or AgentGoneError."""
+        self._requests += 1
+        number = self._requests
+        self._pipes.send({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+        while True:
+            message = self._pipes.receive(method, self._deadline())
+            if message is None:
+                self._pass_on_cancel()
+            elif isinstance(message, str):
+                self._rendering.note(f"[agent] {message}")
+            elif isinstance(message.get("method"), str):
+                self._serve(message)
+            elif message.get("id") == number:
+                return self._answer(method, message)
+            else:
+                self._rendering.note(f"[protocol] an answer to no request of ours: id {message.get('id')!r}")
+
+    def _answer(self, method: str, message: dict[str, Any]) -> dict[str, Any]:
+        error = message.get("error")
+        if isinstance(error, dict):
+            hint = "; sign it in by hand once" if error.get("code") == _AUTH_REQUIRED else ""
+            raise _RefusedError(f"the agent refused {method}: {error.get('message')} ({error.get('code')}){hint}")
+        result = message.get("result")
+        if not isinstance(result, dict):
+            raise _RefusedError(f"the agent answered {method} without a result")
+        return result
+
+    def _serve(self, message: dict[str, Any]) -> None:
+        """Take a notification, or answer a request of the agent."""
+        params = message.get("params")
+        params = params if isinstance(params, dict) else {}
+        if "id" not in message:
+            if message["method"] == "session/update" and isinstance(params.get("update"), dict):
+                self._rendering.update(params["update"])
+                self._count_cost(params["update"])
+            return
+        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message["id"]}
+        if message["method"] == "session/request_permission":
+            answer["result"] = {"outcome": self._permit(params)}
+        else:
+            text = f"{message['method']} is not offered: agentcron gives neither files nor terminals"
+            answer["error"] = {"code": _METHOD_NOT_FOUND, "message": text}
+        self._pipes.send(answer)
+
+    def _permit(self, params: dict[str, Any]) -> dict[str, str]:
+        """Choose the answer to a permission request, and tell of it."""
+        call = params.get("toolCall")
+        asked = text_of(call.get("title") or call.get("toolCallId")) if isinstance(call, dict) else ""
+        options = params.get("options")
+        by_kind = {
+            option.get("kind"): option
+            for option in reversed(options if isinstance(options, list) else [])
+            if isinstance(option, dict) and isinstance(option.get("optionId"), str)
+        }
+        chosen = next((by_kind[kind] for kind in _PREFERRED[self._permissions] if kind in by_kind), None)
+        if self._cancelled_at is not None:
+            chosen = None
+        told = "cancelled" if chosen is None else str(chosen["kind"])
+        self._rendering.note(f"[permission] {asked or 'something'}: {told}")
+        if len(self._verdict.permissions) < _MOST_PERMISSIONS:
+            self._verdict.permissions.append({"asked": asked or "something", "answer": told})
+        return {"outcome": "cancelled"} if chosen is None else {"outcome": "selected", "optionId": chosen["optionId"]}
+
+    def _cancel(self, *_: object) -> None:
+        """Hear that the run is to end."""
+        self._cancelled_at = self._cancelled_at or time.monotonic()
+
+    def _pass_on_cancel(self) -> None:
+        """Ask the agent to end its turn, once; it gets some time for that."""
+        if self._cancelled_at is not None and self._session is not None and not self._cancel_sent:
+            self._cancel_sent = True
+            self._pipes.send({"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": self._session}})
+
+    def _deadline(self) -> float | None:
+        if self._cancelled_at is None:
+            return None
+        return self._cancelled_at + (self._patience if self._session is not None else 0.0)
+
+    def _count_tokens(self, usage: object) -> None:
+        if not isinstance(usage, dict):
+            return
+        read = [usage.get(name) for name in ("inputTokens", "cachedReadTokens", "cachedWriteTokens")]
+        self._verdict.usage["input_tokens"] = sum(value for value in read if isinstance(value, int))
+        self._verdict.usage["output_tokens"] = usage.get("outputTokens")
+
+    def _count_cost(self, update: dict[str, Any]) -> None:
+        cost = update.get("cost") if update.get("sessionUpdate") == "usage_update" else None
+        if isinstance(cost, dict) and cost.get("currency") == "USD":
+            self._verdict.usage["cost_usd"] = cost.get("amount")

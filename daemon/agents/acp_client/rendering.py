@@ -1,0 +1,115 @@
+"""What the agent tells, as a person reads it: its words as they come, and a line for everything else."""
+
+import sys
+from typing import Any
+
+_LONGEST = 2000  # characters of one note
+_LONGEST_MESSAGE = 4000
+_MARKS = {"completed": "x", "in_progress": "~"}
+
+
+class Rendering:
+    """Writes updates to the standard output."""
+
+    def __init__(self) -> None:
+        self._kind = ""
+        self._at_line_start = True
+        self._titles: dict[str, str] = {}
+        self._message: list[str] = []
+
+    @property
+    def last_message(self) -> str | None:
+        """What the agent said last, without interruption by anything else."""
+        return "".join(self._message).strip()[:_LONGEST_MESSAGE] or None
+
+    def update(self, update: dict[str, Any]) -> None:
+        """Show an update of the session, of a kind that has something to show."""
+        kind = update.get("sessionUpdate")
+        if kind == "agent_message_chunk":
+            self._say("", text_of(update.get("content")))
+        elif kind == "agent_thought_chunk":
+            self._say("[thought] ", text_of(update.get("content")))
+        elif kind in {"tool_call", "tool_call_update"}:
+            self._tool(update)
+        elif kind == "plan":
+            self._plan(update.get("entries"))
+
+    def note(self, text: str) -> None:
+        """Write a line of its own."""
+        if not text.strip() or text == "[agent] ":
+            return
+        self.end_line()
+        self._kind = ""
+        self._message.clear()
+        self._write(text[:_LONGEST].rstrip("\n") + "\n")
+
+    def end_line(self) -> None:
+        """Go to the beginning of a line."""
+        if not self._at_line_start:
+            self._write("\n")
+
+    def _say(self, prefix: str, text: str) -> None:
+        """Write words as they come; what is no message begins with its kind."""
+        if not text:
+            return
+        if prefix:
+            self._message.clear()
+        if self._kind != (prefix or "message"):
+            self.end_line()
+            self._write(prefix)
+            self._kind = prefix or "message"
+        if not prefix:
+            self._message.append(text)
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        if text:
+            sys.stdout.buffer.write(text.encode(errors="replace"))
+            sys.stdout.buffer.flush()
+            self._at_line_start = text.endswith("\n")
+
+    def _tool(self, update: dict[str, Any]) -> None:
+        number = str(update.get("toolCallId"))
+        title = text_of(update.get("title")) or self._titles.get(number, number)
+        if len(self._titles) < _LONGEST:
+            self._titles[number] = title
+        details = [text_of(update.get(key)) for key in ("kind", "status")]
+        told = ", ".join(detail for detail in details if detail)
+        shown = [_shown(content) for content in _list(update.get("content"))]
+        if told or update.get("sessionUpdate") == "tool_call" or any(shown):
+            self.note("\n".join([f"[tool] {title}" + (f" ({told})" if told else ""), *filter(None, shown)]))
+
+    def _plan(self, entries: object) -> None:
+        lines = [
+            f"  [{_MARKS.get(str(entry.get('status')), ' ')}] {text_of(entry.get('content'))}"
+            for entry in _list(entries)
+            if isinstance(entry, dict)
+        ]
+        self.note("\n".join(["[plan]", *lines]))
+
+
+def text_of(content: object) -> str:
+    """Return the words of a content block, or what it is instead of words."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, dict):
+        return ""
+    if isinstance(content.get("text"), str):
+        return str(content["text"])
+    resource = content.get("resource")
+    if isinstance(resource, dict) and isinstance(resource.get("text"), str):
+        return str(resource["text"])
+    return f"[{content.get('type')} {content.get('uri') or content.get('mimeType') or ''}]"
+
+
+def _shown(content: object) -> str:
+    if not isinstance(content, dict):
+        return ""
+    if content.get("type") == "diff":
+        return f"  [changes {content.get('path')}]"
+    text = text_of(content.get("content"))
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

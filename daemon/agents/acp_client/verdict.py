@@ -1,0 +1,47 @@
+"""How the session ended, written where a run's result is read from; what the agent itself wrote there counts more."""
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+_LARGEST = 1024 * 1024
+
+
+@dataclass
+class Verdict:
+    """What is known of a session at its end."""
+
+    failure: str | None = None
+    message: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+    permissions: list[dict[str, str]] = field(default_factory=list)
+
+
+def write_verdict(verdict: Verdict) -> None:
+    """Write the result file; a full disk or an agent in the way only costs the file."""
+    path = os.environ["AGENTCRON_RESULT"]
+    own = _read(path)
+    usage = own.get("usage")
+    ours = {
+        "status": "failed" if verdict.failure else "completed",
+        "message": verdict.failure or verdict.message,
+        "permissions": verdict.permissions,
+    }
+    result = {**ours, **own, "usage": {**verdict.usage, **(usage if isinstance(usage, dict) else {})}}
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="utf-8", errors="replace") as stream:
+            json.dump(result, stream)
+
+
+def _read(path: str) -> dict[str, Any]:
+    """Return what the agent wrote, nothing if that is not a result."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as stream:
+            content = json.loads(stream.read(_LARGEST + 1)[:_LARGEST])
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,56 @@
+"""Which program text takes a run: one place that knows all kinds of agents."""
+
+from functools import partial
+
+import aiohttp
+
+from daemon.agents.a2a import A2aAgent
+from daemon.agents.acp import acp_spec
+from daemon.agents.agentex import AgentexAgent
+from daemon.agents.base import Terms
+from daemon.agents.command import command_spec
+from daemon.agents.launcher import Nursery
+from daemon.agents.remote.agent import RemoteAgent
+from daemon.agents.supervised import Describe, SupervisedAgent
+from daemon.config.schema import AcpAgent, BaseAgent, CommandAgent, Config, ProcessAgent
+from daemon.config.schema import RemoteAgent as RemoteSettings
+from daemon.config.secrets import read_secret
+
+_REMOTE: dict[str, type[RemoteAgent]] = {"agentex": AgentexAgent, "a2a": A2aAgent}
+
+
+class Agents:
+    """Makes the agent of each run."""
+
+    def __init__(self, nursery: Nursery, session: aiohttp.ClientSession, umask: int) -> None:
+        self._nursery = nursery
+        self._session = session
+        self._umask = umask
+
+    def supervised(self, settings: ProcessAgent, config: Config) -> SupervisedAgent:
+        """Return the agent for a new run of a process."""
+        return SupervisedAgent(self._nursery, self._describe(settings, config))
+
+    def remote(self, terms: Terms, settings: BaseAgent | None, config: Config) -> RemoteAgent:
+        """Return the agent for a run behind a URL, whose settings may have left the config since it began."""
+        secret = settings.api_key if isinstance(settings, RemoteSettings) else None
+        read_key = partial(read_secret, config, "api_key", secret) if secret is not None else _no_key
+        return _REMOTE[terms.kind](self._session, read_key)
+
+    def found_again(self, terms: Terms, settings: BaseAgent | None, config: Config) -> SupervisedAgent | RemoteAgent:
+        """Return the agent for a run that an earlier daemon began."""
+        if terms.kind in _REMOTE:
+            return self.remote(terms, settings, config)
+        return SupervisedAgent(self._nursery, None)
+
+    def _describe(self, settings: ProcessAgent, config: Config) -> Describe:
+        match settings:
+            case CommandAgent():
+                return partial(command_spec, settings=settings, config=config, umask=self._umask)
+            case AcpAgent():
+                return partial(acp_spec, settings=settings, config=config, umask=self._umask)
+        raise TypeError(f"no way to start {type(settings).__name__}")
+
+
+def _no_key() -> None:
+    return None

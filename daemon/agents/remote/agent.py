@@ -1,0 +1,205 @@
+"""The life of a run whose agent is behind a URL: deliver, wait, end in time, withdraw, and be found again."""
+
+import asyncio
+import contextlib
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Literal
+
+import aiohttp
+import structlog
+
+from daemon.agents.base import Journal, NeverStarted, Outcome, Work
+from daemon.agents.remote.delivery import Delivery, Tried
+from daemon.agents.remote.http import Call, CallError, Reply, calling
+from daemon.agents.remote.json_rpc import AnswerError, request, result_of
+from daemon.agents.remote.output import Transcript
+from daemon.errors import SecretError
+from daemon.model import RunStatus
+
+_LOG = structlog.get_logger()
+_WITHDRAWAL = 5.0  # seconds that a peer has to take note of a cancellation
+_WITHDRAWAL_AT_ONCE = 1.0
+_LONGEST_MESSAGE = 4000  # characters of an agent's last words that are kept with the run
+_OVERDUE = "timeout: the run took longer than its timeout"
+_BROKEN_OFF = "the daemon ended while the agent's answer was under way; the input is not delivered again"
+
+
+class RemoteAgent(ABC):
+    """One run of an agent that is reached over HTTP."""
+
+    def __init__(self, session: aiohttp.ClientSession, read_key: Callable[[], str | None]) -> None:
+        """Serve one run; `read_key` gives the agent's API key, blocks, and raises SecretError."""
+        self.session = session
+        self.is_suspended = False
+        self._read_key = read_key
+        self._key: str | None = None
+        self._activity: asyncio.Task[Outcome] | None = None
+        self._ending: Literal["cancel", "kill", "interrupt"] | None = None
+        self._told: str | None = None
+        self._is_begun = False
+        self.settled = asyncio.Event()
+        self.transcript: Transcript
+        self.delivery: Delivery
+
+    # what the protocols differ in
+
+    @abstractmethod
+    async def deliver(self, work: Work, journal: Journal) -> Outcome | None:
+        """Hand the input over; return the outcome, None once the work goes on elsewhere and the run is suspended."""
+
+    @abstractmethod
+    async def follow(self, work: Work) -> Outcome:
+        """Wait for the end of work that goes on elsewhere."""
+
+    @abstractmethod
+    async def withdraw(self, work: Work) -> None:
+        """Tell the peer to stop working on the run; raise CallError or AnswerError."""
+
+    @abstractmethod
+    def key_headers(self, key: str) -> dict[str, str]:
+        """Return the headers that carry the API key."""
+
+    # the life of a run
+
+    async def run(self, work: Work, journal: Journal) -> Outcome | NeverStarted:
+        """Deliver the input and stay until the work has ended."""
+        await self._prepare(work, journal.tried)
+        await journal.identified(None)
+        return await self._bounded(work, self._perform(work, journal))
+
+    async def resume(self, work: Work) -> Outcome | NeverStarted:
+        """Go on waiting for suspended work; input that nobody acknowledged is delivered again."""
+        if not work.delivered:
+            return NeverStarted("the daemon ended before the input was acknowledged")
+        if work.remote is None:
+            return Outcome(RunStatus.INTERRUPTED, _BROKEN_OFF)
+        await self._prepare(work, _unheard)
+        self._is_begun = self.is_suspended = True
+        return await self._bounded(work, self.follow(work))
+
+    def stop(self, *, at_once: bool) -> None:
+        """Give the run up, and tell the peer."""
+        self._end("kill" if at_once else "cancel")
+
+    def interrupt(self) -> None:
+        """Give up a call in flight, because the daemon cannot wait for it any longer."""
+        if self._ending is None:
+            self._end("interrupt")
+
+    def note_cancellation(self, told: str) -> None:
+        """Remember who wanted the end, for the case that the database cannot be told."""
+        self._told = told
+
+    def _end(self, how: Literal["cancel", "kill", "interrupt"]) -> None:
+        self._ending = how
+        if self._activity is not None:
+            self._activity.cancel()
+
+    async def _prepare(self, work: Work, tried: Tried) -> None:
+        with contextlib.suppress(SecretError) if work.remote is not None else contextlib.nullcontext():
+            self._key = await asyncio.to_thread(self._read_key)
+        self.transcript = Transcript(work.run_dir, [self._key] if self._key else [])
+        deadline = asyncio.get_running_loop().time() + max(0.0, work.terms.timeout_seconds - work.spent_seconds)
+        self.delivery = Delivery(self.session, deadline, tried)
+
+    async def _perform(self, work: Work, journal: Journal) -> Outcome:
+        self._is_begun = True
+        outcome = await self.deliver(work, journal)
+        if outcome is None:
+            self.is_suspended = True
+            outcome = await self.follow(work)
+        return outcome
+
+    async def _bounded(self, work: Work, activity: Coroutine[Any, Any, Outcome]) -> Outcome | NeverStarted:
+        """Let an activity go on until its end, the run's timeout, or the wish of somebody."""
+        self._activity = asyncio.create_task(activity)
+        if self._ending is not None:
+            self._activity.cancel()
+        outcome: Outcome | NeverStarted
+        try:
+            try:
+                async with asyncio.timeout_at(self.delivery.deadline):
+                    outcome = await self._activity
+            except TimeoutError:
+                await self.withdraw_quietly(work)
+                outcome = Outcome(RunStatus.FAILED, _OVERDUE)
+            except (CallError, AnswerError) as error:
+                outcome = Outcome(RunStatus.FAILED, str(error))
+            except asyncio.CancelledError:
+                if self._ending is None:
+                    raise
+                outcome = await self._ended(work)
+        finally:
+            output_bytes, dropped = self.transcript.finish()
+        if isinstance(outcome, NeverStarted):
+            return outcome
+        return self._shown(replace(outcome, output_bytes=output_bytes, output_dropped=dropped))
+
+    async def _ended(self, work: Work) -> Outcome | NeverStarted:
+        """Return how a run ends that somebody wanted to end."""
+        if self._ending == "interrupt":
+            if self.delivery.is_waiting:
+                return NeverStarted("the daemon was stopped before the input was acknowledged")
+            return Outcome(RunStatus.INTERRUPTED, "the daemon was stopped while the agent's answer was under way")
+        await self.withdraw_quietly(work, _WITHDRAWAL if self._ending == "cancel" else _WITHDRAWAL_AT_ONCE)
+        return Outcome(RunStatus.CANCELLED, self._told or "cancelled", cancelled_by_us=True)
+
+    async def withdraw_quietly(self, work: Work, seconds: float = _WITHDRAWAL) -> None:
+        """Tell the peer to stop, if it has anything; whether it listens changes nothing here."""
+        if not self._is_begun:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self.withdraw(work)
+        except (CallError, AnswerError, TimeoutError) as error:
+            reason = self.transcript.masked(str(error)) or f"no answer within {seconds:.0f} s"
+            _LOG.warning("[delivery] The agent was not told to stop", run_id=work.run_id, reason=reason)
+
+    def _shown(self, outcome: Outcome) -> Outcome:
+        """Return an outcome with secrets masked in the words of the peer."""
+        error, message = (
+            None if text is None else self.transcript.masked(text) for text in (outcome.error, outcome.message)
+        )
+        return replace(outcome, error=error, message=message and message[:_LONGEST_MESSAGE])
+
+    # calls
+
+    def rpc(
+        self, work: Work, url: str, method: str, params: dict[str, Any], *, reads: bool = False, **headers: str
+    ) -> tuple[Call, str]:
+        """Return a JSON-RPC call and its id, both the same whenever the run makes it again.
+
+        One that only reads carries no idempotency key: its answer is to be fresh.
+        """
+        number = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{work.idempotency_key}/{method}"))
+        key = {} if reads else {"x-idempotency-key": work.idempotency_key}
+        common = {"Content-Type": "application/json", "x-request-id": number, **key, **headers, **self.own_headers()}
+        return Call(method, url, request(method, params, number), common), number
+
+    def once(self, call: Call) -> contextlib.AbstractAsyncContextManager[Reply]:
+        """Make a call a single time."""
+        return calling(self.session, call)
+
+    def own_headers(self) -> dict[str, str]:
+        """Return the headers by which the peer knows us."""
+        return self.key_headers(self._key) if self._key else {}
+
+
+async def _unheard(number: int, reason: str, pause: float | None) -> None:
+    """Take note of no failed tries: the input was delivered by an earlier daemon."""
+
+
+def derived_id(work: Work, what: str) -> str:
+    """Return the id of something that belongs to a run, always the same."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{work.idempotency_key}/{what}"))
+
+
+def result(data: bytes, call: Call, number: str) -> dict[str, Any]:
+    """Return the result in the answer to a call; raise AnswerError that names the call."""
+    try:
+        return result_of(data, number)
+    except AnswerError as error:
+        raise AnswerError(f"{call.name}: {error}", error.code) from None

@@ -1,0 +1,35 @@
+"""The settings that a run begins with and keeps, whatever the config says later."""
+
+import json
+from dataclasses import fields
+
+from daemon.agents.base import Terms
+from daemon.config.schema import AgentexAgent, CommandAgent, Config, ProcessAgent, RemoteAgent
+from daemon.store.runs import Run
+
+
+def terms_of(run: Run) -> Terms:
+    """Return the settings that a run began with, as far as this version knows them."""
+    stored = json.loads(run.settings) if run.settings else {}
+    known = {field.name for field in fields(Terms)}
+    return Terms(**{name: value for name, value in stored.items() if name in known})
+
+
+def terms_for(config: Config, agent: str) -> Terms:
+    """Return the settings that a run of an agent begins with now."""
+    settings = config.agents.get(agent)
+    if settings is None:
+        return Terms()
+    agentex = settings if isinstance(settings, AgentexAgent) else None
+    return Terms(
+        kind=settings.type,
+        attempts=settings.attempts,
+        retry_delay_seconds=settings.retry_delay.total_seconds(),
+        on_interrupt=settings.on_interrupt,
+        result_format=settings.result_format if isinstance(settings, CommandAgent) else "none",
+        timeout_seconds=settings.timeout.total_seconds(),
+        kill_grace_seconds=settings.kill_grace.total_seconds() if isinstance(settings, ProcessAgent) else 0,
+        url=settings.url if isinstance(settings, RemoteAgent) else "",
+        acp_type=agentex.acp_type if agentex else "agentic",
+        await_completion=agentex is not None and agentex.acp_type != "sync" and agentex.await_completion,
+    )

@@ -1,0 +1,25 @@
+"""Rows of `hooks`: by which token a run may be ended from outside, until when, and whether that was done."""
+
+from datetime import datetime
+
+from daemon.store.database import Transaction
+from daemon.units import format_instant
+
+
+def add_hook(tx: Transaction, run_id: int, token_hash: str, now: datetime, expires: datetime) -> None:
+    """Let a run be ended by a token; a redelivery repeats the token, and its time begins anew."""
+    tx.execute(
+        "INSERT INTO hooks (run_id, token_hash, created_at, expires_at) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (run_id, token_hash) DO UPDATE SET expires_at = excluded.expires_at",
+        (run_id, token_hash, format_instant(now), format_instant(expires)),
+    )
+
+
+def use_hook(tx: Transaction, token_hash: str, now: datetime) -> int | None:
+    """Use up a token and return its run; None for one that is unknown, used or expired."""
+    at = format_instant(now)
+    row = tx.execute(
+        "UPDATE hooks SET used_at = ?1 WHERE token_hash = ?2 AND used_at IS NULL AND expires_at > ?1 RETURNING run_id",
+        (at, token_hash),
+    ).fetchone()
+    return None if row is None else int(row["run_id"])
