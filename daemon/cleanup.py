@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,6 +16,7 @@ from daemon.config.policies import policy_of
 from daemon.config.schema import Config
 from daemon.errors import NotFoundError, RefusedError, StoreUnavailableError
 from daemon.model import ACTIVE
+from daemon.notices import Notice
 from daemon.periodic import Progress, cadence_of, wait_until_due
 from daemon.rules.keeping import Policy, Verdict, beyond_quota, judge
 from daemon.store.database import Closure, Database, Transaction
@@ -55,6 +56,16 @@ class Swept:
         failed = [{"run_id": run, "reason": reason} for run, reason in self.failed.items()]
         return {"removed": self.removed, "failed": failed, "dry_run": self.dry_run}
 
+    def notices(self) -> list[Notice]:
+        """Return what people may want to hear of it: nothing, if nothing was done."""
+        if not self.removed and not self.failed:
+            return []
+        text = f"{len(self.removed)} workspace(s) removed, {len(self.failed)} could not be"
+        details = {"removed": self.removed, "failed": self.view()["failed"]}
+        if self.removed:
+            return [Notice("cleanup", text, details=details)]
+        return [Notice("cleanup", text, subject="cleanup", state=str(sorted(self.failed)), details=details)]
+
 
 class Cleanup:
     """Looks after the workspaces of one daemon."""
@@ -66,14 +77,17 @@ class Cleanup:
         config: Config,
         now: Callable[[], datetime],
         count: Callable[[str], None],
+        tell: Callable[[list[Notice]], Awaitable[None]],
     ) -> None:
-        """Prepare; `count` hears the result of each removal."""
+        """Prepare; `count` hears the result of each removal, `tell` what people may want to hear."""
         self.config = config
         self.progress: Progress | None = None
         self._database = database
         self._state_dir = state_dir
         self._now = now
         self._count = count
+        self._notify = tell
+        self._quotas: dict[str, Notice] = {}
         self._one_at_a_time = asyncio.Lock()
         self._deciding = asyncio.Lock()  # between what a person marks and what is removed
         self._removing: set[int] = set()
@@ -130,6 +144,7 @@ class Cleanup:
                 self.progress = None
         if swept.removed:
             _LOG.info(f"[cleanup] Removed {len(swept.removed)} old task workspace(s)")
+        await self._notify([*self._quotas.values(), *swept.notices()])
         return swept
 
     def _has_anything(self) -> bool:
@@ -158,19 +173,21 @@ class Cleanup:
     ) -> set[int]:
         used = sum(sizes.values())
         if policy.quota is None or used < policy.quota * policy.quota_warn:
+            self._quotas[name] = Notice("quota", "", subject=f"quota:{name}")
             return set()
         going = set(beyond_quota(sizes, verdicts, policy.quota))
         left = used - sum(sizes[run] for run in going)
-        _LOG.warning(
-            "[cleanup] The workspaces of an environment near their quota"
-            if used <= policy.quota
-            else "[cleanup] The workspaces of an environment exceed their quota",
-            environment=name,
-            used=format_size(used),
-            quota=format_size(policy.quota),
-            going=len(going),
-            left=format_size(left),
-        )
+        verb = "near" if used <= policy.quota else "exceed"
+        told = {
+            "environment": name,
+            "used": format_size(used),
+            "quota": format_size(policy.quota),
+            "going": len(going),
+            "left": format_size(left),
+        }
+        _LOG.warning(f"[cleanup] The workspaces of an environment {verb} their quota", **told)
+        text = f"the workspaces of {name} {verb} their quota: {told['used']} of {told['quota']}"
+        self._quotas[name] = Notice("quota", text, subject=f"quota:{name}", state=verb, details=told)
         return going
 
     async def _sweep_one(self, workspace: Workspace, swept: Swept) -> None:

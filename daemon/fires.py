@@ -5,13 +5,15 @@ Everything here happens inside one transaction and has no effect outside it.
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from daemon.model import CONFIG_PRINCIPAL, DueTime, FireOutcome, Trigger
+from daemon.notices import Notice, tell
 from daemon.rules import catchup, overlap
 from daemon.rules.budget import Limits, calendar_day, exhausted
+from daemon.rules.notifying import NOBODY, Audience
 from daemon.store.database import Transaction
 from daemon.store.events import add_event
 from daemon.store.fires import (
@@ -72,6 +74,8 @@ class Present:
     """What agents may spend in a calendar day."""
     zone: str = "UTC"
     """Where the calendar day begins at midnight."""
+    audience: Audience = NOBODY
+    """Who is told of what was missed or skipped."""
     rights: Mapping[Claim, bool] = field(default_factory=dict)
     """Which creators may start runs of which agents, as far as that was looked up."""
     unanswered: frozenset[Claim] = frozenset()
@@ -145,7 +149,22 @@ class _Decision:
         if last is None or self._decide_gap(last):
             self._decide_ordinary()
         move_cursor(self.tx, self.row, self.cursor)
+        tell(self.tx, self.present.audience, self._notices(), self.present.now)
         return self.fires
+
+    def _notices(self) -> Iterator[Notice]:
+        """Yield what people may want to hear of these due times."""
+        missed = [fire for fire in self.fires if fire.outcome is FireOutcome.SKIPPED_MISSED]
+        if missed:
+            count, first = sum(fire.count for fire in missed), format_instant(missed[0].due)
+            text = f"{self.row.address} missed {count} due time(s) from {first} on: {missed[0].reason}"
+            details = {"count": count, "scheduled_for": first, "reason": missed[0].reason}
+            yield Notice("missed", text, self.row.agent, self.row.address, details=details)
+        over = [fire for fire in self.fires if fire.outcome is FireOutcome.SKIPPED_BUDGET]
+        if over:
+            day = format_instant(calendar_day(self.present.now, self.present.zone)[0])
+            subject = f"budget:{self.row.agent}"
+            yield Notice("budget", str(over[0].reason), self.row.agent, self.row.address, subject=subject, state=day)
 
     def _decide_ordinary(self) -> None:
         for _ in range(_MOST_AT_ONCE):

@@ -26,6 +26,7 @@ class Metrics:
         self._tries = self._counter("delivery_attempts", "Tries to hand inputs over, by result.", "type", "result")
         self._tokens = self._counter("tokens", "Tokens that runs reported.", "agent", "direction")
         self._cost = self._counter("cost_usd", "US dollars that runs reported.", "agent")
+        self._notified = self._counter("notifications", "Tries to send notifications, by result.", "result")
         self._changes = self._counter("schedule_changes", "Changes of schedules asked for.", "action", "result")
         self._lateness = self._histogram("lateness_seconds", "From due time to its record.", _LATENESS)
         self._duration = self._histogram("run_duration_seconds", "From start to end of a run.", _DURATION)
@@ -41,6 +42,8 @@ class Metrics:
         for kind in ("agentex", "a2a"):
             for result in ("acknowledged", "failed"):
                 self._tries.labels(kind, result)
+        for result in ("sent", "failed", "given_up"):
+            self._notified.labels(result)
         for result in ("removed", "failed"):
             self._cleaned.labels(result)
         for result in ("done", "skipped", "failed"):
@@ -71,7 +74,7 @@ class Metrics:
                     self._runs.labels(label).inc(number)
                 case "cost_usd":
                     self._cost.labels(label).inc(number / MICRO)
-                case _:
+                case "input_tokens" | "output_tokens":
                     self._tokens.labels(label, kind.removesuffix("_tokens")).inc(number)
 
     def fired(self, fires: Iterable[Fire]) -> None:
@@ -83,6 +86,10 @@ class Metrics:
     def tried(self, kind: str, result: str) -> None:
         """Count a try to hand an input over to an agent of some type: `acknowledged` or `failed`."""
         self._tries.labels(kind, result).inc()
+
+    def notified(self, result: str) -> None:
+        """Count a try to send a notification: `sent`, `failed` or `given_up`."""
+        self._notified.labels(result).inc()
 
     def run_lasted(self, duration: timedelta) -> None:
         """Note how long a run took that has ended."""

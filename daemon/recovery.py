@@ -7,6 +7,8 @@ import structlog
 
 from daemon.fires import skip_undecided
 from daemon.model import RunStatus
+from daemon.notices import run_ended
+from daemon.rules.notifying import Audience
 from daemon.runs.queue import Queue
 from daemon.store.database import Database, Transaction
 from daemon.store.runs import begun_runs, change_status, pending_runs
@@ -25,7 +27,7 @@ async def recover(database: Database, queue: Queue) -> None:
     await queue.obey_flags()
 
 
-def start_anew(tx: Transaction, now: datetime, begun: Collection[int]) -> None:
+def start_anew(tx: Transaction, now: datetime, begun: Collection[int], audience: Audience) -> None:
     """Go on with a database that does not know what happened last: nothing that may have run is started again.
 
     Due times up to now get rows that say so; waiting runs among `begun`, those that have a folder, are interrupted.
@@ -38,3 +40,4 @@ def start_anew(tx: Transaction, now: datetime, begun: Collection[int]) -> None:
         if run.id in begun:
             reason = "unknown whether it ran: the database lost what happened to it"
             change_status(tx, run, RunStatus.INTERRUPTED, now, error=reason)
+            run_ended(tx, audience, run, RunStatus.INTERRUPTED, reason, now)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from daemon.config.policies import terms_of
 from daemon.config.schema import Config
 from daemon.errors import StoreUnavailableError
 from daemon.forecast import Forecast, forecast
+from daemon.notices import Notice
 from daemon.periodic import Progress, cadence_of, wait_until_due
 from daemon.purging import Purge
 from daemon.rules.expiry import Terms
@@ -62,8 +63,12 @@ class Retention:
         cleanup: Cleanup,
         now: Callable[[], datetime],
         count: Callable[[str, Mapping[str, int], int], None],
+        tell: Callable[[list[Notice]], Awaitable[None]],
     ) -> None:
-        """Prepare; `count` hears how each sweep ended, what it deleted, and how many bytes it freed."""
+        """Prepare; `count` hears how each sweep ended, what it deleted, and how many bytes it freed.
+
+        `tell` gets what people may want to hear.
+        """
         self.config = config
         self.progress: Progress | None = None
         self._database = database
@@ -71,6 +76,7 @@ class Retention:
         self._cleanup = cleanup
         self._now = now
         self._count = count
+        self._notify = tell
         self._one_at_a_time = asyncio.Lock()
 
     async def serve(self) -> None:
@@ -109,6 +115,8 @@ class Retention:
                 self._count("failed", swept.counts, swept.bytes_freed)
                 if isinstance(error, PorterError | OSError | StoreUnavailableError):
                     _LOG.error("[retention] The sweep failed, and is tried again at its next time", error=str(error))
+                    text = f"the sweep of retention failed: {error}"
+                    await self._notify([Notice("retention", text, subject="retention", state="failed")])
                 raise
             finally:
                 self.progress = None
@@ -118,6 +126,9 @@ class Retention:
             freed = format_size(swept.bytes_freed)
             told = swept.counts | {"workspaces": swept.workspaces, "duration_ms": swept.duration_ms}
             _LOG.info(f"[retention] Deleted {swept.deleted} run(s)", **told, freed=freed)
+        well = Notice("retention", "", subject="retention")
+        done = Notice("retention", f"retention deleted {swept.deleted} run(s)", details=swept.counts)
+        await self._notify([well, done] if swept.deleted else [well])
         return swept
 
     async def foretell(self) -> Swept | Forecast:

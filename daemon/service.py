@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 import structlog
 
 from daemon import __version__
@@ -27,10 +28,9 @@ from daemon.api.sockets import Listeners, listening
 from daemon.cleanup import Cleanup
 from daemon.clock import Clock
 from daemon.clock_steps import step_back
-from daemon.config.inactive import inactive_settings
 from daemon.config.places import socket_path
 from daemon.config.places import state_dir as state_dir_of
-from daemon.config.policies import budgets_of
+from daemon.config.policies import audience_of, budgets_of
 from daemon.config.schema import Config
 from daemon.errors import StoreUnavailableError
 from daemon.fires import Claim, Fire, Present
@@ -38,6 +38,8 @@ from daemon.limits import raise_open_files
 from daemon.log import LogFile
 from daemon.metrics import Metrics
 from daemon.model import CONFIG_PRINCIPAL, WakeTime
+from daemon.notices import Notice, tell
+from daemon.notify import Notifier
 from daemon.recovery import recover, start_anew
 from daemon.reloading import Reloader, log_declared
 from daemon.retention import Retention
@@ -47,7 +49,7 @@ from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules.declaring import sync_declared
 from daemon.stopping import Stop, StopMode
-from daemon.store.database import Database
+from daemon.store.database import Counts, Database
 from daemon.store.opening import DaemonLock, open_state
 from daemon.store.runs import count_pending
 from daemon.store.schedules import next_wake
@@ -82,7 +84,9 @@ async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False)
             hooks = Hooks(await asyncio.to_thread(open_key, state_dir))
             agents = Agents(nursery, session, umask)
             with listening(socket_path(config), control.group, control.listen) as listeners:
-                service = Service(config, log, database, agents, hooks, listeners, stop, state_dir, started, umask)
+                service = Service(
+                    config, log, database, agents, session, hooks, listeners, stop, state_dir, started, umask
+                )
                 await service.run()
     finally:
         lock.release()
@@ -108,6 +112,7 @@ class Service:
         log: LogFile,
         database: Database,
         agents: Agents,
+        session: aiohttp.ClientSession,
         hooks: Hooks,
         listeners: Listeners,
         stop: Stop,
@@ -127,7 +132,8 @@ class Service:
         self._umask = umask
         self._instance = ""
         self._metrics = Metrics()
-        database.counted = self._metrics.count
+        self._notifier = Notifier(database, session, config, utc_now, self._metrics.notified)
+        database.counted = self._counted
         self._pipeline: Pipeline
         self._queue: Queue
         self._clock: Clock
@@ -159,6 +165,7 @@ class Service:
                         self._clock.watch(),
                         self._cleanup.serve(),
                         self._retention.serve(),
+                        self._notifier.serve(),
                         self._report(),
                     )
                 ]
@@ -187,12 +194,9 @@ class Service:
     async def _prepare(self) -> None:
         """Bring the database in line with the file and the clock."""
         config = self.config
-        idle = inactive_settings(config)
-        if idle:
-            _LOG.warning("[config] Not yet active in this version", settings=", ".join(idle))
         if self._database.lost:
             begun = await asyncio.to_thread(runs_with_folders, self._state_dir)
-            await self._database.write_patiently(lambda tx: start_anew(tx, self._started, begun))
+            await self._database.write_patiently(lambda tx: start_anew(tx, self._started, begun, audience_of(config)))
         await self._database.write_patiently(lambda tx: step_back(tx, self._started))
         declared = await self._database.write_patiently(lambda tx: sync_declared(tx, config, self._started))
         log_declared(declared)
@@ -210,13 +214,16 @@ class Service:
             self._instance,
             utc_now,
             self._may_deliver,
+            lambda: audience_of(self.config),
             Heard(self._run_lasted, self._metrics.tried, self._made_room),
         )
         self._queue = Queue(self._database, self._pipeline, self.config, runs, utc_now)
         self._clock = Clock(self._database, self._present, utc_now, self._fired, self._look_up)
-        self._cleanup = Cleanup(self._database, self._state_dir, self.config, utc_now, self._metrics.cleaned)
+        self._cleanup = Cleanup(
+            self._database, self._state_dir, self.config, utc_now, self._metrics.cleaned, self._tell
+        )
         self._retention = Retention(
-            self._database, self._state_dir, self.config, self._cleanup, utc_now, self._metrics.swept
+            self._database, self._state_dir, self.config, self._cleanup, utc_now, self._metrics.swept, self._tell
         )
         self._reloader = Reloader(
             self.config, self._state_dir, self._database, self._clock.decide, self._use, self._status
@@ -241,7 +248,7 @@ class Service:
     def _present(self, now: WakeTime) -> Present:
         config = self.config
         agents, zone = frozenset(config.agents), config.daemon.timezone
-        return Present(now, self._started, agents, self._instance, budgets_of(config), zone)
+        return Present(now, self._started, agents, self._instance, budgets_of(config), zone, audience_of(config))
 
     async def _look_up(self, claims: set[Claim]) -> dict[Claim, bool]:
         """Look up which creators may start runs of which agents, off the loop; leave out what takes too long."""
@@ -259,12 +266,31 @@ class Service:
     async def _settle_hook(self, token: str, outcome: Outcome) -> int:
         """End the run of a hook; raise NotFoundError for a token that is not in force."""
         run_id, changes = await self._database.write(
-            lambda tx: settle(tx, token, outcome, utc_now(), instance=self._instance, chance=random.random())
+            lambda tx: settle(
+                tx,
+                token,
+                outcome,
+                utc_now(),
+                instance=self._instance,
+                chance=random.random(),
+                audience=audience_of(self.config),
+            )
         )
         self._pipeline.report(changes)
         self._pipeline.settled(run_id)
         self._queue.wake()
         return run_id
+
+    def _counted(self, counts: Counts) -> None:
+        """Hear what was committed."""
+        self._metrics.count(counts)
+        if any(kind == "notification" for kind, _ in counts):
+            self._notifier.wake()
+
+    async def _tell(self, notices: list[Notice]) -> None:
+        """Have people told of what happened beside the runs, if the database can be written."""
+        with contextlib.suppress(StoreUnavailableError):  # of which the log tells enough
+            await self._database.write(lambda tx: tell(tx, audience_of(self.config), notices, utc_now()))
 
     def _made_room(self) -> None:
         self._queue.wake()
@@ -312,12 +338,15 @@ class Service:
 
     def _use(self, config: Config, tokens: Tokens) -> None:
         """Go by another config from now on."""
-        self.config = self._queue.config = self._cleanup.config = self._retention.config = config
+        self.config = self._queue.config = self._cleanup.config = self._retention.config = self._notifier.config = (
+            config
+        )
         self._control.use(config)
         self._server.use(config, tokens)
         self._stop_signal.term_means = config.daemon.on_stop
         self._queue.wake()
         self._clock.changed()
+        self._notifier.wake()
 
     # stop
 

@@ -19,7 +19,7 @@ def acp_spec(work: Work, settings: AcpAgent, config: Config, umask: int) -> dict
     """Return what the supervisor of the client is told; raise SecretError."""
     client = [sys.executable, "-I", "-S", "-c", _CODE, str(Path(__file__).parent)]
     patience = settings.kill_grace.total_seconds() / 2  # the rest of it is for the agent's processes
-    command = [program_of(settings, config), *settings.command[1:]]
+    command = [program_of(settings.command, config), *settings.command[1:]]
     return process_spec(
         work,
         settings,

@@ -21,7 +21,7 @@ def command_spec(work: Work, settings: CommandAgent, config: Config, umask: int)
         settings,
         config,
         umask,
-        [program_of(settings, config), *settings.command[1:], *([work.content] if by_argument else [])],
+        [program_of(settings.command, config), *settings.command[1:], *([work.content] if by_argument else [])],
         reads_input=settings.input == "stdin",
         keep_standard_output=STANDARD_OUTPUT_KEPT if settings.result_format != "none" else 0,
     )

@@ -2,7 +2,7 @@
 
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,9 @@ def process_spec(
     }
 
 
-def program_of(settings: ProcessAgent, config: Config) -> str:
-    """Return the program to run: a relative path is relative to the config's folder, a bare name is found on PATH."""
-    program = settings.command[0]
+def program_of(command: Sequence[str], config: Config) -> str:
+    """Return the program of a command: a relative path starts at the config's folder, a bare name is found on PATH."""
+    program = command[0]
     return str(config.resolve(Path(program))) if "/" in program else program
 
 

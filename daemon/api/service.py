@@ -10,7 +10,6 @@ from aiohttp import web
 from daemon import metrics
 from daemon.api import answers
 from daemon.api.routes import Call, Route, reply
-from daemon.config.inactive import inactive_settings
 from daemon.errors import ForbiddenError
 from daemon.overview import status_view
 from daemon.store.runs import count_active
@@ -22,7 +21,6 @@ async def _reload(call: Call) -> web.StreamResponse:
     await call.require_admin("reload the config")
     changes, late = await call.control.reload()
     warnings = [f"{setting}: takes effect at the next start" for setting in late]
-    warnings += [f"{setting}: not yet active in this version" for setting in inactive_settings(call.control.config)]
     return reply({"changes": [change.view() for change in changes], "warnings": warnings})
 
 

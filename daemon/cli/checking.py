@@ -7,9 +7,9 @@ from typing import Any
 
 from daemon.agents.process import program_of
 from daemon.cli.reading import has_database, reading
-from daemon.config.inactive import inactive_settings
-from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent
+from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent, RemoteAgent
 from daemon.config.secrets import read_secret
+from daemon.config.values import Secret
 from daemon.errors import SecretError
 from daemon.model import Overlap
 from daemon.schedules.declaring import Declared, declared_changes
@@ -24,8 +24,11 @@ def warnings_about(config: Config) -> Iterator[str]:
             yield from _command(place, config, agent)
         if isinstance(agent, AgentexAgent) and agent.acp_type != "sync" and not agent.await_completion:
             yield f"{place}: without await_completion a run ends at the acknowledgement; overlap cannot see its work"
-    for setting in inactive_settings(config):
-        yield f"{setting}: not yet active in this version"
+        if isinstance(agent, RemoteAgent) and agent.api_key is not None:
+            yield from _secret(f"{place}.", config, "api_key", agent.api_key)
+    for name, target in config.notify.items():
+        if target.command is not None:
+            yield from _program(f"notify.{name}", config, target.command)
 
 
 def changes_by_reload(config: Config) -> list[dict[str, Any]]:
@@ -48,14 +51,21 @@ def _overlap(place: str, agent: BaseAgent) -> Iterator[str]:
             yield f'{place}.schedules.{name}: overlap = "allow_all" changes nothing while {place}.max_concurrent is 1'
 
 
-def _command(place: str, config: Config, agent: ProcessAgent) -> Iterator[str]:
-    program = program_of(agent, config)
-    own = agent.env.get("PATH")
-    path = own.value if own is not None and own.source == "plain" else os.environ.get("PATH")
-    if shutil.which(program, path=path) is None:
+def _program(place: str, config: Config, command: list[str], path: str | None = None) -> Iterator[str]:
+    program = program_of(command, config)
+    if shutil.which(program, path=path or os.environ.get("PATH")) is None:
         yield f"{place}.command: {program!r} is not an executable program here"
+
+
+def _command(place: str, config: Config, agent: ProcessAgent) -> Iterator[str]:
+    own = agent.env.get("PATH")
+    yield from _program(place, config, agent.command, own.value if own and own.source == "plain" else None)
     for name, secret in agent.env.items():
-        try:
-            read_secret(config, name, secret)
-        except SecretError as error:
-            yield f"{place}.env.{error}"
+        yield from _secret(f"{place}.env.", config, name, secret)
+
+
+def _secret(place: str, config: Config, name: str, secret: Secret) -> Iterator[str]:
+    try:
+        read_secret(config, name, secret)
+    except SecretError as error:
+        yield f"{place}{error}"

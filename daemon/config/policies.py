@@ -6,6 +6,7 @@ from daemon.config.schema import AgentRetention, Config, Environment
 from daemon.rules.budget import Limits
 from daemon.rules.expiry import Cutoff, Term, Terms
 from daemon.rules.keeping import Policy
+from daemon.rules.notifying import Audience, Target
 
 
 def policy_of(config: Config, environment: str) -> Policy:
@@ -35,6 +36,17 @@ def budgets_of(config: Config) -> dict[str, Limits]:
         for name, agent in config.agents.items()
     }
     return {name: limit for name, limit in limits.items() if not limit.are_none}
+
+
+def audience_of(config: Config) -> Audience:
+    """Return who is sent events; a target that is a dead-man's switch alone is not."""
+    return Audience(
+        tuple(
+            Target(name, frozenset(settings.on), frozenset(settings.agents))
+            for name, settings in config.notify.items()
+            if settings.command is not None or settings.url is not None
+        )
+    )
 
 
 def days_of(config: Config, own: AgentRetention) -> int | None:

@@ -5,7 +5,9 @@ from datetime import datetime, timedelta
 
 from daemon.agents.base import Outcome, Terms
 from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus, Step
+from daemon.notices import run_ended
 from daemon.rules.backoff import retry_delay
+from daemon.rules.notifying import Audience
 from daemon.runs.attempts import next_attempt
 from daemon.store.database import Transaction
 from daemon.store.events import add_event, begin_step, end_step
@@ -26,8 +28,9 @@ def finish(
     *,
     instance: str,
     chance: float,
+    audience: Audience,
 ) -> list[Change]:
-    """Record the outcome of an active run, and create the next attempt where one is due."""
+    """Record the outcome of an active run, create the next attempt where one is due, and tell whom it concerns."""
     run = get_run(tx, run_id)
     if run is None or run.status not in ACTIVE:
         return []
@@ -51,6 +54,7 @@ def finish(
     if flag is None and _goes_on(run, outcome, terms):
         return [_continue(tx, run, outcome, terms, now, instance, chance, columns)]
     change = change_status(tx, run, outcome.status, now, **columns)
+    run_ended(tx, audience, run, outcome.status, outcome.error, now)
     if outcome.status is RunStatus.FAILED:
         _pause_on_failure(tx, run, now)
     return [change]

@@ -16,6 +16,7 @@ from daemon.config.places import socket_path
 from daemon.config.schema import Config
 from daemon.errors import NotFoundError, StoreError
 from daemon.model import ACTIVE
+from daemon.rules.notifying import Audience
 from daemon.runs.ending import finish
 from daemon.runs.settings import terms_of
 from daemon.store.database import Transaction
@@ -85,11 +86,18 @@ def hash_of(token: str) -> str:
 
 
 def settle(
-    tx: Transaction, token: str, outcome: Outcome, now: datetime, *, instance: str, chance: float
+    tx: Transaction,
+    token: str,
+    outcome: Outcome,
+    now: datetime,
+    *,
+    instance: str,
+    chance: float,
+    audience: Audience,
 ) -> tuple[int, list[Change]]:
     """End the active run of a token with an outcome; raise NotFoundError for a token that is not in force."""
     run_id = use_hook(tx, hash_of(token), now)
     run = None if run_id is None else get_run(tx, run_id)
     if run is None or run.status not in ACTIVE:
         raise NotFoundError("no such hook: it is unknown, used or expired")
-    return run.id, finish(tx, run.id, outcome, terms_of(run), now, instance=instance, chance=chance)
+    return run.id, finish(tx, run.id, outcome, terms_of(run), now, instance=instance, chance=chance, audience=audience)

@@ -20,6 +20,7 @@ from daemon.agents.remote.agent import RemoteAgent
 from daemon.config.schema import BaseAgent, Config, ProcessAgent
 from daemon.errors import SecretError
 from daemon.model import CONFIG_PRINCIPAL, RunStatus
+from daemon.rules.notifying import Audience
 from daemon.runs.ending import finish
 from daemon.runs.folders import FolderRoomError, PreparationError, prepare, prepare_folder, run_folder
 from daemon.runs.hooks import Hooks
@@ -62,12 +63,14 @@ class Pipeline:
         instance: str,
         now: Callable[[], datetime],
         may_deliver: Callable[[str, str], Awaitable[bool]],
+        audience: Callable[[], Audience],
         heard: Heard,
     ) -> None:
         self.in_flight: set[int] = set()
         """Runs whose agents are elsewhere, and whose answers are under way: they cannot outlast the daemon."""
         self.suspended: set[int] = set()
         self._may_deliver = may_deliver
+        self._audience = audience
         self._heard = heard
         self._database = database
         self._state_dir = state_dir
@@ -255,7 +258,14 @@ class Pipeline:
             chance = random.random()
             changes = await self._database.write_patiently(
                 lambda tx: finish(
-                    tx, run.id, outcome, terms_of(run), self._now(), instance=self._instance, chance=chance
+                    tx,
+                    run.id,
+                    outcome,
+                    terms_of(run),
+                    self._now(),
+                    instance=self._instance,
+                    chance=chance,
+                    audience=self._audience(),
                 )
             )
         self.report(changes, run.started_at)

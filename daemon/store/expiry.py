@@ -260,6 +260,7 @@ def delete_remains(tx: Transaction, schedule_id: int, terms: Terms) -> bool:
         return False
     for table in ("schedule_skips", "trigger_keys"):
         tx.execute(f"DELETE FROM {table} WHERE schedule_id = ?", (schedule_id,))
+    tx.execute("DELETE FROM notify_states WHERE subject = ?", (f"schedule:{schedule_id}",))
     tx.execute("DELETE FROM schedules WHERE id = ?", (schedule_id,))
     return True
 

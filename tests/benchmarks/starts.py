@@ -31,7 +31,6 @@ from daemon.config.schema import Config
 from daemon.fires import new_run
 from daemon.model import DueTime, Trigger
 from daemon.runs.folders import prepare, run_folder
-from daemon.runs.hooks import Hooks
 from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules.declaring import sync_declared
@@ -123,7 +122,8 @@ async def recorded(count: int, folder: Path) -> float:
         await database.write(lambda tx: enqueue(tx, count))
         async with asyncio.TaskGroup() as tasks:
             agents, heard = Agents(nursery, session, 0o077), Heard(nothing, nothing, nothing)
-            pipeline = Pipeline(database, folder, agents, Hooks(b""), 0o077, "instance", utc_now, everybody_may, heard)
+            how = (Hooks(b""), 0o077, "instance", utc_now, everybody_may, lambda: NOBODY, heard)
+            pipeline = Pipeline(database, folder, agents, *how)
             queue = Queue(database, pipeline, config, tasks, utc_now)
             began = time.perf_counter()
             serving = asyncio.create_task(queue.serve())

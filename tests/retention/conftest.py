@@ -125,8 +125,8 @@ class History:
     def retention(self, settings: str = "[retention]\ndays = 30\n", agents: str = AGENTS) -> Retention:
         """Return retention by some settings, as of now."""
         config = self.config(settings, agents)
-        cleanup = Cleanup(self.database, self.state_dir, config, lambda: NOW, lambda _: None)
-        return Retention(self.database, self.state_dir, config, cleanup, lambda: NOW, self._count)
+        cleanup = Cleanup(self.database, self.state_dir, config, lambda: NOW, lambda _: None, unheard)
+        return Retention(self.database, self.state_dir, config, cleanup, lambda: NOW, self._count, unheard)
 
     def _count(self, result: str, deleted: Mapping[str, int], freed: int) -> None:
         self.counted.append((result, dict(deleted), freed))
@@ -135,6 +135,10 @@ class History:
         path = self.state_dir.parent / "config.toml"
         path.write_text(settings + agents)
         return load_config(path)
+
+
+async def unheard(_: object) -> None:
+    """Tell nobody."""
 
 
 @pytest.fixture

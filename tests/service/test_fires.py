@@ -15,6 +15,7 @@ from daemon.clock import decide_some
 from daemon.config.loading import load_config
 from daemon.fires import Fire, Present
 from daemon.model import Catchup, DueTime, FireOutcome, Overlap, RunStatus
+from daemon.rules.notifying import NOBODY
 from daemon.runs.ending import finish
 from daemon.schedules.backfill import Backfilled, backfill
 from daemon.schedules.changing import Mark, pause_columns, redefine
@@ -446,7 +447,9 @@ async def test_a_buffered_run_waits_for_the_further_attempts_of_the_one_before(l
     await ledger.move(1, RunStatus.RUNNING)
     failed = Outcome(RunStatus.FAILED, "exit status 1")
     again = Terms(attempts=2, retry_delay_seconds=60)
-    await ledger.database.write(lambda tx: finish(tx, 1, failed, again, START, instance="x", chance=0.5))
+    await ledger.database.write(
+        lambda tx: finish(tx, 1, failed, again, START, instance="x", chance=0.5, audience=NOBODY)
+    )
     later = START + 3600 * SECOND
     heads = await ledger.database.write(lambda tx: [run.id for run in startable(tx, START + 30 * SECOND, [], 10)])
     assert heads == []

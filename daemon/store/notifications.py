@@ -1,0 +1,100 @@
+"""Rows of `notifications`, what is still to be sent, and of `notify_states`, what is known not to be well."""
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from daemon.rules.notifying import Standing
+from daemon.store.database import Transaction
+from daemon.units import format_instant, parse_instant
+
+
+@dataclass(frozen=True)
+class Notification:
+    """One event for one target."""
+
+    id: int
+    target: str
+    event: dict[str, Any]
+    created_at: datetime
+    tries: int
+    next_try_at: datetime
+
+
+def add_notification(tx: Transaction, target: str, event: dict[str, Any], now: datetime) -> None:
+    """Have an event sent to a target."""
+    at = format_instant(now)
+    tx.execute(
+        "INSERT INTO notifications (target, event, created_at, next_try_at) VALUES (?, ?, ?, ?)",
+        (target, json.dumps(event), at, at),
+    )
+    tx.counts["notification", target] += 1
+
+
+def first_of_each(connection: sqlite3.Connection) -> list[Notification]:
+    """Return what is to be sent next to each target: events go in their order."""
+    rows = connection.execute(
+        "SELECT * FROM notifications WHERE id IN (SELECT min(id) FROM notifications GROUP BY target)"
+    )
+    return [
+        Notification(
+            row["id"],
+            row["target"],
+            json.loads(row["event"]),
+            parse_instant(row["created_at"]),
+            row["tries"],
+            parse_instant(row["next_try_at"]),
+        )
+        for row in rows
+    ]
+
+
+def remove_notification(tx: Transaction, number: int) -> None:
+    """Forget what was sent, or given up."""
+    tx.execute("DELETE FROM notifications WHERE id = ?", (number,))
+
+
+def put_off_notification(tx: Transaction, number: int, until: datetime) -> None:
+    """Have something tried again later."""
+    tx.execute(
+        "UPDATE notifications SET tries = tries + 1, next_try_at = ? WHERE id = ?", (format_instant(until), number)
+    )
+
+
+def standing_of(tx: Transaction, subject: str) -> Standing | None:
+    """Return how a subject stands, None if all is well with it."""
+    row = tx.execute("SELECT * FROM notify_states WHERE subject = ?", (subject,)).fetchone()
+    if row is None:
+        return None
+    since, told_at = parse_instant(row["since"]), parse_instant(row["told_at"])
+    return Standing(row["state"], since, row["count"], told_at, timedelta(milliseconds=row["gap_ms"]))
+
+
+def set_standing(tx: Transaction, subject: str, standing: Standing | None) -> None:
+    """Remember how a subject stands; None for well."""
+    if standing is None:
+        tx.execute("DELETE FROM notify_states WHERE subject = ?", (subject,))
+        return
+    tx.execute(
+        "INSERT OR REPLACE INTO notify_states (subject, state, since, count, told_at, gap_ms) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            subject,
+            standing.state,
+            format_instant(standing.since),
+            standing.count,
+            format_instant(standing.told_at),
+            standing.gap // timedelta(milliseconds=1),
+        ),
+    )
+
+
+def ailing_schedules(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Return agent and address of the live schedules whose last run failed or was interrupted."""
+    rows = connection.execute(
+        "SELECT s.agent, s.name FROM notify_states n JOIN schedules s ON n.subject = 'schedule:' || s.id "
+        "WHERE s.deleted_at IS NULL AND s.paused = 0 ORDER BY s.agent, s.name"
+    )
+    return [(row["agent"], f"{row['agent']}/{row['name']}") for row in rows]
