@@ -1,6 +1,7 @@
 """`type = "a2a"`: the A2A protocol over JSON-RPC, version 1.0 or 0.3 as the agent card says (a2a-protocol.org)."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -33,7 +34,7 @@ class A2aAgent(RemoteAgent):
 
     async def deliver(self, work: Work, journal: Journal) -> Outcome | None:
         """Send the message; a task that goes on makes the run suspended."""
-        interface = self._interface = await self._discover(work)
+        interface = self._interface = await self._discover(work, self.delivery.answer)
         call, number = self._call(work, interface, "send", _message(work, interface.version))
         async with self.delivery.acknowledged(call) as reply:
             await journal.delivered()
@@ -81,14 +82,14 @@ class A2aAgent(RemoteAgent):
         name = self._interface.key_header if self._interface else None
         return {name: key} if name else {"Authorization": f"Bearer {key}"}
 
-    async def _discover(self, work: Work) -> Interface:
+    async def _discover(self, work: Work, fetch: Callable[[Call], Awaitable[bytes]]) -> Interface:
         """Return where and how the agent wants to be talked to; raise CallError or AnswerError."""
         base = work.terms.url
         places = [""] if base.endswith(".json") else _CARDS
         for place in places:
             url = base.rstrip("/") + place
             try:
-                data = await self.delivery.answer(Call("agent card", url, headers=self.own_headers()))
+                data = await fetch(Call("agent card", url, headers=self.own_headers()))
             except CallError as error:
                 if error.status != _NOT_FOUND or place == places[-1]:
                     raise
@@ -107,10 +108,9 @@ class A2aAgent(RemoteAgent):
 
     async def _ask(self, work: Work, what: str) -> dict[str, Any]:
         if self._interface is None:
-            self._interface = await self._discover(work)
+            self._interface = await self._discover(work, self.once)
         call, number = self._call(work, self._interface, what, {"id": self._task_id})
-        async with self.once(call) as reply:
-            return result(await reply.read(), call, number)
+        return result(await self.once(call), call, number)
 
     async def _look(self, work: Work) -> RemoteTask:
         try:

@@ -38,8 +38,7 @@ class AgentexAgent(RemoteAgent):
     async def withdraw(self, work: Work) -> None:
         """Send `task/cancel`."""
         call, number = self._call(work, "task/cancel", {})
-        async with self.once(call) as reply:
-            result(await reply.read(), call, number)
+        result(await self.once(call), call, number)
 
     def key_headers(self, key: str) -> dict[str, str]:
         """Return the header that Agentex agents look for."""

@@ -30,7 +30,9 @@ from daemon.config.schema import CommandAgent as Settings
 from daemon.config.schema import Config
 from daemon.fires import new_run
 from daemon.model import DueTime, Trigger
+from daemon.rules.notifying import NOBODY
 from daemon.runs.folders import prepare, run_folder
+from daemon.runs.hooks import Hooks
 from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules.declaring import sync_declared

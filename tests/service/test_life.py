@@ -286,17 +286,6 @@ def test_a_missing_service_manager_is_no_trouble(start_daemon: StartDaemon, addr
 # start
 
 
-def test_settings_without_effect_are_named_in_one_warning(start_daemon: StartDaemon) -> None:
-    text = (
-        agent("true", "budget = { runs_per_day = 3 }")
-        + "[retention]\ndays = 3\n[cleanup]\nmax_age = '1h'\n[notify.x]\nping = 'http://x'\n"
-    )
-    daemon = start_daemon(text)
-    warnings = [event for event in daemon.log() if event["event"] == "[config] Not yet active in this version"]
-    assert len(warnings) == 1
-    assert warnings[0]["settings"] == "[notify]"
-
-
 @pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null", "dangling"])
 def test_a_state_dir_that_cannot_be_used_is_told_without_a_traceback(
     start_daemon: StartDaemon, tmp_path: Path, place: str

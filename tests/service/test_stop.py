@@ -8,14 +8,23 @@ from tests.conftest import StartDaemon
 from tests.daemon_process import processes_of, wait_until
 
 WAITING = 500
+DECLARING = """
+import sys
+from daemon.service import Service
+prepare = Service._prepare
+async def told(self):
+    print('{"event": "declaring"}', file=sys.stderr, flush=True)
+    await prepare(self)
+Service._prepare = told
+"""
 PENDING = "SELECT id FROM runs WHERE status = 'pending'"
 
 
 def test_a_stop_during_the_start_is_clean_and_loses_nothing(start_daemon: StartDaemon) -> None:
     schedules = "".join(f'[agents.a.schedules.s{number}]\nevery = "1h"\n' for number in range(3000))
-    text = '[daemon]\nstate_dir = "state"\n[notify.x]\nping = "http://x"\n[agents.a]\ncommand = ["true"]\n' + schedules
-    first = start_daemon(text, ready=False)
-    first.wait_for_log("[config] Not yet active")  # the schedules are being declared
+    text = '[daemon]\nstate_dir = "state"\n[agents.a]\ncommand = ["true"]\n' + schedules
+    first = start_daemon(text, ready=False, slowed=DECLARING)
+    first.wait_for_log("declaring")  # the schedules are being declared
     assert first.stop() == 0
     assert "[daemon] Ready" not in first.log_text()
     second = start_daemon(text)
@@ -28,8 +37,8 @@ def test_ctrl_c_during_the_start_ends_the_agents_that_run(start_daemon: StartDae
     run = first.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
     assert first.stop() == 0
     schedules = "".join(f'[agents.a.schedules.s{number}]\nevery = "1h"\n' for number in range(3000))
-    second = start_daemon(f'[notify.x]\nping = "http://x"\n{text}{schedules}', ready=False)
-    second.wait_for_log("[config] Not yet active")
+    second = start_daemon(text + schedules, ready=False, slowed=DECLARING)
+    second.wait_for_log("declaring")
     assert second.stop(signal.SIGINT) == 0
     assert "[daemon] Ready" not in second.log_text()
     assert processes_of(run["idempotency_key"]) == []

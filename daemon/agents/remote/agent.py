@@ -13,7 +13,7 @@ import structlog
 
 from daemon.agents.base import Journal, NeverStarted, Outcome, Work
 from daemon.agents.remote.delivery import Delivery, Tried
-from daemon.agents.remote.http import Call, CallError, Reply, calling
+from daemon.agents.remote.http import Call, CallError, calling
 from daemon.agents.remote.json_rpc import AnswerError, request, result_of
 from daemon.agents.remote.output import Transcript
 from daemon.errors import SecretError
@@ -179,9 +179,10 @@ class RemoteAgent(ABC):
         common = {"Content-Type": "application/json", "x-request-id": number, **key, **headers, **self.own_headers()}
         return Call(method, url, request(method, params, number), common), number
 
-    def once(self, call: Call) -> contextlib.AbstractAsyncContextManager[Reply]:
-        """Make a call a single time."""
-        return calling(self.session, call)
+    async def once(self, call: Call) -> bytes:
+        """Make a call a single time and return the body of its answer; raise CallError."""
+        async with calling(self.session, call) as reply:
+            return await reply.read()
 
     def own_headers(self) -> dict[str, str]:
         """Return the headers by which the peer knows us."""

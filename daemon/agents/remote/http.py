@@ -22,7 +22,7 @@ _COMPLAINT_WAIT = 5.0  # seconds
 _MOST_REDIRECTS = 5
 _FOLLOWED = {301, 302, 307, 308}  # with the same method and body; 303 asks for another request than ours (RFC 9110)
 _MOMENTARY = {408, 425, 429}
-_LONGEST_WAIT = timedelta(days=10_000)
+_LONGEST_WAIT = timedelta(days=36_500)
 
 
 class CallError(Exception):
@@ -50,8 +50,8 @@ class Call:
     body: bytes | None = None
     """What is posted; None for a GET."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    to_headers: float = TO_HEADERS
-    """Seconds that the peer has until its answer begins."""
+    to_headers: float | None = None
+    """Seconds that the peer has until its answer begins; None for the usual time."""
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -124,11 +124,12 @@ async def calling(session: aiohttp.ClientSession, call: Call) -> AsyncIterator[R
 
 
 async def _headers(session: aiohttp.ClientSession, call: Call) -> aiohttp.ClientResponse:
+    seconds = TO_HEADERS if call.to_headers is None else call.to_headers
     try:
-        async with asyncio.timeout(call.to_headers):
+        async with asyncio.timeout(seconds):
             return await _followed(session, call)
     except TimeoutError:
-        raise CallError(f"no answer within {call.to_headers:.0f} s", may_pass=True) from None
+        raise CallError(f"no answer within {seconds:.0f} s", may_pass=True) from None
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
         raise CallError(f"not a URL that can be called: {error}") from None
     except (aiohttp.ClientError, OSError) as error:

@@ -1,0 +1,228 @@
+"""An HTTP peer whose behaviour the first part of the path names: `POST /MODE/api`. Everything it is sent is logged.
+
+`misbehaving.py PORT`; the file $PEER_LOG gets a JSON line for each request: mode, headers, body.
+"""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+HEAD = "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{more}"
+MEGABYTE = 1024 * 1024
+BOMB = gzip.compress(b" " * (100 * MEGABYTE), 1)
+
+
+class Exchange:
+    """One request, and how many came before it in the same mode."""
+
+    def __init__(self, writer: asyncio.StreamWriter, mode: str, number: int, body: dict[str, object]) -> None:
+        self.writer = writer
+        self.mode = mode
+        self.number = number
+        self.id = body.get("id")
+
+    async def send(self, data: bytes | str) -> None:
+        self.writer.write(data.encode() if isinstance(data, str) else data)
+        await self.writer.drain()
+
+    async def answer(
+        self, body: bytes | str, *, status: int = 200, kind: str = "application/json", more: str = ""
+    ) -> None:
+        data = body.encode() if isinstance(body, str) else body
+        more += f"Content-Length: {len(data)}\r\n\r\n"
+        await self.send(HEAD.format(status=status, kind=kind, more=more).encode() + data)
+
+    def update(self, text: str, **values: object) -> str:
+        content = {"type": "text", "author": "agent", "content": text}
+        answer = {"jsonrpc": "2.0", "id": self.id, "result": {"type": "full", "index": 0, "content": content}}
+        return json.dumps({**answer, **values})
+
+    async def well(self) -> None:
+        await self.answer(self.update("well done") + "\n", kind="application/x-ndjson")
+
+    async def begin_stream(self) -> None:
+        more = "Transfer-Encoding: chunked\r\n\r\n"
+        await self.send(HEAD.format(status=200, kind="application/x-ndjson", more=more))
+
+    async def chunk(self, data: bytes) -> None:
+        await self.send(b"%x\r\n%s\r\n" % (len(data), data))
+
+
+async def hang(_: Exchange) -> None:
+    await asyncio.sleep(3600)
+
+
+async def hang_in_headers(exchange: Exchange) -> None:
+    await exchange.send("HTTP/1.1 200 OK\r\nContent-Ty")
+    await hang(exchange)
+
+
+async def drop(_: Exchange) -> None:
+    """Close the connection without a word."""
+
+
+async def drop_after_headers(exchange: Exchange) -> None:
+    await exchange.send(HEAD.format(status=200, kind="application/json", more="Content-Length: 100\r\n\r\n"))
+
+
+async def drop_in_body(exchange: Exchange) -> None:
+    await exchange.begin_stream()
+    await exchange.chunk(exchange.update("half of it").encode() + b"\n")
+    await asyncio.sleep(0.5)  # what comes together with the end of the connection is lost
+
+
+async def two_responses(exchange: Exchange) -> None:
+    await exchange.well()
+    await exchange.answer(exchange.update("another"))
+
+
+async def two_answers(exchange: Exchange) -> None:
+    await exchange.answer(exchange.update("one") + exchange.update("two"))
+
+
+async def byte_a_second(exchange: Exchange) -> None:
+    await exchange.begin_stream()
+    while True:
+        await exchange.chunk(b" ")
+        await asyncio.sleep(1)
+
+
+async def endless(exchange: Exchange) -> None:
+    await exchange.begin_stream()
+    while True:
+        await exchange.chunk(b" " * MEGABYTE)
+
+
+async def gzip_bomb(exchange: Exchange) -> None:
+    await exchange.answer(BOMB, more="Content-Encoding: gzip\r\n")
+
+
+async def gzipped(exchange: Exchange) -> None:
+    data = gzip.compress(exchange.update("inflated").encode())
+    await exchange.answer(data, more="Content-Encoding: gzip\r\n")
+
+
+async def unavailable_for_years(exchange: Exchange) -> None:
+    await exchange.answer("", status=503, more="Retry-After: 1000000000\r\n")
+
+
+async def unavailable_for_a_second(exchange: Exchange) -> None:
+    if exchange.number == 1:
+        await exchange.answer("", status=503, more="Retry-After: 1\r\n")
+    else:
+        await exchange.well()
+
+
+async def drop_once(exchange: Exchange) -> None:
+    if exchange.number > 1:
+        await exchange.well()
+
+
+async def too_many_once(exchange: Exchange) -> None:
+    await (exchange.well() if exchange.number > 1 else exchange.answer("slow down", status=429))
+
+
+async def redirect_in_a_circle(exchange: Exchange) -> None:
+    await exchange.answer("", status=307, more=f"Location: /{exchange.mode}/api\r\n")
+
+
+async def redirect_to_a_file(exchange: Exchange) -> None:
+    await exchange.answer("", status=307, more="Location: file:///etc/passwd\r\n")
+
+
+async def redirect_elsewhere(exchange: Exchange) -> None:
+    await exchange.answer("", status=308, more="Location: http://localhost:1/api\r\n")
+
+
+async def redirect_nearby(exchange: Exchange) -> None:
+    await exchange.answer("", status=308, more="Location: /well/api\r\n")
+
+
+async def error_inside(exchange: Exchange) -> None:
+    error = {"code": -32603, "message": "no such flow"}
+    await exchange.answer(json.dumps({"jsonrpc": "2.0", "id": exchange.id, "error": error}))
+
+
+async def no_http(exchange: Exchange) -> None:
+    await exchange.send(b"\x00\x01 SSH-2.0 hello\r\n\r\n")
+
+
+def answering(body: str, **how: object) -> "Mode":
+    async def answer(exchange: Exchange) -> None:
+        await exchange.answer(body, **how)  # type: ignore[arg-type]
+
+    return answer
+
+
+async def wrong_id(exchange: Exchange) -> None:
+    await exchange.answer(exchange.update("not yours", id="another"))
+
+
+async def nan(exchange: Exchange) -> None:
+    await exchange.answer(exchange.update("nan").replace('"index": 0', '"index": NaN'))
+
+
+Mode = Callable[[Exchange], Awaitable[None]]
+MODES: dict[str, Mode] = {
+    "well": Exchange.well,
+    "hang": hang,
+    "hang-in-headers": hang_in_headers,
+    "error-500": answering("it broke", status=500),
+    "not-found": answering("nothing here", status=404),
+    "unavailable-for-years": unavailable_for_years,
+    "unavailable-for-a-second": unavailable_for_a_second,
+    "too-many-once": too_many_once,
+    "drop": drop,
+    "drop-once": drop_once,
+    "drop-after-headers": drop_after_headers,
+    "drop-in-body": drop_in_body,
+    "two-responses": two_responses,
+    "two-answers": two_answers,
+    "byte-a-second": byte_a_second,
+    "endless": endless,
+    "gzip-bomb": gzip_bomb,
+    "gzipped": gzipped,
+    "brotli": answering("x", more="Content-Encoding: br\r\n"),
+    "bad-json": answering("{nonsense"),
+    "deep-json": answering("[" * 200_000),
+    "nan": nan,
+    "wrong-id": wrong_id,
+    "no-content": answering("", status=204),
+    "redirect-in-a-circle": redirect_in_a_circle,
+    "redirect-to-a-file": redirect_to_a_file,
+    "redirect-elsewhere": redirect_elsewhere,
+    "redirect-nearby": redirect_nearby,
+    "error-inside": error_inside,
+    "no-http": no_http,
+}
+
+
+async def main(port: int, log: Path) -> None:
+    numbers: Counter[str] = Counter()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+            body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
+            mode = head[0].split("/")[1]
+            numbers[mode] += 1
+            with log.open("a") as stream:
+                stream.write(json.dumps({"mode": mode, "headers": headers, "body": body}) + "\n")
+            await MODES[mode](Exchange(writer, mode, numbers[mode], body))
+        with contextlib.suppress(ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), Path(os.environ["PEER_LOG"])))

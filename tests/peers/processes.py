@@ -1,0 +1,76 @@
+"""Peers as real processes on loopback."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.daemon_process import wait_until
+
+_IMPORTS = 60.0  # seconds; some SDKs take a while
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Peer:
+    """A server under test conditions, and what it was sent."""
+
+    port: int
+    log: Path
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return what was logged so far, a JSON object a request."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        self.process.send_signal(number)
+        self.process.wait(20)
+
+
+@contextlib.contextmanager
+def peer(
+    folder: Path, module: str, *arguments: str, python: str = sys.executable, port: int | None = None, **env: str
+) -> Iterator[Peer]:
+    """Run `tests/peers/MODULE.py PORT ...` until the end of the block; give it once it listens."""
+    port = port or free_port()
+    log = folder / f"peer-{module}-{port}.jsonl"
+    script = Path(__file__).parent / f"{module}.py"
+    process = subprocess.Popen(
+        [python, str(script), str(port), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / f"peer-{module}-{port}.log").open("wb"),
+        env={**os.environ, "PEER_LOG": str(log), **env},
+    )
+    found = Peer(port, log, process)
+    try:
+        wait_until(lambda: _listens(found), deadline=_IMPORTS, what=f"{module} listens")
+        yield found
+    finally:
+        if process.poll() is None:
+            found.end()
+
+
+def _listens(found: Peer) -> bool:
+    if found.process.poll() is not None:
+        raise AssertionError(f"the peer ended with status {found.process.returncode}")
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", found.port)) == 0

@@ -1,0 +1,32 @@
+"""Daemons whose agents are elsewhere, and runs of them one at a time."""
+
+from typing import Any
+
+from tests.daemon_process import DaemonProcess, wait_until
+
+HOURLY = "every = '1h'\n"
+
+
+def agent(name: str, settings: str, **inputs: str) -> str:
+    """Return an agent with a schedule for each input, none of which is due soon."""
+    schedules = [f"[agents.{name}.schedules.{key}]\n{HOURLY}input = '{text}'\n" for key, text in inputs.items()]
+    return f"[agents.{name}]\n{settings}\nmax_concurrent = 50\n" + "".join(schedules)
+
+
+def triggered(daemon: DaemonProcess, address: str) -> int:
+    """Start a run now; return its number."""
+    done = daemon.cli("schedules", "trigger", address, "--json")
+    assert done.returncode == 0, done.stderr
+    number = wait_until(lambda: daemon.query("SELECT max(id) AS id FROM runs")[0]["id"], what="the run")
+    return int(number)
+
+
+def ended(daemon: DaemonProcess, number: int, *, deadline: float = 20) -> dict[str, Any]:
+    """Return a run once it has ended."""
+    sql = "SELECT * FROM runs WHERE id = ? AND completed_at IS NOT NULL"
+    return dict(daemon.wait_for_row(sql, number, deadline=deadline))
+
+
+def finished(daemon: DaemonProcess, address: str) -> dict[str, Any]:
+    """Start a run and return it once it has ended."""
+    return ended(daemon, triggered(daemon, address))
