@@ -37,10 +37,8 @@ class World:
 
     def calls(self, method: str, run: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the parameters of the calls of a method for one run."""
-        calls = [*self.sync.requests(), *self.later.requests()]
-        return [
-            one["params"] for one in calls if one["method"] == method and one["params"]["task"]["name"] == run["name"]
-        ]
+        calls = [one for one in (*self.sync.requests(), *self.later.requests()) if one["method"] == method]
+        return [one["params"] for one in calls if one["params"]["task"]["name"] == run["name"]]
 
 
 def text(sync: Peer, later: Peer) -> str:
@@ -66,12 +64,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("agentex")
     (folder / "key").write_text("sesame-open\n")
     (folder / "token").write_text("0123456789abcdef0123456789abcdef\n")
-    python = sdk_python()
-    module = "agentex_sdk" if python else "agentex_plain"
-    how: dict[str, str] = {"python": python or sys.executable}
+    found = sdk_python()
+    module, python = ("agentex_sdk", found) if found else ("agentex_plain", sys.executable)
     with (
-        peer(folder, module, "sync", **how, AGENT_API_KEY="sesame-open") as sync,
-        peer(folder, module, "async", **how) as later,
+        peer(folder, module, "sync", python=python, AGENT_API_KEY="sesame-open") as sync,
+        peer(folder, module, "async", python=python) as later,
         daemons_in(folder) as start,
     ):
         yield World(start(text(sync, later).replace("{port}", str(free_port()))), sync, later)
@@ -160,7 +157,7 @@ def metrics(daemon: DaemonProcess) -> str:
     return done.stdout
 
 
-UPDATES = {
+UPDATES: dict[str, tuple[list[dict[str, Any]], str | None]] = {
     "a delta and nothing else": ([{"type": "delta", "index": 0, "delta": {"text_delta": "a"}}], "a"),
     "a whole after its parts": (
         [
