@@ -61,6 +61,8 @@ def run_ended(
         return
     standing, told = judge(known, status if status in _BAD else None, now)
     set_standing(tx, subject, standing)
+    if told is not None:
+        tx.counts["news", subject] += 1
     if told is Told.RECOVERED and known is not None:
         text = f"{_name(run)} is well again after {known.count} bad run(s) (run {run.id})"
         _send(tx, audience, _of_run(run, status, text, kind="recovered", **_figures(known)), now)

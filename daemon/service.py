@@ -284,7 +284,7 @@ class Service:
     def _counted(self, counts: Counts) -> None:
         """Hear what was committed."""
         self._metrics.count(counts)
-        if any(kind == "notification" for kind, _ in counts):
+        if any(kind in {"notification", "news"} for kind, _ in counts):
             self._notifier.wake()
 
     async def _tell(self, notices: list[Notice]) -> None:

@@ -32,9 +32,10 @@ def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def assert_the_ledger_is_exact(daemon: DaemonProcess) -> None:
+def assert_the_ledger_is_exact(daemon: DaemonProcess, schedule: int = 1) -> None:
     """Every due time of a schedule each second has exactly one row, from the first to the last."""
-    rows = daemon.query("SELECT scheduled_for, covers_until FROM fires ORDER BY scheduled_for")
+    sql = "SELECT scheduled_for, covers_until FROM fires WHERE schedule_id = ? ORDER BY scheduled_for"
+    rows = daemon.query(sql, schedule)
     expected = parse_instant(rows[0]["scheduled_for"])
     for row in rows:
         assert row["scheduled_for"] == format_instant(expected)

@@ -53,8 +53,12 @@ async def api(request: web.Request) -> web.StreamResponse:
         log.write(json.dumps({"method": method, "params": params}) + "\n")
     if method == "message/send":
         return await converse(request, number, params)
-    if method == "event/send" and params["event"]["content"]["content"] == "hook":
-        later.add(asyncio.create_task(call_hook(params["task"]["task_metadata"]["hook_url"])))
+    if method == "event/send":
+        word, url = params["event"]["content"]["content"], params["task"]["task_metadata"].get("hook_url")
+        if word == "hook":
+            later.add(asyncio.create_task(call_hook(url, 1)))
+        if word == "early":
+            await call_hook(url, 0)
     return web.json_response(answer(number, None if method == "task/create" else {"status": "processing"}))
 
 
@@ -82,8 +86,8 @@ async def converse(request: web.Request, number: object, params: dict[str, Any])
     return response
 
 
-async def call_hook(url: str) -> None:
-    await asyncio.sleep(1)
+async def call_hook(url: str, seconds: float) -> None:
+    await asyncio.sleep(seconds)
     async with ClientSession() as session:
         await session.post(url, json={"status": "completed", "result": "from hook"})
 

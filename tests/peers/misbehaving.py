@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -75,6 +76,29 @@ async def drop_in_body(exchange: Exchange) -> None:
     await exchange.begin_stream()
     await exchange.chunk(exchange.update("half of it").encode() + b"\n")
     await asyncio.sleep(0.5)  # what comes together with the end of the connection is lost
+
+
+async def stall(exchange: Exchange) -> None:
+    """Acknowledge the input and say no more."""
+    await exchange.begin_stream()
+    await exchange.chunk(exchange.update("begun").encode() + b"\n")
+    await hang(exchange)
+
+
+async def slow(exchange: Exchange) -> None:
+    await asyncio.sleep(1)
+    await exchange.well()
+
+
+async def slow_body(exchange: Exchange) -> None:
+    await exchange.begin_stream()
+    await exchange.chunk(exchange.update("begun ").encode() + b"\n")
+    await asyncio.sleep(0.5)
+    await exchange.chunk(b"")
+
+
+async def hang_once(exchange: Exchange) -> None:
+    await (hang(exchange) if exchange.number == 1 else exchange.well())
 
 
 async def two_responses(exchange: Exchange) -> None:
@@ -172,6 +196,10 @@ Mode = Callable[[Exchange], Awaitable[None]]
 MODES: dict[str, Mode] = {
     "well": Exchange.well,
     "hang": hang,
+    "hang-once": hang_once,
+    "stall": stall,
+    "slow": slow,
+    "slow-body": slow_body,
     "hang-in-headers": hang_in_headers,
     "error-500": answering("it broke", status=500),
     "not-found": answering("nothing here", status=404),
@@ -214,7 +242,7 @@ async def main(port: int, log: Path) -> None:
             mode = head[0].split("/")[1]
             numbers[mode] += 1
             with log.open("a") as stream:
-                stream.write(json.dumps({"mode": mode, "headers": headers, "body": body}) + "\n")
+                stream.write(json.dumps({"at": time.time(), "mode": mode, "headers": headers, "body": body}) + "\n")
             await MODES[mode](Exchange(writer, mode, numbers[mode], body))
         with contextlib.suppress(ConnectionError):
             writer.close()

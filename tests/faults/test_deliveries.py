@@ -1,0 +1,57 @@
+"""Promise 3 for agents elsewhere: kill -9 of the daemon at random moments during deliveries."""
+
+import random
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.daemon_process import DaemonProcess, wait_until
+from tests.faults.test_kill import assert_the_ledger_is_exact, pause
+from tests.peers.processes import Peer, peer
+
+MODES = ("well", "slow-body", "slow", "drop-once")
+CLOCK_GRAIN = timedelta(milliseconds=2)  # the marker's time is kept in milliseconds
+
+
+def config(found: Peer, *, paused: bool) -> str:
+    agents = [
+        f"[agents.{mode}]\ntype = 'agentex'\nacp_type = 'sync'\nurl = '{found.url}/{mode}'\nmax_concurrent = 50\n"
+        f"[agents.{mode}.schedules.s]\nevery = '1s'\noverlap = 'allow_all'\npaused = {str(paused).lower()}\n"
+        for mode in MODES
+    ]
+    return "[daemon]\nstate_dir = 'state'\nmax_concurrent_runs = 100\n" + "".join(agents)
+
+
+def assert_nothing_was_delivered_after_its_acknowledgement(daemon: DaemonProcess, found: Peer) -> None:
+    runs = {run["idempotency_key"]: run for run in daemon.query("SELECT * FROM runs")}
+    sent = [one for one in found.requests() if one["body"]["method"] == "message/send"]
+    names: dict[str, set[str]] = {}
+    for one in sent:
+        key = one["headers"]["x-idempotency-key"]
+        names.setdefault(one["body"]["params"]["task"]["name"], set()).add(key)
+        acknowledged = runs[key]["delivered_at"]
+        at = datetime.fromtimestamp(one["at"], datetime.fromisoformat(acknowledged).tzinfo)
+        assert at <= datetime.fromisoformat(acknowledged) + CLOCK_GRAIN
+    assert all(len(keys) == 1 for keys in names.values())
+    assert len(sent) >= len(runs)
+
+
+@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
+def test_kill_9_during_deliveries_delivers_nothing_after_its_acknowledgement(
+    start_daemon: StartDaemon, tmp_path: Path, rounds: int
+) -> None:
+    chance = random.Random(rounds)
+    with peer(tmp_path, "misbehaving") as found:
+        for _ in range(rounds):
+            daemon = start_daemon(config(found, paused=False))
+            pause(chance.uniform(0.05, 2.5))
+            daemon.kill()
+        daemon = start_daemon(config(found, paused=True))
+        unsettled = "SELECT 1 FROM runs WHERE completed_at IS NULL LIMIT 1"
+        wait_until(lambda: not daemon.query(unsettled), deadline=90, what="all runs ended")
+        assert {run["status"] for run in daemon.query("SELECT status FROM runs")} <= {"completed", "interrupted"}
+        assert_nothing_was_delivered_after_its_acknowledgement(daemon, found)
+        for row in daemon.query("SELECT id FROM schedules"):
+            assert_the_ledger_is_exact(daemon, row["id"])
