@@ -57,7 +57,7 @@ def status_view(
         "next": _next(connection, now, seen),
         "last_failures": failed,
         "timeline": _timeline(connection, now, seen),
-        "cost_today_usd": _cost_since(connection, calendar_day(now, zone)[0], seen),
+        **_spent_since(connection, calendar_day(now, zone)[0], seen),
         "sweeps": {name: progress.view() for name, progress in sweeps.items() if progress is not None},
         "disk": _disk(state_dir),
     }
@@ -124,13 +124,14 @@ def _worst(statuses: Iterable[RunStatus]) -> RunStatus | None:
     return max(statuses, key=_WORST_LAST.index, default=None)
 
 
-def _cost_since(connection: sqlite3.Connection, begin: datetime, seen: dict[str, Any]) -> float | None:
-    cost = connection.execute(
-        "SELECT sum(cost_usd) AS cost FROM runs r WHERE r.completed_at IS NOT NULL AND r.updated_at >= :begin "
+def _spent_since(connection: sqlite3.Connection, begin: datetime, seen: dict[str, Any]) -> dict[str, Any]:
+    row = connection.execute(
+        "SELECT sum(cost_usd) AS cost, coalesce(sum(input_tokens), 0) + coalesce(sum(output_tokens), 0) AS tokens "
+        "FROM runs r WHERE r.completed_at IS NOT NULL AND r.updated_at >= :begin "
         f"AND r.completed_at >= :begin AND {_is_seen('r.agent')}",
         {**seen, "begin": format_instant(begin)},
-    ).fetchone()["cost"]
-    return None if cost is None else float(cost)
+    ).fetchone()
+    return {"cost_today_usd": None if row["cost"] is None else float(row["cost"]), "tokens_today": row["tokens"]}
 
 
 def _uptime(pid: int | None, now: datetime) -> str | None:

@@ -261,6 +261,7 @@ class StatusView(BaseModel):
     last_failures: list[RunView]
     timeline: list[dict[str, Any]]
     cost_today_usd: float | None
+    tokens_today: int
     sweeps: dict[str, dict[str, int]]
     disk: dict[str, str]
 

@@ -26,12 +26,18 @@ def print_overview(view: dict[str, Any], zone: str) -> None:
             ("uptime", daemon["uptime"]),
             ("waiting", f"{view['pending']} runs"),
             ("cost today", None if cost is None else f"{cost:.2f} USD"),
+            ("tokens today", view["tokens_today"] or None),
             ("disk", f"{disk['used']} in the database, {disk['free']} free"),
         )
     )
     _print_timeline(view["timeline"])
     parts = (
-        ("runs now", ("run", "agent", "schedule", "since"), view["running"], ("id", "agent", "schedule", "started_at")),
+        (
+            "runs now",
+            ("run", "agent", "schedule", "status", "since"),
+            view["running"],
+            ("id", "agent", "schedule", "status", "started_at"),
+        ),
         ("next", ("schedule", "due"), view["next"], ("schedule", "scheduled_for")),
         (
             "last failures",
