@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from yarl import URL
 
 from daemon.agents.process import program_of
 from daemon.agents.remote.http import Call, CallError, calling
+from daemon.agents.supervisor import tree
 from daemon.config.schema import Config, Notify
 from daemon.errors import StoreUnavailableError
 from daemon.messages import request_of
@@ -207,6 +207,13 @@ class Notifier:
         return [address for agent, address in ailing if {"*", agent} & set(settings.agents)]
 
 
+def _end_tree(pid: int) -> None:
+    """Kill a command and all below it, those in sessions of their own included."""
+    started = tree.start_of(pid)
+    if started is not None:
+        tree.kill(lambda: [tree.Process(pid, started), *tree.descendants(pid)])
+
+
 async def _run(argv: list[str], text: bytes) -> None:
     """Run a command with a text on its standard input; raise NotSentError unless it ends well in time."""
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -229,7 +236,7 @@ async def _run(argv: list[str], text: bytes) -> None:
             raise NotSentError(f"{argv[0]!r} did not end within {_COMMAND_TIME:.0f} s") from None
         finally:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                await asyncio.to_thread(_end_tree, process.pid)
         words = " ".join(os.pread(said.fileno(), _COMPLAINT, 0).decode(errors="replace").split())
     if process.returncode != 0:
         raise NotSentError(f"{argv[0]!r} ended with status {process.returncode}" + (f": {words}" if words else ""))

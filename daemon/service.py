@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import os
-import random
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ import structlog
 
 from daemon import __version__
 from daemon.access import Rights
-from daemon.agents.base import Outcome
 from daemon.agents.kinds import Agents
 from daemon.agents.launcher import Nursery
 from daemon.agents.remote.http import open_session
@@ -34,6 +33,7 @@ from daemon.config.policies import audience_of, budgets_of
 from daemon.config.schema import Config
 from daemon.errors import StoreUnavailableError
 from daemon.fires import Claim, Fire, Present
+from daemon.hook_calls import HookCalls
 from daemon.limits import raise_open_files
 from daemon.log import LogFile
 from daemon.metrics import Metrics
@@ -44,7 +44,7 @@ from daemon.recovery import recover, start_anew
 from daemon.reloading import Reloader, log_declared
 from daemon.retention import Retention
 from daemon.runs.folders import runs_with_folders
-from daemon.runs.hooks import Hooks, open_key, settle
+from daemon.runs.hooks import Hooks, open_key
 from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules.declaring import sync_declared
@@ -60,6 +60,7 @@ T = TypeVar("T")
 _LOG = structlog.get_logger()
 _STATUS_EVERY = 10.0  # seconds
 _LOOK_UP = 1.0  # seconds that a look-up of rights may hold up due times
+_THREADS = 32  # made as they are needed
 _LAST_MOMENT = 2.0  # seconds that a run gets after it was ended at once
 
 
@@ -70,6 +71,8 @@ async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False)
     umask = os.umask(0o077)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to hear it
     open_files = raise_open_files()
+    # names that resolve slowly must not hold up the folders of other runs
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "agentcron"))
     lock = DaemonLock(state_dir)
     try:
         stop = Stop(config.daemon.on_stop)
@@ -235,7 +238,14 @@ class Service:
             metrics=self._metrics,
             cleanup=self._cleanup,
             retention=self._retention,
-            settle_hook=self._settle_hook,
+            hook_calls=HookCalls(
+                self._database,
+                self._pipeline,
+                self._state_dir,
+                self._instance,
+                utc_now,
+                lambda: audience_of(self.config),
+            ),
             start=self._begin,
             reload=self._reloader.reload,
             state_dir=self._state_dir,
@@ -262,24 +272,6 @@ class Service:
         rights = self._control.rights
         at_once = rights.may_at_once(principal)
         return at_once if at_once is not None else await asyncio.to_thread(rights.may, principal, "task.update", agent)
-
-    async def _settle_hook(self, token: str, outcome: Outcome) -> int:
-        """End the run of a hook; raise NotFoundError for a token that is not in force."""
-        run_id, changes = await self._database.write(
-            lambda tx: settle(
-                tx,
-                token,
-                outcome,
-                utc_now(),
-                instance=self._instance,
-                chance=random.random(),
-                audience=audience_of(self.config),
-            )
-        )
-        self._pipeline.report(changes)
-        self._pipeline.settled(run_id)
-        self._queue.wake()
-        return run_id
 
     def _counted(self, counts: Counts) -> None:
         """Hear what was committed."""

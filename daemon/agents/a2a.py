@@ -41,9 +41,12 @@ class A2aAgent(RemoteAgent):
             answer = result(await reply.read(), call, number)
         task = RemoteTask.in_answer(answer)
         if task is None:
-            words = words_of(answer.get("message", answer))
+            message = answer.get("message", answer)
+            if not isinstance(message, dict) or not isinstance(message.get("parts"), list):
+                raise AnswerError(f"{call.name}: its answer holds neither a task nor a message")
+            words = words_of(message)
             await self.transcript.say(words)
-            return Outcome(RunStatus.COMPLETED, message=words or None, usage=usage_in(answer.get("message"), answer))
+            return Outcome(RunStatus.COMPLETED, message=words or None, usage=usage_in(message, answer))
         self._task_id = task.id
         if task.is_over:
             return await self._ended_as(work, task)
@@ -63,9 +66,8 @@ class A2aAgent(RemoteAgent):
                 if not error.may_pass:
                     raise
                 if not is_told:
-                    _LOG.warning(
-                        "[delivery] The agent's task cannot be seen now", run_id=work.run_id, reason=str(error)
-                    )
+                    reason = self.masked(str(error))
+                    _LOG.warning("[delivery] The agent's task cannot be seen now", run_id=work.run_id, reason=reason)
                 is_told = True
                 continue
             is_told = False
@@ -95,7 +97,7 @@ class A2aAgent(RemoteAgent):
                     raise
                 continue
             try:
-                return interface_of(parse(data), url)
+                return interface_of(parse(data), url, has_key=bool(self.own_headers()))
             except AnswerError as error:
                 raise AnswerError(f"agent card: {error}") from None
         raise AssertionError("the last place ends in one way or the other")

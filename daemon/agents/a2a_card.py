@@ -23,8 +23,11 @@ class Interface:
     key_header: str | None = None
 
 
-def interface_of(card: dict[str, Any], url: str) -> Interface:
-    """Return the best JSON-RPC interface of a card that came from `url`; raise AnswerError if there is none of ours."""
+def interface_of(card: dict[str, Any], url: str, *, has_key: bool = False) -> Interface:
+    """Return the best JSON-RPC interface of a card that came from `url`; raise AnswerError if there is none of ours.
+
+    A key goes to the host that the config names, and to no other.
+    """
     found = sorted(_interfaces(card), key=lambda interface: interface.version, reverse=True)
     if not found:
         raise AnswerError("it offers no JSON-RPC interface in version 1 or 0.3 of A2A")
@@ -36,6 +39,8 @@ def interface_of(card: dict[str, Any], url: str) -> Interface:
         raise AnswerError(f"it names {best.url[:300]!r}, which is no URL") from None
     if place.scheme not in {"http", "https"} or (base.scheme == "https" and place.scheme == "http"):
         raise AnswerError(f"it names {best.url[:300]!r}, which is not as safe as the card's own URL")
+    if has_key and place.host != base.host:
+        raise AnswerError(f"it names {place.host}, where the key is not sent; write that host into url if it is right")
     return Interface(str(place), best.version, best.tenant, _key_header(card))
 
 

@@ -37,9 +37,10 @@ class RemoteTask:
     def in_answer(cls, answer: dict[str, Any]) -> Self | None:
         """Return the task in a result, None if it holds a message instead; raise AnswerError for half a task."""
         task = answer.get("task", answer)
-        if not isinstance(task, dict) or not isinstance(task.get("status"), dict):
+        if not isinstance(task, dict) or ("task" not in answer and not isinstance(task.get("status"), dict)):
             return None
-        status = task["status"]
+        status = task.get("status")
+        status = status if isinstance(status, dict) else {}
         if not isinstance(task.get("id"), str) or not task["id"] or not isinstance(status.get("state"), str):
             raise AnswerError("the task in its answer has no id or no state")
         state = status["state"].lower().removeprefix("task_state_").replace("_", "-")
@@ -89,10 +90,8 @@ def _part(part: dict[str, Any]) -> str:
     if part.get("data") is not None:
         return json.dumps(part["data"], ensure_ascii=False)
     file = part.get("file", part)
-    name = (
-        file.get("name") or file.get("filename") or file.get("uri") or file.get("url") if isinstance(file, dict) else ""
-    )
-    return f"[file {name}]"
+    names = [file.get(key) for key in ("name", "filename", "uri", "url")] if isinstance(file, dict) else []
+    return f"[file {next((name for name in names if name), 'without a name')}]"
 
 
 def _list(value: object) -> list[dict[str, Any]]:

@@ -57,6 +57,8 @@ class Work:
     run_dir: Path
     workspace: Path
     terms: Terms
+    hook_token: str | None = None
+    """By which the agent may end the run from outside; a secret."""
     spent_seconds: float = 0.0
     """What of the run's timeout was spent before its agent could begin, or by an earlier daemon."""
     locks_workspace: bool = False
@@ -102,8 +104,8 @@ class NeverStarted:
 class Journal:
     """How an agent has the stages of a delivery committed; each returns once it is on disk."""
 
-    identified: Callable[[Identity | None], Awaitable[None]]
-    """The delivery begins, by a supervisor of this identity where there is one."""
+    identified: Callable[[Identity], Awaitable[None]]
+    """A process will own the agent's command."""
     delivered: Callable[[], Awaitable[None]]
     """The agent has the input."""
     suspended: Callable[[dict[str, Any]], Awaitable[bool]]

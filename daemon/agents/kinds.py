@@ -15,6 +15,8 @@ from daemon.agents.supervised import Describe, SupervisedAgent
 from daemon.config.schema import AcpAgent, BaseAgent, CommandAgent, Config, ProcessAgent
 from daemon.config.schema import RemoteAgent as RemoteSettings
 from daemon.config.secrets import read_secret
+from daemon.config.values import Secret
+from daemon.errors import SecretError
 
 _REMOTE: dict[str, type[RemoteAgent]] = {"agentex": AgentexAgent, "a2a": A2aAgent}
 
@@ -34,7 +36,7 @@ class Agents:
     def remote(self, terms: Terms, settings: BaseAgent | None, config: Config) -> RemoteAgent:
         """Return the agent for a run behind a URL, whose settings may have left the config since it began."""
         secret = settings.api_key if isinstance(settings, RemoteSettings) else None
-        read_key = partial(read_secret, config, "api_key", secret) if secret is not None else _no_key
+        read_key = partial(_read_key, config, secret) if secret is not None else None
         return _REMOTE[terms.kind](self._session, read_key)
 
     def found_again(self, terms: Terms, settings: BaseAgent | None, config: Config) -> SupervisedAgent | RemoteAgent:
@@ -52,5 +54,9 @@ class Agents:
         raise TypeError(f"no way to start {type(settings).__name__}")
 
 
-def _no_key() -> None:
-    return None
+def _read_key(config: Config, secret: Secret) -> str | None:
+    """Return an API key; raise SecretError for one that no header can hold."""
+    key = read_secret(config, "api_key", secret)
+    if key and not (key.isascii() and key.isprintable()):
+        raise SecretError("api_key: holds a line break or another character that an HTTP header cannot")
+    return key

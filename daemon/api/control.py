@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from daemon.access import Action, Rights
-from daemon.agents.base import Outcome
 from daemon.api.remembered import Remembered
 from daemon.cleanup import Cleanup
 from daemon.clock import Clock
 from daemon.config.schema import Config
+from daemon.hook_calls import HookCalls
 from daemon.metrics import Metrics
 from daemon.retention import Retention
 from daemon.runs.queue import Queue
@@ -35,8 +35,7 @@ class Control:
     metrics: Metrics
     cleanup: Cleanup
     retention: Retention
-    settle_hook: Callable[[str, Outcome], Awaitable[int]]
-    """End the run of a hook's token; raises NotFoundError for one that is not in force."""
+    hook_calls: HookCalls
     start: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
     """Begin long work that goes on without the one who asked, and is cancelled when the daemon stops."""
     reload: Callable[[], Awaitable[tuple[list[Declared], list[str]]]]

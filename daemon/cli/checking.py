@@ -24,11 +24,17 @@ def warnings_about(config: Config) -> Iterator[str]:
             yield from _command(place, config, agent)
         if isinstance(agent, AgentexAgent) and agent.acp_type != "sync" and not agent.await_completion:
             yield f"{place}: without await_completion a run ends at the acknowledgement; overlap cannot see its work"
+        if isinstance(agent, AgentexAgent) and agent.await_completion and not _has_tcp(config):
+            yield f"{place}: without control.listen or public_url its hook_url leads to the socket of this host"
         if isinstance(agent, RemoteAgent) and agent.api_key is not None:
             yield from _secret(f"{place}.", config, "api_key", agent.api_key)
     for name, target in config.notify.items():
         if target.command is not None:
             yield from _program(f"notify.{name}", config, target.command)
+
+
+def _has_tcp(config: Config) -> bool:
+    return config.control.listen is not None or config.control.public_url is not None
 
 
 def changes_by_reload(config: Config) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Rules of the config that concern several keys at once, checked on the raw tables so that all mistakes show."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,7 +63,13 @@ def _environment(path: KeyPath, environment: dict[str, Any]) -> Iterator[Finding
 
 
 def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -> Iterator[Finding]:
-    environment = agent.get("environment")
+    if agent.get("acp_type") == "sync" and agent.get("await_completion") is True:
+        text = 'acp_type = "sync" needs none: the reply says when the work is done; remove it, or use "agentic"'
+        yield (*path, "await_completion"), text
+    url = agent.get("url")
+    if isinstance(url, str) and re.match(r"https?://[^/]*@", url):
+        yield (*path, "url"), "holds a name or password, which would be shown and logged; use api_key"
+    environment = agent.get("environment") if agent.get("type", "command") in {"command", "acp"} else None
     if isinstance(environment, str) and environment not in environments:
         known = ", ".join(sorted(environments)) or "none is defined"
         yield (*path, "environment"), f"no [environments.{environment}] table; defined: {known}"

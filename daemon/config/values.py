@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -63,6 +64,10 @@ def _name(value: str) -> str:
 def _url(value: str) -> str:
     if not re.fullmatch(r"https?://[^/\s]+\S*", value):
         raise ValueError('not a URL; write it like "https://host.example/path"')
+    try:
+        _ = urlsplit(value).port
+    except ValueError as error:
+        raise ValueError(f"not a URL: {error}") from None
     return value
 
 

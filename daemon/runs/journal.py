@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -10,11 +10,9 @@ import structlog
 
 from daemon.agents.base import Identity, Journal, Terms
 from daemon.model import RunStatus, Step
-from daemon.runs.hooks import hash_of
 from daemon.store.database import Database, Transaction
 from daemon.store.events import add_event, begin_step, end_step
 from daemon.store.flags import flag_of
-from daemon.store.hooks import add_hook
 from daemon.store.runs import Change, Run, change_status, get_run, update_run
 from daemon.units import format_instant
 
@@ -41,17 +39,17 @@ class Stages:
         self._counted = counted
         self._was_suspended = was_suspended
 
-    def of(self, run: Run, terms: Terms, token: str | None = None) -> Journal:
-        """Return the journal of one run; `token` is that of its hook, if it has one."""
+    def of(self, run: Run, terms: Terms) -> Journal:
+        """Return the journal of one run."""
         return Journal(
-            identified=partial(self._identified, run.id, terms, token),
+            identified=partial(self._identified, run.id),
             delivered=partial(self._delivered, run, terms),
             suspended=partial(self._suspended, run.id),
             tried=partial(self._tried, run, terms.kind),
         )
 
-    async def _identified(self, run_id: int, terms: Terms, token: str | None, identity: Identity | None) -> None:
-        """Commit that the delivery begins, and who will own the command; a flag set by then holds it back."""
+    async def _identified(self, run_id: int, identity: Identity) -> None:
+        """Commit who will own the command; only then may it be let loose. A flag set by then holds it back."""
 
         def record(tx: Transaction) -> None:
             if flag_of(tx, run_id) is not None:
@@ -59,11 +57,7 @@ class Stages:
             now = self._now()
             end_step(tx, run_id, Step.WORKSPACE, now)
             begin_step(tx, run_id, Step.DELIVER, now)
-            if identity is not None:
-                owner = {"boot_id": identity.boot_id, "pid": identity.pid, "pid_started": identity.started}
-                update_run(tx, run_id, now, **owner)
-            if token is not None:
-                add_hook(tx, run_id, hash_of(token), now, now + timedelta(seconds=terms.timeout_seconds))
+            update_run(tx, run_id, now, boot_id=identity.boot_id, pid=identity.pid, pid_started=identity.started)
 
         await self._database.write_patiently(record)
 

@@ -14,22 +14,23 @@ from typing import Any
 
 import structlog
 
-from daemon.agents.base import Identity, NeverStarted, Outcome, Stoppable, Work
+from daemon.agents.base import Identity, NeverStarted, Outcome, Stoppable, Terms, Work
 from daemon.agents.kinds import Agents
 from daemon.agents.remote.agent import RemoteAgent
 from daemon.config.schema import BaseAgent, Config, ProcessAgent
 from daemon.errors import SecretError
-from daemon.model import CONFIG_PRINCIPAL, RunStatus
+from daemon.model import CONFIG_PRINCIPAL, RunStatus, Step
 from daemon.rules.notifying import Audience
 from daemon.runs.ending import finish
 from daemon.runs.folders import FolderRoomError, PreparationError, prepare, prepare_folder, run_folder
-from daemon.runs.hooks import Hooks
+from daemon.runs.hooks import Hooks, hash_of
 from daemon.runs.journal import Stages, UnwantedError
 from daemon.runs.preparation import Preparation, source_of
 from daemon.runs.settings import terms_of
 from daemon.store.database import Database, Transaction
-from daemon.store.events import add_event
+from daemon.store.events import add_event, begin_step
 from daemon.store.flags import flag_cancellation, flag_of
+from daemon.store.hooks import add_hook
 from daemon.store.runs import Change, Run, change_status, get_run
 from daemon.store.workspaces import add_workspace
 from daemon.units import format_instant, parse_instant
@@ -81,6 +82,8 @@ class Pipeline:
         self._now = now
         self._stages = Stages(database, now, heard.tried, self._was_suspended)
         self._agents: dict[int, Stoppable] = {}
+        self._on_the_way: set[int] = set()
+        self._unwanted: set[int] = set()
 
     async def execute(self, run: Run, config: Config) -> None:
         """Take a claimed run through its steps; whatever goes wrong becomes its outcome."""
@@ -91,12 +94,13 @@ class Pipeline:
         await self._to_the_end(run, self._resume(run, config))
 
     async def _to_the_end(self, run: Run, work: Coroutine[Any, Any, Outcome | NeverStarted]) -> None:
+        self._on_the_way.add(run.id)
         try:
             outcome = await self._guarded(run, work)
             await self._record(run, outcome)
         finally:
-            self.in_flight.discard(run.id)
-            self.suspended.discard(run.id)
+            for runs in (self.in_flight, self.suspended, self._on_the_way, self._unwanted):
+                runs.discard(run.id)
 
     async def _record(self, run: Run, outcome: Outcome | NeverStarted) -> None:
         try:
@@ -109,11 +113,23 @@ class Pipeline:
             with contextlib.suppress(Exception):  # told above; the next start finds the run again
                 await self._conclude(run, unusable)
 
+    def enter(self, tx: Transaction, run: Run, terms: Terms, now: datetime) -> None:
+        """Note that a claimed run enters its first step, which for an agent elsewhere is the delivery."""
+        if not terms.url:
+            begin_step(tx, run.id, Step.WORKSPACE, now)
+            return
+        begin_step(tx, run.id, Step.DELIVER, now)
+        if terms.await_completion:
+            token = self._hooks.token(run.idempotency_key)
+            add_hook(tx, run.id, hash_of(token), now, now + timedelta(seconds=terms.timeout_seconds))
+
     def stop(self, run_id: int, *, at_once: bool) -> None:
-        """Pass the wish to end on to the agent; a run on its way to its agent finds the flag."""
+        """Pass the wish to end on to the agent; a run on its way to its agent finds the flag, or the wish."""
         agent = self._agents.get(run_id)
         if agent is not None:
             agent.stop(at_once=at_once)
+        elif run_id in self._on_the_way:
+            self._unwanted.add(run_id)
 
     def interrupt(self) -> None:
         """Give up the calls in flight."""
@@ -127,6 +143,11 @@ class Pipeline:
         agent = self._agents.get(run_id)
         if isinstance(agent, RemoteAgent):
             agent.settled.set()
+
+    def mask_of(self, run_id: int) -> Callable[[str], str]:
+        """Return what takes the secrets of a run under way out of a text."""
+        agent = self._agents.get(run_id)
+        return agent.masked if isinstance(agent, RemoteAgent) else str
 
     def note_cancellation(self, run_ids: Iterable[int], told: str) -> None:
         """Leave word on the disk, database or not, that these runs are to end; blocks as long as the disk does."""
@@ -180,13 +201,15 @@ class Pipeline:
     async def _perform_elsewhere(self, run: Run, settings: BaseAgent, config: Config) -> Outcome | NeverStarted:
         """Run an agent that is reached over the network."""
         await asyncio.to_thread(prepare_folder, self._state_dir, run.id, run.input_content)
-        work, token = self._work(run), None
+        work = self._work(run)
         if work.terms.await_completion:
-            token = self._hooks.token(run.idempotency_key)
-            work = replace(work, metadata={**work.metadata, "hook_url": self._hooks.url(token, config)})
+            url = self._hooks.url(work.hook_token or "", config)
+            work = replace(work, metadata={**work.metadata, "hook_url": url})
+        if run.id in self._unwanted:
+            raise UnwantedError
         agent = self._agents[run.id] = self._makers.remote(work.terms, settings, config)
         self.in_flight.add(run.id)
-        return await agent.run(work, self._stages.of(run, work.terms, token))
+        return await agent.run(work, self._stages.of(run, work.terms))
 
     async def _cloned(self, run: Run, settings: ProcessAgent, config: Config) -> Path:
         """Make the workspace of a run in a git environment."""
@@ -222,7 +245,7 @@ class Pipeline:
         identity = None
         if run.boot_id is not None and run.pid is not None and run.pid_started is not None:
             identity = Identity(run.boot_id, run.pid, run.pid_started)
-        folder = run_folder(self._state_dir, run.id)
+        folder, terms = run_folder(self._state_dir, run.id), terms_of(run)
         return Work(
             run_id=run.id,
             run_name=run.name,
@@ -239,7 +262,8 @@ class Pipeline:
             created_at=run.created_at,
             run_dir=folder,
             workspace=folder,
-            terms=terms_of(run),
+            terms=terms,
+            hook_token=self._hooks.token(run.idempotency_key) if terms.await_completion else None,
             identity=identity,
             delivered=run.delivered_at is not None,
             remote=json.loads(run.remote or "{}") if run.status is RunStatus.SUSPENDED else None,

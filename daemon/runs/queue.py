@@ -12,11 +12,10 @@ import structlog
 
 from daemon.config.schema import Config
 from daemon.errors import NoRoomError, StoreUnavailableError
-from daemon.model import RunStatus, Step
+from daemon.model import RunStatus
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.settings import terms_for
 from daemon.store.database import Database, Transaction
-from daemon.store.events import begin_step
 from daemon.store.fires import mark_launched
 from daemon.store.flags import Flag, cancellation_flags, flag_cancellation
 from daemon.store.runs import Change, Run, change_status, get_run, next_attempt_at, occupied, startable
@@ -140,10 +139,10 @@ class Queue:
         return True
 
     def _claim_one(self, tx: Transaction, run: Run, now: datetime) -> Run:
-        settings = json.dumps(asdict(terms_for(self.config, run.agent)))
-        change_status(tx, run, RunStatus.RUNNING, now, settings=settings, not_before=None)
+        terms = terms_for(self.config, run.agent)
+        change_status(tx, run, RunStatus.RUNNING, now, settings=json.dumps(asdict(terms)), not_before=None)
         mark_launched(tx, run.id)
-        begin_step(tx, run.id, Step.WORKSPACE, now)
+        self._pipeline.enter(tx, run, terms, now)
         return get_run(tx, run.id) or run
 
     async def cancel_all(self, by: str, reason: str, *, at_once: bool) -> None:

@@ -1,5 +1,6 @@
 """Rows of `hooks`: by which token a run may be ended from outside, until when, and whether that was done."""
 
+import sqlite3
 from datetime import datetime
 
 from daemon.store.database import Transaction
@@ -13,6 +14,12 @@ def add_hook(tx: Transaction, run_id: int, token_hash: str, now: datetime, expir
         "ON CONFLICT (run_id, token_hash) DO UPDATE SET expires_at = excluded.expires_at",
         (run_id, token_hash, format_instant(now), format_instant(expires)),
     )
+
+
+def run_of_hook(connection: sqlite3.Connection, token_hash: str) -> int | None:
+    """Return the run that a token was given to, in force or not."""
+    row = connection.execute("SELECT run_id FROM hooks WHERE token_hash = ?", (token_hash,)).fetchone()
+    return None if row is None else int(row["run_id"])
 
 
 def use_hook(tx: Transaction, token_hash: str, now: datetime) -> int | None:

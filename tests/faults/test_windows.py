@@ -40,7 +40,7 @@ Queue._start_what_may = slow
 BEFORE_THE_IDENTITY = """
 import asyncio
 from daemon.runs.journal import Stages
-async def slow(self, run_id, terms, token, identity):
+async def slow(self, run_id, identity):
     open(FLAG, "w").write(str(identity.pid))
     await asyncio.sleep(3600)
 Stages._identified = slow

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 HEAD = "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{more}"
 MEGABYTE = 1024 * 1024
@@ -22,8 +23,12 @@ BOMB = gzip.compress(b" " * (100 * MEGABYTE), 1)
 class Exchange:
     """One request, and how many came before it in the same mode."""
 
-    def __init__(self, writer: asyncio.StreamWriter, mode: str, number: int, body: dict[str, object]) -> None:
+    def __init__(
+        self, writer: asyncio.StreamWriter, mode: str, number: int, headers: dict[str, str], body: dict[str, Any]
+    ) -> None:
         self.writer = writer
+        self.headers = headers
+        self.hook_url = body.get("params", {}).get("task", {}).get("task_metadata", {}).get("hook_url")
         self.mode = mode
         self.number = number
         self.id = body.get("id")
@@ -173,6 +178,19 @@ async def error_inside(exchange: Exchange) -> None:
     await exchange.answer(json.dumps({"jsonrpc": "2.0", "id": exchange.id, "error": error}))
 
 
+async def tell_secrets(exchange: Exchange) -> None:
+    """Repeat the key and the hook's URL wherever a peer may speak."""
+    secrets = f"{exchange.headers.get('x-agent-api-key')} {exchange.hook_url}"
+    if exchange.number == 1:
+        await exchange.send(f"HTTP/1.1 500 {secrets}\r\nContent-Length: {len(secrets)}\r\n\r\n{secrets}")
+    else:
+        await exchange.answer(json.dumps({"jsonrpc": "2.0", "id": exchange.id, "error": {"message": secrets}}))
+
+
+async def unavailable_until_1999(exchange: Exchange) -> None:
+    await exchange.answer("", status=503, more="Retry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n")
+
+
 async def no_http(exchange: Exchange) -> None:
     await exchange.send(b"\x00\x01 SSH-2.0 hello\r\n\r\n")
 
@@ -210,6 +228,8 @@ MODES: dict[str, Mode] = {
     "drop-once": drop_once,
     "drop-after-headers": drop_after_headers,
     "drop-in-body": drop_in_body,
+    "tell-secrets": tell_secrets,
+    "unavailable-until-1999": unavailable_until_1999,
     "two-responses": two_responses,
     "two-answers": two_answers,
     "byte-a-second": byte_a_second,
@@ -243,7 +263,7 @@ async def main(port: int, log: Path) -> None:
             numbers[mode] += 1
             with log.open("a") as stream:
                 stream.write(json.dumps({"at": time.time(), "mode": mode, "headers": headers, "body": body}) + "\n")
-            await MODES[mode](Exchange(writer, mode, numbers[mode], body))
+            await MODES[mode](Exchange(writer, mode, numbers[mode], headers, body))
         with contextlib.suppress(ConnectionError):
             writer.close()
 

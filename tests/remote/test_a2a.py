@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from daemon.agents.a2a_card import interface_of
+from daemon.agents.a2a_task import RemoteTask
 from daemon.agents.remote.json_rpc import AnswerError
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
@@ -184,6 +185,25 @@ def test_a_card_that_offers_nothing_usable_is_refused(card: dict[str, object], r
         interface_of(card, "https://h/.well-known/agent-card.json")
 
 
+def test_a_key_goes_to_the_configured_host_only() -> None:
+    card, place = {"url": "http://elsewhere/x"}, "http://h/.well-known/agent-card.json"
+    assert interface_of(card, place).url == "http://elsewhere/x"
+    with pytest.raises(AnswerError, match="it names elsewhere, where the key is not sent"):
+        interface_of(card, place, has_key=True)
+    assert interface_of({"url": "http://h:81/x"}, place, has_key=True).url == "http://h:81/x"
+
+
+@pytest.mark.parametrize("answer", [{"task": {}}, {"task": {"id": 5, "status": "completed"}}, {"task": {"id": "x"}}])
+def test_half_a_task_is_no_task(answer: dict[str, object]) -> None:
+    with pytest.raises(AnswerError, match="has no id or no state"):
+        RemoteTask.in_answer(answer)
+
+
+@pytest.mark.parametrize("answer", [{}, {"kind": "message"}, {"message": {}}])
+def test_a_message_is_told_from_a_task(answer: dict[str, object]) -> None:
+    assert RemoteTask.in_answer(answer) is None
+
+
 @pytest.mark.parametrize(
     ("scheme", "header"),
     [
@@ -197,3 +217,12 @@ def test_a_card_that_offers_nothing_usable_is_refused(card: dict[str, object], r
 def test_the_card_names_the_header_of_the_key(scheme: dict[str, object], header: str | None) -> None:
     card = {"url": "/x", "securitySchemes": {"key": scheme}}
     assert interface_of(card, "https://h/card.json").key_header == header
+
+
+def test_an_answer_that_holds_nothing_fails_the_run(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "a2a_nothing") as found:
+        run = finished(start_daemon(agent("a", f"type = 'a2a'\nurl = '{found.url}'", x="x")), "a/x")
+        assert (run["status"], run["error"]) == (
+            "failed",
+            "SendMessage: its answer holds neither a task nor a message",
+        )

@@ -47,6 +47,12 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
         yield start(text())
 
 
+def in_turn(daemon: DaemonProcess, number: int) -> None:
+    """Wait until a run's session has begun its turn."""
+    log = daemon.state / "runs" / str(number) / "output.log"
+    wait_until(lambda: log.exists() and "started" in log.read_text(), what="the turn")
+
+
 def test_words_become_the_output_and_the_message(daemon: DaemonProcess) -> None:
     run = finished(daemon, "a/echo")
     assert (run["status"], run["message"], run["exit_code"]) == ("completed", "hello you", 0)
@@ -119,7 +125,7 @@ def test_lines_that_are_no_messages_are_shown(daemon: DaemonProcess) -> None:
 
 def test_a_cancelled_session_ends_its_turn_and_leaves_nothing(daemon: DaemonProcess) -> None:
     number = triggered(daemon, "a/long")
-    wait_until(lambda: "started" in daemon.output(number), what="the turn")
+    in_turn(daemon, number)
     daemon.cli("runs", "cancel", str(number))
     run = ended(daemon, number)
     assert (run["status"], run["error"]) == ("cancelled", "cancelled by root")
@@ -129,7 +135,7 @@ def test_a_cancelled_session_ends_its_turn_and_leaves_nothing(daemon: DaemonProc
 
 def test_an_agent_that_does_not_heed_the_cancel_ends_with_its_tree(daemon: DaemonProcess) -> None:
     number = triggered(daemon, "a/stubborn")
-    wait_until(lambda: "started" in daemon.output(number), what="the turn")
+    in_turn(daemon, number)
     daemon.cli("runs", "cancel", str(number))
     run = ended(daemon, number)
     assert run["status"] == "cancelled"
@@ -141,13 +147,13 @@ def test_a_session_survives_the_daemon(tmp_path: Path) -> None:
     with daemons_in(tmp_path) as start:
         first = start(text())
         number = triggered(first, "a/long")
-        wait_until(lambda: "started" in first.output(number), what="the turn")
+        in_turn(first, number)
         first.kill()
         second = start(text())
         assert second.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "running"
         second.cli("runs", "cancel", str(number))
         assert ended(second, number)["status"] == "cancelled"
         third = triggered(second, "a/long")
-        wait_until(lambda: "started" in second.output(third), what="the turn")
+        in_turn(second, third)
         assert second.stop(signal.SIGTERM) == 0  # detach: it goes on
         assert len(processes_of(second.query("SELECT * FROM runs WHERE id = ?", third)[0]["idempotency_key"])) >= 2

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from daemon.runs.hooks import Hooks
 from tests.api.calling import call
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
@@ -147,6 +148,44 @@ def test_a_hook_outlives_the_daemon(start_daemon: StartDaemon, tmp_path: Path) -
         assert call(second, "POST", path, DONE).status == 200
         assert ended(second, run["id"])["status"] == "completed"
         assert len([one for one in found.requests() if one["method"] == "event/send"]) == 1
+
+
+@pytest.mark.parametrize("depth", [900, 5000])
+def test_a_result_of_any_depth_is_kept_or_refused(world: tuple[DaemonProcess, Peer], depth: int) -> None:
+    run, path = suspended(world)
+    answer = call(world[0], "POST", path, data=b'{"status": "completed", "result": %s}' % (b"[" * depth + b"]" * depth))
+    assert answer.status in {200, 400}
+    if answer.status == 400:
+        call(world[0], "POST", path, DONE)
+    assert ended(world[0], run["id"])["status"] == "completed"
+    assert (world[0].state / "runs" / str(run["id"]) / "result.json").stat().st_size > 10
+    assert "Traceback" not in world[0].log_text()
+
+
+def test_what_an_agent_repeats_of_key_and_token_is_masked(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        daemon = start_daemon(text(f"{found.url}/tell-secrets", "api_key = 'sesame-open'", "attempts = 1"))
+        run = ended(daemon, triggered(daemon, "a/x"))
+        assert run["error"].startswith("task/create: *** http+unix://")
+        assert_no_secret(daemon, run)
+        daemon.stop()
+    with peer(tmp_path, "agentex_plain", "async") as found:
+        daemon = start_daemon(text(found.url, "api_key = 'sesame-open'"))
+        run = dict(daemon.wait_for_run("suspended", number=triggered(daemon, "a/x")))
+        path = "/hooks/" + hook_of(found, run).rpartition("/")[2]
+        said = {"status": "failed", "error": "no sesame-open", "result": {"key": "sesame-open", "hook": path}}
+        assert call(daemon, "POST", path, said).status == 200
+        assert ended(daemon, run["id"])["error"] == "no ***"
+        assert_no_secret(daemon, run)
+
+
+def assert_no_secret(daemon: DaemonProcess, run: dict[str, Any]) -> None:
+    kept = [file.read_bytes() for file in (daemon.state / "runs").rglob("*") if file.is_file()]
+    kept += [file.read_bytes() for file in daemon.state.glob("state.db*")]
+    token = Hooks((daemon.state / "hook.key").read_bytes()).token(run["idempotency_key"])
+    for place in (*kept, daemon.log_text().encode()):
+        assert b"sesame-open" not in place
+        assert token.encode() not in place
 
 
 def test_a_failure_by_hook_starts_the_next_attempt(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Peers that hang, break off, lie, flood or send elsewhere: each run ends, with a reason that a person understands."""
 
+import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ ENDS = {
     "not-found": End("failed", "message/send: HTTP 404 X: nothing here", 1),
     "unavailable-for-years": End("failed", "it asks to wait 11574d1h46m40s, longer than the run's timeout leaves", 1),
     "unavailable-for-a-second": End("completed", "", 2),
+    "unavailable-until-1999": End("failed", "HTTP 503 X (after 5 tries)", 5),
     "too-many-once": End("completed", "", 2),
     "drop": End("failed", "the connection was closed before an answer came (after 5 tries)", 5),
     "drop-once": End("completed", "", 2),
@@ -121,6 +123,13 @@ def test_a_peer_that_is_not_there_yet_is_tried_again(outcome: tuple[DaemonProces
     assert run["status"] == "completed"
     [event, *_] = daemon.query("SELECT data FROM events WHERE run_id = ? AND type = 'delivery_failed'", run["id"])
     assert "cannot connect to 127.0.0.1" in event["data"]
+
+
+def test_a_wait_that_is_over_takes_nothing_from_ours(outcome: tuple[DaemonProcess, Peer]) -> None:
+    daemon, _ = outcome
+    events = "SELECT data FROM events WHERE run_id = ? AND type = 'delivery_failed' ORDER BY number"
+    tries = [json.loads(row["data"]) for row in daemon.query(events, run_of(daemon, "unavailable-until-1999")["id"])]
+    assert [one.get("again_after_seconds") for one in tries] == [0.2, 0.4, 0.8, 1.6, None]
 
 
 def test_what_came_before_the_end_is_kept(outcome: tuple[DaemonProcess, Peer]) -> None:

@@ -14,6 +14,7 @@ from daemon.config.secrets import resolve_environment
 from daemon.errors import ConfigError, SecretError
 from daemon.model import Overlap
 
+SYNC = '[agents.a]\ntype = "agentex"\nurl = "http://x"\nacp_type = "sync"\n'
 GOOD = '[agents.a]\ncommand = ["true"]\n'
 
 
@@ -119,6 +120,9 @@ days = -1
         ('[agents.a]\ncommand = ["a\\u0000b"]', "NUL"),
         ('[agents.a]\ntype = "agentex"', "the key url is missing"),
         ('[agents.a]\ntype = "a2a"\nurl = "ftp://x"', "not a URL"),
+        ('[agents.a]\ntype = "a2a"\nurl = "http://x:99999"', "not a URL: Port out of range"),
+        ('[agents.a]\ntype = "a2a"\nurl = "http://me:secret@x/"', "holds a name or password"),
+        (SYNC + "await_completion = true", 'acp_type = "sync" needs none'),
         (GOOD + "timeout = 5", "a duration is a string"),
         (GOOD + 'timeout = "0s"', 'at least "1s"'),
         (GOOD + "attempts = 1.0", "integer"),

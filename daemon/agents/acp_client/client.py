@@ -102,7 +102,9 @@ class Session:
         answer = self._ask("session/prompt", {"sessionId": self._session, "prompt": content})
         self._count_tokens(answer.get("usage"))
         reason = answer.get("stopReason")
-        if reason != "end_turn":
+        if reason == "cancelled" and self._cancelled_at is not None:
+            self._verdict.failure = "cancelled"
+        elif reason != "end_turn":
             self._verdict.failure = _STOPPED.get(str(reason), f"the agent stopped for no known reason: {reason!r}")
 
     def _ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +140,8 @@ class Session:
         params = message.get("params")
         params = params if isinstance(params, dict) else {}
         if "id" not in message:
-            if message["method"] == "session/update" and isinstance(params.get("update"), dict):
+            is_ours = params.get("sessionId") == self._session
+            if message["method"] == "session/update" and is_ours and isinstance(params.get("update"), dict):
                 self._rendering.update(params["update"])
                 self._count_cost(params["update"])
             return

@@ -16,8 +16,10 @@ from daemon.agents.remote.delivery import Delivery, Tried
 from daemon.agents.remote.http import Call, CallError, calling
 from daemon.agents.remote.json_rpc import AnswerError, request, result_of
 from daemon.agents.remote.output import Transcript
+from daemon.agents.supervisor.output import Mask
 from daemon.errors import SecretError
 from daemon.model import RunStatus
+from daemon.units import utc_now
 
 _LOG = structlog.get_logger()
 _WITHDRAWAL = 5.0  # seconds that a peer has to take note of a cancellation
@@ -30,8 +32,8 @@ _BROKEN_OFF = "the daemon ended while the agent's answer was under way; the inpu
 class RemoteAgent(ABC):
     """One run of an agent that is reached over HTTP."""
 
-    def __init__(self, session: aiohttp.ClientSession, read_key: Callable[[], str | None]) -> None:
-        """Serve one run; `read_key` gives the agent's API key, blocks, and raises SecretError."""
+    def __init__(self, session: aiohttp.ClientSession, read_key: Callable[[], str | None] | None) -> None:
+        """Serve one run; `read_key` gives the agent's API key if it has one, blocks, and raises SecretError."""
         self.session = session
         self.is_suspended = False
         self._read_key = read_key
@@ -39,6 +41,7 @@ class RemoteAgent(ABC):
         self._activity: asyncio.Task[Outcome] | None = None
         self._ending: Literal["cancel", "kill", "interrupt"] | None = None
         self._told: str | None = None
+        self._mask: Mask | None = None
         self._is_begun = False
         self.settled = asyncio.Event()
         self.transcript: Transcript
@@ -67,7 +70,6 @@ class RemoteAgent(ABC):
     async def run(self, work: Work, journal: Journal) -> Outcome | NeverStarted:
         """Deliver the input and stay until the work has ended."""
         await self._prepare(work, journal.tried)
-        await journal.identified(None)
         return await self._bounded(work, self._perform(work, journal))
 
     async def resume(self, work: Work) -> Outcome | NeverStarted:
@@ -100,10 +102,12 @@ class RemoteAgent(ABC):
 
     async def _prepare(self, work: Work, tried: Tried) -> None:
         with contextlib.suppress(SecretError) if work.remote is not None else contextlib.nullcontext():
-            self._key = await asyncio.to_thread(self._read_key)
-        self.transcript = Transcript(work.run_dir, [self._key] if self._key else [])
+            self._key = await asyncio.to_thread(self._read_key) if self._read_key else None
+        secrets = [secret for secret in (self._key, work.hook_token) if secret]
+        self._mask = Mask([secret.encode() for secret in secrets])
+        self.transcript = Transcript(work.run_dir, secrets)
         deadline = asyncio.get_running_loop().time() + max(0.0, work.terms.timeout_seconds - work.spent_seconds)
-        self.delivery = Delivery(self.session, deadline, tried)
+        self.delivery = Delivery(self.session, deadline, lambda n, reason, pause: tried(n, self.masked(reason), pause))
 
     async def _perform(self, work: Work, journal: Journal) -> Outcome:
         self._is_begun = True
@@ -124,8 +128,8 @@ class RemoteAgent(ABC):
                 async with asyncio.timeout_at(self.delivery.deadline):
                     outcome = await self._activity
             except TimeoutError:
+                outcome = Outcome(RunStatus.FAILED, _OVERDUE, ended_at=utc_now())
                 await self.withdraw_quietly(work)
-                outcome = Outcome(RunStatus.FAILED, _OVERDUE)
             except (CallError, AnswerError) as error:
                 outcome = Outcome(RunStatus.FAILED, str(error))
             except asyncio.CancelledError:
@@ -155,15 +159,20 @@ class RemoteAgent(ABC):
             async with asyncio.timeout(seconds):
                 await self.withdraw(work)
         except (CallError, AnswerError, TimeoutError) as error:
-            reason = self.transcript.masked(str(error)) or f"no answer within {seconds:.0f} s"
+            reason = self.masked(str(error)) or f"no answer within {seconds:.0f} s"
             _LOG.warning("[delivery] The agent was not told to stop", run_id=work.run_id, reason=reason)
 
     def _shown(self, outcome: Outcome) -> Outcome:
         """Return an outcome with secrets masked in the words of the peer."""
-        error, message = (
-            None if text is None else self.transcript.masked(text) for text in (outcome.error, outcome.message)
-        )
+        error, message = (None if text is None else self.masked(text) for text in (outcome.error, outcome.message))
         return replace(outcome, error=error, message=message and message[:_LONGEST_MESSAGE])
+
+    def masked(self, text: str) -> str:
+        """Return a text of the peer with the run's secrets taken out."""
+        if self._mask is None:
+            return text
+        data = text.encode(errors="replace")
+        return (self._mask.feed(data) + self._mask.flush()).decode(errors="replace")
 
     # calls
 

@@ -74,4 +74,4 @@ class Delivery:
         if asked > self.deadline - asyncio.get_running_loop().time():
             longer = f"it asks to wait {format_duration(error.wait)}, longer than the run's timeout leaves"
             return None, f"{error}; {longer}"
-        return asked, str(error)
+        return max(asked, wait), str(error)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from daemon.agents.remote.http import LARGEST_BODY
-from daemon.agents.supervisor.output import Mask, Output
+from daemon.agents.supervisor.output import Output
 
 
 class Transcript:
@@ -39,9 +39,3 @@ class Transcript:
             return 0, 0
         self._output.finish()
         return self._output.total, self._output.dropped
-
-    def masked(self, text: str) -> str:
-        """Return a text of the peer with secrets masked."""
-        mask = Mask(self._hidden)
-        data = text.encode(errors="replace")
-        return (mask.feed(data) + mask.flush()).decode(errors="replace")

@@ -1,0 +1,87 @@
+"""What an agent elsewhere says by the hook of its run: checked, masked, recorded once, and kept with the run."""
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from daemon.agents.base import Outcome
+from daemon.agents.supervisor.files import open_anew
+from daemon.errors import InvalidError, NotFoundError
+from daemon.model import RunStatus
+from daemon.rules.notifying import Audience
+from daemon.runs.folders import run_folder
+from daemon.runs.hooks import hash_of, settle
+from daemon.runs.pipeline import Pipeline
+from daemon.store.database import Database
+from daemon.store.hooks import run_of_hook
+
+_LONGEST_TOKEN = 200
+_LONGEST = 4000  # characters of a message or an error that are kept in the database
+UNKNOWN = "no such hook: it is unknown, used or expired"
+
+
+@dataclass(frozen=True)
+class HookCalls:
+    """Takes the calls of hooks."""
+
+    database: Database
+    pipeline: Pipeline
+    state_dir: Path
+    instance: str
+    now: Callable[[], datetime]
+    audience: Callable[[], Audience]
+
+    async def take(self, token: str, status: Literal["completed", "failed"], result: object, error: str | None) -> int:
+        """End the run of a token and return its number.
+
+        Raise NotFoundError for a token that is not in force, InvalidError for a result that cannot be kept.
+        """
+        digest = hash_of(token[: _LONGEST_TOKEN + 1])
+        run_id = await self.database.read(lambda connection: run_of_hook(connection, digest))
+        if run_id is None:
+            raise NotFoundError(UNKNOWN)
+        mask = self.pipeline.mask_of(run_id)
+        try:
+            words = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, indent=2)
+            said = json.dumps({"status": status, "result": result, "error": error})
+        except RecursionError:
+            raise InvalidError("the result is nested too deeply") from None
+        message = None if result is None else _kept(mask(words if isinstance(result, str) else json.dumps(result)))
+        outcome = Outcome(RunStatus.COMPLETED, message=message)
+        if status == "failed":
+            outcome = Outcome(RunStatus.FAILED, _kept(mask(error or "the agent reported a failure")), message=message)
+        _, changes = await self.database.write(
+            lambda tx: settle(
+                tx,
+                token,
+                outcome,
+                self.now(),
+                instance=self.instance,
+                chance=random.random(),
+                audience=self.audience(),
+            )
+        )
+        self.pipeline.report(changes)
+        self.pipeline.settled(run_id)
+        await asyncio.to_thread(self._keep, run_id, mask(said), None if result is None else mask(words) + "\n")
+        return run_id
+
+    def _keep(self, run_id: int, said: str, output: str | None) -> None:
+        """Keep what was said in the run's folder: the result file as it came, its words as the output."""
+        folder = run_folder(self.state_dir, run_id)
+        for name, text in (("result.json", said), ("output.log", output or "")):
+            with (
+                contextlib.suppress(OSError),
+                open_anew(str(folder / name)) as stream,
+            ):  # the outcome stands all the same
+                stream.write(text.encode(errors="replace"))
+
+
+def _kept(text: str) -> str:
+    return text[:_LONGEST].encode(errors="replace").decode()
