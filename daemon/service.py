@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
@@ -31,13 +31,14 @@ from daemon.config.places import socket_path
 from daemon.config.places import state_dir as state_dir_of
 from daemon.config.policies import audience_of, budgets_of
 from daemon.config.schema import Config
+from daemon.departure import wait_for_runs
 from daemon.errors import StoreUnavailableError
 from daemon.fires import Claim, Fire, Present
 from daemon.hook_calls import HookCalls
 from daemon.limits import raise_open_files
 from daemon.log import LogFile
 from daemon.metrics import Metrics
-from daemon.model import CONFIG_PRINCIPAL, WakeTime
+from daemon.model import WakeTime
 from daemon.notices import Notice, tell
 from daemon.notify import Notifier
 from daemon.recovery import recover, start_anew
@@ -48,7 +49,7 @@ from daemon.runs.hooks import Hooks, open_key
 from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules.declaring import sync_declared
-from daemon.stopping import Stop, StopMode
+from daemon.stopping import Stop
 from daemon.store.database import Counts, Database
 from daemon.store.opening import DaemonLock, open_state
 from daemon.store.runs import count_pending
@@ -61,7 +62,6 @@ _LOG = structlog.get_logger()
 _STATUS_EVERY = 10.0  # seconds
 _LOOK_UP = 1.0  # seconds that a look-up of rights may hold up due times
 _THREADS = 32  # made as they are needed
-_LAST_MOMENT = 2.0  # seconds that a run gets after it was ended at once
 
 
 async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False) -> None:
@@ -348,7 +348,8 @@ class Service:
         notify("STOPPING=1")
         _LOG.info("[daemon] Stopping", mode=mode, runs=len(self._queue.under_way))
         self._queue.close()
-        await self._wait_for_runs(mode)
+        limit = self.config.daemon.stop_timeout.total_seconds()
+        await wait_for_runs(mode, self._queue, self._pipeline, self._stop_signal, limit, self._spawn)
         await self._server.close()
         asked = list(self._asked)
         for task in (*standing, *asked):
@@ -358,33 +359,6 @@ class Service:
         if left:
             how = "running for the next daemon to adopt" if mode == "detach" else "for the next daemon to record"
             _LOG.info(f"[run] Left {how}", runs=left)
-
-    async def _wait_for_runs(self, mode: StopMode) -> None:
-        """Wait for the runs that are to end before the daemon does, as long as it may; then give up the calls.
-
-        Suspended runs need nobody to wait for them, and under detach only calls do.
-        """
-        limit = self.config.daemon.stop_timeout.total_seconds()
-        queue, pipeline = self._queue, self._pipeline
-        which: Callable[[], set[int]] = {
-            "detach": lambda: pipeline.in_flight,
-            "drain": lambda: queue.under_way - pipeline.suspended,
-            "cancel": lambda: queue.under_way,
-        }[mode]
-        waits = {asyncio.create_task(queue.until_none(which)), asyncio.create_task(self._stop_signal.at_once.wait())}
-        if mode == "cancel":
-            self._spawn(queue.cancel_all(CONFIG_PRINCIPAL, "the daemon was stopped", at_once=False))
-        await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        for task in waits:
-            task.cancel()
-        if mode == "cancel" and queue.under_way:
-            self._spawn(queue.cancel_all(CONFIG_PRINCIPAL, "the daemon was stopped", at_once=True))
-        elif pipeline.in_flight:
-            pipeline.interrupt()
-        last = which if mode == "cancel" else lambda: pipeline.in_flight
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_MOMENT):
-                await queue.until_none(last)
 
     # what the service manager hears
 
