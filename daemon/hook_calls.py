@@ -56,7 +56,7 @@ class HookCalls:
         outcome = Outcome(RunStatus.COMPLETED, message=message)
         if status == "failed":
             outcome = Outcome(RunStatus.FAILED, _kept(mask(error or "the agent reported a failure")), message=message)
-        _, changes = await self.database.write(
+        run, changes = await self.database.write(
             lambda tx: settle(
                 tx,
                 token,
@@ -67,7 +67,7 @@ class HookCalls:
                 audience=self.audience(),
             )
         )
-        self.pipeline.report(changes)
+        self.pipeline.report(changes, run.started_at)
         self.pipeline.settled(run_id)
         await asyncio.to_thread(self._keep, run_id, mask(said), None if result is None else mask(words) + "\n")
         return run_id

@@ -73,7 +73,11 @@ class Notifier:
         self._well: dict[str, bool] = {}
 
     def wake(self) -> None:
-        """Look soon: there is something to send, or the config has changed."""
+        """Look soon: there is something to send."""
+        self._wanted.set()
+
+    def look(self) -> None:
+        """Look soon whether all is still well: something has changed, perhaps the config."""
         self._wanted.set()
         self._news.set()
 
@@ -112,14 +116,7 @@ class Notifier:
         self._wanted.set()
 
     async def _send(self, notification: Notification) -> None:
-        """Try once to send an event, and record what came of it; whatever goes wrong stops no other."""
-        try:
-            await self._send_and_record(notification)
-        except Exception:  # noqa: BLE001 - a notification must not stop the daemon
-            _LOG.exception("[daemon] Notification not sent: unexpected error", target=notification.target)
-            await asyncio.sleep(_AGAIN_AFTER)
-
-    async def _send_and_record(self, notification: Notification) -> None:
+        """Try once to send an event, and record what came of it."""
         settings = self.config.notify.get(notification.target)
         number, keys = notification.id, {"target": notification.target, "about": notification.event.get("event")}
         if settings is None or (settings.url is None and settings.command is None):
@@ -127,7 +124,8 @@ class Notifier:
         else:
             try:
                 await self._hand_over(settings, notification)
-            except NotSentError as error:
+            except Exception as unexpected:  # noqa: BLE001 - whatever it is, it is tried again, and not for ever
+                error = unexpected if isinstance(unexpected, NotSentError) else NotSentError(repr(unexpected))
                 until = self._until(notification, error)
                 if until is not None:
                     self._count("failed")
@@ -177,10 +175,16 @@ class Notifier:
             async with asyncio.TaskGroup() as pings:
                 for name, settings in self.config.notify.items():
                     if settings.ping is not None:
-                        pings.create_task(self._ping(name, settings, settings.ping, last))
+                        pings.create_task(self._ping_safely(name, settings, settings.ping, last))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PING_EVERY):
                     await self._news.wait()
+
+    async def _ping_safely(self, name: str, settings: Notify, url: str, last: dict[str, float]) -> None:
+        try:
+            await self._ping(name, settings, url, last)
+        except Exception:  # noqa: BLE001 - a dead-man's switch must not stop the daemon
+            _LOG.exception("[daemon] The dead-man's switch was not reached: unexpected error", target=name)
 
     async def _ping(self, name: str, settings: Notify, url: str, last: dict[str, float]) -> None:
         ill = await self._what_is_wrong(settings)

@@ -276,7 +276,10 @@ class Service:
     def _counted(self, counts: Counts) -> None:
         """Hear what was committed."""
         self._metrics.count(counts)
-        if any(kind in {"notification", "news"} for kind, _ in counts):
+        kinds = {kind for kind, _ in counts}
+        if "news" in kinds:
+            self._notifier.look()
+        elif "notification" in kinds:
             self._notifier.wake()
 
     async def _tell(self, notices: list[Notice]) -> None:
@@ -338,7 +341,7 @@ class Service:
         self._stop_signal.term_means = config.daemon.on_stop
         self._queue.wake()
         self._clock.changed()
-        self._notifier.wake()
+        self._notifier.look()
 
     # stop
 

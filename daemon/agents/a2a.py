@@ -38,7 +38,7 @@ class A2aAgent(RemoteAgent):
         call, number = self._call(work, interface, "send", _message(work, interface.version))
         async with self.delivery.acknowledged(call) as reply:
             await journal.delivered()
-            answer = result(await reply.read(), call, number)
+            answer = await result(await reply.read(), call, number)
         task = RemoteTask.in_answer(answer)
         if task is None:
             message = answer.get("message", answer)
@@ -97,7 +97,7 @@ class A2aAgent(RemoteAgent):
                     raise
                 continue
             try:
-                return interface_of(parse(data), url, has_key=bool(self.own_headers()))
+                return interface_of(await parse(data), url, has_key=bool(self.own_headers()))
             except AnswerError as error:
                 raise AnswerError(f"agent card: {error}") from None
         raise AssertionError("the last place ends in one way or the other")
@@ -112,7 +112,7 @@ class A2aAgent(RemoteAgent):
         if self._interface is None:
             self._interface = await self._discover(work, self.once)
         call, number = self._call(work, self._interface, what, {"id": self._task_id})
-        return result(await self.once(call), call, number)
+        return await result(await self.once(call), call, number)
 
     async def _look(self, work: Work) -> RemoteTask:
         try:

@@ -47,7 +47,7 @@ class RemoteTask:
         words = words_of(status.get("message"))
         products = [words_of(artifact) for artifact in _list(task.get("artifacts"))]
         if not words and not any(products):
-            said = [entry for entry in _list(task.get("history")) if entry.get("role") in {"agent", "ROLE_AGENT"}]
+            said = [entry for entry in _list(task.get("history")) if str(entry.get("role")) in {"agent", "ROLE_AGENT"}]
             words = words_of(said[-1]) if said else ""
         return cls(task["id"], state, words, tuple(filter(None, products)), usage_in(task, status.get("message")))
 

@@ -21,11 +21,11 @@ class AgentexAgent(RemoteAgent):
         if work.terms.acp_type == "sync":
             return await self._converse(work, journal)
         call, number = self._call(work, "task/create", {"params": work.params})
-        result(await self.delivery.answer(call), call, number)
+        await result(await self.delivery.answer(call), call, number)
         call, number = self._call(work, "event/send", {"event": _event(work)})
         async with self.delivery.acknowledged(call) as reply:
             await journal.delivered()
-            answer = result(await reply.read(), call, number)
+            answer = await result(await reply.read(), call, number)
         if not work.terms.await_completion:
             return Outcome(RunStatus.COMPLETED, usage=usage_in(answer))
         return None if await journal.suspended({}) else Outcome(RunStatus.COMPLETED)
@@ -38,7 +38,7 @@ class AgentexAgent(RemoteAgent):
     async def withdraw(self, work: Work) -> None:
         """Send `task/cancel`."""
         call, number = self._call(work, "task/cancel", {})
-        result(await self.once(call), call, number)
+        await result(await self.once(call), call, number)
 
     def key_headers(self, key: str) -> dict[str, str]:
         """Return the header that Agentex agents look for."""
@@ -56,9 +56,9 @@ class AgentexAgent(RemoteAgent):
             await journal.delivered()
             if reply.content_type in _NDJSON:
                 async for line in reply.lines():
-                    await reading.take(result(line, call, number))
+                    await reading.take(await result(line, call, number))
             else:
-                await reading.take(result(await reply.read(), call, number))
+                await reading.take(await result(await reply.read(), call, number))
         return Outcome(RunStatus.COMPLETED, message=reading.last_message, usage=reading.usage)
 
 

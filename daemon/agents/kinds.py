@@ -12,8 +12,9 @@ from daemon.agents.command import command_spec
 from daemon.agents.launcher import Nursery
 from daemon.agents.remote.agent import RemoteAgent
 from daemon.agents.supervised import Describe, SupervisedAgent
+from daemon.config.schema import A2aAgent as A2aSettings
 from daemon.config.schema import AcpAgent, BaseAgent, CommandAgent, Config, ProcessAgent
-from daemon.config.schema import RemoteAgent as RemoteSettings
+from daemon.config.schema import AgentexAgent as AgentexSettings
 from daemon.config.secrets import read_secret
 from daemon.config.values import Secret
 from daemon.errors import SecretError
@@ -35,7 +36,10 @@ class Agents:
 
     def remote(self, terms: Terms, settings: BaseAgent | None, config: Config) -> RemoteAgent:
         """Return the agent for a run behind a URL, whose settings may have left the config since it began."""
-        secret = settings.api_key if isinstance(settings, RemoteSettings) else None
+        secret = None
+        if isinstance(settings, AgentexSettings | A2aSettings):
+            is_same = (settings.type, settings.url) == (terms.kind, terms.url)
+            secret = settings.api_key if is_same else None  # it is for the server that it was written down with
         read_key = partial(_read_key, config, secret) if secret is not None else None
         return _REMOTE[terms.kind](self._session, read_key)
 

@@ -22,7 +22,7 @@ ROUTES = [
         _take,
         answers.HookView,
         body=shapes.HookCall,
-        refusals=(404, 409),
+        refusals=(404,),
         is_open=True,
     )
 ]

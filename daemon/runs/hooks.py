@@ -21,7 +21,7 @@ from daemon.runs.ending import finish
 from daemon.runs.settings import terms_of
 from daemon.store.database import Transaction
 from daemon.store.hooks import use_hook
-from daemon.store.runs import Change, get_run
+from daemon.store.runs import Change, Run, get_run
 
 _KEY_FILE = "hook.key"
 _KEY_BYTES = 32
@@ -94,10 +94,10 @@ def settle(
     instance: str,
     chance: float,
     audience: Audience,
-) -> tuple[int, list[Change]]:
+) -> tuple[Run, list[Change]]:
     """End the active run of a token with an outcome; raise NotFoundError for a token that is not in force."""
     run_id = use_hook(tx, hash_of(token), now)
     run = None if run_id is None else get_run(tx, run_id)
     if run is None or run.status not in ACTIVE:
         raise NotFoundError("no such hook: it is unknown, used or expired")
-    return run.id, finish(tx, run.id, outcome, terms_of(run), now, instance=instance, chance=chance, audience=audience)
+    return run, finish(tx, run.id, outcome, terms_of(run), now, instance=instance, chance=chance, audience=audience)

@@ -19,7 +19,7 @@ from daemon.agents.kinds import Agents
 from daemon.agents.remote.agent import RemoteAgent
 from daemon.config.schema import BaseAgent, Config, ProcessAgent
 from daemon.errors import SecretError
-from daemon.model import CONFIG_PRINCIPAL, RunStatus, Step
+from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus, Step
 from daemon.rules.notifying import Audience
 from daemon.runs.ending import finish
 from daemon.runs.folders import FolderRoomError, PreparationError, prepare, prepare_folder, run_folder
@@ -95,12 +95,22 @@ class Pipeline:
 
     async def _to_the_end(self, run: Run, work: Coroutine[Any, Any, Outcome | NeverStarted]) -> None:
         self._on_the_way.add(run.id)
+        if terms_of(run).url and run.status is RunStatus.RUNNING:
+            self.in_flight.add(run.id)
         try:
             outcome = await self._guarded(run, work)
+            if isinstance(outcome, NeverStarted):  # it may be begun anew as soon as that is recorded
+                self._forget(run.id)
             await self._record(run, outcome)
-        finally:
-            for runs in (self.in_flight, self.suspended, self._on_the_way, self._unwanted):
-                runs.discard(run.id)
+            if not isinstance(outcome, NeverStarted):
+                self._forget(run.id)
+        except BaseException:
+            self._forget(run.id)
+            raise
+
+    def _forget(self, run_id: int) -> None:
+        for runs in (self.in_flight, self.suspended, self._on_the_way, self._unwanted):
+            runs.discard(run_id)
 
     async def _record(self, run: Run, outcome: Outcome | NeverStarted) -> None:
         try:
@@ -143,6 +153,8 @@ class Pipeline:
         agent = self._agents.get(run_id)
         if isinstance(agent, RemoteAgent):
             agent.settled.set()
+        elif run_id in self._on_the_way:
+            self._unwanted.add(run_id)
 
     def mask_of(self, run_id: int) -> Callable[[str], str]:
         """Return what takes the secrets of a run under way out of a text."""
@@ -208,7 +220,6 @@ class Pipeline:
         if run.id in self._unwanted:
             raise UnwantedError
         agent = self._agents[run.id] = self._makers.remote(work.terms, settings, config)
-        self.in_flight.add(run.id)
         return await agent.run(work, self._stages.of(run, work.terms))
 
     async def _cloned(self, run: Run, settings: ProcessAgent, config: Config) -> Path:
@@ -237,6 +248,9 @@ class Pipeline:
             self.suspended.add(run.id)
         agent = self._makers.found_again(terms, config.agents.get(run.agent), config)
         self._agents[run.id] = agent
+        current = await self._database.read(lambda connection: get_run(connection, run.id))
+        if current is None or current.status not in ACTIVE:  # its hook was called before anybody could hear of it
+            return Outcome(RunStatus.COMPLETED)
         since = parse_instant(run.started_at) if run.started_at else self._now()
         spent = (self._now() - since).total_seconds()
         return await agent.resume(replace(self._work(run), spent_seconds=max(0.0, spent)))

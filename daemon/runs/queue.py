@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -87,9 +88,10 @@ class Queue:
         """Claim and start all that may start now; return the seconds until the next look, None for a wake-up."""
         if not self._open:
             return None
+        config = self.config  # it may become another one meanwhile
         try:
             await self._database.check_room()
-            runs, again_at = await self._database.write(self._claim)
+            runs, again_at = await self._database.write(partial(self._claim, config))
         except NoRoomError:
             return _RETRY_AFTER
         except StoreUnavailableError as error:
@@ -97,7 +99,7 @@ class Queue:
             return _RETRY_AFTER
         for run in runs:
             self._pipeline.report([_started(run)])
-            self._begin(run, self._pipeline.execute(run, self.config))
+            self._begin(run, self._pipeline.execute(run, config))
         return None if again_at is None else max(0.0, (again_at - self._now()).total_seconds()) + 0.001
 
     def take_over(self, run: Run) -> None:
@@ -107,39 +109,30 @@ class Queue:
     def _begin(self, run: Run, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks.create_task(work, name=f"run {run.id}")
         self._under_way[run.id] = task
-        task.add_done_callback(lambda _: self._done(run.id))
+        task.add_done_callback(partial(self._done, run.id))
 
-    def _done(self, run_id: int) -> None:
-        self._under_way.pop(run_id, None)
+    def _done(self, run_id: int, task: asyncio.Task[None]) -> None:
+        if self._under_way.get(run_id) is task:  # a run that was put back may be under way again
+            del self._under_way[run_id]
         self.wake()
 
-    def _claim(self, tx: Transaction) -> tuple[list[Run], datetime | None]:
+    def _claim(self, config: Config, tx: Transaction) -> tuple[list[Run], datetime | None]:
         """Move runs from pending to running as far as the limits let them."""
         now = self._now()
         running, by_agent = occupied(tx)
         claimed: list[Run] = []
-        while (room := self.config.daemon.max_concurrent_runs - running) > 0:
-            full = [agent for agent, count in by_agent.items() if count >= self._limit(agent)]
+        while (room := config.daemon.max_concurrent_runs - running) > 0:
+            full = [agent for agent, count in by_agent.items() if count >= _limit(config, agent)]
             heads = startable(tx, now, full, min(room, 100))
-            fitting = [run for run in heads if self._takes_place(run, by_agent)]
-            claimed += [self._claim_one(tx, run, now) for run in fitting]
+            fitting = [run for run in heads if _takes_place(config, run, by_agent)]
+            claimed += [self._claim_one(config, tx, run, now) for run in fitting]
             running += len(fitting)
             if not fitting:
                 break
         return claimed, next_attempt_at(tx, now)
 
-    def _limit(self, agent: str) -> int:
-        settings = self.config.agents.get(agent)
-        return settings.max_concurrent if settings else 1
-
-    def _takes_place(self, run: Run, by_agent: dict[str, int]) -> bool:
-        if by_agent.get(run.agent, 0) >= self._limit(run.agent):
-            return False
-        by_agent[run.agent] = by_agent.get(run.agent, 0) + 1
-        return True
-
-    def _claim_one(self, tx: Transaction, run: Run, now: datetime) -> Run:
-        terms = terms_for(self.config, run.agent)
+    def _claim_one(self, config: Config, tx: Transaction, run: Run, now: datetime) -> Run:
+        terms = terms_for(config, run.agent)
         change_status(tx, run, RunStatus.RUNNING, now, settings=json.dumps(asdict(terms)), not_before=None)
         mark_launched(tx, run.id)
         self._pipeline.enter(tx, run, terms, now)
@@ -178,6 +171,18 @@ class Queue:
             if run is not None and run.status is RunStatus.PENDING:
                 changes.append(change_status(tx, run, RunStatus.CANCELLED, self._now(), error=flag.told))
         return flags, changes
+
+
+def _limit(config: Config, agent: str) -> int:
+    settings = config.agents.get(agent)
+    return settings.max_concurrent if settings else 1
+
+
+def _takes_place(config: Config, run: Run, by_agent: dict[str, int]) -> bool:
+    if by_agent.get(run.agent, 0) >= _limit(config, run.agent):
+        return False
+    by_agent[run.agent] = by_agent.get(run.agent, 0) + 1
+    return True
 
 
 def _started(run: Run) -> Change:

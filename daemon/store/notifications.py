@@ -92,9 +92,13 @@ def set_standing(tx: Transaction, subject: str, standing: Standing | None) -> No
 
 
 def ailing_schedules(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Return agent and address of the live schedules whose last run failed or was interrupted."""
+    """Return agent and address of the live schedules whose last run failed or was interrupted.
+
+    One that somebody paused is somebody's business already; one that its failure paused is not.
+    """
     rows = connection.execute(
         "SELECT s.agent, s.name FROM notify_states n JOIN schedules s ON n.subject = 'schedule:' || s.id "
-        "WHERE s.deleted_at IS NULL AND s.paused = 0 ORDER BY s.agent, s.name"
+        "WHERE s.deleted_at IS NULL AND (s.paused = 0 OR s.pause_note LIKE '%(pause_on_failure)') "
+        "ORDER BY s.agent, s.name"
     )
     return [(row["agent"], f"{row['agent']}/{row['name']}") for row in rows]

@@ -67,9 +67,10 @@ def test_a_webhook_that_fails_hangs_and_recovers_gets_everything_once_and_in_ord
 
 def test_what_is_to_be_sent_outlives_the_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "webhook") as hook:
-        text = HEAD + shell("exit 1") + target(f"url = '{hook.url}/x'")
+        text = HEAD + shell("exit 1").replace("1s", "1h") + target(f"url = '{hook.url}/x'")
         hook.end()
         first = start_daemon(text, slowed=QUICK)
+        first.cli("schedules", "trigger", "a/s")
         first.wait_for_log("[daemon] Notification not sent")
         first.kill()
         with peer(tmp_path, "webhook", port=hook.port) as again:
@@ -155,6 +156,32 @@ def test_a_dead_mans_switch_hears_that_all_is_well_and_when_it_is_not(
             ("GET", "/uuid/fail"),
             ("GET", "/uuid"),
         ]
+
+
+def test_a_dead_mans_switch_is_about_its_agents_and_hears_of_schedules_that_their_failure_paused(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    with peer(tmp_path, "webhook") as hook:
+        text = HEAD + shell("exit 1") + "pause_on_failure = true\n" + shell("true", "b")
+        text += target(f"ping = '{hook.url}/a'") + target(f"ping = '{hook.url}/b'", "agents = ['b']", name="b")
+        daemon = start_daemon(text)
+        daemon.wait_for_row("SELECT 1 FROM schedules WHERE agent = 'a' AND paused = 1")
+        wait_until(lambda: "/a/fail" in {one["path"] for one in hook.requests()}, what="the bad news")
+        daemon.wait_for_row("SELECT 1 FROM runs WHERE agent = 'b' AND id > 3 AND completed_at IS NOT NULL")
+        assert "/b/fail" not in {one["path"] for one in hook.requests()}
+
+
+def test_an_answer_that_makes_no_sense_stops_nothing(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "webhook") as hook:
+        set_mode(hook, "fail")  # with a Retry-After that is no time
+        text = HEAD + shell("exit 1") + target(f"ping = '{hook.url}/p'", f"url = '{hook.url}/x'")
+        daemon = start_daemon(text, slowed=QUICK)
+        daemon.wait_for_log("[daemon] The dead-man's switch was not reached")
+        daemon.wait_for_log("[daemon] Notification not sent")
+        set_mode(hook, "well")
+        wait_until(lambda: taken(hook), what="the event")
+        assert daemon.stop() == 0
+        assert "Traceback" not in daemon.log_text()
 
 
 def test_what_retention_did_is_told(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -54,12 +54,21 @@ async def api(request: web.Request) -> web.StreamResponse:
     if method == "message/send":
         return await converse(request, number, params)
     if method == "event/send":
-        word, url = params["event"]["content"]["content"], params["task"]["task_metadata"].get("hook_url")
-        if word == "hook":
-            later.add(asyncio.create_task(call_hook(url, 1)))
-        if word == "early":
-            await call_hook(url, 0)
+        return await take_event(number, params)
     return web.json_response(answer(number, None if method == "task/create" else {"status": "processing"}))
+
+
+async def take_event(number: object, params: dict[str, Any]) -> web.Response:
+    word, url = params["event"]["content"]["content"], params["task"]["task_metadata"].get("hook_url")
+    if word == "hook":
+        later.add(asyncio.create_task(call_hook(url, 1)))
+    if word == "slow":
+        await asyncio.sleep(3)
+    if word in {"early", "early-fail"}:
+        await call_hook(url, 0)
+    if word == "early-fail":
+        return web.Response(status=503)
+    return web.json_response(answer(number, {"status": "processing"}))
 
 
 async def converse(request: web.Request, number: object, params: dict[str, Any]) -> web.StreamResponse:

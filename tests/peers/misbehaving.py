@@ -132,11 +132,6 @@ async def gzip_bomb(exchange: Exchange) -> None:
     await exchange.answer(BOMB, more="Content-Encoding: gzip\r\n")
 
 
-async def gzipped(exchange: Exchange) -> None:
-    data = gzip.compress(exchange.update("inflated").encode())
-    await exchange.answer(data, more="Content-Encoding: gzip\r\n")
-
-
 async def unavailable_for_years(exchange: Exchange) -> None:
     await exchange.answer("", status=503, more="Retry-After: 1000000000\r\n")
 
@@ -187,6 +182,34 @@ async def tell_secrets(exchange: Exchange) -> None:
         await exchange.answer(json.dumps({"jsonrpc": "2.0", "id": exchange.id, "error": {"message": secrets}}))
 
 
+async def unavailable_beyond_time(exchange: Exchange) -> None:
+    await exchange.answer("", status=503, more="Retry-After: Mon, 01 Jan 2024 00:00:00 +9999999999999999\r\n")
+
+
+async def unavailable_then_stall(exchange: Exchange) -> None:
+    await (exchange.answer("", status=503) if exchange.number == 1 else stall(exchange))
+
+
+def failing_once(status: int) -> "Mode":
+    async def answer(exchange: Exchange) -> None:
+        await (exchange.answer("", status=status) if exchange.number == 1 else exchange.well())
+
+    return answer
+
+
+async def empty_lines(exchange: Exchange) -> None:
+    """Send as many lines as there is room for, and nothing in them."""
+    await exchange.begin_stream()
+    for _ in range(15):
+        await exchange.chunk(b"\n" * MEGABYTE)
+    await exchange.chunk(exchange.update("at last").encode() + b"\n")
+    await exchange.chunk(b"")
+
+
+async def wide_json(exchange: Exchange) -> None:
+    await exchange.answer('{"jsonrpc": "2.0", "x": [' + "[]," * (MEGABYTE // 3) + "[]]}")
+
+
 async def unavailable_until_1999(exchange: Exchange) -> None:
     await exchange.answer("", status=503, more="Retry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n")
 
@@ -229,13 +252,18 @@ MODES: dict[str, Mode] = {
     "drop-after-headers": drop_after_headers,
     "drop-in-body": drop_in_body,
     "tell-secrets": tell_secrets,
+    "unavailable-beyond-time": unavailable_beyond_time,
+    "unavailable-then-stall": unavailable_then_stall,
+    "timeout-once": failing_once(408),
+    "too-early-once": failing_once(425),
+    "empty-lines": empty_lines,
+    "wide-json": wide_json,
     "unavailable-until-1999": unavailable_until_1999,
     "two-responses": two_responses,
     "two-answers": two_answers,
     "byte-a-second": byte_a_second,
     "endless": endless,
     "gzip-bomb": gzip_bomb,
-    "gzipped": gzipped,
     "brotli": answering("x", more="Content-Encoding: br\r\n"),
     "bad-json": answering("{nonsense"),
     "deep-json": answering("[" * 200_000),

@@ -24,7 +24,8 @@ async def take(request: web.Request) -> web.Response:
         log.write(json.dumps({**one, "status": status}) + "\n")
     if status == 0:
         await asyncio.sleep(3600)
-    return web.Response(status=status)
+    headers = {"Retry-After": "Mon, 01 Jan 2024 00:00:00 +9999999999999999"} if status != 200 else {}
+    return web.Response(status=status, headers=headers)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 from daemon.agents.agentex_reply import Reply
+from daemon.agents.base import Terms
+from daemon.agents.kinds import Agents
 from daemon.agents.remote.output import Transcript
+from daemon.config.schema import AgentexAgent as AgentexSettings
+from daemon.config.schema import Config
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.peers.processes import Peer, free_port, peer
@@ -189,7 +193,12 @@ UPDATES: dict[str, tuple[list[dict[str, Any]], str | None]] = {
         ],
         '[tool] ls {"p": 1}\n[tool] ls answered: x\n[thought] hm\n',
     ),
-    "nonsense": ([{"type": "full", "content": 5}, {"type": "delta"}, {"type": 7}, {}], None),
+    "nonsense": ([{"type": "full", "content": 5}, {"type": "delta"}, {"type": 7}, {"type": ["x"]}, {}], None),
+    "an index that is none": (
+        [{"type": "full", "index": [1], "content": {"type": "text", "content": "a"}}],
+        "a",
+    ),
+    "a summary that is none": ([{"type": "full", "content": {"type": "reasoning", "summary": 5}}], "[thought] 5\n"),
 }
 
 
@@ -203,6 +212,20 @@ async def test_updates_become_one_text(tmp_path: Path, case: str) -> None:
     transcript.finish()
     log = tmp_path / "output.log"
     assert (log.read_text() if log.exists() else None) == expected
+
+
+async def test_a_folder_that_cannot_be_written_costs_only_the_output(tmp_path: Path) -> None:
+    transcript = Transcript(tmp_path / "gone", [])
+    await transcript.say("four")
+    assert transcript.finish() == (4, 4)
+
+
+def test_a_key_is_sent_to_the_server_only_that_it_was_written_down_with() -> None:
+    settings = AgentexSettings(type="agentex", url="http://new", api_key="sesame")  # type: ignore[arg-type]
+    agents = Agents(None, None, 0)  # type: ignore[arg-type]
+    for url, has_key in (("http://new", True), ("http://old", False)):
+        found = agents.remote(Terms(kind="agentex", url=url), settings, Config())
+        assert (found._read_key is not None) is has_key
 
 
 def test_a_key_in_the_reply_is_masked(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -12,16 +13,18 @@ from daemon.runs.hooks import Hooks
 from tests.api.calling import call
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
+from tests.faults.test_kill import pause
 from tests.peers.processes import Peer, free_port, peer
 from tests.remote.conftest import agent, ended, triggered
 
+QUICK = "from daemon.agents.remote import delivery\ndelivery.WAITS = (0.2, 0.2, 0.2, 0.2)\n"
 DONE = {"status": "completed", "result": {"built": 3}}
 
 
 def text(url: str, *settings: str, control: str = "") -> str:
     more = "\n".join(["type = 'agentex'", f"url = '{url}'", "await_completion = true", *settings])
     daemon = "[daemon]\nstate_dir = 'state'\nmax_concurrent_runs = 1\n[control]\nsocket = 'c.sock'\n"
-    return daemon + control + agent("a", more, x="wait", e="early")
+    return daemon + control + agent("a", more, x="wait", e="early", f="early-fail", slow="slow")
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +60,12 @@ def test_without_tcp_the_url_leads_to_the_socket(world: tuple[DaemonProcess, Pee
 
 
 def test_a_suspended_run_holds_no_place_among_the_running_ones(world: tuple[DaemonProcess, Peer]) -> None:
-    (first, path), (second, other) = suspended(world), suspended(world)  # max_concurrent_runs is 1
-    for run, hook in ((first, path), (second, other)):
-        call(world[0], "POST", hook, DONE)
-        assert ended(world[0], run["id"])["status"] == "completed"
+    daemon, found = world
+    numbers = [triggered(daemon, "a/slow"), triggered(daemon, "a/x")]  # max_concurrent_runs is 1
+    assert daemon.query("SELECT status FROM runs WHERE id = ?", numbers[1])[0]["status"] == "pending"
+    for number in numbers:
+        run = dict(daemon.wait_for_run("suspended", number=number))
+        assert call(daemon, "POST", "/hooks/" + hook_of(found, run).rpartition("/")[2], DONE).status == 200
 
 
 def test_a_token_is_good_once(world: tuple[DaemonProcess, Peer]) -> None:
@@ -119,6 +124,19 @@ def test_the_hook_may_be_called_before_the_event_is_acknowledged(start_daemon: S
         assert daemon.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "completed"
 
 
+def test_nothing_is_delivered_any_more_once_the_hook_was_called(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "token").write_text("0123456789abcdef0123456789abcdef\n")
+    control = f"listen = '127.0.0.1:{port}'\ntokens = [{{ name = 'ci', file = 'token' }}]\n"
+    with peer(tmp_path, "agentex_plain", "async") as found:
+        daemon = start_daemon(text(found.url, control=control), slowed=QUICK)
+        run = ended(daemon, triggered(daemon, "a/f"))
+        assert run["status"] == "completed"
+        daemon.wait_for_log("[delivery] A try failed", run_id=run["id"])
+        assert daemon.stop() == 0  # which waits for deliveries that go on
+        assert len([one for one in found.requests() if one["method"] == "event/send"]) == 1
+
+
 def test_public_url_is_what_hook_urls_begin_with(start_daemon: StartDaemon, tmp_path: Path) -> None:
     control = "public_url = 'https://cron.example.org/base/'\n"
     with peer(tmp_path, "agentex_plain", "async") as found:
@@ -136,6 +154,28 @@ def test_a_hook_that_is_not_called_in_time_expires_with_the_run(start_daemon: St
         path = "/hooks/" + hook_of(found, run).rpartition("/")[2]
         assert call(daemon, "POST", path, DONE).status == 404
         wait_until(lambda: [one for one in found.requests() if one["method"] == "task/cancel"], what="task/cancel")
+
+
+def test_the_time_of_a_run_goes_on_without_the_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "agentex_plain", "async") as found:
+        first = start_daemon(text(found.url, "timeout = '4s'"))
+        number = triggered(first, "a/x")
+        first.wait_for_run("suspended", number=number)
+        first.kill()
+        pause(2.5)
+        run = ended(start_daemon(text(found.url, "timeout = '4s'")), number)
+        took = datetime.fromisoformat(run["completed_at"]) - datetime.fromisoformat(run["started_at"])
+        assert run["error"] == "timeout: the run took longer than its timeout"
+        assert took < timedelta(seconds=6)
+
+
+def test_draining_does_not_wait_for_suspended_runs(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "agentex_plain", "async") as found:
+        daemon = start_daemon(text(found.url).replace("[daemon]", "[daemon]\non_stop = 'drain'"))
+        number = triggered(daemon, "a/x")
+        daemon.wait_for_run("suspended", number=number)
+        assert daemon.stop(deadline=10) == 0
+        assert daemon.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "suspended"
 
 
 def test_a_hook_outlives_the_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -49,6 +49,18 @@ def test_a_call_that_takes_too_long_is_interrupted(start_daemon: StartDaemon, tm
         assert daemon.output(number) == "begun"
 
 
+def test_a_call_that_was_retried_and_then_acknowledged_is_not_made_again(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        first = start_daemon(text(found, "unavailable-then-stall", "1s"))
+        number = in_flight(first, found)
+        first.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+        assert first.stop() == 0
+        assert first.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "interrupted"
+        assert_one_key(found, 2)
+
+
 def test_input_that_waits_for_its_next_try_is_left_to_the_next_daemon(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:

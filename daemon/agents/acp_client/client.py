@@ -159,7 +159,7 @@ class Session:
         asked = text_of(call.get("title") or call.get("toolCallId")) if isinstance(call, dict) else ""
         options = params.get("options")
         by_kind = {
-            option.get("kind"): option
+            str(option.get("kind")): option
             for option in reversed(options if isinstance(options, list) else [])
             if isinstance(option, dict) and isinstance(option.get("optionId"), str)
         }

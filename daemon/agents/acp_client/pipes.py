@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 _LONGEST_LINE = 16 * 1024 * 1024
+_MOST_UNSENT = 64 * 1024 * 1024  # an input may be long
 _CHUNK = 64 * 1024
 _LONGEST_PAUSE = 3600.0  # seconds
 _LAST_MOMENT = 2.0  # seconds for an agent to end that has closed its standard output
@@ -40,6 +41,8 @@ class AgentPipes:
     def send(self, message: dict[str, Any]) -> None:
         """Have a message sent as fast as the agent takes it."""
         self._unsent += json.dumps(message).encode() + b"\n"
+        if len(self._unsent) > _MOST_UNSENT:
+            raise AgentGoneError("the agent asks without end and reads no answers")
         self._send_some()
 
     def receive(self, awaited: str, deadline: float | None) -> dict[str, Any] | str | None:

@@ -16,6 +16,7 @@ class Rendering:
         self._at_line_start = True
         self._titles: dict[str, str] = {}
         self._message: list[str] = []
+        self._message_length = 0
 
     @property
     def last_message(self) -> str | None:
@@ -40,8 +41,12 @@ class Rendering:
             return
         self.end_line()
         self._kind = ""
-        self._message.clear()
+        self._begin_message()
         self._write(text[:_LONGEST].rstrip("\n") + "\n")
+
+    def _begin_message(self) -> None:
+        self._message.clear()
+        self._message_length = 0
 
     def end_line(self) -> None:
         """Go to the beginning of a line."""
@@ -53,13 +58,14 @@ class Rendering:
         if not text:
             return
         if prefix:
-            self._message.clear()
+            self._begin_message()
         if self._kind != (prefix or "message"):
             self.end_line()
             self._write(prefix)
             self._kind = prefix or "message"
-        if not prefix:
+        if not prefix and self._message_length < _LONGEST_MESSAGE:
             self._message.append(text)
+            self._message_length += len(text)
         self._write(text)
 
     def _write(self, text: str) -> None:

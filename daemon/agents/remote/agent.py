@@ -24,6 +24,7 @@ from daemon.units import utc_now
 _LOG = structlog.get_logger()
 _WITHDRAWAL = 5.0  # seconds that a peer has to take note of a cancellation
 _WITHDRAWAL_AT_ONCE = 1.0
+_LONGEST_REASON = 1000  # characters
 _LONGEST_MESSAGE = 4000  # characters of an agent's last words that are kept with the run
 _OVERDUE = "timeout: the run took longer than its timeout"
 _BROKEN_OFF = "the daemon ended while the agent's answer was under way; the input is not delivered again"
@@ -35,7 +36,6 @@ class RemoteAgent(ABC):
     def __init__(self, session: aiohttp.ClientSession, read_key: Callable[[], str | None] | None) -> None:
         """Serve one run; `read_key` gives the agent's API key if it has one, blocks, and raises SecretError."""
         self.session = session
-        self.is_suspended = False
         self._read_key = read_key
         self._key: str | None = None
         self._activity: asyncio.Task[Outcome] | None = None
@@ -79,7 +79,7 @@ class RemoteAgent(ABC):
         if work.remote is None:
             return Outcome(RunStatus.INTERRUPTED, _BROKEN_OFF)
         await self._prepare(work, _unheard)
-        self._is_begun = self.is_suspended = True
+        self._is_begun = True
         return await self._bounded(work, self.follow(work))
 
     def stop(self, *, at_once: bool) -> None:
@@ -107,13 +107,20 @@ class RemoteAgent(ABC):
         self._mask = Mask([secret.encode() for secret in secrets])
         self.transcript = Transcript(work.run_dir, secrets)
         deadline = asyncio.get_running_loop().time() + max(0.0, work.terms.timeout_seconds - work.spent_seconds)
-        self.delivery = Delivery(self.session, deadline, lambda n, reason, pause: tried(n, self.masked(reason), pause))
+        self.delivery = Delivery(self.session, deadline, self._tried(tried), self.settled)
+
+    def _tried(self, tried: Tried) -> Tried:
+        """Return what hears of failed tries without the run's secrets."""
+
+        async def told(number: int, reason: str, pause: float | None) -> None:
+            await tried(number, self._in_brief(reason), pause)
+
+        return told
 
     async def _perform(self, work: Work, journal: Journal) -> Outcome:
         self._is_begun = True
         outcome = await self.deliver(work, journal)
         if outcome is None:
-            self.is_suspended = True
             outcome = await self.follow(work)
         return outcome
 
@@ -145,7 +152,7 @@ class RemoteAgent(ABC):
     async def _ended(self, work: Work) -> Outcome | NeverStarted:
         """Return how a run ends that somebody wanted to end."""
         if self._ending == "interrupt":
-            if self.delivery.is_waiting:
+            if not self._is_begun or self.delivery.is_waiting:
                 return NeverStarted("the daemon was stopped before the input was acknowledged")
             return Outcome(RunStatus.INTERRUPTED, "the daemon was stopped while the agent's answer was under way")
         await self.withdraw_quietly(work, _WITHDRAWAL if self._ending == "cancel" else _WITHDRAWAL_AT_ONCE)
@@ -159,13 +166,14 @@ class RemoteAgent(ABC):
             async with asyncio.timeout(seconds):
                 await self.withdraw(work)
         except (CallError, AnswerError, TimeoutError) as error:
-            reason = self.masked(str(error)) or f"no answer within {seconds:.0f} s"
+            reason = self._in_brief(str(error)) or f"no answer within {seconds:.0f} s"
             _LOG.warning("[delivery] The agent was not told to stop", run_id=work.run_id, reason=reason)
 
     def _shown(self, outcome: Outcome) -> Outcome:
         """Return an outcome with secrets masked in the words of the peer."""
-        error, message = (None if text is None else self.masked(text) for text in (outcome.error, outcome.message))
-        return replace(outcome, error=error, message=message and message[:_LONGEST_MESSAGE])
+        error = None if outcome.error is None else self._in_brief(outcome.error)
+        message = None if outcome.message is None else self.masked(outcome.message)[:_LONGEST_MESSAGE]
+        return replace(outcome, error=error, message=message)
 
     def masked(self, text: str) -> str:
         """Return a text of the peer with the run's secrets taken out."""
@@ -173,6 +181,10 @@ class RemoteAgent(ABC):
             return text
         data = text.encode(errors="replace")
         return (self._mask.feed(data) + self._mask.flush()).decode(errors="replace")
+
+    def _in_brief(self, text: str) -> str:
+        """Return a reason as it is kept and shown."""
+        return self.masked(text)[:_LONGEST_REASON]
 
     # calls
 
@@ -207,9 +219,9 @@ def derived_id(work: Work, what: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{work.idempotency_key}/{what}"))
 
 
-def result(data: bytes, call: Call, number: str) -> dict[str, Any]:
+async def result(data: bytes, call: Call, number: str) -> dict[str, Any]:
     """Return the result in the answer to a call; raise AnswerError that names the call."""
     try:
-        return result_of(data, number)
+        return await result_of(data, number)
     except AnswerError as error:
-        raise AnswerError(f"{call.name}: {error}", error.code) from None
+        raise AnswerError(f"{call.name}: {error}") from None

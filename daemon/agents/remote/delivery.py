@@ -26,6 +26,8 @@ class Delivery:
     deadline: float
     """When the run's timeout is over, in the loop's time."""
     tried: Tried
+    settled: asyncio.Event
+    """Whether the run has ended by its hook, so that nothing is to be delivered any more."""
     is_waiting: bool = False
     """Whether no call is in flight: a failed try lies behind, the next one ahead."""
 
@@ -49,6 +51,8 @@ class Delivery:
 
     async def _repeated(self, call: Call, make: Callable[[], Awaitable[T]]) -> T:
         for number, wait in enumerate((*WAITS, None), start=1):
+            if self.settled.is_set():
+                raise CallError(f"{call.name}: the run has ended meanwhile")
             try:
                 return await make()
             except CallError as error:
@@ -58,7 +62,9 @@ class Delivery:
                 if pause is None:
                     raise CallError(reason, may_pass=error.may_pass, status=error.status) from None
             self.is_waiting = True
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self.settled.wait()
             self.is_waiting = False
         raise AssertionError("the last try ends in one way or the other")
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
-import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
+import socket
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 
 import aiohttp
@@ -17,7 +19,9 @@ from daemon import __version__
 TO_HEADERS = 120.0  # seconds from connecting to the response headers
 LARGEST_BODY = 16 * 1024 * 1024
 _LARGEST_COMPLAINT = 2048  # bytes of an error's body that are looked at
-_SHOWN = 300  # characters of it that are shown
+_SHOWN = 300  # characters of a header that are shown
+_LINES_AT_ONCE = 100
+_LOOKUPS_AT_ONCE = 8
 _COMPLAINT_WAIT = 5.0  # seconds
 _MOST_REDIRECTS = 5
 _FOLLOWED = {301, 302, 307, 308}  # with the same method and body; 303 asks for another request than ours (RFC 9110)
@@ -60,12 +64,42 @@ def open_session() -> aiohttp.ClientSession:
     It keeps no cookies and inflates nothing by itself.
     """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=_Resolver()),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         headers={"User-Agent": f"agentcron/{__version__}", "Accept-Encoding": "identity"},
     )
+
+
+class _Resolver(aiohttp.ThreadedResolver):
+    """Looks names up in threads of its own: slow look-ups hold up no other work of the daemon."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._threads = ThreadPoolExecutor(_LOOKUPS_AT_ONCE, "agentcron-names")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[aiohttp.abc.ResolveResult]:
+        """Return the addresses of a host; raise OSError."""
+        look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        return [
+            aiohttp.abc.ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=port,
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Wait for no look-up any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Reply:
@@ -77,34 +111,41 @@ class Reply:
         self.content_type = response.content_type
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it comes; raise CallError if it breaks off, is too large or cannot be understood."""
-        inflate = _inflater(self._response.headers.get("Content-Encoding", ""))
+        """Yield the body as it comes; raise CallError if it breaks off, is too large or cannot be understood.
+
+        A body that is encoded though nobody asked for that is not looked at: inflating may cost any time and room.
+        """
+        encoding = self._response.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in {"", "identity"}:
+            raise CallError(f"its answer is encoded as {encoding[:_SHOWN]}, which nobody asked for")
         size = 0
         try:
             async for chunk in self._response.content.iter_any():
-                for part in inflate(chunk):
-                    size += len(part)
-                    if size > LARGEST_BODY:
-                        raise CallError(f"its answer is larger than {LARGEST_BODY // 1024**2} MiB")
-                    yield part
+                size += len(chunk)
+                if size > LARGEST_BODY:
+                    raise CallError(f"its answer is larger than {LARGEST_BODY // 1024**2} MiB")
+                yield chunk
         except (aiohttp.ClientError, OSError) as error:
             raise CallError(f"its answer broke off: {_told(error)}", may_pass=True) from None
-        except zlib.error as error:
-            raise CallError(f"its answer cannot be inflated: {error}") from None
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Yield the lines of the body that are not empty, as they come; raise CallError."""
-        unread, searched = bytearray(), 0
+        """Yield the lines of the body that are not empty, as they come; raise CallError.
+
+        Others get their turn in between, however many lines come at once.
+        """
+        begun: list[bytes] = []
         async for chunk in self.chunks():
-            unread += chunk
-            while (end := unread.find(b"\n", searched)) >= 0:
-                line, searched = bytes(unread[:end]), 0
-                del unread[: end + 1]
+            first, *others = chunk.split(b"\n")
+            begun.append(first)
+            for number, other in enumerate(others):
+                line = b"".join(begun)
+                begun = [other]
                 if line.strip():
                     yield line
-            searched = len(unread)
-        if unread.strip():
-            yield bytes(unread)
+                if number % _LINES_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        if last := b"".join(begun).strip():
+            yield last
 
     async def read(self) -> bytes:
         """Return the whole body; raise CallError."""
@@ -175,7 +216,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> CallError:
             said = await response.content.read(_LARGEST_COMPLAINT)
     if response.headers.get("Content-Encoding", "identity") != "identity":
         said = b""
-    words = " ".join(said.decode(errors="replace").split())[:_SHOWN]
+    words = " ".join(said.decode(errors="replace").split())
     text = f"HTTP {status} {response.reason or ''}".strip() + (f": {words}" if words else "")
     may_pass = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _MOMENTARY
     return CallError(text, may_pass=may_pass, wait=_retry_after(response.headers.get("Retry-After")), status=status)
@@ -190,37 +231,10 @@ def _retry_after(text: str | None) -> timedelta | None:
         return min(timedelta(seconds=int(text)), _LONGEST_WAIT) if len(text) < 12 else _LONGEST_WAIT  # noqa: PLR2004
     try:
         until = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     until = until if until.tzinfo else until.replace(tzinfo=UTC)
     return max(timedelta(0), until - datetime.now(UTC))
-
-
-class _Inflater:
-    """Inflates a body piece by piece, no more at once than a chunk of a sane size."""
-
-    _PIECE = 256 * 1024
-
-    def __init__(self) -> None:
-        self._stream = zlib.decompressobj(wbits=47)  # gzip or zlib, as the header says
-
-    def __call__(self, chunk: bytes) -> list[bytes]:
-        parts, size = [], 0
-        while chunk and size <= LARGEST_BODY:
-            parts.append(self._stream.decompress(chunk, self._PIECE))
-            size += len(parts[-1])
-            chunk = self._stream.unconsumed_tail
-        return parts
-
-
-def _inflater(encoding: str) -> Callable[[bytes], list[bytes]]:
-    """Return what turns the chunks of a body into what they mean; raise CallError for what nobody asked for."""
-    match encoding.strip().lower():
-        case "" | "identity":
-            return lambda chunk: [chunk]
-        case "gzip" | "x-gzip" | "deflate":
-            return _Inflater()
-    raise CallError(f"its answer is encoded as {encoding[:_SHOWN]}, which nobody asked for")
 
 
 def _told(error: BaseException) -> str:

@@ -16,6 +16,7 @@ class Transcript:
         self._hidden = [value.encode() for value in hidden]
         self._output: Output | None = None
         self._ends_line = True
+        self._lost = 0
 
     async def say(self, text: str) -> None:
         """Add words as they come."""
@@ -29,13 +30,17 @@ class Transcript:
             await self.say("\n")
 
     def _write(self, data: bytes) -> None:
-        if self._output is None:
-            self._output = Output(str(self._run_dir), LARGEST_BODY, self._hidden)
+        try:
+            if self._output is None:
+                self._output = Output(str(self._run_dir), LARGEST_BODY, self._hidden)
+        except OSError:  # a full disk costs the output, not the run
+            self._lost += len(data)
+            return
         self._output.write(0, data)
 
     def finish(self) -> tuple[int, int]:
         """Close it; return how many bytes there were, and how many of them were dropped."""
         if self._output is None:
-            return 0, 0
+            return self._lost, self._lost
         self._output.finish()
-        return self._output.total, self._output.dropped
+        return self._output.total + self._lost, self._output.dropped + self._lost
