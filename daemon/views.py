@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from daemon.config.schema import AgentexAgent, CommandAgent, Config
+from daemon.config.schema import A2aAgent, AcpAgent, AgentexAgent, CommandAgent, Config
 from daemon.errors import InvalidError
 from daemon.model import DueTime, Step
 from daemon.rules.cadence import Cadence
@@ -105,11 +105,15 @@ def _figures(connection: sqlite3.Connection, schedule_id: int) -> dict[str, Any]
 
 def _input_method(config: Config, agent: str) -> str | None:
     """Say how the input reaches the agent; computed from its settings, never stored."""
-    settings = config.agents.get(agent)
-    if isinstance(settings, CommandAgent):
-        return settings.input
-    if isinstance(settings, AgentexAgent):
-        return "message/send" if settings.acp_type == "sync" else "event/send"
+    match config.agents.get(agent):
+        case CommandAgent(input=way):
+            return way
+        case AgentexAgent(acp_type=kind):
+            return "message/send" if kind == "sync" else "event/send"
+        case A2aAgent():
+            return "SendMessage"
+        case AcpAgent():
+            return "session/prompt"
     return None
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
@@ -95,8 +96,6 @@ class Pipeline:
 
     async def _to_the_end(self, run: Run, work: Coroutine[Any, Any, Outcome | NeverStarted]) -> None:
         self._on_the_way.add(run.id)
-        if terms_of(run).url and run.status is RunStatus.RUNNING:
-            self.in_flight.add(run.id)
         try:
             outcome = await self._guarded(run, work)
             if isinstance(outcome, NeverStarted):  # it may be begun anew as soon as that is recorded
@@ -185,6 +184,8 @@ class Pipeline:
             self._agents.pop(run.id, None)
 
     async def _perform(self, run: Run, config: Config) -> Outcome | NeverStarted:
+        if terms_of(run).url:
+            self.in_flight.add(run.id)
         settings = config.agents.get(run.agent)
         if settings is None:
             return Outcome(RunStatus.FAILED, f"no agent {run.agent!r} is in the config any more", permanent=True)
@@ -217,9 +218,9 @@ class Pipeline:
         if work.terms.await_completion:
             url = self._hooks.url(work.hook_token or "", config)
             work = replace(work, metadata={**work.metadata, "hook_url": url})
-        if run.id in self._unwanted:
-            raise UnwantedError
         agent = self._agents[run.id] = self._makers.remote(work.terms, settings, config)
+        if run.id in self._unwanted or not await self._database.read_patiently(lambda c: _is_wanted(c, run.id)):
+            raise UnwantedError
         return await agent.run(work, self._stages.of(run, work.terms))
 
     async def _cloned(self, run: Run, settings: ProcessAgent, config: Config) -> Path:
@@ -248,7 +249,7 @@ class Pipeline:
             self.suspended.add(run.id)
         agent = self._makers.found_again(terms, config.agents.get(run.agent), config)
         self._agents[run.id] = agent
-        current = await self._database.read(lambda connection: get_run(connection, run.id))
+        current = await self._database.read_patiently(lambda connection: get_run(connection, run.id))
         if current is None or current.status not in ACTIVE:  # its hook was called before anybody could hear of it
             return Outcome(RunStatus.COMPLETED)
         since = parse_instant(run.started_at) if run.started_at else self._now()
@@ -332,6 +333,12 @@ class Pipeline:
         tx.execute("DELETE FROM steps WHERE run_id = ?", (run.id,))
         change = change_status(tx, current, RunStatus.PENDING, now, **nobody, not_before=again)
         return [replace(change, error=outcome.reason)]
+
+
+def _is_wanted(connection: sqlite3.Connection, run_id: int) -> bool:
+    """Tell whether a run is running and nobody wants its end, by cancellation or by its hook."""
+    run = get_run(connection, run_id)
+    return run is not None and run.status is RunStatus.RUNNING and flag_of(connection, run_id) is None
 
 
 def _log(change: Change, duration: timedelta | None) -> None:

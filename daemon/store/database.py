@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -151,15 +151,11 @@ class Database:
 
     async def write_patiently(self, closure: Closure[T]) -> T:
         """Write as `write` does, and while the database cannot take it, say so and try again without end."""
-        attempt = 0
-        while True:
-            try:
-                return await self.write(closure)
-            except StoreUnavailableError as error:
-                delay = _RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)]
-                _LOG.error("[daemon] The database cannot be written; trying again", error=str(error), delay_s=delay)
-                attempt += 1
-                await asyncio.sleep(delay)
+        return await _patiently(lambda: self.write(closure), "written")
+
+    async def read_patiently(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Read as `read` does, and while the database cannot be read, say so and try again without end."""
+        return await _patiently(lambda: self.read(query), "read")
 
     async def write_without_keys(self, closure: Closure[T]) -> T:
         """Write as `write` does, in a transaction of its own that follows no foreign keys.
@@ -290,6 +286,18 @@ class Aside:
     async def checkpoint(self) -> None:
         """Bring what the write-ahead log holds into the database, as far as readers allow, beside the writer."""
         await self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+
+
+async def _patiently(action: Callable[[], Awaitable[T]], verb: str) -> T:
+    attempt = 0
+    while True:
+        try:
+            return await action()
+        except StoreUnavailableError as error:
+            delay = _RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)]
+            _LOG.error(f"[daemon] The database cannot be {verb}; trying again", error=str(error), delay_s=delay)
+            attempt += 1
+            await asyncio.sleep(delay)
 
 
 def _settle(future: "asyncio.Future[Any]", result: object) -> None:

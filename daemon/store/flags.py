@@ -49,9 +49,9 @@ def cancellation_flags(source: Transaction | sqlite3.Connection) -> list[Flag]:
     return [_flag_from(row) for row in rows]
 
 
-def flag_of(tx: Transaction, run_id: int) -> Flag | None:
+def flag_of(source: Transaction | sqlite3.Connection, run_id: int) -> Flag | None:
     """Return the flag of one run."""
-    row = tx.execute("SELECT * FROM cancellation_flags WHERE run_id = ?", (run_id,)).fetchone()
+    row = source.execute("SELECT * FROM cancellation_flags WHERE run_id = ?", (run_id,)).fetchone()
     return _flag_from(row) if row else None
 
 

@@ -67,6 +67,8 @@ def test_a_task_is_watched_until_it_completes(world: World, version: str, word: 
     assert (run["status"], run["message"]) == ("completed", "made")
     assert world.daemon.output(run["id"]) == "made"
     assert run["delivered_at"]
+    looks = world.calls(version, 1)  # whose answers are to be fresh
+    assert [one for one in looks if "x-idempotency-key" in one["headers"]] == []  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("version", METHODS)

@@ -27,8 +27,10 @@ def acp(*command: str) -> str:
     return f"type = 'acp'\ncommand = {json.dumps(command)}\nkill_grace = '4s'\n"
 
 
-def text() -> str:
+def text(folder: str = "/nowhere") -> str:
     sdk = acp(*SDK.split())
+    child = f"(trap 'touch {folder}/ended; exit' TERM; touch {folder}/there; while :; do sleep 0.1; done) &"
+    verdict = """echo '{"status": "failed", "message": "my own word"}' > $AGENTCRON_RESULT"""
     old = """read x; echo '{"id": 1, "result": {"protocolVersion": 9}}'; sleep 60"""
     agents = [
         agent("a", sdk, **WORDS),
@@ -36,6 +38,8 @@ def text() -> str:
         agent("none", acp("no-such-agent"), echo="echo"),
         agent("cat", acp("cat"), echo="echo"),
         agent("old", acp("sh", "-c", old), echo="echo"),
+        agent("parent", acp("sh", "-c", f"{child} exec {SDK}"), echo="echo x"),
+        agent("judge", acp("sh", "-c", f"{verdict}; exec {SDK}"), usage="usage"),
         agent("noisy", acp("sh", "-c", f"echo starting up; exec {SDK}"), echo="echo quiet"),
     ]
     return "[daemon]\nstate_dir = 'state'\nmax_concurrent_runs = 20\n" + "".join(agents)
@@ -43,8 +47,9 @@ def text() -> str:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    with daemons_in(tmp_path_factory.mktemp("acp")) as start:
-        yield start(text())
+    folder = tmp_path_factory.mktemp("acp")
+    with daemons_in(folder) as start:
+        yield start(text(str(folder)))
 
 
 def in_turn(daemon: DaemonProcess, number: int) -> None:
@@ -115,6 +120,17 @@ def test_other_ends_are_failures_with_their_reason(daemon: DaemonProcess, addres
     assert run["status"] == "failed"
     assert reason in run["error"]
     assert processes_of(run["idempotency_key"]) == []
+
+
+def test_what_an_agent_leaves_behind_is_asked_to_end(daemon: DaemonProcess) -> None:
+    assert finished(daemon, "parent/echo")["status"] == "completed"
+    assert (daemon.folder / "there").exists()
+    assert (daemon.folder / "ended").exists()
+
+
+def test_the_agents_own_result_counts_more_than_the_reason_it_stopped_for(daemon: DaemonProcess) -> None:
+    run = finished(daemon, "judge/usage")
+    assert (run["status"], run["error"], run["input_tokens"]) == ("failed", "my own word", 5)
 
 
 def test_lines_that_are_no_messages_are_shown(daemon: DaemonProcess) -> None:

@@ -152,3 +152,33 @@ def assert_one_key(found: Peer, deliveries: int) -> None:
     assert len(requests) == deliveries
     assert len({one["headers"]["x-idempotency-key"] for one in requests}) == 1
     assert len({str(one["body"]) for one in requests}) == 1
+
+
+LONG_WAY = """
+import time
+import daemon.runs.pipeline as pipeline
+prepare = pipeline.prepare_folder
+def slow(*arguments):
+    time.sleep(2)
+    return prepare(*arguments)
+pipeline.prepare_folder = slow
+"""
+
+
+def test_a_run_cancelled_on_its_way_is_never_delivered(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        daemon = start_daemon(text(found, "well"), slowed=LONG_WAY)
+        number = triggered(daemon, "a/x")
+        daemon.wait_for_run("running", number=number)
+        daemon.cli("runs", "cancel", str(number))
+        assert ended(daemon, number)["status"] == "cancelled"
+        assert found.requests() == []
+
+
+def test_a_run_on_its_way_is_waited_for(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        daemon = start_daemon(text(found, "well"), slowed=LONG_WAY)
+        number = triggered(daemon, "a/x")
+        daemon.wait_for_run("running", number=number)
+        assert daemon.stop() == 0
+        assert daemon.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "completed"
