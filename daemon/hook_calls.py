@@ -73,13 +73,13 @@ class HookCalls:
         return run_id
 
     def _keep(self, run_id: int, said: str, output: str | None) -> None:
-        """Keep what was said in the run's folder: the result file as it came, its words as the output."""
+        """Keep what was said in the run's folder: the result file as it came, its words as the output.
+
+        The outcome stands also where that is not possible.
+        """
         folder = run_folder(self.state_dir, run_id)
         for name, text in (("result.json", said), ("output.log", output or "")):
-            with (
-                contextlib.suppress(OSError),
-                open_anew(str(folder / name)) as stream,
-            ):  # the outcome stands all the same
+            with contextlib.suppress(OSError), open_anew(str(folder / name)) as stream:
                 stream.write(text.encode(errors="replace"))
 
 

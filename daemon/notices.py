@@ -67,19 +67,9 @@ def run_ended(
         text = f"{_name(run)} is well again after {known.count} bad run(s) (run {run.id})"
         _send(tx, audience, _of_run(run, status, text, kind="recovered", **_figures(known)), now)
     elif told is not None and standing is not None:
-        _send(
-            tx,
-            audience,
-            _of_run(
-                run,
-                status,
-                _bad_news(run, status, error, standing, told),
-                error=error,
-                **_figures(standing),
-                still=told is Told.STILL,
-            ),
-            now,
-        )
+        details = {"error": error, **_figures(standing), "still": told is Told.STILL}
+        text = _bad_news(run, status, error, standing, told)
+        _send(tx, audience, _of_run(run, status, text, **details), now)
 
 
 def _bad_news(run: Run, status: RunStatus, error: str | None, standing: Standing, told: Told) -> str:
