@@ -10,7 +10,7 @@ from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
 from daemon.stopping import Stop, StopMode
 
-_LAST_MOMENT = 2.0  # seconds that a run gets after it was ended at once
+_LAST_MOMENT = 1.0  # seconds that a run gets after it was ended at once
 _REASON = "the daemon was stopped"
 
 

@@ -63,7 +63,8 @@ def call(
     **headers: str,
 ) -> Answer:
     """Ask for something; `headers` have underscores for hyphens."""
-    connection = UnixConnection(daemon.folder / "c.sock")
+    own = daemon.folder / "c.sock"
+    connection = UnixConnection(own if own.exists() else daemon.state / "control.sock")
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     if body is not None:
         data = json.dumps(body).encode()

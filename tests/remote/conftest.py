@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tests.daemon_process import DaemonProcess, wait_until
+from tests.api.calling import call
+from tests.daemon_process import DaemonProcess
 
 HOURLY = "every = '1h'\n"
 
@@ -15,10 +16,15 @@ def agent(name: str, settings: str, **inputs: str) -> str:
 
 def triggered(daemon: DaemonProcess, address: str) -> int:
     """Start a run now; return its number."""
-    done = daemon.cli("schedules", "trigger", address, "--json")
-    assert done.returncode == 0, done.stderr
-    number = wait_until(lambda: daemon.query("SELECT max(id) AS id FROM runs")[0]["id"], what="the run")
-    return int(number)
+    name, _, schedule = address.partition("/")
+    answer = call(daemon, "POST", f"/agents/{name}/schedules/{schedule}/trigger")
+    assert answer.status == 201, answer.data
+    return int(answer.body["id"])
+
+
+def cancel(daemon: DaemonProcess, number: int) -> None:
+    """Ask for the end of a run."""
+    assert call(daemon, "POST", f"/runs/{number}/cancel").status == 200
 
 
 def ended(daemon: DaemonProcess, number: int, *, deadline: float = 20) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from daemon.agents.remote.json_rpc import AnswerError
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.peers.processes import Peer, peer
-from tests.remote.conftest import agent, ended, finished, triggered
+from tests.remote.conftest import agent, cancel, ended, finished, triggered
 
 WORDS = {"echo": "echo hello", "task": "task made", "slow": "slow made", "long": "long", "ask": "ask"}
 WORDS |= {"fail": "fail", "reject": "reject", "usage": "usage"}
@@ -102,7 +102,7 @@ def test_a_cancel_cancels_the_task(world: World, version: str) -> None:
     number = triggered(world.daemon, f"{version}/long")
     world.daemon.wait_for_run("suspended", number=number)
     before = len(world.calls(version, 2))
-    world.daemon.cli("runs", "cancel", str(number))
+    cancel(world.daemon, number)
     run = ended(world.daemon, number)
     assert (run["status"], run["error"]) == ("cancelled", "cancelled by root")
     assert len(world.calls(version, 2)) == before + 1

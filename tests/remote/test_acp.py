@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import daemons_in
 from tests.daemon_process import DaemonProcess, processes_of, wait_until
-from tests.remote.conftest import agent, ended, finished, triggered
+from tests.remote.conftest import agent, cancel, ended, finished, triggered
 
 PEERS = Path(__file__).parents[1] / "peers"
 WORDS = {
@@ -142,7 +142,7 @@ def test_lines_that_are_no_messages_are_shown(daemon: DaemonProcess) -> None:
 def test_a_cancelled_session_ends_its_turn_and_leaves_nothing(daemon: DaemonProcess) -> None:
     number = triggered(daemon, "a/long")
     in_turn(daemon, number)
-    daemon.cli("runs", "cancel", str(number))
+    cancel(daemon, number)
     run = ended(daemon, number)
     assert (run["status"], run["error"]) == ("cancelled", "cancelled by root")
     assert "did not end its turn" not in daemon.output(number)  # session/cancel was enough
@@ -152,7 +152,7 @@ def test_a_cancelled_session_ends_its_turn_and_leaves_nothing(daemon: DaemonProc
 def test_an_agent_that_does_not_heed_the_cancel_ends_with_its_tree(daemon: DaemonProcess) -> None:
     number = triggered(daemon, "a/stubborn")
     in_turn(daemon, number)
-    daemon.cli("runs", "cancel", str(number))
+    cancel(daemon, number)
     run = ended(daemon, number)
     assert run["status"] == "cancelled"
     assert "did not end its turn after session/cancel" in daemon.output(number)
@@ -167,7 +167,7 @@ def test_a_session_survives_the_daemon(tmp_path: Path) -> None:
         first.kill()
         second = start(text())
         assert second.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "running"
-        second.cli("runs", "cancel", str(number))
+        cancel(second, number)
         assert ended(second, number)["status"] == "cancelled"
         third = triggered(second, "a/long")
         in_turn(second, third)

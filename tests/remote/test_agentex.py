@@ -19,7 +19,7 @@ from daemon.config.schema import Config
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.peers.processes import Peer, free_port, peer
-from tests.remote.conftest import agent, ended, finished, triggered
+from tests.remote.conftest import agent, cancel, ended, finished, triggered
 
 PYTHONS = ("python3.12", "python3.13", "python3.14")
 
@@ -138,7 +138,7 @@ def test_a_run_that_awaits_completion_is_suspended_until_its_hook_is_called(worl
 def test_a_cancel_is_passed_on(world: World) -> None:
     number = triggered(world.daemon, "hooked/long")
     world.daemon.wait_for_run("suspended", number=number)
-    world.daemon.cli("runs", "cancel", str(number))
+    cancel(world.daemon, number)
     run = ended(world.daemon, number)
     assert (run["status"], run["error"]) == ("cancelled", "cancelled by root")
     wait_until(lambda: world.calls("task/cancel", run), what="task/cancel")

@@ -15,7 +15,7 @@ from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.faults.test_kill import pause
 from tests.peers.processes import Peer, free_port, peer
-from tests.remote.conftest import agent, ended, triggered
+from tests.remote.conftest import agent, cancel, ended, triggered
 
 QUICK = "from daemon.agents.remote import delivery\ndelivery.WAITS = (0.2, 0.2, 0.2, 0.2)\n"
 DONE = {"status": "completed", "result": {"built": 3}}
@@ -95,7 +95,7 @@ def test_unknown_tokens_and_those_of_ended_runs_are_not_found(world: tuple[Daemo
     run, path = suspended(world)
     assert call(world[0], "POST", path[:-1] + "_", DONE).status == 404
     assert call(world[0], "POST", "/hooks/" + "x" * 2000, DONE).status == 404
-    world[0].cli("runs", "cancel", str(run["id"]))
+    cancel(world[0], run["id"])
     assert ended(world[0], run["id"])["status"] == "cancelled"
     assert call(world[0], "POST", path, DONE).status == 404
 

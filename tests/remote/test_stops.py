@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.peers.processes import Peer, peer
-from tests.remote.conftest import agent, ended, triggered
+from tests.remote.conftest import agent, cancel, ended, triggered
 
 
 def text(found: Peer, mode: str, stop_timeout: str = "20s", *settings: str) -> str:
@@ -170,7 +170,7 @@ def test_a_run_cancelled_on_its_way_is_never_delivered(start_daemon: StartDaemon
         daemon = start_daemon(text(found, "well"), slowed=LONG_WAY)
         number = triggered(daemon, "a/x")
         daemon.wait_for_run("running", number=number)
-        daemon.cli("runs", "cancel", str(number))
+        cancel(daemon, number)
         assert ended(daemon, number)["status"] == "cancelled"
         assert found.requests() == []
 

@@ -83,7 +83,8 @@ def everything(connection: sqlite3.Connection) -> dict[str, list[dict[str, objec
     """Return what the tables hold, less what later schemas added."""
     return {
         table: [
-            {key: row[key] for key in row if key != "remote"} for row in connection.execute(f"SELECT * FROM {table}")
+            {key: value for key, value in dict(row).items() if key != "remote"}
+            for row in connection.execute(f"SELECT * FROM {table}")
         ]
         for table in ("runs", "events", "steps")
     }
