@@ -15,6 +15,8 @@ from tests.daemon_process import DaemonProcess, wait_until
 from tests.peers.processes import Peer, peer
 from tests.remote.conftest import agent, cancel, ended, finished, triggered
 
+pytestmark = pytest.mark.xdist_group("a2a")  # its tests share a daemon
+
 WORDS = {"echo": "echo hello", "task": "task made", "slow": "slow made", "long": "long", "ask": "ask"}
 WORDS |= {"fail": "fail", "reject": "reject", "usage": "usage"}
 METHODS = {"new": ("SendMessage", "GetTask", "CancelTask"), "old": ("message/send", "tasks/get", "tasks/cancel")}

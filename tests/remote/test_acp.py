@@ -12,6 +12,8 @@ from tests.conftest import daemons_in
 from tests.daemon_process import DaemonProcess, processes_of, wait_until
 from tests.remote.conftest import agent, cancel, ended, finished, triggered
 
+pytestmark = pytest.mark.xdist_group("acp")  # its tests share a daemon
+
 PEERS = Path(__file__).parents[1] / "peers"
 WORDS = {
     "echo": "echo hello you",

@@ -21,6 +21,8 @@ from tests.daemon_process import DaemonProcess, wait_until
 from tests.peers.processes import Peer, free_port, peer
 from tests.remote.conftest import agent, cancel, ended, finished, triggered
 
+pytestmark = pytest.mark.xdist_group("agentex")  # its tests share a daemon
+
 PYTHONS = ("python3.12", "python3.13", "python3.14")
 
 

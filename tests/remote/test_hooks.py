@@ -17,6 +17,8 @@ from tests.faults.test_kill import pause
 from tests.peers.processes import Peer, free_port, peer
 from tests.remote.conftest import agent, cancel, ended, triggered
 
+pytestmark = pytest.mark.xdist_group("hooks")  # its tests share a daemon
+
 QUICK = "from daemon.agents.remote import delivery\ndelivery.WAITS = (0.2, 0.2, 0.2, 0.2)\n"
 DONE = {"status": "completed", "result": {"built": 3}}
 

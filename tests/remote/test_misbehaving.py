@@ -12,6 +12,8 @@ from tests.conftest import daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.peers.processes import Peer, free_port, peer
 
+pytestmark = pytest.mark.xdist_group("misbehaving")  # its tests share a daemon
+
 QUICK = """
 from daemon.agents.remote import delivery, http
 delivery.WAITS = (0.2, 0.4, 0.8, 1.6)
