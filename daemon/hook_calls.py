@@ -48,14 +48,17 @@ class HookCalls:
             raise NotFoundError(UNKNOWN)
         mask = self.pipeline.mask_of(run_id)
         try:
-            words = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, indent=2)
-            said = json.dumps({"status": status, "result": result, "error": error})
+            shown = _masked(result, mask)
+            words = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False, indent=2)
+            brief = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+            error = None if error is None else mask(error)
+            said = json.dumps({"status": status, "result": shown, "error": error})
         except RecursionError:
             raise InvalidError("the result is nested too deeply") from None
-        message = None if result is None else _kept(mask(words if isinstance(result, str) else json.dumps(result)))
+        message = None if result is None else _kept(brief)
         outcome = Outcome(RunStatus.COMPLETED, message=message)
         if status == "failed":
-            outcome = Outcome(RunStatus.FAILED, _kept(mask(error or "the agent reported a failure")), message=message)
+            outcome = Outcome(RunStatus.FAILED, _kept(error or "the agent reported a failure"), message=message)
         run, changes = await self.database.write(
             lambda tx: settle(
                 tx,
@@ -69,7 +72,7 @@ class HookCalls:
         )
         self.pipeline.report(changes, run.started_at)
         self.pipeline.settled(run_id)
-        await asyncio.to_thread(self._keep, run_id, mask(said), None if result is None else mask(words) + "\n")
+        await asyncio.to_thread(self._keep, run_id, said, None if result is None else words + "\n")
         return run_id
 
     def _keep(self, run_id: int, said: str, output: str | None) -> None:
@@ -81,6 +84,17 @@ class HookCalls:
         for name, text in (("result.json", said), ("output.log", output or "")):
             with contextlib.suppress(OSError), open_anew(str(folder / name)) as stream:
                 stream.write(text.encode(errors="replace"))
+
+
+def _masked(value: object, mask: Callable[[str], str]) -> object:
+    """Return a JSON value with secrets taken out of its strings, as they read before JSON escapes them."""
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, list):
+        return [_masked(one, mask) for one in value]
+    if isinstance(value, dict):
+        return {mask(key): _masked(one, mask) for key, one in value.items()}
+    return value
 
 
 def _kept(text: str) -> str:

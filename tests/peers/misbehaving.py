@@ -168,6 +168,10 @@ async def redirect_nearby(exchange: Exchange) -> None:
     await exchange.answer("", status=308, more="Location: /well/api\r\n")
 
 
+async def see_other(exchange: Exchange) -> None:
+    await exchange.answer("", status=303, more="Location: /well/api\r\n")
+
+
 async def error_inside(exchange: Exchange) -> None:
     error = {"code": -32603, "message": "no such flow"}
     await exchange.answer(json.dumps({"jsonrpc": "2.0", "id": exchange.id, "error": error}))
@@ -274,6 +278,7 @@ MODES: dict[str, Mode] = {
     "redirect-to-a-file": redirect_to_a_file,
     "redirect-elsewhere": redirect_elsewhere,
     "redirect-nearby": redirect_nearby,
+    "see-other": see_other,
     "error-inside": error_inside,
     "no-http": no_http,
 }

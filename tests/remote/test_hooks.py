@@ -212,10 +212,11 @@ def test_what_an_agent_repeats_of_key_and_token_is_masked(start_daemon: StartDae
         assert_no_secret(daemon, run)
         daemon.stop()
     with peer(tmp_path, "agentex_plain", "async") as found:
-        daemon = start_daemon(text(found.url, "api_key = 'sesame-open'"))
+        daemon = start_daemon(text(found.url, """api_key = 'a "sesame-open"'"""))
         run = dict(daemon.wait_for_run("suspended", number=triggered(daemon, "a/x")))
         path = "/hooks/" + hook_of(found, run).rpartition("/")[2]
-        said = {"status": "failed", "error": "no sesame-open", "result": {"key": "sesame-open", "hook": path}}
+        key = 'a "sesame-open"'
+        said = {"status": "failed", "error": f"no {key}", "result": {"key": key, key: [path]}}
         assert call(daemon, "POST", path, said).status == 200
         assert ended(daemon, run["id"])["error"] == "no ***"
         assert_no_secret(daemon, run)

@@ -63,6 +63,7 @@ ENDS = {
     "redirect-to-a-file": End("failed", "redirected to file:///etc/passwd, another scheme or host", 1),
     "redirect-elsewhere": End("failed", "redirected to http://localhost:1/api, another scheme or host", 1),
     "redirect-nearby": End("completed", "", 1),
+    "see-other": End("failed", "message/send: HTTP 303 X", 1),
     "error-inside": End("failed", "message/send: no such flow (JSON-RPC error -32603)", 1),
     "no-http": End("failed", "its answer is no proper HTTP", 5),
 }
