@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import Literal
 
 from daemon.agents.base import Outcome
+from daemon.agents.results import in_brief
 from daemon.agents.supervisor.files import open_anew
 from daemon.errors import InvalidError, NotFoundError
 from daemon.model import RunStatus
 from daemon.rules.notifying import Audience
 from daemon.runs.folders import run_folder
-from daemon.runs.hooks import hash_of, settle
+from daemon.runs.hooks import UNKNOWN, hash_of, settle
 from daemon.runs.pipeline import Pipeline
 from daemon.store.database import Database
 from daemon.store.hooks import run_of_hook
-
-_LONGEST_TOKEN = 200
-_LONGEST = 4000  # characters of a message or an error that are kept in the database
-UNKNOWN = "no such hook: it is unknown, used or expired"
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class HookCalls:
 
         Raise NotFoundError for a token that is not in force, InvalidError for a result that cannot be kept.
         """
-        digest = hash_of(token[: _LONGEST_TOKEN + 1])
+        digest = hash_of(token)
         run_id = await self.database.read(lambda connection: run_of_hook(connection, digest))
         if run_id is None:
             raise NotFoundError(UNKNOWN)
@@ -55,10 +52,10 @@ class HookCalls:
             said = json.dumps({"status": status, "result": shown, "error": error})
         except RecursionError:
             raise InvalidError("the result is nested too deeply") from None
-        message = None if result is None else _kept(brief)
+        message = None if result is None else in_brief(brief)
         outcome = Outcome(RunStatus.COMPLETED, message=message)
         if status == "failed":
-            outcome = Outcome(RunStatus.FAILED, _kept(error or "the agent reported a failure"), message=message)
+            outcome = Outcome(RunStatus.FAILED, in_brief(error or "the agent reported a failure"), message=message)
         run, changes = await self.database.write(
             lambda tx: settle(
                 tx,
@@ -95,7 +92,3 @@ def _masked(value: object, mask: Callable[[str], str]) -> object:
     if isinstance(value, dict):
         return {mask(key): _masked(one, mask) for key, one in value.items()}
     return value
-
-
-def _kept(text: str) -> str:
-    return text[:_LONGEST].encode(errors="replace").decode()

@@ -40,8 +40,7 @@ def tell(tx: Transaction, audience: Audience, notices: Iterable[Notice], now: da
     """Have notices sent to whom they concern, those about a known state at growing gaps only."""
     for notice in notices:
         if notice.subject is not None:
-            standing, told = judge(standing_of(tx, notice.subject), notice.state, now)
-            set_standing(tx, notice.subject, standing)
+            _, _, told = _judged(tx, notice.subject, notice.state, now)
             if told is None or told is Told.RECOVERED:
                 continue
         _send(tx, audience, notice, now)
@@ -56,11 +55,7 @@ def run_ended(
     if run.schedule_id is None or status not in {RunStatus.COMPLETED, *_BAD}:
         return
     subject = f"schedule:{run.schedule_id}"
-    known = standing_of(tx, subject)
-    if known is None and status is RunStatus.COMPLETED:
-        return
-    standing, told = judge(known, status if status in _BAD else None, now)
-    set_standing(tx, subject, standing)
+    known, standing, told = _judged(tx, subject, status if status in _BAD else None, now)
     if told is not None:
         tx.counts["news", subject] += 1
     if told is Told.RECOVERED and known is not None:
@@ -70,6 +65,17 @@ def run_ended(
         details = {"error": error, **_figures(standing), "still": told is Told.STILL}
         text = _bad_news(run, status, error, standing, told)
         _send(tx, audience, _of_run(run, status, text, **details), now)
+
+
+def _judged(
+    tx: Transaction, subject: str, state: str | None, now: datetime
+) -> tuple[Standing | None, Standing | None, Told | None]:
+    """Record the state that a subject was found in; return how it stood, how it stands, and whether that is news."""
+    known = standing_of(tx, subject)
+    standing, told = judge(known, state, now)
+    if standing != known:
+        set_standing(tx, subject, standing)
+    return known, standing, told
 
 
 def _bad_news(run: Run, status: RunStatus, error: str | None, standing: Standing, told: Told) -> str:

@@ -13,7 +13,7 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from daemon.agents.process import program_of
+from daemon.agents.process import base_environment, program_of
 from daemon.agents.remote.http import Call, CallError, calling
 from daemon.agents.supervisor import tree
 from daemon.config.schema import Config, Notify
@@ -38,7 +38,6 @@ _LONGEST_WAIT = timedelta(hours=1)
 _PING_EVERY = 60.0  # seconds
 _AGAIN_AFTER = 5.0  # seconds, while the database cannot be read or written
 _COMPLAINT = 300  # bytes of what a command says of its failure
-_INHERITED = ("PATH", "HOME", "USER", "LANG", "TZ")
 
 
 class NotSentError(Exception):
@@ -220,7 +219,6 @@ def _end_tree(pid: int) -> None:
 
 async def _run(argv: list[str], text: bytes) -> None:
     """Run a command with a text on its standard input; raise NotSentError unless it ends well in time."""
-    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     with tempfile.TemporaryFile() as said:
         try:
             process = await asyncio.create_subprocess_exec(
@@ -228,7 +226,7 @@ async def _run(argv: list[str], text: bytes) -> None:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=said,
-                env=environment,
+                env=base_environment(),
                 start_new_session=True,
             )
         except OSError as error:

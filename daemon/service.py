@@ -134,6 +134,7 @@ class Service:
         self._started = started
         self._umask = umask
         self._instance = ""
+        self._audience = audience_of(config)
         self._metrics = Metrics()
         self._notifier = Notifier(database, session, config, utc_now, self._metrics.notified)
         database.counted = self._counted
@@ -199,7 +200,7 @@ class Service:
         config = self.config
         if self._database.lost:
             begun = await asyncio.to_thread(runs_with_folders, self._state_dir)
-            await self._database.write_patiently(lambda tx: start_anew(tx, self._started, begun, audience_of(config)))
+            await self._database.write_patiently(lambda tx: start_anew(tx, self._started, begun, self._audience))
         await self._database.write_patiently(lambda tx: step_back(tx, self._started))
         declared = await self._database.write_patiently(lambda tx: sync_declared(tx, config, self._started))
         log_declared(declared)
@@ -217,7 +218,7 @@ class Service:
             self._instance,
             utc_now,
             self._may_deliver,
-            lambda: audience_of(self.config),
+            lambda: self._audience,
             Heard(self._run_lasted, self._metrics.tried, self._made_room),
         )
         self._queue = Queue(self._database, self._pipeline, self.config, runs, utc_now)
@@ -244,7 +245,7 @@ class Service:
                 self._state_dir,
                 self._instance,
                 utc_now,
-                lambda: audience_of(self.config),
+                lambda: self._audience,
             ),
             start=self._begin,
             reload=self._reloader.reload,
@@ -258,7 +259,7 @@ class Service:
     def _present(self, now: WakeTime) -> Present:
         config = self.config
         agents, zone = frozenset(config.agents), config.daemon.timezone
-        return Present(now, self._started, agents, self._instance, budgets_of(config), zone, audience_of(config))
+        return Present(now, self._started, agents, self._instance, budgets_of(config), zone, self._audience)
 
     async def _look_up(self, claims: set[Claim]) -> dict[Claim, bool]:
         """Look up which creators may start runs of which agents, off the loop; leave out what takes too long."""
@@ -285,7 +286,7 @@ class Service:
     async def _tell(self, notices: list[Notice]) -> None:
         """Have people told of what happened beside the runs, if the database can be written."""
         with contextlib.suppress(StoreUnavailableError):  # of which the log tells enough
-            await self._database.write(lambda tx: tell(tx, audience_of(self.config), notices, utc_now()))
+            await self._database.write(lambda tx: tell(tx, self._audience, notices, utc_now()))
 
     def _made_room(self) -> None:
         self._queue.wake()
@@ -336,6 +337,7 @@ class Service:
         self.config = self._queue.config = self._cleanup.config = self._retention.config = self._notifier.config = (
             config
         )
+        self._audience = audience_of(config)
         self._control.use(config)
         self._server.use(config, tokens)
         self._stop_signal.term_means = config.daemon.on_stop

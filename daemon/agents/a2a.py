@@ -134,16 +134,14 @@ class A2aAgent(RemoteAgent):
 
 def _message(work: Work, version: str) -> dict[str, Any]:
     """Return the parameters that send the input; the agent is not to answer only when it is done."""
-    message = {"messageId": derived_id(work, "message"), "metadata": work.metadata}
     if version == "1.0":
-        parts = [{"text": work.content}]
-        return {
-            "message": {**message, "role": "ROLE_USER", "parts": parts},
-            "configuration": {"returnImmediately": True},
-            "metadata": {**work.metadata, "params": work.params},
-        }
+        form: dict[str, Any] = {"role": "ROLE_USER", "parts": [{"text": work.content}]}
+        configuration = {"returnImmediately": True}
+    else:
+        form = {"kind": "message", "role": "user", "parts": [{"kind": "text", "text": work.content}]}
+        configuration = {"blocking": False}
     return {
-        "message": {**message, "kind": "message", "role": "user", "parts": [{"kind": "text", "text": work.content}]},
-        "configuration": {"blocking": False},
+        "message": {"messageId": derived_id(work, "message"), "metadata": work.metadata, **form},
+        "configuration": configuration,
         "metadata": {**work.metadata, "params": work.params},
     }

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from yarl import URL
 
-from daemon.agents.remote.json_rpc import AnswerError
+from daemon.agents.remote.json_rpc import AnswerError, objects_in
 
 _TRANSPORT = "JSONRPC"
 _NO_KEY_HEADERS = {"host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection"}
@@ -46,13 +46,13 @@ def interface_of(card: dict[str, Any], url: str, *, has_key: bool = False) -> In
 
 def _interfaces(card: dict[str, Any]) -> Iterator[Interface]:
     """Yield the JSON-RPC interfaces of a card, of 1.0 and of the form before."""
-    for entry in _list(card.get("supportedInterfaces")):
+    for entry in objects_in(card.get("supportedInterfaces")):
         if str(entry.get("protocolBinding")).upper() == _TRANSPORT:
             yield from _interface(entry.get("url"), entry.get("protocolVersion", "1.0"), entry.get("tenant"))
     version = card.get("protocolVersion", "0.3")
     if str(card.get("preferredTransport", _TRANSPORT)).upper() == _TRANSPORT:
         yield from _interface(card.get("url"), version, None)
-    for entry in _list(card.get("additionalInterfaces")):
+    for entry in objects_in(card.get("additionalInterfaces")):
         if str(entry.get("transport")).upper() == _TRANSPORT:
             yield from _interface(entry.get("url"), version, None)
 
@@ -75,7 +75,3 @@ def _key_header(card: dict[str, Any]) -> str | None:
             if re.fullmatch(r"[A-Za-z0-9-]{1,100}", name) and name.lower() not in _NO_KEY_HEADERS:
                 return name
     return None
-
-
-def _list(value: object) -> list[dict[str, Any]]:
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []

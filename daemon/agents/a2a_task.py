@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from daemon.agents.base import Outcome
-from daemon.agents.remote.json_rpc import AnswerError
+from daemon.agents.remote.json_rpc import AnswerError, objects_in
 from daemon.agents.usage import usage_in
 from daemon.model import RunStatus
 
@@ -45,9 +45,11 @@ class RemoteTask:
             raise AnswerError("the task in its answer has no id or no state")
         state = status["state"].lower().removeprefix("task_state_").replace("_", "-")
         words = words_of(status.get("message"))
-        products = [words_of(artifact) for artifact in _list(task.get("artifacts"))]
+        products = [words_of(artifact) for artifact in objects_in(task.get("artifacts"))]
         if not words and not any(products):
-            said = [entry for entry in _list(task.get("history")) if str(entry.get("role")) in {"agent", "ROLE_AGENT"}]
+            said = [
+                entry for entry in objects_in(task.get("history")) if str(entry.get("role")) in {"agent", "ROLE_AGENT"}
+            ]
             words = words_of(said[-1]) if said else ""
         return cls(task["id"], state, words, tuple(filter(None, products)), usage_in(task, status.get("message")))
 
@@ -80,7 +82,7 @@ class RemoteTask:
 
 def words_of(holder: object) -> str:
     """Return the text of the parts of a message or an artifact."""
-    parts = _list(holder.get("parts")) if isinstance(holder, dict) else []
+    parts = objects_in(holder.get("parts")) if isinstance(holder, dict) else []
     return "\n".join(filter(None, map(_part, parts)))
 
 
@@ -92,7 +94,3 @@ def _part(part: dict[str, Any]) -> str:
     file = part.get("file", part)
     names = [file.get(key) for key in ("name", "filename", "uri", "url")] if isinstance(file, dict) else []
     return f"[file {next((name for name in names if name), 'without a name')}]"
-
-
-def _list(value: object) -> list[dict[str, Any]]:
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []

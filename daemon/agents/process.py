@@ -31,13 +31,14 @@ def process_spec(
     `ends_its_own` is for a program that ends the rest of its tree itself when it is asked to end. Raises SecretError.
     """
     environment = resolve_environment(config, settings.env)
+    base = {**base_environment(), "TMPDIR": str(work.run_dir / "tmp")}
     return {
         "version": status.VERSION,
         "run_dir": str(work.run_dir),
         "argv": argv,
         "cwd": str(work.workspace),
         "lock": str(work.workspace) if work.locks_workspace else None,
-        "env": {**_base_environment(work), **environment.values, **_own_variables(work)},
+        "env": {**base, **environment.values, **_own_variables(work)},
         "stdin": str(work.run_dir / "input.txt") if reads_input else os.devnull,
         "umask": umask,
         "timeout": max(0.0, settings.timeout.total_seconds() - work.spent_seconds),
@@ -56,14 +57,13 @@ def program_of(command: Sequence[str], config: Config) -> str:
     return str(config.resolve(Path(program))) if "/" in program else program
 
 
-def _base_environment(work: Work, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the few variables that every command gets."""
+def base_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the few variables of the daemon's own that every command gets."""
     user = _own_user()
     base = {
         "PATH": environment.get("PATH", _DEFAULT_PATH),
         "HOME": environment.get("HOME", user.pw_dir),
         "USER": user.pw_name,
-        "TMPDIR": str(work.run_dir / "tmp"),
     }
     return base | {name: environment[name] for name in ("LANG", "TZ") if name in environment}
 

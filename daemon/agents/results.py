@@ -101,10 +101,12 @@ def _wait(value: object) -> timedelta | None:
 
 
 def _text(value: object) -> str | None:
+    return in_brief(value) if isinstance(value, str) and value else None
+
+
+def in_brief(text: str) -> str:
     """Return text that can be stored: bounded, and without the lone surrogates that JSON can smuggle in."""
-    if not isinstance(value, str) or not value:
-        return None
-    return value[:_LONGEST_MESSAGE].encode(errors="replace").decode()
+    return text[:_LONGEST_MESSAGE].encode(errors="replace").decode()
 
 
 def _from_claude(path: Path) -> Report:

@@ -25,6 +25,8 @@ from daemon.store.runs import Change, Run, get_run
 
 _KEY_FILE = "hook.key"
 _KEY_BYTES = 32
+UNKNOWN = "no such hook: it is unknown, used or expired"
+"""What the caller of a hook hears whose token is not in force."""
 
 
 def open_key(state_dir: Path) -> bytes:
@@ -99,5 +101,5 @@ def settle(
     run_id = use_hook(tx, hash_of(token), now)
     run = None if run_id is None else get_run(tx, run_id)
     if run is None or run.status not in ACTIVE:
-        raise NotFoundError("no such hook: it is unknown, used or expired")
+        raise NotFoundError(UNKNOWN)
     return run, finish(tx, run.id, outcome, terms_of(run), now, instance=instance, chance=chance, audience=audience)

@@ -83,8 +83,6 @@ class Pipeline:
         self._now = now
         self._stages = Stages(database, now, heard.tried, self._was_suspended)
         self._agents: dict[int, Stoppable] = {}
-        self._on_the_way: set[int] = set()
-        self._unwanted: set[int] = set()
 
     async def execute(self, run: Run, config: Config) -> None:
         """Take a claimed run through its steps; whatever goes wrong becomes its outcome."""
@@ -95,21 +93,17 @@ class Pipeline:
         await self._to_the_end(run, self._resume(run, config))
 
     async def _to_the_end(self, run: Run, work: Coroutine[Any, Any, Outcome | NeverStarted]) -> None:
-        self._on_the_way.add(run.id)
-        try:
-            outcome = await self._guarded(run, work)
-            if isinstance(outcome, NeverStarted):  # it may be begun anew as soon as that is recorded
-                self._forget(run.id)
-            await self._record(run, outcome)
-            if not isinstance(outcome, NeverStarted):
-                self._forget(run.id)
-        except BaseException:
+        outcome = await self._guarded(run, work)
+        if isinstance(outcome, NeverStarted):  # it may be begun anew as soon as that is recorded
             self._forget(run.id)
-            raise
+            await self._record(run, outcome)
+        else:
+            await self._record(run, outcome)
+            self._forget(run.id)
 
     def _forget(self, run_id: int) -> None:
-        for runs in (self.in_flight, self.suspended, self._on_the_way, self._unwanted):
-            runs.discard(run_id)
+        self.in_flight.discard(run_id)
+        self.suspended.discard(run_id)
 
     async def _record(self, run: Run, outcome: Outcome | NeverStarted) -> None:
         try:
@@ -133,12 +127,10 @@ class Pipeline:
             add_hook(tx, run.id, hash_of(token), now, now + timedelta(seconds=terms.timeout_seconds))
 
     def stop(self, run_id: int, *, at_once: bool) -> None:
-        """Pass the wish to end on to the agent; a run on its way to its agent finds the flag, or the wish."""
+        """Pass the wish to end on to the agent; a run on its way to its agent finds the flag."""
         agent = self._agents.get(run_id)
         if agent is not None:
             agent.stop(at_once=at_once)
-        elif run_id in self._on_the_way:
-            self._unwanted.add(run_id)
 
     def interrupt(self) -> None:
         """Give up the calls in flight."""
@@ -148,12 +140,10 @@ class Pipeline:
                 agent.interrupt()
 
     def settled(self, run_id: int) -> None:
-        """Let a run's agent know that its hook was called, which has ended the run."""
+        """Let a run's agent know that its hook was called; one on its way to its agent finds that it has ended."""
         agent = self._agents.get(run_id)
         if isinstance(agent, RemoteAgent):
             agent.settled.set()
-        elif run_id in self._on_the_way:
-            self._unwanted.add(run_id)
 
     def mask_of(self, run_id: int) -> Callable[[str], str]:
         """Return what takes the secrets of a run under way out of a text."""
@@ -184,11 +174,11 @@ class Pipeline:
             self._agents.pop(run.id, None)
 
     async def _perform(self, run: Run, config: Config) -> Outcome | NeverStarted:
-        if terms_of(run).url:
-            self.in_flight.add(run.id)
         settings = config.agents.get(run.agent)
         if settings is None:
             return Outcome(RunStatus.FAILED, f"no agent {run.agent!r} is in the config any more", permanent=True)
+        if not isinstance(settings, ProcessAgent):
+            self.in_flight.add(run.id)
         if not await self._may_deliver(run.creator, run.agent):
             reason = f"{run.creator}, who asked for it, may not use {run.agent} any more"
             await self._database.write_patiently(
@@ -219,7 +209,7 @@ class Pipeline:
             url = self._hooks.url(work.hook_token or "", config)
             work = replace(work, metadata={**work.metadata, "hook_url": url})
         agent = self._agents[run.id] = self._makers.remote(work.terms, settings, config)
-        if run.id in self._unwanted or not await self._database.read_patiently(lambda c: _is_wanted(c, run.id)):
+        if not await self._database.read_patiently(lambda c: _is_wanted(c, run.id)):
             raise UnwantedError
         return await agent.run(work, self._stages.of(run, work.terms))
 

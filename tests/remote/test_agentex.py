@@ -16,6 +16,7 @@ from daemon.agents.kinds import Agents
 from daemon.agents.remote.output import Transcript
 from daemon.config.schema import AgentexAgent as AgentexSettings
 from daemon.config.schema import Config
+from tests.api.calling import call
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.peers.processes import Peer, free_port, peer
@@ -149,18 +150,8 @@ def test_a_cancel_is_passed_on(world: World) -> None:
 def test_tries_and_tokens_are_counted(world: World) -> None:
     finished(world.daemon, "s/echo")
     assert world.daemon.cli("status", "--json").returncode == 0
-    figures = metrics(world.daemon)
+    figures = call(world.daemon, "GET", "/metrics").data.decode()
     assert 'agentcron_delivery_attempts_total{result="acknowledged",type="agentex"}' in figures
-
-
-def metrics(daemon: DaemonProcess) -> str:
-    done = subprocess.run(
-        ["curl", "-s", "--unix-socket", str(daemon.state / "control.sock"), "http://x/metrics"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
 
 
 UPDATES: dict[str, tuple[list[dict[str, Any]], str | None]] = {

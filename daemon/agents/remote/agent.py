@@ -195,7 +195,7 @@ class RemoteAgent(ABC):
 
         One that only reads carries no idempotency key: its answer is to be fresh.
         """
-        number = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{work.idempotency_key}/{method}"))
+        number = derived_id(work, method)
         key = {} if reads else {"x-idempotency-key": work.idempotency_key}
         common = {"Content-Type": "application/json", "x-request-id": number, **key, **headers, **self.own_headers()}
         return Call(method, url, request(method, params, number), common), number

@@ -65,6 +65,11 @@ async def result_of(data: bytes, request_id: str) -> dict[str, Any]:
     return result or {}
 
 
+def objects_in(value: object) -> list[dict[str, Any]]:
+    """Return the objects of a list in an answer, nothing for what is no list."""
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
 def _error(error: object) -> AnswerError:
     if not isinstance(error, dict):
         return AnswerError(f"it answered with an error: {error}")
