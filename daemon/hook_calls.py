@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import json
 import random
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -33,16 +34,31 @@ class HookCalls:
     instance: str
     now: Callable[[], datetime]
     audience: Callable[[], Audience]
+    _turns: weakref.WeakValueDictionary[int, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
     async def take(self, token: str, status: Literal["completed", "failed"], result: object, error: str | None) -> int:
         """End the run of a token and return its number.
 
         Raise NotFoundError for a token that is not in force, InvalidError for a result that cannot be kept.
         """
-        digest = hash_of(token)
-        run_id = await self.database.read(lambda connection: run_of_hook(connection, digest))
+        run_id = await self._run_of(token)
+        turn = self._turns.setdefault(run_id, asyncio.Lock())
+        async with turn:  # a second call neither ends the run again nor replaces what the first one said
+            await self._run_of(token)
+            await self._end(run_id, token, status, result, error)
+        return run_id
+
+    async def _run_of(self, token: str) -> int:
+        digest, now = hash_of(token), self.now()
+        run_id = await self.database.read(lambda connection: run_of_hook(connection, digest, now))
         if run_id is None:
             raise NotFoundError(UNKNOWN)
+        return run_id
+
+    async def _end(
+        self, run_id: int, token: str, status: Literal["completed", "failed"], result: object, error: str | None
+    ) -> None:
+        """Keep what was said, then end the run: who sees that it is over finds its output."""
         mask = self.pipeline.mask_of(run_id)
         try:
             shown = _masked(result, mask)
@@ -56,6 +72,7 @@ class HookCalls:
         outcome = Outcome(RunStatus.COMPLETED, message=message)
         if status == "failed":
             outcome = Outcome(RunStatus.FAILED, in_brief(error or "the agent reported a failure"), message=message)
+        await asyncio.to_thread(self._keep, run_id, said, None if result is None else words + "\n")
         run, changes = await self.database.write(
             lambda tx: settle(
                 tx,
@@ -69,8 +86,6 @@ class HookCalls:
         )
         self.pipeline.report(changes, run.started_at)
         self.pipeline.settled(run_id)
-        await asyncio.to_thread(self._keep, run_id, said, None if result is None else words + "\n")
-        return run_id
 
     def _keep(self, run_id: int, said: str, output: str | None) -> None:
         """Keep what was said in the run's folder: the result file as it came, its words as the output.

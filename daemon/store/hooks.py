@@ -16,9 +16,13 @@ def add_hook(tx: Transaction, run_id: int, token_hash: str, now: datetime, expir
     )
 
 
-def run_of_hook(connection: sqlite3.Connection, token_hash: str) -> int | None:
-    """Return the run that a token was given to, in force or not."""
-    row = connection.execute("SELECT run_id FROM hooks WHERE token_hash = ?", (token_hash,)).fetchone()
+def run_of_hook(connection: sqlite3.Connection, token_hash: str, now: datetime) -> int | None:
+    """Return the active run that a token may end; None for a token that is unknown, used or expired."""
+    row = connection.execute(
+        "SELECT run_id FROM hooks JOIN runs ON runs.id = run_id "
+        "WHERE token_hash = ? AND used_at IS NULL AND expires_at > ? AND completed_at IS NULL",
+        (token_hash, format_instant(now)),
+    ).fetchone()
     return None if row is None else int(row["run_id"])
 
 

@@ -72,10 +72,13 @@ def test_a_suspended_run_holds_no_place_among_the_running_ones(world: tuple[Daem
 
 def test_a_token_is_good_once(world: tuple[DaemonProcess, Peer]) -> None:
     run, path = suspended(world)
+    said = [{"status": "completed", "result": str(which)} for which in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        statuses = list(pool.map(lambda _: call(world[0], "POST", path, DONE).status, range(8)))
+        statuses = list(pool.map(lambda one: call(world[0], "POST", path, one).status, said))
     assert sorted(statuses) == [200] + [404] * 7
-    assert ended(world[0], run["id"])["status"] == "completed"
+    assert call(world[0], "POST", path, said[0]).status == 404
+    assert ended(world[0], run["id"])["message"] == str(statuses.index(200))
+    assert world[0].output(run["id"]) == f"{statuses.index(200)}\n"  # the others have not replaced it
 
 
 def test_a_failure_is_told_with_its_error(world: tuple[DaemonProcess, Peer]) -> None:
@@ -100,6 +103,7 @@ def test_unknown_tokens_and_those_of_ended_runs_are_not_found(world: tuple[Daemo
     cancel(world[0], run["id"])
     assert ended(world[0], run["id"])["status"] == "cancelled"
     assert call(world[0], "POST", path, DONE).status == 404
+    assert not (world[0].state / "runs" / str(run["id"]) / "result.json").exists()
 
 
 def test_only_the_hash_of_a_token_is_kept(world: tuple[DaemonProcess, Peer]) -> None:
