@@ -17,6 +17,7 @@ import structlog
 
 from daemon import __version__
 from daemon.access import Rights
+from daemon.agents.cgroups import take_delegated
 from daemon.agents.kinds import Agents
 from daemon.agents.launcher import Nursery
 from daemon.agents.remote.http import open_session
@@ -85,7 +86,7 @@ async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False)
             Tokens(config)  # one that cannot be used is told before anything is begun
             control = config.control
             hooks = Hooks(await asyncio.to_thread(open_key, state_dir))
-            agents = Agents(nursery, session, umask)
+            agents = Agents(nursery, await asyncio.to_thread(take_delegated), session, umask)
             with listening(socket_path(config), control.group, control.listen) as listeners:
                 service = Service(
                     config, log, database, agents, session, hooks, listeners, stop, state_dir, started, umask
@@ -156,6 +157,7 @@ class Service:
             return
         async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as loops:
             self._wire(runs)
+            self._agents.tell_limits(self.config)
             self._watch_for_requests()
             await self._server.start()
             await recover(self._database, self._queue)
@@ -338,6 +340,7 @@ class Service:
             config
         )
         self._audience = audience_of(config)
+        self._agents.tell_limits(config)
         self._control.use(config)
         self._server.use(config, tokens)
         self._stop_signal.term_means = config.daemon.on_stop

@@ -175,6 +175,8 @@ def run_view(run: Run) -> dict[str, Any]:
         },
         "output_bytes": run.output_bytes,
         "output_dropped": run.output_dropped,
+        "memory_peak_bytes": run.memory_peak_bytes,
+        "cpu_seconds": run.cpu_seconds,
         "previous_run_id": run.previous_run_id,
         "next_run_id": run.next_run_id,
         "creator_principal": run.creator,

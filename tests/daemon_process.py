@@ -35,6 +35,11 @@ def _program(slowed: str) -> list[str]:
     return ["-c", f"{slowed}\nfrom daemon.__main__ import main\nmain()"] if slowed else ["-m", "daemon"]
 
 
+def _inside(cgroup: Path | None) -> list[str]:
+    """Return what to put before a command for it to begin in a cgroup."""
+    return [] if cgroup is None else ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(cgroup / "cgroup.procs")]
+
+
 class DaemonProcess:
     """`agentcron run` on a config in a folder; its state is in `state/` there unless told otherwise.
 
@@ -49,6 +54,7 @@ class DaemonProcess:
         arguments: tuple[str, ...] = (),
         state: Path | None = None,
         slowed: str = "",
+        cgroup: Path | None = None,
         **environment: str,
     ) -> None:
         self.folder = folder
@@ -61,7 +67,7 @@ class DaemonProcess:
         self.environment = {**os.environ, **environment}
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *_program(slowed), "--config", str(self.config), "run", *arguments],
+                [*_inside(cgroup), sys.executable, *_program(slowed), "--config", str(self.config), "run", *arguments],
                 stderr=log,
                 stdout=log,
                 stdin=subprocess.DEVNULL,

@@ -30,6 +30,10 @@ class Terms:
     result_format: Literal["none", "claude"] = "none"
     timeout_seconds: float = 3600.0
     kill_grace_seconds: float = 10.0
+    memory_max: int | None = None
+    """Bytes."""
+    cpu_quota: float | None = None
+    """Shares of one CPU: 2.0 is two."""
     url: str = ""
     acp_type: Literal["sync", "agentic", "async"] = "agentic"
     await_completion: bool = False
@@ -88,6 +92,9 @@ class Outcome:
     usage: dict[str, Any] = field(default_factory=dict)
     output_bytes: int | None = None
     output_dropped: int | None = None
+    memory_peak: int | None = None
+    """Bytes: the most that the run held at once, or, where that is not counted, its largest process."""
+    cpu_seconds: float | None = None
     ended_at: datetime | None = None
     """When the work ended, if that was not just now."""
 

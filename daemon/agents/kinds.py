@@ -3,11 +3,13 @@
 from functools import partial
 
 import aiohttp
+import structlog
 
 from daemon.agents.a2a import A2aAgent
 from daemon.agents.acp import acp_spec
 from daemon.agents.agentex import AgentexAgent
 from daemon.agents.base import Terms
+from daemon.agents.cgroups import Cgroups
 from daemon.agents.command import command_spec
 from daemon.agents.launcher import Nursery
 from daemon.agents.remote.agent import RemoteAgent
@@ -19,20 +21,37 @@ from daemon.config.secrets import read_secret
 from daemon.config.values import Secret
 from daemon.errors import SecretError
 
+_LOG = structlog.get_logger()
 _REMOTE: dict[str, type[RemoteAgent]] = {"agentex": AgentexAgent, "a2a": A2aAgent}
 
 
 class Agents:
     """Makes the agent of each run."""
 
-    def __init__(self, nursery: Nursery, session: aiohttp.ClientSession, umask: int) -> None:
+    def __init__(self, nursery: Nursery, cgroups: Cgroups | None, session: aiohttp.ClientSession, umask: int) -> None:
         self._nursery = nursery
+        self._cgroups = cgroups
         self._session = session
         self._umask = umask
 
+    def tell_limits(self, config: Config) -> None:
+        """Say in the log which agents have limits that nothing here can enforce."""
+        held = self._cgroups.controllers if self._cgroups else frozenset()
+        found = [
+            name
+            for name, agent in config.agents.items()
+            if isinstance(agent, ProcessAgent)
+            and ((agent.memory_max and "memory" not in held) or (agent.cpu_quota and "cpu" not in held))
+        ]
+        if found:
+            _LOG.warning(
+                "[run] memory_max and cpu_quota: limits of the host's use do not hold without a delegated cgroup",
+                agents=", ".join(found),
+            )
+
     def supervised(self, settings: ProcessAgent, config: Config) -> SupervisedAgent:
         """Return the agent for a new run of a process."""
-        return SupervisedAgent(self._nursery, self._describe(settings, config))
+        return SupervisedAgent(self._nursery, self._cgroups, self._describe(settings, config))
 
     def remote(self, terms: Terms, settings: BaseAgent | None, config: Config) -> RemoteAgent:
         """Return the agent for a run behind a URL, whose settings may have left the config since it began."""
@@ -47,7 +66,7 @@ class Agents:
         """Return the agent for a run that an earlier daemon began."""
         if terms.kind in _REMOTE:
             return self.remote(terms, settings, config)
-        return SupervisedAgent(self._nursery, None)
+        return SupervisedAgent(self._nursery, self._cgroups, None)
 
     def _describe(self, settings: ProcessAgent, config: Config) -> Describe:
         match settings:

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from daemon.agents.base import Identity
-from daemon.agents.supervisor import tree
+from daemon.agents.supervisor import cgroup, tree
 from daemon.agents.supervisor.supervisor import LENGTH, STARTED
 
 _LOG = structlog.get_logger()
@@ -203,7 +203,21 @@ class SupervisorHandle:
         os.close(self._descriptor)
 
 
-async def end_leftovers(idempotency_key: str) -> int:
-    """Kill what a killed supervisor left of its run, as far as mark and descent reach; return how many there were."""
+async def end_leftovers(idempotency_key: str, run_cgroup: str | None) -> int:
+    """Kill what a killed supervisor left of its run; return how many processes there were.
+
+    With the run's cgroup that is all of it, without one as far as mark and descent reach.
+    """
     mark = f"AGENTCRON_IDEMPOTENCY_KEY={idempotency_key}".encode()
-    return await asyncio.to_thread(tree.kill, lambda: tree.marked(mark))
+
+    def left() -> list[tree.Process]:
+        return list({*tree.marked(mark), *tree.alive(cgroup.members(run_cgroup) if run_cgroup else ())})
+
+    def end() -> int:
+        count = tree.kill(left)
+        if run_cgroup is not None:
+            cgroup.write(run_cgroup, "cgroup.kill", "1")
+            cgroup.remove(run_cgroup)
+        return count
+
+    return await asyncio.to_thread(end)

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from daemon.agents.base import Journal, NeverStarted, Outcome, Terms, Work
+from daemon.agents.cgroups import Cgroups
 from daemon.agents.launcher import LaunchError, Nursery, SupervisorHandle, boot_id, end_leftovers
 from daemon.agents.results import Report, read_report
 from daemon.agents.supervisor import output, status
@@ -36,9 +37,10 @@ class UnfitError(Exception):
 class SupervisedAgent:
     """Runs a program exactly once, and knows how it ended even if the daemon was away meanwhile."""
 
-    def __init__(self, nursery: Nursery, describe: Describe | None) -> None:
+    def __init__(self, nursery: Nursery, cgroups: Cgroups | None, describe: Describe | None) -> None:
         """Serve one run; `describe` may be None where a run of an earlier daemon is taken over."""
         self._nursery = nursery
+        self._cgroups = cgroups
         self._describe = describe
         self._supervisor: SupervisorHandle | None = None
         self._status: int | None = None  # an open descriptor: what the agent does to the file's name is nothing to us
@@ -53,6 +55,7 @@ class SupervisedAgent:
         self._grace = work.terms.kill_grace_seconds
         try:
             spec = await asyncio.to_thread(self._describe, work)
+            spec["cgroup"] = self._cgroups.spec(work.run_id, work.terms) if self._cgroups else None
             supervisor = await self._nursery.supervisor()
         except UnfitError as error:
             return Outcome(RunStatus.FAILED, str(error), permanent=True)
@@ -82,6 +85,8 @@ class SupervisedAgent:
         self._supervisor = SupervisorHandle.adopt(work.identity)
         if self._supervisor is not None:
             self._status = status.open_of(work.identity.pid, str(work.run_dir))
+            if self._cgroups is not None:
+                self._cgroups.limit_again(work.run_id, work.terms)
         try:
             self._grace = work.terms.kill_grace_seconds
             self._pass_on_stop()
@@ -165,7 +170,7 @@ class SupervisedAgent:
     async def _interrupted(self, work: Work, ended: dict[str, Any] | None, *, same_boot: bool) -> Outcome:
         if not same_boot:
             return Outcome(RunStatus.INTERRUPTED, "the host was restarted while the run was active")
-        left = await end_leftovers(work.idempotency_key)
+        left = await end_leftovers(work.idempotency_key, self._cgroups.path(work.run_id) if self._cgroups else None)
         with contextlib.suppress(OSError):  # the last part of the output is lost with the disk, not the run
             await asyncio.to_thread(output.fold, str(work.run_dir))
         failure = f": {ended['error']}" if ended else ""
@@ -215,6 +220,8 @@ def _outcome(ended: dict[str, Any], wanted: dict[str, Any] | None, report: Repor
         usage=report.usage,
         output_bytes=ended.get("output_bytes"),
         output_dropped=ended.get("output_dropped"),
+        memory_peak=ended.get("memory_peak"),
+        cpu_seconds=ended.get("cpu_seconds"),
         ended_at=datetime.fromtimestamp(ended["at"], UTC),
     )
 
@@ -237,5 +244,6 @@ def _failure(ended: dict[str, Any], report: Report) -> str | None:
     if report.status is not None:
         return (report.message or "the agent reported a failure") if report.status is RunStatus.FAILED else None
     if ended["signal"] is not None:
-        return f"ended by signal {ended['signal']}"
+        why = ": out of memory" if ended.get("oom_kills") and ended["signal"] == signal.SIGKILL else ""
+        return f"ended by signal {ended['signal']}{why}"
     return f"exit status {ended['exit_code']}" if ended["exit_code"] != 0 else None

@@ -80,6 +80,8 @@ class RunView(BaseModel):
     usage: dict[str, float | None]
     output_bytes: int | None
     output_dropped: int | None
+    memory_peak_bytes: int | None
+    cpu_seconds: float | None
     previous_run_id: int | None
     next_run_id: int | None
     creator_principal: str

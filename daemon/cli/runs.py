@@ -87,6 +87,7 @@ def _took(run: dict[str, Any]) -> str:
 def show(context: typer.Context, run: Number, json: Json = False) -> None:
     """Show one run with its steps and events."""
     from daemon.cli.reading import document, read_config, run_numbered
+    from daemon.units import format_size
     from daemon.views import run_details
 
     config = read_config(context.obj)
@@ -98,6 +99,7 @@ def show(context: typer.Context, run: Number, json: Json = False) -> None:
         return
     zone = details["timezone"] or config.daemon.timezone
     usage = ", ".join(f"{name} {value}" for name, value in details["usage"].items() if value is not None)
+    peak, cpu = details["memory_peak_bytes"], details["cpu_seconds"]
     output = f"{details['output_bytes']} bytes, {details['output_dropped']} dropped"
     print_facts(
         (
@@ -116,6 +118,8 @@ def show(context: typer.Context, run: Number, json: Json = False) -> None:
             ("started", details["started_at"] and local_time(details["started_at"], zone)),
             ("took", details["completed_at"] and _took(details)),
             ("usage", usage),
+            ("memory", None if peak is None else f"{format_size(peak)} at most"),
+            ("CPU time", None if cpu is None else f"{cpu:.1f} s"),
             ("output", None if details["output_bytes"] is None else output),
             ("goes on as", details["next_run_id"]),
             ("goes on from", details["previous_run_id"]),

@@ -13,9 +13,11 @@ from daemon.config.values import (
     CronText,
     Duration,
     Instant,
+    LimitSize,
     ListenAddress,
     Name,
     PositiveDuration,
+    Quota,
     SecretValue,
     Size,
     Url,
@@ -183,6 +185,8 @@ class ProcessAgent(BaseAgent):
     idle_timeout: PositiveDuration | None = None
     kill_grace: Duration = timedelta(seconds=10)
     max_output: Size = 50 * 1024**2
+    memory_max: LimitSize | None = None
+    cpu_quota: Quota | None = None
     env: dict[Variable, SecretValue] = {}
 
 

@@ -13,6 +13,8 @@ from daemon.model import NAME
 from daemon.rules.cadence import check_cron, check_zone
 from daemon.units import check_year, parse_duration, parse_instant, parse_size
 
+_LEAST_MEMORY = 8 * 1024**2
+
 
 def _duration(value: object) -> timedelta:
     if not isinstance(value, str):
@@ -31,6 +33,20 @@ def _size(value: object) -> int:
     if not isinstance(value, str):
         raise ValueError('a size is a string such as "500MB" or "20GiB"')  # noqa: TRY004 - pydantic wants ValueError
     return parse_size(value)
+
+
+def _limit_size(value: object) -> int:
+    size = _size(value)
+    if size < _LEAST_MEMORY:
+        raise ValueError('should be at least "8MiB", or the command cannot even start')
+    return size
+
+
+def _quota(value: object) -> float:
+    match = re.fullmatch(r"([0-9]{1,6})%", value) if isinstance(value, str) else None
+    if match is None or int(match[1]) == 0:
+        raise ValueError('not a share of one CPU; write it like "50%", or "200%" for two CPUs')
+    return int(match[1]) / 100
 
 
 def _path(value: object) -> Path:
@@ -89,6 +105,8 @@ def _variable(value: str) -> str:
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration)]
 Size = Annotated[int, BeforeValidator(_size)]
+LimitSize = Annotated[int, BeforeValidator(_limit_size)]
+Quota = Annotated[float, BeforeValidator(_quota)]
 ConfigPath = Annotated[Path, BeforeValidator(_path)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 Zone = Annotated[str, AfterValidator(_zone)]

@@ -48,6 +48,8 @@ def finish(
         "message": outcome.message,
         "output_bytes": outcome.output_bytes,
         "output_dropped": outcome.output_dropped,
+        "memory_peak_bytes": outcome.memory_peak,
+        "cpu_seconds": outcome.cpu_seconds,
         **usage_columns(outcome.usage),
     }
     count_usage(tx, run.agent, columns)

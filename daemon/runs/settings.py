@@ -29,6 +29,8 @@ def terms_for(config: Config, agent: str) -> Terms:
         result_format=settings.result_format if isinstance(settings, CommandAgent) else "none",
         timeout_seconds=settings.timeout.total_seconds(),
         kill_grace_seconds=settings.kill_grace.total_seconds() if isinstance(settings, ProcessAgent) else 0,
+        memory_max=settings.memory_max if isinstance(settings, ProcessAgent) else None,
+        cpu_quota=settings.cpu_quota if isinstance(settings, ProcessAgent) else None,
         url=settings.url if isinstance(settings, RemoteAgent) else "",
         acp_type=agentex.acp_type if agentex else "agentic",
         await_completion=agentex is not None and agentex.acp_type != "sync" and agentex.await_completion,

@@ -67,6 +67,8 @@ class Run:
     input_tokens: int | None
     output_tokens: int | None
     cost_usd: float | None
+    memory_peak_bytes: int | None
+    cpu_seconds: float | None
 
     @property
     def address(self) -> str | None:

@@ -116,7 +116,7 @@ async def pipeline(folder: Path, port: int, mode: str, at_once: int) -> AsyncIte
         await database.write(lambda tx: sync_declared(tx, config, utc_now()))
         async with asyncio.TaskGroup() as tasks:
             heard = Heard(nothing, nothing, nothing)
-            agents, hooks = Agents(nursery, session, 0o077), Hooks(b"")
+            agents, hooks = Agents(nursery, None, session, 0o077), Hooks(b"")
             how = (0o077, "instance", utc_now, everybody_may, lambda: NOBODY, heard)
             queue = Queue(database, Pipeline(database, folder, agents, hooks, *how), config, tasks, utc_now)
             serving = asyncio.create_task(queue.serve())

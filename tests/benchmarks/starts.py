@@ -106,7 +106,7 @@ async def supervised(count: int, folder: Path) -> float:
         work = Work(
             *(number, name, "a", "a/s", now, 1, Trigger.MANUAL, name), "user", "", {}, {}, now, at, place, Terms()
         )
-        agent = SupervisedAgent(nursery, partial(command_spec, settings=settings, config=config, umask=0o077))
+        agent = SupervisedAgent(nursery, None, partial(command_spec, settings=settings, config=config, umask=0o077))
         outcome = await agent.run(work, Journal(identified, delivered, suspended, tried))
         assert getattr(outcome, "exit_code", None) == 0, outcome
 
@@ -123,7 +123,7 @@ async def recorded(count: int, folder: Path) -> float:
         await database.write(lambda tx: sync_declared(tx, config, utc_now()))
         await database.write(lambda tx: enqueue(tx, count))
         async with asyncio.TaskGroup() as tasks:
-            agents, heard = Agents(nursery, session, 0o077), Heard(nothing, nothing, nothing)
+            agents, heard = Agents(nursery, None, session, 0o077), Heard(nothing, nothing, nothing)
             how = (Hooks(b""), 0o077, "instance", utc_now, everybody_may, lambda: NOBODY, heard)
             pipeline = Pipeline(database, folder, agents, *how)
             queue = Queue(database, pipeline, config, tasks, utc_now)

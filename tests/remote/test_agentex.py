@@ -215,7 +215,7 @@ async def test_a_folder_that_cannot_be_written_costs_only_the_output(tmp_path: P
 
 def test_a_key_is_sent_to_the_server_only_that_it_was_written_down_with() -> None:
     settings = AgentexSettings(type="agentex", url="http://new", api_key="sesame")  # type: ignore[arg-type]
-    agents = Agents(None, None, 0)  # type: ignore[arg-type]
+    agents = Agents(None, None, None, 0)  # type: ignore[arg-type]
     for url, has_key in (("http://new", True), ("http://old", False)):
         found = agents.remote(Terms(kind="agentex", url=url), settings, Config())
         assert (found._read_key is not None) is has_key

@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 from . import status, tree
+from .cgroup import Cgroup
 from .files import open_regular
 from .output import Output, Tail
 from .start import StartError, start
@@ -106,6 +107,7 @@ class Supervisor:
         self.status_file = os.open(os.path.join(self.run_dir, status.NAME), os.O_RDWR | os.O_CLOEXEC)
         fcntl.flock(self.status_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.workspace = _locked(spec.get("lock"))
+        self.cgroup = Cgroup(spec.get("cgroup"))
         self.output: Output
         self.pipes: dict[int, bool] = {}  # descriptor: whether it is the standard output alone
         self.standard_output = Tail(spec["keep_standard_output"])
@@ -145,10 +147,11 @@ class Supervisor:
             except OSError as error:  # a full disk: the exit status matters more than what the agent said
                 self.complaint = error.strerror
         status.write_record(self.status_file, "exit", self._exit_record())
+        self.cgroup.remove()
 
     def give_up(self, error: Exception) -> None:
         """End the tree after a failure of the supervisor itself, and record that with what is known of the command."""
-        tree.kill(self._tree)
+        self._kill_tree()
         self._reap()
         failure = {"reason": "supervisor_failed", "error": f"{type(error).__name__}: {error}"}
         status.write_record(self.status_file, "exit", {**self._ending(), **failure})
@@ -170,7 +173,8 @@ class Supervisor:
         if self.standard_output.size:
             error_end = self._open_pipe(alone=False)
         try:
-            self.main = start(self.spec, write_end, error_end)
+            with self.cgroup.joined():
+                self.main = start(self.spec, write_end, error_end)
         except StartError as error:
             self.not_started = error
             self.childless = True
@@ -267,10 +271,14 @@ class Supervisor:
     def _end_tree(self) -> None:
         if self.childless or self.kill_at is None or time.monotonic() < self.kill_at:
             return
-        tree.kill(self._tree)
+        self._kill_tree()
         if time.monotonic() > self.kill_at + _GIVE_UP:
             self.left_over = len(self._tree())
             self.childless = True
+
+    def _kill_tree(self) -> None:
+        self.cgroup.kill()
+        tree.kill(self._tree)
 
     def _tree(self) -> list[tree.Process]:
         return tree.descendants(os.getpid())
@@ -314,7 +322,8 @@ class Supervisor:
             "output_bytes": self.output.total,
             "output_dropped": self.output.dropped,
             "cpu_seconds": usage.ru_utime + usage.ru_stime,
-            "max_rss_kib": usage.ru_maxrss,
+            "memory_peak": usage.ru_maxrss * 1024,
+            **self.cgroup.usage(),
             "left_over": self.left_over,
             "complaint": self.complaint,
         }

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 
@@ -54,6 +54,12 @@ def marked(mark: bytes) -> list[Process]:
     bearers = [pid for pid, stat in stats.items() if stat.state not in "ZX" and mark in _environment(pid)]
     found = {Process(pid, stats[pid].started) for pid in bearers} | set(_below(bearers, stats))
     return [process for process in found if process.pid != os.getpid()]
+
+
+def alive(pids: Iterable[int]) -> list[Process]:
+    """Return the processes of these pids that live."""
+    starts = {pid: start_of(pid) for pid in pids}
+    return [Process(pid, started) for pid, started in starts.items() if started is not None]
 
 
 def send(process: Process, number: int) -> bool:
