@@ -1,10 +1,17 @@
-"""The log: one event a line through structlog, as JSON or for the console, with nothing unescaped in it."""
+"""The log: one event a line through structlog, as JSON or for the console, with nothing unescaped in it.
+
+On its way to the journal a line begins with its level, as sd-daemon(3) has it. A flood of lines of one kind is cut off
+and counted.
+"""
 
 import contextlib
 import logging
 import os
+import threading
 import time
-from collections.abc import MutableMapping
+from collections import Counter
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +20,11 @@ import structlog
 from daemon.text import escape
 from daemon.units import format_instant, utc_now
 
+_LOG = structlog.get_logger()
 _LOOK_EVERY = 1.0  # seconds between two looks whether the file was moved away
+_WINDOW = 10.0  # seconds
+_MOST_OF_A_KIND = 200  # lines in a window
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 
 
 class LogFile:
@@ -82,24 +93,70 @@ class _Forward(logging.Handler):
         structlog.get_logger().log(record.levelno, event, logger=record.name, exc_info=error)
 
 
+class Flood:
+    """Lets so many lines of a kind through in each window of time, and says how many it left out.
+
+    Of a kind are lines of the same words about the same run, schedule or library: what is told of many runs or
+    schedules once each is no flood.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._begun = now()
+        self._seen: Counter[tuple[object, ...]] = Counter()
+        self._lock = threading.Lock()
+
+    def __call__(self, _: object, __: str, event: "_Event") -> "_Event":
+        """Pass an event on, as structlog's processors do, or raise DropEvent."""
+        self.tell()
+        said = event.get("logger") or event["event"]
+        kind = (said, event.get("run_id"), event.get("schedule"))
+        with self._lock:
+            self._seen[kind] += 1
+            if self._seen[kind] > _MOST_OF_A_KIND:
+                raise structlog.DropEvent
+        return event
+
+    def tell(self) -> None:
+        """Say what was left out in the last window, if it is over."""
+        with self._lock:
+            if self._now() - self._begun < _WINDOW:
+                return
+            seen, self._seen, self._begun = self._seen, Counter(), self._now()
+        for (said, run, schedule), count in seen.items():
+            if count > _MOST_OF_A_KIND:
+                about = {name: value for name, value in (("run_id", run), ("schedule", schedule)) if value is not None}
+                _LOG.warning("[daemon] Lines left out", lines=count - _MOST_OF_A_KIND, like=said, **about)
+
+
+@dataclass(frozen=True)
+class Log:
+    """The log in use."""
+
+    file: LogFile
+    flood: Flood
+
+
 def configure_log(
     level: Literal["debug", "info", "warning", "error"],
     form: Literal["auto", "console", "json"],
     path: Path | None,
-) -> LogFile:
+) -> Log:
     """Send all log events to a file or standard error; raise OSError if the file cannot be opened."""
     sink = LogFile(path)
     console = form == "console" or (form == "auto" and sink.is_terminal())
     colours = sink.is_terminal() and "NO_COLOR" not in os.environ
     renderers: list[Any] = [_escape_values]
     if console:
-        renderers += [
-            structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=32, sort_keys=False),
-        ]
+        renderers += [structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=32, sort_keys=False)]
     else:
         renderers += [_order_keys, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    if path is None and _is_journal(2):
+        renderers[-1] = _with_priority(renderers[-1])
+    flood = Flood()
     structlog.configure(
         processors=[
+            flood,
             structlog.processors.add_log_level,
             _add_time,
             structlog.processors.format_exc_info,
@@ -110,7 +167,21 @@ def configure_log(
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
-    return sink
+    return Log(sink, flood)
+
+
+def _is_journal(descriptor: int) -> bool:
+    """Tell whether a descriptor leads to the journal (systemd.exec(5), `$JOURNAL_STREAM`)."""
+    found = os.fstat(descriptor)
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _with_priority(render: Callable[[object, str, "_Event"], object]) -> Callable[[object, str, "_Event"], str]:
+    def prefixed(logger: object, method: str, event: _Event) -> str:
+        priority = _PRIORITIES[event["level"]]  # before the renderer takes it
+        return f"<{priority}>{render(logger, method, event)!s}"
+
+    return prefixed
 
 
 _Event = MutableMapping[str, Any]

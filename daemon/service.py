@@ -37,7 +37,7 @@ from daemon.errors import StoreUnavailableError
 from daemon.fires import Claim, Fire, Present
 from daemon.hook_calls import HookCalls
 from daemon.limits import raise_open_files
-from daemon.log import LogFile
+from daemon.log import Log
 from daemon.metrics import Metrics
 from daemon.model import WakeTime
 from daemon.notices import Notice, tell
@@ -55,17 +55,18 @@ from daemon.store.database import Counts, Database
 from daemon.store.opening import DaemonLock, open_state
 from daemon.store.runs import count_pending
 from daemon.store.schedules import next_wake
-from daemon.systemd import notify, watchdog_interval
+from daemon.systemd import more_time, notify, starting, watchdog_interval
 from daemon.units import format_instant, utc_now
 
 T = TypeVar("T")
 _LOG = structlog.get_logger()
 _STATUS_EVERY = 10.0  # seconds
 _LOOK_UP = 1.0  # seconds that a look-up of rights may hold up due times
+_STOP_MARGIN = 10.0  # seconds beyond stop_timeout, of which a stop needs 5 at most
 _THREADS = 32  # made as they are needed
 
 
-async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False) -> None:
+async def serve(config: Config, log: Log, *, accept_data_loss: bool = False) -> None:
     """Run the daemon until it is told to stop; raise AgentcronError if it cannot start."""
     started = utc_now()
     state_dir = state_dir_of(config)
@@ -78,8 +79,10 @@ async def serve(config: Config, log: LogFile, *, accept_data_loss: bool = False)
     try:
         stop = Stop(config.daemon.on_stop)
         opening = partial(open_state, state_dir, started, accept_data_loss=accept_data_loss)
+        async with starting():
+            opened = await asyncio.to_thread(opening)
         async with (
-            await asyncio.to_thread(opening) as database,
+            opened as database,
             _nursery(open_files) as nursery,
             open_session() as session,
         ):
@@ -113,7 +116,7 @@ class Service:
     def __init__(
         self,
         config: Config,
-        log: LogFile,
+        log: Log,
         database: Database,
         agents: Agents,
         session: aiohttp.ClientSession,
@@ -151,7 +154,9 @@ class Service:
 
     async def run(self) -> None:
         """Recover, arm the clock, be ready, and stay until told to stop."""
-        if not await self._is_prepared():
+        async with starting():
+            prepared = await self._is_prepared()
+        if not prepared:
             notify("STOPPING=1")
             _LOG.warning("[daemon] Stopping before the database could be written; agents that run go on")
             return
@@ -160,7 +165,8 @@ class Service:
             self._agents.tell_limits(self.config)
             self._watch_for_requests()
             await self._server.start()
-            await recover(self._database, self._queue)
+            async with starting():
+                await recover(self._database, self._queue)
             standing: list[asyncio.Task[Any]] = []
             if not self._stop_signal.asked.is_set():
                 standing = [
@@ -331,7 +337,7 @@ class Service:
 
     async def reload(self) -> None:
         """Do what SIGHUP asks for."""
-        self._log.reopen()
+        self._log.file.reopen()
         await self._reloader.on_signal()
 
     def _use(self, config: Config, tokens: Tokens) -> None:
@@ -353,10 +359,11 @@ class Service:
     async def _stop(self, standing: list[asyncio.Task[Any]]) -> None:
         """Start nothing more, let runs end as the mode says, and leave what is left to the next daemon."""
         mode = self._stop_signal.mode or "detach"
+        limit = self.config.daemon.stop_timeout.total_seconds()
         notify("STOPPING=1")
+        notify(more_time(limit + _STOP_MARGIN))
         _LOG.info("[daemon] Stopping", mode=mode, runs=len(self._queue.under_way))
         self._queue.close()
-        limit = self.config.daemon.stop_timeout.total_seconds()
         await wait_for_runs(mode, self._queue, self._pipeline, self._stop_signal, limit, self._spawn)
         await self._server.close()
         asked = list(self._asked)
@@ -377,6 +384,7 @@ class Service:
             before = time.monotonic()
             await asyncio.sleep(interval)
             self._metrics.lagged(time.monotonic() - before - interval)
+            self._log.flood.tell()
             with contextlib.suppress(StoreUnavailableError):  # the writer answered: it advances
                 await self._database.write(lambda tx: tx.execute("SELECT 1").fetchone())
             notify("WATCHDOG=1")

@@ -1,7 +1,13 @@
 """The service manager's notification protocol (sd_notify(3)): a datagram to `$NOTIFY_SOCKET`."""
 
+import asyncio
+import contextlib
 import os
 import socket
+from collections.abc import AsyncIterator
+
+_ASK_EVERY = 20.0  # seconds
+_AT_A_TIME = 60.0  # seconds
 
 
 def notify(*assignments: str) -> None:
@@ -15,6 +21,27 @@ def notify(*assignments: str) -> None:
             channel.send("\n".join(assignments).encode())
         except OSError:  # a manager that went away must not take the daemon with it
             return
+
+
+def more_time(seconds: float) -> str:
+    """Return the assignment that has systemd wait so many seconds from now for a start or a stop to end."""
+    return f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}"
+
+
+@contextlib.asynccontextmanager
+async def starting() -> AsyncIterator[None]:
+    """Have systemd wait as long as the block takes: a large database is migrated for as long as that needs."""
+
+    async def ask() -> None:
+        while True:
+            await asyncio.sleep(_ASK_EVERY)
+            notify(more_time(_AT_A_TIME))
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield
+    finally:
+        asking.cancel()
 
 
 def watchdog_interval() -> float | None:

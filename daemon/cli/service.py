@@ -33,6 +33,7 @@ def run(
 ) -> None:
     """Run the daemon in the foreground; Ctrl-C stops it and what it runs."""
     import asyncio
+    import faulthandler
 
     import structlog
 
@@ -47,6 +48,7 @@ def run(
         log = configure_log(config.log.level, config.log.format, path)
     except OSError as error:
         raise ConfigError([f"{config.file}: log.file: cannot open {path}: {error.strerror}"]) from None
+    faulthandler.enable()  # a watchdog's SIGABRT shows where the daemon hung
     try:
         asyncio.run(serve(config, log, accept_data_loss=accept_data_loss))
     except AgentcronError:
@@ -154,7 +156,7 @@ def init(
     except OSError as error:
         raise RefusedError(f"cannot write {target}: {error.strerror}") from None
     with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 - the mode was given with the descriptor
-        stream.write(starter_config())
+        stream.write(starter_config(target))
     if json:
         print_json({"file": str(target)})
     else:

@@ -32,8 +32,7 @@ def find_config(option: Path | None, environment: Mapping[str, str] = os.environ
             return named.absolute()
         except FileNotFoundError:
             raise ConfigError([f"{named}: the current directory is gone; name the file by its full path"]) from None
-    home = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config")
-    places = (home / "agentcron/config.toml", SYSTEM_FILE)
+    places = standard_files(environment)
     for place in places:
         if place.exists():
             return place.absolute()
@@ -45,6 +44,12 @@ def find_config(option: Path | None, environment: Mapping[str, str] = os.environ
             )
         ]
     )
+
+
+def standard_files(environment: Mapping[str, str] = os.environ) -> tuple[Path, Path]:
+    """Return where a config file is looked for if none is named: a person's own, and the host's."""
+    home = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config")
+    return home / "agentcron/config.toml", SYSTEM_FILE
 
 
 def load_config(file: Path, environment: Mapping[str, str] = os.environ) -> Config:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -250,37 +249,6 @@ def test_a_log_that_cannot_be_opened_is_a_config_error(start_daemon: StartDaemon
     assert daemon.process.wait(20) == 2
     assert "log.file: cannot open" in daemon.log_text()
     assert "Traceback" not in daemon.log_text()
-
-
-# systemd
-
-
-def test_what_the_service_manager_hears(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    address = tmp_path / "notify.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.bind(str(address))
-        channel.settimeout(20)
-        text = agent("sleep 300")
-        daemon = start_daemon(text, NOTIFY_SOCKET=str(address), WATCHDOG_USEC="1000000")
-        heard = [channel.recv(4096).decode() for _ in range(3)]
-        daemon.process.send_signal(signal.SIGHUP)
-        while not any("RELOADING" in message for message in heard):
-            heard.append(channel.recv(4096).decode())
-        heard.append(channel.recv(4096).decode())
-        daemon.process.send_signal(signal.SIGTERM)
-        while "STOPPING=1" not in heard:
-            heard.append(channel.recv(4096).decode())
-    assert heard[0].startswith("READY=1\nSTATUS=")
-    assert heard[1] == "WATCHDOG=1"
-    assert heard[2].startswith("STATUS=")
-    reloading = next(n for n, message in enumerate(heard) if message.startswith("RELOADING=1\nMONOTONIC_USEC="))
-    assert any(message.startswith("READY=1") for message in heard[reloading + 1 :])
-    assert heard[-1] == "STOPPING=1"
-
-
-@pytest.mark.parametrize("address", ["/nowhere/socket", "@nobody", "nonsense", ""])
-def test_a_missing_service_manager_is_no_trouble(start_daemon: StartDaemon, address: str) -> None:
-    assert start_daemon(agent("true"), NOTIFY_SOCKET=address).stop() == 0
 
 
 # start
