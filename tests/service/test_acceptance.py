@@ -1,0 +1,256 @@
+"""An administrator's day under a real systemd, in order: install, run, reload, crash, hang, upgrade, stop, remove."""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.booted import Host, booted
+from tests.daemon_process import wait_until
+
+pytestmark = [pytest.mark.xdist_group("acceptance"), pytest.mark.timeout(300)]
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+FIT = "import ensurepip, sys; print(sys.version_info >= (3, 11))"
+CONFIG = """
+[daemon]
+max_concurrent_runs = 20
+on_stop = "{on_stop}"
+stop_timeout = "5s"
+
+[environments.work]
+mode = "git"
+repository = "/srv/site.git"
+
+[agents.hello]
+command = ["sh", "-c", "echo hello; grep ^0:: /proc/self/cgroup"]
+[agents.hello.schedules.often]
+every = "2s"
+
+[agents.long]
+command = ["sh", "-c", '''test "$SECRET" && echo of run $AGENTCRON_RUN_ID >$TMPDIR/mine && echo begun;
+while [ ! -e /var/tmp/go ]; do sleep 0.1; done; cat $TMPDIR/mine; test "$(cat $CREDENTIALS_FILE)" && exit 7''']
+env = {{ SECRET = {{ credential = "pass" }}, CREDENTIALS_FILE = "/run/credentials/agentcron.service/pass" }}
+max_concurrent = 3
+[agents.long.schedules.never]
+cron = "0 0 1 1 *"
+overlap = "allow_all"
+
+[agents.coder]
+environment = "work"
+command = ["sh", "-c", '''node -e "let s = 0; for (let i = 0; i < 3e6; i++) s += i; console.log(s)" >sum.txt &&
+git add sum.txt && git -c user.name=a -c user.email=a@example.org commit -qm sum && git push -q origin HEAD''']
+[agents.coder.schedules.never]
+cron = "0 0 1 1 *"
+
+[agents.stubborn]
+command = ["sh", "-c", '''trap "" TERM; (setsid sh -c "trap '' TERM; sleep 600" &)
+echo begun; while :; do sleep 1; done''']
+kill_grace = "2s"
+[agents.stubborn.schedules.never]
+cron = "0 0 1 1 *"
+"""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    folder = tmp_path_factory.mktemp("host")
+    with booted(folder / "root") as host:
+        if host.run(f"python3 -c '{FIT}'", check=False).strip() != "True":
+            pytest.skip("the host's own python3 is older than 3.11 or has no venv")
+        subprocess.run(
+            [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT)], check=True
+        )
+        [wheel] = folder.glob("*.whl")
+        shutil.copy(wheel, host.root / "var/tmp/here")
+        yield host
+
+
+def readme(heading: str) -> str:
+    """Return the first block of commands after some words of the README."""
+    block = re.search(r"```sh\n(.*?)```", README[README.index(heading) :], re.DOTALL)
+    assert block is not None
+    return block[1]
+
+
+def runs(host: Host, agent: str, **where: str) -> list[dict[str, str]]:
+    """Return runs of an agent from the database, with some of their columns."""
+    condition = "".join(f" AND {column} = '{value}'" for column, value in where.items())
+    query = f"SELECT id, status, coalesce(exit_code, '-') FROM runs WHERE agent = '{agent}'{condition} ORDER BY id"
+    rows = host.run(f'sqlite3 /var/lib/agentcron/state.db "{query}"').split()
+    return [dict(zip(("id", "status", "exit_code"), row.split("|"), strict=True)) for row in rows]
+
+
+def main_pid(host: Host) -> str:
+    return host.run("systemctl show -P MainPID agentcron").strip()
+
+
+def state(host: Host) -> list[str]:
+    return host.run("systemctl is-active agentcron", check=False).split()
+
+
+def trigger(host: Host, schedule: str) -> None:
+    host.run(f"agentcron schedules trigger {schedule}")
+
+
+def wait_for_runs(host: Host, agent: str, count: int, **where: str) -> None:
+    try:
+        wait_until(lambda: len(runs(host, agent, **where)) >= count, deadline=40, what=f"{count} x {agent} {where}")
+    except AssertionError as error:
+        last = (runs(host, agent) or [{"id": "0"}])[-1]["id"]
+        log = host.run(f"agentcron runs show {last}; agentcron runs logs {last}", check=False)
+        raise AssertionError(f"{error}\n{log}") from None
+
+
+def configure(host: Host, on_stop: str = "detach") -> None:
+    (host.root / "etc/agentcron/config.toml").write_text(CONFIG.format(on_stop=on_stop))
+    host.run("systemctl reload agentcron")
+
+
+def wait_for_restart(host: Host, before: str) -> None:
+    wait_until(
+        lambda: main_pid(host) not in {before, "0"} and "active" in state(host),
+        deadline=60,
+        what="another daemon",
+    )
+    host.wait_for("agentcron status")
+
+
+def test_the_readmes_lines_install_it_and_the_first_run_completes(host: Host) -> None:
+    host.run("cd /var/tmp/here\n" + readme("## As a service"), timeout=240)
+    assert host.run("systemctl is-active agentcron").strip() == "active"
+    wait_for_runs(host, "hello", 1, status="completed")
+    assert host.run("stat -c '%U %G %a' /etc/agentcron/config.toml").split() == ["root", "agentcron", "640"]
+    assert host.run("stat -c '%U %a' /var/lib/agentcron").split() == ["agentcron", "700"]
+    assert "Permission denied" not in host.run("journalctl -u agentcron --no-pager")
+
+
+def test_a_reload_is_applied_and_a_broken_one_changes_nothing(host: Host) -> None:
+    (host.root / "srv").mkdir(exist_ok=True)
+    host.run(
+        "git init -q --bare -b main /srv/site.git; git clone -q /srv/site.git /var/tmp/c; cd /var/tmp/c; "
+        "git -c user.name=a -c user.email=a@example.org commit -q --allow-empty -m one; "
+        "git push -q origin HEAD:main; chown -R agentcron: /srv/site.git"
+    )
+    (host.root / "etc/agentcron/pass").write_text("sesame\n")
+    drop_in = host.root / "etc/systemd/system/agentcron.service.d/test.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text(
+        "[Service]\nLoadCredential=pass:/etc/agentcron/pass\nWatchdogSec=2s\nReadWritePaths=/srv/site.git\n"
+    )
+    configure(host)
+    host.run("systemctl daemon-reload && systemctl restart agentcron")
+    (host.root / "etc/agentcron/config.toml").write_text("[daemon]\nnonsense = 1\n")
+    host.run("systemctl reload agentcron")
+    host.wait_for("journalctl -u agentcron --no-pager -o cat -p err | grep -q 'Not reloaded'")
+    assert host.run("systemctl is-active agentcron").strip() == "active"
+    before = len(runs(host, "hello"))
+    configure(host)
+    wait_for_runs(host, "hello", before + 1, status="completed")
+
+
+def test_each_run_has_a_cgroup_of_its_own(host: Host) -> None:
+    configure(host)
+    wait_for_runs(host, "hello", 1, status="completed")
+    last = runs(host, "hello", status="completed")[-1]["id"]
+    assert f"/system.slice/agentcron.service/run-{last}" in host.run(f"agentcron runs logs {last}")
+
+
+def test_node_and_git_work_under_the_hardening(host: Host) -> None:
+    if "no" in host.run("command -v node >/dev/null || echo no"):
+        pytest.skip("no Node.js here")
+    trigger(host, "coder/never")
+    wait_until(lambda: runs(host, "coder")[0]["status"] in {"completed", "failed"}, deadline=60, what="the coder's end")
+    [run] = runs(host, "coder")
+    assert run["status"] == "completed", host.run(f"agentcron runs show {run['id']}; agentcron runs logs {run['id']}")
+    assert (
+        host.run(f"runuser -u agentcron -- git -C /srv/site.git show agentcron/{run['id']}:sum.txt").strip()
+        == "4499998500000"
+    )
+
+
+def test_three_long_agents_outlive_crash_hang_and_upgrade(host: Host) -> None:
+    for _ in range(3):
+        trigger(host, "long/never")
+    wait_for_runs(host, "long", 3, status="running")
+    numbers = [run["id"] for run in runs(host, "long")]
+    for number in numbers:
+        host.wait_for(f"agentcron runs logs {number} | grep -q begun")
+    crashed = main_pid(host)
+    host.run(f"kill -9 {crashed}")
+    wait_for_restart(host, crashed)
+    hung = main_pid(host)
+    host.run(f"kill -STOP {hung}")  # which is what a loop that is blocked for good looks like
+    wait_for_restart(host, hung)
+    assert "Fatal Python error: Aborted" in host.run("journalctl -u agentcron --no-pager -o cat")
+    upgraded = main_pid(host)
+    reinstalled = readme("**Upgrade**").replace("--upgrade", "--force-reinstall --no-deps")
+    host.run(f"cd /var/tmp/here\n{reinstalled}", timeout=240)
+    wait_for_restart(host, upgraded)
+    assert [run["status"] for run in runs(host, "long")] == ["running"] * 3
+    (host.root / "var/tmp/go").touch()
+    wait_for_runs(host, "long", 3, status="failed", exit_code="7")
+    for number in numbers:
+        assert host.run(f"agentcron runs logs {number}").split() == ["begun", "of", "run", number]
+    (host.root / "var/tmp/go").unlink()
+
+
+def test_controllers_that_are_handed_down_do_not_hinder_a_restart(host: Host) -> None:
+    """Where systemd leaves a process in a cgroup whose controllers are handed down, the kernel refuses it (EBUSY)."""
+    controllers = host.run("cat /sys/fs/cgroup/cgroup.controllers").split()
+    if not controllers:
+        pytest.skip("no controller of cgroups of version 2 can be had here")
+    unit = "system.slice/agentcron.service"
+    trigger(host, "long/never")
+    wait_for_runs(host, "long", 1, status="running")
+    for folder in ("", "system.slice", unit):
+        host.run(f"cd /sys/fs/cgroup/{folder} && echo +{controllers[0]} >cgroup.subtree_control")
+    before = main_pid(host)
+    host.run("systemctl restart agentcron")
+    wait_for_restart(host, before)
+    [run] = runs(host, "long", status="running")
+    host.run(f"agentcron runs cancel {run['id']}")
+    wait_for_runs(host, "long", 1, status="cancelled")
+
+
+@pytest.mark.parametrize("on_stop", ["detach", "drain", "cancel"])
+def test_a_stop_with_hostile_agents_takes_no_longer_than_it_may(host: Host, on_stop: str) -> None:
+    host.run("systemctl start agentcron")
+    configure(host, on_stop)
+    before = len(runs(host, "stubborn"))
+    trigger(host, "stubborn/never")
+    wait_for_runs(host, "stubborn", before + 1)
+    number = runs(host, "stubborn")[-1]["id"]
+    host.wait_for(f"agentcron runs logs {number} | grep -q begun")
+    began = time.monotonic()
+    host.run("systemctl stop agentcron")
+    took = time.monotonic() - began
+    assert took < 10.5
+    assert host.run("systemctl show -P Result agentcron").strip() == "success"
+    host.run("systemctl start agentcron")
+    host.run(f"agentcron runs cancel {number}", check=False)
+    wait_until(lambda: runs(host, "stubborn")[-1]["status"] in {"cancelled", "interrupted"}, deadline=30, what=number)
+    assert "sleep 600" not in host.run("ps ax -o args")
+
+
+def test_the_units_checks_are_silent(host: Host) -> None:
+    assert host.run("systemd-analyze verify /etc/systemd/system/agentcron.service") == ""
+    user_unit = "/opt/agentcron/share/agentcron/systemd/user/agentcron.service"
+    assert host.run(f"XDG_RUNTIME_DIR=/run systemd-analyze --user verify {user_unit}") == ""
+    exposure = host.run("systemd-analyze security agentcron.service --no-pager | tail -1")
+    assert float(re.search(r": ([0-9.]+)", exposure)[1]) <= 3.0  # type: ignore[index]
+
+
+def test_the_readmes_lines_remove_it(host: Host) -> None:
+    host.run(readme("**Remove**"))
+    assert host.run("systemctl is-active agentcron", check=False).strip() == "inactive"
+    left = host.run("find /opt/agentcron /usr/local/bin/agentcron /etc/systemd/system -name 'agentcron*'", check=False)
+    assert [line for line in left.splitlines() if "No such file" not in line and ".service.d" not in line] == []
+    assert (host.root / "var/lib/agentcron/state.db").exists()
+    assert (host.root / "etc/agentcron/config.toml").exists()
+    assert "agentcron-run" not in host.run("ps ax -o comm")
