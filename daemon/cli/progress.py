@@ -1,9 +1,9 @@
-"""Long work that the daemon does for us, with a bar on a terminal that shows how far it has come."""
+"""Long work, the daemon's for us or our own, with a bar on a terminal that shows how far it has come."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYetError
-from typing import Any
+from typing import Any, Self
 
 from daemon.cli.client import Client
 from daemon.config.schema import Config
@@ -11,6 +11,33 @@ from daemon.errors import AgentcronError
 
 _LONGEST = 24 * 3600.0  # seconds
 _LOOK_EVERY = 0.5  # seconds
+
+
+class Bar:
+    """A bar for work of our own, on a terminal; elsewhere nothing is shown."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._shown: Any = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._shown = Progress(console=Console(stderr=True), transient=True)
+            self._shown.start()
+            self._task = self._shown.add_task(self._text, total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown is not None:
+            self._shown.stop()
+
+    def show(self, done: int, total: int) -> None:
+        """Show how much of how much is done."""
+        if self._shown is not None:
+            self._shown.update(self._task, completed=done, total=total)
 
 
 def ask_and_watch(config: Config, path: str, body: dict[str, Any], sweep: str, text: str) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from daemon.model import ACTIVE
 from daemon.rules.notifying import Audience
 from daemon.runs.ending import finish
 from daemon.runs.settings import terms_of
+from daemon.store.backup import HOOK_KEY
 from daemon.store.database import Transaction
 from daemon.store.hooks import use_hook
 from daemon.store.runs import Change, Run, get_run
 
-_KEY_FILE = "hook.key"
 _KEY_BYTES = 32
 UNKNOWN = "no such hook: it is unknown, used or expired"
 """What the caller of a hook hears whose token is not in force."""
@@ -31,7 +31,7 @@ UNKNOWN = "no such hook: it is unknown, used or expired"
 
 def open_key(state_dir: Path) -> bytes:
     """Return the key of the state directory under which tokens are made, made at first need; raise StoreError."""
-    path = state_dir / _KEY_FILE
+    path = state_dir / HOOK_KEY
     try:
         if not path.exists():
             with contextlib.suppress(FileExistsError):

@@ -17,17 +17,19 @@ def migrations() -> dict[int, str]:
     return {int(number): entry.read_text() for number, entry in sorted(found.items())}
 
 
-def migrate(connection: sqlite3.Connection, path: Path, steps: dict[int, str]) -> list[int]:
+def migrate(
+    connection: sqlite3.Connection, path: Path, steps: dict[int, str], *, keep_before: bool = True
+) -> list[int]:
     """Bring the database to the newest schema; return the numbers of the migrations that ran.
 
-    Raise StoreError for a database from a newer version.
+    What it was before is kept beside it. Raise StoreError for a database from a newer version.
     """
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     newest = max(steps)
     if version > newest:
         raise StoreError(newer_schema(path, version))
     waiting = [number for number in sorted(steps) if number > version]
-    if waiting and version > 0:
+    if waiting and version > 0 and keep_before:
         _back_up(connection, path.with_name(f"{path.name}.before-{waiting[0]:04d}"))
     connection.execute("PRAGMA foreign_keys = OFF")  # a table that is rebuilt must not take its children with it
     for number in waiting:

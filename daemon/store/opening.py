@@ -116,8 +116,8 @@ def _open(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> bool:
     loss = find_loss(read_witness(state_dir), found)
     if loss and not accept_data_loss:
         raise StoreError(
-            f"{path} {loss}; nothing was changed. Put the right one back from a backup, or, to go on without what "
-            "is lost, start once with `agentcron run --accept-data-loss`"
+            f"{path} {loss}; nothing was changed. Put a backup back with `agentcron restore`, or, to go on without "
+            "what is lost, start once with `agentcron run --accept-data-loss`"
         )
     if found is None:
         _create(path)
@@ -135,7 +135,7 @@ def _unusable(path: Path, error: sqlite3.Error) -> StoreError:
     damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
     disk = os.statvfs(path.parent)
     if damaged:
-        mend = "; put a good one back from a backup"
+        mend = "; stop the daemon and put a backup back with `agentcron restore`"
     elif disk.f_bavail * disk.f_frsize < LEAST_FREE:
         mend = "; the disk is full: make room on it"
     else:

@@ -113,12 +113,18 @@ def agree(connection: sqlite3.Connection, state_dir: Path, now: datetime, *, los
     witness, found = read_witness(state_dir), testify(connection)
     if found is None or lost:
         reached = max(witness.highest_run if witness else 0, found.highest_run if found else 0)
-        found = Witness(secrets.token_hex(16), reached + (_MARGIN if lost else 0), 0)
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("DELETE FROM instance")
-        connection.execute("INSERT INTO instance (id, created_at) VALUES (?, ?)", (found.instance, format_instant(now)))
-        connection.execute("DELETE FROM sqlite_sequence WHERE name = 'runs'")
-        connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', ?)", (found.highest_run,))
+        found = renew(connection, reached, now, lost=lost)
         connection.execute("COMMIT")
     if found != witness:
         write_witness(state_dir, found)
+
+
+def renew(connection: sqlite3.Connection, reached: int, now: datetime, *, lost: bool) -> Witness:
+    """Give a database an identity of its own, and have its run numbers go on above `reached`, within a transaction."""
+    new = Witness(secrets.token_hex(16), reached + (_MARGIN if lost else 0), 0)
+    connection.execute("DELETE FROM instance")
+    connection.execute("INSERT INTO instance (id, created_at) VALUES (?, ?)", (new.instance, format_instant(now)))
+    connection.execute("DELETE FROM sqlite_sequence WHERE name = 'runs'")
+    connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', ?)", (new.highest_run,))
+    return new

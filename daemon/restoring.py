@@ -1,0 +1,139 @@
+"""A backup takes the place of the database: what is not in it is treated as unknown, and nothing is started again."""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from daemon.errors import StoreError
+from daemon.model import DATABASE
+from daemon.recovery import start_anew
+from daemon.rules.notifying import Audience
+from daemon.runs.folders import runs_with_folders
+from daemon.store.backup import HOOK_KEY, Contents, copy_file, examine
+from daemon.store.database import Transaction, connect
+from daemon.store.migrate import migrate, migrations
+from daemon.store.opening import DaemonLock
+from daemon.store.witness import Witness, read_witness, renew, write_witness
+
+_FRESH = f"{DATABASE}.restoring"
+_PARTS = ("", "-wal", "-shm", "-journal")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What became of the state directory."""
+
+    contents: Contents
+    numbers_from: int
+    """The number that the next run gets at least."""
+    unknown: list[int]
+    """Runs that have a folder and are not in the backup."""
+    replaced: Path | None
+    """Where the database is now that was there before."""
+
+
+def restore(state_dir: Path, source: Path, now: datetime, audience: Audience) -> Restored:
+    """Put a backup in the place of the database of a state directory on which no daemon runs.
+
+    Due times up to now that it does not know get rows that say so, and waiting runs that may have begun are
+    interrupted. Run numbers go on above the highest ever given. The database that was there is kept beside it. Until
+    the backup is in its place nothing is changed. Raise RefusedError if a daemon runs, StoreError.
+    """
+    if not source.is_file():
+        raise StoreError(f"{source} is no file; name one that `agentcron backup` wrote")
+    lock = DaemonLock(state_dir)
+    try:
+        return _restore(state_dir, source, now, audience)
+    except OSError as error:
+        raise StoreError(f"cannot restore into {state_dir}: {error.strerror}: {error.filename}") from None
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot restore from {source}: {error}") from None
+    finally:
+        lock.release()
+
+
+def _restore(state_dir: Path, source: Path, now: datetime, audience: Audience) -> Restored:
+    (state_dir / "runs").mkdir(mode=0o700, exist_ok=True)
+    fresh, path = state_dir / _FRESH, state_dir / DATABASE
+    try:
+        _remove(fresh)
+        copy_file(source, fresh)
+        contents = examine(fresh, source)
+        folders = runs_with_folders(state_dir)
+        witness = _renewed(fresh, state_dir, folders, contents, now, audience)
+        replaced = _set_aside(path, now)
+        fresh.replace(path)
+        write_witness(state_dir, witness)
+        if contents.hook_key is not None:
+            _put_key(state_dir / HOOK_KEY, contents.hook_key)
+    finally:
+        _remove(fresh)
+    _give_to_owner(state_dir)
+    with contextlib.closing(connect(path, read_only=True)) as connection:
+        known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
+    return Restored(contents, witness.highest_run + 1, sorted(folders - known), replaced)
+
+
+def _renewed(
+    fresh: Path, state_dir: Path, folders: Collection[int], contents: Contents, now: datetime, audience: Audience
+) -> Witness:
+    """Bring a copy to this version's schema, give it an identity of its own, and close what is unknown."""
+    reached = max(contents.highest_run, max(folders, default=0), _highest_witnessed(state_dir))
+    with contextlib.closing(connect(fresh)) as connection:
+        migrate(connection, fresh, migrations(), keep_before=False)
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("DROP TABLE IF EXISTS backup")
+        witness = renew(connection, reached, now, lost=True)
+        start_anew(Transaction(connection), now, folders, audience)
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA journal_mode = DELETE")  # one file, which takes its place in one step
+    return witness
+
+
+def _highest_witnessed(state_dir: Path) -> int:
+    """Return how far runs were numbered; a witness that cannot be read leaves that to the backup and the folders."""
+    with contextlib.suppress(StoreError):
+        witness = read_witness(state_dir)
+        return witness.highest_run if witness else 0
+    return 0
+
+
+def _set_aside(path: Path, now: datetime) -> Path | None:
+    if not path.exists():
+        for suffix in _PARTS[1:]:
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return None
+    aside = path.with_name(f"{path.name}.replaced-{now:%Y%m%dT%H%M%SZ}")
+    for suffix in _PARTS[1:]:
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.replace(aside.with_name(aside.name + suffix))
+    return path.replace(aside)
+
+
+def _put_key(path: Path, key: bytes) -> None:
+    """Put the key of hooks back where there is none: URLs that agents were given stay what they are."""
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, key)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _give_to_owner(state_dir: Path) -> None:
+    """Let the daemon's user have what somebody else, such as root, restored for it."""
+    owner = state_dir.stat()
+    for entry in state_dir.iterdir():
+        if entry.lstat().st_uid != owner.st_uid and not entry.is_symlink():
+            os.chown(entry, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def _remove(fresh: Path) -> None:
+    for suffix in _PARTS:
+        fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)

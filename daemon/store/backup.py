@@ -1,0 +1,179 @@
+"""Backups of the database: one SQLite file, consistent, verified, and with the key of the state's hooks.
+
+A backup is made while a daemon writes (sqlite.org/backup.html), from one read transaction, so that it holds the
+database of one instant.
+"""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from daemon import __version__
+from daemon.errors import RefusedError, StoreError
+from daemon.model import DATABASE
+from daemon.store.database import connect
+from daemon.store.migrate import migrations, newer_schema
+from daemon.store.witness import testify
+from daemon.units import format_instant
+
+HOOK_KEY = "hook.key"
+_AT_A_TIME = 2048  # pages between two reports of progress
+_MOST_PROBLEMS = 5  # that are named
+_OURS = {"instance", "schedules", "fires", "runs"}  # tables
+Progress = Callable[[int, int], None]
+"""Hears how many pages of how many are done."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a backup holds."""
+
+    made_at: str | None
+    """Unknown for a copy of the database that `back_up` did not make."""
+    runs: int
+    fires: int
+    schedules: int
+    highest_run: int
+    hook_key: bytes | None
+
+
+def back_up(state_dir: Path, target: Path, now: datetime, progress: Progress) -> Contents:
+    """Write a backup, whole and verified, or leave the target as it was; raise RefusedError or StoreError."""
+    if target.resolve().is_relative_to(state_dir.resolve()):
+        raise RefusedError(f"{target} lies in the state directory, and would be lost with it; name another place")
+    if target.is_dir():
+        raise RefusedError(f"{target} is a folder; name a file in it")
+    if target.exists() and not _is_backup(target):
+        raise RefusedError(f"{target} is there already and no backup of agentcron; name another file")
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with _removed_afterwards(partial):
+            _copy_database(state_dir / DATABASE, partial, progress)
+            _complete(partial, _read_key(state_dir), now)
+            contents = examine(partial)
+            _sync(partial)
+            partial.replace(target)
+            _sync(target.parent)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror}") from None
+    return contents
+
+
+def examine(file: Path, name: Path | None = None) -> Contents:
+    """Verify a database file, every page of it, and tell what it holds; raise StoreError for one that is not good.
+
+    `name` is what errors call it, where it is a copy of what people know.
+    """
+    name = name or file
+    try:
+        with contextlib.closing(connect(file, read_only=True)) as connection:
+            version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > max(migrations()):
+                raise StoreError(newer_schema(name, version))
+            tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+            if not tables >= _OURS:
+                raise StoreError(f"{name} is no backup of agentcron")
+            found = connection.execute(f"PRAGMA integrity_check({_MOST_PROBLEMS})").fetchall()
+            problems = [str(row[0]) for row in found if row[0] != "ok"]
+            if problems:
+                raise StoreError(f"{name} is damaged: {'; '.join(problems)}")
+            return _contents(connection, has_key="backup" in tables)
+    except sqlite3.Error as error:
+        raise StoreError(f"{name} cannot be read: {error}") from None
+
+
+def _contents(connection: sqlite3.Connection, *, has_key: bool) -> Contents:
+    row = connection.execute("SELECT made_at, hook_key FROM backup").fetchone() if has_key else None
+    counts = connection.execute(
+        "SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM fires) AS fires, "
+        "(SELECT count(*) FROM schedules WHERE deleted_at IS NULL) AS schedules"
+    ).fetchone()
+    known = testify(connection)
+    return Contents(
+        made_at=row["made_at"] if row else None,
+        runs=counts["runs"],
+        fires=counts["fires"],
+        schedules=counts["schedules"],
+        highest_run=known.highest_run if known else 0,
+        hook_key=row["hook_key"] if row else None,
+    )
+
+
+def _is_backup(target: Path) -> bool:
+    """Tell whether a file may be replaced: it is a backup of ours, good or not, or empty."""
+    if not target.is_file():
+        return False
+    try:
+        with contextlib.closing(connect(target, read_only=True)) as connection:
+            tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema")}
+    except sqlite3.Error:
+        return False
+    return not tables or "backup" in tables
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a backup, with the log of writes that a plain copy of a database may have beside it; raise StoreError."""
+    try:
+        shutil.copyfile(source, target)
+        target.chmod(0o600)
+        log = source.with_name(f"{source.name}-wal")
+        if log.exists():
+            shutil.copyfile(log, target.with_name(f"{target.name}-wal"))
+    except OSError as error:
+        raise StoreError(f"cannot copy {source}: {error.strerror}") from None
+
+
+def _copy_database(source: Path, target: Path, progress: Progress) -> None:
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        with (
+            contextlib.closing(connect(source, read_only=True)) as reading,
+            contextlib.closing(connect(target)) as writing,
+        ):
+            reading.execute("BEGIN")
+            reading.execute("SELECT count(*) FROM instance").fetchone()  # from now on it sees one instant only
+            reading.backup(
+                writing, pages=_AT_A_TIME, progress=lambda _, left, total: progress(total - left, total), sleep=0
+            )
+    except sqlite3.Error as error:
+        raise StoreError(f"{source} cannot be backed up: {error}") from None
+
+
+def _complete(partial: Path, hook_key: bytes | None, now: datetime) -> None:
+    """Make one file of the copy, and say in it what it is."""
+    with contextlib.closing(connect(partial)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("CREATE TABLE backup (made_at TEXT NOT NULL, made_by TEXT NOT NULL, hook_key BLOB) STRICT")
+        connection.execute(
+            "INSERT INTO backup VALUES (?, ?, ?)", (format_instant(now), f"agentcron {__version__}", hook_key)
+        )
+
+
+def _read_key(state_dir: Path) -> bytes | None:
+    try:
+        return (state_dir / HOOK_KEY).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _removed_afterwards(partial: Path) -> Iterator[None]:
+    partial.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

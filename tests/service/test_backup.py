@@ -1,0 +1,177 @@
+"""Backups: made while the daemon writes, verified, and put back without anything being started twice."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.daemon_process import DaemonProcess, wait_until
+
+TICK = "[agents.a]\ncommand = ['true']\n[agents.a.schedules.s]\nevery = '1s'\ncatchup = 'all'\n"
+
+
+def rows(file: Path, sql: str) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def backed_up(daemon: DaemonProcess, target: Path) -> dict[str, object]:
+    done = daemon.cli("backup", "--json", str(target))
+    assert done.returncode == 0, done.stderr
+    document: dict[str, object] = json.loads(done.stdout)
+    return document
+
+
+def damaged(file: Path, page: int = 4) -> None:
+    """Turn the bits of a page over, as a bad disk does."""
+    with file.open("r+b") as stream:
+        stream.seek((page - 1) * 4096)
+        data = stream.read(4096)
+        stream.seek((page - 1) * 4096)
+        stream.write(bytes(byte ^ 0xFF for byte in data))
+
+
+def test_a_backup_is_one_good_file_made_beside_the_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon(TICK)
+    daemon.wait_for_run("completed")
+    target = tmp_path / "kept" / "backup.db"
+    target.parent.mkdir()
+    view = backed_up(daemon, target)
+    assert view["bytes"] == target.stat().st_size
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert list(target.parent.iterdir()) == [target]
+    assert rows(target, "PRAGMA integrity_check") == [("ok",)]
+    [(made_at, key)] = rows(target, "SELECT made_at, hook_key FROM backup")
+    assert (made_at, key) == (view["made_at"], (daemon.state / "hook.key").read_bytes())
+    [(runs, highest)] = rows(target, "SELECT count(*), max(id) FROM runs")
+    assert (view["runs"], view["highest_run"]) == (runs, highest)
+    again = backed_up(daemon, target)  # an earlier backup is replaced
+    assert again["made_at"] != made_at
+
+
+@pytest.mark.parametrize("place", ["state/inside", "notes.txt", "folder", "nowhere/backup.db"])
+def test_a_backup_replaces_nothing_else(start_daemon: StartDaemon, tmp_path: Path, place: str) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    daemon = start_daemon(TICK)
+    refused = daemon.cli("backup", str(tmp_path / place))
+    assert refused.returncode == 1
+    assert place in refused.stderr
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_damaged_database_gives_no_backup(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon(TICK)
+    daemon.wait_for_run("completed")
+    daemon.stop()
+    damaged(daemon.state / "state.db")
+    refused = daemon.cli("backup", str(tmp_path / "backup.db"))
+    assert refused.returncode == 1
+    assert "damaged" in refused.stderr or "malformed" in refused.stderr
+    assert not [entry for entry in tmp_path.iterdir() if "backup.db" in entry.name]
+
+
+def test_a_restored_database_starts_nothing_again(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    first = start_daemon(TICK)
+    first.wait_for_run("completed")
+    view = backed_up(first, tmp_path / "backup.db")
+    later = first.wait_for_row("SELECT id FROM runs WHERE id > ? + 1 AND status = 'completed'", view["highest_run"])
+    over = first.cli("restore", str(tmp_path / "backup.db"))
+    assert over.returncode == 1
+    assert f"pid {first.process.pid}" in over.stderr
+    first.stop()
+    [(highest,)] = rows(first.state / "state.db", "SELECT max(id) FROM runs")
+    restored = first.cli("restore", "--json", str(tmp_path / "backup.db"))
+    assert restored.returncode == 0, restored.stderr
+    document = json.loads(restored.stdout)
+    assert document["numbers_from"] > highest
+    assert later["id"] in document["unknown_runs"]
+    assert rows(Path(document["replaced"]), "SELECT max(id) FROM runs") == [(highest,)]
+    second = start_daemon(TICK)
+    fresh = second.wait_for_row("SELECT * FROM runs WHERE id > ? AND status = 'completed'", highest)
+    assert fresh["id"] >= document["numbers_from"]
+    unknown = second.query("SELECT outcome, reason FROM fires WHERE reason LIKE 'unknown whether%'")
+    assert unknown
+    assert {row["outcome"] for row in unknown} == {"skipped_missed"}
+    begun = f"SELECT scheduled_for FROM runs WHERE id > {view['highest_run']}"
+    forgotten = set(rows(Path(document["replaced"]), begun))
+    assert forgotten
+    assert not forgotten & set(rows(second.state / "state.db", begun))
+
+
+def test_a_run_that_the_backup_knows_as_running_is_finished_from_its_record(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "gate")
+    text = TICK.replace("['true']", f"['sh', '-c', 'read line <{tmp_path}/gate; exit 5']")
+    first = start_daemon(text)
+    first.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+    backed_up(first, tmp_path / "backup.db")
+    first.kill()
+    (tmp_path / "gate").write_text("go\n")
+    restored = first.cli("restore", str(tmp_path / "backup.db"))
+    assert restored.returncode == 0, restored.stderr
+    run = start_daemon(text).wait_for_row("SELECT * FROM runs WHERE id = 1 AND completed_at IS NOT NULL")
+    assert (run["status"], run["exit_code"]) == ("failed", 5)
+
+
+def test_a_lost_state_directory_comes_back_with_its_hooks(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    first = start_daemon(TICK)
+    first.wait_for_run("completed")
+    backed_up(first, tmp_path / "backup.db")
+    key = (first.state / "hook.key").read_bytes()
+    first.stop(signal.SIGKILL)
+    shutil.rmtree(first.state)
+    assert first.cli("restore", str(tmp_path / "backup.db")).returncode == 0
+    assert (first.state / "hook.key").read_bytes() == key
+    assert not rows(first.state / "state.db", "SELECT 1 FROM sqlite_schema WHERE name = 'backup'")
+    start_daemon(TICK).wait_for_row("SELECT 1 FROM runs WHERE id > 1000 AND status = 'completed'")
+
+
+@pytest.mark.parametrize("what", ["damaged", "text", "newer", "foreign", "missing"])
+def test_what_is_no_good_backup_changes_nothing(start_daemon: StartDaemon, tmp_path: Path, what: str) -> None:
+    daemon = start_daemon(TICK)
+    daemon.wait_for_run("completed")
+    file = tmp_path / "backup.db"
+    backed_up(daemon, file)
+    daemon.stop()
+    match what:
+        case "damaged":
+            damaged(file)
+        case "text":
+            file.write_text("nothing of the kind" * 500)
+        case "newer":
+            with contextlib.closing(sqlite3.connect(file)) as connection:
+                connection.execute("PRAGMA user_version = 9999")
+        case "foreign":
+            file.unlink()
+            with contextlib.closing(sqlite3.connect(file)) as connection:
+                connection.execute("CREATE TABLE guests (name)")
+        case "missing":
+            file.unlink()
+    kept = {entry.name: entry.read_bytes() for entry in daemon.state.iterdir() if entry.is_file()}
+    refused = daemon.cli("restore", str(file))
+    assert refused.returncode == 1
+    assert str(file) in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert {entry.name for entry in daemon.state.iterdir() if entry.is_file()} == set(kept)
+    assert all((daemon.state / name).read_bytes() == data for name, data in kept.items() if name != "daemon.lock")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can restore for somebody else")
+def test_what_root_restores_belongs_to_the_daemons_user(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon(TICK)
+    daemon.wait_for_run("completed")
+    backed_up(daemon, tmp_path / "backup.db")
+    daemon.stop()
+    for entry in [daemon.state, *daemon.state.iterdir()]:
+        os.chown(entry, 65534, 65534)
+    assert daemon.cli("restore", str(tmp_path / "backup.db")).returncode == 0
+    assert {entry.stat().st_uid for entry in daemon.state.iterdir()} == {65534}
+    wait_until(lambda: (daemon.state / "state.db").stat().st_mode & 0o777 == 0o600, what="a private database")
