@@ -55,7 +55,7 @@ def test_a_user_sees_and_changes_what_the_config_grants(start_daemon: StartDaemo
     agents = (
         f'[agents.mine]\n{AGENT}allow = ["{NOBODY}"]\n[agents.seen]\n{AGENT}read = ["{NOBODY}"]\n'
         f"[agents.hidden]\n{AGENT}"
-        + "".join(f'[agents.{agent}.schedules.d]\nevery = "1h"\n' for agent in ("mine", "seen", "hidden"))
+        + "".join(f'[agents.{agent}.schedules.d]\nevery = "36500d"\n' for agent in ("mine", "seen", "hidden"))
     )
     daemon = start_daemon(config(open_folder, agents))
 
@@ -117,7 +117,7 @@ def test_a_run_whose_creator_lost_the_right_before_delivery_is_cancelled(
 ) -> None:
     os.mkfifo(tmp_path / "gate")
     agents = f'[agents.a]\ncommand = ["cat", "{tmp_path}/gate"]\nallow = ["{NOBODY}"]\n'
-    agents += '[agents.a.schedules.d]\nevery = "1h"\n'
+    agents += '[agents.a.schedules.d]\nevery = "36500d"\n'
     granted = config(open_folder, agents)
     daemon = start_daemon(granted)
     for _ in range(2):  # the second one waits: max_concurrent is 1

@@ -21,11 +21,11 @@ socket = "c.sock"
 command = ["sh", "-c", "echo begun; sleep 300"]
 kill_grace = "1s"
 [agents.a.schedules.s]
-every = "1h"
+every = "36500d"
 [agents.b]
 command = ["sh", "-c", "echo output; exit 3"]
 [agents.b.schedules.s]
-every = "1h"
+every = "36500d"
 """
 
 

@@ -137,7 +137,7 @@ def _parent(pid: int) -> int:
 
 def test_all_that_a_stopped_daemon_left_is_cancelled_by_the_next_one(start_daemon: StartDaemon) -> None:
     text = agent("echo begun; sleep 300", "max_concurrent = 2", 'kill_grace = "1s"')
-    first = start_daemon(text.replace(TICK, '[agents.a.schedules.s]\nevery = "1h"\n'))
+    first = start_daemon(text.replace(TICK, '[agents.a.schedules.s]\nevery = "36500d"\n'))
     for _ in range(3):
         assert first.cli("schedules", "trigger", "a/s").returncode == 0
     begun(first, 2)

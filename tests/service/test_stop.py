@@ -21,7 +21,7 @@ PENDING = "SELECT id FROM runs WHERE status = 'pending'"
 
 
 def test_a_stop_during_the_start_is_clean_and_loses_nothing(start_daemon: StartDaemon) -> None:
-    schedules = "".join(f'[agents.a.schedules.s{number}]\nevery = "1h"\n' for number in range(3000))
+    schedules = "".join(f'[agents.a.schedules.s{number}]\nevery = "36500d"\n' for number in range(3000))
     text = '[daemon]\nstate_dir = "state"\n[agents.a]\ncommand = ["true"]\n' + schedules
     first = start_daemon(text, ready=False, slowed=DECLARING)
     first.wait_for_log("declaring")  # the schedules are being declared
@@ -36,7 +36,7 @@ def test_ctrl_c_during_the_start_ends_the_agents_that_run(start_daemon: StartDae
     first = start_daemon(text + '[agents.a.schedules.s]\nevery = "1s"\n')
     run = first.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
     assert first.stop() == 0
-    schedules = "".join(f'[agents.a.schedules.s{number}]\nevery = "1h"\n' for number in range(3000))
+    schedules = "".join(f'[agents.a.schedules.s{number}]\nevery = "36500d"\n' for number in range(3000))
     second = start_daemon(text + schedules, ready=False, slowed=DECLARING)
     second.wait_for_log("declaring")
     assert second.stop(signal.SIGINT) == 0

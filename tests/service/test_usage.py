@@ -14,7 +14,7 @@ socket = "c.sock"
 [agents.a]
 command = ["sh", "-c", '''echo '{RESULT}' > $AGENTCRON_RESULT''']
 [agents.a.schedules.s]
-every = "1h"
+every = "36500d"
 """
 
 
