@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from daemon import __version__
-from daemon.cli import backup, retention, runs, schedules, service, workspaces
+from daemon.cli import backup, doctor, retention, runs, schedules, service, workspaces
 from daemon.errors import AgentcronError, ConfigError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(retention.app, name="retention")
 service.register(app)
 backup.register(app)
+doctor.register(app)
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - the signature of an option's callback

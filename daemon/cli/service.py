@@ -67,8 +67,9 @@ def check(
     json: Json = False,
 ) -> None:
     """Validate the config and show each schedule with its zone and next three due times."""
-    from daemon.cli.checking import changes_by_reload, warnings_about
+    from daemon.cli.changing import changes_by_reload
     from daemon.cli.reading import read_config
+    from daemon.doctor.settings import check_settings
     from daemon.errors import StoreError
     from daemon.schedules.declaring import definition_of
     from daemon.store.schedules import cadence_from
@@ -89,7 +90,7 @@ def check(
                     "next_action_times": [format_instant(time) for time in times],
                 }
             )
-    warnings = list(warnings_about(config))
+    warnings = [f"{found.about}: {found.what}" for found in check_settings(config)]
     changes, hindrance = None, None
     try:
         changes = changes_by_reload(config) if diff else None

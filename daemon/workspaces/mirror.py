@@ -215,6 +215,12 @@ class Mirror:
             time.sleep(_PAUSE)
 
 
+def ask_remote(repository: str, timeout: float) -> None:
+    """Ask a remote for its HEAD as a fetch would; raise GitError if it does not answer within some seconds."""
+    url, who = _parted(repository)
+    Git(timeout, Path("/"), alone=False, **who).run("ls-remote", "--quiet", "--", url, "HEAD")
+
+
 def _parted(repository: str) -> tuple[str, dict[str, str]]:
     """Return a URL without user and password, and these as variables for the credential helper."""
     if not repository.startswith(("http://", "https://")):

@@ -1,5 +1,6 @@
 """An administrator's day under a real systemd, in order: install, run, reload, crash, hang, upgrade, stop, remove."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -244,6 +245,23 @@ def test_the_units_checks_are_silent(host: Host) -> None:
     assert host.run(f"XDG_RUNTIME_DIR=/run systemd-analyze --user verify {user_unit}") == ""
     exposure = host.run("systemd-analyze security agentcron.service --no-pager | tail -1")
     assert float(re.search(r": ([0-9.]+)", exposure)[1]) <= 3.0  # type: ignore[index]
+
+
+def test_doctor_finds_nothing_wrong_with_the_service(host: Host) -> None:
+    document = json.loads(host.run("agentcron doctor --json"))
+    assert document["errors"] == 0
+    assert {"unit", "daemon", "database", "environments.work.repository"} <= {
+        finding["about"] for finding in document["findings"] if finding["severity"] == "ok"
+    }
+
+
+def test_doctor_names_a_credential_that_the_unit_does_not_load(host: Host) -> None:
+    drop_in = host.root / "etc/systemd/system/agentcron.service.d/test.conf"
+    drop_in.write_text(drop_in.read_text().replace("LoadCredential", "#LoadCredential"))
+    changed = host.run("agentcron doctor", check=False)
+    assert "its file was changed since systemd read it" in changed
+    host.run("systemctl daemon-reload")
+    assert "the unit loads no credential 'pass'" in host.run("agentcron doctor", check=False)
 
 
 def test_the_readmes_lines_remove_it(host: Host) -> None:

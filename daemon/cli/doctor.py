@@ -1,0 +1,111 @@
+"""`agentcron doctor`: what is wrong with this installation, and how to mend it."""
+
+import os
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from daemon.cli.drawing import Json, print_json
+
+if TYPE_CHECKING:
+    from daemon.doctor.findings import Finding
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command, which has no noun."""
+    app.command(epilog="Example: agentcron doctor")(doctor)
+
+
+def doctor(context: typer.Context, json: Json = False) -> None:
+    """Look at config, unit, permissions, database, agents, remotes, disk and clock; change nothing."""
+    from collections import Counter
+    from dataclasses import asdict
+
+    from daemon.doctor.findings import Severity
+
+    findings = list(_all(context.obj))
+    counts = Counter(finding.severity for finding in findings)
+    if json:
+        print_json(
+            {
+                "findings": [asdict(finding) for finding in findings],
+                "errors": counts[Severity.ERROR],
+                "warnings": counts[Severity.WARNING],
+            }
+        )
+    else:
+        _print(findings)
+        errors, warnings, good = (counts[kind] for kind in (Severity.ERROR, Severity.WARNING, Severity.OK))
+        print(f"{errors} errors, {warnings} warnings, {good} things are good.")
+    if counts[Severity.ERROR]:
+        raise typer.Exit(1)
+
+
+def _all(option: Path | None) -> Iterator["Finding"]:
+    from daemon.cli.client import answers
+    from daemon.cli.reading import read_config
+    from daemon.config.places import state_dir
+    from daemon.doctor.findings import error, ok
+    from daemon.doctor.host import check_host
+    from daemon.doctor.reachable import check_reachable
+    from daemon.doctor.service_unit import check_unit, find_unit
+    from daemon.doctor.settings import check_settings
+    from daemon.doctor.state import check_state
+    from daemon.errors import ConfigError
+
+    try:
+        config = read_config(option)
+    except ConfigError as problem:
+        yield from (error("config", line, "correct it: `agentcron check`") for line in problem.problems)
+        return
+    unit = find_unit(config)  # which root can ask systemd for on every host
+    yield from _become_owner(state_dir(config))
+    yield ok("config", f"{config.file} is good: {len(config.agents)} agents")
+    yield from check_settings(config, unit.path if unit else None, credentials=False)
+    yield from check_unit(config, unit)
+    yield from check_state(config)
+    yield from check_host(config)
+    yield from check_reachable(config, lambda: answers(config))
+
+
+def _become_owner(folder: Path) -> Iterator["Finding"]:
+    """Go on as the daemon's user where root asks: what root may do says nothing of what the daemon can."""
+    from daemon.doctor.findings import note
+
+    try:
+        owner = folder.stat()
+    except OSError:  # of which more is told below
+        return
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    try:
+        user = pwd.getpwuid(owner.st_uid)
+    except KeyError:
+        return
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+    os.environ |= {"HOME": user.pw_dir, "USER": user.pw_name}
+    yield note("doctor", f"looks as {user.pw_name}, to whom the state belongs")
+
+
+def _print(findings: list["Finding"]) -> None:
+    """Print one finding a paragraph, its mend below it, coloured on a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from daemon.text import escape
+
+    styles = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
+    console = Console(highlight=False, soft_wrap=True)
+    width = max(len(finding.about) for finding in findings)
+    for finding in findings:
+        line = Text()
+        line.append(finding.severity.ljust(7), styles[finding.severity])
+        line.append(f"  {escape(finding.about).ljust(width)}  {escape(finding.what)}")
+        console.print(line)
+        if finding.mend is not None:
+            console.print(Text(f"{'':7}  {'':{width}}  mend: {escape(finding.mend)}", "dim"))

@@ -1,0 +1,1 @@
+"""What `agentcron doctor` looks at: one file for each part of a working installation."""

@@ -1,0 +1,91 @@
+"""The host: room on the disk, a clock that is right, and time zones that are up to date."""
+
+import ctypes
+import importlib.metadata
+import os
+import zoneinfo
+from collections.abc import Iterator
+from pathlib import Path
+
+from daemon.config.places import state_dir
+from daemon.config.schema import Config
+from daemon.doctor.findings import Finding, error, note, ok, warning
+from daemon.units import format_size
+
+_LEAST_ROOM = 64 * 1024**2  # bytes; with less, runs are about to be held back
+_LOW_SHARE = 0.05
+_STATUS_AT = 40  # bytes into struct timex, on 64-bit Linux (adjtimex(2))
+_TIMEX_SIZE = 208
+_STA_UNSYNC = 0x40
+
+
+def check_host(config: Config) -> Iterator[Finding]:
+    """Find what the host lacks."""
+    yield from _check_disk(config)
+    yield _check_clock()
+    yield _check_zones()
+
+
+def _check_disk(config: Config) -> Iterator[Finding]:
+    folder = state_dir(config)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    disk = os.statvfs(folder)
+    free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    room = f"{format_size(free)} of {format_size(size)} are free on the disk of {folder}"
+    if free < _LEAST_ROOM:
+        yield error("disk", room, "make room: nothing is started on a full disk")
+    elif free < size * _LOW_SHARE:
+        yield warning("disk", room, "make room, or let [retention] and [cleanup] keep less")
+    else:
+        yield ok("disk", room)
+    if disk.f_files and disk.f_favail < disk.f_files * _LOW_SHARE:
+        what = f"{disk.f_favail} of {disk.f_files} inodes are free on the disk of {folder}"
+        yield warning("disk", what, "remove small files; each run takes about ten")
+    quotas = [one.quota or config.cleanup.quota or 0 for one in config.environments.values() if one.mode == "git"]
+    if sum(quotas) > size:
+        what = f"the quotas of the environments, {format_size(sum(quotas))}, are more than the disk holds"
+        yield warning("disk", what, "lower them, so that they take effect before the disk is full")
+
+
+def _check_clock() -> Finding:
+    state = ctypes.create_string_buffer(_TIMEX_SIZE)  # modes = 0: only ask
+    if ctypes.CDLL(None, use_errno=True).adjtimex(state) < 0:
+        return note("clock", f"cannot be asked: {os.strerror(ctypes.get_errno())}")
+    status = int.from_bytes(state.raw[_STATUS_AT : _STATUS_AT + 4], "little")
+    if status & _STA_UNSYNC:
+        return warning("clock", "is not synchronised", "timedatectl set-ntp true, or install chrony")
+    return ok("clock", "is synchronised")
+
+
+def _check_zones() -> Finding:
+    carried = importlib.metadata.version("tzdata")
+    found = _host_zones()
+    if found is None:
+        return ok("zones", f"from the package tzdata {carried}")
+    folder, version = found
+    if version and _release(version) < _release(carried):
+        what = f"{folder} has time zones of {version}, older than {carried}"
+        return warning("zones", what, "update the host's package of time zones (tzdata)")
+    return ok("zones", f"{version or 'of unknown version'}, from {folder}")
+
+
+def _host_zones() -> tuple[str, str] | None:
+    """Return which of the host's folders zones are read from, and the version of what is in it."""
+    folder = next((place for place in zoneinfo.TZPATH if (Path(place) / "Europe/London").exists()), None)
+    if folder is None:
+        return None
+    for name, mark in (("tzdata.zi", "# version "), ("+VERSION", "")):
+        file = Path(folder) / name
+        if file.is_file():
+            return folder, file.read_text(errors="replace").splitlines()[0].removeprefix(mark).strip()
+    return folder, ""
+
+
+def _release(version: str) -> tuple[int, int]:
+    """Return year and number of a release: `2025b` of the database is `2025.2` of the package."""
+    year, _, number = version.partition(".")
+    if number:
+        return int(year), int(number.partition(".")[0])
+    letter = version[4:5]
+    return (int(version[:4]), ord(letter) - ord("a") + 1) if version[:4].isdigit() and letter else (0, 0)

@@ -1,0 +1,130 @@
+"""The state directory: who may see it, whether the database is whole, and what belongs to no run."""
+
+import contextlib
+import os
+import pwd
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from daemon.config.places import socket_path, state_dir
+from daemon.config.schema import Config
+from daemon.doctor.findings import Finding, error, note, ok, warning
+from daemon.errors import StoreError
+from daemon.model import DATABASE
+from daemon.runs.folders import runs_with_folders
+from daemon.store.backup import HOOK_KEY, examine
+from daemon.store.database import connect
+from daemon.store.opening import running_daemon
+from daemon.store.witness import find_loss, read_witness, testify
+from daemon.units import format_size
+
+_LARGEST_LOG = 64 * 1024**2
+_SUPERVISOR = "agentcron-run"
+_STATUS = "status"
+_RESTORE = "stop the daemon, and put a backup back with `agentcron restore`"
+
+
+def check_state(config: Config) -> Iterator[Finding]:
+    """Find what is wrong with the state directory and what is in it; nothing is changed."""
+    folder = state_dir(config)
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        yield note("state", f"{folder} is not there yet; the first start makes it")
+        return
+    except OSError as problem:
+        yield error("state", f"{folder}: {problem.strerror}", "run doctor as root or as the daemon's user")
+        return
+    yield from _check_rights(config, folder)
+    if not os.access(folder, os.R_OK | os.X_OK):
+        yield error("state", f"{folder} is closed to you", "run doctor as root or as the daemon's user")
+        return
+    if not (folder / DATABASE).exists():
+        missing = (folder / "witness.json").exists()
+        what = f"{folder / DATABASE} is gone, but was there" if missing else f"there is no {folder / DATABASE} yet"
+        yield error("database", what, _RESTORE) if missing else note("database", what)
+        return
+    yield from _check_database(folder)
+    with contextlib.suppress(sqlite3.Error, StoreError):  # what is wrong with it was told
+        yield from _check_orphans(folder)
+
+
+def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
+    found = folder.stat()
+    owner = _name(found.st_uid)
+    if found.st_mode & 0o077:
+        yield error("state", f"{folder} is open to others (mode {found.st_mode & 0o777:04o})", f"chmod 0700 {folder}")
+    elif not os.access(folder, os.W_OK):
+        yield error("state", f"{folder} cannot be written", "mount it writable, or run doctor as the daemon's user")
+    else:
+        yield ok("state", f"{folder} belongs to {owner} alone")
+    names = [DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "witness.json", HOOK_KEY, "daemon.lock"]
+    for path in (folder / name for name in names):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            if stat.st_uid != found.st_uid:
+                mend = f"chown {owner} {path}"
+                yield error("state", f"{path} belongs to {_name(stat.st_uid)}, the state to {owner}", mend)
+            if stat.st_mode & 0o077:
+                mend = f"chmod 0600 {path}"
+                yield error("state", f"{path} is open to others (mode {stat.st_mode & 0o777:04o})", mend)
+    with contextlib.suppress(OSError):
+        place = socket_path(config)
+        if place.stat().st_mode & 0o007:
+            yield error("socket", f"{place} is open to everybody", f"chmod 0660 {place}")
+
+
+def _check_database(folder: Path) -> Iterator[Finding]:
+    path = folder / DATABASE
+    try:
+        contents = examine(path)
+        yield ok("database", f"{path} is whole: {contents.runs} runs, {format_size(path.stat().st_size)}")
+        with contextlib.closing(connect(path, read_only=True)) as connection:
+            loss = find_loss(read_witness(folder), testify(connection))
+        if loss is not None and running_daemon(folder) is None:  # a daemon is ahead of the one or the other for moments
+            yield error("witness", f"{path} {loss}", _RESTORE)
+    except (StoreError, sqlite3.Error) as problem:
+        yield error("database", str(problem), _RESTORE)
+    log = path.with_name(f"{path.name}-wal")
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > _LARGEST_LOG:
+            what = f"{log} has grown to {format_size(log.stat().st_size)}"
+            yield warning("database", what, "somebody reads the database for long (sqlite3?); end that")
+
+
+def _check_orphans(folder: Path) -> Iterator[Finding]:
+    with contextlib.closing(connect(folder / DATABASE, read_only=True)) as connection:
+        active = {row["id"] for row in connection.execute("SELECT id FROM runs WHERE completed_at IS NULL")}
+        known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
+    for pid, run in _supervisors(folder):
+        if run not in active:
+            what = f"process {pid} and its agent work for run {run}, which the database does not know as active"
+            yield warning("supervisors", what, f"kill {pid}, which ends the agent, too")
+    lost = sorted(runs_with_folders(folder) - known)
+    if lost:
+        what = f"{len(lost)} folders in {folder / 'runs'} belong to no run, such as {lost[0]}"
+        yield note("runs", what, "retention removes them when they are `days` old; without it, look and remove them")
+    for place in sorted((folder / "environments").glob("*/quarantine/*")):
+        yield warning("workspaces", f"{place} belonged to no known run", "look whether it holds work, then remove it")
+    for place in sorted((folder / "environments").glob("*/tasks/*")):
+        if place.name.isdigit() and int(place.name) not in known:
+            yield warning("workspaces", f"{place} belongs to no run", "look whether it holds work, then remove it")
+
+
+def _supervisors(folder: Path) -> Iterator[tuple[int, int]]:
+    """Yield the supervisors of this state directory, by the status file that each holds open, and their runs."""
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if process.name.isdigit() and (process / "comm").read_text().strip() == _SUPERVISOR:
+                for held in (process / "fd").iterdir():
+                    target = Path(str(held.readlink()).removesuffix(" (deleted)"))
+                    if target.name == _STATUS and target.parent.parent == (folder / "runs").resolve():
+                        yield int(process.name), int(target.parent.name)
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

@@ -1,0 +1,188 @@
+"""`agentcron doctor`: one thing broken at a time, told with its severity, and mended by what it says."""
+
+import contextlib
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import StartDaemon, daemons_in
+from tests.daemon_process import DaemonProcess
+from tests.service.test_backup import damaged
+
+GOOD = "[agents.a]\ncommand = ['sh', '-c', 'exit 0']\n[agents.a.schedules.s]\nevery = '1s'\n"
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Says no to everything, which is an answer."""
+
+    def do_GET(self) -> None:
+        """Refuse."""
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def findings(daemon: DaemonProcess) -> list[dict[str, Any]]:
+    done = daemon.cli("doctor", "--json")
+    assert done.stderr == ""
+    document = json.loads(done.stdout)
+    worst = [finding for finding in document["findings"] if finding["severity"] == "error"]
+    assert (done.returncode, document["errors"]) == (1 if worst else 0, len(worst))
+    assert all(finding["mend"] for finding in document["findings"] if finding["severity"] in {"error", "warning"})
+    found: list[dict[str, Any]] = document["findings"]
+    return found
+
+
+def found(daemon: DaemonProcess, about: str, severity: str) -> str:
+    """Return what is told of something, at a severity."""
+    said = [one["what"] for one in findings(daemon) if (one["about"], one["severity"]) == (about, severity)]
+    assert said, findings(daemon)
+    return " ".join(said)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    """A state directory that a daemon has used."""
+    folder = tmp_path_factory.mktemp("used")
+    with daemons_in(folder) as start:
+        daemon = start(GOOD)
+        daemon.wait_for_run("completed")
+        daemon.stop()
+        yield daemon
+
+
+@pytest.fixture
+def used(stopped: DaemonProcess, tmp_path: Path) -> DaemonProcess:
+    """A copy of it for one test."""
+    shutil.copytree(stopped.folder, tmp_path, dirs_exist_ok=True)
+    daemon = object.__new__(DaemonProcess)
+    daemon.__dict__.update(stopped.__dict__)
+    daemon.folder, daemon.state, daemon.config = tmp_path, tmp_path / "state", tmp_path / "config.toml"
+    return daemon
+
+
+def test_a_working_installation_has_no_errors(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(GOOD)
+    said = findings(daemon)
+    assert not [one for one in said if one["severity"] == "error"]
+    good = {one["about"] for one in said if one["severity"] == "ok"}
+    assert {"config", "state", "database", "daemon", "disk"} <= good
+    shown = daemon.cli("doctor").stdout
+    assert f"pid {daemon.process.pid} answers" in shown
+    assert "0 errors" in shown
+
+
+def test_a_bad_config_is_told_whole(used: DaemonProcess) -> None:
+    used.config.write_text("[daemon]\nnonsense = 1\nmax_concurrent_runs = 'x'\n")
+    said = findings(used)
+    assert {one["about"] for one in said} == {"config"}
+    assert len(said) >= 2
+
+
+def test_without_state_there_is_nothing_wrong(used: DaemonProcess) -> None:
+    shutil.rmtree(used.state)
+    assert "the first start makes it" in found(used, "state", "note")
+
+
+@pytest.mark.parametrize("name", ["", "state.db", "witness.json", "hook.key"])
+def test_state_that_others_may_read_is_an_error(used: DaemonProcess, name: str) -> None:
+    (used.state / name).chmod(0o755)
+    assert "open to others (mode 0755)" in found(used, "state", "error")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_files_of_somebody_else_are_an_error(used: DaemonProcess) -> None:
+    os.chown(used.state / "witness.json", 65534, 65534)
+    assert "witness.json belongs to" in found(used, "state", "error")
+
+
+def test_a_flipped_page_is_found(used: DaemonProcess) -> None:
+    damaged(used.state / "state.db", page=6)
+    assert str(used.state / "state.db") in found(used, "database", "error")
+
+
+def test_a_lost_database_and_a_lost_tail_are_found(used: DaemonProcess) -> None:
+    witness = json.loads((used.state / "witness.json").read_text())
+    (used.state / "witness.json").write_text(json.dumps({**witness, "highest_run": 9999}))
+    assert "its tail is lost" in found(used, "witness", "error")
+    (used.state / "state.db").unlink()
+    assert "is gone, but was there" in found(used, "database", "error")
+
+
+def test_what_belongs_to_no_run_is_named(used: DaemonProcess) -> None:
+    (used.state / "runs/777").mkdir()
+    (used.state / "environments/site/tasks/778").mkdir(parents=True)
+    (used.state / "environments/site/quarantine/779").mkdir(parents=True)
+    assert "such as 777" in found(used, "runs", "note")
+    places = found(used, "workspaces", "warning")
+    assert "tasks/778 belongs to no run" in places
+    assert "quarantine/779" in places
+
+
+def test_a_supervisor_without_a_run_is_named(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(GOOD.replace("exit 0", "sleep 300"))
+    run = daemon.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    daemon.kill()
+    subprocess.run(
+        ["sqlite3", daemon.state / "state.db", "PRAGMA foreign_keys = OFF; DELETE FROM runs"], check=True, timeout=20
+    )
+    what = found(daemon, "supervisors", "warning")
+    assert f"process {run['pid']} and its agent work for run {run['id']}" in what
+    os.kill(run["pid"], 15)
+
+
+def test_what_agents_need_and_do_not_have_is_named(used: DaemonProcess, tmp_path: Path) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "site.git"], check=True)
+    used.config.write_text(f"""
+[daemon]
+state_dir = "state"
+[environments.good]
+mode = "git"
+repository = "site.git"
+[environments.bad]
+mode = "git"
+repository = "nowhere.git"
+require_fetch = true
+quota = "9000TB"
+[environments.gone]
+mode = "local"
+path = "no/such/folder"
+[agents.missing]
+command = ["no-such-program"]
+env = {{ KEY = {{ file = "no-such-file" }} }}
+[agents.up]
+type = "a2a"
+url = "http://127.0.0.1:{server.server_port}"
+[agents.down]
+type = "a2a"
+url = "http://127.0.0.1:1/agent"
+""")
+    with contextlib.closing(server.socket):
+        said = {(one["about"], one["severity"]): one["what"] for one in findings(used)}
+        server.shutdown()
+    assert "'no-such-program' is not an executable" in said["agents.missing.command", "error"]
+    assert "no-such-file" in said["agents.missing.env.KEY", "error"]
+    assert "answers" in said["agents.up", "ok"]
+    assert "Connection refused" in said["agents.down", "error"]
+    assert "site.git answers" in said["environments.good.repository", "ok"]
+    assert "nowhere.git" in said["environments.bad.repository", "error"]
+    assert "is no folder" in said["environments.gone.path", "error"]
+    assert "more than the disk holds" in said["disk", "warning"]
+
+
+def test_a_daemon_that_does_not_answer_is_an_error(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(GOOD)
+    daemon.process.send_signal(19)
+    assert f"pid {daemon.process.pid} does not answer" in found(daemon, "daemon", "error")
+    daemon.process.send_signal(18)
