@@ -49,6 +49,10 @@ class StoreError(AgentcronError):
     """The database cannot be opened or must not be used as it is."""
 
 
+class StoreDamagedError(StoreError):
+    """What the database holds is not what was written to it; going on could only make that worse."""
+
+
 class StoreUnavailableError(AgentcronError):
     """The database cannot take a write now (locked, disk full, I/O error); trying again later may succeed."""
 

@@ -60,8 +60,11 @@ class Nursery:
         """Return a new supervisor that waits for its spec; raise LaunchError."""
         async with self._room:
             for _ in range(_TRIES):
-                generation = await self._started()
-                channel = _fork(generation)
+                try:
+                    generation = await self._started()
+                    channel = _fork(generation)
+                except OSError as error:  # the host lacks processes or open files just now
+                    raise LaunchError(f"no supervisor process could be started: {error.strerror}") from None
                 if channel is not None:
                     with contextlib.suppress(OSError, TimeoutError):
                         async with asyncio.timeout(_HELLO_TIMEOUT):

@@ -53,10 +53,24 @@ def run(
         asyncio.run(serve(config, log, accept_data_loss=accept_data_loss))
     except AgentcronError:
         raise
-    except Exception:  # noqa: BLE001 - told in the log, one event a line, instead of a traceback
-        structlog.get_logger().exception("[daemon] Fatal error; what runs goes on, and the next start finds it again")
+    except Exception as error:  # noqa: BLE001 - told in the log, one event a line, instead of a traceback
+        tell = structlog.get_logger()
+        damage = _damage_in(error)
+        if damage is not None:
+            tell.error("[daemon] Stopping, so that nothing gets worse", reason=str(damage))
+        else:
+            tell.exception("[daemon] Fatal error; what runs goes on, and the next start finds it again")
         sys.stdout.flush()
         os._exit(1)  # threads that wait for the loop that is gone must not keep a dead daemon alive
+
+
+def _damage_in(error: BaseException) -> BaseException | None:
+    """Return what says that the database is damaged, if that is among the reasons of an error."""
+    from daemon.errors import StoreDamagedError
+
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for one in error.exceptions if (found := _damage_in(one)) is not None), None)
+    return error if isinstance(error, StoreDamagedError) else None
 
 
 def check(

@@ -9,13 +9,15 @@ from pathlib import Path
 from daemon.agents.supervisor import status
 from daemon.config.schema import Config
 
+_MOMENTARY = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
 
 class PreparationError(Exception):
     """A run's folder or workspace could not be made; the text says why."""
 
 
 class FolderRoomError(PreparationError):
-    """The disk is too full for the run's folder: the run can be started when there is room."""
+    """The host has no room for the run's folder just now, on the disk or among open files; it is tried again."""
 
 
 def run_folder(state_dir: Path, run_id: int) -> Path:
@@ -60,7 +62,7 @@ def _telling(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = FolderRoomError if error.errno in {errno.ENOSPC, errno.EDQUOT} else PreparationError
+        kind = FolderRoomError if error.errno in _MOMENTARY else PreparationError
         raise kind(f"cannot prepare the run's folder: {error.strerror}: {error.filename or folder}") from None
 
 

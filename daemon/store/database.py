@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar, cast
 import aiosqlite
 import structlog
 
-from daemon.errors import DiskFullError, NoRoomError, StoreUnavailableError
+from daemon.errors import DiskFullError, NoRoomError, StoreDamagedError, StoreUnavailableError
 from daemon.store.ballast import Ballast
 from daemon.store.witness import WitnessFile, testify
 
@@ -42,6 +42,7 @@ _TROUBLE = {  # primary result codes (sqlite.org/rescode.html) that say nothing 
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_PROTOCOL,
 }
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _RETRY_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -364,6 +365,9 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 def _told(error: Exception) -> Exception:
     """Return what the waiting caller gets: trouble of the moment is told from a mistake in a statement."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code in _DAMAGE:
+        mend = "put a backup back with `agentcron restore`; agents that run go on, and are found again"
+        return StoreDamagedError(f"the database is damaged ({error}); {mend}")
     if code not in _TROUBLE:
         return error
     kind = DiskFullError if code == sqlite3.SQLITE_FULL else StoreUnavailableError
