@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 from daemon.errors import StoreError
@@ -13,7 +14,7 @@ from daemon.model import DATABASE
 from daemon.recovery import start_anew
 from daemon.rules.notifying import Audience
 from daemon.runs.folders import runs_with_folders
-from daemon.store.backup import HOOK_KEY, Contents, copy_file, examine
+from daemon.store.backup import HOOK_KEY, BackupFile, Contents, examine, new_file
 from daemon.store.database import Transaction, connect
 from daemon.store.migrate import migrate, migrations
 from daemon.store.opening import DaemonLock
@@ -36,33 +37,31 @@ class Restored:
     """Where the database is now that was there before."""
 
 
-def restore(state_dir: Path, source: Path, now: datetime, audience: Audience) -> Restored:
+def restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audience) -> Restored:
     """Put a backup in the place of the database of a state directory on which no daemon runs.
 
     Due times up to now that it does not know get rows that say so, and waiting runs that may have begun are
     interrupted. Run numbers go on above the highest ever given. The database that was there is kept beside it. Until
     the backup is in its place nothing is changed. Raise RefusedError if a daemon runs, StoreError.
     """
-    if not source.is_file():
-        raise StoreError(f"{source} is no file; name one that `agentcron backup` wrote")
     lock = DaemonLock(state_dir)
     try:
         return _restore(state_dir, source, now, audience)
     except OSError as error:
         raise StoreError(f"cannot restore into {state_dir}: {error.strerror}: {error.filename}") from None
     except sqlite3.Error as error:
-        raise StoreError(f"cannot restore from {source}: {error}") from None
+        raise StoreError(f"cannot restore from {source.path}: {error}") from None
     finally:
         lock.release()
 
 
-def _restore(state_dir: Path, source: Path, now: datetime, audience: Audience) -> Restored:
+def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audience) -> Restored:
     (state_dir / "runs").mkdir(mode=0o700, exist_ok=True)
     fresh, path = state_dir / _FRESH, state_dir / DATABASE
     try:
         _remove(fresh)
-        copy_file(source, fresh)
-        contents = examine(fresh, source)
+        source.copy_to(fresh)
+        contents = examine(fresh, source.path)
         folders = runs_with_folders(state_dir)
         witness = _renewed(fresh, state_dir, folders, contents, now, audience)
         replaced = _set_aside(path, now)
@@ -72,7 +71,6 @@ def _restore(state_dir: Path, source: Path, now: datetime, audience: Audience) -
             _put_key(state_dir / HOOK_KEY, contents.hook_key)
     finally:
         _remove(fresh)
-    _give_to_owner(state_dir)
     with contextlib.closing(connect(path, read_only=True)) as connection:
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
     return Restored(contents, witness.highest_run + 1, sorted(folders - known), replaced)
@@ -107,7 +105,9 @@ def _set_aside(path: Path, now: datetime) -> Path | None:
         for suffix in _PARTS[1:]:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         return None
-    aside = path.with_name(f"{path.name}.replaced-{now:%Y%m%dT%H%M%SZ}")
+    stamp = f"{path.name}.replaced-{now:%Y%m%dT%H%M%SZ}"
+    free = (path.with_name(f"{stamp}{ending}") for ending in ("", *(f"-{number}" for number in count(2))))
+    aside = next(place for place in free if not place.exists())  # one that was kept is never written over
     for suffix in _PARTS[1:]:
         part = path.with_name(path.name + suffix)
         if part.exists():
@@ -117,21 +117,10 @@ def _set_aside(path: Path, now: datetime) -> Path | None:
 
 def _put_key(path: Path, key: bytes) -> None:
     """Put the key of hooks back where there is none: URLs that agents were given stay what they are."""
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, key)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _give_to_owner(state_dir: Path) -> None:
-    """Let the daemon's user have what somebody else, such as root, restored for it."""
-    owner = state_dir.stat()
-    for entry in state_dir.iterdir():
-        if entry.lstat().st_uid != owner.st_uid and not entry.is_symlink():
-            os.chown(entry, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    with contextlib.suppress(FileExistsError), new_file(path) as stream:
+        stream.write(key)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _remove(fresh: Path) -> None:

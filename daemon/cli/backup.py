@@ -49,14 +49,18 @@ def restore(
     json: Json = False,
 ) -> None:
     """Put a backup in the place of the database, while no daemon runs; what was there is kept beside it."""
+    from daemon.cli.owner import become_owner
     from daemon.cli.reading import read_config
     from daemon.config.places import state_dir
     from daemon.config.policies import audience_of
     from daemon.restoring import restore as put_back
+    from daemon.store.backup import BackupFile
     from daemon.units import utc_now
 
     config = read_config(context.obj)
-    restored = put_back(state_dir(config), file, utc_now(), audience_of(config))
+    source = BackupFile(file)
+    become_owner(state_dir(config))
+    restored = put_back(state_dir(config), source, utc_now(), audience_of(config))
     contents = restored.contents
     if json:
         print_json(

@@ -1,7 +1,5 @@
 """`agentcron doctor`: what is wrong with this installation, and how to mend it."""
 
-import os
-import pwd
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,9 +44,10 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 
 def _all(option: Path | None) -> Iterator["Finding"]:
     from daemon.cli.client import answers
+    from daemon.cli.owner import become_owner
     from daemon.cli.reading import read_config
     from daemon.config.places import state_dir
-    from daemon.doctor.findings import error, ok
+    from daemon.doctor.findings import error, note, ok
     from daemon.doctor.host import check_host
     from daemon.doctor.reachable import check_reachable
     from daemon.doctor.service_unit import check_unit, find_unit
@@ -62,34 +61,15 @@ def _all(option: Path | None) -> Iterator["Finding"]:
         yield from (error("config", line, "correct it: `agentcron check`") for line in problem.problems)
         return
     unit = find_unit(config)  # which root can ask systemd for on every host
-    yield from _become_owner(state_dir(config))
+    user = become_owner(state_dir(config))  # what root may do says nothing of what the daemon can
+    if user is not None:
+        yield note("doctor", f"looks as {user}, to whom the state belongs")
     yield ok("config", f"{config.file} is good: {len(config.agents)} agents")
     yield from check_settings(config, unit.path if unit else None, credentials=False)
     yield from check_unit(config, unit)
     yield from check_state(config)
     yield from check_host(config)
     yield from check_reachable(config, lambda: answers(config))
-
-
-def _become_owner(folder: Path) -> Iterator["Finding"]:
-    """Go on as the daemon's user where root asks: what root may do says nothing of what the daemon can."""
-    from daemon.doctor.findings import note
-
-    try:
-        owner = folder.stat()
-    except OSError:  # of which more is told below
-        return
-    if os.geteuid() != 0 or owner.st_uid == 0:
-        return
-    try:
-        user = pwd.getpwuid(owner.st_uid)
-    except KeyError:
-        return
-    os.initgroups(user.pw_name, user.pw_gid)
-    os.setgid(user.pw_gid)
-    os.setuid(user.pw_uid)
-    os.environ |= {"HOME": user.pw_dir, "USER": user.pw_name}
-    yield note("doctor", f"looks as {user.pw_name}, to whom the state belongs")
 
 
 def _print(findings: list["Finding"]) -> None:

@@ -8,10 +8,12 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from daemon import __version__
 from daemon.errors import RefusedError, StoreError
@@ -116,20 +118,38 @@ def _is_backup(target: Path) -> bool:
     return not tables or "backup" in tables
 
 
-def copy_file(source: Path, target: Path) -> None:
-    """Copy a backup, with the log of writes that a plain copy of a database may have beside it; raise StoreError."""
-    try:
-        shutil.copyfile(source, target)
-        target.chmod(0o600)
-        log = source.with_name(f"{source.name}-wal")
-        if log.exists():
-            shutil.copyfile(log, target.with_name(f"{target.name}-wal"))
-    except OSError as error:
-        raise StoreError(f"cannot copy {source}: {error.strerror}") from None
+class BackupFile:
+    """A backup that was opened, and the log of writes that a plain copy of a database may have beside it."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it for who we are now; raise StoreError."""
+        self.path = path
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise StoreError(f"{path} is no file; name one that `agentcron backup` wrote")
+            self._parts = {"": path.open("rb")}
+            with contextlib.suppress(FileNotFoundError):
+                self._parts["-wal"] = path.with_name(f"{path.name}-wal").open("rb")
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+
+    def copy_to(self, target: Path) -> None:
+        """Copy it to where there is nothing; raise OSError."""
+        for suffix, source in self._parts.items():
+            with source, new_file(target.with_name(target.name + suffix)) as copy:
+                shutil.copyfileobj(source, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+
+
+def new_file(path: Path) -> BinaryIO:
+    """Make a private file where there is nothing, not even a link; raise OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return open(os.open(path, flags, 0o600), "wb")  # noqa: PTH123 - the mode was given with the descriptor
 
 
 def _copy_database(source: Path, target: Path, progress: Progress) -> None:
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    new_file(target).close()
     try:
         with (
             contextlib.closing(connect(source, read_only=True)) as reading,

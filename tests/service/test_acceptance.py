@@ -255,6 +255,19 @@ def test_doctor_finds_nothing_wrong_with_the_service(host: Host) -> None:
     }
 
 
+def test_root_restores_with_the_rights_of_the_daemons_user(host: Host) -> None:
+    """Agents of that user may have planted links in the state directory, which must not lead root astray."""
+    host.run("agentcron backup /root/backup.db && systemctl stop agentcron")
+    known = int(runs(host, "hello")[-1]["id"])
+    host.run("ln -s /root/planted /var/lib/agentcron/witness.new")
+    assert "witness.new" in host.run("agentcron restore /root/backup.db", check=False)
+    assert "planted" not in host.run("ls /root")
+    host.run("rm /var/lib/agentcron/witness.new && agentcron restore /root/backup.db")
+    assert host.run("find /var/lib/agentcron ! -user agentcron") == ""
+    host.run("systemctl start agentcron")
+    wait_until(lambda: int(runs(host, "hello")[-1]["id"]) > known, deadline=40, what="another run")
+
+
 def test_doctor_names_a_credential_that_the_unit_does_not_load(host: Host) -> None:
     drop_in = host.root / "etc/systemd/system/agentcron.service.d/test.conf"
     drop_in.write_text(drop_in.read_text().replace("LoadCredential", "#LoadCredential"))

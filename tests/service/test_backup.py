@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess, wait_until
+from tests.daemon_process import DaemonProcess
 
 TICK = "[agents.a]\ncommand = ['true']\n[agents.a.schedules.s]\nevery = '1s'\ncatchup = 'all'\n"
 
@@ -162,16 +162,3 @@ def test_what_is_no_good_backup_changes_nothing(start_daemon: StartDaemon, tmp_p
     assert "Traceback" not in refused.stderr
     assert {entry.name for entry in daemon.state.iterdir() if entry.is_file()} == set(kept)
     assert all((daemon.state / name).read_bytes() == data for name, data in kept.items() if name != "daemon.lock")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can restore for somebody else")
-def test_what_root_restores_belongs_to_the_daemons_user(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    daemon = start_daemon(TICK)
-    daemon.wait_for_run("completed")
-    backed_up(daemon, tmp_path / "backup.db")
-    daemon.stop()
-    for entry in [daemon.state, *daemon.state.iterdir()]:
-        os.chown(entry, 65534, 65534)
-    assert daemon.cli("restore", str(tmp_path / "backup.db")).returncode == 0
-    assert {entry.stat().st_uid for entry in daemon.state.iterdir()} == {65534}
-    wait_until(lambda: (daemon.state / "state.db").stat().st_mode & 0o777 == 0o600, what="a private database")
