@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from daemon.errors import StoreError
@@ -106,8 +106,9 @@ def _set_aside(path: Path, now: datetime) -> Path | None:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         return None
     stamp = f"{path.name}.replaced-{now:%Y%m%dT%H%M%SZ}"
-    free = (path.with_name(f"{stamp}{ending}") for ending in ("", *(f"-{number}" for number in count(2))))
-    aside = next(place for place in free if not place.exists())  # one that was kept is never written over
+    names = chain((stamp,), (f"{stamp}-{number}" for number in count(2)))
+    places = (path.with_name(name) for name in names)
+    aside = next(place for place in places if not place.exists())  # one that was kept is never written over
     for suffix in _PARTS[1:]:
         part = path.with_name(path.name + suffix)
         if part.exists():

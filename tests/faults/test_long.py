@@ -85,8 +85,13 @@ def gaps(daemon: DaemonProcess, step: timedelta) -> list[str]:
 
 
 @needs_faketime
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("minutes", [2, pytest.param(24, marks=[pytest.mark.soak, pytest.mark.timeout(2400)])])
+@pytest.mark.parametrize(
+    "minutes",
+    [
+        pytest.param(2, marks=pytest.mark.timeout(300)),
+        pytest.param(24, marks=[pytest.mark.soak, pytest.mark.timeout(2400)]),
+    ],
+)
 def test_a_day_leaves_files_memory_and_log_as_they_should_be(
     start_daemon: StartDaemon, tmp_path: Path, minutes: int
 ) -> None:

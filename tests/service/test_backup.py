@@ -93,6 +93,9 @@ def test_a_restored_database_starts_nothing_again(start_daemon: StartDaemon, tmp
     assert document["numbers_from"] > highest
     assert later["id"] in document["unknown_runs"]
     assert rows(Path(document["replaced"]), "SELECT max(id) FROM runs") == [(highest,)]
+    again = json.loads(first.cli("restore", "--json", str(tmp_path / "backup.db")).stdout)
+    assert again["replaced"] != document["replaced"]
+    document = {**again, "replaced": document["replaced"]}
     second = start_daemon(TICK)
     fresh = second.wait_for_row("SELECT * FROM runs WHERE id > ? AND status = 'completed'", highest)
     assert fresh["id"] >= document["numbers_from"]
