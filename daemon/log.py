@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import structlog
 
+from daemon.systemd import is_journal
 from daemon.text import escape
 from daemon.units import format_instant, utc_now
 
@@ -117,10 +118,10 @@ class Flood:
                 raise structlog.DropEvent
         return event
 
-    def tell(self) -> None:
-        """Say what was left out in the last window, if it is over."""
+    def tell(self, *, at_once: bool = False) -> None:
+        """Say what was left out in the last window, if it is over or nothing more will come."""
         with self._lock:
-            if self._now() - self._begun < _WINDOW:
+            if not at_once and self._now() - self._begun < _WINDOW:
                 return
             seen, self._seen, self._begun = self._seen, Counter(), self._now()
         for (said, run, schedule), count in seen.items():
@@ -151,7 +152,7 @@ def configure_log(
         renderers += [structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=32, sort_keys=False)]
     else:
         renderers += [_order_keys, structlog.processors.JSONRenderer(ensure_ascii=False)]
-    if path is None and _is_journal(2):
+    if path is None and is_journal(2):
         renderers[-1] = _with_priority(renderers[-1])
     flood = Flood()
     structlog.configure(
@@ -168,12 +169,6 @@ def configure_log(
     )
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
     return Log(sink, flood)
-
-
-def _is_journal(descriptor: int) -> bool:
-    """Tell whether a descriptor leads to the journal (systemd.exec(5), `$JOURNAL_STREAM`)."""
-    found = os.fstat(descriptor)
-    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def _with_priority(render: Callable[[object, str, "_Event"], object]) -> Callable[[object, str, "_Event"], str]:

@@ -6,14 +6,17 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
-from daemon.errors import StoreError
+from daemon.agents.launcher import living_supervisors
+from daemon.agents.supervisor import status
+from daemon.errors import RefusedError, StoreError
 from daemon.model import DATABASE
-from daemon.recovery import start_anew
+from daemon.recovery import start_from_copy
 from daemon.rules.notifying import Audience
-from daemon.runs.folders import runs_with_folders
+from daemon.runs.folders import run_folder, runs_with_folders
 from daemon.store.backup import HOOK_KEY, BackupFile, Contents, examine, new_file
 from daemon.store.database import Transaction, connect
 from daemon.store.migrate import migrate, migrations
@@ -40,9 +43,10 @@ class Restored:
 def restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audience) -> Restored:
     """Put a backup in the place of the database of a state directory on which no daemon runs.
 
-    Due times up to now that it does not know get rows that say so, and waiting runs that may have begun are
+    Due times up to now that it does not know get rows that say so, and runs that it has not seen begin are
     interrupted. Run numbers go on above the highest ever given. The database that was there is kept beside it. Until
-    the backup is in its place nothing is changed. Raise RefusedError if a daemon runs, StoreError.
+    the backup is in its place the database is not changed. Raise RefusedError if a daemon runs, or agents that the
+    backup does not know; StoreError.
     """
     lock = DaemonLock(state_dir)
     try:
@@ -62,13 +66,14 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audie
         _remove(fresh)
         source.copy_to(fresh)
         contents = examine(fresh, source.path)
+        _refuse_beside_unknown_agents(state_dir, fresh)
         folders = runs_with_folders(state_dir)
         witness = _renewed(fresh, state_dir, folders, contents, now, audience)
         replaced = _set_aside(path, now)
-        fresh.replace(path)
-        write_witness(state_dir, witness)
         if contents.hook_key is not None:
             _put_key(state_dir / HOOK_KEY, contents.hook_key)
+        fresh.replace(path)
+        write_witness(state_dir, witness)
     finally:
         _remove(fresh)
     with contextlib.closing(connect(path, read_only=True)) as connection:
@@ -86,10 +91,28 @@ def _renewed(
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("DROP TABLE IF EXISTS backup")
         witness = renew(connection, reached, now, lost=True)
-        start_anew(Transaction(connection), now, folders, audience)
+        begun = partial(_was_begun, state_dir)
+        start_from_copy(Transaction(connection), now, begun, audience)
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = DELETE")  # one file, which takes its place in one step
     return witness
+
+
+def _was_begun(state_dir: Path, run_id: int) -> bool:
+    return status.was_begun(str(run_folder(state_dir, run_id)))
+
+
+def _refuse_beside_unknown_agents(state_dir: Path, fresh: Path) -> None:
+    """Raise RefusedError while agents work that nobody would own: those of runs that are not active in the copy."""
+    with contextlib.closing(connect(fresh, read_only=True)) as connection:
+        active = {row["id"] for row in connection.execute("SELECT id FROM runs WHERE completed_at IS NULL")}
+    unknown = {run: pid for run, pid in living_supervisors(state_dir).items() if run not in active}
+    if unknown:
+        pids = " ".join(str(pid) for pid in unknown.values())
+        raise RefusedError(
+            f"agents still work for runs that the backup does not know: {', '.join(map(str, sorted(unknown)))}; wait "
+            f"for their end, or end them and their supervisors with: kill {pids}"
+        )
 
 
 def _highest_witnessed(state_dir: Path) -> int:
@@ -105,6 +128,8 @@ def _set_aside(path: Path, now: datetime) -> Path | None:
         for suffix in _PARTS[1:]:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         return None
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # so that it is one file, if it can be read at all
     stamp = f"{path.name}.replaced-{now:%Y%m%dT%H%M%SZ}"
     names = chain((stamp,), (f"{stamp}-{number}" for number in count(2)))
     places = (path.with_name(name) for name in names)
@@ -118,10 +143,15 @@ def _set_aside(path: Path, now: datetime) -> Path | None:
 
 def _put_key(path: Path, key: bytes) -> None:
     """Put the key of hooks back where there is none: URLs that agents were given stay what they are."""
-    with contextlib.suppress(FileExistsError), new_file(path) as stream:
+    passing = path.with_suffix(".restoring")
+    passing.unlink(missing_ok=True)
+    with new_file(passing) as stream:
         stream.write(key)
         stream.flush()
         os.fsync(stream.fileno())
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(passing)
+    passing.unlink()
 
 
 def _remove(fresh: Path) -> None:

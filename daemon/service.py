@@ -33,7 +33,7 @@ from daemon.config.places import state_dir as state_dir_of
 from daemon.config.policies import audience_of, budgets_of
 from daemon.config.schema import Config
 from daemon.departure import wait_for_runs
-from daemon.errors import StoreUnavailableError
+from daemon.errors import StoreDamagedError, StoreUnavailableError
 from daemon.fires import Claim, Fire, Present
 from daemon.hook_calls import HookCalls
 from daemon.limits import raise_open_files
@@ -98,6 +98,7 @@ async def serve(config: Config, log: Log, *, accept_data_loss: bool = False) -> 
     finally:
         lock.release()
         os.umask(umask)
+    log.flood.tell(at_once=True)
     _LOG.info("[daemon] Stopped")
 
 
@@ -183,8 +184,17 @@ class Service:
                 ]
                 notify("READY=1", await self._status())
                 _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._state_dir), version=__version__)
-                await self._stop_signal.asked.wait()
+                await self._until_stopped()
             await self._stop(standing)
+
+    async def _until_stopped(self) -> None:
+        """Return when somebody asks for a stop; raise StoreDamagedError as soon as the database is found damaged."""
+        waiting = {asyncio.create_task(event.wait()) for event in (self._stop_signal.asked, self._database.damaged)}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        if self._database.damaged.is_set() and not self._stop_signal.asked.is_set():
+            raise StoreDamagedError("the database is damaged; put a backup back with `agentcron restore`")
 
     async def _is_prepared(self) -> bool:
         """Prepare; return whether that was possible, before somebody wanted a stop, or within the time that it has."""

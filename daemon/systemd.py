@@ -50,3 +50,12 @@ def watchdog_interval() -> float | None:
     if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     return int(microseconds) / 2e6
+
+
+def is_journal(descriptor: int) -> bool:
+    """Tell whether a descriptor leads to the journal (systemd.exec(5), `$JOURNAL_STREAM`)."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

@@ -18,6 +18,7 @@ from daemon.agents.supervisor import cgroup
 
 _LOG = structlog.get_logger()
 _LEAF = "daemon"
+_MOST_MOVES = 20
 _WANTED = ("memory", "cpu", "pids")
 
 
@@ -55,6 +56,8 @@ def take_delegated() -> Cgroups | None:
     base = next((one for one in (own, own.parent) if (one is own or own.name == _LEAF) and _is_delegated(one)), None)
     if base is None:
         return None
+    for stale in base.glob("run-*"):
+        cgroup.remove(str(stale))  # one that is empty, of a run whose supervisor was killed
     try:
         _move_into_leaf(base)
         offered = set((base / "cgroup.controllers").read_text().split())
@@ -97,5 +100,9 @@ def _move_into_leaf(base: Path) -> None:
     leaf = base / _LEAF
     leaf.mkdir(exist_ok=True)
     (leaf / "cgroup.procs").write_text(str(os.getpid()))
-    for pid in (base / "cgroup.procs").read_text().split():
-        cgroup.write(str(leaf), "cgroup.procs", pid)
+    for _ in range(_MOST_MOVES):  # what forks meanwhile is found at the next look
+        left = (base / "cgroup.procs").read_text().split()
+        for pid in left:
+            cgroup.write(str(leaf), "cgroup.procs", pid)
+        if not left:
+            break

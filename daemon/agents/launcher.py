@@ -16,11 +16,12 @@ from typing import Any
 import structlog
 
 from daemon.agents.base import Identity
-from daemon.agents.supervisor import cgroup, tree
+from daemon.agents.supervisor import cgroup, status, tree
 from daemon.agents.supervisor.supervisor import LENGTH, STARTED
 
 _LOG = structlog.get_logger()
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery import serve; serve(int(sys.argv[2]))"
+_SUPERVISOR = "agentcron-run"  # what a supervisor calls itself
 _LAUNCHES_AT_ONCE = 16  # well below what a socket's buffer holds
 _TRIES = 3
 _HELLO_TIMEOUT = 5.0
@@ -217,10 +218,28 @@ async def end_leftovers(idempotency_key: str, run_cgroup: str | None) -> int:
         return list({*tree.marked(mark), *tree.alive(cgroup.members(run_cgroup) if run_cgroup else ())})
 
     def end() -> int:
-        count = tree.kill(left)
+        count = len(left())
         if run_cgroup is not None:
             cgroup.write(run_cgroup, "cgroup.kill", "1")
+        tree.kill(left)
+        if run_cgroup is not None:
             cgroup.remove(run_cgroup)
         return count
 
     return await asyncio.to_thread(end)
+
+
+def living_supervisors(state_dir: Path) -> dict[int, int]:
+    """Return the runs of a state directory whose supervisors live, and their pids.
+
+    A supervisor is known by its name and by the status file that it holds open, wherever that has gone meanwhile.
+    """
+    found = {}
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if process.name.isdigit() and (process / "comm").read_text().strip() == _SUPERVISOR:
+                for held in (process / "fd").iterdir():
+                    target = Path(str(held.readlink()).removesuffix(" (deleted)"))
+                    if target.name == status.NAME and target.parent.parent == (state_dir / "runs").resolve():
+                        found[int(target.parent.name)] = int(process.name)
+    return found

@@ -44,6 +44,10 @@ class ControlSocket:
                 _refuse_if_live(path, near)
                 self.listener, self._inode = _bind(path, near, group)
         except (OSError, LookupError) as error:
+            if isinstance(error, PermissionError) and group is not None and os.access(path.parent, os.W_OK):
+                mend = f"usermod -aG {group} USER, and restart the daemon"
+                problem = f"control.group: the daemon's user is not in {group!r}, and cannot give it the socket; {mend}"
+                raise ConfigError([problem]) from None
             reason = error.strerror if isinstance(error, OSError) else f"there is no group {group!r}"
             raise ConfigError([f"control.socket: cannot listen on {path}: {reason}"]) from None
 

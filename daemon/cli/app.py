@@ -76,8 +76,10 @@ def main() -> None:
 
 def _complain(*lines: str, status: int) -> NoReturn:
     """Write lines to standard error, with nothing in them that could move a terminal's cursor, and exit."""
+    from daemon.systemd import is_journal
     from daemon.text import escape
 
+    level = "<3>" if is_journal(2) else ""  # an error, as sd-daemon(3) writes it
     for line in lines:
-        print(escape(line), file=sys.stderr)
+        print(f"{level}{escape(line)}", file=sys.stderr)
     sys.exit(status)

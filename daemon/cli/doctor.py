@@ -1,5 +1,6 @@
 """`agentcron doctor`: what is wrong with this installation, and how to mend it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,9 @@ def _all(option: Path | None) -> Iterator["Finding"]:
     user = become_owner(state_dir(config))  # what root may do says nothing of what the daemon can
     if user is not None:
         yield note("doctor", f"looks as {user}, to whom the state belongs")
+    if not os.access(config.file, os.R_OK):
+        mend = f"chgrp agentcron {config.file} && chmod 640 {config.file}"
+        yield error("config", f"{config.file} is closed to {user}", mend)
     yield ok("config", f"{config.file} is good: {len(config.agents)} agents")
     yield from check_settings(config, unit.path if unit else None, credentials=False)
     yield from check_unit(config, unit)

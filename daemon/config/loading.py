@@ -34,8 +34,12 @@ def find_config(option: Path | None, environment: Mapping[str, str] = os.environ
             raise ConfigError([f"{named}: the current directory is gone; name the file by its full path"]) from None
     places = standard_files(environment)
     for place in places:
-        if place.exists():
-            return place.absolute()
+        try:
+            if place.exists():
+                return place.absolute()
+        except PermissionError:
+            closed = f"{place} is closed to you; ask an administrator to let you read it, or name another with --config"
+            raise ConfigError([closed]) from None
     raise ConfigError(
         [
             (

@@ -10,9 +10,10 @@ from pathlib import Path
 from daemon.config.places import state_dir
 from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
+from daemon.store.ballast import LEAST_FREE
 from daemon.units import format_size
 
-_LEAST_ROOM = 64 * 1024**2  # bytes; with less, runs are about to be held back
+_LITTLE_ROOM = 64 * 1024**2  # bytes
 _LOW_SHARE = 0.05
 _STATUS_AT = 40  # bytes into struct timex, on 64-bit Linux (adjtimex(2))
 _TIMEX_SIZE = 208
@@ -33,9 +34,9 @@ def _check_disk(config: Config) -> Iterator[Finding]:
     disk = os.statvfs(folder)
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
     room = f"{format_size(free)} of {format_size(size)} are free on the disk of {folder}"
-    if free < _LEAST_ROOM:
+    if free < LEAST_FREE:
         yield error("disk", room, "make room: nothing is started on a full disk")
-    elif free < size * _LOW_SHARE:
+    elif free < max(_LITTLE_ROOM, size * _LOW_SHARE):
         yield warning("disk", room, "make room, or let [retention] and [cleanup] keep less")
     else:
         yield ok("disk", room)
@@ -78,7 +79,7 @@ def _host_zones() -> tuple[str, str] | None:
     for name, mark in (("tzdata.zi", "# version "), ("+VERSION", "")):
         file = Path(folder) / name
         if file.is_file():
-            return folder, file.read_text(errors="replace").splitlines()[0].removeprefix(mark).strip()
+            return folder, file.read_text(errors="replace").partition("\n")[0].removeprefix(mark).strip()
     return folder, ""
 
 

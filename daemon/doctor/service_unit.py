@@ -15,7 +15,7 @@ from daemon.doctor.settings import secrets_of
 
 _UNIT = "agentcron.service"
 _ASKED = ("LoadState", "ActiveState", "NeedDaemonReload", "KillMode", "Delegate", "Environment")
-_CREDENTIAL = re.compile(r"^(?:Load|Set)Credential(?:Encrypted)?=([^:\s]+)|^ImportCredential=(\S+)", re.MULTILINE)
+_CREDENTIAL = re.compile(r"^(?:(?:Load|Set)Credential(?:Encrypted)?|ImportCredential)\s*=\s*([^:\s]+)", re.MULTILINE)
 _PATIENCE = 10.0  # seconds
 _NEW_UNIT = "install the unit that comes with agentcron (README, As a service), and systemctl daemon-reload"
 
@@ -36,8 +36,7 @@ class Unit:
 
     def loads(self, credential: str) -> bool:
         """Tell whether the unit hands over a credential; what `systemctl show` says of them cannot be printed."""
-        named = ("".join(match.groups("")) for match in _CREDENTIAL.finditer(self.text))
-        return any(fnmatchcase(credential, name) for name in named)
+        return any(fnmatchcase(credential, name) for name in _CREDENTIAL.findall(self.text))
 
 
 def find_unit(config: Config) -> Unit | None:
@@ -68,7 +67,7 @@ def check_unit(config: Config, unit: Unit | None) -> Iterator[Finding]:
     """Find what of the unit would harm runs, and which credentials it does not load."""
     wanted = {secret.value: place for place, secret in secrets_of(config) if secret.source == "credential"}
     if unit is None:
-        yield note("unit", f"no unit of systemd runs {config.file}", None)
+        yield note("unit", f"no unit of the system is known to run {config.file}")
         if wanted:
             names = ", ".join(sorted(wanted))
             yield note("credentials", f"{names}: only the service's own unit can tell whether they are there")
@@ -83,10 +82,10 @@ def _check_properties(config: Config, properties: dict[str, str]) -> Iterator[Fi
     state = properties.get("ActiveState")
     if state == "active":
         yield ok("unit", f"{_UNIT} is active")
+    elif state == "inactive":
+        yield warning("unit", f"{_UNIT} is inactive", f"systemctl start {_UNIT}")
     else:
-        yield warning(
-            "unit", f"{_UNIT} is {state}", f"systemctl start {_UNIT}; journalctl -u {_UNIT} says why it ended"
-        )
+        yield error("unit", f"{_UNIT} is {state}", f"`journalctl -u {_UNIT}` says why; mend that, then systemctl start")
     if properties.get("NeedDaemonReload") == "yes":
         yield warning("unit", "its file was changed since systemd read it", "systemctl daemon-reload")
     if properties.get("KillMode") != "process":

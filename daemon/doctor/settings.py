@@ -1,6 +1,8 @@
 """Settings that are probably not what was meant, or that name what is not there; `check` warns of them, too."""
 
+import grp
 import os
+import pwd
 import shutil
 from collections.abc import Iterator
 
@@ -23,6 +25,7 @@ def check_settings(config: Config, path: str | None = None, *, credentials: bool
     for place, secret in secrets_of(config):
         if credentials or secret.source != "credential":
             yield from _secret(place, config, secret)
+    yield from _group(config.control.group)
     for name, agent in config.agents.items():
         place = f"agents.{name}"
         yield from _overlap(place, agent)
@@ -46,6 +49,21 @@ def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
             yield from ((f"agents.{name}.env.{variable}", secret) for variable, secret in agent.env.items())
         if isinstance(agent, RemoteAgent) and agent.api_key is not None:
             yield f"agents.{name}.api_key", agent.api_key
+
+
+def _group(name: str | None) -> Iterator[Finding]:
+    """Find a group that the daemon cannot give its socket to (chown(2): one that it is in)."""
+    if name is None:
+        return
+    try:
+        group = grp.getgrnam(name).gr_gid
+    except KeyError:
+        yield error("control.group", f"there is no group {name!r}", f"groupadd {name}, or name another")
+        return
+    if os.geteuid() != 0 and group not in {os.getegid(), *os.getgroups()}:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        what = f"{user} is not in the group {name!r}, and cannot give it the socket"
+        yield error("control.group", what, f"usermod -aG {name} {user}, and restart the daemon")
 
 
 def _has_tcp(config: Config) -> bool:
@@ -78,4 +96,8 @@ def _secret(place: str, config: Config, secret: Secret) -> Iterator[Finding]:
     try:
         read_secret(config, name, secret)
     except SecretError as problem:
-        yield error(place, str(problem).removeprefix(f"{name}: "), "make it readable for the daemon's user")
+        yield error(
+            place,
+            str(problem).removeprefix(f"{name}: "),
+            "put it there as a plain file that the daemon's user may read",
+        )

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from daemon.agents.launcher import living_supervisors
 from daemon.config.places import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
@@ -20,8 +21,6 @@ from daemon.store.witness import find_loss, read_witness, testify
 from daemon.units import format_size
 
 _LARGEST_LOG = 64 * 1024**2
-_SUPERVISOR = "agentcron-run"
-_STATUS = "status"
 _RESTORE = "stop the daemon, and put a backup back with `agentcron restore`"
 
 
@@ -45,9 +44,18 @@ def check_state(config: Config) -> Iterator[Finding]:
         what = f"{folder / DATABASE} is gone, but was there" if missing else f"there is no {folder / DATABASE} yet"
         yield error("database", what, _RESTORE) if missing else note("database", what)
         return
+    if not os.access(folder / DATABASE, os.R_OK):
+        yield error("database", f"{folder / DATABASE} is closed to you", f"give it to {_name(folder.stat().st_uid)}")
+        return
     yield from _check_database(folder)
-    with contextlib.suppress(sqlite3.Error, StoreError):  # what is wrong with it was told
+    try:
         yield from _check_orphans(folder)
+    except OSError as problem:
+        yield error(
+            "state", f"{problem.filename}: {problem.strerror}", f"chown -R {_name(folder.stat().st_uid)} {folder}"
+        )
+    except (sqlite3.Error, StoreError):
+        return  # what is wrong with the database was told
 
 
 def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
@@ -60,7 +68,7 @@ def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
     else:
         yield ok("state", f"{folder} belongs to {owner} alone")
     names = [DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "witness.json", HOOK_KEY, "daemon.lock"]
-    for path in (folder / name for name in names):
+    for path in (folder / name for name in (*names, "runs", "environments")):
         with contextlib.suppress(OSError):
             stat = path.stat()
             if stat.st_uid != found.st_uid:
@@ -94,33 +102,26 @@ def _check_database(folder: Path) -> Iterator[Finding]:
 
 
 def _check_orphans(folder: Path) -> Iterator[Finding]:
+    """Find what no run owns; what is there is looked up first, since a run is in the database before it is there."""
+    supervisors, folders = living_supervisors(folder), runs_with_folders(folder)
+    places = [place for place in sorted((folder / "environments").glob("*/tasks/*")) if place.name.isdigit()]
     with contextlib.closing(connect(folder / DATABASE, read_only=True)) as connection:
         active = {row["id"] for row in connection.execute("SELECT id FROM runs WHERE completed_at IS NULL")}
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
-    for pid, run in _supervisors(folder):
-        if run not in active:
+    still = living_supervisors(folder)  # one that has just ended is no orphan
+    for run, pid in supervisors.items():
+        if run not in active and still.get(run) == pid:
             what = f"process {pid} and its agent work for run {run}, which the database does not know as active"
             yield warning("supervisors", what, f"kill {pid}, which ends the agent, too")
-    lost = sorted(runs_with_folders(folder) - known)
+    lost = sorted(folders - known)
     if lost:
         what = f"{len(lost)} folders in {folder / 'runs'} belong to no run, such as {lost[0]}"
         yield note("runs", what, "retention removes them when they are `days` old; without it, look and remove them")
     for place in sorted((folder / "environments").glob("*/quarantine/*")):
         yield warning("workspaces", f"{place} belonged to no known run", "look whether it holds work, then remove it")
-    for place in sorted((folder / "environments").glob("*/tasks/*")):
-        if place.name.isdigit() and int(place.name) not in known:
+    for place in places:
+        if int(place.name) not in known and place.exists():
             yield warning("workspaces", f"{place} belongs to no run", "look whether it holds work, then remove it")
-
-
-def _supervisors(folder: Path) -> Iterator[tuple[int, int]]:
-    """Yield the supervisors of this state directory, by the status file that each holds open, and their runs."""
-    for process in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            if process.name.isdigit() and (process / "comm").read_text().strip() == _SUPERVISOR:
-                for held in (process / "fd").iterdir():
-                    target = Path(str(held.readlink()).removesuffix(" (deleted)"))
-                    if target.name == _STATUS and target.parent.parent == (folder / "runs").resolve():
-                        yield int(process.name), int(target.parent.name)
 
 
 def _name(uid: int) -> str:

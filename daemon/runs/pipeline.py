@@ -19,7 +19,7 @@ from daemon.agents.base import Identity, NeverStarted, Outcome, Stoppable, Terms
 from daemon.agents.kinds import Agents
 from daemon.agents.remote.agent import RemoteAgent
 from daemon.config.schema import BaseAgent, Config, ProcessAgent
-from daemon.errors import SecretError
+from daemon.errors import SecretError, StoreDamagedError
 from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus, Step
 from daemon.rules.notifying import Audience
 from daemon.runs.ending import finish
@@ -108,6 +108,8 @@ class Pipeline:
     async def _record(self, run: Run, outcome: Outcome | NeverStarted) -> None:
         try:
             await self._conclude(run, outcome)
+        except StoreDamagedError:
+            raise
         except Exception as error:  # noqa: BLE001 - one bad outcome must not stop the daemon
             _LOG.exception("[run] The outcome cannot be recorded as it is", run_id=run.id, agent=run.agent)
             unusable = Outcome(
@@ -165,6 +167,8 @@ class Pipeline:
             return Outcome(RunStatus.CANCELLED)
         except FolderRoomError as error:
             return NeverStarted(str(error), _ROOM_AGAIN_AFTER)
+        except StoreDamagedError:
+            raise  # the agent goes on; the next daemon finds it
         except (PreparationError, SecretError) as error:
             return Outcome(RunStatus.FAILED, str(error))
         except Exception as error:  # noqa: BLE001 - one bad run must not stop the daemon

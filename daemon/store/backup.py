@@ -9,6 +9,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,18 +47,19 @@ class Contents:
 
 def back_up(state_dir: Path, target: Path, now: datetime, progress: Progress) -> Contents:
     """Write a backup, whole and verified, or leave the target as it was; raise RefusedError or StoreError."""
-    if target.resolve().is_relative_to(state_dir.resolve()):
+    with contextlib.suppress(OSError):  # a name that cannot be is told below
+        target = target.resolve()  # a link is written through
+    if target.is_relative_to(state_dir.resolve()):
         raise RefusedError(f"{target} lies in the state directory, and would be lost with it; name another place")
     if target.is_dir():
         raise RefusedError(f"{target} is a folder; name a file in it")
     if target.exists() and not _is_backup(target):
         raise RefusedError(f"{target} is there already and no backup of agentcron; name another file")
-    partial = target.with_name(f".{target.name}.partial")
     try:
-        with _removed_afterwards(partial):
+        with _passing_file(target) as partial:
             _copy_database(state_dir / DATABASE, partial, progress)
             _complete(partial, _read_key(state_dir), now)
-            contents = examine(partial)
+            contents = examine(partial, state_dir / DATABASE)
             _sync(partial)
             partial.replace(target)
             _sync(target.parent)
@@ -149,7 +151,6 @@ def new_file(path: Path) -> BinaryIO:
 
 
 def _copy_database(source: Path, target: Path, progress: Progress) -> None:
-    new_file(target).close()
     try:
         with (
             contextlib.closing(connect(source, read_only=True)) as reading,
@@ -182,10 +183,13 @@ def _read_key(state_dir: Path) -> bytes | None:
 
 
 @contextlib.contextmanager
-def _removed_afterwards(partial: Path) -> Iterator[None]:
-    partial.unlink(missing_ok=True)
+def _passing_file(target: Path) -> Iterator[Path]:
+    """Give a private file beside a target that nobody else writes to, and take it away afterwards."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:200]}.", suffix=".partial", dir=target.parent)
+    os.close(descriptor)
+    partial = Path(name)
     try:
-        yield
+        yield partial
     finally:
         for suffix in ("", "-journal", "-wal", "-shm"):
             partial.with_name(partial.name + suffix).unlink(missing_ok=True)

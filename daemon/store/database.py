@@ -114,6 +114,8 @@ class Database:
         self._witness = witness
         self._ballast = ballast
         self._has_room = True
+        self.damaged = asyncio.Event()
+        """Whether a page was found that is not what was written."""
         self.commits = 0
         self.counted: Callable[[Counts], None] = lambda _: None
         """Hears what was counted in each committed batch."""
@@ -123,6 +125,8 @@ class Database:
 
     async def __aenter__(self) -> Self:
         await self._writer
+        found = self.path.stat()
+        self._identity = (found.st_dev, found.st_ino)
         try:
             await self._reader
         except BaseException:
@@ -236,7 +240,13 @@ class Database:
         try:
             return await self._reader.run(query)
         except sqlite3.Error as error:
-            raise _told(error) from None
+            told = _told(error)
+            self._heed(told)
+            raise told from None
+
+    def _heed(self, result: object) -> None:
+        if isinstance(result, StoreDamagedError):
+            self.damaged.set()
 
     async def _drain(self) -> None:
         while True:
@@ -252,6 +262,7 @@ class Database:
                 results = [error] * len(batch)
             self.commits += 1
             for (_, future), result in zip(batch, results, strict=True):
+                self._heed(result)
                 _settle(future, result)
                 self._queue.task_done()
             self.counted(counts)
@@ -259,6 +270,9 @@ class Database:
     def _commit_and_witness(
         self, closures: list[Closure[Any]], counts: Counts, connection: sqlite3.Connection
     ) -> list[object]:
+        if not self._is_there():
+            gone = "state.db was removed or replaced while the daemon uses it; move it back, or stop and restore it"
+            return [StoreUnavailableError(gone)] * len(closures)
         results = _commit(connection, closures, counts)
         if any(isinstance(result, DiskFullError) for result in results) and self._ballast.release():
             _LOG.error("[daemon] The disk is full; the ballast file was given up so that what ends can be recorded")
@@ -269,6 +283,14 @@ class Database:
         except (OSError, sqlite3.Error) as error:  # what was committed stands; the next commit tells it again
             _LOG.error("[daemon] The witness file cannot be written", error=str(error))
         return results
+
+    def _is_there(self) -> bool:
+        """Tell whether the file that is written has its name still; what is written without one is lost."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._identity
 
 
 class Aside:
@@ -366,7 +388,7 @@ def _told(error: Exception) -> Exception:
     """Return what the waiting caller gets: trouble of the moment is told from a mistake in a statement."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code in _DAMAGE:
-        mend = "put a backup back with `agentcron restore`; agents that run go on, and are found again"
+        mend = "stop the daemon and put a backup back with `agentcron restore`; agents that run go on meanwhile"
         return StoreDamagedError(f"the database is damaged ({error}); {mend}")
     if code not in _TROUBLE:
         return error

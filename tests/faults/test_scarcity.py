@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.api.calling import call
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess
 from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact
@@ -39,6 +40,37 @@ def test_without_open_files_runs_wait_and_none_is_lost(start_daemon: StartDaemon
     assert_the_ledger_is_exact(daemon)
     assert_no_run_started_twice(tmp_path)
     assert daemon.stop() == 0
+
+
+def test_a_database_that_is_taken_away_is_told_and_nothing_is_acknowledged(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = start_daemon("[control]\nsocket = 'c.sock'\n" + AGENT.format(folder=tmp_path))
+    daemon.wait_for_run("completed")
+    (daemon.state / "state.db").rename(tmp_path / "aside.db")
+    created = call(daemon, "POST", "/agents/a/schedules", {"name": "mine", "interval_seconds": 3600})
+    assert created.status == 503
+    assert "removed or replaced" in created.body["message"]
+    (tmp_path / "aside.db").rename(daemon.state / "state.db")
+    [known] = daemon.query("SELECT max(id) AS id FROM runs")
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE id > ? AND status = 'completed'", known["id"])
+    assert_no_run_started_twice(tmp_path)
+
+
+def test_a_damage_that_a_run_meets_stops_the_daemon_and_not_its_agent(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    slowed = (
+        "from daemon.errors import StoreDamagedError\nfrom daemon.runs import journal\n"
+        "async def delivered(*_): raise StoreDamagedError('the database is damaged (for a test)')\n"
+        "journal.Stages._delivered = delivered"
+    )
+    text = AGENT.format(folder=tmp_path).replace("overlap", "# overlap")
+    first = start_daemon(text, slowed=slowed)
+    assert first.process.wait(20) == 1
+    assert "for a test" in first.log_text()
+    start_daemon(text).wait_for_row("SELECT 1 FROM runs WHERE id = 1 AND status = 'completed'")
+    assert_no_run_started_twice(tmp_path)
 
 
 @pytest.mark.parametrize("table", ["runs", "fires", "schedules"])

@@ -69,12 +69,12 @@ def test_nothing_of_a_run_outlives_a_killed_supervisor(start_daemon: StartDaemon
     hidden = "(env -i setsid sh -c \"trap '' TERM; sleep 300; true\" &) ; sleep 300; true"
     daemon = start_daemon(config(a=hidden), cgroup=delegated)
     run = first(daemon, "a", "delivered_at IS NOT NULL")
-    inside = delegated / "run-1/cgroup.procs"
-    wait_until(lambda: len(inside.read_text().split()) >= 4, what="all processes of the run")
+    place = str(delegated / "run-1")
+    wait_until(lambda: len(cgroup.members(place)) >= 4, what="all processes of the run")
     os.kill(int(str(run["pid"])), signal.SIGKILL)
     run = first(daemon, "a", "completed_at IS NOT NULL")
     assert run["status"] == "interrupted"
-    assert not cgroup.members(str(inside.parent))
+    assert not cgroup.members(place)
 
 
 def test_runs_keep_their_cgroups_through_a_restart(start_daemon: StartDaemon, delegated: Path, tmp_path: Path) -> None:
@@ -116,6 +116,26 @@ def test_limits_are_written_as_the_kernel_wants_them(tmp_path: Path) -> None:
     assert [(tmp_path / name).read_text() for name in ("memory.max", "cpu.max", "memory.oom.group")] == [
         *("67108864", "150000 100000", "1")
     ]
+
+
+@pytest.mark.parametrize("way_back", [True, False])
+def test_limits_are_set_once_the_supervisor_is_out_again(tmp_path: Path, *, way_back: bool) -> None:
+    """Without a way back there are none: they would end the supervisor with its run."""
+    run, home = tmp_path / "run", tmp_path / "home"
+    for folder in (run, home):
+        folder.mkdir()
+    for file in (run / "cgroup.procs", run / "memory.max", run / "cpu.max", run / "memory.oom.group"):
+        file.touch()
+    if way_back:
+        (home / "cgroup.procs").touch()
+    group = cgroup.Cgroup({"path": str(run), "home": str(home), "memory_max": 64 * 1024**2, "cpu_quota": None})
+    with group.joined():
+        assert (run / "cgroup.procs").read_text() == str(os.getpid())
+        assert (run / "memory.max").read_text() == ""
+    assert (run / "memory.max").read_text() == ("67108864" if way_back else "")
+    (run / "cgroup.kill").touch()
+    group.kill()
+    assert (run / "cgroup.kill").read_text() == ("1" if way_back else "")
 
 
 def test_what_a_run_used_is_read_as_the_kernel_writes_it(tmp_path: Path) -> None:

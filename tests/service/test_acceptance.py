@@ -255,6 +255,21 @@ def test_doctor_finds_nothing_wrong_with_the_service(host: Host) -> None:
     }
 
 
+def test_doctor_looks_with_the_eyes_of_the_daemons_user(host: Host) -> None:
+    host.run("chmod 600 /etc/agentcron/config.toml && chown root /var/lib/agentcron/runs")
+    told = host.run("agentcron doctor", check=False)
+    assert "/etc/agentcron/config.toml is closed to agentcron" in told
+    assert "/var/lib/agentcron/runs belongs to root, the state to agentcron" in told
+    host.run("systemd-tmpfiles --create /etc/tmpfiles.d/agentcron.conf; chown agentcron /var/lib/agentcron/runs")
+    host.run("agentcron doctor")
+
+
+def test_who_may_not_read_the_config_is_told_so(host: Host) -> None:
+    told = host.run("runuser -u nobody -- agentcron runs list", check=False)
+    assert "/etc/agentcron/config.toml is closed to you" in told
+    assert "Traceback" not in told
+
+
 def test_root_restores_with_the_rights_of_the_daemons_user(host: Host) -> None:
     """Agents of that user may have planted links in the state directory, which must not lead root astray."""
     host.run("agentcron backup /root/backup.db && systemctl stop agentcron")

@@ -6,12 +6,14 @@ import os
 import shutil
 import signal
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from daemon.agents.launcher import living_supervisors
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess
+from tests.daemon_process import DaemonProcess, wait_until
 
 TICK = "[agents.a]\ncommand = ['true']\n[agents.a.schedules.s]\nevery = '1s'\ncatchup = 'all'\n"
 
@@ -122,6 +124,61 @@ def test_a_run_that_the_backup_knows_as_running_is_finished_from_its_record(
     assert restored.returncode == 0, restored.stderr
     run = start_daemon(text).wait_for_row("SELECT * FROM runs WHERE id = 1 AND completed_at IS NOT NULL")
     assert (run["status"], run["exit_code"]) == ("failed", 5)
+
+
+def test_what_the_backup_has_not_seen_begin_is_not_started_again(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """Neither a waiting run, nor one that was being prepared, nor a further attempt; also without their folders."""
+    started = tmp_path / "started"
+    text = (
+        "[daemon]\nstate_dir = 'state'\nmax_concurrent_runs = 1\n[agents.a]\nmax_concurrent = 9\nattempts = 3\n"
+        f"retry_delay = '0s'\ncommand = ['sh', '-c', 'echo $AGENTCRON_RUN_ID >>{started}; read l <gate; exit 1']\n"
+        f"environment = 'here'\n[environments.here]\nmode = 'local'\npath = '{tmp_path}'\n"
+        "[agents.a.schedules.s]\nevery = '1s'\noverlap = 'allow_all'\n"
+    )
+    os.mkfifo(tmp_path / "gate")
+    first = start_daemon(text)
+    first.wait_for_row("SELECT 1 FROM runs WHERE status = 'pending'")
+    first.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+    view = backed_up(first, tmp_path / "backup.db")
+    first.kill()
+    (tmp_path / "gate").write_text("go\n")
+    wait_until(lambda: not living_supervisors(first.state), what="the end of what ran")
+    before = started.read_text().split()
+    shutil.rmtree(first.state / "runs")
+    assert first.cli("restore", str(tmp_path / "backup.db")).returncode == 0
+    quiet = text.replace("[agents.a.schedules.s]", "[agents.b]\ncommand = ['true']\n[agents.b.schedules.s]")
+    second = start_daemon(quiet)
+    second.wait_for_row("SELECT 1 FROM runs WHERE agent = 'b' AND status = 'completed'")
+    assert started.read_text().split() == before
+    ended = second.query("SELECT DISTINCT status FROM runs WHERE id <= ?", view["highest_run"])
+    assert [row["status"] for row in ended] == ["interrupted"]
+
+
+def test_no_backup_is_restored_beside_agents_that_it_does_not_know(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    empty = "[agents.a]\ncommand = ['sleep', '300']\n"
+    first = start_daemon(empty)
+    backed_up(first, tmp_path / "backup.db")
+    first.stop()
+    second = start_daemon(empty + "[agents.a.schedules.s]\nevery = '1s'\n")
+    run = second.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    second.kill()
+    refused = second.cli("restore", str(tmp_path / "backup.db"))
+    assert refused.returncode == 1
+    assert f"kill {run['pid']}" in refused.stderr
+    os.kill(run["pid"], signal.SIGTERM)
+    wait_until(lambda: not living_supervisors(second.state), what="the end of the agent")
+    assert second.cli("restore", str(tmp_path / "backup.db")).returncode == 0
+
+
+def test_backups_to_one_file_at_once_leave_a_good_one(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon(TICK)
+    daemon.wait_for_run("completed")
+    target = tmp_path / "backup.db"
+    with ThreadPoolExecutor(4) as pool:
+        statuses = list(pool.map(lambda _: daemon.cli("backup", str(target)).returncode, range(4)))
+    assert statuses == [0] * 4
+    assert rows(target, "PRAGMA integrity_check") == [("ok",)]
+    assert not list(tmp_path.glob(".*partial*"))
 
 
 def test_a_lost_state_directory_comes_back_with_its_hooks(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -34,8 +34,17 @@ class Cgroup:
         try:
             yield
         finally:
-            write(self._spec["home"], "cgroup.procs", str(os.getpid()))
-            limit(self._path, self._spec["memory_max"], self._spec["cpu_quota"])
+            self._leave()
+            if self._spec is not None:
+                limit(self._path, self._spec["memory_max"], self._spec["cpu_quota"])
+
+    def _leave(self) -> None:
+        """Go back to where this process came from; without a way back the run is owned by descent alone."""
+        home: str = self._spec["home"] if self._spec else ""
+        with contextlib.suppress(OSError):
+            os.mkdir(home)  # systemd may have removed it while nobody was in it
+        if not write(home, "cgroup.procs", str(os.getpid())):
+            self._spec = None
 
     def kill(self) -> None:
         """End all that is in it with SIGKILL, also what forks meanwhile (cgroup.kill, Linux 5.14)."""
