@@ -19,7 +19,7 @@ from daemon.rules.notifying import Audience
 from daemon.runs.folders import run_folder, runs_with_folders
 from daemon.store.backup import HOOK_KEY, BackupFile, Contents, examine, new_file
 from daemon.store.database import Transaction, connect
-from daemon.store.migrate import migrate, migrations
+from daemon.store.migrate import has_whole_schema, migrate, migrations
 from daemon.store.opening import DaemonLock
 from daemon.store.witness import Witness, read_witness, renew, write_witness
 
@@ -87,7 +87,12 @@ def _renewed(
     """Bring a copy to this version's schema, give it an identity of its own, and close what is unknown."""
     reached = max(contents.highest_run, max(folders, default=0), _highest_witnessed(state_dir))
     with contextlib.closing(connect(fresh)) as connection:
-        migrate(connection, fresh, migrations(), keep_before=False)
+        try:
+            migrate(connection, fresh, migrations(), keep_before=False)
+        except StoreError as error:
+            raise StoreError(f"the backup cannot be brought to this version: {error}") from None
+        if not has_whole_schema(connection):
+            raise StoreError("the backup lacks tables or indexes of agentcron, or has triggers; somebody changed it")
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("DROP TABLE IF EXISTS backup")
         witness = renew(connection, reached, now, lost=True)

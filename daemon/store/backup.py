@@ -21,7 +21,8 @@ from daemon.errors import RefusedError, StoreError
 from daemon.model import DATABASE
 from daemon.store.database import connect
 from daemon.store.migrate import migrations, newer_schema
-from daemon.store.witness import testify
+from daemon.store.opening import running_daemon
+from daemon.store.witness import find_loss, read_witness, testify
 from daemon.units import format_instant
 
 HOOK_KEY = "hook.key"
@@ -47,25 +48,39 @@ class Contents:
 
 def back_up(state_dir: Path, target: Path, now: datetime, progress: Progress) -> Contents:
     """Write a backup, whole and verified, or leave the target as it was; raise RefusedError or StoreError."""
-    with contextlib.suppress(OSError):  # a name that cannot be is told below
-        target = target.resolve()  # a link is written through
-    if target.is_relative_to(state_dir.resolve()):
-        raise RefusedError(f"{target} lies in the state directory, and would be lost with it; name another place")
-    if target.is_dir():
-        raise RefusedError(f"{target} is a folder; name a file in it")
-    if target.exists() and not _is_backup(target):
-        raise RefusedError(f"{target} is there already and no backup of agentcron; name another file")
     try:
+        target = target.resolve()  # a link is written through
+        _check_target(state_dir, target)
         with _passing_file(target) as partial:
             _copy_database(state_dir / DATABASE, partial, progress)
             _complete(partial, _read_key(state_dir), now)
             contents = examine(partial, state_dir / DATABASE)
+            _check_witness(state_dir, partial)
             _sync(partial)
             partial.replace(target)
             _sync(target.parent)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror}") from None
     return contents
+
+
+def _check_target(state_dir: Path, target: Path) -> None:
+    if target.is_relative_to(state_dir.resolve()):
+        raise RefusedError(f"{target} lies in the state directory, and would be lost with it; name another place")
+    if target.is_dir():
+        raise RefusedError(f"{target} is a folder; name a file in it")
+    if target.exists() and not _is_backup(target):
+        raise RefusedError(f"{target} is there already and no backup of agentcron; name another file")
+
+
+def _check_witness(state_dir: Path, partial: Path) -> None:
+    """Raise StoreError for a database that no daemon would start on; beside a running one the witness is ahead."""
+    if running_daemon(state_dir) is not None:
+        return
+    with contextlib.closing(connect(partial, read_only=True)) as connection:
+        loss = find_loss(read_witness(state_dir), testify(connection))
+    if loss is not None:
+        raise StoreError(f"{state_dir / DATABASE} {loss}; the earlier backup is the better one")
 
 
 def examine(file: Path, name: Path | None = None) -> Contents:
@@ -162,6 +177,8 @@ def _copy_database(source: Path, target: Path, progress: Progress) -> None:
                 writing, pages=_AT_A_TIME, progress=lambda _, left, total: progress(total - left, total), sleep=0
             )
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            raise StoreError(f"cannot write {target.parent}: the disk is full") from None
         raise StoreError(f"{source} cannot be backed up: {error}") from None
 
 

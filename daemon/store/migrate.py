@@ -1,5 +1,6 @@
 """Numbered migrations, each in one transaction, after a backup; a newer database is refused, untouched."""
 
+import contextlib
 import re
 import sqlite3
 from importlib import resources
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from daemon.errors import StoreError
 
+_SCHEMA = "SELECT type, name, sql FROM sqlite_schema"
 _NUMBERED = re.compile(r"([0-9]{4})_[a-z0-9_]+\.sql")
 
 
@@ -68,3 +70,13 @@ def _run(connection: sqlite3.Connection, number: int, sql: str) -> None:
 def _orphans(connection: sqlite3.Connection) -> set[tuple[object, ...]]:
     """Return the rows that refer to nothing; those that were there before a migration are not its doing."""
     return {tuple(row) for row in connection.execute("PRAGMA foreign_key_check")}
+
+
+def has_whole_schema(connection: sqlite3.Connection) -> bool:
+    """Tell whether a database of the newest schema has all that migrations make, and nothing that acts by itself."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as reference:
+        for sql in migrations().values():
+            reference.executescript(sql)
+        wanted = set(reference.execute(_SCHEMA).fetchall())
+    found = {tuple(row) for row in connection.execute(_SCHEMA)}
+    return wanted <= found and not any(kind in {"trigger", "view"} for kind, _, _ in found)

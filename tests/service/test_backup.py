@@ -57,7 +57,7 @@ def test_a_backup_is_one_good_file_made_beside_the_daemon(start_daemon: StartDae
     assert again["made_at"] != made_at
 
 
-@pytest.mark.parametrize("place", ["state/inside", "notes.txt", "folder", "nowhere/backup.db"])
+@pytest.mark.parametrize("place", ["state/inside", "notes.txt", "folder", "nowhere/backup.db", "a" * 300])
 def test_a_backup_replaces_nothing_else(start_daemon: StartDaemon, tmp_path: Path, place: str) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "folder").mkdir()
@@ -66,6 +66,31 @@ def test_a_backup_replaces_nothing_else(start_daemon: StartDaemon, tmp_path: Pat
     assert refused.returncode == 1
     assert place in refused.stderr
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_database_that_lost_its_tail_replaces_no_backup(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon(TICK)
+    daemon.wait_for_run("completed")
+    backed_up(daemon, tmp_path / "backup.db")
+    daemon.stop()
+    kept = (tmp_path / "backup.db").read_bytes()
+    witness = json.loads((daemon.state / "witness.json").read_text())
+    (daemon.state / "witness.json").write_text(json.dumps({**witness, "highest_run": 9999}))
+    refused = daemon.cli("backup", str(tmp_path / "backup.db"))
+    assert refused.returncode == 1
+    assert "its tail is lost" in refused.stderr
+    assert (tmp_path / "backup.db").read_bytes() == kept
+    restored = json.loads(daemon.cli("restore", "--json", str(tmp_path / "backup.db")).stdout)
+    assert restored["numbers_from"] > 9999  # above the highest ever given, which only the witness knows
+
+
+def test_a_link_is_written_through(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon(TICK)
+    daemon.wait_for_run("completed")
+    (tmp_path / "latest.db").symlink_to("monday.db")
+    backed_up(daemon, tmp_path / "latest.db")
+    assert (tmp_path / "latest.db").is_symlink()
+    assert rows(tmp_path / "monday.db", "PRAGMA integrity_check") == [("ok",)]
 
 
 def test_a_damaged_database_gives_no_backup(start_daemon: StartDaemon, tmp_path: Path) -> None:
@@ -194,7 +219,7 @@ def test_a_lost_state_directory_comes_back_with_its_hooks(start_daemon: StartDae
     start_daemon(TICK).wait_for_row("SELECT 1 FROM runs WHERE id > 1000 AND status = 'completed'")
 
 
-@pytest.mark.parametrize("what", ["damaged", "text", "newer", "foreign", "missing"])
+@pytest.mark.parametrize("what", ["damaged", "text", "newer", "foreign", "missing", "older", "leaner", "triggered"])
 def test_what_is_no_good_backup_changes_nothing(start_daemon: StartDaemon, tmp_path: Path, what: str) -> None:
     daemon = start_daemon(TICK)
     daemon.wait_for_run("completed")
@@ -209,6 +234,15 @@ def test_what_is_no_good_backup_changes_nothing(start_daemon: StartDaemon, tmp_p
         case "newer":
             with contextlib.closing(sqlite3.connect(file)) as connection:
                 connection.execute("PRAGMA user_version = 9999")
+        case "older":
+            with contextlib.closing(sqlite3.connect(file)) as connection:
+                connection.execute("PRAGMA user_version = 1")
+        case "leaner":
+            with contextlib.closing(sqlite3.connect(file)) as connection:
+                connection.execute("DROP INDEX runs_queue")
+        case "triggered":
+            with contextlib.closing(sqlite3.connect(file)) as connection:
+                connection.execute("CREATE TRIGGER x AFTER INSERT ON runs BEGIN DELETE FROM runs; END")
         case "foreign":
             file.unlink()
             with contextlib.closing(sqlite3.connect(file)) as connection:
@@ -218,7 +252,7 @@ def test_what_is_no_good_backup_changes_nothing(start_daemon: StartDaemon, tmp_p
     kept = {entry.name: entry.read_bytes() for entry in daemon.state.iterdir() if entry.is_file()}
     refused = daemon.cli("restore", str(file))
     assert refused.returncode == 1
-    assert str(file) in refused.stderr
+    assert str(file) in refused.stderr or "the backup" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert {entry.name for entry in daemon.state.iterdir() if entry.is_file()} == set(kept)
     assert all((daemon.state / name).read_bytes() == data for name, data in kept.items() if name != "daemon.lock")
