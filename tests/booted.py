@@ -104,8 +104,13 @@ def booted(folder: Path) -> Iterator[Host]:
     finally:
         process.kill()  # and with it the host's first process, which takes all others along
         process.wait()
-        wait_until(lambda: not cgroup.members(str(group)), what="the end of the host")
-        cgroup.remove(str(group))
+        wait_until(lambda: removed(group), what="the end of the host")
+
+
+def removed(group: Path) -> bool:
+    """Remove a cgroup as soon as the last of its processes is gone; tell whether that was done."""
+    cgroup.remove(str(group))
+    return not group.exists()
 
 
 def _up(process: "subprocess.Popen[bytes]", log: Path) -> Host:

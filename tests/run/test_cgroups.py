@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from daemon.agents.supervisor import cgroup
+from tests.booted import removed
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until
 
@@ -34,8 +35,7 @@ def delegated() -> Iterator[Path]:
     os.setxattr(folder, "user.delegate", b"1")
     yield folder
     cgroup.write(str(folder), "cgroup.kill", "1")
-    wait_until(lambda: not cgroup.members(str(folder)), what="an empty cgroup")
-    cgroup.remove(str(folder))
+    wait_until(lambda: removed(folder), what="the end of the cgroup")
 
 
 def config(**scripts: str) -> str:
