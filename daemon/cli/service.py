@@ -200,7 +200,7 @@ def status(context: typer.Context, json: Json = False) -> None:
     from daemon.cli.overview import print_overview
     from daemon.cli.reading import document, read_config
     from daemon.config.places import state_dir
-    from daemon.errors import DaemonUnreachableError, NotFoundError
+    from daemon.errors import DaemonUnreachableError, NotFoundError, StoreError
     from daemon.overview import status_view
     from daemon.store.opening import running_daemon
     from daemon.units import utc_now
@@ -215,7 +215,10 @@ def status(context: typer.Context, json: Json = False) -> None:
 
     try:
         view = document(config, query, "/status")
-    except NotFoundError:
+    except NotFoundError as missing:
+        pid = running_daemon(folder)
+        if pid is not None:
+            raise StoreError(f"a daemon runs, pid {pid}, but its database is gone: {missing}") from None
         raise unreachable from None
     if json:
         print_json(view)
