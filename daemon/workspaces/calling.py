@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-_START = "import sys; sys.path.insert(0, sys.argv[1]); from daemon.workspaces.porter import main; main()"
-_PACKAGE = str(Path(__file__).parents[2])
+START = "import sys; sys.path.insert(0, sys.argv[1]); from daemon.workspaces.porter import main; main()"
+PACKAGE = str(Path(__file__).parents[2])
 _LONGEST_LINE = 64 * 1024**2
 
 
@@ -60,8 +61,9 @@ async def porter(state_dir: Path, say: Callable[[str], None]) -> AsyncIterator[P
         sys.executable,
         "-I",
         "-c",
-        _START,
-        _PACKAGE,
+        START,
+        PACKAGE,
+        str(os.getpid()),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 _GRACE = 5.0  # seconds
@@ -101,9 +102,14 @@ def without_credentials(text: str) -> str:
     return _QUERY.sub("?...", _CREDENTIALS.sub("", text))
 
 
-def die_with_parent() -> None:
-    """Have the kernel end this process when its parent's thread ends (prctl(2)); git then removes its locks."""
+def die_with(parent: int) -> None:
+    """Have the kernel end this process when its parent's thread ends (prctl(2)); git then removes its locks.
+
+    End it now if the parent, given by its pid, is gone already: the kernel says nothing of that.
+    """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def run_program(
@@ -125,7 +131,7 @@ def run_program(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - it calls the kernel alone
+            preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509 - it calls the kernel alone
             start_new_session=True,
         )
     except FileNotFoundError as error:

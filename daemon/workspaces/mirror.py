@@ -18,6 +18,8 @@ from daemon.workspaces.places import MIRROR, TOP
 from daemon.workspaces.removal import remove_scrap
 
 _STALE = 300.0  # seconds after which a lock that git left behind is nobody's
+_STALE_OF_OURS = 5.0  # seconds: git dies with its helper, but perhaps not at once
+_CHANGING = b"changing\n"  # what the mirror's own lock file holds meanwhile
 _PAUSE = 0.5  # seconds between two looks at a younger one
 _FETCHED = "agentcron-fetched"  # its mtime says when the remote was last asked, its content for which ref
 _REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
@@ -65,7 +67,8 @@ class Mirror:
         with self._locked(fcntl.LOCK_SH) as lock:
             if not self._is_fresh():
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                self._freshen()
+                with self._changing(lock) as was_cut_off:
+                    self._freshen(was_cut_off=was_cut_off)
                 fcntl.flock(lock, fcntl.LOCK_SH)
             yield
 
@@ -77,6 +80,16 @@ class Mirror:
             yield lock
         finally:
             os.close(lock)
+
+    @contextlib.contextmanager
+    def _changing(self, lock: int) -> Iterator[bool]:
+        """Mark the mirror as being changed; give whether the one who did so last was cut off."""
+        was_cut_off = os.pread(lock, len(_CHANGING), 0) == _CHANGING
+        os.pwrite(lock, _CHANGING, 0)
+        try:
+            yield was_cut_off
+        finally:
+            os.ftruncate(lock, 0)
 
     def forget_if_damaged(self) -> bool:
         """Give up a mirror that is damaged for certain, if the remote is there to make another from; tell if so."""
@@ -113,10 +126,10 @@ class Mirror:
         except GitError:
             return None
 
-    def _freshen(self) -> None:
+    def _freshen(self, *, was_cut_off: bool) -> None:
         if not self._is_there():
             self._create()
-        self._mind_locks()
+        self._mind_locks(are_ours=was_cut_off)
         if self._is_fresh():  # somebody else fetched it meanwhile
             return
         stamp = self.path / _FETCHED
@@ -196,21 +209,24 @@ class Mirror:
             self._git.run("fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "origin", "HEAD")
             self._git.run("update-ref", "--no-deref", "HEAD", detached)
 
-    def _mind_locks(self) -> None:
-        """Wait for locks of git processes that may still live; remove those that nobody can be holding any more."""
+    def _mind_locks(self, *, are_ours: bool) -> None:
+        """Wait for locks of git processes that may still live; remove those that nobody can be holding any more.
+
+        Those are old ones; after a change of ours that was cut off all, since git ended with it.
+        """
         for pattern in ("*.lock", "refs/**/*.lock", "objects/**/*.lock"):
             for lock in self.path.glob(pattern):
-                self._outlast(lock)
+                self._outlast(lock, _STALE_OF_OURS if are_ours else _STALE)
 
-    def _outlast(self, lock: Path) -> None:
+    def _outlast(self, lock: Path, stale: float) -> None:
         is_told = False
         while (age := _age_of(lock)) is not None:
-            if age >= _STALE or age < 0:  # of a clock that was ahead
+            if age >= stale or age < 0:  # of a clock that was ahead
                 lock.unlink(missing_ok=True)
                 self._say(f"WARNING: removed a lock that git left in the mirror {age:.0f} s ago: {lock}")
                 return
             if not is_told:
-                self._say(f"waiting for a lock that git left in the mirror, {_STALE - age:.0f} s at most: {lock}")
+                self._say(f"waiting for a lock that git left in the mirror, {stale - age:.0f} s at most: {lock}")
                 is_told = True
             time.sleep(_PAUSE)
 

@@ -17,7 +17,7 @@ from daemon.model import NAME
 from daemon.workspaces.cleaning import SALVAGE_MAX, clean, silent
 from daemon.workspaces.clone import prepare_workspace
 from daemon.workspaces.descent import free_name, names_in, open_path
-from daemon.workspaces.git import die_with_parent, end_all
+from daemon.workspaces.git import die_with, end_all
 from daemon.workspaces.lock import unused_in
 from daemon.workspaces.mirror import PreparationError, Source
 from daemon.workspaces.places import INCOMING, QUARANTINE, RUNS, SCRATCH, TOP, tasks_of
@@ -115,8 +115,8 @@ _JOBS: dict[str, Callable[[Path, dict[str, Any], Say], Result]] = {
 
 
 def main() -> None:
-    """Do jobs until there are no more."""
-    die_with_parent()
+    """Do jobs until there are no more, for the process whose pid is the second argument."""
+    die_with(int(sys.argv[2]))
     signal.signal(signal.SIGTERM, _end)
     os.umask(0o077)
     for line in sys.stdin:

@@ -1,12 +1,17 @@
 """Promise 5 under faults: kill -9 of the daemon at any moment of a workspace's life, and a full disk."""
 
 import hashlib
+import json
 import os
 import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from daemon.workspaces.calling import PACKAGE, START
 from tests.api.calling import call
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until
@@ -93,6 +98,26 @@ def test_kill_9_leaves_no_half_clone_no_lost_work_and_nothing_behind(
         saved = list((daemon.state / "runs" / str(run["id"]) / "artifacts").glob("saved-work*"))
         assert any(git(place, "bundle", "list-heads", "work.bundle") for place in saved), run["id"]
     assert fingerprint(origin) == before
+
+
+def test_a_helper_that_comes_too_late_for_its_daemon_does_nothing(tmp_path: Path) -> None:
+    """A daemon may be killed while its helper starts; the next daemon has one of its own do the job."""
+    origin = repository(tmp_path)
+    source = {"environment": "site", "repository": str(origin), "ref": None, "fetch_every": 0, "require_fetch": True}
+    job = {"do": "prepare", "state_dir": str(tmp_path / "state"), "source": source, "run_id": 1, "timeout": 60}
+    (tmp_path / "state").mkdir()
+    (tmp_path / "job").write_text(json.dumps({**job, "umask": 0o77}) + "\n")
+    command = [sys.executable, "-I", "-c", START, PACKAGE]
+    alive = subprocess.run(
+        ["sh", "-c", '"$@" $$ <"$0"; :', tmp_path / "job", *command], capture_output=True, text=True, check=True
+    )
+    assert '"done"' in alive.stdout, alive.stderr
+    shutil.rmtree(tmp_path / "state" / "environments")
+    gone = subprocess.run(
+        ["sh", "-c", '"$@" $$ <"$0" &', tmp_path / "job", *command], capture_output=True, text=True, check=True
+    )
+    assert (gone.stdout, gone.stderr) == ("", "")
+    assert not (tmp_path / "state" / "environments").exists()
 
 
 def start_on(start_daemon: StartDaemon, disk: Path, origin: Path, script: str) -> DaemonProcess:

@@ -169,6 +169,19 @@ def test_stale_locks_of_git_are_removed_and_young_ones_waited_for(site: Site) ->
     assert any("removed a lock that git left" in line for line in site.said)
 
 
+def test_locks_of_a_git_that_was_killed_with_its_helper_hold_up_nobody(site: Site) -> None:
+    site.prepare(1)
+    mirror = site.tasks.parent / "mirror"
+    (site.tasks.parent / "mirror.lock").write_text("changing\n")
+    (mirror / "HEAD.lock").touch()
+    os.utime(mirror / "HEAD.lock", (time.time() - 5,) * 2)
+    site.prepare(2)
+    assert (site.tasks / "2").exists()
+    assert not (mirror / "HEAD.lock").exists()
+    assert any("removed a lock that git left" in line for line in site.said)
+    assert (site.tasks.parent / "mirror.lock").read_text() == ""
+
+
 def test_concurrent_clones_do_not_disturb_each_other(site: Site) -> None:
     makers = [threading.Thread(target=site.prepare, args=(run,)) for run in range(1, 9)]
     for maker in makers:

@@ -290,6 +290,7 @@ def test_a_swap_of_folder_and_link_never_reaches_the_links_target(state: Path) -
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1200)
 def test_a_hundred_thousand_swaps_never_reach_the_links_target(state: Path) -> None:
     swap(state, 100_000)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from daemon.model import DueTime, RunStatus, Trigger
-from daemon.store.database import Database, Transaction
+from daemon.store.connection import Transaction
+from daemon.store.database import Database
 from daemon.store.opening import open_state
 from daemon.store.runs import NewRun, create_run
 from daemon.store.workspaces import add_workspace, set_kept
