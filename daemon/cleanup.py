@@ -19,7 +19,8 @@ from daemon.model import ACTIVE
 from daemon.notices import Notice
 from daemon.periodic import Progress, cadence_of, wait_until_due
 from daemon.rules.keeping import Policy, Verdict, beyond_quota, judge
-from daemon.store.database import Closure, Database, Transaction
+from daemon.store.connection import Transaction
+from daemon.store.database import Closure, Database
 from daemon.store.events import add_event
 from daemon.store.runs import get_run, update_run
 from daemon.store.workspaces import (

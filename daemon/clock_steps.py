@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.fires import summaries_beyond
 from daemon.store.runs import hurry_attempts
 from daemon.store.schedules import UNDECIDABLE, move_cursor, put_off, schedule_from, schedules_ahead

@@ -12,8 +12,10 @@ class ConfigError(AgentcronError):
 
     exit_status = 2
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], line: int | None = None) -> None:
+        """Hold what is wrong, and the line from which on the file is no TOML."""
         self.problems = problems
+        self.line = line
         super().__init__("\n".join(problems))
 
 
@@ -47,6 +49,10 @@ class DaemonUnreachableError(AgentcronError):
 
 class StoreError(AgentcronError):
     """The database cannot be opened or must not be used as it is."""
+
+
+class NewerSchemaError(StoreError):
+    """The database was written by a newer version."""
 
 
 class StoreDamagedError(StoreError):

@@ -14,7 +14,7 @@ from daemon.notices import Notice, tell
 from daemon.rules import catchup, overlap
 from daemon.rules.budget import Limits, calendar_day, exhausted
 from daemon.rules.notifying import NOBODY, Audience
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.events import add_event
 from daemon.store.fires import (
     Summary,

@@ -2,7 +2,10 @@
 
 import resource
 
+from daemon.errors import RefusedError
+
 _MOST = 65536
+_LEAST = 64
 
 
 def most_connections() -> int:
@@ -11,8 +14,16 @@ def most_connections() -> int:
 
 
 def raise_open_files() -> int:
-    """Let this process open many files, as systemd advises for servers; return the limit that programs expect."""
+    """Let this process open many files, as systemd advises for servers; return the limit that programs expect.
+
+    Raise RefusedError where it may open too few for anything.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _LEAST:
+        raise RefusedError(
+            f"this process may open {hard} files, and agentcron needs {_LEAST} at least; "
+            "raise the limit (LimitNOFILE= of the service, ulimit -n)"
+        )
     wanted = _MOST if hard == resource.RLIM_INFINITY else min(_MOST, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from daemon.fires import Fire
 from daemon.model import FireOutcome, RunStatus
-from daemon.store.database import Counts
+from daemon.store.connection import Counts
 from daemon.store.runs import MICRO
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -18,6 +18,21 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 DATABASE = "state.db"
 """The database's file in the state directory."""
 
+DATABASE_PARTS = ("", "-journal", "-wal", "-shm")
+"""What SQLite may put behind that name (sqlite.org/tempfiles.html); the first is the database itself."""
+
+WITNESS = "witness.json"
+"""What tells a lost database from a new one, in the state directory."""
+
+HOOK_KEY = "hook.key"
+"""What the tokens of hooks are derived from, in the state directory."""
+
+LOCK = "daemon.lock"
+"""Held by the daemon of a state directory."""
+
+STATE_FOLDERS = ("runs", "environments")
+"""What runs leave, and what they work in, in the state directory."""
+
 CONFIG_PRINCIPAL = "config"
 """Who declares the schedules of the config file; it has every right."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from daemon.model import RunStatus
 from daemon.rules.notifying import Audience, Standing, Told, judge
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.notifications import add_notification, set_standing, standing_of
 from daemon.store.runs import Run
 from daemon.units import format_instant

@@ -39,19 +39,25 @@ def status_view(
     zone: str,
     agents: list[str] | None = None,
     *,
-    answers: bool,
+    amiss: str | None,
     sweeps: Mapping[str, Progress | None] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return what runs now, what is next, what failed last, a day of runs, what they cost today, and the disk.
 
-    `daemon` is its pid and `answers` whether it can be talked to, `zone` says when the day begins, `agents` are those
-    that may be seen (None for all), `sweeps` are those that may be under way.
+    `daemon` is its pid and `amiss` what it says is wrong with it, None if it does not answer; `agents` are those that
+    may be seen (None for all), `sweeps` are those that may be under way. The day begins in `zone`.
     """
     seen = {"agents": None if agents is None else json.dumps(agents)}
     running = _runs(connection, "r.completed_at IS NULL AND r.status IN ('running', 'suspended')", seen, "r.id")
     failed = _runs(connection, "r.status IN ('failed', 'interrupted')", seen, f"r.id DESC LIMIT {_FEW}")
     return {
-        "daemon": {"running": daemon is not None, "answers": answers, "pid": daemon, "uptime": _uptime(daemon, now)},
+        "daemon": {
+            "running": daemon is not None,
+            "answers": amiss is not None,
+            "amiss": amiss or None,
+            "pid": daemon,
+            "uptime": _uptime(daemon, now),
+        },
         "running": running,
         "pending": count_pending(connection),
         "next": _next(connection, now, seen),

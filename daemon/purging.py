@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from daemon.errors import DiskFullError
 from daemon.rules.expiry import Cutoff, Terms
-from daemon.store.database import Aside, Closure, Database, Transaction
+from daemon.store.connection import Transaction
+from daemon.store.database import Aside, Closure, Database
 from daemon.store.expiry import (
     Expired,
     PageOfFires,

@@ -10,7 +10,8 @@ from daemon.model import RunStatus
 from daemon.notices import run_ended
 from daemon.rules.notifying import Audience
 from daemon.runs.queue import Queue
-from daemon.store.database import Database, Transaction
+from daemon.store.connection import Transaction
+from daemon.store.database import Database
 from daemon.store.runs import Run, begun_runs, change_status, pending_runs
 from daemon.store.schedules import live_schedules, move_cursor
 

@@ -47,6 +47,8 @@ class Reloader:
         self._status = status
         self._reloading = asyncio.Lock()
         self._waits = False
+        self.refusal = ""
+        """Why the file was not used when it was read last, in words for everybody: what is in it is not."""
 
     async def on_signal(self) -> None:
         """Reload.
@@ -72,13 +74,16 @@ class Reloader:
                 await self._settle()
                 declared = await self._database.write(lambda tx: sync_declared(tx, config, utc_now()))
             except ConfigError as error:
+                self.refusal = f"mistakes in it: {len(error.problems)}"
                 for problem in error.problems:
                     _LOG.error("[config] Not reloaded", problem=problem)
                 raise
             except StoreUnavailableError as error:
+                self.refusal = "the database could not be written"
                 _LOG.error("[config] Not reloaded; reload again when it can be written", problem=str(error))
                 raise
             else:
+                self.refusal = ""
                 late = self._needing_restart(config)
                 self._tell(config, late)
                 self._config = config
@@ -88,8 +93,7 @@ class Reloader:
                 return declared, late
             finally:
                 notify("READY=1")
-                with contextlib.suppress(StoreUnavailableError):
-                    notify(await self._status())
+                notify(await self._status())
 
     def _tell(self, config: Config, late: list[str]) -> None:
         for setting in late:

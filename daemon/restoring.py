@@ -1,7 +1,6 @@
 """A backup takes the place of the database: what is not in it is treated as unknown, and nothing is started again."""
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,18 +12,19 @@ from pathlib import Path
 from daemon.agents.launcher import living_supervisors
 from daemon.agents.supervisor import status
 from daemon.errors import RefusedError, StoreError
-from daemon.model import DATABASE
+from daemon.model import DATABASE, DATABASE_PARTS
 from daemon.recovery import start_from_copy
 from daemon.rules.notifying import Audience
 from daemon.runs.folders import run_folder, runs_with_folders
-from daemon.store.backup import HOOK_KEY, BackupFile, Contents, examine, new_file
-from daemon.store.database import Transaction, connect
+from daemon.runs.hooks import put_key
+from daemon.store.backup import BackupFile, Contents, examine
+from daemon.store.connection import Transaction, connect
+from daemon.store.lock import DaemonLock
 from daemon.store.migrate import has_whole_schema, migrate, migrations
-from daemon.store.opening import DaemonLock
+from daemon.store.runs import active_runs
 from daemon.store.witness import Witness, read_witness, renew, write_witness
 
 _FRESH = f"{DATABASE}.restoring"
-_PARTS = ("", "-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audie
         witness = _renewed(fresh, state_dir, folders, contents, now, audience)
         replaced = _set_aside(path, now)
         if contents.hook_key is not None:
-            _put_key(state_dir / HOOK_KEY, contents.hook_key)
+            put_key(
+                state_dir, contents.hook_key
+            )  # where there is one, the URLs that agents were given stay what they are
         fresh.replace(path)
         write_witness(state_dir, witness)
     finally:
@@ -110,7 +112,7 @@ def _was_begun(state_dir: Path, run_id: int) -> bool:
 def _refuse_beside_unknown_agents(state_dir: Path, fresh: Path) -> None:
     """Raise RefusedError while agents work that nobody would own: those of runs that are not active in the copy."""
     with contextlib.closing(connect(fresh, read_only=True)) as connection:
-        active = {row["id"] for row in connection.execute("SELECT id FROM runs WHERE completed_at IS NULL")}
+        active = set(active_runs(Transaction(connection)))
     unknown = {run: pid for run, pid in living_supervisors(state_dir).items() if run not in active}
     if unknown:
         pids = " ".join(str(pid) for pid in unknown.values())
@@ -130,7 +132,7 @@ def _highest_witnessed(state_dir: Path) -> int:
 
 def _set_aside(path: Path, now: datetime) -> Path | None:
     if not path.exists():
-        for suffix in _PARTS[1:]:
+        for suffix in DATABASE_PARTS[1:]:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         return None
     with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(path)) as connection:
@@ -139,26 +141,13 @@ def _set_aside(path: Path, now: datetime) -> Path | None:
     names = chain((stamp,), (f"{stamp}-{number}" for number in count(2)))
     places = (path.with_name(name) for name in names)
     aside = next(place for place in places if not place.exists())  # one that was kept is never written over
-    for suffix in _PARTS[1:]:
+    for suffix in DATABASE_PARTS[1:]:
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.replace(aside.with_name(aside.name + suffix))
     return path.replace(aside)
 
 
-def _put_key(path: Path, key: bytes) -> None:
-    """Put the key of hooks back where there is none: URLs that agents were given stay what they are."""
-    passing = path.with_suffix(".restoring")
-    passing.unlink(missing_ok=True)
-    with new_file(passing) as stream:
-        stream.write(key)
-        stream.flush()
-        os.fsync(stream.fileno())
-    with contextlib.suppress(FileExistsError):
-        path.hardlink_to(passing)
-    passing.unlink()
-
-
 def _remove(fresh: Path) -> None:
-    for suffix in _PARTS:
+    for suffix in DATABASE_PARTS:
         fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)

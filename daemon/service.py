@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -27,7 +26,6 @@ from daemon.api.server import ControlServer
 from daemon.api.sockets import Listeners, listening
 from daemon.cleanup import Cleanup
 from daemon.clock import Clock
-from daemon.clock_steps import step_back
 from daemon.config.places import socket_path
 from daemon.config.places import state_dir as state_dir_of
 from daemon.config.policies import audience_of, budgets_of
@@ -42,25 +40,24 @@ from daemon.metrics import Metrics
 from daemon.model import WakeTime
 from daemon.notices import Notice, tell
 from daemon.notify import Notifier
-from daemon.recovery import recover, start_anew
-from daemon.reloading import Reloader, log_declared
+from daemon.preparing import prepare, unless_stopped
+from daemon.recovery import recover
+from daemon.reloading import Reloader
+from daemon.report import Report
 from daemon.retention import Retention
-from daemon.runs.folders import runs_with_folders
 from daemon.runs.hooks import Hooks, open_key
 from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
-from daemon.schedules.declaring import sync_declared
 from daemon.stopping import Stop
-from daemon.store.database import Counts, Database
-from daemon.store.opening import DaemonLock, open_state
-from daemon.store.runs import count_pending
-from daemon.store.schedules import next_wake
-from daemon.systemd import more_time, notify, starting, watchdog_interval
-from daemon.units import format_instant, utc_now
+from daemon.store.connection import Counts
+from daemon.store.database import Database
+from daemon.store.lock import DaemonLock
+from daemon.store.opening import open_state
+from daemon.systemd import more_time, notify, starting
+from daemon.units import utc_now
 
 T = TypeVar("T")
 _LOG = structlog.get_logger()
-_STATUS_EVERY = 10.0  # seconds
 _LOOK_UP = 1.0  # seconds that a look-up of rights may hold up due times
 _STOP_MARGIN = 10.0  # seconds beyond stop_timeout, of which a stop needs 5 at most
 _THREADS = 32  # made as they are needed
@@ -91,6 +88,7 @@ async def serve(config: Config, log: Log, *, accept_data_loss: bool = False) -> 
             hooks = Hooks(await asyncio.to_thread(open_key, state_dir))
             agents = Agents(nursery, await asyncio.to_thread(take_delegated), session, umask)
             with listening(socket_path(config), control.group, control.listen) as listeners:
+                lock.tell(socket_path(config))
                 service = Service(
                     config, log, database, agents, session, hooks, listeners, stop, state_dir, started, umask
                 )
@@ -149,18 +147,22 @@ class Service:
         self._control: Control
         self._server: ControlServer
         self._reloader: Reloader
+        self._report: Report
         self._cleanup: Cleanup
         self._retention: Retention
         self._asked: set[asyncio.Task[Any]] = set()  # what somebody asked for and is under way
 
     async def run(self) -> None:
         """Recover, arm the clock, be ready, and stay until told to stop."""
+        preparing = prepare(self._database, self._state_dir, self.config, self._started, self._audience)
+        limit = self.config.daemon.stop_timeout.total_seconds()
         async with starting():
-            prepared = await self._is_prepared()
-        if not prepared:
+            instance = await unless_stopped(preparing, self._stop_signal, limit)
+        if instance is None:
             notify("STOPPING=1")
             _LOG.warning("[daemon] Stopping before the database could be written; agents that run go on")
             return
+        self._instance = instance
         async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as loops:
             self._wire(runs)
             self._agents.tell_limits(self.config)
@@ -179,10 +181,10 @@ class Service:
                         self._cleanup.serve(),
                         self._retention.serve(),
                         self._notifier.serve(),
-                        self._report(),
+                        self._report.serve(),
                     )
                 ]
-                notify("READY=1", await self._status())
+                notify("READY=1", await self._report.status())
                 _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._state_dir), version=__version__)
                 await self._until_stopped()
             await self._stop(standing)
@@ -195,36 +197,6 @@ class Service:
             task.cancel()
         if self._database.damaged.is_set() and not self._stop_signal.asked.is_set():
             raise StoreDamagedError("the database is damaged; put a backup back with `agentcron restore`")
-
-    async def _is_prepared(self) -> bool:
-        """Prepare; return whether that was possible, before somebody wanted a stop, or within the time that it has."""
-        preparing = asyncio.create_task(self._prepare())
-        asked = asyncio.create_task(self._stop_signal.asked.wait())
-        await asyncio.wait({preparing, asked}, return_when=asyncio.FIRST_COMPLETED)
-        if not preparing.done():
-            at_once = asyncio.create_task(self._stop_signal.at_once.wait())
-            limit = self.config.daemon.stop_timeout.total_seconds()
-            await asyncio.wait({preparing, at_once}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            at_once.cancel()
-        asked.cancel()
-        if not preparing.done():
-            preparing.cancel()
-            return False
-        await preparing
-        return True
-
-    async def _prepare(self) -> None:
-        """Bring the database in line with the file and the clock."""
-        config = self.config
-        if self._database.lost:
-            begun = await asyncio.to_thread(runs_with_folders, self._state_dir)
-            await self._database.write_patiently(lambda tx: start_anew(tx, self._started, begun, self._audience))
-        await self._database.write_patiently(lambda tx: step_back(tx, self._started))
-        declared = await self._database.write_patiently(lambda tx: sync_declared(tx, config, self._started))
-        log_declared(declared)
-        self._instance = await self._database.read(
-            lambda connection: str(connection.execute("SELECT id FROM instance").fetchone()["id"])
-        )
 
     def _wire(self, runs: asyncio.TaskGroup) -> None:
         self._pipeline = Pipeline(
@@ -247,8 +219,11 @@ class Service:
         self._retention = Retention(
             self._database, self._state_dir, self.config, self._cleanup, utc_now, self._metrics.swept, self._tell
         )
+        self._report = Report(
+            self._database, self._queue, self._metrics, self._log.flood, lambda: self._reloader.refusal
+        )
         self._reloader = Reloader(
-            self.config, self._state_dir, self._database, self._clock.decide, self._use, self._status
+            self.config, self._state_dir, self._database, self._clock.decide, self._use, self._report.status
         )
         self._control = Control(
             database=self._database,
@@ -267,6 +242,7 @@ class Service:
             ),
             start=self._begin,
             reload=self._reloader.reload,
+            amiss=self._report.amiss,
             state_dir=self._state_dir,
             instance=self._instance,
             config=self.config,
@@ -384,26 +360,3 @@ class Service:
         if left:
             how = "running for the next daemon to adopt" if mode == "detach" else "for the next daemon to record"
             _LOG.info(f"[run] Left {how}", runs=left)
-
-    # what the service manager hears
-
-    async def _report(self) -> None:
-        """Tell systemd how things stand, and that loop and database writer advance."""
-        interval = min(watchdog_interval() or _STATUS_EVERY, _STATUS_EVERY)
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(interval)
-            self._metrics.lagged(time.monotonic() - before - interval)
-            self._log.flood.tell()
-            with contextlib.suppress(StoreUnavailableError):  # the writer answered: it advances
-                await self._database.write(lambda tx: tx.execute("SELECT 1").fetchone())
-            notify("WATCHDOG=1")
-            with contextlib.suppress(StoreUnavailableError):
-                notify(await self._status())
-
-    async def _status(self) -> str:
-        running = len(self._queue.under_way)
-        waiting = await self._database.read(count_pending)
-        wake = await self._database.read(next_wake)
-        following = f", next {format_instant(wake)}" if wake else ""
-        return f"STATUS={running} running, {waiting} waiting{following}"

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from daemon.model import DueTime, FireOutcome
 from daemon.rules.cadence import Cadence
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.fires import (
     Summary,
     add_summary,

@@ -77,7 +77,7 @@ class Agents:
         raise TypeError(f"no way to start {type(settings).__name__}")
 
 
-def _read_key(config: Config, secret: Secret) -> str | None:
+def _read_key(config: Config, secret: Secret) -> str:
     """Return an API key; raise SecretError for one that no header can hold."""
     key = read_secret(config, "api_key", secret)
     if key and not (key.isascii() and key.isprintable()):

@@ -253,6 +253,16 @@ class Health(BaseModel):
     status: Literal["ok"]
 
 
+class DaemonView(BaseModel):
+    """Which daemon this is: the file that it runs by, where its state is, and what keeps it from its work."""
+
+    pid: int
+    config_file: str
+    state_dir: str
+    timezone: str
+    amiss: str | None
+
+
 class StatusView(BaseModel):
     """How the daemon is doing."""
 

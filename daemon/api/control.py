@@ -40,6 +40,8 @@ class Control:
     """Begin long work that goes on without the one who asked, and is cancelled when the daemon stops."""
     reload: Callable[[], Awaitable[tuple[list[Declared], list[str]]]]
     """Read the config file again: what changed, and what needs a restart; raises ConfigError for a bad one."""
+    amiss: Callable[[], str]
+    """Say what keeps the daemon from doing what it should."""
     state_dir: Path
     instance: str
     config: Config

@@ -15,7 +15,7 @@ from daemon.errors import AgentcronError, ForbiddenError, NotFoundError, Refused
 from daemon.model import ACTIVE
 from daemon.runs.attempts import request_retry
 from daemon.runs.folders import run_folder
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.flags import flag_cancellation
 from daemon.store.runs import Run, get_run
 from daemon.views import run_details, run_view, runs_page

@@ -22,7 +22,7 @@ from daemon.model import Overlap
 from daemon.schedules import operating
 from daemon.schedules.backfill import Backfilled, backfill
 from daemon.schedules.operating import Asked
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.runs import get_run
 from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.units import utc_now

@@ -28,14 +28,27 @@ async def _status(call: Call) -> web.StreamResponse:
     if call.principal.startswith("run:"):
         raise ForbiddenError(f"{call.principal} may see its own run only")
     agents = await call.control.readable_agents(call.principal)
-    zone = call.control.config.daemon.timezone
+    amiss, zone = call.control.amiss(), call.control.config.daemon.timezone
     sweeps = {"cleanup": call.control.cleanup.progress, "retention": call.control.retention.progress}
 
     def view(connection: sqlite3.Connection) -> dict[str, Any]:
         folder, now = call.control.state_dir, utc_now()
-        return status_view(connection, folder, os.getpid(), now, zone, agents, answers=True, sweeps=sweeps)
+        return status_view(connection, folder, os.getpid(), now, zone, agents, amiss=amiss, sweeps=sweeps)
 
     return await call.answer(view)
+
+
+async def _daemon(call: Call) -> web.StreamResponse:
+    control = call.control
+    return reply(
+        {
+            "pid": os.getpid(),
+            "config_file": str(control.config.file),
+            "state_dir": str(control.state_dir),
+            "timezone": control.config.daemon.timezone,
+            "amiss": control.amiss() or None,
+        }
+    )
 
 
 async def _healthz(call: Call) -> web.StreamResponse:
@@ -54,6 +67,7 @@ async def _metrics(call: Call) -> web.StreamResponse:
 
 ROUTES = [
     Route("POST", "/reload", "read the config file again", _reload, answers.ReloadView, refusals=(400,)),
+    Route("GET", "/daemon", "which daemon this is, and what keeps it from its work", _daemon, answers.DaemonView),
     Route("GET", "/status", "how the daemon is doing", _status, answers.StatusView),
     Route("GET", "/healthz", "whether the daemon answers", _healthz, answers.Health, is_open=True),
     Route("GET", "/metrics", "figures for Prometheus", _metrics, "text/plain"),

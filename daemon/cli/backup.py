@@ -22,13 +22,13 @@ def backup(
 ) -> None:
     """Write the database into one file, verified, also while the daemon runs."""
     from daemon.cli.progress import Bar
-    from daemon.cli.reading import has_database, read_config
+    from daemon.cli.reading import find_daemon, has_database
     from daemon.config.places import state_dir
     from daemon.errors import NotFoundError
     from daemon.store.backup import back_up
     from daemon.units import format_size, utc_now
 
-    config = read_config(context.obj)
+    config = find_daemon(context.obj)
     folder = state_dir(config)
     if not has_database(config):
         raise NotFoundError(f"there is no database in {folder} yet; nothing to back up")

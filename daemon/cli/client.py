@@ -1,29 +1,34 @@
 """The control API from the command line, over the Unix socket, with the standard library alone."""
 
+import contextlib
 import http.client
 import json
 import os
 import re
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from daemon.config.places import socket_path
+from daemon.config.places import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.errors import (
     AgentcronError,
+    ConfigError,
     DaemonUnreachableError,
     ForbiddenError,
     InvalidError,
     NotFoundError,
     RefusedError,
 )
+from daemon.store.lock import socket_in_use
 
 _TIMEOUT = 60.0
 _MOMENT = 3.0
 _CHUNK = 64 * 1024
+_UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 _ERRORS: dict[int, type[Exception]] = {400: InvalidError, 403: ForbiddenError, 404: NotFoundError, 422: InvalidError}
 
 
@@ -49,7 +54,7 @@ class Client:
 
     def __init__(self, config: Config, timeout: float = _TIMEOUT) -> None:
         """Ask the daemon of a config; an answer may take so many seconds."""
-        self._path = socket_path(config)
+        self._path = _told_socket(state_dir(config)) or socket_path(config)
         self._timeout = timeout
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
@@ -98,6 +103,22 @@ class Client:
         return answer
 
 
+def _told_socket(folder: Path) -> Path | None:
+    """Return where the daemon of a state directory says it listens, if it is that daemon which does so."""
+    told = socket_in_use(folder)
+    if told is None:
+        return None
+    path, holder = told
+    connection = _Connection(path, _MOMENT)
+    try:
+        with contextlib.closing(connection):
+            connection.connect()
+            credentials = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    except OSError:
+        return None
+    return path if _UCRED.unpack(credentials)[0] == holder else None
+
+
 def answers(config: Config) -> bool:
     """Tell whether the daemon answers within a moment."""
     try:
@@ -105,6 +126,23 @@ def answers(config: Config) -> bool:
     except AgentcronError:
         return False
     return True
+
+
+def what_is_amiss(config: Config) -> str | None:
+    """Return what the daemon says keeps it from its work, None if it does not answer within a moment."""
+    daemon = daemon_at(config)
+    if daemon is None:  # one of an earlier version does not say
+        return "" if answers(config) else None
+    return daemon["amiss"] or ""
+
+
+def daemon_at(config: Config) -> dict[str, Any] | None:
+    """Return which daemon it is that answers at the places of a config, None if none does or it does not say."""
+    try:
+        daemon = Client(config, _MOMENT).get("/daemon")
+    except (AgentcronError, ValueError):
+        return None
+    return daemon if isinstance(daemon, dict) and {"amiss", "config_file", "state_dir"} <= daemon.keys() else None
 
 
 def schedule_path(agent: str, name: str, what: str = "") -> str:
@@ -132,8 +170,10 @@ _FIELD = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, _OPTIONS)) + r")(?!
 def _refusal(answer: http.client.HTTPResponse) -> Exception:
     try:
         body = json.loads(answer.read())
+        if body["code"] == "config":
+            return ConfigError(body["data"]["problems"])
         fields = [_in_options(field["field"], field["problem"]) for field in body["data"].get("fields", [])]
-        text = "; ".join(fields or [_FIELD.sub(_option, body["message"], count=1), *body["data"].get("problems", [])])
+        text = "; ".join(fields or [_FIELD.sub(_option, body["message"], count=1)])
     except (ValueError, LookupError, TypeError, AttributeError):
         text = f"the daemon answered {answer.status} {answer.reason}"
     return _ERRORS.get(answer.status, RefusedError)(text)

@@ -45,7 +45,7 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 
 def _all(option: Path | None) -> Iterator["Finding"]:
     from daemon.cli.client import answers
-    from daemon.cli.owner import become_owner
+    from daemon.cli.owner import become, become_owner
     from daemon.cli.reading import read_config
     from daemon.config.places import state_dir
     from daemon.doctor.findings import error, note, ok
@@ -63,13 +63,18 @@ def _all(option: Path | None) -> Iterator["Finding"]:
         return
     unit = find_unit(config)  # which root can ask systemd for on every host
     user = become_owner(state_dir(config))  # what root may do says nothing of what the daemon can
+    if user is None and unit is not None and unit.user is not None:
+        user = become(unit.user)  # there is no state yet, or it is root's
     if user is not None:
-        yield note("doctor", f"looks as {user}, to whom the state belongs")
+        yield note("doctor", f"looks as {user}")
     if not os.access(config.file, os.R_OK):
         mend = f"chgrp agentcron {config.file} && chmod 640 {config.file}"
         yield error("config", f"{config.file} is closed to {user}", mend)
     yield ok("config", f"{config.file} is good: {len(config.agents)} agents")
-    yield from check_settings(config, unit.path if unit else None, credentials=False)
+    if unit is None:
+        yield from check_settings(config, credentials=False)
+    else:
+        yield from check_settings(config, unit.environment, unit.hides, credentials=False)
     yield from check_unit(config, unit)
     yield from check_state(config)
     yield from check_host(config)

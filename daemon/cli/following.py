@@ -1,9 +1,10 @@
 """The output of a run on its way to standard output, up to the end of the run where that is wanted."""
 
+import codecs
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,18 @@ from daemon.config.schema import Config
 from daemon.errors import DaemonUnreachableError, RefusedError
 from daemon.model import ACTIVE
 from daemon.runs.folders import run_folder
-from daemon.store.opening import running_daemon
+from daemon.store.lock import running_daemon
 from daemon.store.runs import Run, get_run
+from daemon.text import escape
 from daemon.views import run_view
 
 _CHUNK = 1024 * 1024
 _PAUSE = 0.2  # seconds between two looks at a growing file
 _RESTART = 5.0  # seconds that a daemon gets to come back
-_UNSAFE = re.compile(rb"(?!\x1b\[[0-9;]*m)[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_LONE_RETURN = re.compile(r"\r(?!\n)")
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+_LAYOUT = re.compile(r"(\r\n|\n|\t)")
+_RESET = b"\x1b[0m"
 
 
 def output_of(config: Config, run: int, *, follow: bool) -> tuple[Iterator[bytes], Callable[[], dict[str, Any]]]:
@@ -77,9 +82,31 @@ def _chunks(folder: Path, start: int) -> Iterator[bytes]:
             yield chunk
 
 
-def show(chunk: bytes) -> None:
-    """Write bytes as they are; on a terminal, let colours through and nothing else that could move its cursor."""
-    if sys.stdout.isatty():
-        chunk = _UNSAFE.sub(lambda match: rb"\x%02x" % match[0][0], chunk)
-    sys.stdout.buffer.write(chunk)
+def show(chunks: Iterable[bytes]) -> None:
+    """Write bytes as they come; on a terminal, nothing but colours that could move its cursor or mislead its reader."""
+    if not sys.stdout.isatty():
+        for chunk in chunks:
+            _write(chunk)
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")  # a character may come in two parts
+    try:
+        for chunk in chunks:
+            _write(_harmless(decoder.decode(chunk)).encode())
+        _write(_harmless(decoder.decode(b"", final=True)).encode())
+    finally:
+        _write(_RESET)  # what is written next is not to be hidden
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+def _harmless(text: str) -> str:
+    """Escape what is not printable, but for colours; what would be written over is shown on a line of its own."""
+    parts = _COLOUR.split(_LONE_RETURN.sub("\n", text))
+    return "".join(part if n % 2 else _escaped(part) for n, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    return "".join(part if n % 2 else escape(part) for n, part in enumerate(_LAYOUT.split(text)))

@@ -11,11 +11,21 @@ def become_owner(folder: Path) -> str | None:
     A folder that is not there, or of a user without a name, changes nothing.
     """
     try:
-        owner = folder.stat().st_uid
-        user = pwd.getpwuid(owner)
-    except (OSError, KeyError):
+        return become(str(folder.stat().st_uid))
+    except OSError:
         return None
-    if os.geteuid() != 0 or owner == 0:
+
+
+def become(account: str) -> str | None:
+    """Go on for good as the user of a name or a number, if we are root; return the name if that changed anything.
+
+    A user who is not known, or root, changes nothing.
+    """
+    try:
+        user = pwd.getpwuid(int(account)) if account.isdigit() else pwd.getpwnam(account)
+    except (KeyError, OverflowError):
+        return None
+    if os.geteuid() != 0 or user.pw_uid == 0:
         return None
     os.initgroups(user.pw_name, user.pw_gid)
     os.setgid(user.pw_gid)

@@ -4,6 +4,7 @@ import contextlib
 import getpass
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,48 @@ from typing import Any
 from daemon.config.loading import find_config, load_config
 from daemon.config.places import state_dir
 from daemon.config.schema import Config
-from daemon.errors import InvalidError, NotFoundError, StoreError
+from daemon.config.whereabouts import load_whereabouts
+from daemon.errors import ConfigError, InvalidError, NotFoundError, StoreError
 from daemon.model import DATABASE, NAME
-from daemon.store.database import connect
+from daemon.store.connection import connect
 from daemon.store.migrate import migrations
 from daemon.store.runs import Run, get_run
 from daemon.store.schedules import ScheduleRow, deleted_schedule, get_schedule
+from daemon.text import escape
 
 
 def read_config(option: Path | None) -> Config:
     """Return the config that the option or the usual places name."""
     return load_config(find_config(option))
+
+
+def find_daemon(option: Path | None, *, warn: bool = True) -> Config:
+    """Return the config, or for one with mistakes what leads to the daemon that runs on by the file as it was.
+
+    That is state directory, socket and zone, and no agents. Raise ConfigError for mistakes if there is no such daemon.
+    """
+    file = find_config(option)
+    try:
+        return load_config(file)
+    except ConfigError:
+        known = _daemon_running_by(file)
+        if known is None:
+            raise
+    if warn:
+        print(f"warning: {escape(str(file))} has mistakes; see `agentcron check`", file=sys.stderr)
+    return known
+
+
+def _daemon_running_by(file: Path) -> Config | None:
+    """Return what leads to a daemon that runs by a config file, whatever is in that now; None if none says that."""
+    from daemon.cli.client import daemon_at
+
+    known = load_whereabouts(file)
+    daemon = daemon_at(known) if known is not None else None
+    if known is None or daemon is None or Path(daemon["config_file"]).resolve() != file.resolve():
+        return None
+    told = {"state_dir": Path(daemon["state_dir"]), "timezone": daemon["timezone"]}
+    return known.model_copy(update={"daemon": known.daemon.model_copy(update=told)})
 
 
 def has_database(config: Config) -> bool:
@@ -54,7 +86,7 @@ def document(
     config: Config, from_database: Callable[[sqlite3.Connection], dict[str, Any]], path: str, **query: object
 ) -> dict[str, Any]:
     """Return a document: from the database where we may read it, else from the daemon, which knows our rights."""
-    if may_read(config):
+    if config.agents and may_read(config):  # without agents it is of a daemon that we found, which knows the rest
         with reading(config) as connection:
             return from_database(connection)
     from daemon.cli.client import Client

@@ -13,9 +13,9 @@ from daemon.config.places import state_dir
 from daemon.config.schema import Config
 from daemon.errors import DaemonUnreachableError, ForbiddenError, NotFoundError, RefusedError, StoreError
 from daemon.model import ACTIVE, DATABASE
-from daemon.store.database import Transaction, connect
+from daemon.store.connection import Transaction, connect
 from daemon.store.flags import flag_cancellation
-from daemon.store.opening import running_daemon
+from daemon.store.lock import running_daemon
 from daemon.store.runs import Run, active_runs, get_run
 from daemon.units import utc_now
 from daemon.views import run_view

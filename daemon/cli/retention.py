@@ -27,10 +27,10 @@ def run(
 ) -> None:
     """Delete what is older than retention.days: runs with all that belongs to them, fires, deleted schedules."""
     from daemon.cli.progress import ask_and_watch
-    from daemon.cli.reading import read_config
+    from daemon.cli.reading import find_daemon
 
     body, text = {"dry_run": dry_run}, "Looking for old runs" if dry_run else "Deleting old runs"
-    view = ask_and_watch(read_config(context.obj), "/retention/run", body, "retention", text)
+    view = ask_and_watch(find_daemon(context.obj), "/retention/run", body, "retention", text)
     if json:
         print_json(view)
     elif view["skipped"]:

@@ -32,10 +32,10 @@ def list_command(
     json: Json = False,
 ) -> None:
     """List the newest runs."""
-    from daemon.cli.reading import document, read_config, split_address
+    from daemon.cli.reading import document, find_daemon, split_address
     from daemon.views import runs_page
 
-    config = read_config(context.obj)
+    config = find_daemon(context.obj)
     if schedule is not None:
         split_address(schedule)
     view = document(
@@ -86,11 +86,11 @@ def _took(run: dict[str, Any]) -> str:
 @app.command(epilog="Example: agentcron runs show 42")
 def show(context: typer.Context, run: Number, json: Json = False) -> None:
     """Show one run with its steps and events."""
-    from daemon.cli.reading import document, read_config, run_numbered
+    from daemon.cli.reading import document, find_daemon, run_numbered
     from daemon.units import format_size
     from daemon.views import run_details
 
-    config = read_config(context.obj)
+    config = find_daemon(context.obj)
     details = document(
         config, lambda connection: run_details(connection, run_numbered(connection, run)), f"/runs/{run}"
     )
@@ -187,20 +187,17 @@ def logs(
 ) -> None:
     """Show what a run printed."""
     from daemon.cli.following import output_of
-    from daemon.cli.following import show as show_chunk
-    from daemon.cli.reading import read_config
+    from daemon.cli.following import show as show_output
+    from daemon.cli.reading import find_daemon
 
-    chunks, ended = output_of(read_config(context.obj), run, follow=follow)
-    output = bytearray()
-    for chunk in chunks:
-        if json:
-            output += chunk
-        else:
-            show_chunk(chunk)
+    chunks, ended = output_of(find_daemon(context.obj), run, follow=follow)
     if json:
+        output = b"".join(chunks)
         details = ended()
         facts = {key: details[key] for key in ("status", "output_bytes", "output_dropped")}
         print_json({"run_id": run, "output": output.decode(errors="replace"), **facts})
+    else:
+        show_output(chunks)
 
 
 @app.command(epilog="Example: agentcron runs cancel 42")
@@ -211,12 +208,12 @@ def cancel(
     json: Json = False,
 ) -> None:
     """Cancel an active run, or all; without a daemon, the next one will do it."""
-    from daemon.cli.reading import read_config
+    from daemon.cli.reading import find_daemon
     from daemon.cli.requests import cancel_all, request_cancellation
 
     if (run is None) is not every:
         raise typer.BadParameter("name one run, or say --all", param_hint="RUN")
-    config = read_config(context.obj)
+    config = find_daemon(context.obj)
     if run is None:
         cancelled, running = cancel_all(config)
         if json:
@@ -243,10 +240,10 @@ def retry(
 ) -> None:
     """Make the next attempt of a run that has ended."""
     from daemon.cli.client import Client
-    from daemon.cli.reading import read_config
+    from daemon.cli.reading import find_daemon
     from daemon.cli.waiting import follow as follow_run
 
-    client = Client(read_config(context.obj))
+    client = Client(find_daemon(context.obj))
     attempt = client.ask("POST", f"/runs/{run}/retry")
     if wait:
         follow_run(client, attempt["id"], json=json)

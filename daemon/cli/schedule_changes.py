@@ -198,9 +198,9 @@ def delete(context: typer.Context, schedule: Address, json: Json = False) -> Non
 
 def _client(context: typer.Context) -> "Client":
     from daemon.cli.client import Client
-    from daemon.cli.reading import read_config
+    from daemon.cli.reading import find_daemon
 
-    return Client(read_config(context.obj))
+    return Client(find_daemon(context.obj))
 
 
 def _path(schedule: str, what: str = "") -> str:

@@ -4,9 +4,9 @@ import sqlite3
 from typing import Any
 
 from daemon.cli.client import Client, schedule_path
-from daemon.cli.reading import document, may_read, schedule_named, split_address
+from daemon.cli.reading import document, may_read, reading, schedule_named, split_address
 from daemon.config.schema import Config
-from daemon.errors import NotFoundError
+from daemon.errors import InvalidError, NotFoundError
 from daemon.units import utc_now
 from daemon.views import history_view, schedule_view, schedules_page
 
@@ -19,10 +19,15 @@ def listed(config: Config, agent: str | None, limit: int) -> dict[str, Any]:
 
     if agent is not None:
         return document(config, query, f"/agents/{agent}/schedules", limit=limit)
-    return document(config, query, "") if may_read(config) else _of_all_agents(config, limit)
+    if may_read(config):
+        with reading(config) as connection:
+            return query(connection)
+    return _of_all_agents(config, limit)
 
 
 def _of_all_agents(config: Config, limit: int) -> dict[str, Any]:
+    if not config.agents:
+        raise InvalidError("only a config without mistakes says which agents there are; name one with --agent")
     client, found, total = Client(config), [], 0
     for agent in config.agents:
         try:

@@ -29,10 +29,10 @@ def list_command(
     json: Json = False,
 ) -> None:
     """List the schedules with their state and next due time."""
-    from daemon.cli.reading import read_config
+    from daemon.cli.reading import find_daemon
     from daemon.cli.schedule_documents import listed
 
-    view = listed(read_config(context.obj), agent, limit)
+    view = listed(find_daemon(context.obj), agent, limit)
     if json:
         print_json(view)
         return
@@ -57,10 +57,10 @@ def list_command(
 @app.command(epilog="Example: agentcron schedules show triage/nightly")
 def show(context: typer.Context, schedule: Address, json: Json = False) -> None:
     """Show one schedule with its definition, state and next due times."""
-    from daemon.cli.reading import read_config
+    from daemon.cli.reading import find_daemon
     from daemon.cli.schedule_documents import shown
 
-    view = shown(read_config(context.obj), schedule)
+    view = shown(find_daemon(context.obj), schedule)
     if json:
         print_json(view)
         return
@@ -147,10 +147,10 @@ def _instant(text: str) -> "datetime":
 @app.command(epilog="Example: agentcron schedules history triage/nightly --limit 10")
 def history(context: typer.Context, schedule: Address, limit: Limit = 20, json: Json = False) -> None:
     """Show what became of each due time, and who changed the schedule."""
-    from daemon.cli.reading import read_config
+    from daemon.cli.reading import find_daemon
     from daemon.cli.schedule_documents import history_of
 
-    zone, view = history_of(read_config(context.obj), schedule, limit)
+    zone, view = history_of(find_daemon(context.obj), schedule, limit)
     if json:
         print_json(view)
         return

@@ -37,11 +37,13 @@ def run(
 
     import structlog
 
+    from daemon.cli.collection import go_on
     from daemon.cli.reading import read_config
     from daemon.errors import AgentcronError, ConfigError
     from daemon.log import configure_log
     from daemon.service import serve
 
+    go_on()
     config = read_config(context.obj)
     path = config.resolve(config.log.file) if config.log.file is not None else None
     try:
@@ -87,6 +89,7 @@ def check(
     from daemon.errors import StoreError
     from daemon.schedules.declaring import definition_of
     from daemon.store.schedules import cadence_from
+    from daemon.text import escape
     from daemon.units import format_instant, utc_now
     from daemon.views import upcoming
 
@@ -123,7 +126,7 @@ def check(
     if changes is not None:
         _print_changes(changes)
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {escape(warning)}", file=sys.stderr)
     print(f"{config.file} is good.")
     if hindrance is not None:
         raise hindrance
@@ -181,9 +184,10 @@ def init(
 def reload(context: typer.Context, json: Json = False) -> None:
     """Have the daemon read the config file again; a bad one changes nothing."""
     from daemon.cli.client import Client
-    from daemon.cli.reading import read_config
+    from daemon.cli.reading import find_daemon
 
-    view = Client(read_config(context.obj)).ask("POST", "/reload")
+    config = find_daemon(context.obj, warn=False)  # the daemon finds the mistakes, too, and tells of them in its log
+    view = Client(config).ask("POST", "/reload")
     if json:
         print_json(view)
         return
@@ -196,22 +200,23 @@ def reload(context: typer.Context, json: Json = False) -> None:
 
 def status(context: typer.Context, json: Json = False) -> None:
     """Show how the daemon is doing: what ran, what failed and why, what is next, what waits, and what it cost."""
-    from daemon.cli.client import answers
+    from daemon.cli.client import what_is_amiss
     from daemon.cli.overview import print_overview
-    from daemon.cli.reading import document, read_config
+    from daemon.cli.reading import document, find_daemon
     from daemon.config.places import state_dir
     from daemon.errors import DaemonUnreachableError, NotFoundError, StoreError
     from daemon.overview import status_view
-    from daemon.store.opening import running_daemon
+    from daemon.store.lock import running_daemon
     from daemon.units import utc_now
 
-    config = read_config(context.obj)
+    config = find_daemon(context.obj)
     folder, zone = state_dir(config), config.daemon.timezone
     unreachable = DaemonUnreachableError(f"no daemon runs on {folder}; start it with `agentcron run`")
 
     def query(connection: "sqlite3.Connection") -> dict[str, Any]:
         pid = running_daemon(folder)
-        return status_view(connection, folder, pid, utc_now(), zone, answers=pid is not None and answers(config))
+        amiss = what_is_amiss(config) if pid is not None else None
+        return status_view(connection, folder, pid, utc_now(), zone, amiss=amiss)
 
     try:
         view = document(config, query, "/status")

@@ -1,6 +1,7 @@
 """Following a run to its end."""
 
 import sys
+from collections import deque
 
 import typer
 
@@ -8,6 +9,7 @@ from daemon.cli.client import Client
 from daemon.cli.drawing import print_json
 from daemon.cli.following import show
 from daemon.errors import DaemonUnreachableError
+from daemon.text import escape
 
 
 def follow(client: Client, run: int, *, json: bool) -> None:
@@ -16,9 +18,11 @@ def follow(client: Client, run: int, *, json: bool) -> None:
     while following is not None:
         print(f"Following run {following}", file=sys.stderr)
         try:
-            for chunk in client.stream(f"/runs/{following}/output?follow=true"):
-                if not json:
-                    show(chunk)
+            output = client.stream(f"/runs/{following}/output?follow=true")
+            if json:
+                deque(output, maxlen=0)
+            else:
+                show(output)
             ended = client.get(f"/runs/{following}")
         except DaemonUnreachableError:
             raise DaemonUnreachableError(
@@ -28,7 +32,7 @@ def follow(client: Client, run: int, *, json: bool) -> None:
     if json:
         print_json(ended)
     else:
-        reason = f": {ended['error']}" if ended["error"] else ""
+        reason = f": {escape(ended['error'])}" if ended["error"] else ""
         print(f"Run {ended['id']} is {ended['status']}{reason}", file=sys.stderr)
     if ended["status"] != "completed":
         raise typer.Exit(1)

@@ -22,11 +22,11 @@ _BAR = 20  # characters
 @app.command("list", epilog="Example: agentcron workspaces list --json")
 def list_command(context: typer.Context, json: Json = False) -> None:
     """List the workspaces that are there: size, age, and why each is kept."""
-    from daemon.cli.reading import document, read_config
+    from daemon.cli.reading import document, find_daemon
     from daemon.units import utc_now
     from daemon.workspace_overview import workspaces_view
 
-    config = read_config(context.obj)
+    config = find_daemon(context.obj)
     view = document(config, lambda connection: workspaces_view(connection, config, utc_now()), "/workspaces")
     if json:
         print_json(view)
@@ -83,13 +83,14 @@ def clean(
 ) -> None:
     """Remove what the policy lets go, its unsaved work saved first."""
     from daemon.cli.progress import ask_and_watch
-    from daemon.cli.reading import read_config
+    from daemon.cli.reading import find_daemon
     from daemon.cli.schedule_changes import seconds_of
+    from daemon.text import escape
 
     body: dict[str, Any] = {"dry_run": dry_run}
     if older_than is not None:
         body["older_than_seconds"] = seconds_of("older_than", older_than)
-    view = ask_and_watch(read_config(context.obj), "/workspaces/clean", body, "cleanup", "Cleaning workspaces")
+    view = ask_and_watch(find_daemon(context.obj), "/workspaces/clean", body, "cleanup", "Cleaning workspaces")
     if json:
         print_json(view)
         return
@@ -97,7 +98,7 @@ def clean(
     word = "would be removed" if dry_run else "removed"
     print(f"{len(view['removed'])} workspace(s) {word}" + (f": {runs}" if runs else "") + ".")
     for failed in view["failed"]:
-        print(f"Run {failed['run_id']} keeps its workspace: {failed['reason']}")
+        print(f"Run {failed['run_id']} keeps its workspace: {escape(failed['reason'])}")
     if view["failed"]:
         raise typer.Exit(1)
 
@@ -125,6 +126,6 @@ def unkeep(context: typer.Context, run: Number, json: Json = False) -> None:
 
 def _client(context: typer.Context) -> "Client":
     from daemon.cli.client import Client
-    from daemon.cli.reading import read_config
+    from daemon.cli.reading import find_daemon
 
-    return Client(read_config(context.obj), 3600.0)
+    return Client(find_daemon(context.obj), 3600.0)

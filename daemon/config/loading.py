@@ -58,8 +58,8 @@ def standard_files(environment: Mapping[str, str] = os.environ) -> tuple[Path, P
 
 def load_config(file: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """Read and validate a config file with its overrides; raise ConfigError naming all mistakes."""
-    text = _read(file)
-    raw = _parse(file, text)
+    text = read_text(file)
+    raw = parse(file, text)
     overrides, problems = read_overrides(environment)
     for (section, key), value in overrides.items():
         table = raw.setdefault(section, {})
@@ -68,7 +68,7 @@ def load_config(file: Path, environment: Mapping[str, str] = os.environ) -> Conf
     config, mistakes = None, None
     findings = list(cross_check(raw))
     try:
-        config = Config.model_validate(raw)
+        config = validate(file, raw)
     except ValidationError as error:
         mistakes = error
     except RecursionError:
@@ -77,11 +77,18 @@ def load_config(file: Path, environment: Mapping[str, str] = os.environ) -> Conf
         problems += Problems(file, text, raw, overrides).tell(mistakes, findings)
     if problems or config is None:
         raise ConfigError(problems)
+    return config
+
+
+def validate(file: Path, document: dict[str, Any]) -> Config:
+    """Return the config that a document read from a file says; raise pydantic's ValidationError."""
+    config = Config.model_validate(document)
     config._file = file.absolute()  # noqa: SLF001 - set once, by the one function that makes a Config
     return config
 
 
-def _read(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """Return what a config file holds, whatever it turns out to be; raise ConfigError if that is no text."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
@@ -117,15 +124,17 @@ def _decode(file: Path, data: bytes) -> str:
     return text
 
 
-def _parse(file: Path, text: str) -> dict[str, Any]:
+def parse(file: Path, text: str) -> dict[str, Any]:
+    """Return what a file holds as TOML; raise ConfigError where it is none, or is meant to take up time and memory."""
     for number, line in enumerate(text.splitlines(), 1):
         if line.partition("=")[0].count(".") > _MOST_KEY_PARTS:  # tomllib takes seconds over such keys
-            raise ConfigError([f"{file}:{number}: a key has more than {_MOST_KEY_PARTS} parts"])
+            raise ConfigError([f"{file}:{number}: a key has more than {_MOST_KEY_PARTS} parts"], number)
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         message, place = _split_place(str(error), text)
-        raise ConfigError([f"{file}:{place}: not valid TOML: {message}"]) from None
+        at = int(place.partition(":")[0])
+        raise ConfigError([f"{file}:{place}: not valid TOML: {message}"], at) from None
     except RecursionError:
         raise ConfigError([f"{file}:{_deepest_line(text)}: {_TOO_DEEP}"]) from None
     except ValueError:  # int() refuses thousands of digits

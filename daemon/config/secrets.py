@@ -26,24 +26,27 @@ def resolve_environment(
     config: Config, env: Mapping[str, Secret], environment: Mapping[str, str] = os.environ
 ) -> Resolved:
     """Read every value of an agent's `env`; raise SecretError naming the first that cannot be read."""
-    values, hidden = {}, []
+    values: dict[str, str] = {}
+    hidden = []
     for name, secret in env.items():
-        value = read_secret(config, name, secret, environment)
-        if value is None:
-            continue
-        values[name] = value
+        value = values[name] = read_secret(config, name, secret, environment)
         if secret.source in {"credential", "file"} and value:
             hidden.append(value)
     return Resolved(values, tuple(hidden))
 
 
-def read_secret(config: Config, name: str, secret: Secret, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return a secret's value without its final newline, None for an inherited variable that is not set."""
+def read_secret(config: Config, name: str, secret: Secret, environment: Mapping[str, str] = os.environ) -> str:
+    """Return a secret's value without its final newline; raise SecretError if it cannot be read."""
     match secret.source:
         case "plain":
             return secret.value
         case "inherit":
-            return environment.get(name)
+            if name not in environment:
+                raise SecretError(
+                    f"{name}: is not set in the daemon's environment, from which it is to be inherited; "
+                    "set it there (Environment= of the service), or give a value"
+                )
+            return environment[name]
         case "file":
             return _read(name, config.resolve(Path(secret.value)))
         case "credential":

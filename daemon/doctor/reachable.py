@@ -2,7 +2,9 @@
 
 import contextlib
 import http.client
+import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -12,11 +14,12 @@ from daemon.config.schema import Config, Environment, RemoteAgent
 from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.errors import StoreError
 from daemon.runs.preparation import source_of
-from daemon.store.opening import running_daemon
+from daemon.store.lock import running_daemon
 from daemon.workspaces.git import GitError, without_credentials
 from daemon.workspaces.mirror import ask_remote
 
-_PATIENCE = 5.0  # seconds for a server
+_PATIENCE = 5.0  # seconds for a server to say something
+_MOST_PATIENCE = 10.0  # seconds for it to have answered
 _GIT_PATIENCE = 20.0
 _AT_ONCE = 16
 
@@ -59,14 +62,34 @@ def _check_server(place: str, url: str) -> Finding:
         if parts.scheme == "https"
         else http.client.HTTPConnection(host, port, timeout=_PATIENCE)
     )
+
+    overdue = threading.Event()
+    limit = threading.Timer(_MOST_PATIENCE, _give_up, (connection, overdue))  # bytes that trickle never time out
+    limit.start()
     try:
         with contextlib.closing(connection):
             connection.request("GET", parts.path or "/")
             status = connection.getresponse().status
     except (OSError, http.client.HTTPException, ValueError) as problem:
+        if overdue.is_set():
+            return _overdue(place, shown)
         reason = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
         return error(place, f"{shown} does not answer: {reason}", "start the agent's server, or correct its url")
-    return ok(place, f"{shown} answers (HTTP {status} to a plain GET)")
+    finally:
+        limit.cancel()
+    return _overdue(place, shown) if overdue.is_set() else ok(place, f"{shown} answers (HTTP {status} to a plain GET)")
+
+
+def _give_up(connection: http.client.HTTPConnection, overdue: threading.Event) -> None:
+    overdue.set()
+    if connection.sock is not None:  # else it is still looking for its address, which has limits of its own
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _overdue(place: str, shown: str) -> Finding:
+    what = f"{shown} has not answered within {_MOST_PATIENCE:.0f} s"
+    return error(place, what, "look what keeps the agent's server, or correct its url")
 
 
 def _check_environment(config: Config, name: str, environment: Environment) -> Finding | None:

@@ -1,21 +1,30 @@
 """The systemd unit: that it is installed as it must be, and hands the daemon what the config asks for."""
 
+import pwd
 import re
+import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from daemon.config.loading import SYSTEM_FILE
+from daemon.config.places import state_dir
 from daemon.config.schema import Config, ProcessAgent
 from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.doctor.settings import secrets_of
 
 _UNIT = "agentcron.service"
-_ASKED = ("LoadState", "ActiveState", "NeedDaemonReload", "KillMode", "Delegate", "Environment")
+_ASKED = (
+    *("LoadState", "ActiveState", "NeedDaemonReload", "KillMode", "Delegate"),
+    *("Environment", "User", "ProtectHome", "BindPaths", "BindReadOnlyPaths"),
+)
 _CREDENTIAL = re.compile(r"^(?:(?:Load|Set)Credential(?:Encrypted)?|ImportCredential)\s*=\s*([^:\s]+)", re.MULTILINE)
+_GIVEN = dict.fromkeys(("HOME", "LANG", "LOGNAME", "SHELL", "USER"), "")
+"""What systemd itself puts into a service's environment (systemd.exec(5)), whatever is in it."""
+_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 _PATIENCE = 10.0  # seconds
 _NEW_UNIT = "install the unit that comes with agentcron (README, As a service), and systemctl daemon-reload"
 
@@ -29,14 +38,37 @@ class Unit:
     """Its file with its drop-ins."""
 
     @property
-    def path(self) -> str | None:
-        """The search path that the daemon and its agents have, None for systemd's own."""
-        words = self.properties.get("Environment", "").split()
-        return next((word.removeprefix("PATH=") for word in words if word.startswith("PATH=")), None)
+    def environment(self) -> dict[str, str]:
+        """What it puts into the environment of the daemon and its agents; files with more are not looked into."""
+        words = shlex.split(self.properties.get("Environment", ""))
+        return {**_GIVEN, **dict(word.split("=", 1) for word in words if "=" in word)}
+
+    @property
+    def user(self) -> str | None:
+        """The user that it runs as, None for root."""
+        return self.properties.get("User") or None
+
+    def hides(self, path: Path) -> bool:
+        """Tell whether the daemon and its agents do not see a path (systemd.exec(5), ProtectHome= and BindPaths=)."""
+        if self.properties.get("ProtectHome") not in {"yes", "tmpfs"}:
+            return False
+        bound = (self.properties.get(name, "").split() for name in ("BindPaths", "BindReadOnlyPaths"))
+        shown = [_place_of(path) for paths in bound for path in paths]
+        return _is_below(path, _HOMES) and not _is_below(path, shown)
 
     def loads(self, credential: str) -> bool:
         """Tell whether the unit hands over a credential; what `systemctl show` says of them cannot be printed."""
         return any(fnmatchcase(credential, name) for name in _CREDENTIAL.findall(self.text))
+
+
+def _place_of(bound: str) -> Path:
+    """Return where a path of BindPaths= is to be seen: `SOURCE[:PLACE[:OPTIONS]]`."""
+    source, _, rest = bound.partition(":")
+    return Path(rest.partition(":")[0] or source.removeprefix("-"))
+
+
+def _is_below(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
 
 
 def find_unit(config: Config) -> Unit | None:
@@ -73,6 +105,7 @@ def check_unit(config: Config, unit: Unit | None) -> Iterator[Finding]:
             yield note("credentials", f"{names}: only the service's own unit can tell whether they are there")
         return
     yield from _check_properties(config, unit.properties)
+    yield from _check_owner(state_dir(config), unit.user or "root")
     for name in sorted(name for name in wanted if not unit.loads(name)):
         mend = f"systemctl edit {_UNIT} with LoadCredential={name}:FILE, then restart it"
         yield error(wanted[name], f"the unit loads no credential {name!r}", mend)
@@ -95,6 +128,18 @@ def _check_properties(config: Config, properties: dict[str, str]) -> Iterator[Fi
     if properties.get("Delegate") != "yes" and limited:
         what = f"without Delegate=yes memory_max and cpu_quota of {', '.join(limited)} do not hold"
         yield error("unit", what, _NEW_UNIT)
+
+
+def _check_owner(folder: Path, user: str) -> Iterator[Finding]:
+    try:
+        owner = folder.stat().st_uid
+        wanted = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+    except (OSError, KeyError):  # there is none yet, or what is wrong with it is told elsewhere
+        return
+    if owner != wanted:
+        yield error(
+            "state", f"{folder} belongs to uid {owner}, and the unit runs as {user}", f"chown -R {user} {folder}"
+        )
 
 
 def _has_limit(agent: ProcessAgent) -> bool:

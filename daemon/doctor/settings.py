@@ -4,7 +4,8 @@ import grp
 import os
 import pwd
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from daemon.agents.process import program_of
 from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent, RemoteAgent
@@ -14,23 +15,34 @@ from daemon.doctor.findings import Finding, error, warning
 from daemon.errors import SecretError
 from daemon.model import Overlap
 
+_LONGEST_FIRST_LINE = 256  # bytes, as the kernel reads
 _IF_MEANT = "change it in the config, unless it is meant"
 
 
-def check_settings(config: Config, path: str | None = None, *, credentials: bool = True) -> Iterator[Finding]:
+def check_settings(
+    config: Config,
+    environment: Mapping[str, str] = os.environ,
+    hides: Callable[[Path], bool] = lambda _: False,
+    *,
+    credentials: bool = True,
+) -> Iterator[Finding]:
     """Find what of the config cannot work here, or not as it looks.
 
-    `path` is the service's search path; without `credentials` those of the service are left for its unit to tell.
+    `environment` is the daemon's, `hides` tells what it does not see; without `credentials` those of the service are
+    left for its unit to tell.
     """
     for place, secret in secrets_of(config):
         if credentials or secret.source != "credential":
-            yield from _secret(place, config, secret)
+            yield from _secret(place, config, secret, environment)
     yield from _group(config.control.group)
+    yield from _log_file(config)
     for name, agent in config.agents.items():
         place = f"agents.{name}"
         yield from _overlap(place, agent)
         if isinstance(agent, ProcessAgent):
-            yield from _command(place, config, agent, path)
+            own = agent.env.get("PATH")
+            path = own.value if own and own.source == "plain" else environment.get("PATH")
+            yield from _program(place, config, agent.command, path, hides)
         if isinstance(agent, AgentexAgent) and agent.acp_type != "sync" and not agent.await_completion:
             what = "without await_completion a run ends at the acknowledgement; overlap cannot see its work"
             yield warning(place, what, _IF_MEANT)
@@ -39,7 +51,7 @@ def check_settings(config: Config, path: str | None = None, *, credentials: bool
             yield warning(place, what, _IF_MEANT)
     for name, target in config.notify.items():
         if target.command is not None:
-            yield from _program(f"notify.{name}", config, target.command, path)
+            yield from _program(f"notify.{name}", config, target.command, environment.get("PATH"), hides)
 
 
 def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
@@ -77,27 +89,62 @@ def _overlap(place: str, agent: BaseAgent) -> Iterator[Finding]:
             yield warning(f"{place}.schedules.{name}", what, _IF_MEANT)
 
 
-def _program(place: str, config: Config, command: list[str], path: str | None) -> Iterator[Finding]:
+def _program(
+    place: str, config: Config, command: list[str], path: str | None, hides: Callable[[Path], bool]
+) -> Iterator[Finding]:
     program = program_of(command, config)
-    if shutil.which(program, path=path or os.environ.get("PATH")) is None:
+    found = shutil.which(program, path=path or os.environ.get("PATH"))
+    if found is None and os.sep in program and os.path.isfile(program):  # noqa: PTH113 - as below
+        yield error(f"{place}.command", f"{program} may not be executed", f"chmod +x {program}")
+    elif found is None:
         what = f"{program!r} is not an executable program here"
         yield error(
             f"{place}.command", what, "install it, write its full path, or put its folder on the service's PATH"
         )
+    elif (interpreter := _interpreter(found)) is not None and not os.access(interpreter, os.X_OK):
+        what = f"the first line of {found} names {interpreter}, which is no program here"
+        yield error(f"{place}.command", what, "correct that line, or install it")
+    elif hidden := next((part for part in (found, interpreter) if part and _is_hidden(part, hides)), None):
+        what = f"{hidden} is in a home, which ProtectHome= hides from the service"
+        mend = "install it for all users (/usr/local/bin), or show its folder to the service (drop-ins/places.conf)"
+        yield warning(f"{place}.command", what, mend)
 
 
-def _command(place: str, config: Config, agent: ProcessAgent, path: str | None) -> Iterator[Finding]:
-    own = agent.env.get("PATH")
-    yield from _program(place, config, agent.command, own.value if own and own.source == "plain" else path)
+def _is_hidden(program: str, hides: Callable[[Path], bool]) -> bool:
+    return hides(Path(program).absolute()) or hides(Path(program).resolve())
 
 
-def _secret(place: str, config: Config, secret: Secret) -> Iterator[Finding]:
+def _interpreter(program: str) -> str | None:
+    """Return what executes a program that is a script (execve(2), Interpreter scripts)."""
+    try:
+        with Path(program).open("rb") as stream:
+            first = stream.readline(_LONGEST_FIRST_LINE)
+    except OSError:  # who may only execute it need not read it
+        return None
+    words = first[2:].partition(b"\0")[0].split() if first.startswith(b"#!") else []
+    return os.fsdecode(words[0]) if words else None
+
+
+def _log_file(config: Config) -> Iterator[Finding]:
+    """Find a log file that the daemon cannot open, with which it does not start."""
+    if config.log.file is None:
+        return
+    path = config.resolve(config.log.file)
+    folder = path.parent
+    if not os.path.isdir(folder):  # noqa: PTH112 - which is no error where we may not look
+        yield error("log.file", f"there is no folder {folder}", "make it, or name another file")
+    elif os.access(folder, os.X_OK) and (path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK)):
+        yield error("log.file", f"{path} cannot be written", "give the daemon's user the right to, or name another")
+
+
+def _secret(place: str, config: Config, secret: Secret, environment: Mapping[str, str]) -> Iterator[Finding]:
     name = place.rpartition(".")[2]
     try:
-        read_secret(config, name, secret)
+        read_secret(config, name, secret, environment)
     except SecretError as problem:
-        yield error(
-            place,
-            str(problem).removeprefix(f"{name}: "),
-            "put it there as a plain file that the daemon's user may read",
-        )
+        if secret.source == "inherit":  # the daemon's environment may be another than the one we know
+            what = "is not set, as far as can be seen from here"
+            yield warning(place, what, "set it with Environment= of the service, or take it out of the config")
+        else:
+            what = str(problem).removeprefix(f"{name}: ")
+            yield error(place, what, "put it there as a plain file that the daemon's user may read")

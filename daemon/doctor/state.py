@@ -6,17 +6,20 @@ import pwd
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISDIR, S_ISSOCK
 
 from daemon.agents.launcher import living_supervisors
 from daemon.config.places import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
-from daemon.errors import StoreError
-from daemon.model import DATABASE
+from daemon.errors import NewerSchemaError, StoreError
+from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, LOCK, STATE_FOLDERS, WITNESS
 from daemon.runs.folders import runs_with_folders
-from daemon.store.backup import HOOK_KEY, examine
-from daemon.store.database import connect
-from daemon.store.opening import running_daemon
+from daemon.runs.hooks import open_key
+from daemon.store.backup import examine
+from daemon.store.connection import Transaction, connect
+from daemon.store.lock import running_daemon
+from daemon.store.runs import active_runs
 from daemon.store.witness import find_loss, read_witness, testify
 from daemon.units import format_size
 
@@ -30,7 +33,10 @@ def check_state(config: Config) -> Iterator[Finding]:
     try:
         folder.stat()
     except FileNotFoundError:
-        yield note("state", f"{folder} is not there yet; the first start makes it")
+        if folder.is_symlink():
+            yield error("state", f"{folder} is a link to what is not there", f"make it, or rm {folder}")
+        else:
+            yield note("state", f"{folder} is not there yet; the first start makes it")
         return
     except OSError as problem:
         yield error("state", f"{folder}: {problem.strerror}", "run doctor as root or as the daemon's user")
@@ -40,7 +46,7 @@ def check_state(config: Config) -> Iterator[Finding]:
         yield error("state", f"{folder} is closed to you", "run doctor as root or as the daemon's user")
         return
     if not (folder / DATABASE).exists():
-        missing = (folder / "witness.json").exists()
+        missing = (folder / WITNESS).exists()
         what = f"{folder / DATABASE} is gone, but was there" if missing else f"there is no {folder / DATABASE} yet"
         yield error("database", what, _RESTORE) if missing else note("database", what)
         return
@@ -48,6 +54,7 @@ def check_state(config: Config) -> Iterator[Finding]:
         yield error("database", f"{folder / DATABASE} is closed to you", f"give it to {_name(folder.stat().st_uid)}")
         return
     yield from _check_database(folder)
+    yield from _check_key(folder)
     try:
         yield from _check_orphans(folder)
     except OSError as problem:
@@ -67,20 +74,35 @@ def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
         yield error("state", f"{folder} cannot be written", "mount it writable, or run doctor as the daemon's user")
     else:
         yield ok("state", f"{folder} belongs to {owner} alone")
-    names = [DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "witness.json", HOOK_KEY, "daemon.lock"]
-    for path in (folder / name for name in (*names, "runs", "environments")):
+    files = [*(DATABASE + part for part in DATABASE_PARTS), WITNESS, HOOK_KEY, LOCK]
+    for path in (folder / name for name in (*files, *STATE_FOLDERS)):
         with contextlib.suppress(OSError):
             stat = path.stat()
             if stat.st_uid != found.st_uid:
                 mend = f"chown {owner} {path}"
                 yield error("state", f"{path} belongs to {_name(stat.st_uid)}, the state to {owner}", mend)
-            if stat.st_mode & 0o077:
-                mend = f"chmod 0600 {path}"
+            is_folder = path.name in STATE_FOLDERS
+            if S_ISDIR(stat.st_mode) != is_folder:
+                what = f"{path} is {'no folder' if is_folder else 'no plain file'}"
+                yield error("state", what, f"look what put it there, and move it away: mv {path} {path}.odd")
+            elif stat.st_mode & 0o077:
+                mend = f"chmod {'0700' if is_folder else '0600'} {path}"
                 yield error("state", f"{path} is open to others (mode {stat.st_mode & 0o777:04o})", mend)
     with contextlib.suppress(OSError):
         place = socket_path(config)
-        if place.stat().st_mode & 0o007:
+        mode = place.stat().st_mode
+        if not S_ISSOCK(mode):
+            yield error("socket", f"{place} is no socket", "move it away, or name another control.socket")
+        elif mode & 0o007:
             yield error("socket", f"{place} is open to everybody", f"chmod 0660 {place}")
+
+
+def _check_key(folder: Path) -> Iterator[Finding]:
+    if (folder / HOOK_KEY).exists():
+        try:
+            open_key(folder)
+        except StoreError as problem:
+            yield error("hooks", str(problem), f"mv {folder / HOOK_KEY} {folder / HOOK_KEY}.damaged")
 
 
 def _check_database(folder: Path) -> Iterator[Finding]:
@@ -92,6 +114,8 @@ def _check_database(folder: Path) -> Iterator[Finding]:
             loss = find_loss(read_witness(folder), testify(connection))
         if loss is not None and running_daemon(folder) is None:  # a daemon is ahead of the one or the other for moments
             yield error("witness", f"{path} {loss}", _RESTORE)
+    except NewerSchemaError as problem:
+        yield error("database", str(problem), "install that version of agentcron again")
     except (StoreError, sqlite3.Error) as problem:
         yield error("database", str(problem), _RESTORE)
     log = path.with_name(f"{path.name}-wal")
@@ -106,7 +130,7 @@ def _check_orphans(folder: Path) -> Iterator[Finding]:
     supervisors, folders = living_supervisors(folder), runs_with_folders(folder)
     places = [place for place in sorted((folder / "environments").glob("*/tasks/*")) if place.name.isdigit()]
     with contextlib.closing(connect(folder / DATABASE, read_only=True)) as connection:
-        active = {row["id"] for row in connection.execute("SELECT id FROM runs WHERE completed_at IS NULL")}
+        active = set(active_runs(Transaction(connection)))
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
     still = living_supervisors(folder)  # one that has just ended is no orphan
     for run, pid in supervisors.items():

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from daemon.errors import NotFoundError, RefusedError
 from daemon.model import ACTIVE, Trigger
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.events import add_event
 from daemon.store.runs import NewRun, Run, attempts_of, create_run, get_run, update_run
 

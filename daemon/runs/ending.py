@@ -9,7 +9,7 @@ from daemon.notices import run_ended
 from daemon.rules.backoff import retry_delay
 from daemon.rules.notifying import Audience
 from daemon.runs.attempts import next_attempt
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.events import add_event, begin_step, end_step
 from daemon.store.flags import Flag, flag_of
 from daemon.store.runs import Change, Run, change_status, count_usage, create_run, get_run, usage_columns

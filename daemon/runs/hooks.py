@@ -15,12 +15,12 @@ from daemon.agents.base import Outcome
 from daemon.config.places import socket_path
 from daemon.config.schema import Config
 from daemon.errors import NotFoundError, StoreError
-from daemon.model import ACTIVE
+from daemon.model import ACTIVE, HOOK_KEY
 from daemon.rules.notifying import Audience
 from daemon.runs.ending import finish
 from daemon.runs.settings import terms_of
-from daemon.store.backup import HOOK_KEY
-from daemon.store.database import Transaction
+from daemon.store.backup import new_file
+from daemon.store.connection import Transaction
 from daemon.store.hooks import use_hook
 from daemon.store.runs import Change, Run, get_run
 
@@ -34,8 +34,7 @@ def open_key(state_dir: Path) -> bytes:
     path = state_dir / HOOK_KEY
     try:
         if not path.exists():
-            with contextlib.suppress(FileExistsError):
-                _write_key(path)
+            put_key(state_dir, secrets.token_bytes(_KEY_BYTES))
         key = path.read_bytes()
     except OSError as error:
         raise StoreError(f"cannot use {path}: {error.strerror}") from None
@@ -44,17 +43,18 @@ def open_key(state_dir: Path) -> bytes:
     return key
 
 
-def _write_key(path: Path) -> None:
-    """Make a key that is whole under its name or not there at all."""
+def put_key(state_dir: Path, key: bytes) -> None:
+    """Put a key in place where there is none, whole under its name or not at all; raise OSError."""
+    path = state_dir / HOOK_KEY
     passing = path.with_suffix(".new")
     passing.unlink(missing_ok=True)
-    descriptor = os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as stream:  # noqa: PTH123 - the mode was given with the descriptor
-        stream.write(secrets.token_bytes(_KEY_BYTES))
+    with new_file(passing) as stream:
+        stream.write(key)
         stream.flush()
-        os.fsync(descriptor)
+        os.fsync(stream.fileno())
     try:
-        path.hardlink_to(passing)
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(passing)
     finally:
         passing.unlink()
 

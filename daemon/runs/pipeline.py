@@ -28,7 +28,8 @@ from daemon.runs.hooks import Hooks, hash_of
 from daemon.runs.journal import Stages, UnwantedError
 from daemon.runs.preparation import Preparation, source_of
 from daemon.runs.settings import terms_of
-from daemon.store.database import Database, Transaction
+from daemon.store.connection import Transaction
+from daemon.store.database import Database
 from daemon.store.events import add_event, begin_step
 from daemon.store.flags import flag_cancellation, flag_of
 from daemon.store.hooks import add_hook

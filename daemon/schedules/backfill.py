@@ -9,7 +9,7 @@ from daemon.fires import new_run
 from daemon.model import DueTime, FireOutcome, Overlap, Trigger
 from daemon.rules import overlap
 from daemon.rules.cadence import Cadence
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.events import add_event
 from daemon.store.expiry import purged_until
 from daemon.store.fires import (

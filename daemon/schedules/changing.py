@@ -6,7 +6,7 @@ from typing import Any
 
 from daemon.fires import record_pause, skip_undecided, waiting_for_jitter
 from daemon.rules.cadence import Cadence
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.schedules import CADENCE_KEYS, ScheduleRow, cadence_from, change_schedule, move_cursor
 from daemon.store.skips import pending_skips, remove_skip
 from daemon.units import format_instant, parse_instant

@@ -11,7 +11,7 @@ from daemon.config.schema import Config, Schedule
 from daemon.errors import ConfigError
 from daemon.model import CONFIG_PRINCIPAL
 from daemon.schedules.changing import Mark, pause_columns, redefine, remove
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.schedules import (
     DEFINITION_KEYS,
     ScheduleRow,

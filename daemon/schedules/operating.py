@@ -15,7 +15,7 @@ from daemon.errors import InvalidError, NotFoundError, RefusedError, StaleVersio
 from daemon.fires import new_run
 from daemon.model import DueTime, Trigger
 from daemon.schedules.changing import Mark, change, pause_columns, redefine, remove
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.runs import create_run
 from daemon.store.schedules import (
     ScheduleRow,

@@ -18,14 +18,13 @@ from typing import BinaryIO
 
 from daemon import __version__
 from daemon.errors import RefusedError, StoreError
-from daemon.model import DATABASE
-from daemon.store.database import connect
+from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY
+from daemon.store.connection import connect
+from daemon.store.lock import running_daemon
 from daemon.store.migrate import migrations, newer_schema
-from daemon.store.opening import running_daemon
 from daemon.store.witness import find_loss, read_witness, testify
 from daemon.units import format_instant
 
-HOOK_KEY = "hook.key"
 _AT_A_TIME = 2048  # pages between two reports of progress
 _MOST_PROBLEMS = 5  # that are named
 _OURS = {"instance", "schedules", "fires", "runs"}  # tables
@@ -93,12 +92,12 @@ def examine(file: Path, name: Path | None = None) -> Contents:
         with contextlib.closing(connect(file, read_only=True)) as connection:
             version: int = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > max(migrations()):
-                raise StoreError(newer_schema(name, version))
+                raise newer_schema(name, version)
             tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
             if not tables >= _OURS:
-                raise StoreError(f"{name} is no backup of agentcron")
+                raise StoreError(f"{name} is no database of agentcron, or was emptied")
             found = connection.execute(f"PRAGMA integrity_check({_MOST_PROBLEMS})").fetchall()
-            problems = [str(row[0]) for row in found if row[0] != "ok"]
+            problems = [line for row in found for line in str(row[0]).splitlines() if line != "ok"]
             if problems:
                 raise StoreError(f"{name} is damaged: {'; '.join(problems)}")
             return _contents(connection, has_key="backup" in tables)
@@ -208,7 +207,7 @@ def _passing_file(target: Path) -> Iterator[Path]:
     try:
         yield partial
     finally:
-        for suffix in ("", "-journal", "-wal", "-shm"):
+        for suffix in DATABASE_PARTS:
             partial.with_name(partial.name + suffix).unlink(missing_ok=True)
 
 

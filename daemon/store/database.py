@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -19,63 +19,17 @@ import structlog
 
 from daemon.errors import DiskFullError, NoRoomError, StoreDamagedError, StoreUnavailableError
 from daemon.store.ballast import Ballast
+from daemon.store.connection import Counts, Transaction, connect, told
 from daemon.store.witness import WitnessFile, testify
 
 T = TypeVar("T")
-Closure = Callable[["Transaction"], T]
-Counts = Counter[tuple[str, str]]
-"""How often something happened, by its kind and what became of it."""
-
+Closure = Callable[[Transaction], T]
 _LOG = structlog.get_logger()
-_BUSY_TIMEOUT = 2.0
 _LAST_WRITES = 0.5  # seconds
 _LARGEST_BATCH = 100
 _CHECKPOINT = 1000  # pages of the write-ahead log after which a commit brings them into the database
 _LATE_CHECKPOINT = 3000  # while somebody else does that
-_TROUBLE = {  # primary result codes (sqlite.org/rescode.html) that say nothing about the statement
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PROTOCOL,
-}
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _RETRY_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0)
-
-
-class Transaction:
-    """What closures get: statements inside the open transaction, and a tally of what happened in it."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self.counts: Counts = Counter()
-        """What is to be counted once it is committed."""
-
-    @contextlib.contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """Undo what the block did if it raises."""
-        counts = self.counts.copy()
-        self._connection.execute("SAVEPOINT part")
-        try:
-            yield
-        except Exception as error:
-            self.counts = counts
-            if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError):
-                self._connection.execute("ROLLBACK TO part")  # else SQLite may have rolled back everything
-                self._connection.execute("RELEASE part")
-            raise
-        self._connection.execute("RELEASE part")
-
-    def execute(self, sql: str, parameters: Iterable[Any] = ()) -> sqlite3.Cursor:
-        """Run one statement."""
-        return self._connection.execute(sql, tuple(parameters))
-
-    def executemany(self, sql: str, rows: Iterable[Iterable[Any]]) -> sqlite3.Cursor:
-        """Run one statement for each row of parameters."""
-        return self._connection.executemany(sql, (tuple(row) for row in rows))
 
 
 class _Connection(aiosqlite.Connection):
@@ -84,24 +38,6 @@ class _Connection(aiosqlite.Connection):
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         result: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
         return result
-
-
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open the database with agentcron's settings; raise sqlite3.Error if that cannot be done."""
-    mode = "ro" if read_only else "rw"
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
-        uri=True,
-        timeout=_BUSY_TIMEOUT,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    connection.row_factory = sqlite3.Row
-    if not read_only:
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = FAST")  # pages that become free are not written over
-    return connection
 
 
 class Database:
@@ -192,7 +128,7 @@ class Database:
         try:
             return await self._writer.run(shrink)
         except sqlite3.Error as error:
-            raise _told(error) from None
+            raise told(error) from None
 
     @contextlib.asynccontextmanager
     async def aside(self) -> AsyncIterator["Aside"]:
@@ -204,7 +140,7 @@ class Database:
         try:
             await connection
         except sqlite3.Error as error:
-            raise _told(error) from None
+            raise told(error) from None
         try:
             await self._checkpoint_after(_LATE_CHECKPOINT)
             try:
@@ -240,9 +176,9 @@ class Database:
         try:
             return await self._reader.run(query)
         except sqlite3.Error as error:
-            told = _told(error)
-            self._heed(told)
-            raise told from None
+            trouble = told(error)
+            self._heed(trouble)
+            raise trouble from None
 
     def _heed(self, result: object) -> None:
         if isinstance(result, StoreDamagedError):
@@ -304,7 +240,7 @@ class Aside:
         try:
             return await self._connection.run(query)
         except sqlite3.Error as error:
-            raise _told(error) from None
+            raise told(error) from None
 
     async def checkpoint(self) -> None:
         """Bring what the write-ahead log holds into the database, as far as readers allow, beside the writer."""
@@ -343,7 +279,7 @@ def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]], counts
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:  # nobody can write now: waiting again for each would only add up
-            return [_told(error)] * len(closures)
+            return [told(error)] * len(closures)
         try:
             results = [way(tx, closure) for closure in closures]
             connection.execute("UPDATE instance SET commits = commits + 1")
@@ -351,7 +287,7 @@ def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]], counts
         except Exception as error:  # noqa: BLE001 - handed to the one who waits for it
             _roll_back(connection)
             if len(closures) == 1:
-                return [_told(error)]
+                return [told(error)]
         else:
             counts.update(tx.counts)
             return results
@@ -382,15 +318,3 @@ def _guarded(tx: Transaction, closure: Closure[Any]) -> object:
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         connection.execute("ROLLBACK")
-
-
-def _told(error: Exception) -> Exception:
-    """Return what the waiting caller gets: trouble of the moment is told from a mistake in a statement."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code in _DAMAGE:
-        mend = "stop the daemon and put a backup back with `agentcron restore`; agents that run go on meanwhile"
-        return StoreDamagedError(f"the database is damaged ({error}); {mend}")
-    if code not in _TROUBLE:
-        return error
-    kind = DiskFullError if code == sqlite3.SQLITE_FULL else StoreUnavailableError
-    return kind(f"the database cannot be written now: {error}")

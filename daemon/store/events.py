@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from daemon.model import Step
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.units import format_instant
 
 

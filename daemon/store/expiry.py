@@ -8,7 +8,7 @@ from datetime import datetime
 
 from daemon.model import RunStatus
 from daemon.rules.expiry import Cutoff, Fate, PastRun, Terms, ranges
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.units import format_instant, parse_instant
 
 Source = Transaction | sqlite3.Connection

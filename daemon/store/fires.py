@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from daemon.model import DueTime, FireOutcome
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.units import format_instant, parse_instant
 
 

@@ -4,7 +4,7 @@ import sqlite3
 from dataclasses import dataclass
 from datetime import datetime
 
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.runs import unfinished_of
 from daemon.units import format_instant
 

@@ -3,7 +3,7 @@
 import sqlite3
 from datetime import datetime
 
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.units import format_instant
 
 

@@ -6,7 +6,7 @@ import sqlite3
 from importlib import resources
 from pathlib import Path
 
-from daemon.errors import StoreError
+from daemon.errors import NewerSchemaError, StoreError
 
 _SCHEMA = "SELECT type, name, sql FROM sqlite_schema"
 _NUMBERED = re.compile(r"([0-9]{4})_[a-z0-9_]+\.sql")
@@ -29,7 +29,7 @@ def migrate(
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     newest = max(steps)
     if version > newest:
-        raise StoreError(newer_schema(path, version))
+        raise newer_schema(path, version)
     waiting = [number for number in sorted(steps) if number > version]
     if waiting and version > 0 and keep_before:
         _back_up(connection, path.with_name(f"{path.name}.before-{waiting[0]:04d}"))
@@ -40,9 +40,9 @@ def migrate(
     return waiting
 
 
-def newer_schema(path: Path, version: int) -> str:
-    """Say that a database was written by a version of agentcron yet to come."""
-    return (
+def newer_schema(path: Path, version: int) -> NewerSchemaError:
+    """Return the error that a database was written by a version of agentcron yet to come."""
+    return NewerSchemaError(
         f"{path} has schema {version}, this agentcron knows up to {max(migrations())}: it was written by a newer "
         "version; nothing was changed. Install that version again, or put back the backup made before the upgrade"
     )

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from daemon.rules.notifying import Standing
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.units import format_instant, parse_instant
 
 

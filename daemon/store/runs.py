@@ -12,7 +12,7 @@ from daemon.errors import StaleStatusError
 from daemon.model import ACTIVE, QUEUE_CLASS, RunStatus, Trigger
 from daemon.rules.budget import Spent
 from daemon.rules.states import is_allowed
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.events import add_event, end_open_steps
 from daemon.units import format_instant, parse_instant
 

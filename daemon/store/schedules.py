@@ -9,7 +9,7 @@ from typing import Any
 
 from daemon.model import Catchup, DueTime, Overlap
 from daemon.rules.cadence import Cadence, cron_cadence, interval_cadence
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.store.skips import forget_past_skips
 from daemon.units import format_instant, parse_instant
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 
 
 @dataclass(frozen=True)

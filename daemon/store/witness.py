@@ -13,9 +13,9 @@ from datetime import datetime
 from pathlib import Path
 
 from daemon.errors import StoreError
+from daemon.model import WITNESS
 from daemon.units import format_instant
 
-NAME = "witness.json"
 _LENGTH = 160  # fixed, so that the file can be written over in place
 _MARGIN = 1000  # after an accepted loss: numbers that may have been given after the last word of the witness
 _SYNC_EVERY = 1.0  # seconds
@@ -39,7 +39,7 @@ class WitnessFile:
 
     def __init__(self, state_dir: Path) -> None:
         self._synced = time.monotonic()
-        self._descriptor = os.open(state_dir / NAME, os.O_WRONLY | os.O_CLOEXEC)
+        self._descriptor = os.open(state_dir / WITNESS, os.O_WRONLY | os.O_CLOEXEC)
 
     def record(self, witness: Witness) -> None:
         """Write it down; it survives the daemon at once, and a power cut takes back what it says of the last second."""
@@ -56,7 +56,7 @@ class WitnessFile:
 
 def read_witness(state_dir: Path) -> Witness | None:
     """Return what the file says, None if there is none; raise StoreError if it cannot be understood."""
-    path = state_dir / NAME
+    path = state_dir / WITNESS
     try:
         content = json.loads(path.read_text())
         return Witness(str(content["instance"]), int(content["highest_run"]), int(content["commits"]))
@@ -68,14 +68,14 @@ def read_witness(state_dir: Path) -> Witness | None:
 
 def write_witness(state_dir: Path, witness: Witness) -> None:
     """Put the file in place, whole or not at all, and on the disk before returning."""
-    fresh = (state_dir / NAME).with_suffix(".new")
+    fresh = (state_dir / WITNESS).with_suffix(".new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, witness.encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    fresh.replace(state_dir / NAME)
+    fresh.replace(state_dir / WITNESS)
     folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

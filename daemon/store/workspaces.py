@@ -8,7 +8,7 @@ from pathlib import Path
 
 from daemon.model import RunStatus
 from daemon.rules.keeping import Candidate
-from daemon.store.database import Transaction
+from daemon.store.connection import Transaction
 from daemon.units import format_instant, parse_instant
 
 _SELECT = (

@@ -44,6 +44,7 @@ POST /workspaces/{run_id}/keep
 POST /workspaces/{run_id}/unkeep
 POST /hooks/{token}
 POST /reload
+GET /daemon
 GET /status
 GET /healthz
 GET /metrics

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import re
-import resource
 import select
 import socket
 import stat
@@ -232,13 +231,9 @@ def test_a_command_without_a_daemon_says_so(start_daemon: StartDaemon) -> None:
 
 
 def test_agents_get_the_limit_of_open_files_that_they_expect(start_daemon: StartDaemon) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
-    try:
-        text = CONFIG.replace("echo hello; cat", "ulimit -n") + '[agents.a.schedules.s]\nevery = "1s"\n'
-        daemon = start_daemon(text)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    few = "from resource import *; setrlimit(RLIMIT_NOFILE, (1024, getrlimit(RLIMIT_NOFILE)[1]))"
+    text = CONFIG.replace("echo hello; cat", "ulimit -n") + '[agents.a.schedules.s]\nevery = "1s"\n'
+    daemon = start_daemon(text, slowed=few)
     daemon.wait_for_run("completed")
     assert daemon.output(1) == "1024\n"
     limits = Path(f"/proc/{daemon.process.pid}/limits").read_text()

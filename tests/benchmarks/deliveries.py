@@ -33,7 +33,8 @@ from daemon.runs.hooks import Hooks
 from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules.declaring import sync_declared
-from daemon.store.database import Database, Transaction
+from daemon.store.connection import Transaction
+from daemon.store.database import Database
 from daemon.store.opening import open_state
 from daemon.store.runs import count_active, create_run
 from daemon.store.schedules import get_schedule

@@ -25,7 +25,8 @@ import aiosqlite
 
 from daemon.fires import new_run
 from daemon.model import DueTime, FireOutcome, Trigger
-from daemon.store.database import Database, Transaction, connect
+from daemon.store.connection import Transaction, connect
+from daemon.store.database import Database
 from daemon.store.fires import record_fire
 from daemon.store.opening import open_state
 from daemon.store.runs import create_run

@@ -42,6 +42,16 @@ def test_without_open_files_runs_wait_and_none_is_lost(start_daemon: StartDaemon
     assert daemon.stop() == 0
 
 
+def test_too_few_open_files_for_anything_are_told(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    few = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}))"
+    daemon = start_daemon(AGENT.format(folder=tmp_path), slowed=few.format(64))
+    daemon.wait_for_run("completed")
+    daemon.stop()
+    daemon = start_daemon(AGENT.format(folder=tmp_path), ready=False, slowed=few.format(63))
+    assert daemon.process.wait(20) == 1
+    assert daemon.log_text().startswith("agentcron: this process may open 63 files, and agentcron needs 64 at least")
+
+
 def test_a_database_that_is_taken_away_is_told_and_nothing_is_acknowledged(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:

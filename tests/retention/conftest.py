@@ -11,7 +11,8 @@ from daemon.cleanup import Cleanup
 from daemon.config.loading import load_config
 from daemon.config.schema import Config
 from daemon.retention import Retention
-from daemon.store.database import Database, Transaction
+from daemon.store.connection import Transaction
+from daemon.store.database import Database
 from daemon.store.opening import open_state
 from daemon.units import format_instant
 

@@ -53,7 +53,7 @@ def test_the_command_gets_its_input_and_the_named_environment_only(start_daemon:
     (tmp_path / "key").write_text("s3cret-value\n")
     text = config(
         "env | sort; pwd; cat; umask; touch $TMPDIR/x $AGENTCRON_ARTIFACTS/y",
-        'env = { KEY = { file = "key" }, MODE = "ci", OUTSIDE = { inherit = true }, UNSET = { inherit = true } }',
+        'env = { KEY = { file = "key" }, MODE = "ci", OUTSIDE = { inherit = true } }',
         schedule=SECOND_BY_SECOND + 'input = "the input\\n"\n',
     )
     daemon = start_daemon(text, OUTSIDE="from outside", HIDDEN="never seen", LANG="C.UTF-8")
@@ -128,6 +128,13 @@ def test_an_unreadable_secret_fails_the_run_with_the_reason(start_daemon: StartD
     run = ended(start_daemon(config("echo never", 'env = { KEY = { file = "missing" } }')))
     assert run["status"] == "failed"
     assert "KEY: cannot read" in str(run["error"])
+    assert run["delivered_at"] is None
+
+
+def test_a_variable_that_there_is_not_to_inherit_fails_the_run_with_the_reason(start_daemon: StartDaemon) -> None:
+    run = ended(start_daemon(config("echo never", "env = { NOT_SET = { inherit = true } }")))
+    assert run["status"] == "failed"
+    assert "NOT_SET: is not set in the daemon's environment" in str(run["error"])
     assert run["delivered_at"] is None
 
 

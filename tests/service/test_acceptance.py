@@ -292,6 +292,40 @@ def test_doctor_names_a_credential_that_the_unit_does_not_load(host: Host) -> No
     assert "the unit loads no credential 'pass'" in host.run("agentcron doctor", check=False)
 
 
+def test_a_persons_own_daemon_runs_by_the_readmes_lines_and_loses_no_run_at_a_restart(host: Host) -> None:
+    """The user's manager is started as a service, since this host has no logins."""
+    environment = "HOME=/home/alice USER=alice XDG_RUNTIME_DIR=/run/alice"
+    host.run(
+        "useradd -m alice && install -d -o alice -m 700 /run/alice && systemd-run -q --unit=alices --uid=alice "
+        f"-p Delegate=yes -p Environment='{environment}' /lib/systemd/systemd --user"
+    )
+    host.wait_for("test -S /run/alice/systemd/private")
+
+    def as_alice(script: str) -> str:
+        (host.root / "var/tmp/script").write_text(f"cd /home/alice\n{script}")
+        path = "/usr/local/bin:/usr/bin:/bin"
+        return host.run(f"runuser -u alice -- env -i {environment} PATH={path} sh -e /var/tmp/script")
+
+    as_alice(readme("A person's own daemon").replace("loginctl", "true loginctl"))
+    assert as_alice("systemctl --user is-active agentcron").strip() == "active"
+    long = '[agents.long]\ncommand = ["sleep", "600"]\n[agents.long.schedules.never]\nevery = "36500d"\n'
+    as_alice(f"cat >>.config/agentcron/config.toml <<'END'\n{long}END\nsystemctl --user reload agentcron")
+    wait_until(lambda: "long/never" in as_alice("agentcron schedules list"), deadline=20)
+    number = json.loads(as_alice("agentcron schedules trigger long/never --json"))["id"]
+    host.wait_for("pgrep -u alice -x sleep")
+    before = host.run("pgrep -u alice -x sleep")
+    as_alice("systemctl --user restart agentcron")
+    assert host.run("pgrep -u alice -x sleep") == before
+    shown = json.loads(as_alice(f"agentcron runs show {number} --json"))
+    assert shown["status"] == "running"
+    as_alice(f"agentcron runs cancel {number}")
+    wait_until(lambda: "cancelled" in as_alice(f"agentcron runs show {number} --json"), deadline=20)
+    wait_until(lambda: '"completed"' in as_alice("agentcron runs list --json"), deadline=20, what="a run of the example")
+    assert host.run("ls -A /home/alice/.local/state/agentcron | grep -c state.db").strip() != "0"
+    as_alice("systemctl --user stop agentcron")
+    host.run("systemctl stop alices")
+
+
 def test_the_readmes_lines_remove_it(host: Host) -> None:
     host.run(readme("**Remove**"))
     assert host.run("systemctl is-active agentcron", check=False).strip() == "inactive"

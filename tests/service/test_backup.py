@@ -16,6 +16,13 @@ from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until
 
 TICK = "[agents.a]\ncommand = ['true']\n[agents.a.schedules.s]\nevery = '1s'\ncatchup = 'all'\n"
+SPOILT = {
+    "newer": "PRAGMA user_version = 9999",
+    "older": "PRAGMA user_version = 1",
+    "leaner": "DROP INDEX runs_queue",
+    "triggered": "CREATE TRIGGER x AFTER INSERT ON runs BEGIN DELETE FROM runs; END",
+    "foreign": "CREATE TABLE guests (name)",
+}
 
 
 def rows(file: Path, sql: str) -> list[tuple[object, ...]]:
@@ -226,29 +233,15 @@ def test_what_is_no_good_backup_changes_nothing(start_daemon: StartDaemon, tmp_p
     file = tmp_path / "backup.db"
     backed_up(daemon, file)
     daemon.stop()
-    match what:
-        case "damaged":
-            damaged(file)
-        case "text":
-            file.write_text("nothing of the kind" * 500)
-        case "newer":
-            with contextlib.closing(sqlite3.connect(file)) as connection:
-                connection.execute("PRAGMA user_version = 9999")
-        case "older":
-            with contextlib.closing(sqlite3.connect(file)) as connection:
-                connection.execute("PRAGMA user_version = 1")
-        case "leaner":
-            with contextlib.closing(sqlite3.connect(file)) as connection:
-                connection.execute("DROP INDEX runs_queue")
-        case "triggered":
-            with contextlib.closing(sqlite3.connect(file)) as connection:
-                connection.execute("CREATE TRIGGER x AFTER INSERT ON runs BEGIN DELETE FROM runs; END")
-        case "foreign":
-            file.unlink()
-            with contextlib.closing(sqlite3.connect(file)) as connection:
-                connection.execute("CREATE TABLE guests (name)")
-        case "missing":
-            file.unlink()
+    if what == "damaged":
+        damaged(file)
+    elif what == "text":
+        file.write_text("nothing of the kind" * 500)
+    elif what in {"missing", "foreign"}:
+        file.unlink()
+    if what in SPOILT:
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            connection.execute(SPOILT[what])
     kept = {entry.name: entry.read_bytes() for entry in daemon.state.iterdir() if entry.is_file()}
     refused = daemon.cli("restore", str(file))
     assert refused.returncode == 1

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from daemon.cli.app import app
+from tests import forked
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 
@@ -52,15 +53,7 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProces
 
 
 def agentcron(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "daemon", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
-        timeout=60,
-    )
+    return forked.run(list(arguments), {**os.environ, **environment}, folder)
 
 
 def document(daemon: DaemonProcess, *arguments: str, status: int = 0) -> Any:  # noqa: ANN401 - any JSON
@@ -379,6 +372,49 @@ def test_interrupting_the_follower_is_quiet(start_daemon: StartDaemon) -> None:
         assert follower.wait(20) == 130
         assert follower.stderr is not None
         assert follower.stderr.read() == ""
+
+
+AGENTS_WORDS = "\x1b[2J bad\n\x9b31m \u202e \x9d0;title\x9c FAILED\rall passed \u061c"
+
+
+def test_a_terminal_gets_nothing_of_an_agents_words_that_could_mislead(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    (tmp_path / "words").write_bytes(
+        b"\x1b[31mred\x1b[0m gr\xc3\xbcn " + AGENTS_WORDS.encode() + b"\x9b\x1b[8m end\xc3"
+    )
+    (tmp_path / "result").write_text(json.dumps({"status": "failed", "message": AGENTS_WORDS}))
+    script = f"cat {tmp_path}/words; cp {tmp_path}/result $AGENTCRON_RESULT"
+    daemon = start_daemon(f'[agents.a]\ncommand = ["sh", "-c", "{script}"]\n[agents.a.schedules.s]\nevery = "36500d"\n')
+    for words in (["schedules", "trigger", "a/s", "--wait"], ["runs", "logs", "1"]):
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "daemon", "--config", str(daemon.config), *words]
+        process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=daemon.environment)
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # a terminal that nobody has open any more
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        os.close(ours)
+        process.wait(20)
+        text = shown.decode()
+        assert "\x1b[31mred\x1b[0m grün \\x1b[2J bad" in text
+        assert not set(text) & {"\x9b", "\x9d", "\x9c", "\u202e", "\u061c"}
+        assert "FAILED\r\nall passed" in text
+        assert "\x1b[8m end\\xc3\x1b[0m" in text
+        assert text.count("\x1b") == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_in_the_middle_of_the_imports_is_no_traceback(tmp_path: Path, number: int) -> None:
+    (tmp_path / "config.toml").write_text('[daemon]\nstate_dir = "state"\n' + CONFIG)
+    sent = f"import os; os.kill(os.getpid(), {int(number)})"
+    (tmp_path / "typer.py").write_text(f"{sent}\nraise SystemExit('alive')\n")  # what is imported first
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    command = [sys.executable, "-m", "daemon", "--config", "config.toml", "run"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    told = (found.returncode, found.stderr.strip())
+    assert told == ((-signal.SIGINT, "") if number == signal.SIGINT else (1, "alive"))
 
 
 def test_waiting_helper_fails_when_nothing_comes() -> None:

@@ -4,8 +4,12 @@ import contextlib
 import http.server
 import json
 import os
+import pwd
 import shutil
+import socket
+import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +17,9 @@ from typing import Any
 
 import pytest
 
+from daemon.config.loading import load_config
+from daemon.doctor.service_unit import Unit
+from daemon.doctor.settings import check_settings
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess
 from tests.service.test_backup import damaged
@@ -88,6 +95,28 @@ def test_a_bad_config_is_told_whole(used: DaemonProcess) -> None:
     assert len(said) >= 2
 
 
+def test_without_a_daemon_there_is_nothing_wrong(used: DaemonProcess) -> None:
+    assert [one for one in findings(used) if one["severity"] == "error"] == []
+    assert "none runs on" in found(used, "daemon", "note")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders to somebody else")
+def test_what_may_not_be_seen_is_not_judged(tmp_path: Path) -> None:
+    for name in ("log", "bin"):
+        (tmp_path / name).mkdir(mode=0o700)
+        os.chown(tmp_path / name, 65534, 65534)
+    (tmp_path / "config.toml").write_text(
+        f"[log]\nfile = '{tmp_path}/log/file'\n[agents.a]\ncommand = ['{tmp_path}/bin/agent']\n"
+    )
+    powerless = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"]
+    command = [*powerless, sys.executable, "-m", "daemon", "--config", str(tmp_path / "config.toml"), "check", "--json"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["warnings"] == [
+        f"agents.a.command: '{tmp_path}/bin/agent' is not an executable program here"
+    ]
+
+
 def test_without_state_there_is_nothing_wrong(used: DaemonProcess) -> None:
     shutil.rmtree(used.state)
     assert "the first start makes it" in found(used, "state", "note")
@@ -103,6 +132,49 @@ def test_state_that_others_may_read_is_an_error(used: DaemonProcess, name: str) 
 def test_files_of_somebody_else_are_an_error(used: DaemonProcess) -> None:
     os.chown(used.state / "witness.json", 65534, 65534)
     assert "witness.json belongs to" in found(used, "state", "error")
+
+
+def test_what_lies_in_the_way_is_named_with_a_mend(used: DaemonProcess, tmp_path: Path) -> None:
+    (used.state / "hook.key").write_text("xx")
+    shutil.rmtree(used.state / "runs")
+    (used.state / "runs").touch()
+    (tmp_path / "c.sock").mkdir()
+    (tmp_path / "script").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "script").chmod(0o755)
+    (tmp_path / "plain").write_text("#!/bin/sh\n")
+    used.config.write_text(f"""
+[daemon]
+state_dir = "state"
+[log]
+file = "no/such/log"
+[control]
+socket = "c.sock"
+[agents.script]
+command = ["{tmp_path}/script"]
+[agents.plain]
+command = ["{tmp_path}/plain"]
+""")
+    said = {(one["about"], one["what"]): one["mend"] for one in findings(used) if one["severity"] == "error"}
+    text = "\n".join(f"{about}: {what}; {mend}" for (about, what), mend in said.items())
+    for words in (
+        "hooks: ",
+        "runs is no folder; look what put it there, and move it away: mv ",
+        "c.sock is no socket; move it away",
+        f"log.file: there is no folder {tmp_path}/no/such",
+        "names /no/such/interpreter, which is no program here",
+        f"plain may not be executed; chmod +x {tmp_path}/plain",
+    ):
+        assert words in text
+
+
+def test_a_link_to_nowhere_and_a_newer_schema_are_told(used: DaemonProcess) -> None:
+    with contextlib.closing(sqlite3.connect(used.state / "state.db")) as connection:
+        connection.execute("PRAGMA user_version = 9999")
+    [newer] = [one for one in findings(used) if one["about"] == "database"]
+    assert newer["mend"] == "install that version of agentcron again"
+    shutil.rmtree(used.state)
+    used.state.symlink_to("nowhere")
+    assert "is a link to what is not there" in found(used, "state", "error")
 
 
 def test_a_flipped_page_is_found(used: DaemonProcess) -> None:
@@ -179,6 +251,69 @@ url = "http://127.0.0.1:1/agent"
     assert "nowhere.git" in said["environments.bad.repository", "error"]
     assert "is no folder" in said["environments.gone.path", "error"]
     assert "more than the disk holds" in said["disk", "warning"]
+
+
+def test_a_server_that_answers_byte_by_byte_is_given_up(used: DaemonProcess) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
+        ended = threading.Event()
+
+        def drip() -> None:
+            client, _ = server.accept()
+            with client, contextlib.suppress(OSError):
+                client.send(b"HTTP/1.1 200 OK\r\nX: ")
+                while not ended.wait(0.5):
+                    client.send(b"x")
+
+        threading.Thread(target=drip, daemon=True).start()
+        used.config.write_text(
+            '[daemon]\nstate_dir = "state"\n[agents.slow]\n'
+            f'type = "a2a"\nurl = "http://127.0.0.1:{server.getsockname()[1]}"\n'
+        )
+        told = found(used, "agents.slow", "error")
+        ended.set()
+    assert "has not answered within 10 s" in told
+
+
+def test_a_program_in_a_folder_that_the_service_hides_is_told(tmp_path: Path) -> None:
+    program = tmp_path / "agent"
+    interpreter = tmp_path / "interpreter"
+    interpreter.write_text("")
+    interpreter.chmod(0o755)
+    program.write_text(f"#!{interpreter}\0x\n")
+    program.chmod(0o755)
+    (tmp_path / "config.toml").write_text(f"[agents.a]\ncommand = ['{program}']\n")
+    config = load_config(tmp_path / "config.toml")
+    assert [finding.severity for finding in check_settings(config)] == []
+    for hidden in (program, interpreter):
+        [finding] = check_settings(config, hides=lambda path, hidden=hidden: path == hidden)  # type: ignore[misc]
+        assert f"{hidden} is in a home, which ProtectHome= hides" in finding.what
+
+
+def test_what_a_unit_hides_shows_and_sets() -> None:
+    bound = {"ProtectHome": "tmpfs", "BindPaths": "-/srv/x:/home/alice/site:rbind", "BindReadOnlyPaths": "/root/a"}
+    unit = Unit({**bound, "User": "agentcron", "Environment": 'PATH=/bin "WORDS=a b"'}, "")
+    places = ("/home/bob/x", "/home/alice/site/x", "/root/a", "/usr/bin/x")
+    assert [unit.hides(Path(place)) for place in places] == [True, False, False, False]
+    assert not Unit({"ProtectHome": "read-only"}, "").hides(Path("/home/bob/x"))
+    assert (unit.user, unit.environment["PATH"], unit.environment["WORDS"]) == ("agentcron", "/bin", "a b")
+    assert "HOME" in unit.environment
+
+
+def test_a_variable_to_inherit_is_looked_for_where_the_unit_sets_it(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[agents.a]\ncommand = ['true']\nenv = { TOKEN = { inherit = true } }\n")
+    config = load_config(tmp_path / "config.toml")
+    assert list(check_settings(config, {"PATH": "/bin:/usr/bin", "TOKEN": "x"})) == []
+    [finding] = check_settings(config, {"PATH": "/bin:/usr/bin"})
+    assert (finding.severity, finding.about) == ("warning", "agents.a.env.TOKEN")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_root_can_look_as_the_user_of_the_unit() -> None:
+    script = "import os; from daemon.cli.owner import become; print(become('no such'), become('nobody'), os.geteuid())"
+    for name in ("nobody", str(pwd.getpwnam("nobody").pw_uid)):
+        run = [sys.executable, "-c", script.replace("'nobody'", f"'{name}'")]
+        said = subprocess.run(run, capture_output=True, text=True, check=True)
+        assert said.stdout.split() == ["None", "nobody", str(pwd.getpwnam("nobody").pw_uid)]
 
 
 def test_a_daemon_that_does_not_answer_is_an_error(start_daemon: StartDaemon) -> None:

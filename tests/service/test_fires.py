@@ -20,7 +20,8 @@ from daemon.runs.ending import finish
 from daemon.schedules.backfill import Backfilled, backfill
 from daemon.schedules.changing import Mark, pause_columns, redefine
 from daemon.schedules.declaring import sync_declared
-from daemon.store.database import Database, Transaction
+from daemon.store.connection import Transaction
+from daemon.store.database import Database
 from daemon.store.opening import open_state
 from daemon.store.runs import change_status, get_run, startable
 from daemon.store.schedules import ScheduleRow, get_schedule

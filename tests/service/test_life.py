@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from daemon.agents.supervisor import tree
-from tests.conftest import StartDaemon
+from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, processes_of, wait_until
 
 TICK = '[agents.a.schedules.s]\nevery = "1s"\n'
@@ -224,6 +224,15 @@ def test_signals_before_the_daemon_is_ready_do_not_end_it(start_daemon: StartDae
         daemon.process.send_signal(signal.SIGHUP)
     daemon.wait_for_log("[daemon] Ready")
     assert daemon.stop() == 0
+
+
+def test_a_folder_of_any_name_will_do(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xff m"))
+    folder.mkdir()
+    with daemons_in(folder) as start:
+        daemon = start('[agents.a]\ncommand = ["true"]\n[agents.a.schedules.s]\nevery = "1s"\n')
+        daemon.wait_for_run("completed")
+        assert f"pid {daemon.process.pid}" in daemon.cli("status").stdout
 
 
 # log file

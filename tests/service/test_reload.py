@@ -51,6 +51,25 @@ def test_a_bad_file_changes_nothing(start_daemon: StartDaemon) -> None:
     daemon.wait_for_run("completed", number=number)
 
 
+def test_the_command_tells_all_mistakes_and_the_log_does_too(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    daemon.config.write_text(daemon.config.read_text() + "bogus = 1\nworse = 2\n")
+    told = daemon.cli("reload")
+    assert (told.returncode, len(told.stderr.splitlines())) == (2, 2)
+    for key in ("bogus", "worse"):
+        assert f"{key} = " in told.stderr
+        assert any(key in event.get("problem", "") for event in daemon.log())
+
+
+def test_the_command_finds_the_daemon_where_it_listens_and_says_what_needs_a_restart(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    daemon.config.write_text(TWO + '[control]\nsocket = "other.sock"\n')
+    told = daemon.cli("reload")
+    assert told.returncode == 0, told.stderr
+    assert told.stderr == "warning: control.socket: takes effect at the next start\n"
+    assert daemon.cli("schedules", "pause", "a/kept").returncode == 0
+
+
 def reload(daemon: DaemonProcess, text: str) -> None:
     """Save as editors do, a new file in the place of the old one, and ask for a reload."""
     fresh = daemon.folder / "config.toml.new"

@@ -1,10 +1,12 @@
 """What the daemon tells systemd over its socket (sd_notify(3)), in which order and when."""
 
+import contextlib
 import itertools
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
@@ -73,6 +75,26 @@ def test_the_sequence_of_start_reload_bad_reload_and_stop(start_daemon: StartDae
     before = len(manager.lines())
     assert daemon.stop() == 0
     assert manager.lines()[before:] == ["STOPPING=1", f"EXTEND_TIMEOUT_USEC={70 * 10**6}"]
+
+
+def test_the_status_says_what_is_amiss_until_it_is_mended(start_daemon: StartDaemon, manager: Manager) -> None:
+    daemon = started(start_daemon, manager)
+    good = daemon.config.read_text()
+
+    def last_status() -> str:
+        return next((line for _, line in reversed(manager.heard) if line.startswith("STATUS=")), "")
+
+    daemon.config.write_text(good + "bogus = 1\nworse = 2\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    manager.wait_for(lambda: last_status().endswith("; config not reloaded (mistakes in it: 2), see the log"))
+    assert "amiss    config not reloaded (mistakes in it: 2)" in daemon.cli("status").stdout
+    daemon.config.write_text(good)
+    daemon.process.send_signal(signal.SIGHUP)
+    manager.wait_for(lambda: "not reloaded" not in last_status())
+    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        manager.wait_for(lambda: "; the database cannot be written now: database is locked" in last_status())
+    manager.wait_for(lambda: "locked" not in last_status())
 
 
 def test_the_watchdog_hears_in_time_also_while_it_stops(start_daemon: StartDaemon, manager: Manager) -> None:

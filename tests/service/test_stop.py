@@ -10,12 +10,12 @@ from tests.daemon_process import processes_of, wait_until
 WAITING = 500
 DECLARING = """
 import sys
-from daemon.service import Service
-prepare = Service._prepare
-async def told(self):
+import daemon.service as service
+prepare = service.prepare
+async def told(*arguments):
     print('{"event": "declaring"}', file=sys.stderr, flush=True)
-    await prepare(self)
-Service._prepare = told
+    return await prepare(*arguments)
+service.prepare = told
 """
 PENDING = "SELECT id FROM runs WHERE status = 'pending'"
 
@@ -48,11 +48,13 @@ def test_ctrl_c_during_the_start_ends_the_agents_that_run(start_daemon: StartDae
 def test_a_stop_does_not_wait_for_a_database_that_cannot_be_written(start_daemon: StartDaemon) -> None:
     text = '[daemon]\nstate_dir = "state"\nstop_timeout = "1s"\n[agents.a]\ncommand = ["true"]\n'
     start_daemon(text).stop()
-    locked = "import daemon.store.database as d\nd._BUSY_TIMEOUT = 0.1\n"
-    locked += "from daemon.service import Service\nimport sqlite3\nprepare = Service._prepare\n"
-    locked += "async def late(self):\n"
-    locked += "    holder = sqlite3.connect(self._database.path, isolation_level=None)\n"
-    locked += "    holder.execute('BEGIN IMMEDIATE')\n    await prepare(self)\nService._prepare = late"
+    locked = "import daemon.store.connection as c\nc._BUSY_TIMEOUT = 0.1\n"
+    locked += "import daemon.service as service\nimport sqlite3\nprepare = service.prepare\n"
+    locked += "async def late(database, *others):\n"
+    locked += "    holder = sqlite3.connect(database.path, isolation_level=None)\n"
+    locked += (
+        "    holder.execute('BEGIN IMMEDIATE')\n    return await prepare(database, *others)\nservice.prepare = late"
+    )
     second = start_daemon(text, ready=False, slowed=locked)
     second.wait_for_log("The database cannot be written; trying again")
     assert second.stop(deadline=10) == 0

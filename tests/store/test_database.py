@@ -15,8 +15,10 @@ import pytest
 
 from daemon.errors import RefusedError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE
-from daemon.store.database import Database, Transaction, connect
-from daemon.store.opening import DaemonLock, open_state, running_daemon
+from daemon.store.connection import Transaction, connect
+from daemon.store.database import Database
+from daemon.store.lock import DaemonLock, running_daemon
+from daemon.store.opening import open_state
 from daemon.store.witness import Witness, read_witness, write_witness
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -308,7 +310,7 @@ _HOLD = """
 import sys
 import uuid
 from pathlib import Path
-from daemon.store.opening import DaemonLock
+from daemon.store.lock import DaemonLock
 lock = DaemonLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

@@ -9,7 +9,7 @@ import pytest
 
 from daemon.errors import StoreError
 from daemon.model import DATABASE
-from daemon.store.database import connect
+from daemon.store.connection import connect
 from daemon.store.migrate import migrate, migrations
 from daemon.store.opening import open_state
 

@@ -305,8 +305,7 @@ def test_secrets_are_read_from_where_they_are(tmp_path: Path) -> None:
     (tmp_path / "cred").write_text("from credential")
     config = load(
         tmp_path,
-        GOOD + 'env = { A = { file = "key" }, B = { credential = "cred" }, C = { inherit = true }, D = "swordfish", '
-        "E = { inherit = true } }\n",
+        GOOD + 'env = { A = { file = "key" }, B = { credential = "cred" }, C = { inherit = true }, D = "swordfish" }\n',
     )
     found = resolve_environment(
         config, agent(config).env, {"CREDENTIALS_DIRECTORY": str(tmp_path), "C": "from outside"}

@@ -33,7 +33,7 @@ _BROKEN_OFF = "the daemon ended while the agent's answer was under way; the inpu
 class RemoteAgent(ABC):
     """One run of an agent that is reached over HTTP."""
 
-    def __init__(self, session: aiohttp.ClientSession, read_key: Callable[[], str | None] | None) -> None:
+    def __init__(self, session: aiohttp.ClientSession, read_key: Callable[[], str] | None) -> None:
         """Serve one run; `read_key` gives the agent's API key if it has one, blocks, and raises SecretError."""
         self.session = session
         self._read_key = read_key

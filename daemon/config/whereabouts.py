@@ -1,0 +1,62 @@
+"""Where a daemon may be whose config file has mistakes: it runs on by the file as it was, and must be reached."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from daemon.config.loading import load_config, parse, read_text, validate
+from daemon.config.overrides import read_overrides
+from daemon.config.schema import Config
+from daemon.errors import ConfigError
+
+_KEYS = (("daemon", "state_dir"), ("control", "socket"))
+
+
+def load_whereabouts(file: Path, environment: Mapping[str, str] = os.environ) -> Config | None:
+    """Return a config of nothing but state directory and socket, as far as the file can be read and says them.
+
+    They may be others than were meant: whoever answers there must be asked by which file it runs. Return None if
+    nothing can be made of the file.
+    """
+    overrides, problems = read_overrides(environment)
+    if problems or (overrides and _is_good(file)):  # the mistake is in the command's own environment
+        return None
+    try:
+        document = _readable_part(file, read_text(file))
+    except ConfigError:
+        return None
+    known: dict[str, Any] = {}
+    for section, key in _KEYS:
+        table = document.get(section, {})
+        if (section, key) in overrides:
+            known.setdefault(section, {})[key] = overrides[section, key]
+        elif isinstance(table, dict) and key in table:
+            known.setdefault(section, {})[key] = table[key]
+    try:
+        return validate(file, known)
+    except ValidationError:
+        return None
+
+
+def _is_good(file: Path) -> bool:
+    try:
+        load_config(file, {})
+    except ConfigError:
+        return False
+    return True
+
+
+def _readable_part(file: Path, text: str) -> dict[str, Any]:
+    """Return the file as TOML, or the tables before the one with the mistake; raise ConfigError."""
+    try:
+        return parse(file, text)
+    except ConfigError as error:
+        if error.line is None:
+            raise
+        before = text.splitlines(keepends=True)[: error.line - 1]
+    while before and not before.pop().startswith("["):
+        pass
+    return parse(file, "".join(before))

@@ -1,0 +1,89 @@
+"""A connection to the database: its settings, what runs in a transaction, and what its errors mean."""
+
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from daemon.errors import DiskFullError, StoreDamagedError, StoreUnavailableError
+
+Counts = Counter[tuple[str, str]]
+"""How often something happened, by its kind and what became of it."""
+
+
+_BUSY_TIMEOUT = 2.0  # seconds
+_TROUBLE = {  # primary result codes (sqlite.org/rescode.html) that say nothing about the statement
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+}
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+class Transaction:
+    """What closures get: statements inside the open transaction, and a tally of what happened in it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.counts: Counts = Counter()
+        """What is to be counted once it is committed."""
+
+    @contextlib.contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Undo what the block did if it raises."""
+        counts = self.counts.copy()
+        self._connection.execute("SAVEPOINT part")
+        try:
+            yield
+        except Exception as error:
+            self.counts = counts
+            if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError):
+                self._connection.execute("ROLLBACK TO part")  # else SQLite may have rolled back everything
+                self._connection.execute("RELEASE part")
+            raise
+        self._connection.execute("RELEASE part")
+
+    def execute(self, sql: str, parameters: Iterable[Any] = ()) -> sqlite3.Cursor:
+        """Run one statement."""
+        return self._connection.execute(sql, tuple(parameters))
+
+    def executemany(self, sql: str, rows: Iterable[Iterable[Any]]) -> sqlite3.Cursor:
+        """Run one statement for each row of parameters."""
+        return self._connection.executemany(sql, (tuple(row) for row in rows))
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open the database with agentcron's settings; raise sqlite3.Error if that cannot be done."""
+    mode = "ro" if read_only else "rw"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=_BUSY_TIMEOUT,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.row_factory = sqlite3.Row
+    if not read_only:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = FAST")  # pages that become free are not written over
+    return connection
+
+
+def told(error: Exception) -> Exception:
+    """Return what the waiting caller gets: trouble of the moment is told from a mistake in a statement."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code in _DAMAGE:
+        mend = "stop the daemon and put a backup back with `agentcron restore`; agents that run go on meanwhile"
+        return StoreDamagedError(f"the database is damaged ({error}); {mend}")
+    if code not in _TROUBLE:
+        return error
+    kind = DiskFullError if code == sqlite3.SQLITE_FULL else StoreUnavailableError
+    return kind(f"the database cannot be written now: {error}")
