@@ -1,6 +1,8 @@
 """What all tests share: a daemon as a real process, and waiting for what it does without sleeping blindly."""
 
 import contextlib
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,10 @@ from tests.daemon_process import DaemonProcess
 
 settings.register_profile("suite", deadline=None, max_examples=50)  # how fast is for the benchmarks to say
 settings.load_profile("suite")
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a third of a daemon's start is the compiler's without a cache
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what is to run in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 StartDaemon = Callable[..., DaemonProcess]
 

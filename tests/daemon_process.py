@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from daemon.agents.supervisor import tree
+from tests import forked
 
 T = TypeVar("T")
 DEADLINE = 20.0
@@ -65,14 +66,20 @@ class DaemonProcess:
             config = '[daemon]\nstate_dir = "state"\n' + config
         self.config.write_text(config)
         self.environment = {**os.environ, **environment}
-        with self.log_file.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*_inside(cgroup), sys.executable, *_program(slowed), "--config", str(self.config), "run", *arguments],
-                stderr=log,
-                stdout=log,
-                stdin=subprocess.DEVNULL,
-                env=self.environment,
-            )
+        self.log_file.touch()
+        command = ["--config", str(self.config), "run", *arguments]
+        self.process: subprocess.Popen[bytes] | forked.Forked
+        if slowed or cgroup or "LD_PRELOAD" in environment:
+            with self.log_file.open("ab") as log:
+                self.process = subprocess.Popen(
+                    [*_inside(cgroup), sys.executable, *_program(slowed), *command],
+                    stderr=log,
+                    stdout=log,
+                    stdin=subprocess.DEVNULL,
+                    env=self.environment,
+                )
+        else:
+            self.process = forked.Forked(command, self.environment, Path.cwd(), self.log_file, self.log_file)
 
     # what it says
 
@@ -128,14 +135,7 @@ class DaemonProcess:
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command of agentcron on the same config."""
-        return subprocess.run(
-            [sys.executable, "-m", "daemon", "--config", str(self.config), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=self.environment,
-            timeout=60,
-        )
+        return forked.run(["--config", str(self.config), *arguments], self.environment, Path.cwd())
 
     # what is done to it
 
