@@ -320,7 +320,9 @@ def test_a_persons_own_daemon_runs_by_the_readmes_lines_and_loses_no_run_at_a_re
     assert shown["status"] == "running"
     as_alice(f"agentcron runs cancel {number}")
     wait_until(lambda: "cancelled" in as_alice(f"agentcron runs show {number} --json"), deadline=20)
-    wait_until(lambda: '"completed"' in as_alice("agentcron runs list --json"), deadline=20, what="a run of the example")
+    wait_until(
+        lambda: '"completed"' in as_alice("agentcron runs list --json"), deadline=20, what="a run of the example"
+    )
     assert host.run("ls -A /home/alice/.local/state/agentcron | grep -c state.db").strip() != "0"
     as_alice("systemctl --user stop agentcron")
     host.run("systemctl stop alices")
