@@ -1,12 +1,25 @@
 """A daemon whose control API is asked."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.api.calling import CONFIG
 from tests.conftest import StartDaemon, daemons_in
-from tests.daemon_process import DaemonProcess
+from tests.daemon_process import DaemonProcess, wait_until
+
+
+@pytest.fixture(autouse=True)
+def _not_at_the_full_hour() -> None:
+    """Let a test whose schedules are due hourly not begin when the hour is about to end."""
+    wait_until(lambda: time.time() % 3600 < 3590)
+
+
+@pytest.fixture
+def in_mid_minute() -> None:
+    """Let a test whose schedules are due each minute not begin when the minute is about to end."""
+    wait_until(lambda: time.time() % 60 < 50)
 
 
 @pytest.fixture

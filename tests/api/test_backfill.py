@@ -77,7 +77,7 @@ def test_a_span_that_makes_no_sense_is_refused(refusing: DaemonProcess, body: di
     answer = call(refusing, "POST", f"{SCHEDULES}/declared/backfill", body)
     assert answer.status == 400
     assert why in answer.body["message"]
-    assert refusing.query("SELECT 1 FROM fires") == []
+    assert refusing.query("SELECT 1 FROM runs WHERE trigger = 'backfill'") == []
 
 
 def test_no_further_back_than_retention(daemon: DaemonProcess) -> None:
@@ -88,6 +88,7 @@ def test_no_further_back_than_retention(daemon: DaemonProcess) -> None:
     assert call(daemon, "POST", PATH, span(3, 2)).status == 200
 
 
+@pytest.mark.usefixtures("in_mid_minute")
 def test_a_due_time_taken_out_of_a_summary_splits_it(daemon: DaemonProcess) -> None:
     made = create(daemon, interval_seconds=60)
     first, last = parse_instant(hours_ago(30)), parse_instant(hours_ago(10))
@@ -120,6 +121,7 @@ def test_a_due_time_taken_out_of_a_summary_splits_it(daemon: DaemonProcess) -> N
     assert all('"was": "skipped_missed"' in row["data"] for row in told)
 
 
+@pytest.mark.usefixtures("in_mid_minute")
 def test_a_summary_is_split_by_the_cadence_it_was_written_under(daemon: DaemonProcess) -> None:
     made = create(daemon, interval_seconds=60)
     first, last = parse_instant(hours_ago(30)), parse_instant(hours_ago(10))
@@ -167,6 +169,7 @@ def test_what_was_left_out_under_an_earlier_cadence_can_be_started(daemon: Daemo
     assert sum(row["covers_count"] or 1 for row in rows) == count + 1
 
 
+@pytest.mark.usefixtures("in_mid_minute")
 def test_what_a_backfill_and_a_pause_decide_is_counted(daemon: DaemonProcess) -> None:
     made = create(daemon, interval_seconds=60, paused=True)
     change_database(daemon, f"UPDATE schedules SET cursor = '{hours_ago(5)}' WHERE id = {made['id']}")

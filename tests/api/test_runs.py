@@ -9,7 +9,7 @@ import pytest
 
 from tests.api.calling import SCHEDULES, UnixConnection, call
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess
+from tests.daemon_process import DaemonProcess, wait_until
 
 SLOW = """\
 [daemon]
@@ -100,6 +100,7 @@ def test_output_is_followed_to_the_end_of_the_run(start_daemon: StartDaemon) -> 
     daemon = start_daemon(SLOW)
     run = trigger(daemon)
     daemon.wait_for_row("SELECT 1 FROM runs WHERE id = ? AND delivered_at IS NOT NULL", run)
+    wait_until(lambda: daemon.output(run) == "begun\n", what="the agent's first line")
     followed: list[bytes] = []
     reader = threading.Thread(target=lambda: followed.append(call(daemon, "GET", f"/runs/{run}/output?follow=1").data))
     reader.start()

@@ -94,7 +94,7 @@ def test_a_visit_to_2036_leaves_every_second_with_one_row_and_the_schedule_alive
 
 
 @needs_faketime
-@pytest.mark.parametrize("minutes", [12, pytest.param(130, marks=[pytest.mark.soak, pytest.mark.timeout(300)])])
+@pytest.mark.parametrize("minutes", [20, pytest.param(130, marks=[pytest.mark.soak, pytest.mark.timeout(300)])])
 def test_sixty_times_as_fast_over_the_end_of_summer_time(start_daemon: StartDaemon, minutes: int) -> None:
     """02:00 BST is 01:00 UTC; a wildcard job follows the wall clock, a fixed one does not run in the repeated hour."""
     zone = 'timezone = "Europe/London"\noverlap = "allow_all"\n'
@@ -112,7 +112,7 @@ def test_sixty_times_as_fast_over_the_end_of_summer_time(start_daemon: StartDaem
     assert_nothing_was_early(daemon)
     wild = daemon.query("SELECT scheduled_for, outcome FROM fires WHERE schedule_id = 1 ORDER BY 1")
     first = parse_instant(wild[0]["scheduled_for"])
-    assert first - begin <= timedelta(minutes=4)  # the start of the daemon takes a minute or two of this time
+    assert first - begin <= timedelta(minutes=8)  # the start of the daemon takes a minute or two of this time
     assert [row["scheduled_for"] for row in wild] == [
         format_instant(first + timedelta(minutes=2 * number)) for number in range(len(wild))
     ]

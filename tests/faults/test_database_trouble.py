@@ -217,7 +217,7 @@ def test_a_locked_database_is_waited_for(start_daemon: StartDaemon, tmp_path: Pa
         before = len((tmp_path / "started").read_text().split())
         pause(seconds)
         assert len((tmp_path / "started").read_text().split()) <= before + 1  # what was recorded before the lock
-        assert "cannot be" in daemon.log_text()
+        daemon.wait_for_log("cannot be")
     wait_until(lambda: completed(daemon) >= before + seconds, what="runs after the lock", deadline=30)
     assert_the_ledger_is_exact(daemon)
     assert_no_run_started_twice(tmp_path)

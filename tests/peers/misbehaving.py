@@ -17,7 +17,6 @@ from typing import Any
 
 HEAD = "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{more}"
 MEGABYTE = 1024 * 1024
-BOMB = gzip.compress(b" " * (100 * MEGABYTE), 1)
 
 
 class Exchange:
@@ -129,7 +128,8 @@ async def endless(exchange: Exchange) -> None:
 
 
 async def gzip_bomb(exchange: Exchange) -> None:
-    await exchange.answer(BOMB, more="Content-Encoding: gzip\r\n")
+    bomb = await asyncio.to_thread(gzip.compress, b" " * (100 * MEGABYTE), 1)
+    await exchange.answer(bomb, more="Content-Encoding: gzip\r\n")
 
 
 async def unavailable_for_years(exchange: Exchange) -> None:

@@ -1,6 +1,7 @@
 """Peers as real processes on loopback."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -17,11 +18,17 @@ from tests.daemon_process import wait_until
 _IMPORTS = 60.0  # seconds; some SDKs take a while
 
 
+_PORTS = itertools.count(20_000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
+
+
 def free_port() -> int:
-    """Return a TCP port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that nobody listens on, of this worker's own and none that the kernel gives away by itself."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
 
 
 @dataclass

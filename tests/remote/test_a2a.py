@@ -136,7 +136,7 @@ def test_a_suspended_run_is_found_again_and_not_delivered_again(start_daemon: St
 
 def test_a_task_that_outlasts_the_timeout_fails_and_is_cancelled(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "a2a_sdk") as new:
-        daemon = start_daemon(agent("a", f"type = 'a2a'\nurl = '{new.url}'\ntimeout = '2s'", long="long"))
+        daemon = start_daemon(agent("a", f"type = 'a2a'\nurl = '{new.url}'\ntimeout = '6s'", long="long"))
         run = finished(daemon, "a/long")
         assert (run["status"], run["error"]) == ("failed", "timeout: the run took longer than its timeout")
         wait_until(lambda: [one for one in new.requests() if one["body"]["method"] == "CancelTask"], what="the cancel")

@@ -153,7 +153,7 @@ def test_public_url_is_what_hook_urls_begin_with(start_daemon: StartDaemon, tmp_
 
 def test_a_hook_that_is_not_called_in_time_expires_with_the_run(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "agentex_plain", "async") as found:
-        daemon = start_daemon(text(found.url, "timeout = '2s'"))
+        daemon = start_daemon(text(found.url, "timeout = '6s'"))
         number = triggered(daemon, "a/x")
         run = ended(daemon, number)
         assert (run["status"], run["error"]) == ("failed", "timeout: the run took longer than its timeout")

@@ -11,13 +11,14 @@ from daemon.agents.remote import delivery, http
 from tests.conftest import daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.peers.processes import Peer, free_port, peer
+from tests.remote.conftest import SELDOM, triggered
 
 pytestmark = pytest.mark.xdist_group("misbehaving")  # its tests share a daemon
 
 QUICK = """
 from daemon.agents.remote import delivery, http
-delivery.WAITS = (0.2, 0.4, 0.8, 1.6)
-http.TO_HEADERS = 2.5
+delivery.WAITS = (0.2, 0.4, 0.8, 5.0)
+http.TO_HEADERS = 4.0
 """
 
 
@@ -31,8 +32,8 @@ class End(NamedTuple):
 
 ENDS = {
     "well": End("completed", "", 1),
-    "hang": End("failed", "message/send: no answer within 2 s (after 5 tries)", 5),
-    "hang-in-headers": End("failed", "message/send: no answer within 2 s (after 5 tries)", 5),
+    "hang": End("failed", "message/send: no answer within 4 s (after 5 tries)", 5),
+    "hang-in-headers": End("failed", "message/send: no answer within 4 s (after 5 tries)", 5),
     "error-500": End("failed", "message/send: HTTP 500 X: it broke (after 5 tries)", 5),
     "not-found": End("failed", "message/send: HTTP 404 X: nothing here", 1),
     "unavailable-for-years": End("failed", "it asks to wait 11574d1h46m40s, longer than the run's timeout leaves", 1),
@@ -73,7 +74,7 @@ def config(url: str, late: int) -> str:
     agents = [
         f"[agents.{mode}]\ntype = 'agentex'\nacp_type = 'sync'\nurl = '{url}/{mode}'\n"
         f"timeout = '{'4s' if mode == 'byte-a-second' else '1m'}'\n"
-        f"budget = {{ runs_per_day = 1 }}\n[agents.{mode}.schedules.s]\nevery = '1s'\ninput = 'go'\n"
+        f"[agents.{mode}.schedules.s]\n{SELDOM}input = 'go'\n"
         for mode in ENDS
     ]
     agents.append(
@@ -90,6 +91,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DaemonPr
     late = free_port()
     with peer(folder, "misbehaving") as found, daemons_in(folder) as start:
         daemon = start(config(found.url, late), slowed=QUICK)
+        for agent in ("refused", *ENDS):
+            triggered(daemon, f"{agent}/s")
         daemon.wait_for_row(
             "SELECT 1 FROM events e JOIN runs r ON r.id = e.run_id WHERE r.agent = 'refused' "
             "AND e.type = 'delivery_failed'"
@@ -136,7 +139,7 @@ def test_a_wait_that_is_over_takes_nothing_from_ours(outcome: tuple[DaemonProces
     daemon, _ = outcome
     events = "SELECT data FROM events WHERE run_id = ? AND type = 'delivery_failed' ORDER BY number"
     tries = [json.loads(row["data"]) for row in daemon.query(events, run_of(daemon, "unavailable-until-1999")["id"])]
-    assert [one.get("again_after_seconds") for one in tries] == [0.2, 0.4, 0.8, 1.6, None]
+    assert [one.get("again_after_seconds") for one in tries] == [0.2, 0.4, 0.8, 5.0, None]
 
 
 def test_what_came_before_the_end_is_kept(outcome: tuple[DaemonProcess, Peer]) -> None:
@@ -150,7 +153,7 @@ def test_other_schedules_fire_on_time_meanwhile(outcome: tuple[DaemonProcess, Pe
     fires = daemon.query("SELECT f.* FROM fires f JOIN schedules s ON s.id = f.schedule_id WHERE s.agent = 'punctual'")
     late = [datetime.fromisoformat(row["decided_at"]) - datetime.fromisoformat(row["scheduled_for"]) for row in fires]
     assert len(late) > 5
-    assert max(late) < timedelta(seconds=3)
+    assert max(late) < timedelta(seconds=10)
     assert "Traceback" not in daemon.log_text()
 
 

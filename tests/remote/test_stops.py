@@ -25,14 +25,17 @@ def in_flight(daemon: DaemonProcess, found: Peer) -> int:
     return number
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_call_in_flight_is_drained_or_cancelled(start_daemon: StartDaemon, tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "mode", "end"), [(signal.SIGTERM, "slow", "completed"), (signal.SIGINT, "hang", "cancelled")]
+)
+def test_a_call_in_flight_is_drained_or_cancelled(
+    start_daemon: StartDaemon, tmp_path: Path, number: int, mode: str, end: str
+) -> None:
     with peer(tmp_path, "misbehaving") as found:
-        daemon = start_daemon(text(found, "slow"))
+        daemon = start_daemon(text(found, mode))
         run = in_flight(daemon, found)
         assert daemon.stop(number) == 0
-        status = daemon.query("SELECT status FROM runs WHERE id = ?", run)[0]["status"]
-        assert status == ("completed" if number == signal.SIGTERM else "cancelled")
+        assert daemon.query("SELECT status FROM runs WHERE id = ?", run)[0]["status"] == end
 
 
 def test_a_call_that_takes_too_long_is_interrupted(start_daemon: StartDaemon, tmp_path: Path) -> None:

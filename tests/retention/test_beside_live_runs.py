@@ -79,7 +79,8 @@ def sweep(daemon: DaemonProcess) -> dict[str, Any]:
 def lateness(daemon: DaemonProcess, began: datetime, ended: datetime) -> list[float]:
     """Return by how many seconds the due times between two instants were decided late."""
     span = format_instant(began), format_instant(ended)
-    rows = daemon.query("SELECT * FROM fires WHERE outcome = 'launched' AND decided_at BETWEEN ? AND ?", *span)
+    decided = "outcome IN ('launched', 'skipped_overlap') AND decided_at BETWEEN ? AND ?"
+    rows = daemon.query(f"SELECT * FROM fires WHERE {decided}", *span)
     return [(parse_instant(row["decided_at"]) - parse_instant(row["scheduled_for"])).total_seconds() for row in rows]
 
 

@@ -17,6 +17,7 @@ from tests.api.calling import call
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.histories import fill
+from tests.peers.processes import free_port
 from tests.service.test_workspaces import config as site_config
 from tests.service.test_workspaces import ended, origin, place_of
 
@@ -297,9 +298,10 @@ def test_what_a_cleanup_saved_of_an_old_run_stays_as_long_as_a_new_one(start_dae
 
 def test_only_an_admin_runs_it(start_daemon: StartDaemon, tmp_path: Path) -> None:
     (tmp_path / "ci.token").write_text("sesame-street")
+    port = free_port()
     text = config().replace(
         'socket = "c.sock"',
-        'socket = "c.sock"\nlisten = "127.0.0.1:8411"\ntokens = [{ name = "ci", file = "ci.token" }]',
+        f'socket = "c.sock"\nlisten = "127.0.0.1:{port}"\ntokens = [{{ name = "ci", file = "ci.token" }}]',
     )
     daemon = start_daemon(text)
     found = subprocess.run(
@@ -310,7 +312,7 @@ def test_only_an_admin_runs_it(start_daemon: StartDaemon, tmp_path: Path) -> Non
             "POST",
             "-H",
             "Authorization: Bearer sesame-street",
-            "http://127.0.0.1:8411/retention/run",
+            f"http://127.0.0.1:{port}/retention/run",
         ],
         capture_output=True,
         text=True,

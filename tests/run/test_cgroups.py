@@ -52,7 +52,7 @@ def first(daemon: DaemonProcess, agent: str, condition: str) -> dict[str, object
 
 
 def test_a_run_has_a_cgroup_until_it_ends_and_its_use_is_recorded(start_daemon: StartDaemon, delegated: Path) -> None:
-    script = "grep ^0:: /proc/self/cgroup; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"
+    script = "grep ^0:: /proc/self/cgroup; i=0; while [ $i -lt 600000 ]; do i=$((i+1)); done"
     daemon = start_daemon(config(a=script), cgroup=delegated)
     run = first(daemon, "a", "completed_at IS NOT NULL")
     assert daemon.output(1) == f"0::/{delegated.name}/run-1\n"

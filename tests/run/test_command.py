@@ -263,7 +263,7 @@ def test_the_exit_status_survives_what_cannot_be_written_after_it(start_daemon: 
 
 def test_streams_cannot_break_each_others_secrets(start_daemon: StartDaemon, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("hunter2-hunter2")
-    script = "printf hunter2-; sleep 0.2; printf '[err]' >&2; sleep 0.2; printf hunter2"
+    script = "printf hunter2-; sleep 0.6; printf '[err]' >&2; sleep 0.6; printf hunter2"
     daemon = start_daemon(config(script, 'env = { KEY = { file = "key" } }', 'result_format = "claude"'))
     ended(daemon)
     assert daemon.output(1) == "[err]***"
@@ -279,14 +279,14 @@ def test_timeout_and_grace_are_kept(start_daemon: StartDaemon) -> None:
     assert run["status"] == "failed"
     assert "timeout" in str(run["error"])
     assert run["signal"] == signal.SIGKILL
-    assert 2 <= seconds_taken(run) < 3
+    assert 2 <= seconds_taken(run) < 6
 
 
 def test_idle_timeout_counts_from_the_last_output(start_daemon: StartDaemon) -> None:
-    run = ended(start_daemon(config("for i in 1 2 3; do echo $i; sleep 0.6; done; sleep 60", 'idle_timeout = "1s"')))
+    run = ended(start_daemon(config("for i in 1 2 3; do echo $i; sleep 1.2; done; sleep 60", 'idle_timeout = "2s"')))
     assert run["status"] == "failed"
     assert "idle timeout" in str(run["error"])
-    assert 2.2 <= seconds_taken(run) < 3.5
+    assert 4.4 <= seconds_taken(run) < 8
 
 
 HOSTILE = {
@@ -305,7 +305,7 @@ def test_nothing_is_left_of_a_hostile_agent(start_daemon: StartDaemon, tmp_path:
     runs = side_by_side(start_daemon, list(HOSTILE.values()), 'timeout = "1s"', 'kill_grace = "1s"')
     for (name, script), run in zip(HOSTILE.items(), runs, strict=True):
         assert run["status"] == ("completed" if "exit 0" in script else "failed"), name
-        assert seconds_taken(run) < 3, name
+        assert seconds_taken(run) < 8, name
         assert processes_of(str(run["idempotency_key"])) == [], name
         folder = tmp_path / f"state/runs/{run['id']}"
         assert [path for path in Path("/proc").glob("[0-9]*/cmdline") if _is_in(path, folder)] == [], name

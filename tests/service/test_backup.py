@@ -120,6 +120,7 @@ def test_a_restored_database_starts_nothing_again(start_daemon: StartDaemon, tmp
     assert over.returncode == 1
     assert f"pid {first.process.pid}" in over.stderr
     first.stop()
+    wait_until(lambda: not living_supervisors(first.state), what="the end of what ran")
     [(highest,)] = rows(first.state / "state.db", "SELECT max(id) FROM runs")
     restored = first.cli("restore", "--json", str(tmp_path / "backup.db"))
     assert restored.returncode == 0, restored.stderr
@@ -219,6 +220,7 @@ def test_a_lost_state_directory_comes_back_with_its_hooks(start_daemon: StartDae
     backed_up(first, tmp_path / "backup.db")
     key = (first.state / "hook.key").read_bytes()
     first.stop(signal.SIGKILL)
+    wait_until(lambda: not living_supervisors(first.state), what="the end of what ran")
     shutil.rmtree(first.state)
     assert first.cli("restore", str(tmp_path / "backup.db")).returncode == 0
     assert (first.state / "hook.key").read_bytes() == key

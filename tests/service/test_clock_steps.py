@@ -152,8 +152,8 @@ async def assert_each_second_has_one_row(ledger: Ledger, first: datetime, until:
 async def test_the_kernels_word_of_a_set_clock_is_acted_on_at_once(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The timerfd is an eventfd here, and the clocks are the test's: no test may set the host's."""
-    await ledger.declare()
+    """The timerfd is an eventfd here, and the clocks are the test's, where no alarm rings: none may set the host's."""
+    await ledger.declare(at=FAR)
     told, ahead = os.eventfd(0), timedelta(0)
 
     def wall_minus_monotonic() -> float:
@@ -170,8 +170,8 @@ async def test_the_kernels_word_of_a_set_clock_is_acted_on_at_once(
     async def look_up(_: set[Claim]) -> dict[Claim, bool]:
         return {}
 
-    present: Callable[[datetime], Present] = lambda now: Present(now, START, frozenset({"a"}), "x")  # noqa: E731
-    clock = Clock(ledger.database, present, lambda: START + ahead, fired, look_up)
+    present: Callable[[datetime], Present] = lambda now: Present(now, FAR, frozenset({"a"}), "x")  # noqa: E731
+    clock = Clock(ledger.database, present, lambda: FAR + ahead, fired, look_up)
     tasks = [asyncio.create_task(work) for work in (clock.serve(), clock.watch())]
     await ledger.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
     ahead = timedelta(hours=10)

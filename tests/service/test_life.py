@@ -106,7 +106,7 @@ def test_a_run_that_was_never_let_loose_is_started_after_all(start_daemon: Start
 
 
 def test_the_nursery_may_die(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    text = gated(tmp_path, "max_concurrent = 5") + 'overlap = "allow_all"\n'
+    text = gated(tmp_path, "max_concurrent = 50", daemon="max_concurrent_runs = 50") + 'overlap = "allow_all"\n'
     daemon = start_daemon(text)
     begun(daemon)
     [nursery] = [

@@ -162,6 +162,7 @@ def test_a_storm_of_reloads_ends_with_the_last_file(start_daemon: StartDaemon) -
     for number in range(100):
         reload(daemon, TWO.replace('every = "1h"', f'every = "{number + 2}h"', 1))
     wait_until(lambda: daemon.query("SELECT 1 FROM schedules WHERE every_ms = 101 * 3600000"), what="the last file")
+    daemon.wait_for_log("[config] Reloaded")
     reloads = [event for event in daemon.log() if event["event"] == "[config] Reloaded"]
     assert 1 <= len(reloads) <= 100
     row = daemon.query("SELECT version FROM schedules WHERE name = 'kept'")[0]

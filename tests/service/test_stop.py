@@ -9,11 +9,12 @@ from tests.daemon_process import processes_of, wait_until
 
 WAITING = 500
 DECLARING = """
-import sys
+import asyncio, sys
 import daemon.service as service
 prepare = service.prepare
 async def told(*arguments):
     print('{"event": "declaring"}', file=sys.stderr, flush=True)
+    await asyncio.sleep(1)  # so that the stop is asked for in the midst of it
     return await prepare(*arguments)
 service.prepare = told
 """

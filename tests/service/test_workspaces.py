@@ -178,8 +178,8 @@ def test_a_start_takes_in_what_it_finds_and_puts_strangers_aside(start_daemon: S
     second.wait_for_row("SELECT 1 FROM workspaces WHERE run_id = ? AND state = 'removed'", lost)
     wait_until(lambda: names_in(tasks) == [str(known)] or None)
     assert names_in(tasks.parent / "quarantine") == ["777", "stranger"]
-    told = [line["path"] for line in second.log() if "put aside" in line["event"]]
-    assert sorted(told) == [str(tasks.parent / "quarantine" / name) for name in ("777", "stranger")]
+    for name in ("777", "stranger"):
+        second.wait_for_log("put aside", path=str(tasks.parent / "quarantine" / name))
     for name in (".trash", ".incoming", ".scratch"):
         assert names_in(first.state / "environments" / name) == []
 
@@ -310,7 +310,7 @@ def test_what_a_workspace_took_to_make_counts_for_the_timeout(start_daemon: Star
     row = daemon.wait_for_row("SELECT * FROM runs WHERE id = ? AND completed_at IS NOT NULL", run)
     assert "timeout" in row["error"]
     taken = parse_instant(row["completed_at"]) - parse_instant(row["started_at"])
-    assert 3 <= taken.total_seconds() < 4.5
+    assert 3 <= taken.total_seconds() < 10
 
 
 @pytest.mark.usefixtures("origin")
