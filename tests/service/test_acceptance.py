@@ -35,7 +35,8 @@ every = "2s"
 
 [agents.long]
 command = ["sh", "-c", '''test "$SECRET" && echo of run $AGENTCRON_RUN_ID >$TMPDIR/mine && echo begun;
-while [ ! -e /var/tmp/go ]; do sleep 0.1; done; cat $TMPDIR/mine; test "$(cat $CREDENTIALS_FILE)" && exit 7''']
+echo shared >/dev/shm/$AGENTCRON_RUN_ID; while [ ! -e /var/tmp/go ]; do sleep 0.1; done
+cat $TMPDIR/mine /dev/shm/$AGENTCRON_RUN_ID; test "$(cat $CREDENTIALS_FILE)" && exit 7''']
 env = {{ SECRET = {{ credential = "pass" }}, CREDENTIALS_FILE = "/run/credentials/agentcron.service/pass" }}
 max_concurrent = 3
 [agents.long.schedules.never]
@@ -197,7 +198,7 @@ def test_three_long_agents_outlive_crash_hang_and_upgrade(host: Host) -> None:
     (host.root / "var/tmp/go").touch()
     wait_for_runs(host, "long", 3, status="failed", exit_code="7")
     for number in numbers:
-        assert host.run(f"agentcron runs logs {number}").split() == ["begun", "of", "run", number]
+        assert host.run(f"agentcron runs logs {number}").split() == ["begun", "of", "run", number, "shared"]
     (host.root / "var/tmp/go").unlink()
 
 

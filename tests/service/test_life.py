@@ -105,13 +105,18 @@ def test_a_run_that_was_never_let_loose_is_started_after_all(start_daemon: Start
     assert second.wait_for_run("completed", number=1)["attempt"] == 1
 
 
+def nursery_of(daemon: DaemonProcess) -> tree.Process:
+    """Return the one child of a daemon: all others are below it, and may end at any moment."""
+    found = [tree.parent_of(process.pid) for process in tree.descendants(daemon.process.pid)]
+    [nursery] = [one[0] for one in found if one is not None and one[1] == daemon.process.pid]
+    return nursery
+
+
 def test_the_nursery_may_die(start_daemon: StartDaemon, tmp_path: Path) -> None:
     text = gated(tmp_path, "max_concurrent = 50", daemon="max_concurrent_runs = 50") + 'overlap = "allow_all"\n'
     daemon = start_daemon(text)
     begun(daemon)
-    [nursery] = [
-        process for process in tree.descendants(daemon.process.pid) if _parent(process.pid) == daemon.process.pid
-    ]
+    nursery = nursery_of(daemon)
     os.kill(nursery.pid, signal.SIGKILL)
     number = len(daemon.query("SELECT id FROM runs")) + 1
     begun(daemon, number)
@@ -121,18 +126,12 @@ def test_the_nursery_may_die(start_daemon: StartDaemon, tmp_path: Path) -> None:
 def test_a_stopped_nursery_stops_nobody(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(agent("echo begun"))
     begun(daemon)
-    [nursery] = [
-        process for process in tree.descendants(daemon.process.pid) if _parent(process.pid) == daemon.process.pid
-    ]
+    nursery = nursery_of(daemon)
     os.kill(nursery.pid, signal.SIGSTOP)
     number = len(daemon.query("SELECT id FROM runs")) + 1
     daemon.wait_for_run("completed", number=number, deadline=30)
     assert tree.start_of(nursery.pid) is None
     assert daemon.stop() == 0
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_all_that_a_stopped_daemon_left_is_cancelled_by_the_next_one(start_daemon: StartDaemon) -> None:
