@@ -1,4 +1,8 @@
-"""A host of its own for a test: systemd as pid 1 of fresh namespaces, over an overlay of this host's files."""
+"""A host of its own for a test: systemd as pid 1 of fresh namespaces, over an overlay of this host's files.
+
+$AGENTCRON_TEST_TREE may name the files of another release instead, which debootstrap(8) lays down; it needs Python with
+venv, git, sqlite3, procps, and what pip needs to find packages.
+"""
 
 import contextlib
 import os
@@ -13,13 +17,14 @@ import pytest
 from daemon.agents.supervisor import cgroup
 from tests.daemon_process import wait_until
 
+_TREE = Path(os.environ.get("AGENTCRON_TEST_TREE", "/"))
 _SYSTEMD = Path("/lib/systemd/systemd")
 _BOOT = """
 set -e
 mount --make-rprivate /
 mount -t tmpfs -o size=2g tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
-mount -t overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
+mount -t overlay -o "lowerdir=$3,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
 cd "$1/root"
 mount -t proc proc proc
 mount --bind proc/sys proc/sys && mount -o remount,ro,bind proc/sys
@@ -82,17 +87,19 @@ def booted(folder: Path) -> Iterator[Host]:
     mount = _version_2()
     if os.geteuid() != 0 or mount is None:
         pytest.skip("booting systemd needs root and cgroups of version 2")
-    if not _SYSTEMD.exists() or not all(map(shutil.which, ("unshare", "nsenter", "pivot_root"))):
+    if not (_TREE / _SYSTEMD.relative_to("/")).exists() or not all(
+        map(shutil.which, ("unshare", "nsenter", "pivot_root"))
+    ):
         pytest.skip("booting systemd needs systemd and util-linux")
     group = mount / f"agentcron-host-{uuid.uuid4().hex[:12]}"
     for controller in (mount / "cgroup.controllers").read_text().split():
         cgroup.write(str(mount), "cgroup.subtree_control", f"+{controller}")
     group.mkdir()
     folder.mkdir()
-    begin = 'echo $$ >"$0/cgroup.procs"; exec unshare -m -p -i -u -C --fork --kill-child sh -c "$1" sh "$2" "$3"'
+    begin = 'echo $$ >"$0/cgroup.procs"; exec unshare -m -p -i -u -C --fork --kill-child sh -c "$1" sh "$2" "$3" "$4"'
     with (folder.parent / "systemd.log").open("wb") as log:
         process = subprocess.Popen(
-            ["sh", "-c", begin, str(group), _BOOT, str(folder), str(_SYSTEMD)],
+            ["sh", "-c", begin, str(group), _BOOT, str(folder), str(_SYSTEMD), str(_TREE)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -92,9 +92,10 @@ class ControlServer:
         await runner.setup()
         self._runners.append(runner)
         loop, others = asyncio.get_running_loop(), WeakSet[Connection]()
-        serve = loop.create_server if on_tcp else loop.create_unix_server
         backlog = min(_BACKLOG, self._most // 4)  # the loop takes so many at once, before one can be turned away
-        self._servers.append(await serve(lambda: self._watched(runner, others), sock=listener, backlog=backlog))
+        # create_unix_server() of Python 3.13 minds the path of the socket, which is ours to mind
+        serving = loop.create_server(lambda: self._watched(runner, others), sock=listener, backlog=backlog)
+        self._servers.append(await serving)
 
     def _watched(self, runner: web.AppRunner, others: "WeakSet[Connection]") -> Connection:
         """Make the protocol of one connection, and close it if no request comes in time."""
