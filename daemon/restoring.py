@@ -70,10 +70,8 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audie
         folders = runs_with_folders(state_dir)
         witness = _renewed(fresh, state_dir, folders, contents, now, audience)
         replaced = _set_aside(path, now)
-        if contents.hook_key is not None:
-            put_key(
-                state_dir, contents.hook_key
-            )  # where there is one, the URLs that agents were given stay what they are
+        if contents.hook_key is not None:  # where there is one, the URLs that agents were given stay what they are
+            put_key(state_dir, contents.hook_key)
         fresh.replace(path)
         write_witness(state_dir, witness)
     finally:

@@ -104,6 +104,7 @@ def _enter(arguments: list[str], environment: dict[str, str], folder: str, outpu
         opened = os.open(place, how, 0o666)
         os.dup2(opened, descriptor)
         os.close(opened)
-    sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in ((0, "r"), (1, "w"), (2, "w")))  # noqa: PTH123, SIM115 - descriptors
+    sys.stdin, sys.stdout = open(0), open(1, "w")  # noqa: SIM115 - descriptors
+    sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115 - likewise
     sys.argv = ["agentcron", *arguments]
     main()

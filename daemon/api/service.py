@@ -24,9 +24,13 @@ async def _reload(call: Call) -> web.StreamResponse:
     return reply({"changes": [change.view() for change in changes], "warnings": warnings})
 
 
-async def _status(call: Call) -> web.StreamResponse:
+def _refuse_runs(call: Call) -> None:
     if call.principal.startswith("run:"):
         raise ForbiddenError(f"{call.principal} may see its own run only")
+
+
+async def _status(call: Call) -> web.StreamResponse:
+    _refuse_runs(call)
     agents = await call.control.readable_agents(call.principal)
     amiss, zone = call.control.amiss(), call.control.config.daemon.timezone
     sweeps = {"cleanup": call.control.cleanup.progress, "retention": call.control.retention.progress}
@@ -39,6 +43,7 @@ async def _status(call: Call) -> web.StreamResponse:
 
 
 async def _daemon(call: Call) -> web.StreamResponse:
+    _refuse_runs(call)
     control = call.control
     return reply(
         {
@@ -57,8 +62,7 @@ async def _healthz(call: Call) -> web.StreamResponse:
 
 
 async def _metrics(call: Call) -> web.StreamResponse:
-    if call.principal.startswith("run:"):
-        raise ForbiddenError(f"{call.principal} may see its own run only")
+    _refuse_runs(call)
     active = await call.control.database.read(count_active)
     workspaces = await call.control.database.read(count_workspaces)
     text = await asyncio.to_thread(call.control.metrics.text, active, workspaces)

@@ -142,7 +142,8 @@ def daemon_at(config: Config) -> dict[str, Any] | None:
         daemon = Client(config, _MOMENT).get("/daemon")
     except (AgentcronError, ValueError):
         return None
-    return daemon if isinstance(daemon, dict) and {"amiss", "config_file", "state_dir"} <= daemon.keys() else None
+    said = daemon.keys() if isinstance(daemon, dict) else set()
+    return daemon if {"amiss", "config_file", "state_dir", "timezone"} <= said else None
 
 
 def schedule_path(agent: str, name: str, what: str = "") -> str:

@@ -76,7 +76,7 @@ def _all(option: Path | None) -> Iterator["Finding"]:
     else:
         yield from check_settings(config, unit.environment, unit.hides, credentials=False)
     yield from check_unit(config, unit)
-    yield from check_state(config)
+    yield from check_state(config, None if unit is None else unit.user or "root")
     yield from check_host(config)
     yield from check_reachable(config, lambda: answers(config))
 

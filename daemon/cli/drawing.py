@@ -29,10 +29,11 @@ _STYLES = {
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document."""
+    """Print one JSON document, in which nothing can move the cursor of a terminal."""
     import json
 
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    text = json.dumps(document, indent=2, ensure_ascii=sys.stdout.isatty())
+    print(text.replace("\x7f", "\\u007f"))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:

@@ -28,6 +28,7 @@ _RESTART = 5.0  # seconds that a daemon gets to come back
 _LONE_RETURN = re.compile(r"\r(?!\n)")
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 _LAYOUT = re.compile(r"(\r\n|\n|\t)")
+_UNFINISHED = re.compile(r"(?:\r|\x1b(?:\[[0-9;]{0,32})?)\Z")  # what the next chunk may go on with
 _RESET = b"\x1b[0m"
 
 
@@ -89,10 +90,14 @@ def show(chunks: Iterable[bytes]) -> None:
             _write(chunk)
         return
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")  # a character may come in two parts
+    held = ""
     try:
         for chunk in chunks:
-            _write(_harmless(decoder.decode(chunk)).encode())
-        _write(_harmless(decoder.decode(b"", final=True)).encode())
+            text = held + decoder.decode(chunk)
+            unfinished = _UNFINISHED.search(text)
+            held = unfinished[0] if unfinished else ""
+            _write(_harmless(text.removesuffix(held)).encode())
+        _write(_harmless(held + decoder.decode(b"", final=True)).encode())
     finally:
         _write(_RESET)  # what is written next is not to be hidden
 

@@ -23,7 +23,7 @@ def print_overview(view: dict[str, Any], zone: str) -> None:
     print_facts(
         (
             ("daemon", _state_of(daemon)),
-            ("amiss", daemon["amiss"]),
+            ("amiss", daemon.get("amiss")),  # a daemon of an earlier version does not say
             ("uptime", daemon["uptime"]),
             ("waiting", f"{view['pending']} runs"),
             ("cost today", None if cost is None else f"{cost:.2f} USD"),

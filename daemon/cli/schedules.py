@@ -111,13 +111,13 @@ def next_command(
     json: Json = False,
 ) -> None:
     """Show the next due times; of a schedule in the file, without a daemon or a database."""
-    from daemon.cli.reading import read_config, reading, schedule_named, split_address
+    from daemon.cli.reading import find_daemon, reading, schedule_named, split_address
     from daemon.schedules.declaring import definition_of
     from daemon.store.schedules import cadence_from
     from daemon.units import format_instant, utc_now
     from daemon.views import upcoming
 
-    config = read_config(context.obj)
+    config = find_daemon(context.obj)
     after = _instant(start) if start else utc_now()
     agent, name = split_address(schedule)
     settings = config.agents.get(agent)

@@ -1,6 +1,5 @@
 """The systemd unit: that it is installed as it must be, and hands the daemon what the config asks for."""
 
-import pwd
 import re
 import shlex
 import shutil
@@ -11,7 +10,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from daemon.config.loading import SYSTEM_FILE
-from daemon.config.places import state_dir
 from daemon.config.schema import Config, ProcessAgent
 from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.doctor.settings import secrets_of
@@ -105,7 +103,6 @@ def check_unit(config: Config, unit: Unit | None) -> Iterator[Finding]:
             yield note("credentials", f"{names}: only the service's own unit can tell whether they are there")
         return
     yield from _check_properties(config, unit.properties)
-    yield from _check_owner(state_dir(config), unit.user or "root")
     for name in sorted(name for name in wanted if not unit.loads(name)):
         mend = f"systemctl edit {_UNIT} with LoadCredential={name}:FILE, then restart it"
         yield error(wanted[name], f"the unit loads no credential {name!r}", mend)
@@ -128,18 +125,6 @@ def _check_properties(config: Config, properties: dict[str, str]) -> Iterator[Fi
     if properties.get("Delegate") != "yes" and limited:
         what = f"without Delegate=yes memory_max and cpu_quota of {', '.join(limited)} do not hold"
         yield error("unit", what, _NEW_UNIT)
-
-
-def _check_owner(folder: Path, user: str) -> Iterator[Finding]:
-    try:
-        owner = folder.stat().st_uid
-        wanted = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
-    except (OSError, KeyError):  # there is none yet, or what is wrong with it is told elsewhere
-        return
-    if owner != wanted:
-        yield error(
-            "state", f"{folder} belongs to uid {owner}, and the unit runs as {user}", f"chown -R {user} {folder}"
-        )
 
 
 def _has_limit(agent: ProcessAgent) -> bool:

@@ -3,11 +3,14 @@
 import grp
 import os
 import pwd
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from stat import S_ISDIR
 
 from daemon.agents.process import program_of
+from daemon.config.places import state_dir
 from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent, RemoteAgent
 from daemon.config.secrets import read_secret
 from daemon.config.values import Secret
@@ -115,14 +118,16 @@ def _is_hidden(program: str, hides: Callable[[Path], bool]) -> bool:
 
 
 def _interpreter(program: str) -> str | None:
-    """Return what executes a program that is a script (execve(2), Interpreter scripts)."""
+    """Return what executes a program that is a script, as the kernel reads it (execve(2), Interpreter scripts)."""
     try:
         with Path(program).open("rb") as stream:
             first = stream.readline(_LONGEST_FIRST_LINE)
     except OSError:  # who may only execute it need not read it
         return None
-    words = first[2:].partition(b"\0")[0].split() if first.startswith(b"#!") else []
-    return os.fsdecode(words[0]) if words else None
+    if not first.startswith(b"#!"):
+        return None
+    line = re.split(rb"[\n\0]", first[2:], maxsplit=1)[0].strip(b" \t")  # a carriage return is part of the name
+    return os.fsdecode(re.split(rb"[ \t]", line, maxsplit=1)[0]) or None
 
 
 def _log_file(config: Config) -> Iterator[Finding]:
@@ -130,11 +135,35 @@ def _log_file(config: Config) -> Iterator[Finding]:
     if config.log.file is None:
         return
     path = config.resolve(config.log.file)
-    folder = path.parent
-    if not os.path.isdir(folder):  # noqa: PTH112 - which is no error where we may not look
-        yield error("log.file", f"there is no folder {folder}", "make it, or name another file")
-    elif os.access(folder, os.X_OK) and (path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK)):
+    try:
+        has_folder = S_ISDIR(path.parent.stat().st_mode)
+    except PermissionError:  # nothing can be said from here
+        has_folder = True
+    except OSError:
+        has_folder = False
+    if not has_folder:
+        yield error("log.file", f"there is no folder {path.parent}", "make it, or name another file")
+    elif _is_ours(state_dir(config)) and not _can_be_written(path):
         yield error("log.file", f"{path} cannot be written", "give the daemon's user the right to, or name another")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell whether we have the rights that the daemon of a state directory has, or would have."""
+    try:
+        return folder.stat().st_uid == os.geteuid()
+    except FileNotFoundError:
+        return os.access(folder.parent, os.W_OK)
+    except OSError:
+        return False
+
+
+def _can_be_written(path: Path) -> bool:
+    try:
+        return not S_ISDIR(path.stat().st_mode) and os.access(path, os.W_OK)
+    except FileNotFoundError:  # or a link to what is not there yet
+        return os.access(path.resolve().parent, os.W_OK)
+    except OSError:
+        return False
 
 
 def _secret(place: str, config: Config, secret: Secret, environment: Mapping[str, str]) -> Iterator[Finding]:

@@ -27,24 +27,35 @@ _LARGEST_LOG = 64 * 1024**2
 _RESTORE = "stop the daemon, and put a backup back with `agentcron restore`"
 
 
-def check_state(config: Config) -> Iterator[Finding]:
-    """Find what is wrong with the state directory and what is in it; nothing is changed."""
+def check_state(config: Config, user: str | None) -> Iterator[Finding]:
+    """Find what is wrong with the state directory, for the user that the daemon runs as, and with what is in it."""
     folder = state_dir(config)
     try:
-        folder.stat()
+        owner = folder.stat().st_uid
     except FileNotFoundError:
         if folder.is_symlink():
             yield error("state", f"{folder} is a link to what is not there", f"make it, or rm {folder}")
         else:
             yield note("state", f"{folder} is not there yet; the first start makes it")
-        return
     except OSError as problem:
         yield error("state", f"{folder}: {problem.strerror}", "run doctor as root or as the daemon's user")
+    else:
+        yield from _check_folder(config, folder, owner, user)
+
+
+def _check_folder(config: Config, folder: Path, owner: int, user: str | None) -> Iterator[Finding]:
+    if user is not None and _number(user) not in {None, owner}:
+        what = f"{folder} belongs to {_name(owner)}, and the unit runs as {user}"
+        yield error("state", what, f"chown -R {user} {folder}")
         return
     yield from _check_rights(config, folder)
     if not os.access(folder, os.R_OK | os.X_OK):
         yield error("state", f"{folder} is closed to you", "run doctor as root or as the daemon's user")
         return
+    yield from _check_content(folder)
+
+
+def _check_content(folder: Path) -> Iterator[Finding]:
     if not (folder / DATABASE).exists():
         missing = (folder / WITNESS).exists()
         what = f"{folder / DATABASE} is gone, but was there" if missing else f"there is no {folder / DATABASE} yet"
@@ -57,6 +68,8 @@ def check_state(config: Config) -> Iterator[Finding]:
     yield from _check_key(folder)
     try:
         yield from _check_orphans(folder)
+    except NotADirectoryError:
+        return  # what is in the way was told
     except OSError as problem:
         yield error(
             "state", f"{problem.filename}: {problem.strerror}", f"chown -R {_name(folder.stat().st_uid)} {folder}"
@@ -146,6 +159,16 @@ def _check_orphans(folder: Path) -> Iterator[Finding]:
     for place in places:
         if int(place.name) not in known and place.exists():
             yield warning("workspaces", f"{place} belongs to no run", "look whether it holds work, then remove it")
+
+
+def _number(user: str) -> int | None:
+    """Return the uid of a user that a unit names, None if there is no such user (which the unit's failure tells)."""
+    if user.isdigit():
+        return int(user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None
 
 
 def _name(uid: int) -> str:

@@ -203,17 +203,20 @@ def test_nobody_else_can_pose_as_a_run(start_daemon: StartDaemon, open_folder: P
         assert ask_as(NOBODY, open_folder, "GET", "/runs/1")[0] == 404
 
 
-def test_an_agent_may_end_its_own_run(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_an_agent_may_end_its_own_run_and_nothing_else(start_daemon: StartDaemon, tmp_path: Path) -> None:
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("curl is not installed")
-    script = f"{curl} -s -X POST --unix-socket {tmp_path}/c.sock http://x/runs/$AGENTCRON_RUN_ID/cancel; sleep 300"
+    ask = f"{curl} -s --unix-socket {tmp_path}/c.sock http://x"
+    script = f"""for place in daemon status metrics; do {ask}/$place -o /dev/null -w "%{{http_code}} "; done
+{ask}/runs/$AGENTCRON_RUN_ID/cancel -X POST -o /dev/null; sleep 300"""
     text = (
         '[daemon]\nstate_dir = "state"\n[control]\nsocket = "c.sock"\n'
-        f"[agents.a]\ncommand = ['sh', '-c', '{script}']\nkill_grace = \"1s\"\n"
+        f"[agents.a]\ncommand = ['sh', '-c', '''{script}''']\nkill_grace = \"1s\"\n"
     )
     daemon = start_daemon(text + '[agents.a.schedules.s]\nevery = "1s"\n')
     assert daemon.wait_for_run("cancelled")["error"] == "cancelled by run:1"
+    assert daemon.output(1) == "403 403 403 "
 
 
 def test_the_command_line_works_through_the_socket_where_the_state_is_closed(

@@ -135,13 +135,15 @@ def test_a_start_on_a_full_disk_gives_up_the_ballast_and_keeps_what_ended(
     assert first.stop() == 0
     filler = fill(small_disk)
     (tmp_path / "gate").write_text("")
-    second = start_daemon(text, state=small_disk / "state")
+    second = start_daemon(text, state=small_disk / "state", WATCHDOG_USEC="2000000")
     second.wait_for_run("completed", number=slow["id"])
     second.wait_for_log("The disk has too little room")
+    wait_until(lambda: "too little room" in second.cli("status").stdout, what="the status that says so")
     said = [event["event"] for event in second.log() if event["level"] == "error"]
     assert len(said) == len(set(said))
     filler.unlink()
     second.wait_for_log("The disk has room again")
+    wait_until(lambda: "too little room" not in second.cli("status").stdout, what="the status without it")
     (tmp_path / "gate").write_text("")
     second.wait_for_row("SELECT 1 FROM runs WHERE id > ?", slow["id"])
     assert second.stop() == 0

@@ -100,24 +100,47 @@ def test_kill_9_leaves_no_half_clone_no_lost_work_and_nothing_behind(
     assert fingerprint(origin) == before
 
 
+HELPER = [sys.executable, "-I", "-c", START, PACKAGE]
+
+
+def preparation(folder: Path, origin: Path) -> Path:
+    """Write down the job to prepare the workspace of run 1 in `state/`, as a helper reads it."""
+    source = {"environment": "site", "repository": str(origin), "ref": None, "fetch_every": 0, "require_fetch": True}
+    job = {"do": "prepare", "state_dir": str(folder / "state"), "source": source, "run_id": 1, "timeout": 60}
+    (folder / "state").mkdir()
+    (folder / "job").write_text(json.dumps({**job, "umask": 0o77}) + "\n")
+    return folder / "job"
+
+
 def test_a_helper_that_comes_too_late_for_its_daemon_does_nothing(tmp_path: Path) -> None:
     """A daemon may be killed while its helper starts; the next daemon has one of its own do the job."""
-    origin = repository(tmp_path)
-    source = {"environment": "site", "repository": str(origin), "ref": None, "fetch_every": 0, "require_fetch": True}
-    job = {"do": "prepare", "state_dir": str(tmp_path / "state"), "source": source, "run_id": 1, "timeout": 60}
-    (tmp_path / "state").mkdir()
-    (tmp_path / "job").write_text(json.dumps({**job, "umask": 0o77}) + "\n")
-    command = [sys.executable, "-I", "-c", START, PACKAGE]
-    alive = subprocess.run(
-        ["sh", "-c", '"$@" $$ <"$0"; :', tmp_path / "job", *command], capture_output=True, text=True, check=True
-    )
+    job = preparation(tmp_path, repository(tmp_path))
+    alive = subprocess.run(["sh", "-c", '"$@" $$ <"$0"; :', job, *HELPER], capture_output=True, text=True, check=True)
     assert '"done"' in alive.stdout, alive.stderr
     shutil.rmtree(tmp_path / "state" / "environments")
-    gone = subprocess.run(
-        ["sh", "-c", '"$@" $$ <"$0" &', tmp_path / "job", *command], capture_output=True, text=True, check=True
-    )
+    gone = subprocess.run(["sh", "-c", '"$@" $$ <"$0" &', job, *HELPER], capture_output=True, text=True, check=True)
     assert (gone.stdout, gone.stderr) == ("", "")
     assert not (tmp_path / "state" / "environments").exists()
+
+
+def test_what_a_helper_that_was_killed_left_locked_holds_up_the_next_one_for_a_moment_only(tmp_path: Path) -> None:
+    job = preparation(tmp_path, repository(tmp_path))
+    (tmp_path / "bin").mkdir()
+    stuck = '[ "$1" != fetch ] || { : >"$GIT_DIR/HEAD.lock"; exec sleep 300; }'
+    (tmp_path / "bin/git").write_text(f'#!/bin/sh\n{stuck}\nexec {shutil.which("git")} "$@"\n')
+    (tmp_path / "bin/git").chmod(0o755)
+    lock = tmp_path / "state/environments/site/mirror/HEAD.lock"
+    helper = [*HELPER, str(os.getpid())]
+    with job.open() as jobs:
+        path = f"{tmp_path}/bin:{os.environ['PATH']}"
+        first = subprocess.Popen(helper, stdin=jobs, stdout=subprocess.DEVNULL, env={**os.environ, "PATH": path})
+    wait_until(lock.exists, what="the lock that git holds")
+    first.kill()
+    first.wait()
+    with job.open() as jobs:
+        second = subprocess.run(helper, stdin=jobs, capture_output=True, text=True, check=True, timeout=60)
+    assert "removed a lock that git left in the mirror" in second.stdout
+    assert '"done"' in second.stdout
 
 
 def start_on(start_daemon: StartDaemon, disk: Path, origin: Path, script: str) -> DaemonProcess:

@@ -57,6 +57,7 @@ def test_the_daemon_is_found_all_the_same(daemon: DaemonProcess, mistake: str) -
     assert told.returncode == 0, told.stderr
     assert "has mistakes; see `agentcron check`" in told.stderr
     daemon.wait_for_run("cancelled", number=run)
+    assert len(json.loads(daemon.cli("schedules", "next", "a/s", "--json").stdout)["next_action_times"]) == 5
 
 
 @pytest.mark.parametrize("mistake", UNCERTAIN)

@@ -118,18 +118,33 @@ def test_what_people_see_lines_up_and_holds_no_escapes(unchanged: DaemonProcess)
 
 
 def test_a_terminal_gets_colours_but_no_escapes_of_agents(start_daemon: StartDaemon) -> None:
-    text = CONFIG.replace("echo hello;", r"printf '\\033[32mgreen\\033[0m\\033]0;title\\007\\n';")
+    text = CONFIG.replace("echo hello;", r"printf '\\033[32mgreen\\033[0m\\033]0;title\\007\\302\\23331m\\177\\n';")
     daemon = start_daemon(text)
     daemon.wait_for_run("completed")
     assert b"\x1b[" in _on_terminal(daemon, "runs", "list")
     shown = _on_terminal(daemon, "runs", "logs", "1")
     assert b"\x1b[32mgreen\x1b[0m" in shown
     assert rb"\x1b]0;title\x07" in shown
+    document = _on_terminal(daemon, "runs", "logs", "1", "--json")
+    assert document.isascii()
+    assert b"\x7f" not in document
+    assert "\x9b31m\x7f" in json.loads(document)["output"]
+
+
+def test_what_comes_in_parts_is_shown_as_a_whole() -> None:
+    parts = [b"a\r", b"\nb\x1b[3", b"1mred\x1b", b"[0m\r", b"c\xc3", b"\xa9\x1b["]
+    script = f"from daemon.cli.following import show; show({parts!r})"
+    expected = b"a\r\r\nb\x1b[31mred\x1b[0m\r\nc\xc3\xa9" + rb"\x1b[" + b"\x1b[0m"  # a terminal makes \r\n of \n
+    assert _shown([sys.executable, "-c", script]) == expected
 
 
 def _on_terminal(daemon: DaemonProcess, *arguments: str) -> bytes:
+    return _shown([sys.executable, "-m", "daemon", "--config", str(daemon.config), *arguments])
+
+
+def _shown(command: list[str]) -> bytes:
+    """Return what a command writes to a terminal."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "daemon", "--config", str(daemon.config), *arguments]
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"}
     environment.pop("NO_COLOR", None)
     process = subprocess.Popen(command, stdout=theirs, stdin=theirs, env=environment)

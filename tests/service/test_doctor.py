@@ -20,6 +20,7 @@ import pytest
 from daemon.config.loading import load_config
 from daemon.doctor.service_unit import Unit
 from daemon.doctor.settings import check_settings
+from daemon.doctor.state import check_state
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess
 from tests.service.test_backup import damaged
@@ -101,20 +102,41 @@ def test_without_a_daemon_there_is_nothing_wrong(used: DaemonProcess) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders to somebody else")
-def test_what_may_not_be_seen_is_not_judged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("owner", "log", "is_told"),
+    [
+        (0, "log/file", True),
+        (0, "log/below/file", True),
+        (65534, "log/file", False),
+        (65534, "log/below/file", False),
+        (0, "link", True),
+        (0, "closed", True),
+        (65534, "closed", False),
+        (0, "dangling", False),
+    ],
+)
+def test_what_may_not_be_seen_or_is_another_users_is_not_judged(
+    tmp_path: Path, owner: int, log: str, *, is_told: bool
+) -> None:
     for name in ("log", "bin"):
         (tmp_path / name).mkdir(mode=0o700)
         os.chown(tmp_path / name, 65534, 65534)
+    (tmp_path / "closed").touch(mode=0o600)
+    os.chown(tmp_path / "closed", 65534, 65534)
+    (tmp_path / "link").symlink_to("log/file")
+    (tmp_path / "dangling").symlink_to("nothing yet")
+    (tmp_path / "state").mkdir()
+    os.chown(tmp_path / "state", owner, owner)
     (tmp_path / "config.toml").write_text(
-        f"[log]\nfile = '{tmp_path}/log/file'\n[agents.a]\ncommand = ['{tmp_path}/bin/agent']\n"
+        f"[daemon]\nstate_dir = 'state'\n[log]\nfile = '{log}'\n[agents.a]\ncommand = ['{tmp_path}/bin/agent']\n"
     )
     powerless = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"]
     command = [*powerless, sys.executable, "-m", "daemon", "--config", str(tmp_path / "config.toml"), "check", "--json"]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout)["warnings"] == [
-        f"agents.a.command: '{tmp_path}/bin/agent' is not an executable program here"
-    ]
+    expected = [f"log.file: {tmp_path}/{log} cannot be written"] if is_told else []
+    expected.append(f"agents.a.command: '{tmp_path}/bin/agent' is not an executable program here")
+    assert sorted(json.loads(told.stdout)["warnings"]) == sorted(expected)
 
 
 def test_without_state_there_is_nothing_wrong(used: DaemonProcess) -> None:
@@ -141,6 +163,8 @@ def test_what_lies_in_the_way_is_named_with_a_mend(used: DaemonProcess, tmp_path
     (tmp_path / "c.sock").mkdir()
     (tmp_path / "script").write_text("#!/no/such/interpreter\n")
     (tmp_path / "script").chmod(0o755)
+    (tmp_path / "dos").write_bytes(b"#!/bin/sh\r\n")
+    (tmp_path / "dos").chmod(0o755)
     (tmp_path / "plain").write_text("#!/bin/sh\n")
     used.config.write_text(f"""
 [daemon]
@@ -151,6 +175,8 @@ file = "no/such/log"
 socket = "c.sock"
 [agents.script]
 command = ["{tmp_path}/script"]
+[agents.dos]
+command = ["{tmp_path}/dos"]
 [agents.plain]
 command = ["{tmp_path}/plain"]
 """)
@@ -162,9 +188,20 @@ command = ["{tmp_path}/plain"]
         "c.sock is no socket; move it away",
         f"log.file: there is no folder {tmp_path}/no/such",
         "names /no/such/interpreter, which is no program here",
+        "names /bin/sh\r, which is no program here",
         f"plain may not be executed; chmod +x {tmp_path}/plain",
     ):
         assert words in text
+    assert "Not a directory" not in text
+
+
+def test_a_state_directory_of_another_user_than_the_units_is_told_and_no_more(used: DaemonProcess) -> None:
+    config = load_config(used.config)
+    [finding] = check_state(config, "nobody")
+    assert finding.what == f"{used.state} belongs to {pwd.getpwuid(os.geteuid()).pw_name}, and the unit runs as nobody"
+    assert finding.mend == f"chown -R nobody {used.state}"
+    for same in (str(os.geteuid()), "no such user", None):
+        assert not [one for one in check_state(config, same) if one.severity == "error"]
 
 
 def test_a_link_to_nowhere_and_a_newer_schema_are_told(used: DaemonProcess) -> None:
