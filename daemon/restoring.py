@@ -38,6 +38,8 @@ class Restored:
     """Runs that have a folder and are not in the backup."""
     replaced: Path | None
     """Where the database is now that was there before."""
+    replaced_folders: Path | None
+    """Where the folders are now that belong to other runs than those of the same number in the backup."""
 
 
 def restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audience) -> Restored:
@@ -66,8 +68,10 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audie
         _remove(fresh)
         source.copy_to(fresh)
         contents = examine(fresh, source.path)
-        _refuse_beside_unknown_agents(state_dir, fresh)
         folders = runs_with_folders(state_dir)
+        others = _folders_of_others(state_dir, fresh, folders)
+        _refuse_beside_unknown_agents(state_dir, fresh, others)
+        replaced_folders = _move_aside(state_dir, others, now)
         witness = _renewed(fresh, state_dir, folders, contents, now, audience)
         replaced = _set_aside(path, now)
         if contents.hook_key is not None:  # where there is one, the URLs that agents were given stay what they are
@@ -78,7 +82,7 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audie
         _remove(fresh)
     with contextlib.closing(connect(path, read_only=True)) as connection:
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
-    return Restored(contents, witness.highest_run + 1, sorted(folders - known), replaced)
+    return Restored(contents, witness.highest_run + 1, sorted(folders - known), replaced, replaced_folders)
 
 
 def _renewed(
@@ -107,11 +111,34 @@ def _was_begun(state_dir: Path, run_id: int) -> bool:
     return status.was_begun(str(run_folder(state_dir, run_id)))
 
 
-def _refuse_beside_unknown_agents(state_dir: Path, fresh: Path) -> None:
+def _folders_of_others(state_dir: Path, fresh: Path, folders: Collection[int]) -> list[int]:
+    """Return the runs of the copy whose numbers another database has given, too, and whose folders are of that one."""
+    with contextlib.closing(connect(fresh, read_only=True)) as connection:
+        runs = connection.execute("SELECT id, idempotency_key FROM runs")
+        return [
+            row["id"]
+            for row in runs
+            if row["id"] in folders
+            and status.is_of_another(str(run_folder(state_dir, row["id"])), row["idempotency_key"])
+        ]
+
+
+def _move_aside(state_dir: Path, others: Collection[int], now: datetime) -> Path | None:
+    """Move the folders of other runs to where nothing takes them for those of the backup's."""
+    if not others:
+        return None
+    place = _unused(state_dir / "runs" / f".replaced-{now:%Y%m%dT%H%M%SZ}")
+    place.mkdir(mode=0o700)
+    for number in others:
+        run_folder(state_dir, number).rename(place / str(number))
+    return place
+
+
+def _refuse_beside_unknown_agents(state_dir: Path, fresh: Path, others: Collection[int]) -> None:
     """Raise RefusedError while agents work that nobody would own: those of runs that are not active in the copy."""
     with contextlib.closing(connect(fresh, read_only=True)) as connection:
         active = set(active_runs(Transaction(connection)))
-    unknown = {run: pid for run, pid in living_supervisors(state_dir).items() if run not in active}
+    unknown = {run: pid for run, pid in living_supervisors(state_dir).items() if run not in active or run in others}
     if unknown:
         pids = " ".join(str(pid) for pid in unknown.values())
         raise RefusedError(
@@ -135,15 +162,18 @@ def _set_aside(path: Path, now: datetime) -> Path | None:
         return None
     with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # so that it is one file, if it can be read at all
-    stamp = f"{path.name}.replaced-{now:%Y%m%dT%H%M%SZ}"
-    names = chain((stamp,), (f"{stamp}-{number}" for number in count(2)))
-    places = (path.with_name(name) for name in names)
-    aside = next(place for place in places if not place.exists())  # one that was kept is never written over
+    aside = _unused(path.with_name(f"{path.name}.replaced-{now:%Y%m%dT%H%M%SZ}"))
     for suffix in DATABASE_PARTS[1:]:
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.replace(aside.with_name(aside.name + suffix))
     return path.replace(aside)
+
+
+def _unused(path: Path) -> Path:
+    """Return a path, or one like it that does not exist yet: what was kept is never written over."""
+    places = chain((path,), (path.with_name(f"{path.name}-{number}") for number in count(2)))
+    return next(place for place in places if not place.exists())
 
 
 def _remove(fresh: Path) -> None:

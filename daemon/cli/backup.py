@@ -72,6 +72,7 @@ def restore(
                 "numbers_from": restored.numbers_from,
                 "unknown_runs": restored.unknown,
                 "replaced": str(restored.replaced) if restored.replaced else None,
+                "replaced_folders": str(restored.replaced_folders) if restored.replaced_folders else None,
             }
         )
         return
@@ -84,3 +85,5 @@ def restore(
         print(f"{len(restored.unknown)} runs between {first} and {last} are not in it; their folders stay in runs/.")
     if restored.replaced is not None:
         print(f"What was there is now {restored.replaced}; remove it when you need it no more.")
+    if restored.replaced_folders is not None:
+        print(f"Folders of other runs with numbers of the backup's are now in {restored.replaced_folders}.")

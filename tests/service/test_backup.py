@@ -159,6 +159,27 @@ def test_a_run_that_the_backup_knows_as_running_is_finished_from_its_record(
     assert (run["status"], run["exit_code"]) == ("failed", 5)
 
 
+def test_nothing_is_finished_from_the_record_of_another_run_with_its_number(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """On a new host the daemon may have run some runs of its own before somebody restores the backup."""
+    first = start_daemon(TICK.replace("['true']", "['sleep', '300']"))
+    first.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+    backed_up(first, tmp_path / "backup.db")
+    first.stop(signal.SIGINT)
+    shutil.rmtree(first.state)
+    second = start_daemon(TICK.replace("['true']", "['sh', '-c', 'echo other; exit 7']"))
+    second.wait_for_run("failed", number=1)
+    second.stop()
+    wait_until(lambda: not living_supervisors(second.state), what="the end of what ran")
+    restored = json.loads(second.cli("restore", "--json", str(tmp_path / "backup.db")).stdout)
+    assert (Path(restored["replaced_folders"]) / "1/output.log").read_text() == "other\n"
+    third = start_daemon(TICK.replace("1s", "36500d"))
+    run = third.wait_for_row("SELECT * FROM runs WHERE id = 1 AND completed_at IS NOT NULL")
+    assert (run["status"], run["exit_code"]) == ("interrupted", None)
+    assert "other" not in third.cli("runs", "logs", "1").stdout
+
+
 def test_what_the_backup_has_not_seen_begin_is_not_started_again(start_daemon: StartDaemon, tmp_path: Path) -> None:
     """Neither a waiting run, nor one that was being prepared, nor a further attempt; also without their folders."""
     started = tmp_path / "started"

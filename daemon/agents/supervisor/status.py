@@ -57,6 +57,19 @@ def was_begun(run_dir: str) -> bool:
         os.close(descriptor)
 
 
+def is_of_another(run_dir: str, key: str) -> bool:
+    """Tell whether the command that was let loose here was that of another run than the one with this key."""
+    try:
+        descriptor = open_in(run_dir, NAME)
+    except OSError:
+        return False
+    try:
+        begun = read_record(descriptor, "exec")
+        return begun is not None and begun.get("key", key) != key  # those of earlier versions have none
+    finally:
+        os.close(descriptor)
+
+
 def open_of(supervisor: int, run_dir: str) -> int | None:
     """Open the file that a living supervisor holds, which its agent may have removed since; None if it holds none."""
     held = f"/proc/{supervisor}/fd"

@@ -129,7 +129,8 @@ class Supervisor:
         """Start the command, stay until nothing of it is left, and record how it ended."""
         self._install_signals()
         self.output = Output(self.run_dir, self.spec["max_output"], self._hidden())
-        status.write_record(self.status_file, "exec", {"pid": os.getpid(), "at": time.time()})
+        begun = {"pid": os.getpid(), "at": time.time(), "key": self.spec["env"]["AGENTCRON_IDEMPOTENCY_KEY"]}
+        status.write_record(self.status_file, "exec", begun)
         with contextlib.suppress(OSError):  # the daemon is away; it will find the run again
             channel.sendall(STARTED)  # before the command can spoil that record, and end us
         channel.close()
