@@ -20,6 +20,7 @@ from daemon.runs.hooks import put_key
 from daemon.store.backup import BackupFile, Contents, examine
 from daemon.store.connection import Transaction, connect
 from daemon.store.lock import DaemonLock
+from daemon.store.looking import why_not
 from daemon.store.migrate import has_whole_schema, migrate, migrations
 from daemon.store.runs import active_runs
 from daemon.store.witness import Witness, read_witness, renew, write_witness
@@ -54,9 +55,11 @@ def restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audien
     try:
         return _restore(state_dir, source, now, audience)
     except OSError as error:
-        raise StoreError(f"cannot restore into {state_dir}: {error.strerror}: {error.filename}") from None
+        place = f": {error.filename}" if error.filename else ""
+        raise StoreError(f"cannot restore into {state_dir}: {error.strerror}{place}") from None
     except sqlite3.Error as error:
-        raise StoreError(f"cannot restore from {source.path}: {error}") from None
+        why = why_not(state_dir / DATABASE, error)
+        raise StoreError(f"cannot restore {source.path} into {state_dir}: {why}") from None
     finally:
         lock.release()
 

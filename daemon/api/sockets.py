@@ -48,7 +48,7 @@ class ControlSocket:
                 mend = f"usermod -aG {group} USER, and restart the daemon"
                 problem = f"control.group: the daemon's user is not in {group!r}, and cannot give it the socket; {mend}"
                 raise ConfigError([problem]) from None
-            reason = error.strerror if isinstance(error, OSError) else f"there is no group {group!r}"
+            reason = error.strerror or str(error) if isinstance(error, OSError) else f"there is no group {group!r}"
             raise ConfigError([f"control.socket: cannot listen on {path}: {reason}"]) from None
 
     def close(self) -> None:

@@ -52,9 +52,9 @@ class _Connection(http.client.HTTPConnection):
 class Client:
     """What commands ask of the running daemon; every method raises AgentcronError for what cannot be."""
 
-    def __init__(self, config: Config, timeout: float = _TIMEOUT) -> None:
-        """Ask the daemon of a config; an answer may take so many seconds."""
-        self._path = _told_socket(state_dir(config)) or socket_path(config)
+    def __init__(self, config: Config, timeout: float = _TIMEOUT, path: Path | None = None) -> None:
+        """Ask the daemon of a config, or the one at a socket; an answer may take so many seconds."""
+        self._path = path or _told_socket(state_dir(config)) or socket_path(config)
         self._timeout = timeout
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise DaemonUnreachableError(
-                f"the daemon cannot be reached at {self._path}: {reason}; is it running? (`agentcron status`)"
+                f"the daemon cannot be reached at {self._path}: {reason}; start it, or look into its log for why"
             ) from None
         if answer.status >= http.HTTPStatus.BAD_REQUEST:
             raise _refusal(answer)
@@ -136,10 +136,10 @@ def what_is_amiss(config: Config) -> str | None:
     return daemon["amiss"] or ""
 
 
-def daemon_at(config: Config) -> dict[str, Any] | None:
-    """Return which daemon it is that answers at the places of a config, None if none does or it does not say."""
+def daemon_at(config: Config, path: Path | None = None) -> dict[str, Any] | None:
+    """Return which daemon it is that answers a client of the same arguments, None if none does or it does not say."""
     try:
-        daemon = Client(config, _MOMENT).get("/daemon")
+        daemon = Client(config, _MOMENT, path).get("/daemon")
     except (AgentcronError, ValueError):
         return None
     said = daemon.keys() if isinstance(daemon, dict) else set()

@@ -4,6 +4,10 @@ import os
 import pwd
 from pathlib import Path
 
+import typer
+
+from daemon.errors import RefusedError
+
 
 def become_owner(folder: Path) -> str | None:
     """Go on for good as the user to whom a folder belongs, if we are root; return that user's name if it changed.
@@ -19,7 +23,7 @@ def become_owner(folder: Path) -> str | None:
 def become(account: str) -> str | None:
     """Go on for good as the user of a name or a number, if we are root; return the name if that changed anything.
 
-    A user who is not known, or root, changes nothing.
+    A user who is not known, or root, changes nothing. Raise RefusedError if that user cannot go on by this program.
     """
     try:
         user = pwd.getpwuid(int(account)) if account.isdigit() else pwd.getpwnam(account)
@@ -31,4 +35,7 @@ def become(account: str) -> str | None:
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
     os.environ |= {"HOME": user.pw_dir, "USER": user.pw_name}
+    for place in (os.__file__, typer.__file__, __file__):  # Python, what was installed with us, and we
+        if not os.access(place, os.R_OK):
+            raise RefusedError(f"{user.pw_name} cannot read {place}; install agentcron where its daemon's user can")
     return user.pw_name

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config.loading import find_config, load_config
-from daemon.config.places import state_dir
+from daemon.config.places import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.config.whereabouts import load_whereabouts
 from daemon.errors import ConfigError, InvalidError, NotFoundError, StoreError
 from daemon.model import DATABASE, NAME
-from daemon.store.connection import connect
+from daemon.store.lock import socket_in_use
+from daemon.store.looking import open_to_look, why_not
 from daemon.store.migrate import migrations
 from daemon.store.runs import Run, get_run
 from daemon.store.schedules import ScheduleRow, deleted_schedule, get_schedule
@@ -28,20 +29,49 @@ def read_config(option: Path | None) -> Config:
 
 
 def find_daemon(option: Path | None, *, warn: bool = True) -> Config:
-    """Return the config, or for one with mistakes what leads to the daemon that runs on by the file as it was.
+    """Return the config with the state directory of the daemon that runs by it, until a restart the one as it was.
 
-    That is state directory, socket and zone, and no agents. Raise ConfigError for mistakes if there is no such daemon.
+    For one with mistakes return what leads to the daemon that runs on by the file as it was: state directory, socket
+    and zone, and no agents. Raise ConfigError for mistakes if there is no such daemon.
     """
     file = find_config(option)
     try:
-        return load_config(file)
+        config = load_config(file)
     except ConfigError:
         known = _daemon_running_by(file)
         if known is None:
             raise
+        warning = "has mistakes; see `agentcron check`"
+    else:
+        known = _with_former_state(config)
+        if known is None:
+            return config
+        warning = f"names another state_dir than that of the daemon, {state_dir(known)}, which goes on until a restart"
     if warn:
-        print(f"warning: {escape(str(file))} has mistakes; see `agentcron check`", file=sys.stderr)
+        print(f"warning: {escape(f'{file} {warning}')}", file=sys.stderr)
     return known
+
+
+def _with_former_state(config: Config) -> Config | None:
+    """Return a config with the state directory of the daemon at its socket, if that runs by it; None if it has that."""
+    from daemon.cli.client import daemon_at
+
+    if "AGENTCRON_DAEMON__STATE_DIR" in os.environ:  # it is meant for this command
+        return None
+    place = socket_path(config)
+    told = socket_in_use(state_dir(config))
+    if told is not None and told[0] == place:
+        return None
+    daemon = daemon_at(config, place)
+    if daemon is None or not runs_by(daemon, config.file) or Path(daemon["state_dir"]) == state_dir(config):
+        return None
+    told_dir = {"state_dir": Path(daemon["state_dir"])}
+    return config.model_copy(update={"daemon": config.daemon.model_copy(update=told_dir)})
+
+
+def runs_by(daemon: dict[str, Any], file: Path) -> bool:
+    """Tell whether a daemon, as it says itself, runs by a config file."""
+    return Path(daemon["config_file"]).resolve() == file.resolve()
 
 
 def _daemon_running_by(file: Path) -> Config | None:
@@ -50,7 +80,7 @@ def _daemon_running_by(file: Path) -> Config | None:
 
     known = load_whereabouts(file)
     daemon = daemon_at(known) if known is not None else None
-    if known is None or daemon is None or Path(daemon["config_file"]).resolve() != file.resolve():
+    if known is None or daemon is None or not runs_by(daemon, file):
         return None
     told = {"state_dir": Path(daemon["state_dir"]), "timezone": daemon["timezone"]}
     return known.model_copy(update={"daemon": known.daemon.model_copy(update=told)})
@@ -101,22 +131,24 @@ def reading(config: Config) -> Iterator[sqlite3.Connection]:
     if not has_database(config):
         raise NotFoundError(f"there is no database in {path.parent} yet; start the daemon with `agentcron run`")
     try:
-        connection = connect(path, read_only=True)
+        connection = open_to_look(path)
         with contextlib.closing(connection):
             check_schema(connection, path)
             yield connection
     except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be read: {error}") from None
+        raise StoreError(f"{path} cannot be read: {why_not(path, error)}") from None
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     """Raise StoreError for a database that this version cannot read or write."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != max(migrations()):
-        raise StoreError(
-            f"{path} has schema {version}, this command knows {max(migrations())}; "
-            "use the version of agentcron that the daemon runs, or start the daemon once"
-        )
+    tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if not {"instance", "schedules", "fires", "runs"} <= tables:
+        raise StoreError(f"{path} is no database of agentcron, or was emptied; `agentcron doctor` says more")
+    known = max(migrations())
+    if version != known:
+        mend = "start the daemon once, which brings it up" if version < known else "use the version that wrote it"
+        raise StoreError(f"{path} has schema {version}, this command knows {known}; {mend}")
 
 
 def split_address(address: str) -> tuple[str, str]:

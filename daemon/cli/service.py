@@ -183,10 +183,15 @@ def init(
 
 def reload(context: typer.Context, json: Json = False) -> None:
     """Have the daemon read the config file again; a bad one changes nothing."""
-    from daemon.cli.client import Client
-    from daemon.cli.reading import find_daemon
+    from daemon.cli.client import Client, daemon_at
+    from daemon.cli.reading import find_daemon, runs_by
+    from daemon.errors import RefusedError
 
     config = find_daemon(context.obj, warn=False)  # the daemon finds the mistakes, too, and tells of them in its log
+    daemon = daemon_at(config)
+    if daemon is not None and not runs_by(daemon, config.file):
+        mend = f"name that one with --config, or restart the daemon with {config.file}"
+        raise RefusedError(f"the daemon, pid {daemon['pid']}, runs by {daemon['config_file']}; {mend}")
     view = Client(config).ask("POST", "/reload")
     if json:
         print_json(view)

@@ -20,6 +20,7 @@ from daemon.config.values import (
     Quota,
     SecretValue,
     Size,
+    SocketPath,
     Url,
     Variable,
     Zone,
@@ -61,7 +62,7 @@ class Token(Section):
 class Control(Section):
     """`[control]`: the control API."""
 
-    socket: ConfigPath | None = None
+    socket: SocketPath | None = None
     group: str | None = None
     schedules_api: bool = True
     listen: ListenAddress | None = None

@@ -1,5 +1,6 @@
 """Kinds of values that the config knows beyond TOML's own, each with the words that say what is allowed."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from daemon.rules.cadence import check_cron, check_zone
 from daemon.units import check_year, parse_duration, parse_instant, parse_size
 
 _LEAST_MEMORY = 8 * 1024**2
+_LONGEST_SOCKET_NAME = 64  # bytes, so that it and what is put before it fit into the 107 of unix(7)
 
 
 def _duration(value: object) -> timedelta:
@@ -102,12 +104,19 @@ def _variable(value: str) -> str:
     return value
 
 
+def _socket(value: Path) -> Path:
+    if len(os.fsencode(value.name)) > _LONGEST_SOCKET_NAME:
+        raise ValueError(f"the file's name is too long for a socket; at most {_LONGEST_SOCKET_NAME} bytes")
+    return value
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(_positive_duration)]
 Size = Annotated[int, BeforeValidator(_size)]
 LimitSize = Annotated[int, BeforeValidator(_limit_size)]
 Quota = Annotated[float, BeforeValidator(_quota)]
 ConfigPath = Annotated[Path, BeforeValidator(_path)]
+SocketPath = Annotated[ConfigPath, AfterValidator(_socket)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 Zone = Annotated[str, AfterValidator(_zone)]
 CronText = Annotated[str, AfterValidator(check_cron)]
@@ -130,7 +139,9 @@ def _secret(value: object) -> Secret:
     match value:
         case str():
             return Secret("plain", value)
-        case {"credential": str() as name, **rest} if not rest and re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", name):
+        case {"credential": str() as name, **rest} if not rest:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", name):
+                raise ValueError(f"{name!r} names no credential; allowed are letters, digits, '_', '.' and '-'")
             return Secret("credential", name)
         case {"file": str() as path, **rest} if path and not rest:
             return Secret("file", path)

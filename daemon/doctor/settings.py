@@ -98,7 +98,7 @@ def _program(
     program = program_of(command, config)
     found = shutil.which(program, path=path or os.environ.get("PATH"))
     if found is None and os.sep in program and os.path.isfile(program):  # noqa: PTH113 - as below
-        yield error(f"{place}.command", f"{program} may not be executed", f"chmod +x {program}")
+        yield error(f"{place}.command", f"{program} may not be executed", f"chmod +x {program}, if it is a program")
     elif found is None:
         what = f"{program!r} is not an executable program here"
         yield error(

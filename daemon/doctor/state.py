@@ -12,13 +12,14 @@ from daemon.agents.launcher import living_supervisors
 from daemon.config.places import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
-from daemon.errors import NewerSchemaError, StoreError
+from daemon.errors import NewerSchemaError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, LOCK, STATE_FOLDERS, WITNESS
 from daemon.runs.folders import runs_with_folders
 from daemon.runs.hooks import open_key
 from daemon.store.backup import examine
-from daemon.store.connection import Transaction, connect
+from daemon.store.connection import Transaction
 from daemon.store.lock import running_daemon
+from daemon.store.looking import open_to_look
 from daemon.store.runs import active_runs
 from daemon.store.witness import find_loss, read_witness, testify
 from daemon.units import format_size
@@ -74,7 +75,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
         yield error(
             "state", f"{problem.filename}: {problem.strerror}", f"chown -R {_name(folder.stat().st_uid)} {folder}"
         )
-    except (sqlite3.Error, StoreError):
+    except (sqlite3.Error, StoreError, StoreUnavailableError):
         return  # what is wrong with the database was told
 
 
@@ -121,14 +122,16 @@ def _check_key(folder: Path) -> Iterator[Finding]:
 def _check_database(folder: Path) -> Iterator[Finding]:
     path = folder / DATABASE
     try:
-        contents = examine(path)
+        contents = examine(path, look=open_to_look)
         yield ok("database", f"{path} is whole: {contents.runs} runs, {format_size(path.stat().st_size)}")
-        with contextlib.closing(connect(path, read_only=True)) as connection:
+        with contextlib.closing(open_to_look(path)) as connection:
             loss = find_loss(read_witness(folder), testify(connection))
         if loss is not None and running_daemon(folder) is None:  # a daemon is ahead of the one or the other for moments
             yield error("witness", f"{path} {loss}", _RESTORE)
     except NewerSchemaError as problem:
         yield error("database", str(problem), "install that version of agentcron again")
+    except StoreUnavailableError as problem:
+        yield error("database", str(problem), "mend what keeps it from being read, and look again")
     except (StoreError, sqlite3.Error) as problem:
         yield error("database", str(problem), _RESTORE)
     log = path.with_name(f"{path.name}-wal")
@@ -142,7 +145,7 @@ def _check_orphans(folder: Path) -> Iterator[Finding]:
     """Find what no run owns; what is there is looked up first, since a run is in the database before it is there."""
     supervisors, folders = living_supervisors(folder), runs_with_folders(folder)
     places = [place for place in sorted((folder / "environments").glob("*/tasks/*")) if place.name.isdigit()]
-    with contextlib.closing(connect(folder / DATABASE, read_only=True)) as connection:
+    with contextlib.closing(open_to_look(folder / DATABASE)) as connection:
         active = set(active_runs(Transaction(connection)))
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
     still = living_supervisors(folder)  # one that has just ended is no orphan

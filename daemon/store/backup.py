@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from daemon import __version__
-from daemon.errors import RefusedError, StoreError
+from daemon.errors import RefusedError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY
-from daemon.store.connection import connect
+from daemon.store.connection import code_of, connect, is_of_the_moment
 from daemon.store.lock import running_daemon
+from daemon.store.looking import open_to_look, why_not
 from daemon.store.migrate import migrations, newer_schema
 from daemon.store.witness import find_loss, read_witness, testify
 from daemon.units import format_instant
@@ -43,6 +44,10 @@ class Contents:
     schedules: int
     highest_run: int
     hook_key: bytes | None
+
+
+def _look(file: Path) -> sqlite3.Connection:
+    return connect(file, read_only=True)
 
 
 def back_up(state_dir: Path, target: Path, now: datetime, progress: Progress) -> Contents:
@@ -82,14 +87,15 @@ def _check_witness(state_dir: Path, partial: Path) -> None:
         raise StoreError(f"{state_dir / DATABASE} {loss}; the earlier backup is the better one")
 
 
-def examine(file: Path, name: Path | None = None) -> Contents:
+def examine(file: Path, name: Path | None = None, look: Callable[[Path], sqlite3.Connection] = _look) -> Contents:
     """Verify a database file, every page of it, and tell what it holds; raise StoreError for one that is not good.
 
-    `name` is what errors call it, where it is a copy of what people know.
+    `name` is what errors call it, where it is a copy of what people know; `look` opens it. Raise
+    StoreUnavailableError where the disk or somebody's lock keeps it from being read.
     """
     name = name or file
     try:
-        with contextlib.closing(connect(file, read_only=True)) as connection:
+        with contextlib.closing(look(file)) as connection:
             version: int = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > max(migrations()):
                 raise newer_schema(name, version)
@@ -102,7 +108,8 @@ def examine(file: Path, name: Path | None = None) -> Contents:
                 raise StoreError(f"{name} is damaged: {'; '.join(problems)}")
             return _contents(connection, has_key="backup" in tables)
     except sqlite3.Error as error:
-        raise StoreError(f"{name} cannot be read: {error}") from None
+        kind = StoreUnavailableError if is_of_the_moment(error) else StoreError
+        raise kind(f"{name} cannot be read: {why_not(file, error)}") from None
 
 
 def _contents(connection: sqlite3.Connection, *, has_key: bool) -> Contents:
@@ -167,7 +174,7 @@ def new_file(path: Path) -> BinaryIO:
 def _copy_database(source: Path, target: Path, progress: Progress) -> None:
     try:
         with (
-            contextlib.closing(connect(source, read_only=True)) as reading,
+            contextlib.closing(open_to_look(source)) as reading,
             contextlib.closing(connect(target)) as writing,
         ):
             reading.execute("BEGIN")
@@ -176,9 +183,9 @@ def _copy_database(source: Path, target: Path, progress: Progress) -> None:
                 writing, pages=_AT_A_TIME, progress=lambda _, left, total: progress(total - left, total), sleep=0
             )
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        if code_of(error) == sqlite3.SQLITE_FULL:
             raise StoreError(f"cannot write {target.parent}: the disk is full") from None
-        raise StoreError(f"{source} cannot be backed up: {error}") from None
+        raise StoreError(f"{source} cannot be backed up: {why_not(source, error)}") from None
 
 
 def _complete(partial: Path, hook_key: bytes | None, now: datetime) -> None:

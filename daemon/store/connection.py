@@ -59,11 +59,14 @@ class Transaction:
         return self._connection.executemany(sql, (tuple(row) for row in rows))
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open the database with agentcron's settings; raise sqlite3.Error if that cannot be done."""
+def connect(path: Path, *, read_only: bool = False, at_rest: bool = False) -> sqlite3.Connection:
+    """Open the database with agentcron's settings; raise sqlite3.Error if that cannot be done.
+
+    `at_rest` says that nobody writes it meanwhile, so that nothing need be made beside it.
+    """
     mode = "ro" if read_only else "rw"
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
+        f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if at_rest else ''}",
         uri=True,
         timeout=_BUSY_TIMEOUT,
         isolation_level=None,
@@ -77,9 +80,14 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
+def is_of_the_moment(error: Exception) -> bool:
+    """Tell whether an error comes from the disk or from somebody's lock, and says nothing of the database."""
+    return code_of(error) in _TROUBLE
+
+
 def told(error: Exception) -> Exception:
     """Return what the waiting caller gets: trouble of the moment is told from a mistake in a statement."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    code = code_of(error)
     if code in _DAMAGE:
         mend = "stop the daemon and put a backup back with `agentcron restore`; agents that run go on meanwhile"
         return StoreDamagedError(f"the database is damaged ({error}); {mend}")
@@ -87,3 +95,9 @@ def told(error: Exception) -> Exception:
         return error
     kind = DiskFullError if code == sqlite3.SQLITE_FULL else StoreUnavailableError
     return kind(f"the database cannot be written now: {error}")
+
+
+def code_of(error: Exception) -> int:
+    """Return the primary result code of an error of SQLite."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF

@@ -1,6 +1,7 @@
 """Promise 8: a full disk and a locked database end nothing, and nothing is started that cannot be recorded."""
 
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -147,6 +148,47 @@ def test_a_start_on_a_full_disk_gives_up_the_ballast_and_keeps_what_ended(
     (tmp_path / "gate").write_text("")
     second.wait_for_row("SELECT 1 FROM runs WHERE id > ?", slow["id"])
     assert second.stop() == 0
+
+
+@pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_on_a_disk_that_takes_no_writes_all_can_still_be_read(
+    small_disk: Path, start_daemon: StartDaemon, tmp_path: Path, trouble: str
+) -> None:
+    text = f'[daemon]\nstate_dir = "{small_disk}/state"\n' + AGENT.format(folder=tmp_path)
+    daemon = start_daemon(text, state=small_disk / "state")
+    daemon.wait_for_run("completed")
+    assert daemon.stop() == 0
+    left = (daemon.state / "state.db").read_bytes()
+
+    def allow_nothing() -> None:
+        if trouble == "full":
+            fill(small_disk)
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+
+    allow_nothing()
+    assert daemon.cli("status").returncode == 3
+    assert "completed" in daemon.cli("runs", "list").stdout
+    assert daemon.cli("backup", str(tmp_path / "backup.db")).returncode == 0
+    found = json.loads(daemon.cli("doctor", "--json").stdout)["findings"]
+    assert [one["severity"] for one in found if one["about"] == "database"] == ["ok"]
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    (small_disk / "filler").unlink(missing_ok=True)
+    (daemon.state / "state.db-wal").write_bytes(b"what a daemon left")
+    allow_nothing()
+    refused = daemon.cli("runs", "list")
+    assert refused.returncode == 1
+    why = {"full": "its disk is full: make room on it", "read-only": "its disk takes no writes: mount it writable"}
+    assert why[trouble] in refused.stderr
+    found = json.loads(daemon.cli("doctor", "--json").stdout)["findings"]
+    [mend] = [one["mend"] for one in found if one["about"] == "database"]
+    assert mend == "mend what keeps it from being read, and look again"
+    refused = daemon.cli("restore", str(tmp_path / "backup.db"))
+    assert refused.returncode == 1
+    assert {"full": "No space left on device", "read-only": "Read-only file system"}[trouble] in refused.stderr
+    assert "None" not in refused.stderr
+    assert (daemon.state / "state.db").read_bytes() == left
 
 
 @pytest.mark.parametrize("small_disk", ["160m"], indirect=True)

@@ -159,6 +159,22 @@ def test_a_run_that_the_backup_knows_as_running_is_finished_from_its_record(
     assert (run["status"], run["exit_code"]) == ("failed", 5)
 
 
+@pytest.mark.parametrize("content", [b"", None])
+def test_what_is_no_database_of_ours_is_told_so(start_daemon: StartDaemon, content: bytes | None) -> None:
+    daemon = start_daemon(TICK)
+    daemon.wait_for_run("completed")
+    daemon.stop()
+    (daemon.state / "state.db").unlink()
+    if content is None:
+        with contextlib.closing(sqlite3.connect(daemon.state / "state.db")) as connection:
+            connection.execute("CREATE TABLE guests (name)")
+    else:
+        (daemon.state / "state.db").write_bytes(content)
+    told = daemon.cli("status")
+    assert told.returncode == 1
+    assert "is no database of agentcron, or was emptied" in told.stderr
+
+
 def test_nothing_is_finished_from_the_record_of_another_run_with_its_number(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:

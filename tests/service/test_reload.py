@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartDaemon
+from tests import forked
+from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.service.test_life import agent, begun
 
@@ -155,6 +156,36 @@ def test_a_half_written_file_changes_nothing(start_daemon: StartDaemon) -> None:
         "going",
         "kept",
     ]
+
+
+def test_another_file_than_the_daemons_is_not_said_to_be_reloaded(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    other = daemon.folder / "other.toml"
+    other.write_text(CHANGED)
+    told = forked.run(["--config", str(other), "reload"], daemon.environment, daemon.folder)
+    assert told.returncode == 1
+    assert f"pid {daemon.process.pid}, runs by {daemon.config}; name that one with --config" in told.stderr
+    assert daemon.cli("reload").returncode == 0
+
+
+def test_a_changed_state_dir_leads_to_the_daemon_as_it_runs_until_its_restart(start_daemon: StartDaemon) -> None:
+    """Whether or not something is where it will be, and even if that is the state of another daemon."""
+    text = TWO + '[control]\nsocket = "c.sock"\n'
+    daemon = start_daemon(text)
+    (daemon.folder / "other").mkdir()
+    with daemons_in(daemon.folder / "other") as start:
+        other = start(TWO)
+        for place in ("elsewhere", "other/state"):
+            daemon.config.write_text(text.replace('"state"', f'"{place}"'))
+            shown = daemon.cli("status")
+            assert (shown.returncode, f"pid {daemon.process.pid}" in shown.stdout) == (0, True)
+            assert f"that of the daemon, {daemon.state}, which goes on until a restart" in shown.stderr
+            assert daemon.cli("schedules", "trigger", "a/kept").returncode == 0
+        assert len(daemon.query("SELECT 1 FROM runs WHERE trigger = 'manual'")) == 2
+        assert other.query("SELECT 1 FROM runs WHERE trigger = 'manual'") == []
+        environment = {**daemon.environment, "AGENTCRON_DAEMON__STATE_DIR": str(other.state)}
+        told = forked.run(["--config", str(daemon.config), "status"], environment, daemon.folder)
+        assert f"pid {other.process.pid}" in told.stdout
 
 
 def test_a_storm_of_reloads_ends_with_the_last_file(start_daemon: StartDaemon) -> None:

@@ -130,6 +130,8 @@ days = -1
         (GOOD + 'max_output = "5 bytes"', "not a size"),
         (GOOD + 'env = { "A B" = "x" }', "not a name of an environment variable"),
         (GOOD + 'env = { AGENTCRON_X = "x" }', "set by agentcron itself"),
+        (GOOD + 'env = { X = { credential = "../x" } }', "'../x' names no credential"),
+        (GOOD + f'[control]\nsocket = "{"x" * 65}"', "too long for a socket; at most 64 bytes"),
         (GOOD + '[control]\nlisten = "127.0.0.1:99999"\ntokens = [{ name = "a", file = "a" }]', "HOST:PORT"),
         (GOOD + '[[control.tokens]]\nname="a"\nfile="a"\n[[control.tokens]]\nname="a"\nfile="b"', "another token"),
         (GOOD + '[notify.n]\nping = "http://x"\nagents = ["b"]', "no [agents.b] table"),
