@@ -50,7 +50,7 @@ def spec_in(folder: Path) -> dict[str, Any]:
         "run_dir": str(folder),
         "argv": ["true"],
         "cwd": "/",
-        "env": {},
+        "env": {"AGENTCRON_IDEMPOTENCY_KEY": "x"},
         "stdin": "/dev/null",
         "umask": 0o077,
         "timeout": 60,
