@@ -59,8 +59,10 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
-        sys.stdout.flush()
+        try:
+            app()
+        finally:  # it ends by SystemExit
+            sys.stdout.flush()
     except ConfigError as error:
         _complain(*error.problems, status=error.exit_status)
     except AgentcronError as error:

@@ -90,9 +90,12 @@ def has_database(config: Config) -> bool:
     """Tell whether a daemon has run on the state directory; raise StoreError if that cannot be seen."""
     path = state_dir(config) / DATABASE
     try:
-        return path.exists()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except PermissionError:
         raise StoreError(f"{path.parent} is closed to {getpass.getuser()}; ask an administrator") from None
+    return True
 
 
 def may_read(config: Config) -> bool:

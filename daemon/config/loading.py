@@ -35,11 +35,13 @@ def find_config(option: Path | None, environment: Mapping[str, str] = os.environ
     places = standard_files(environment)
     for place in places:
         try:
-            if place.exists():
-                return place.absolute()
+            place.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except PermissionError:
             closed = f"{place} is closed to you; ask an administrator to let you read it, or name another with --config"
             raise ConfigError([closed]) from None
+        return place.absolute()
     raise ConfigError(
         [
             (
