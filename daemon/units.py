@@ -66,9 +66,9 @@ def parse_instant(text: str) -> datetime:
     """Return the UTC instant that an RFC 3339 date-time with an offset names; raise ValueError otherwise."""
     if not _INSTANT.fullmatch(text):
         raise ValueError("not an RFC 3339 time with an offset; write it like 2026-01-31T09:00:00Z")
+    if text[11:13] == "24":  # which Python 3.14 takes for the next midnight
+        raise ValueError("no such time of day")
     try:
-        if text[11:13] == "24":
-            raise ValueError  # Python 3.14 takes it for the next day's midnight
         instant = datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError("no such date or time of day") from None
