@@ -21,6 +21,9 @@ DATABASE = "state.db"
 DATABASE_PARTS = ("", "-journal", "-wal", "-shm")
 """What SQLite may put behind that name (sqlite.org/tempfiles.html); the first is the database itself."""
 
+OWN_TABLES = frozenset({"instance", "schedules", "fires", "runs"})
+"""By which a database is known as one of agentcron's."""
+
 WITNESS = "witness.json"
 """What tells a lost database from a new one, in the state directory."""
 

@@ -40,7 +40,7 @@ class Restored:
     replaced: Path | None
     """Where the database is now that was there before."""
     replaced_folders: Path | None
-    """Where the folders are now that belong to other runs than those of the same number in the backup."""
+    """Where the folders are now of commands that other runs had let loose than those of the same number in it."""
 
 
 def restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audience) -> Restored:
@@ -74,8 +74,8 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audie
         folders = runs_with_folders(state_dir)
         others = _folders_of_others(state_dir, fresh, folders)
         _refuse_beside_unknown_agents(state_dir, fresh, others)
-        replaced_folders = _move_aside(state_dir, others, now)
         witness = _renewed(fresh, state_dir, folders, contents, now, audience)
+        replaced_folders = _move_aside(state_dir, others, now)
         replaced = _set_aside(path, now)
         if contents.hook_key is not None:  # where there is one, the URLs that agents were given stay what they are
             put_key(state_dir, contents.hook_key)
@@ -115,7 +115,7 @@ def _was_begun(state_dir: Path, run_id: int) -> bool:
 
 
 def _folders_of_others(state_dir: Path, fresh: Path, folders: Collection[int]) -> list[int]:
-    """Return the runs of the copy whose numbers another database has given, too, and whose folders are of that one."""
+    """Return the runs of the copy whose folders hold the records of another database's runs of the same numbers."""
     with contextlib.closing(connect(fresh, read_only=True)) as connection:
         runs = connection.execute("SELECT id, idempotency_key FROM runs")
         return [

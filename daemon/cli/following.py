@@ -49,20 +49,20 @@ def output_of(config: Config, run: int, *, follow: bool) -> tuple[Iterator[bytes
 
 def _copied(config: Config, run: int, *, follow: bool) -> Iterator[bytes]:
     at, folder, last_cared_for = 0, run_folder(state_dir(config), run), time.monotonic()
-    with reading(config) as connection:
-        while True:
+    while True:
+        with reading(config) as connection:
             found = get_run(connection, run)  # before reading, so that the last bytes are not missed
-            active = follow and found is not None and found.status in ACTIVE
-            if running_daemon(state_dir(config)) is not None or _is_supervised(found):
-                last_cared_for = time.monotonic()
-            for chunk in _chunks(folder, at):
-                at += len(chunk)
-                yield chunk
-            if not active:
-                return
-            if time.monotonic() - last_cared_for > _RESTART:
-                raise DaemonUnreachableError(f"no daemon runs, so the end of run {run} is not recorded; start one")
-            time.sleep(_PAUSE)
+        active = follow and found is not None and found.status in ACTIVE
+        if running_daemon(state_dir(config)) is not None or _is_supervised(found):
+            last_cared_for = time.monotonic()
+        for chunk in _chunks(folder, at):
+            at += len(chunk)
+            yield chunk
+        if not active:
+            return
+        if time.monotonic() - last_cared_for > _RESTART:
+            raise DaemonUnreachableError(f"no daemon runs, so the end of run {run} is not recorded; start one")
+        time.sleep(_PAUSE)
 
 
 def _is_supervised(run: Run | None) -> bool:

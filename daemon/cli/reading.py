@@ -14,7 +14,7 @@ from daemon.config.places import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.config.whereabouts import load_whereabouts
 from daemon.errors import ConfigError, InvalidError, NotFoundError, StoreError
-from daemon.model import DATABASE, NAME
+from daemon.model import DATABASE, NAME, OWN_TABLES
 from daemon.store.lock import socket_in_use
 from daemon.store.looking import open_to_look, why_not
 from daemon.store.migrate import migrations
@@ -46,7 +46,8 @@ def find_daemon(option: Path | None, *, warn: bool = True) -> Config:
         known = _with_former_state(config)
         if known is None:
             return config
-        warning = f"names another state_dir than that of the daemon, {state_dir(known)}, which goes on until a restart"
+        told = f"the state of the daemon that runs by it is in {state_dir(known)}"
+        warning = f"leads to {state_dir(config)}, and {told}; what was changed in the file counts from its restart on"
     if warn:
         print(f"warning: {escape(f'{file} {warning}')}", file=sys.stderr)
     return known
@@ -146,7 +147,7 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     """Raise StoreError for a database that this version cannot read or write."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    if not {"instance", "schedules", "fires", "runs"} <= tables:
+    if not tables >= OWN_TABLES:
         raise StoreError(f"{path} is no database of agentcron, or was emptied; `agentcron doctor` says more")
     known = max(migrations())
     if version != known:

@@ -16,7 +16,7 @@ from daemon.doctor.settings import secrets_of
 
 _UNIT = "agentcron.service"
 _ASKED = (
-    *("LoadState", "ActiveState", "NeedDaemonReload", "KillMode", "Delegate"),
+    *("LoadState", "ActiveState", "NeedDaemonReload", "KillMode", "RemoveIPC", "Delegate"),
     *("Environment", "User", "ProtectHome", "BindPaths", "BindReadOnlyPaths"),
 )
 _CREDENTIAL = re.compile(r"^(?:(?:Load|Set)Credential(?:Encrypted)?|ImportCredential)\s*=\s*([^:\s]+)", re.MULTILINE)
@@ -121,6 +121,8 @@ def _check_properties(config: Config, properties: dict[str, str]) -> Iterator[Fi
     if properties.get("KillMode") != "process":
         kill_mode = properties.get("KillMode")
         yield error("unit", f"KillMode={kill_mode}: a restart of the daemon would end all running agents", _NEW_UNIT)
+    if properties.get("RemoveIPC") == "yes":
+        yield error("unit", "RemoveIPC=yes: a restart would take the shared memory of all running agents", _NEW_UNIT)
     limited = [name for name, agent in config.agents.items() if isinstance(agent, ProcessAgent) and _has_limit(agent)]
     if properties.get("Delegate") != "yes" and limited:
         what = f"without Delegate=yes memory_max and cpu_quota of {', '.join(limited)} do not hold"

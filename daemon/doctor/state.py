@@ -75,7 +75,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
         yield error(
             "state", f"{problem.filename}: {problem.strerror}", f"chown -R {_name(folder.stat().st_uid)} {folder}"
         )
-    except (sqlite3.Error, StoreError, StoreUnavailableError):
+    except (sqlite3.Error, StoreError):
         return  # what is wrong with the database was told
 
 

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from daemon import __version__
 from daemon.errors import RefusedError, StoreError, StoreUnavailableError
-from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY
+from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, OWN_TABLES
 from daemon.store.connection import code_of, connect, is_of_the_moment
 from daemon.store.lock import running_daemon
 from daemon.store.looking import open_to_look, why_not
@@ -28,7 +28,6 @@ from daemon.units import format_instant
 
 _AT_A_TIME = 2048  # pages between two reports of progress
 _MOST_PROBLEMS = 5  # that are named
-_OURS = {"instance", "schedules", "fires", "runs"}  # tables
 Progress = Callable[[int, int], None]
 """Hears how many pages of how many are done."""
 
@@ -51,7 +50,7 @@ def _look(file: Path) -> sqlite3.Connection:
 
 
 def back_up(state_dir: Path, target: Path, now: datetime, progress: Progress) -> Contents:
-    """Write a backup, whole and verified, or leave the target as it was; raise RefusedError or StoreError."""
+    """Write a backup, whole and verified, or leave the target as it was; raise RefusedError or what `examine` does."""
     try:
         target = target.resolve()  # a link is written through
         _check_target(state_dir, target)
@@ -100,7 +99,7 @@ def examine(file: Path, name: Path | None = None, look: Callable[[Path], sqlite3
             if version > max(migrations()):
                 raise newer_schema(name, version)
             tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-            if not tables >= _OURS:
+            if not tables >= OWN_TABLES:
                 raise StoreError(f"{name} is no database of agentcron, or was emptied")
             found = connection.execute(f"PRAGMA integrity_check({_MOST_PROBLEMS})").fetchall()
             problems = [line for row in found for line in str(row[0]).splitlines() if line != "ok"]

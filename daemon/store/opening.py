@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from daemon.errors import StoreError
-from daemon.model import DATABASE, DATABASE_PARTS, STATE_FOLDERS, WITNESS
+from daemon.model import DATABASE, DATABASE_PARTS, OWN_TABLES, STATE_FOLDERS, WITNESS
 from daemon.store.ballast import LEAST_FREE, Ballast
 from daemon.store.connection import connect
 from daemon.store.database import Database
@@ -88,7 +88,7 @@ def _inspect(path: Path) -> Witness | None:
         if version > max(migrations()):
             raise newer_schema(path, version)
         tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        if tables and not {"instance", "schedules", "fires", "runs"} <= tables:
+        if tables and not tables >= OWN_TABLES:
             raise StoreError(f"{path} is not a database of agentcron; nothing was changed. Move it away")
         return testify(connection) if tables else None
     finally:

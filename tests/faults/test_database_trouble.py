@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from daemon.store.ballast import Ballast
+from daemon.store.looking import open_to_look
 from tests.api.calling import call
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, processes_of, wait_until
@@ -189,6 +190,17 @@ def test_on_a_disk_that_takes_no_writes_all_can_still_be_read(
     assert {"full": "No space left on device", "read-only": "Read-only file system"}[trouble] in refused.stderr
     assert "None" not in refused.stderr
     assert (daemon.state / "state.db").read_bytes() == left
+
+
+def test_a_database_that_somebody_holds_is_not_taken_for_one_at_rest(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon(AGENT.format(folder=tmp_path))
+    daemon.wait_for_run("completed")
+    assert daemon.stop() == 0
+    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as holder:
+        holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            open_to_look(daemon.state / "state.db")
 
 
 @pytest.mark.parametrize("small_disk", ["160m"], indirect=True)

@@ -18,7 +18,8 @@ from tests.daemon_process import wait_until
 _IMPORTS = 60.0  # seconds; some SDKs take a while
 
 
-_PORTS = itertools.count(20_000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+_PORTS = itertools.count(20_000 + 1000 * (_WORKER % 10) + os.getpid() % 700)
 
 
 def free_port() -> int:

@@ -188,6 +188,11 @@ def test_nothing_is_finished_from_the_record_of_another_run_with_its_number(
     second.wait_for_run("failed", number=1)
     second.stop()
     wait_until(lambda: not living_supervisors(second.state), what="the end of what ran")
+    shutil.copy(tmp_path / "backup.db", tmp_path / "leaner.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "leaner.db")) as connection:
+        connection.execute(SPOILT["leaner"])
+    assert second.cli("restore", str(tmp_path / "leaner.db")).returncode == 1
+    assert (second.state / "runs/1/output.log").exists()
     restored = json.loads(second.cli("restore", "--json", str(tmp_path / "backup.db")).stdout)
     assert (Path(restored["replaced_folders"]) / "1/output.log").read_text() == "other\n"
     third = start_daemon(TICK.replace("1s", "36500d"))

@@ -179,7 +179,7 @@ def test_a_changed_state_dir_leads_to_the_daemon_as_it_runs_until_its_restart(st
             daemon.config.write_text(text.replace('"state"', f'"{place}"'))
             shown = daemon.cli("status")
             assert (shown.returncode, f"pid {daemon.process.pid}" in shown.stdout) == (0, True)
-            assert f"that of the daemon, {daemon.state}, which goes on until a restart" in shown.stderr
+            assert f"the daemon that runs by it is in {daemon.state}" in shown.stderr
             assert daemon.cli("schedules", "trigger", "a/kept").returncode == 0
         assert len(daemon.query("SELECT 1 FROM runs WHERE trigger = 'manual'")) == 2
         assert other.query("SELECT 1 FROM runs WHERE trigger = 'manual'") == []
