@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -64,6 +64,17 @@ def restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audien
         lock.release()
 
 
+@contextlib.contextmanager
+def _telling(replaced: Path | None) -> Iterator[None]:
+    """Say of what fails in the midst how to get out of it."""
+    try:
+        yield
+    except OSError as error:
+        place = f"; the database that was there is {replaced}" if replaced else ""
+        mend = "mend that and restore again, before a daemon is started"
+        raise StoreError(f"the restore was broken off: {error.strerror}: {error.filename}{place}; {mend}") from None
+
+
 def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audience) -> Restored:
     (state_dir / "runs").mkdir(mode=0o700, exist_ok=True)
     fresh, path = state_dir / _FRESH, state_dir / DATABASE
@@ -75,12 +86,13 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audie
         others = _folders_of_others(state_dir, fresh, folders)
         _refuse_beside_unknown_agents(state_dir, fresh, others)
         witness = _renewed(fresh, state_dir, folders, contents, now, audience)
-        replaced_folders = _move_aside(state_dir, others, now)
         replaced = _set_aside(path, now)
-        if contents.hook_key is not None:  # where there is one, the URLs that agents were given stay what they are
-            put_key(state_dir, contents.hook_key)
-        fresh.replace(path)
-        write_witness(state_dir, witness)
+        with _telling(replaced):
+            if contents.hook_key is not None:  # where there is one, the URLs that agents were given stay what they are
+                put_key(state_dir, contents.hook_key)
+            fresh.replace(path)
+            replaced_folders = _move_aside(state_dir, others, now)  # until the witness is there, too, no daemon starts
+            write_witness(state_dir, witness)
     finally:
         _remove(fresh)
     with contextlib.closing(connect(path, read_only=True)) as connection:

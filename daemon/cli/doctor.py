@@ -46,9 +46,9 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 def _all(option: Path | None) -> Iterator["Finding"]:
     from daemon.cli.client import answers
     from daemon.cli.owner import become, become_owner
-    from daemon.cli.reading import read_config
+    from daemon.cli.reading import read_config, with_former_state
     from daemon.config.places import state_dir
-    from daemon.doctor.findings import error, note, ok
+    from daemon.doctor.findings import error, note, ok, warning
     from daemon.doctor.host import check_host
     from daemon.doctor.reachable import check_reachable
     from daemon.doctor.service_unit import check_unit, find_unit
@@ -71,6 +71,10 @@ def _all(option: Path | None) -> Iterator["Finding"]:
         mend = f"chgrp agentcron {config.file} && chmod 640 {config.file}"
         yield error("config", f"{config.file} is closed to {user}", mend)
     yield ok("config", f"{config.file} is good: {len(config.agents)} agents")
+    former = with_former_state(config)
+    if former is not None:
+        what = f"the daemon that runs by {config.file} has its state in {state_dir(former)}, not in {state_dir(config)}"
+        yield warning("daemon", what, "restart it, or take that change back")
     if unit is None:
         yield from check_settings(config, credentials=False)
     else:

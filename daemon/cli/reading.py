@@ -43,7 +43,7 @@ def find_daemon(option: Path | None, *, warn: bool = True) -> Config:
             raise
         warning = "has mistakes; see `agentcron check`"
     else:
-        known = _with_former_state(config)
+        known = with_former_state(config)
         if known is None:
             return config
         told = f"the state of the daemon that runs by it is in {state_dir(known)}"
@@ -53,7 +53,7 @@ def find_daemon(option: Path | None, *, warn: bool = True) -> Config:
     return known
 
 
-def _with_former_state(config: Config) -> Config | None:
+def with_former_state(config: Config) -> Config | None:
     """Return a config with the state directory of the daemon at its socket, if that runs by it; None if it has that."""
     from daemon.cli.client import daemon_at
 
@@ -64,7 +64,9 @@ def _with_former_state(config: Config) -> Config | None:
     if told is not None and told[0] == place:
         return None
     daemon = daemon_at(config, place)
-    if daemon is None or not runs_by(daemon, config.file) or Path(daemon["state_dir"]) == state_dir(config):
+    if daemon is None or not runs_by(daemon, config.file):
+        return None
+    if Path(daemon["state_dir"]).resolve() == state_dir(config).resolve():
         return None
     told_dir = {"state_dir": Path(daemon["state_dir"])}
     return config.model_copy(update={"daemon": config.daemon.model_copy(update=told_dir)})

@@ -42,7 +42,7 @@ def cancel_all(config: Config) -> tuple[list[int], bool]:
         if _must_ask(config):
             raise
     if not (state_dir(config) / DATABASE).exists():
-        return [], False
+        raise NotFoundError(f"no daemon runs on {state_dir(config)}, and there is no database in it; nothing to cancel")
     with _writing(config) as tx:
         return [_flag(tx, number).id for number in active_runs(tx)], False
 

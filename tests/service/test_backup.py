@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from daemon.agents.launcher import living_supervisors
-from tests.conftest import StartDaemon
+from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 
 TICK = "[agents.a]\ncommand = ['true']\n[agents.a.schedules.s]\nevery = '1s'\ncatchup = 'all'\n"
@@ -199,6 +199,43 @@ def test_nothing_is_finished_from_the_record_of_another_run_with_its_number(
     run = third.wait_for_row("SELECT * FROM runs WHERE id = 1 AND completed_at IS NOT NULL")
     assert (run["status"], run["exit_code"]) == ("interrupted", None)
     assert "other" not in third.cli("runs", "logs", "1").stdout
+
+
+def test_a_restore_that_breaks_off_in_the_midst_says_how_to_go_on(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon(TICK)
+    daemon.wait_for_run("completed")
+    backed_up(daemon, tmp_path / "backup.db")
+    daemon.stop()
+    wait_until(lambda: not living_supervisors(daemon.state), what="the end of what ran")
+    (daemon.state / "witness.new").mkdir()
+    told = daemon.cli("restore", str(tmp_path / "backup.db"))
+    assert told.returncode == 1
+    assert "witness.new; the database that was there is" in told.stderr
+    assert "mend that and restore again" in told.stderr
+    assert start_daemon(TICK, ready=False).process.wait(20) == 1
+    (daemon.state / "witness.new").rmdir()
+    assert daemon.cli("restore", str(tmp_path / "backup.db")).returncode == 0
+
+
+def test_the_daemon_of_a_copy_leaves_the_agents_of_the_original_alone(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    text = TICK.replace("['true']", "['sleep', '300']").replace("1s", "36500d")
+    first = start_daemon(text)
+    assert first.cli("schedules", "trigger", "a/s").returncode == 0
+    run = first.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    backed_up(first, tmp_path / "backup.db")
+    (tmp_path / "copy").mkdir()
+    with daemons_in(tmp_path / "copy") as start:
+        copy = start(text)
+        copy.stop()
+        assert copy.cli("restore", str(tmp_path / "backup.db")).returncode == 0
+        copy = start(text)
+        ended = copy.wait_for_row("SELECT * FROM runs WHERE id = 1 AND completed_at IS NOT NULL")
+        assert ended["error"] == f"it is a run of another daemon, which goes on in {first.state}/runs/1"
+        assert copy.stop(signal.SIGINT) == 0
+        assert first.query("SELECT status FROM runs")[0]["status"] == "running"
+        assert living_supervisors(first.state) == {1: run["pid"]}
 
 
 def test_what_the_backup_has_not_seen_begin_is_not_started_again(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -180,9 +180,13 @@ def test_a_changed_state_dir_leads_to_the_daemon_as_it_runs_until_its_restart(st
             shown = daemon.cli("status")
             assert (shown.returncode, f"pid {daemon.process.pid}" in shown.stdout) == (0, True)
             assert f"the daemon that runs by it is in {daemon.state}" in shown.stderr
+            assert f"has its state in {daemon.state}, not in" in daemon.cli("doctor").stdout
             assert daemon.cli("schedules", "trigger", "a/kept").returncode == 0
         assert len(daemon.query("SELECT 1 FROM runs WHERE trigger = 'manual'")) == 2
         assert other.query("SELECT 1 FROM runs WHERE trigger = 'manual'") == []
+        daemon.config.write_text(text)
+        spelt = str(daemon.folder / "other" / ".." / daemon.config.name)
+        assert forked.run(["--config", spelt, "status"], daemon.environment, daemon.folder).stderr == ""
         environment = {**daemon.environment, "AGENTCRON_DAEMON__STATE_DIR": str(other.state)}
         told = forked.run(["--config", str(daemon.config), "status"], environment, daemon.folder)
         assert f"pid {other.process.pid}" in told.stdout

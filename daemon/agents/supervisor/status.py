@@ -81,6 +81,22 @@ def open_of(supervisor: int, run_dir: str) -> int | None:
     return None
 
 
+def folder_elsewhere(supervisor: int, run_dir: str) -> str | None:
+    """Return the folder of the run that a living supervisor holds, if that is another than this one; None if unknown.
+
+    It holds none before it was let loose.
+    """
+    held, ours, found = f"/proc/{supervisor}/fd", os.path.realpath(run_dir), None
+    with contextlib.suppress(OSError):
+        for number in os.listdir(held):
+            folder, name = os.path.split(os.readlink(f"{held}/{number}").removesuffix(" (deleted)"))
+            if name == NAME and os.path.basename(os.path.dirname(folder)) == "runs":
+                if folder == ours:
+                    return None
+                found = folder
+    return found
+
+
 def open_left(run_dir: str) -> int | None:
     """Open the file that a supervisor left; None if it is gone or not ours any more."""
     try:
