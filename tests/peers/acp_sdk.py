@@ -50,7 +50,8 @@ class WordAgent:
         elif word == "tools":
             await self.use_tools(session_id)
         elif word == "permit":
-            await self.say(session_id, await self.ask_permission(session_id))
+            for _time in range(int(rest or 1)):
+                await self.say(session_id, await self.ask_permission(session_id))
         elif word == "files":
             await self.say(session_id, await self.read_file(session_id))
         elif word == "cwd":

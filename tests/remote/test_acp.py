@@ -36,7 +36,7 @@ def text(folder: str = "/nowhere") -> str:
     old = """read x; echo '{"id": 1, "result": {"protocolVersion": 9}}'; sleep 60"""
     agents = [
         agent("a", sdk, **WORDS),
-        agent("yes", sdk + "permissions = 'allow'", permit="permit"),
+        agent("yes", sdk + "permissions = 'allow'", permit="permit", often="permit 120"),
         agent("none", acp("no-such-agent"), echo="echo"),
         agent("cat", acp("cat"), echo="echo"),
         agent("old", acp("sh", "-c", old), echo="echo"),
@@ -90,6 +90,15 @@ def test_permissions_are_answered_as_the_config_says_and_logged(
     assert daemon.output(run["id"]).splitlines() == [f"[permission] Run make: {answer}_once", f"selected {answer}"]
     event = daemon.wait_for_log("asked for a permission", run_id=run["id"])
     assert (event["asked"], event["answer"]) == ("Run make", f"{answer}_once")
+
+
+def test_an_agent_that_asks_for_ever_does_not_flood_the_log(daemon: DaemonProcess) -> None:
+    run = finished(daemon, "yes/often")
+    asked = "[run] The agent asked for a permission"
+    daemon.wait_for_log(asked, run_id=run["id"], asked="21 more", answer="see the output")
+    said = [event for event in daemon.log() if event["event"] == asked and event["run_id"] == run["id"]]
+    assert len(said) == 100
+    assert daemon.output(run["id"]).count("[permission] Run make") == 120
 
 
 def test_neither_files_nor_terminals_are_offered(daemon: DaemonProcess) -> None:

@@ -17,7 +17,6 @@ from .verdict import Verdict, write_verdict
 _VERSION = 1
 _METHOD_NOT_FOUND = -32601
 _AUTH_REQUIRED = -32000
-_MOST_PERMISSIONS = 100
 _PREFERRED = {"allow": ("allow_once", "allow_always"), "reject": ("reject_once", "reject_always")}
 _STOPPED = {
     "max_tokens": "the agent stopped: it reached the limit of tokens (max_tokens)",
@@ -168,8 +167,7 @@ class Session:
             chosen = None
         told = "cancelled" if chosen is None else str(chosen["kind"])
         self._rendering.note(f"[permission] {asked or 'something'}: {told}")
-        if len(self._verdict.permissions) < _MOST_PERMISSIONS:
-            self._verdict.permissions.append({"asked": asked or "something", "answer": told})
+        self._verdict.note_permission(asked or "something", told)
         return {"outcome": "cancelled"} if chosen is None else {"outcome": "selected", "optionId": chosen["optionId"]}
 
     def _cancel(self, *_: object) -> None:

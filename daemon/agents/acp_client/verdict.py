@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _LARGEST = 1024 * 1024
+_MOST_PERMISSIONS = 99
 
 
 @dataclass
@@ -17,6 +18,15 @@ class Verdict:
     message: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     permissions: list[dict[str, str]] = field(default_factory=list)
+    """The first that were asked for, each with the answer."""
+    more_permissions: int = 0
+
+    def note_permission(self, asked: str, answer: str) -> None:
+        """Keep what was asked for, or count it: an agent may ask for ever."""
+        if len(self.permissions) < _MOST_PERMISSIONS:
+            self.permissions.append({"asked": asked, "answer": answer})
+        else:
+            self.more_permissions += 1
 
 
 def write_verdict(verdict: Verdict) -> None:
@@ -27,13 +37,17 @@ def write_verdict(verdict: Verdict) -> None:
     ours = {
         "status": "failed" if verdict.failure else "completed",
         "message": verdict.failure or verdict.message,
-        "permissions": verdict.permissions,
+        "permissions": [*verdict.permissions, *_rest(verdict.more_permissions)],
     }
     result = {**ours, **own, "usage": {**verdict.usage, **(usage if isinstance(usage, dict) else {})}}
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w", encoding="utf-8", errors="replace") as stream:
             json.dump(result, stream)
+
+
+def _rest(count: int) -> list[dict[str, str]]:
+    return [{"asked": f"{count} more", "answer": "see the output"}] if count else []
 
 
 def _read(path: str) -> dict[str, Any]:
