@@ -215,7 +215,7 @@ class _Guarded(SimpleHTTPRequestHandler):
         for place in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 self.seen.append(place.read_text(errors="replace"))
-        if self.headers["Authorization"] == "Basic " + b64encode(b"bob:hunter two").decode():
+        if self.headers["Authorization"] == "Basic " + b64encode(b"bob:lyrebird two").decode():
             super().do_GET()
         else:
             self.send_response(401)
@@ -231,13 +231,13 @@ def test_a_password_in_the_url_opens_the_remote_and_is_no_argument_of_a_process(
     git(tmp_path / "served.git", "update-server-info")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Guarded, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://bob:hunter%20two@127.0.0.1:{server.server_port}/served.git"
+        url = f"http://bob:lyrebird%20two@127.0.0.1:{server.server_port}/served.git"
         place = site.prepare(1, repository=url)
         server.shutdown()
     assert git(place, "rev-parse", "HEAD") == site.first
     assert git(place, "remote", "get-url", "origin") == url
     assert any("remote-http" in words for words in _Guarded.seen)
-    assert not any("hunter" in words for words in _Guarded.seen)
+    assert not any("lyrebird" in words for words in _Guarded.seen)
 
 
 def test_a_mirror_outlives_a_git_that_cannot_run(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
