@@ -1,6 +1,8 @@
 """Agents against their keepers: what a run does to its supervisor and its records harms nobody but itself."""
 
 import os
+import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,18 @@ def test_the_exit_status_is_known_whatever_an_agent_does_to_its_records(start_da
     runs = side_by_side(start_daemon, [f"{instead}; exit 7" for instead in spoilt], 'on_interrupt = "rerun"')
     for instead, run in zip(spoilt, runs, strict=True):
         assert (run["status"], run["exit_code"], run["error"]) == ("failed", 7, "exit status 7"), instead
+
+
+def test_killed_processes_are_waited_for() -> None:
+    """On a busy host a killed process is there for some time still."""
+    with subprocess.Popen(["sleep", "300"]) as process:
+        started = tree.start_of(process.pid)
+        assert started is not None
+        known = [tree.Process(process.pid, started)]
+        assert not tree.outlast(known, 0.05)
+        tree.send(known[0], signal.SIGKILL)
+        assert tree.outlast(known, 20)
+        assert tree.outlast([tree.Process(process.pid, started + 1)], 0)  # another process of that pid
 
 
 def gated_agents(folder: Path, scripts: Sequence[str]) -> str:

@@ -1,7 +1,9 @@
 """Processes that belong together, found by descent or by a mark in their environment, and signalled safely."""
 
 import os
+import select
 import signal
+import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -86,8 +88,8 @@ def terminate(processes: list[Process]) -> None:
         send(process, signal.SIGCONT)
 
 
-def kill(find: Callable[[], list[Process]]) -> int:
-    """Kill all that `find` returns; hold them still first, so that none can fork away. Return how many there were."""
+def kill(find: Callable[[], list[Process]]) -> set[Process]:
+    """Kill all that `find` returns; hold them still first, so that none can fork away. Return what there was."""
     held: set[Process] = set()
     while fresh := set(find()) - held:
         for process in fresh:
@@ -97,7 +99,28 @@ def kill(find: Callable[[], list[Process]]) -> int:
             break
     for process in held:
         send(process, signal.SIGKILL)
-    return len(held)
+    return held
+
+
+def outlast(processes: Iterable[Process], seconds: float) -> bool:
+    """Wait until processes have ended, so many seconds at most; return whether they have."""
+    deadline = time.monotonic() + seconds
+    return all(_has_ended(process, deadline) for process in processes)
+
+
+def _has_ended(process: Process, deadline: float) -> bool:
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except OSError:
+        return True
+    try:
+        if start_of(process.pid) != process.started:
+            return True
+        end = select.poll()
+        end.register(descriptor, select.POLLIN)
+        return bool(end.poll(max(0.0, deadline - time.monotonic()) * 1000))
+    finally:
+        os.close(descriptor)
 
 
 def _all_stats() -> dict[int, _Stat]:
