@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from daemon.agents.launcher import living_supervisors
 from daemon.agents.supervisor import tree
 from tests import forked
 
@@ -90,6 +91,10 @@ class DaemonProcess:
 
     def log_text(self) -> str:
         return self.log_file.read_text()
+
+    def wait_for_supervisors(self) -> None:
+        """Wait until the last supervisor of a run in this state directory has ended."""
+        wait_until(lambda: not living_supervisors(self.state), what="the end of what ran")
 
     def wait_for_log(self, text: str, *, deadline: float = DEADLINE, **keys: object) -> dict[str, Any]:
         """Return the first event whose text contains `text` and whose keys match; fail if the daemon ends first."""

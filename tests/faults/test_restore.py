@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.agents.launcher import living_supervisors
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess, wait_until
+from tests.daemon_process import DaemonProcess
 from tests.faults.test_kill import assert_no_run_started_twice
 
 AGENT = """
@@ -62,7 +61,7 @@ def ended(start_daemon: StartDaemon, tmp_path: Path) -> DaemonProcess:
     known = daemon.query("SELECT max(id) AS id FROM runs")[0]["id"]
     daemon.wait_for_run("completed", number=known + 2)
     daemon.stop()
-    wait_until(lambda: not living_supervisors(daemon.state), what="the end of what ran")
+    daemon.wait_for_supervisors()
     return daemon
 
 

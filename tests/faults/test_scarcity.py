@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from daemon.agents.launcher import living_supervisors
 from tests.api.calling import call
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess, wait_until
+from tests.daemon_process import DaemonProcess
 from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact
 from tests.service.test_backup import damaged
 
@@ -96,7 +95,7 @@ def test_a_flipped_page_is_told_and_a_backup_brings_all_back(
     first.wait_for_row("SELECT 1 FROM runs WHERE status = 'completed' AND id > 3")
     page = root_page(first, table)
     first.stop()
-    wait_until(lambda: not living_supervisors(first.state), what="the end of what ran")
+    first.wait_for_supervisors()
     damaged(first.state / "state.db", page)
     second = start_daemon(text, ready=False)
     assert second.process.wait(20) == 1

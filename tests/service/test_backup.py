@@ -13,7 +13,7 @@ import pytest
 
 from daemon.agents.launcher import living_supervisors
 from tests.conftest import StartDaemon, daemons_in
-from tests.daemon_process import DaemonProcess, wait_until
+from tests.daemon_process import DaemonProcess
 
 TICK = "[agents.a]\ncommand = ['true']\n[agents.a.schedules.s]\nevery = '1s'\ncatchup = 'all'\n"
 SPOILT = {
@@ -120,7 +120,7 @@ def test_a_restored_database_starts_nothing_again(start_daemon: StartDaemon, tmp
     assert over.returncode == 1
     assert f"pid {first.process.pid}" in over.stderr
     first.stop()
-    wait_until(lambda: not living_supervisors(first.state), what="the end of what ran")
+    first.wait_for_supervisors()
     [(highest,)] = rows(first.state / "state.db", "SELECT max(id) FROM runs")
     restored = first.cli("restore", "--json", str(tmp_path / "backup.db"))
     assert restored.returncode == 0, restored.stderr
@@ -187,7 +187,7 @@ def test_nothing_is_finished_from_the_record_of_another_run_with_its_number(
     second = start_daemon(TICK.replace("['true']", "['sh', '-c', 'echo other; exit 7']"))
     second.wait_for_run("failed", number=1)
     second.stop()
-    wait_until(lambda: not living_supervisors(second.state), what="the end of what ran")
+    second.wait_for_supervisors()
     shutil.copy(tmp_path / "backup.db", tmp_path / "leaner.db")
     with contextlib.closing(sqlite3.connect(tmp_path / "leaner.db")) as connection:
         connection.execute(SPOILT["leaner"])
@@ -206,7 +206,7 @@ def test_a_restore_that_breaks_off_in_the_midst_says_how_to_go_on(start_daemon: 
     daemon.wait_for_run("completed")
     backed_up(daemon, tmp_path / "backup.db")
     daemon.stop()
-    wait_until(lambda: not living_supervisors(daemon.state), what="the end of what ran")
+    daemon.wait_for_supervisors()
     (daemon.state / "witness.new").mkdir()
     told = daemon.cli("restore", str(tmp_path / "backup.db"))
     assert told.returncode == 1
@@ -254,7 +254,7 @@ def test_what_the_backup_has_not_seen_begin_is_not_started_again(start_daemon: S
     view = backed_up(first, tmp_path / "backup.db")
     first.kill()
     (tmp_path / "gate").write_text("go\n")
-    wait_until(lambda: not living_supervisors(first.state), what="the end of what ran")
+    first.wait_for_supervisors()
     before = started.read_text().split()
     shutil.rmtree(first.state / "runs")
     assert first.cli("restore", str(tmp_path / "backup.db")).returncode == 0
@@ -278,7 +278,7 @@ def test_no_backup_is_restored_beside_agents_that_it_does_not_know(start_daemon:
     assert refused.returncode == 1
     assert f"kill {run['pid']}" in refused.stderr
     os.kill(run["pid"], signal.SIGTERM)
-    wait_until(lambda: not living_supervisors(second.state), what="the end of the agent")
+    second.wait_for_supervisors()
     assert second.cli("restore", str(tmp_path / "backup.db")).returncode == 0
 
 
@@ -299,7 +299,7 @@ def test_a_lost_state_directory_comes_back_with_its_hooks(start_daemon: StartDae
     backed_up(first, tmp_path / "backup.db")
     key = (first.state / "hook.key").read_bytes()
     first.stop(signal.SIGKILL)
-    wait_until(lambda: not living_supervisors(first.state), what="the end of what ran")
+    first.wait_for_supervisors()
     shutil.rmtree(first.state)
     assert first.cli("restore", str(tmp_path / "backup.db")).returncode == 0
     assert (first.state / "hook.key").read_bytes() == key
