@@ -150,14 +150,8 @@ class SupervisorHandle:
         """Take hold of a supervisor that is still alive; None if it is not, or its pid is somebody else's by now."""
         if identity.boot_id != boot_id():
             return None
-        try:
-            descriptor = os.pidfd_open(identity.pid)
-        except OSError:
-            return None
-        if tree.start_of(identity.pid) != identity.started:
-            os.close(descriptor)
-            return None
-        return cls(identity, descriptor, None)
+        descriptor = tree.open_exactly(tree.Process(identity.pid, identity.started))
+        return None if descriptor is None else cls(identity, descriptor, None)
 
     async def let_loose(self, spec: dict[str, Any]) -> bool:
         """Hand over the spec, which is also the permission to start; return whether the start was confirmed."""
@@ -235,12 +229,11 @@ def living_supervisors(state_dir: Path) -> dict[int, int]:
 
     A supervisor is known by its name and by the status file that it holds open, wherever that has gone meanwhile.
     """
-    found = {}
+    found, runs = {}, (state_dir / "runs").resolve()
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             if process.name.isdigit() and (process / "comm").read_text().strip() == _SUPERVISOR:
-                for held in (process / "fd").iterdir():
-                    target = Path(str(held.readlink()).removesuffix(" (deleted)"))
-                    if target.name == status.NAME and target.parent.parent == (state_dir / "runs").resolve():
-                        found[int(target.parent.name)] = int(process.name)
+                for _, target in status.held_by(int(process.name)):
+                    if Path(target).name == status.NAME and Path(target).parent.parent == runs:
+                        found[int(Path(target).parent.name)] = int(process.name)
     return found

@@ -84,12 +84,11 @@ class SupervisedAgent:
             return NeverStarted("the daemon ended before the run had a supervisor")
         self._supervisor = SupervisorHandle.adopt(work.identity)
         if self._supervisor is not None:
-            elsewhere = status.folder_elsewhere(work.identity.pid, str(work.run_dir))
-            if elsewhere is not None:  # this database is a copy of another daemon's, whose agent it is
-                self._supervisor.close()
-                self._supervisor = None
-                return Outcome(RunStatus.INTERRUPTED, f"it is a run of another daemon, which goes on in {elsewhere}")
             self._status = status.open_of(work.identity.pid, str(work.run_dir))
+            elsewhere = status.folder_elsewhere(work.identity.pid, str(work.run_dir)) if self._status is None else None
+            if elsewhere is not None:  # this database is a copy of another daemon's, whose agent it is
+                self._forget()
+                return Outcome(RunStatus.INTERRUPTED, f"it is a run of another daemon, which goes on in {elsewhere}")
             if self._cgroups is not None:
                 self._cgroups.limit_again(work.run_id, work.terms)
         try:

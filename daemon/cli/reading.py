@@ -68,8 +68,7 @@ def with_former_state(config: Config) -> Config | None:
         return None
     if Path(daemon["state_dir"]).resolve() == state_dir(config).resolve():
         return None
-    told_dir = {"state_dir": Path(daemon["state_dir"])}
-    return config.model_copy(update={"daemon": config.daemon.model_copy(update=told_dir)})
+    return _with_daemon(config, state_dir=Path(daemon["state_dir"]))
 
 
 def runs_by(daemon: dict[str, Any], file: Path) -> bool:
@@ -85,8 +84,11 @@ def _daemon_running_by(file: Path) -> Config | None:
     daemon = daemon_at(known) if known is not None else None
     if known is None or daemon is None or not runs_by(daemon, file):
         return None
-    told = {"state_dir": Path(daemon["state_dir"]), "timezone": daemon["timezone"]}
-    return known.model_copy(update={"daemon": known.daemon.model_copy(update=told)})
+    return _with_daemon(known, state_dir=Path(daemon["state_dir"]), timezone=daemon["timezone"])
+
+
+def _with_daemon(config: Config, **settings: object) -> Config:
+    return config.model_copy(update={"daemon": config.daemon.model_copy(update=settings)})
 
 
 def has_database(config: Config) -> bool:

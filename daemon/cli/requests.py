@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from daemon.cli.client import Client
-from daemon.cli.reading import check_schema, may_use
+from daemon.cli.reading import check_schema, has_database, may_use
 from daemon.config.places import state_dir
 from daemon.config.schema import Config
 from daemon.errors import DaemonUnreachableError, ForbiddenError, NotFoundError, RefusedError, StoreError
@@ -28,7 +28,7 @@ def request_cancellation(config: Config, number: int) -> tuple[dict[str, Any], b
     except DaemonUnreachableError:
         if _must_ask(config):
             raise
-    if not (state_dir(config) / DATABASE).exists():
+    if not has_database(config):
         raise NotFoundError(f"there is no database in {state_dir(config)} yet, so there is no run {number}")
     with _writing(config) as tx:
         return run_view(_flag(tx, number)), False
@@ -41,7 +41,7 @@ def cancel_all(config: Config) -> tuple[list[int], bool]:
     except DaemonUnreachableError:
         if _must_ask(config):
             raise
-    if not (state_dir(config) / DATABASE).exists():
+    if not has_database(config):
         raise NotFoundError(f"no daemon runs on {state_dir(config)}, and there is no database in it; nothing to cancel")
     with _writing(config) as tx:
         return [_flag(tx, number).id for number in active_runs(tx)], False

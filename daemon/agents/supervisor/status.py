@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 from .files import open_in
@@ -48,36 +49,44 @@ def write_record(descriptor: int, slot: str, record: dict[str, Any]) -> None:
 def was_begun(run_dir: str) -> bool:
     """Tell whether the command may have been let loose: there is a record of it, or the file is not ours any more."""
     try:
-        descriptor = open_in(run_dir, NAME)
+        return _begun(run_dir) is not None
     except OSError:
         return True
-    try:
-        return read_record(descriptor, "exec") is not None
-    finally:
-        os.close(descriptor)
 
 
 def is_of_another(run_dir: str, key: str) -> bool:
     """Tell whether the command that was let loose here was that of another run than the one with this key."""
     try:
-        descriptor = open_in(run_dir, NAME)
+        begun = _begun(run_dir)
     except OSError:
         return False
+    return begun is not None and begun.get("key", key) != key  # those of earlier versions have none
+
+
+def _begun(run_dir: str) -> dict[str, Any] | None:
+    """Return the record of the command's beginning; raise OSError where the file is gone or not ours any more."""
+    descriptor = open_in(run_dir, NAME)
     try:
-        begun = read_record(descriptor, "exec")
-        return begun is not None and begun.get("key", key) != key  # those of earlier versions have none
+        return read_record(descriptor, "exec")
     finally:
         os.close(descriptor)
 
 
+def held_by(process: int) -> Iterator[tuple[str, str]]:
+    """Yield the place of each descriptor of a process in /proc, and what it leads to, wherever that went meanwhile."""
+    folder = f"/proc/{process}/fd"
+    with contextlib.suppress(OSError):
+        for number in os.listdir(folder):
+            place = f"{folder}/{number}"
+            yield place, os.readlink(place).removesuffix(" (deleted)")
+
+
 def open_of(supervisor: int, run_dir: str) -> int | None:
     """Open the file that a living supervisor holds, which its agent may have removed since; None if it holds none."""
-    held = f"/proc/{supervisor}/fd"
     with contextlib.suppress(OSError):
-        for number in os.listdir(held):
-            target = os.readlink(f"{held}/{number}").removesuffix(" (deleted)")
+        for place, target in held_by(supervisor):
             if target == os.path.join(run_dir, NAME):
-                return os.open(f"{held}/{number}", os.O_RDONLY | os.O_CLOEXEC)
+                return os.open(place, os.O_RDONLY | os.O_CLOEXEC)
     return None
 
 
@@ -86,14 +95,13 @@ def folder_elsewhere(supervisor: int, run_dir: str) -> str | None:
 
     It holds none before it was let loose.
     """
-    held, ours, found = f"/proc/{supervisor}/fd", os.path.realpath(run_dir), None
-    with contextlib.suppress(OSError):
-        for number in os.listdir(held):
-            folder, name = os.path.split(os.readlink(f"{held}/{number}").removesuffix(" (deleted)"))
-            if name == NAME and os.path.basename(os.path.dirname(folder)) == "runs":
-                if folder == ours:
-                    return None
-                found = folder
+    ours, found = os.path.realpath(run_dir), None
+    for _, target in held_by(supervisor):
+        folder, name = os.path.split(target)
+        if name == NAME and os.path.basename(os.path.dirname(folder)) == "runs":
+            if folder == ours:
+                return None
+            found = folder
     return found
 
 

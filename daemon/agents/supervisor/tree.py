@@ -64,15 +64,24 @@ def alive(pids: Iterable[int]) -> list[Process]:
     return [Process(pid, started) for pid, started in starts.items() if started is not None]
 
 
-def send(process: Process, number: int) -> bool:
-    """Signal exactly this process; return whether it was there. Never signals a later one of the same pid."""
+def open_exactly(process: Process) -> int | None:
+    """Return a descriptor of exactly this process (pidfd_open(2)), None if it has ended; never of a later one."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except OSError:
+        return None
+    if start_of(process.pid) != process.started:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def send(process: Process, number: int) -> bool:
+    """Signal exactly this process; return whether it was there. Never signals a later one of the same pid."""
+    descriptor = open_exactly(process)
+    if descriptor is None:
         return False
     try:
-        if start_of(process.pid) != process.started:
-            return False
         signal.pidfd_send_signal(descriptor, number)
     except OSError:
         return False
@@ -109,13 +118,10 @@ def outlast(processes: Iterable[Process], seconds: float) -> bool:
 
 
 def _has_ended(process: Process, deadline: float) -> bool:
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except OSError:
+    descriptor = open_exactly(process)
+    if descriptor is None:
         return True
     try:
-        if start_of(process.pid) != process.started:
-            return True
         end = select.poll()
         end.register(descriptor, select.POLLIN)
         return bool(end.poll(max(0.0, deadline - time.monotonic()) * 1000))
