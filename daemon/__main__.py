@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from daemon.cli.collection import hold_back
+from daemon.cli.gc_tuning import hold_back
 
 hold_back()  # before anything large is imported
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from daemon.fires import Fire
+from daemon.fires.decision import Fire
 from daemon.model import FireOutcome, RunStatus
 from daemon.store.connection import Counts
 from daemon.store.runs import MICRO

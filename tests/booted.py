@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.agents.supervisor import cgroup
+from daemon.agents.process.supervisor import cgroup
 from tests.daemon_process import wait_until
 
 _TREE = Path(os.environ.get("AGENTCRON_TEST_TREE", "/"))

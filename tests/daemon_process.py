@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from daemon.agents.launcher import living_supervisors
-from daemon.agents.supervisor import tree
+from daemon.agents.process.launcher import living_supervisors
+from daemon.agents.process.supervisor import tree
 from tests import forked
 
 T = TypeVar("T")

@@ -20,12 +20,12 @@ _LONGEST = 60.0  # seconds
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        "daemon.service",
-        "daemon.restoring",
+        "daemon.lifecycle.service",
+        "daemon.recovery.restore",
         "daemon.cli.client",
-        "daemon.cli.overview",
-        "daemon.cli.reading",
-        "daemon.cli.schedule_documents",
+        "daemon.cli.status",
+        "daemon.cli.offline",
+        "daemon.cli.schedule_views",
         "daemon.doctor.reachable",
         "daemon.doctor.state",
         "rich.table",

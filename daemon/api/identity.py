@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from aiohttp import web
 
 from daemon.access import user_of
-from daemon.agents.supervisor import tree
+from daemon.agents.process.supervisor import tree
 from daemon.config.schema import Config
 from daemon.config.secrets import read_token
 from daemon.store.database import Database

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from daemon import __version__
-from daemon.api.answers import ErrorView
-from daemon.api.routes import IDEMPOTENCY_KEY, IF_MATCH, Route
+from daemon.api.responses import ErrorView
+from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, Route
 from daemon.model import NAME
 
 _PARTS = {

@@ -10,17 +10,17 @@ from weakref import WeakSet
 import structlog
 from aiohttp import web
 
-from daemon.api import hooks, retention, runs, schedules, service, workspaces
-from daemon.api.control import Control
+from daemon.api.connection import Connection
+from daemon.api.context import Control
 from daemon.api.errors import answer_to, refusal
 from daemon.api.identity import Hosts, Peers, Tokens, is_cross_origin
 from daemon.api.openapi import describe
-from daemon.api.protocol import Connection
-from daemon.api.routes import Call, Route, reply
-from daemon.api.shapes import NoQuery
+from daemon.api.requests import NoQuery
+from daemon.api.routes import hooks, retention, runs, schedules, service, workspaces
+from daemon.api.routing import Call, Route, reply
 from daemon.api.sockets import Listeners
 from daemon.config.schema import Config
-from daemon.limits import most_connections
+from daemon.open_files import most_connections
 
 _LOG = structlog.get_logger()
 _LARGEST_BODY = 1024 * 1024

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon.cli.drawing import Json, print_json
+from daemon.cli.output import Json, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -21,9 +21,9 @@ def backup(
     json: Json = False,
 ) -> None:
     """Write the database into one file, verified, also while the daemon runs."""
+    from daemon.cli.offline import find_daemon, has_database
     from daemon.cli.progress import Bar
-    from daemon.cli.reading import find_daemon, has_database
-    from daemon.config.places import state_dir
+    from daemon.config.paths import state_dir
     from daemon.errors import NotFoundError
     from daemon.store.backup import back_up
     from daemon.units import format_size, utc_now
@@ -49,11 +49,11 @@ def restore(
     json: Json = False,
 ) -> None:
     """Put a backup in the place of the database, while no daemon runs; what was there is kept beside it."""
-    from daemon.cli.owner import become_owner
-    from daemon.cli.reading import read_config
-    from daemon.config.places import state_dir
-    from daemon.config.policies import audience_of
-    from daemon.restoring import restore as put_back
+    from daemon.cli.offline import read_config
+    from daemon.cli.privileges import become_owner
+    from daemon.config.effective import audience_of
+    from daemon.config.paths import state_dir
+    from daemon.recovery.restore import restore as put_back
     from daemon.store.backup import BackupFile
     from daemon.units import utc_now
 

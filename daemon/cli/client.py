@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from daemon.config.places import socket_path, state_dir
+from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.errors import (
     AgentcronError,

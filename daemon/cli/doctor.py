@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from daemon.cli.drawing import Json, print_json
+from daemon.cli.output import Json, print_json
 
 if TYPE_CHECKING:
     from daemon.doctor.findings import Finding
@@ -45,9 +45,9 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 
 def _all(option: Path | None) -> Iterator["Finding"]:
     from daemon.cli.client import answers
-    from daemon.cli.owner import become, become_owner
-    from daemon.cli.reading import read_config, with_former_state
-    from daemon.config.places import state_dir
+    from daemon.cli.offline import read_config, with_former_state
+    from daemon.cli.privileges import become, become_owner
+    from daemon.config.paths import state_dir
     from daemon.doctor.findings import error, note, ok, warning
     from daemon.doctor.host import check_host
     from daemon.doctor.reachable import check_reachable

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon.cli.drawing import Json, local_time, print_json, print_table
+from daemon.cli.output import Json, local_time, print_json, print_table
 
 app = typer.Typer(
     help="Retention: old runs go with all that belongs to them.",
@@ -26,8 +26,8 @@ def run(
     json: Json = False,
 ) -> None:
     """Delete what is older than retention.days: runs with all that belongs to them, fires, deleted schedules."""
+    from daemon.cli.offline import find_daemon
     from daemon.cli.progress import ask_and_watch
-    from daemon.cli.reading import find_daemon
 
     body, text = {"dry_run": dry_run}, "Looking for old runs" if dry_run else "Deleting old runs"
     view = ask_and_watch(find_daemon(context.obj), "/retention/run", body, "retention", text)
@@ -80,7 +80,7 @@ def _cells(group: dict[str, Any]) -> list[object]:
 
 def _numbers(view: dict[str, Any]) -> str:
     """Return the numbers of the runs that would go, those that follow each other as one."""
-    from daemon.rules.expiry import ranges
+    from daemon.rules.retention import ranges
 
     spans = [str(first) if first == last else f"{first}-{last}" for first, last in ranges(view["run_ids"])]
     return ", ".join(spans) + (" and more" if view["runs"] > len(view["run_ids"]) else "")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.drawing import Json, local_time, print_facts, print_json, print_table, shortened
+from daemon.cli.output import Json, local_time, print_facts, print_json, print_table, shortened
 from daemon.text import escape
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def list_command(
     json: Json = False,
 ) -> None:
     """List the newest runs."""
-    from daemon.cli.reading import document, find_daemon, split_address
-    from daemon.views import runs_page
+    from daemon.cli.offline import document, find_daemon, split_address
+    from daemon.views.documents import runs_page
 
     config = find_daemon(context.obj)
     if schedule is not None:
@@ -86,9 +86,9 @@ def _took(run: dict[str, Any]) -> str:
 @app.command(epilog="Example: agentcron runs show 42")
 def show(context: typer.Context, run: Number, json: Json = False) -> None:
     """Show one run with its steps and events."""
-    from daemon.cli.reading import document, find_daemon, run_numbered
+    from daemon.cli.offline import document, find_daemon, run_numbered
     from daemon.units import format_size
-    from daemon.views import run_details
+    from daemon.views.documents import run_details
 
     config = find_daemon(context.obj)
     details = document(
@@ -172,8 +172,8 @@ def _told(data: dict[str, Any]) -> str:
 
 
 def _folder(config: "Config", run: int) -> Path:
-    from daemon.config.places import state_dir
-    from daemon.runs.folders import run_folder
+    from daemon.config.paths import state_dir
+    from daemon.runs.folder import run_folder
 
     return run_folder(state_dir(config), run)
 
@@ -186,9 +186,9 @@ def logs(
     json: Json = False,
 ) -> None:
     """Show what a run printed."""
-    from daemon.cli.following import output_of
-    from daemon.cli.following import show as show_output
-    from daemon.cli.reading import find_daemon
+    from daemon.cli.offline import find_daemon
+    from daemon.cli.run_output import output_of
+    from daemon.cli.run_output import show as show_output
 
     chunks, ended = output_of(find_daemon(context.obj), run, follow=follow)
     if json:
@@ -208,8 +208,8 @@ def cancel(
     json: Json = False,
 ) -> None:
     """Cancel an active run, or all; without a daemon, the next one will do it."""
-    from daemon.cli.reading import find_daemon
-    from daemon.cli.requests import cancel_all, request_cancellation
+    from daemon.cli.cancellation import cancel_all, request_cancellation
+    from daemon.cli.offline import find_daemon
 
     if (run is None) is not every:
         raise typer.BadParameter("name one run, or say --all", param_hint="RUN")
@@ -240,8 +240,8 @@ def retry(
 ) -> None:
     """Make the next attempt of a run that has ended."""
     from daemon.cli.client import Client
-    from daemon.cli.reading import find_daemon
-    from daemon.cli.waiting import follow as follow_run
+    from daemon.cli.follow import follow as follow_run
+    from daemon.cli.offline import find_daemon
 
     client = Client(find_daemon(context.obj))
     attempt = client.ask("POST", f"/runs/{run}/retry")

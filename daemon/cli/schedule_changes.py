@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.drawing import Json, local_time, tell
+from daemon.cli.output import Json, local_time, tell
 
 if TYPE_CHECKING:
     from daemon.cli.client import Client
@@ -76,7 +76,7 @@ def create(
     json: Json = False,
 ) -> None:
     """Create a schedule; it lives in the database, not in the config file."""
-    from daemon.cli.reading import split_address
+    from daemon.cli.offline import split_address
 
     agent, name = split_address(schedule)
     body = _definition(locals())
@@ -139,7 +139,7 @@ def trigger(
     json: Json = False,
 ) -> None:
     """Start a run now, whatever the schedule says."""
-    from daemon.cli.waiting import follow
+    from daemon.cli.follow import follow
 
     client = _client(context)
     body = _definition({"content": content, "params": params})
@@ -198,14 +198,14 @@ def delete(context: typer.Context, schedule: Address, json: Json = False) -> Non
 
 def _client(context: typer.Context) -> "Client":
     from daemon.cli.client import Client
-    from daemon.cli.reading import find_daemon
+    from daemon.cli.offline import find_daemon
 
     return Client(find_daemon(context.obj))
 
 
 def _path(schedule: str, what: str = "") -> str:
     from daemon.cli.client import schedule_path
-    from daemon.cli.reading import split_address
+    from daemon.cli.offline import split_address
 
     return schedule_path(*split_address(schedule), what)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon.cli import schedule_changes
-from daemon.cli.drawing import Json, local_time, print_facts, print_json, print_table
+from daemon.cli.output import Json, local_time, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,8 +29,8 @@ def list_command(
     json: Json = False,
 ) -> None:
     """List the schedules with their state and next due time."""
-    from daemon.cli.reading import find_daemon
-    from daemon.cli.schedule_documents import listed
+    from daemon.cli.offline import find_daemon
+    from daemon.cli.schedule_views import listed
 
     view = listed(find_daemon(context.obj), agent, limit)
     if json:
@@ -57,8 +57,8 @@ def list_command(
 @app.command(epilog="Example: agentcron schedules show triage/nightly")
 def show(context: typer.Context, schedule: Address, json: Json = False) -> None:
     """Show one schedule with its definition, state and next due times."""
-    from daemon.cli.reading import find_daemon
-    from daemon.cli.schedule_documents import shown
+    from daemon.cli.offline import find_daemon
+    from daemon.cli.schedule_views import shown
 
     view = shown(find_daemon(context.obj), schedule)
     if json:
@@ -111,11 +111,11 @@ def next_command(
     json: Json = False,
 ) -> None:
     """Show the next due times; of a schedule in the file, without a daemon or a database."""
-    from daemon.cli.reading import find_daemon, reading, schedule_named, split_address
-    from daemon.schedules.declaring import definition_of
+    from daemon.cli.offline import find_daemon, reading, schedule_named, split_address
+    from daemon.schedules.declared import definition_of
     from daemon.store.schedules import cadence_from
     from daemon.units import format_instant, utc_now
-    from daemon.views import upcoming
+    from daemon.views.documents import upcoming
 
     config = find_daemon(context.obj)
     after = _instant(start) if start else utc_now()
@@ -147,8 +147,8 @@ def _instant(text: str) -> "datetime":
 @app.command(epilog="Example: agentcron schedules history triage/nightly --limit 10")
 def history(context: typer.Context, schedule: Address, limit: Limit = 20, json: Json = False) -> None:
     """Show what became of each due time, and who changed the schedule."""
-    from daemon.cli.reading import find_daemon
-    from daemon.cli.schedule_documents import history_of
+    from daemon.cli.offline import find_daemon
+    from daemon.cli.schedule_views import history_of
 
     zone, view = history_of(find_daemon(context.obj), schedule, limit)
     if json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.drawing import Json, local_time, print_json, print_table
+from daemon.cli.output import Json, local_time, print_json, print_table
 
 if TYPE_CHECKING:
     import sqlite3
@@ -37,11 +37,11 @@ def run(
 
     import structlog
 
-    from daemon.cli.collection import go_on
-    from daemon.cli.reading import read_config
+    from daemon.cli.gc_tuning import go_on
+    from daemon.cli.offline import read_config
     from daemon.errors import AgentcronError, ConfigError
+    from daemon.lifecycle.service import serve
     from daemon.log import configure_log
-    from daemon.service import serve
 
     go_on()
     config = read_config(context.obj)
@@ -83,15 +83,15 @@ def check(
     json: Json = False,
 ) -> None:
     """Validate the config and show each schedule with its zone and next three due times."""
-    from daemon.cli.changing import changes_by_reload
-    from daemon.cli.reading import read_config
+    from daemon.cli.diff import changes_by_reload
+    from daemon.cli.offline import read_config
     from daemon.doctor.settings import check_settings
     from daemon.errors import StoreError
-    from daemon.schedules.declaring import definition_of
+    from daemon.schedules.declared import definition_of
     from daemon.store.schedules import cadence_from
     from daemon.text import escape
     from daemon.units import format_instant, utc_now
-    from daemon.views import upcoming
+    from daemon.views.documents import upcoming
 
     config = read_config(context.obj)
     found = []
@@ -161,7 +161,7 @@ def init(
     json: Json = False,
 ) -> None:
     """Write a commented starter config."""
-    from daemon.cli.starter import starter_config
+    from daemon.cli.starter_config import starter_config
     from daemon.errors import RefusedError
 
     target = folder / "config.toml"
@@ -184,7 +184,7 @@ def init(
 def reload(context: typer.Context, json: Json = False) -> None:
     """Have the daemon read the config file again; a bad one changes nothing."""
     from daemon.cli.client import Client, daemon_at
-    from daemon.cli.reading import find_daemon, runs_by
+    from daemon.cli.offline import find_daemon, runs_by
     from daemon.errors import RefusedError
 
     config = find_daemon(context.obj, warn=False)  # the daemon finds the mistakes, too, and tells of them in its log
@@ -206,13 +206,13 @@ def reload(context: typer.Context, json: Json = False) -> None:
 def status(context: typer.Context, json: Json = False) -> None:
     """Show how the daemon is doing: what ran, what failed and why, what is next, what waits, and what it cost."""
     from daemon.cli.client import what_is_amiss
-    from daemon.cli.overview import print_overview
-    from daemon.cli.reading import document, find_daemon
-    from daemon.config.places import state_dir
+    from daemon.cli.offline import document, find_daemon
+    from daemon.cli.status import print_overview
+    from daemon.config.paths import state_dir
     from daemon.errors import DaemonUnreachableError, NotFoundError, StoreError
-    from daemon.overview import status_view
     from daemon.store.lock import running_daemon
     from daemon.units import utc_now
+    from daemon.views.status import status_view
 
     config = find_daemon(context.obj)
     folder, zone = state_dir(config), config.daemon.timezone

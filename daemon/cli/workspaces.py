@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.drawing import Json, print_json, print_table, tell
+from daemon.cli.output import Json, print_json, print_table, tell
 
 if TYPE_CHECKING:
     from daemon.cli.client import Client
@@ -22,9 +22,9 @@ _BAR = 20  # characters
 @app.command("list", epilog="Example: agentcron workspaces list --json")
 def list_command(context: typer.Context, json: Json = False) -> None:
     """List the workspaces that are there: size, age, and why each is kept."""
-    from daemon.cli.reading import document, find_daemon
+    from daemon.cli.offline import document, find_daemon
     from daemon.units import utc_now
-    from daemon.workspace_overview import workspaces_view
+    from daemon.views.workspaces import workspaces_view
 
     config = find_daemon(context.obj)
     view = document(config, lambda connection: workspaces_view(connection, config, utc_now()), "/workspaces")
@@ -82,8 +82,8 @@ def clean(
     json: Json = False,
 ) -> None:
     """Remove what the policy lets go, its unsaved work saved first."""
+    from daemon.cli.offline import find_daemon
     from daemon.cli.progress import ask_and_watch
-    from daemon.cli.reading import find_daemon
     from daemon.cli.schedule_changes import seconds_of
     from daemon.text import escape
 
@@ -126,6 +126,6 @@ def unkeep(context: typer.Context, run: Number, json: Json = False) -> None:
 
 def _client(context: typer.Context) -> "Client":
     from daemon.cli.client import Client
-    from daemon.cli.reading import find_daemon
+    from daemon.cli.offline import find_daemon
 
     return Client(find_daemon(context.obj), 3600.0)

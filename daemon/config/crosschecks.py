@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from daemon.config.positions import KeyPath
+from daemon.config.key_lines import KeyPath
 
 Finding = tuple[KeyPath, str]
 

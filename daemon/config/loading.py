@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from daemon.config.crosschecks import cross_check
+from daemon.config.error_messages import Problems
 from daemon.config.overrides import read_overrides
-from daemon.config.problems import Problems
 from daemon.config.schema import Config
 from daemon.errors import ConfigError
 

@@ -7,7 +7,7 @@ import zoneinfo
 from collections.abc import Iterator
 from pathlib import Path
 
-from daemon.config.places import state_dir
+from daemon.config.paths import state_dir
 from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.store.ballast import LEAST_FREE

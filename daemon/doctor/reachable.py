@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-from daemon.config.places import state_dir
+from daemon.config.paths import state_dir
 from daemon.config.schema import Config, Environment, RemoteAgent
 from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.errors import StoreError
-from daemon.runs.preparation import source_of
+from daemon.runs.workspace import source_of
 from daemon.store.lock import running_daemon
 from daemon.workspaces.git import GitError, without_credentials
 from daemon.workspaces.mirror import ask_remote

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from stat import S_ISDIR
 
-from daemon.agents.process import program_of
-from daemon.config.places import state_dir
+from daemon.agents.process.spec import program_of
+from daemon.config.paths import state_dir
 from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent, RemoteAgent
 from daemon.config.secrets import read_secret
 from daemon.config.values import Secret

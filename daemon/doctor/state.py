@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISDIR, S_ISSOCK
 
-from daemon.agents.launcher import living_supervisors
-from daemon.config.places import socket_path, state_dir
+from daemon.agents.process.launcher import living_supervisors
+from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.errors import NewerSchemaError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, LOCK, STATE_FOLDERS, WITNESS
-from daemon.runs.folders import runs_with_folders
-from daemon.runs.hooks import open_key
+from daemon.runs.folder import runs_with_folders
+from daemon.runs.hook_tokens import open_key
 from daemon.store.backup import examine
 from daemon.store.connection import Transaction
 from daemon.store.lock import running_daemon
-from daemon.store.looking import open_to_look
+from daemon.store.read_only import open_to_look
 from daemon.store.runs import active_runs
 from daemon.store.witness import find_loss, read_witness, testify
 from daemon.units import format_size

@@ -10,10 +10,10 @@ import structlog
 
 from daemon.agents.base import Identity, Journal, Terms
 from daemon.model import RunStatus, Step
+from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
 from daemon.store.database import Database
 from daemon.store.events import add_event, begin_step, end_step
-from daemon.store.flags import flag_of
 from daemon.store.runs import Change, Run, change_status, get_run, update_run
 from daemon.units import format_instant
 

@@ -16,22 +16,22 @@ from typing import Any
 import structlog
 
 from daemon.agents.base import Identity, NeverStarted, Outcome, Stoppable, Terms, Work
-from daemon.agents.kinds import Agents
+from daemon.agents.factory import Agents
 from daemon.agents.remote.agent import RemoteAgent
 from daemon.config.schema import BaseAgent, Config, ProcessAgent
 from daemon.errors import SecretError, StoreDamagedError
 from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus, Step
-from daemon.rules.notifying import Audience
-from daemon.runs.ending import finish
-from daemon.runs.folders import FolderRoomError, PreparationError, prepare, prepare_folder, run_folder
-from daemon.runs.hooks import Hooks, hash_of
+from daemon.rules.notifications import Audience
+from daemon.runs.finish import finish
+from daemon.runs.folder import FolderRoomError, PreparationError, prepare, prepare_folder, run_folder
+from daemon.runs.hook_tokens import Hooks, hash_of
 from daemon.runs.journal import Stages, UnwantedError
-from daemon.runs.preparation import Preparation, source_of
-from daemon.runs.settings import terms_of
+from daemon.runs.terms import terms_of
+from daemon.runs.workspace import Preparation, source_of
+from daemon.store.cancellations import flag_cancellation, flag_of
 from daemon.store.connection import Transaction
 from daemon.store.database import Database
 from daemon.store.events import add_event, begin_step
-from daemon.store.flags import flag_cancellation, flag_of
 from daemon.store.hooks import add_hook
 from daemon.store.runs import Change, Run, change_status, get_run
 from daemon.store.workspaces import add_workspace

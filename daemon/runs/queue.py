@@ -15,11 +15,11 @@ from daemon.config.schema import Config
 from daemon.errors import NoRoomError, StoreUnavailableError
 from daemon.model import RunStatus
 from daemon.runs.pipeline import Pipeline
-from daemon.runs.settings import terms_for
+from daemon.runs.terms import terms_for
+from daemon.store.cancellations import Flag, cancellation_flags, flag_cancellation
 from daemon.store.connection import Transaction
 from daemon.store.database import Database
 from daemon.store.fires import mark_launched
-from daemon.store.flags import Flag, cancellation_flags, flag_cancellation
 from daemon.store.runs import Change, Run, change_status, get_run, next_attempt_at, occupied, startable
 
 _LOG = structlog.get_logger()

@@ -21,8 +21,8 @@ from daemon.errors import RefusedError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, OWN_TABLES
 from daemon.store.connection import code_of, connect, is_of_the_moment
 from daemon.store.lock import running_daemon
-from daemon.store.looking import open_to_look, why_not
 from daemon.store.migrate import migrations, newer_schema
+from daemon.store.read_only import open_to_look, why_not
 from daemon.store.witness import find_loss, read_witness, testify
 from daemon.units import format_instant
 

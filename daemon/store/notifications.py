@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from daemon.rules.notifying import Standing
+from daemon.rules.notifications import Standing
 from daemon.store.connection import Transaction
 from daemon.units import format_instant, parse_instant
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from daemon.model import RunStatus
-from daemon.rules.keeping import Candidate
+from daemon.rules.cleanup import Candidate
 from daemon.store.connection import Transaction
 from daemon.units import format_instant, parse_instant
 

@@ -1,6 +1,6 @@
 """Workspaces: a private clone for every run of a git environment, made, saved and removed safely."""
 
-from daemon.workspaces.tasks import (
+from daemon.workspaces.scripting import (
     cleanup_old_task_workspaces,
     cleanup_on_task_completion,
     cleanup_task_workspace,

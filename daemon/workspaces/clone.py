@@ -6,11 +6,11 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from daemon.workspaces.descent import open_path
 from daemon.workspaces.git import Git, GitError, config_value, run_program
+from daemon.workspaces.layout import INCOMING, TOP, tasks_of, workspace_path
 from daemon.workspaces.lock import working_folder
 from daemon.workspaces.mirror import Mirror, PreparationError, Source
-from daemon.workspaces.places import INCOMING, TOP, tasks_of, workspace_path
+from daemon.workspaces.openat import open_path
 from daemon.workspaces.removal import remove_scrap
 
 _LFS = "filter=lfs"

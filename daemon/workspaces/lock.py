@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from daemon.workspaces.descent import make_folder, open_below, open_forcibly, open_path
-from daemon.workspaces.places import TOP
+from daemon.workspaces.layout import TOP
+from daemon.workspaces.openat import make_folder, open_below, open_forcibly, open_path
 
 
 class InUseError(Exception):

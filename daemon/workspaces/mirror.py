@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from daemon.workspaces.git import Git, GitError, config_value
-from daemon.workspaces.places import MIRROR, TOP
+from daemon.workspaces.layout import MIRROR, TOP
 from daemon.workspaces.removal import remove_scrap
 
 _STALE = 300.0  # seconds after which a lock that git left behind is nobody's

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.workspaces.descent import (
+from daemon.workspaces.openat import (
     BadNameError,
     allow_changes,
     check_name,

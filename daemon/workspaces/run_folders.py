@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from daemon.model import DATABASE
-from daemon.workspaces.descent import open_forcibly, open_path
-from daemon.workspaces.places import RUNS
+from daemon.workspaces.disk_usage import rooms_in
+from daemon.workspaces.layout import RUNS
+from daemon.workspaces.openat import open_forcibly, open_path
 from daemon.workspaces.removal import TRASH, RefusedRemovalError, discard, empty_trash
-from daemon.workspaces.sizes import rooms_in
 
 _TOGETHER = 500  # folders that are looked up and measured at once
 

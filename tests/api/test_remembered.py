@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from daemon.api.remembered import Remembered
+from daemon.api.cache import Remembered
 from daemon.units import parse_instant
 
 NOW = parse_instant("2026-11-21T12:00:00.000Z")

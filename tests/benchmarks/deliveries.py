@@ -22,22 +22,22 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from daemon.agents.kinds import Agents
-from daemon.agents.launcher import Nursery
-from daemon.agents.remote.http import open_session
+from daemon.agents.factory import Agents
+from daemon.agents.process.launcher import Nursery
 from daemon.config.loading import load_config
-from daemon.fires import new_run
+from daemon.fires.decision import new_run
+from daemon.http_client import open_session
 from daemon.model import DueTime, Trigger
-from daemon.rules.notifying import NOBODY
-from daemon.runs.hooks import Hooks
+from daemon.rules.notifications import NOBODY
+from daemon.runs.hook_tokens import Hooks
 from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
-from daemon.schedules.declaring import sync_declared
+from daemon.schedules.declared import sync_declared
 from daemon.store.connection import Transaction
 from daemon.store.database import Database
-from daemon.store.opening import open_state
 from daemon.store.runs import count_active, create_run
 from daemon.store.schedules import get_schedule
+from daemon.store.state_dir import open_state
 from daemon.units import utc_now
 
 AT_ONCE = 32

@@ -20,12 +20,12 @@ from typing import Any
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from daemon.clock import Clock
+from daemon.clock.alarm import Clock
 from daemon.config.loading import load_config
-from daemon.fires import Claim, Fire, Present
+from daemon.fires.decision import Claim, Fire, Present
 from daemon.model import WakeTime
-from daemon.schedules.declaring import sync_declared
-from daemon.store.opening import open_state
+from daemon.schedules.declared import sync_declared
+from daemon.store.state_dir import open_state
 from daemon.units import utc_now
 
 ROUNDS = 5

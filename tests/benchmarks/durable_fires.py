@@ -23,14 +23,14 @@ from pathlib import Path
 
 import aiosqlite
 
-from daemon.fires import new_run
+from daemon.fires.decision import new_run
 from daemon.model import DueTime, FireOutcome, Trigger
 from daemon.store.connection import Transaction, connect
 from daemon.store.database import Database
 from daemon.store.fires import record_fire
-from daemon.store.opening import open_state
 from daemon.store.runs import create_run
 from daemon.store.schedules import ScheduleRow, get_schedule, insert_schedule, move_cursor
+from daemon.store.state_dir import open_state
 from daemon.units import format_instant
 
 IN_FLIGHT = (1, 100, 1000)

@@ -21,12 +21,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from daemon.config.effective import terms_of
 from daemon.config.loading import load_config
-from daemon.config.policies import terms_of
-from daemon.purging import Purge
-from daemon.rules.expiry import Cutoff
+from daemon.maintenance.purge import Purge
+from daemon.rules.retention import Cutoff
 from daemon.store.database import Database
-from daemon.store.opening import open_state
+from daemon.store.state_dir import open_state
 from tests.histories import fill
 
 ROUNDS = 3

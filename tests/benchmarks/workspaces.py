@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from daemon.workspaces.calling import porter
+from daemon.workspaces.client import porter
 from daemon.workspaces.mirror import Source
 from daemon.workspaces.removal import discard
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.timerfd import acknowledge, open_clock_watch
+from daemon.clock.timerfd import acknowledge, open_clock_watch
 from daemon.units import format_instant, parse_instant
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until

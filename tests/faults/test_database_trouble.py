@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from daemon.store.ballast import Ballast
-from daemon.store.looking import open_to_look
+from daemon.store.read_only import open_to_look
 from tests.api.calling import call
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, processes_of, wait_until

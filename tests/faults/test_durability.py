@@ -22,7 +22,7 @@ WRITES = """
 import asyncio, os, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from daemon.store.opening import open_state
+from daemon.store.state_dir import open_state
 
 async def main():
     async with open_state(Path(sys.argv[1]), datetime.now(UTC), accept_data_loss=False) as database:
@@ -35,7 +35,7 @@ asyncio.run(main())
 
 SUPERVISE = """
 import os, socket, sys
-from daemon.agents.supervisor import status, supervisor
+from daemon.agents.process.supervisor import status, supervisor
 status.preallocate(sys.argv[1])
 ours, theirs = socket.socketpair()
 if os.fork() == 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.agents.supervisor import tree
+from daemon.agents.process.supervisor import tree
 from daemon.units import format_instant, parse_instant
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, processes_of, wait_until

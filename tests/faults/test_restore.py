@@ -23,7 +23,7 @@ catchup = "all"
 COUNTING = """
 import os, signal, sys
 from daemon.__main__ import main
-import daemon.restoring, daemon.recovery, daemon.store.backup, daemon.store.witness
+import daemon.recovery.restore, daemon.recovery.adoption, daemon.store.backup, daemon.store.witness
 lines, last = set(), int(sys.argv.pop(1))
 def each(frame, event, _):
     if event == "line":
@@ -31,7 +31,7 @@ def each(frame, event, _):
         if len(lines) == last:
             os.kill(os.getpid(), signal.SIGKILL)
     return each
-ROOMS = ("daemon/restoring.py", "daemon/recovery.py", "daemon/store/witness.py", "daemon/store/backup.py")
+ROOMS = "recovery/restore.py", "recovery/adoption.py", "store/witness.py", "store/backup.py"
 sys.settrace(lambda frame, *_: each if frame.f_code.co_filename.endswith(ROOMS) else None)
 try:
     main()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.agents.supervisor import status, tree
+from daemon.agents.process.supervisor import status, tree
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, processes_of, wait_until
 from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact
@@ -24,7 +24,7 @@ every = "1s"
 """
 IN_THE_FIRES_TRANSACTION = """
 import time
-import daemon.fires as fires
+import daemon.fires.decision as fires
 def slow(*arguments, real=fires.record_fire, **keys):
     real(*arguments, **keys)
     time.sleep(3600)
@@ -47,14 +47,14 @@ Stages._identified = slow
 """
 BEFORE_GO = """
 import asyncio
-from daemon.agents.launcher import SupervisorHandle
+from daemon.agents.process.launcher import SupervisorHandle
 async def slow(self, spec):
     await asyncio.sleep(3600)
 SupervisorHandle.let_loose = slow
 """
 IN_GO = """
 import asyncio, json
-from daemon.agents.launcher import LENGTH, SupervisorHandle
+from daemon.agents.process.launcher import LENGTH, SupervisorHandle
 async def slow(self, spec):
     body = json.dumps(spec).encode()
     await asyncio.get_running_loop().sock_sendall(self._channel, LENGTH.pack(len(body)) + body[:-1])
@@ -71,7 +71,7 @@ async def slow(self, run, terms):
 Stages._delivered = slow
 """
 IN_THE_SUPERVISOR = """
-import daemon.agents.launcher as launcher
+import daemon.agents.process.launcher as launcher
 patch = '''
 import time
 from supervisor.supervisor import Supervisor

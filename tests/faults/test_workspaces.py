@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.workspaces.calling import PACKAGE, START
+from daemon.workspaces.client import PACKAGE, START
 from tests.api.calling import call
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until

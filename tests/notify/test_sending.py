@@ -12,7 +12,7 @@ from tests.peers.processes import Peer, peer
 
 QUICK = """
 import datetime
-import daemon.notify as notify
+import daemon.notify.sender as notify
 notify.next_try = lambda tries: datetime.timedelta(seconds=0.2)
 notify._TO_HEADERS = 1.5
 """

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from daemon.agents.base import Outcome, Terms
-from daemon.clock import decide_some
-from daemon.fires import Present
-from daemon.messages import request_of
+from daemon.clock.alarm import decide_some
+from daemon.fires.decision import Present
 from daemon.model import RunStatus
-from daemon.notices import Notice, tell
+from daemon.notify.outbox import Notice, tell
+from daemon.notify.payload import request_of
 from daemon.rules.budget import Limits
-from daemon.rules.notifying import Audience, Standing, Target, Told, judge, next_try
-from daemon.runs.ending import finish
-from daemon.store.opening import open_state
+from daemon.rules.notifications import Audience, Standing, Target, Told, judge, next_try
+from daemon.runs.finish import finish
+from daemon.store.state_dir import open_state
 from tests.service.test_fires import SECOND, START, Ledger
 
 HOUR = timedelta(hours=1)

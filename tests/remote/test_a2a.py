@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.agents.a2a_card import interface_of
-from daemon.agents.a2a_task import RemoteTask
+from daemon.agents.remote.a2a_card import interface_of
+from daemon.agents.remote.a2a_task import RemoteTask
 from daemon.agents.remote.json_rpc import AnswerError
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until

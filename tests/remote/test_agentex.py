@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from daemon.agents.agentex_reply import Reply
 from daemon.agents.base import Terms
-from daemon.agents.kinds import Agents
-from daemon.agents.remote.output import Transcript
+from daemon.agents.factory import Agents
+from daemon.agents.remote.agentex_reply import Reply
+from daemon.agents.remote.transcript import Transcript
 from daemon.config.schema import AgentexAgent as AgentexSettings
 from daemon.config.schema import Config
 from tests.api.calling import call

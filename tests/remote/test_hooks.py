@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from daemon.runs.hooks import Hooks
+from daemon.runs.hook_tokens import Hooks
 from tests.api.calling import call
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, wait_until

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from daemon.agents.remote import delivery, http
+from daemon import http_client
+from daemon.agents.remote import delivery
 from tests.conftest import daemons_in
 from tests.daemon_process import DaemonProcess, wait_until
 from tests.peers.processes import Peer, free_port, peer
@@ -16,9 +17,10 @@ from tests.remote.conftest import SELDOM, triggered
 pytestmark = pytest.mark.xdist_group("misbehaving")  # its tests share a daemon
 
 QUICK = """
-from daemon.agents.remote import delivery, http
+from daemon import http_client
+from daemon.agents.remote import delivery
 delivery.WAITS = (0.2, 0.4, 0.8, 5.0)
-http.TO_HEADERS = 4.0
+http_client.TO_HEADERS = 4.0
 """
 
 
@@ -164,5 +166,5 @@ def test_a_redirect_takes_the_key_nowhere_else(outcome: tuple[DaemonProcess, Pee
 
 def test_the_waits_are_those_of_the_contract() -> None:
     assert delivery.WAITS == (2.0, 4.0, 8.0, 16.0)
-    assert http.TO_HEADERS == 120
-    assert http.LARGEST_BODY == 16 * 1024 * 1024
+    assert http_client.TO_HEADERS == 120
+    assert http_client.LARGEST_BODY == 16 * 1024 * 1024

@@ -79,8 +79,8 @@ def test_input_that_waits_for_its_next_try_is_left_to_the_next_daemon(
 
 
 LONG_WAIT = """
-from daemon.agents.remote import http
-http._retry_after = lambda text: None if text is None else http.timedelta(seconds=60)
+from daemon import http_client
+http_client._retry_after = lambda text: None if text is None else http_client.timedelta(seconds=60)
 """
 
 

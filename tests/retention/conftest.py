@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from daemon.cleanup import Cleanup
 from daemon.config.loading import load_config
 from daemon.config.schema import Config
-from daemon.retention import Retention
+from daemon.maintenance.cleanup import Cleanup
+from daemon.maintenance.retention import Retention
 from daemon.store.connection import Transaction
 from daemon.store.database import Database
-from daemon.store.opening import open_state
+from daemon.store.state_dir import open_state
 from daemon.units import format_instant
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -10,8 +10,8 @@ import pytest
 
 from daemon.model import DATABASE, RunStatus
 from daemon.store.database import Closure
-from daemon.store.expiry import last_sweep
-from daemon.store.opening import open_state
+from daemon.store.retention import last_sweep
+from daemon.store.state_dir import open_state
 from tests.retention.conftest import ACTIVE, AGENTS, NOW, TABLES, History, ago
 
 TERMINAL = ("completed", "failed", "cancelled", "interrupted")

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.config.policies import terms_of
-from daemon.purging import Purge
+from daemon.config.effective import terms_of
+from daemon.maintenance.purge import Purge
 from tests.retention.conftest import ACTIVE, AGENTS, NOW, History
 
 STATUSES = ("completed", "failed", "cancelled", "interrupted", "pending", "running", "suspended")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.agents.supervisor import cgroup
+from daemon.agents.process.supervisor import cgroup
 from tests.booted import removed
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, wait_until

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from daemon.agents.supervisor import tree
+from daemon.agents.process.supervisor import tree
 from tests.conftest import StartDaemon
 from tests.daemon_process import DaemonProcess, processes_of, wait_until
 from tests.run.test_command import beside_each_other, config, ended, first_run, side_by_side

@@ -6,8 +6,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from daemon.agents.launcher import LaunchError, Nursery, SupervisorHandle
-from daemon.agents.supervisor import status
+from daemon.agents.process.launcher import LaunchError, Nursery, SupervisorHandle
+from daemon.agents.process.supervisor import status
 
 
 async def test_launches_go_on_while_the_nursery_is_killed() -> None:

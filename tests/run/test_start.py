@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.agents.supervisor.start import StartError, start
+from daemon.agents.process.supervisor.start import StartError, start
 
 
 @pytest.fixture(autouse=True)

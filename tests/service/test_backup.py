@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.agents.launcher import living_supervisors
+from daemon.agents.process.launcher import living_supervisors
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess
 

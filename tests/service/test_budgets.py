@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from daemon.clock import decide_some
-from daemon.fires import Fire, Present
+from daemon.clock.alarm import decide_some
+from daemon.fires.decision import Fire, Present
 from daemon.model import FireOutcome, RunStatus
 from daemon.rules.budget import Limits, Spent, calendar_day, exhausted
-from daemon.store.opening import open_state
+from daemon.store.state_dir import open_state
 from tests.conftest import StartDaemon
 from tests.service.test_fires import SECOND, START, Ledger
 

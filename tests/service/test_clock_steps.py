@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from daemon import clock as clock_module
-from daemon.clock import Clock
-from daemon.clock_steps import step_back
-from daemon.fires import Claim, Fire, Present
+from daemon.clock import alarm
+from daemon.clock.alarm import Clock
+from daemon.fires.backfill import backfill
+from daemon.fires.decision import Claim, Fire, Present
+from daemon.fires.rewind import step_back
 from daemon.model import DueTime, FireOutcome, Overlap
-from daemon.schedules.backfill import backfill
 from daemon.store.schedules import get_schedule
 from daemon.units import format_instant, parse_instant
 from tests.service.test_fires import SECOND, START, Ledger, due, ledger
@@ -159,9 +159,9 @@ async def test_the_kernels_word_of_a_set_clock_is_acted_on_at_once(
     def wall_minus_monotonic() -> float:
         return ahead.total_seconds()
 
-    monkeypatch.setattr(clock_module, "open_clock_watch", lambda: told)
-    monkeypatch.setattr(clock_module, "acknowledge", os.eventfd_read)
-    monkeypatch.setattr(clock_module, "_wall_minus_monotonic", wall_minus_monotonic)
+    monkeypatch.setattr(alarm, "open_clock_watch", lambda: told)
+    monkeypatch.setattr(alarm, "acknowledge", os.eventfd_read)
+    monkeypatch.setattr(alarm, "_wall_minus_monotonic", wall_minus_monotonic)
     found: list[Fire] = []
 
     async def fired(fires: list[Fire]) -> None:

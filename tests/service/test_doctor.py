@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import typer
 
-from daemon.cli import owner
+from daemon.cli import privileges
 from daemon.config.loading import load_config
 from daemon.doctor.service_unit import Unit, check_unit
 from daemon.doctor.settings import check_settings
@@ -358,8 +358,10 @@ def test_a_variable_to_inherit_is_looked_for_where_the_unit_sets_it(tmp_path: Pa
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_root_can_look_as_the_user_of_the_unit() -> None:
-    script = "import os; from daemon.cli.owner import become; print(become('no such'), become('nobody'), os.geteuid())"
-    needed = [Path(str(module.__file__)) for module in (os, typer, owner)]
+    script = (
+        "import os; from daemon.cli.privileges import become; print(become('no such'), become('nobody'), os.geteuid())"
+    )
+    needed = [Path(str(module.__file__)) for module in (os, typer, privileges)]
     closed = [place for place in needed if not all(above.stat().st_mode & 0o001 for above in place.parents)]
     for name in ("nobody", str(pwd.getpwnam("nobody").pw_uid)):
         run = [sys.executable, "-c", script.replace("'nobody'", f"'{name}'")]

@@ -11,20 +11,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.agents.base import Outcome, Terms
-from daemon.clock import decide_some
+from daemon.clock.alarm import decide_some
 from daemon.config.loading import load_config
-from daemon.fires import Fire, Present
+from daemon.fires.backfill import Backfilled, backfill
+from daemon.fires.decision import Fire, Present
 from daemon.model import Catchup, DueTime, FireOutcome, Overlap, RunStatus
-from daemon.rules.notifying import NOBODY
-from daemon.runs.ending import finish
-from daemon.schedules.backfill import Backfilled, backfill
-from daemon.schedules.changing import Mark, pause_columns, redefine
-from daemon.schedules.declaring import sync_declared
+from daemon.rules.notifications import NOBODY
+from daemon.runs.finish import finish
+from daemon.schedules.declared import sync_declared
+from daemon.schedules.revision import Mark, pause_columns, redefine
 from daemon.store.connection import Transaction
 from daemon.store.database import Database
-from daemon.store.opening import open_state
 from daemon.store.runs import change_status, get_run, startable
 from daemon.store.schedules import ScheduleRow, get_schedule
+from daemon.store.state_dir import open_state
 from daemon.units import format_instant
 
 START = datetime(2026, 11, 21, 12, 0, 0, 500_000, tzinfo=UTC)

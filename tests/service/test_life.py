@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.agents.supervisor import tree
+from daemon.agents.process.supervisor import tree
 from tests.conftest import StartDaemon, daemons_in
 from tests.daemon_process import DaemonProcess, processes_of, wait_until
 

@@ -61,7 +61,7 @@ def test_what_is_said_once_of_each_run_is_no_flood() -> None:
 
 def test_the_count_of_a_flood_comes_also_when_it_is_over(start_daemon: StartDaemon) -> None:
     slowed = (
-        "import daemon.log as log, structlog\nlog._WINDOW = 1.0\nfrom daemon.service import Service\n"
+        "import daemon.log as log, structlog\nlog._WINDOW = 1.0\nfrom daemon.lifecycle.service import Service\n"
         "wire = Service._wire\n"
         "def flood(*arguments):\n"
         "    for n in range(500): structlog.get_logger().info('[daemon] again and again')\n"

@@ -10,7 +10,7 @@ from tests.daemon_process import processes_of, wait_until
 WAITING = 500
 DECLARING = """
 import asyncio, sys
-import daemon.service as service
+import daemon.lifecycle.service as service
 prepare = service.prepare
 async def told(*arguments):
     print('{"event": "declaring"}', file=sys.stderr, flush=True)
@@ -50,7 +50,7 @@ def test_a_stop_does_not_wait_for_a_database_that_cannot_be_written(start_daemon
     text = '[daemon]\nstate_dir = "state"\nstop_timeout = "1s"\n[agents.a]\ncommand = ["true"]\n'
     start_daemon(text).stop()
     locked = "import daemon.store.connection as c\nc._BUSY_TIMEOUT = 0.1\n"
-    locked += "import daemon.service as service\nimport sqlite3\nprepare = service.prepare\n"
+    locked += "import daemon.lifecycle.service as service\nimport sqlite3\nprepare = service.prepare\n"
     locked += "async def late(database, *others):\n"
     locked += "    holder = sqlite3.connect(database.path, isolation_level=None)\n"
     locked += (

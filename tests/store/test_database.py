@@ -18,7 +18,7 @@ from daemon.model import DATABASE
 from daemon.store.connection import Transaction, connect
 from daemon.store.database import Database
 from daemon.store.lock import DaemonLock, running_daemon
-from daemon.store.opening import open_state
+from daemon.store.state_dir import open_state
 from daemon.store.witness import Witness, read_witness, write_witness
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

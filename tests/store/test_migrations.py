@@ -11,7 +11,7 @@ from daemon.errors import StoreError
 from daemon.model import DATABASE
 from daemon.store.connection import connect
 from daemon.store.migrate import migrate, migrations
-from daemon.store.opening import open_state
+from daemon.store.state_dir import open_state
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 OLDEST_WITH_RUNS = """

@@ -8,7 +8,7 @@ import pytest
 
 from daemon.config import schema
 from daemon.config.loading import find_config, load_config
-from daemon.config.places import state_dir
+from daemon.config.paths import state_dir
 from daemon.config.schema import CommandAgent, Config
 from daemon.config.secrets import resolve_environment
 from daemon.errors import ConfigError, SecretError

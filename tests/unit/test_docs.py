@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from daemon.api import retention, runs, schedules, service, workspaces
+from daemon.api.routes import retention, runs, schedules, service, workspaces
 from daemon.cli.app import app
 from daemon.config import schema
 
@@ -23,7 +23,7 @@ def test_every_config_key_is_in_the_example_or_the_readme() -> None:
 
 
 def test_every_variable_given_to_agents_is_in_the_readme() -> None:
-    source = (ROOT / "daemon/agents/process.py").read_text()
+    source = (ROOT / "daemon/agents/process/spec.py").read_text()
     given = set(re.findall(r'"(AGENTCRON_[A-Z_]+)"', source))
     assert len(given) == 12
     assert all(name in README for name in given)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.model import ACTIVE, RunStatus
-from daemon.rules.keeping import Candidate, Policy, beyond_quota, judge
+from daemon.rules.cleanup import Candidate, Policy, beyond_quota, judge
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

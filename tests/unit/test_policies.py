@@ -3,9 +3,9 @@
 from datetime import timedelta
 from pathlib import Path
 
+from daemon.config.effective import policy_of
 from daemon.config.loading import load_config
-from daemon.config.policies import policy_of
-from daemon.rules.keeping import Policy
+from daemon.rules.cleanup import Policy
 
 TEXT = """\
 [cleanup]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.workspaces import snapshot
-from daemon.workspaces.cleaning import Cleaned, clean
+from daemon.workspaces.clean import Cleaned, clean
+from daemon.workspaces.salvage import snapshot
 from tests.workspaces.conftest import Site, commit, git
 
 PRECIOUS = "precious\n"
@@ -185,7 +185,7 @@ def test_work_that_an_earlier_cleanup_saved_and_somebody_spoilt_is_saved_again(
         raise OSError(16, "busy")
 
     with monkeypatch.context() as patch:
-        patch.setattr("daemon.workspaces.cleaning.discard", refuse)
+        patch.setattr("daemon.workspaces.clean.discard", refuse)
         for _ in range(2):
             assert not clean(site.state, "site", "1", site.said.append, base=site.bases[1]).gone
     assert [entry.name for entry in site.saved().parent.iterdir()] == ["saved-work"]

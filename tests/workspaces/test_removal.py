@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from daemon.workspaces import removal
-from daemon.workspaces.descent import open_below, open_root
+from daemon.workspaces.disk_usage import room_of
+from daemon.workspaces.openat import open_below, open_root
 from daemon.workspaces.removal import RefusedRemovalError, discard, empty_trash
-from daemon.workspaces.sizes import room_of
 
 FOLDERS = ("environments", "site", "tasks")
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="other users, mounts and immutable files need root")
@@ -297,7 +297,7 @@ def test_a_hundred_thousand_swaps_never_reach_the_links_target(state: Path) -> N
 
 
 def test_without_openat2_the_same_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daemon.workspaces.descent._OPENAT2", 100_000)  # no such call
+    monkeypatch.setattr("daemon.workspaces.openat._OPENAT2", 100_000)  # no such call
     (state / "link").symlink_to(canary_of(state))
     root = open_root(state)
     try:

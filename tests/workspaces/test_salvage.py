@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from daemon.workspaces.cleaning import Cleaned, clean
+from daemon.workspaces.clean import Cleaned, clean
 from daemon.workspaces.git import Git
 from tests.workspaces.conftest import Site, commit, git
 
@@ -337,7 +337,7 @@ def test_a_cleanup_that_fails_again_and_again_saves_the_same_work_once(
         raise OSError(errno.EBUSY, "in the way", str(place))
 
     with monkeypatch.context() as patch:
-        patch.setattr("daemon.workspaces.cleaning.discard", refuse)
+        patch.setattr("daemon.workspaces.clean.discard", refuse)
         assert [clean_up(site).gone for _ in range(3)] == [False] * 3
     assert [path.name for path in site.saved().parent.iterdir()] == ["saved-work"]
     assert clean_up(site).gone

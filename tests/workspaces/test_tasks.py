@@ -10,8 +10,8 @@ import pytest
 from daemon.model import DueTime, RunStatus, Trigger
 from daemon.store.connection import Transaction
 from daemon.store.database import Database
-from daemon.store.opening import open_state
 from daemon.store.runs import NewRun, create_run
+from daemon.store.state_dir import open_state
 from daemon.store.workspaces import add_workspace, set_kept
 from daemon.units import format_instant
 from daemon.workspaces import (

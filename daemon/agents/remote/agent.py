@@ -12,12 +12,12 @@ import aiohttp
 import structlog
 
 from daemon.agents.base import Journal, NeverStarted, Outcome, Work
+from daemon.agents.process.supervisor.output import Mask
 from daemon.agents.remote.delivery import Delivery, Tried
-from daemon.agents.remote.http import Call, CallError, calling
 from daemon.agents.remote.json_rpc import AnswerError, request, result_of
-from daemon.agents.remote.output import Transcript
-from daemon.agents.supervisor.output import Mask
+from daemon.agents.remote.transcript import Transcript
 from daemon.errors import SecretError
+from daemon.http_client import Call, CallError, calling
 from daemon.model import RunStatus
 from daemon.units import utc_now
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import aiohttp
 
-from daemon.agents.remote.http import Call, CallError, Reply, calling
+from daemon.http_client import Call, CallError, Reply, calling
 from daemon.units import format_duration
 
 T = TypeVar("T")

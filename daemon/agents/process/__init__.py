@@ -1,0 +1,1 @@
+"""Agents that run as a supervised process on this host."""

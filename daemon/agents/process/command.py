@@ -1,0 +1,27 @@
+"""`type = "command"`: a command on this host that gets the input, and whose exit status is the outcome."""
+
+from typing import Any
+
+from daemon.agents.base import Work
+from daemon.agents.process.agent import UnfitError
+from daemon.agents.process.report import STANDARD_OUTPUT_KEPT
+from daemon.agents.process.spec import process_spec, program_of
+from daemon.config.schema import CommandAgent, Config
+
+_MOST_IN_ARGUMENT = 128 * 1024 - 1  # MAX_ARG_STRLEN of execve(2), less the final NUL
+
+
+def command_spec(work: Work, settings: CommandAgent, config: Config, umask: int) -> dict[str, Any]:
+    """Return what the supervisor of a command is told; raise SecretError or UnfitError."""
+    by_argument = settings.input == "argument"
+    if by_argument and len(work.content.encode()) > _MOST_IN_ARGUMENT:
+        raise UnfitError('the input is too long for a command\'s argument; use input = "stdin" or "file"')
+    return process_spec(
+        work,
+        settings,
+        config,
+        umask,
+        [program_of(settings.command, config), *settings.command[1:], *([work.content] if by_argument else [])],
+        reads_input=settings.input == "stdin",
+        keep_standard_output=STANDARD_OUTPUT_KEPT if settings.result_format != "none" else 0,
+    )

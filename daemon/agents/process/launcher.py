@@ -1,0 +1,239 @@
+"""The daemon's side of the supervisors: the nursery that forks them, and the watch over one of them."""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from daemon.agents.base import Identity
+from daemon.agents.process.supervisor import cgroup, status, tree
+from daemon.agents.process.supervisor.supervisor import LENGTH, STARTED
+
+_LOG = structlog.get_logger()
+_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery import serve; serve(int(sys.argv[2]))"
+_SUPERVISOR = "agentcron-run"  # what a supervisor calls itself
+_LAUNCHES_AT_ONCE = 16  # well below what a socket's buffer holds
+_TRIES = 3
+_HELLO_TIMEOUT = 5.0
+_WAKE_EVERY = 1.0  # seconds
+_LAST_BREATH = 5.0  # seconds
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class LaunchError(Exception):
+    """No supervisor could be had."""
+
+
+def boot_id() -> str:
+    """Return what tells this boot of the host from every other."""
+    return _BOOT_ID.read_text().strip()
+
+
+@dataclass(frozen=True)
+class _Generation:
+    """One nursery process and the socket to it."""
+
+    control: socket.socket
+    process: "subprocess.Popen[bytes]"
+
+
+class Nursery:
+    """The small process that forks supervisors; started at first need and again whenever it dies."""
+
+    def __init__(self, open_files: int | None = None) -> None:
+        """Prepare to start it; `open_files` is what agents get as their soft limit, None for our own."""
+        self.boot_id = boot_id()
+        self._open_files = open_files if open_files is not None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._generation: _Generation | None = None
+        self._changing = asyncio.Lock()
+        self._room = asyncio.Semaphore(_LAUNCHES_AT_ONCE)
+
+    async def supervisor(self) -> "SupervisorHandle":
+        """Return a new supervisor that waits for its spec; raise LaunchError."""
+        async with self._room:
+            for _ in range(_TRIES):
+                try:
+                    generation = await self._started()
+                    channel = _fork(generation)
+                except OSError as error:  # the host lacks processes or open files just now
+                    raise LaunchError(f"no supervisor process could be started: {error.strerror}") from None
+                if channel is not None:
+                    with contextlib.suppress(OSError, TimeoutError):
+                        async with asyncio.timeout(_HELLO_TIMEOUT):
+                            return await self._greet(channel)
+                    channel.close()
+                    _LOG.warning("[daemon] The nursery process does not answer; starting another")
+                await self._end(generation)
+        raise LaunchError("no supervisor process could be started (out of processes or memory?)")
+
+    async def close(self) -> None:
+        """End the nursery; supervisors live on."""
+        if self._generation is not None:
+            await self._end(self._generation)
+
+    async def _greet(self, channel: socket.socket) -> "SupervisorHandle":
+        """Hear the supervisor's hello and take hold of the process before it can vanish unnoticed."""
+        loop = asyncio.get_running_loop()
+        hello = b""
+        while len(hello) < LENGTH.size:
+            part = await loop.sock_recv(channel, LENGTH.size - len(hello))
+            if not part:
+                raise ConnectionResetError("the nursery or the supervisor is gone")
+            hello += part
+        pid = LENGTH.unpack(hello)[0]
+        descriptor = os.pidfd_open(pid)
+        started = tree.start_of(pid)
+        if started is None:
+            os.close(descriptor)
+            raise ProcessLookupError(pid)
+        return SupervisorHandle(Identity(self.boot_id, pid, started), descriptor, channel)
+
+    async def _started(self) -> _Generation:
+        async with self._changing:
+            if self._generation is None:
+                self._generation = await asyncio.to_thread(_start, self._open_files)
+            return self._generation
+
+    async def _end(self, generation: _Generation) -> None:
+        """End one generation, once; a later one that others started meanwhile stays."""
+        async with self._changing:
+            if self._generation is not generation:
+                return
+            self._generation = None
+            generation.control.close()
+            generation.process.kill()  # it has no state, and it may be stopped and never notice
+            await asyncio.to_thread(generation.process.wait)
+
+
+def _start(open_files: int) -> _Generation:
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-I", "-S", "-c", _CODE, str(Path(__file__).parent), str(open_files)]
+    with theirs:
+        return _Generation(control, subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True))
+
+
+def _fork(generation: _Generation) -> socket.socket | None:
+    """Have the nursery fork a supervisor; return our end of the socketpair to it, None if the nursery is gone."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)  # noqa: FBT003 - the method's own signature
+    try:
+        socket.send_fds(generation.control, [b"f"], [theirs.fileno()])
+    except OSError:
+        _LOG.warning("[daemon] The nursery process is gone; starting it again")
+        ours.close()
+        return None
+    finally:
+        theirs.close()
+    return ours
+
+
+class SupervisorHandle:
+    """One supervisor process, just born or adopted from an earlier daemon."""
+
+    def __init__(self, identity: Identity, descriptor: int, channel: socket.socket | None) -> None:
+        self.identity = identity
+        self._descriptor = descriptor
+        self._channel = channel
+
+    @classmethod
+    def adopt(cls, identity: Identity) -> "SupervisorHandle | None":
+        """Take hold of a supervisor that is still alive; None if it is not, or its pid is somebody else's by now."""
+        if identity.boot_id != boot_id():
+            return None
+        descriptor = tree.open_exactly(tree.Process(identity.pid, identity.started))
+        return None if descriptor is None else cls(identity, descriptor, None)
+
+    async def let_loose(self, spec: dict[str, Any]) -> bool:
+        """Hand over the spec, which is also the permission to start; return whether the start was confirmed."""
+        channel = self._channel
+        if channel is None:
+            raise ValueError("an adopted supervisor has its spec already")
+        body = json.dumps(spec).encode()
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.sock_sendall(channel, LENGTH.pack(len(body)) + body)
+            while True:
+                try:
+                    async with asyncio.timeout(_WAKE_EVERY):
+                        return await loop.sock_recv(channel, 1) == STARTED
+                except TimeoutError:  # somebody, perhaps its own command, may have stopped it before it could answer
+                    self.send(signal.SIGCONT)
+        except OSError:
+            return False
+        finally:
+            channel.close()
+
+    def dismiss(self) -> None:
+        """Let a supervisor go that was never let loose: it ends when its socket closes."""
+        if self._channel is not None:
+            self._channel.close()
+        os.close(self._descriptor)
+
+    def stop(self, *, at_once: bool) -> None:
+        """Ask it to end its tree, with grace or at once; wake it if somebody stopped it."""
+        self.send(signal.SIGUSR1 if at_once else signal.SIGTERM)
+        self.send(signal.SIGCONT)
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal exactly this process, if it is still there."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, number)
+
+    async def gone(self) -> None:
+        """Return when the process has ended."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._descriptor, ended.set_result, None)
+        ended.add_done_callback(lambda _: loop.remove_reader(self._descriptor))
+        await ended
+
+    def close(self) -> None:
+        """Stop watching."""
+        os.close(self._descriptor)
+
+
+async def end_leftovers(idempotency_key: str, run_cgroup: str | None) -> int:
+    """Kill what a killed supervisor left of its run; return how many processes there were.
+
+    With the run's cgroup that is all of it, without one as far as mark and descent reach.
+    """
+    mark = f"AGENTCRON_IDEMPOTENCY_KEY={idempotency_key}".encode()
+
+    def left() -> list[tree.Process]:
+        return list({*tree.marked(mark), *tree.alive(cgroup.members(run_cgroup) if run_cgroup else ())})
+
+    def end() -> int:
+        count = len(left())
+        if run_cgroup is not None:
+            cgroup.write(run_cgroup, "cgroup.kill", "1")
+        tree.outlast(tree.kill(left), _LAST_BREATH)  # on a busy host even a killed process takes its time
+        if run_cgroup is not None:
+            cgroup.remove(run_cgroup)
+        return count
+
+    return await asyncio.to_thread(end)
+
+
+def living_supervisors(state_dir: Path) -> dict[int, int]:
+    """Return the runs of a state directory whose supervisors live, and their pids.
+
+    A supervisor is known by its name and by the status file that it holds open, wherever that has gone meanwhile.
+    """
+    found, runs = {}, (state_dir / "runs").resolve()
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if process.name.isdigit() and (process / "comm").read_text().strip() == _SUPERVISOR:
+                for _, target in status.held_by(int(process.name)):
+                    if Path(target).name == status.NAME and Path(target).parent.parent == runs:
+                        found[int(Path(target).parent.name)] = int(process.name)
+    return found

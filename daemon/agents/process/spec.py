@@ -1,0 +1,91 @@
+"""What the supervisor of a run is told: the program, its environment, its input, its limits."""
+
+import os
+import pwd
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from daemon.agents.base import Work
+from daemon.agents.process.supervisor import status
+from daemon.config.schema import Config, ProcessAgent
+from daemon.config.secrets import resolve_environment
+
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def process_spec(
+    work: Work,
+    settings: ProcessAgent,
+    config: Config,
+    umask: int,
+    argv: list[str],
+    *,
+    reads_input: bool,
+    keep_standard_output: int = 0,
+    ends_its_own: bool = False,
+) -> dict[str, Any]:
+    """Return all that a supervisor needs to know; it travels over a socket and never touches the disk.
+
+    `ends_its_own` is for a program that ends the rest of its tree itself when it is asked to end. Raises SecretError.
+    """
+    environment = resolve_environment(config, settings.env)
+    base = {**base_environment(), "TMPDIR": str(work.run_dir / "tmp")}
+    return {
+        "version": status.VERSION,
+        "run_dir": str(work.run_dir),
+        "argv": argv,
+        "cwd": str(work.workspace),
+        "lock": str(work.workspace) if work.locks_workspace else None,
+        "env": {**base, **environment.values, **_own_variables(work)},
+        "stdin": str(work.run_dir / "input.txt") if reads_input else os.devnull,
+        "umask": umask,
+        "timeout": max(0.0, settings.timeout.total_seconds() - work.spent_seconds),
+        "idle_timeout": settings.idle_timeout.total_seconds() if settings.idle_timeout else None,
+        "kill_grace": settings.kill_grace.total_seconds(),
+        "max_output": settings.max_output,
+        "keep_standard_output": keep_standard_output,
+        "ends_its_own": ends_its_own,
+        "hidden": list(environment.hidden),
+    }
+
+
+def program_of(command: Sequence[str], config: Config) -> str:
+    """Return the program of a command: a relative path starts at the config's folder, a bare name is found on PATH."""
+    program = command[0]
+    return str(config.resolve(Path(program))) if "/" in program else program
+
+
+def base_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the few variables of the daemon's own that every command gets."""
+    user = _own_user()
+    base = {
+        "PATH": environment.get("PATH", _DEFAULT_PATH),
+        "HOME": environment.get("HOME", user.pw_dir),
+        "USER": user.pw_name,
+    }
+    return base | {name: environment[name] for name in ("LANG", "TZ") if name in environment}
+
+
+@cache
+def _own_user() -> pwd.struct_passwd:
+    return pwd.getpwuid(os.getuid())
+
+
+def _own_variables(work: Work) -> dict[str, str]:
+    folder: Path = work.run_dir
+    return {
+        "AGENTCRON_RUN_ID": str(work.run_id),
+        "AGENTCRON_RUN_NAME": work.run_name,
+        "AGENTCRON_AGENT": work.agent,
+        "AGENTCRON_SCHEDULE": work.schedule,
+        "AGENTCRON_SCHEDULED_FOR": work.scheduled_for,
+        "AGENTCRON_ATTEMPT": str(work.attempt),
+        "AGENTCRON_TRIGGER": work.trigger,
+        "AGENTCRON_IDEMPOTENCY_KEY": work.idempotency_key,
+        "AGENTCRON_WORKSPACE": str(work.workspace),
+        "AGENTCRON_INPUT": str(folder / "input.txt"),
+        "AGENTCRON_ARTIFACTS": str(folder / "artifacts"),
+        "AGENTCRON_RESULT": str(folder / "result.json"),
+    }

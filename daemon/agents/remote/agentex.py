@@ -1,0 +1,101 @@
+"""`type = "agentex"`: JSON-RPC over HTTP as agents built with the Agentex SDK speak it (`POST {url}/api`)."""
+
+import uuid
+from typing import Any
+
+from daemon.agents.base import Journal, Outcome, Work
+from daemon.agents.remote.agent import RemoteAgent, derived_id, result
+from daemon.agents.remote.agentex_reply import Reply
+from daemon.agents.remote.usage import usage_in
+from daemon.http_client import Call
+from daemon.model import RunStatus
+
+_NDJSON = {"application/x-ndjson", "application/jsonl", "application/ndjson"}
+
+
+class AgentexAgent(RemoteAgent):
+    """One run of an Agentex agent: `message/send` to a sync one, `task/create` and `event/send` to the others."""
+
+    async def deliver(self, work: Work, journal: Journal) -> Outcome | None:
+        """Hand the input over in the way of the agent's kind."""
+        if work.terms.acp_type == "sync":
+            return await self._converse(work, journal)
+        call, number = self._call(work, "task/create", {"params": work.params})
+        await result(await self.delivery.answer(call), call, number)
+        call, number = self._call(work, "event/send", {"event": _event(work)})
+        async with self.delivery.acknowledged(call) as reply:
+            await journal.delivered()
+            answer = await result(await reply.read(), call, number)
+        if not work.terms.await_completion:
+            return Outcome(RunStatus.COMPLETED, usage=usage_in(answer))
+        return None if await journal.suspended({}) else Outcome(RunStatus.COMPLETED)
+
+    async def follow(self, work: Work) -> Outcome:  # noqa: ARG002 - the hook's call says it all
+        """Wait for the call of the run's hook, which ends the run by itself."""
+        await self.settled.wait()
+        return Outcome(RunStatus.COMPLETED)
+
+    async def withdraw(self, work: Work) -> None:
+        """Send `task/cancel`."""
+        call, number = self._call(work, "task/cancel", {})
+        await result(await self.once(call), call, number)
+
+    def key_headers(self, key: str) -> dict[str, str]:
+        """Return the header that Agentex agents look for."""
+        return {"x-agent-api-key": key}
+
+    def _call(self, work: Work, method: str, params: dict[str, Any]) -> tuple[Call, str]:
+        common = {"agent": _agent(work), "task": _task(work)}
+        return self.rpc(work, f"{work.terms.url.rstrip('/')}/api", method, {**common, **params})
+
+    async def _converse(self, work: Work, journal: Journal) -> Outcome:
+        """Send the message and read the reply to its end."""
+        call, number = self._call(work, "message/send", {"content": _content(work), "stream": True})
+        reading = Reply(self.transcript)
+        async with self.delivery.acknowledged(call) as reply:
+            await journal.delivered()
+            if reply.content_type in _NDJSON:
+                async for line in reply.lines():
+                    await reading.take(await result(line, call, number))
+            else:
+                await reading.take(await result(await reply.read(), call, number))
+        return Outcome(RunStatus.COMPLETED, message=reading.last_message, usage=reading.usage)
+
+
+def _agent(work: Work) -> dict[str, Any]:
+    """Describe the agent; its id is derived from its name, as there is no registry to give it one."""
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"agentcron/{work.agent}")),
+        "name": work.agent,
+        "acp_type": work.terms.acp_type,
+        "description": "",
+        "created_at": work.created_at,
+        "updated_at": work.created_at,
+    }
+
+
+def _task(work: Work) -> dict[str, Any]:
+    return {
+        "id": derived_id(work, "task"),
+        "name": work.run_name,
+        "status": "RUNNING",
+        "params": work.params,
+        "task_metadata": work.metadata,
+        "created_at": work.created_at,
+        "updated_at": work.created_at,
+    }
+
+
+def _event(work: Work) -> dict[str, Any]:
+    return {
+        "id": derived_id(work, "event"),
+        "task_id": derived_id(work, "task"),
+        "agent_id": _agent(work)["id"],
+        "sequence_id": 1,
+        "created_at": work.created_at,
+        "content": _content(work),
+    }
+
+
+def _content(work: Work) -> dict[str, Any]:
+    return {"type": "text", "author": work.author, "content": work.content, "format": "plain", "style": "static"}

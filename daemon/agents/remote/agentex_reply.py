@@ -1,0 +1,96 @@
+"""The reply of a sync Agentex agent: updates of messages, as deltas and as a whole, put together to one text."""
+
+import json
+from typing import Any
+
+from daemon.agents.remote.transcript import Transcript
+from daemon.agents.remote.usage import usage_in
+
+_LONGEST = 2000  # characters of what is no text
+_LAST_MESSAGE = 4000
+
+
+class Reply:
+    """Turns updates into output: text as it is, everything else as a line that says what it is."""
+
+    def __init__(self, transcript: Transcript) -> None:
+        self.usage: dict[str, Any] = {}
+        self._transcript = transcript
+        self._texts: dict[int | None, list[str]] = {}
+        self._complete: set[int | None] = set()
+        self._index: int | None = None
+
+    @property
+    def last_message(self) -> str | None:
+        """The text of the last message."""
+        return self._text(self._index).strip()[:_LAST_MESSAGE] or None
+
+    async def take(self, update: dict[str, Any]) -> None:
+        """Take one update (`start`, `delta`, `full`, `done`), or a message that comes without one."""
+        kind, content, delta = str(update.get("type")), update.get("content"), update.get("delta")
+        index = update.get("index")
+        index = index if isinstance(index, int) else None
+        self.usage = usage_in(update, content, _data_of(content)) or self.usage
+        if kind == "delta" and isinstance(delta, dict) and isinstance(delta.get("text_delta"), str):
+            await self._begin_anew(index)
+            await self._add(index, delta["text_delta"])
+        elif kind in {"start", "full"} and isinstance(content, dict):
+            await self._whole(index, content, is_full=kind == "full")
+        elif kind in {"text", "data", "reasoning", "tool_request", "tool_response"}:
+            await self._whole(len(self._texts), update, is_full=True)
+
+    async def _whole(self, index: int | None, content: dict[str, Any], *, is_full: bool) -> None:
+        """Show a message, less what was shown of it already."""
+        if content.get("type", "text") == "text":
+            await self._begin_anew(index)
+            text, known = str(content.get("content") or ""), self._text(index)
+            if text.startswith(known):
+                await self._add(index, text[len(known) :])
+            elif is_full:  # it was thought over
+                self._complete.add(index)
+                await self._begin_anew(index)
+                await self._add(index, text)
+            if is_full:
+                self._complete.add(index)
+        elif is_full:
+            await self._transcript.new_line()
+            await self._transcript.say(f"{_described(content)[:_LONGEST]}\n")
+
+    async def _begin_anew(self, index: int | None) -> None:
+        """Begin another message under an index whose message is complete."""
+        if index in self._complete:
+            self._complete.discard(index)
+            self._texts[index] = []
+            await self._transcript.new_line()
+
+    async def _add(self, index: int | None, text: str) -> None:
+        if text and index != self._index:
+            await self._transcript.new_line()
+            self._index = index
+        self._texts.setdefault(index, []).append(text)
+        await self._transcript.say(text)
+
+    def _text(self, index: int | None) -> str:
+        return "".join(self._texts.get(index, ()))
+
+
+def _described(content: dict[str, Any]) -> str:
+    match content.get("type"):
+        case "reasoning":
+            words = content.get("summary") or content.get("content")
+            return f"[thought] {' '.join(map(str, words)) if isinstance(words, list) else words}"
+        case "tool_request":
+            return f"[tool] {content.get('name')} {_json(content.get('arguments'))}"
+        case "tool_response":
+            return f"[tool] {content.get('name')} answered: {_json(content.get('content'))}"
+        case "data":
+            return _json(content.get("data"))
+    return f"[{content.get('type')}]"
+
+
+def _data_of(content: object) -> object:
+    return content.get("data") if isinstance(content, dict) else None
+
+
+def _json(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,46 @@
+"""The output of a run whose agent is elsewhere: what it says, written where a command's output would be."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from daemon.agents.process.supervisor.output import Output
+from daemon.http_client import LARGEST_BODY
+
+
+class Transcript:
+    """Writes what an agent says to `output.log`, secrets masked; a full disk only costs the output."""
+
+    def __init__(self, run_dir: Path, hidden: Sequence[str]) -> None:
+        self._run_dir = run_dir
+        self._hidden = [value.encode() for value in hidden]
+        self._output: Output | None = None
+        self._ends_line = True
+        self._lost = 0
+
+    async def say(self, text: str) -> None:
+        """Add words as they come."""
+        if text:
+            self._ends_line = text.endswith("\n")
+            await asyncio.to_thread(self._write, text.encode(errors="replace"))
+
+    async def new_line(self) -> None:
+        """Go to the beginning of a line, if something stands there already."""
+        if not self._ends_line:
+            await self.say("\n")
+
+    def _write(self, data: bytes) -> None:
+        try:
+            if self._output is None:
+                self._output = Output(str(self._run_dir), LARGEST_BODY, self._hidden)
+        except OSError:  # a full disk costs the output, not the run
+            self._lost += len(data)
+            return
+        self._output.write(0, data)
+
+    def finish(self) -> tuple[int, int]:
+        """Close it; return how many bytes there were, and how many of them were dropped."""
+        if self._output is None:
+            return self._lost, self._lost
+        self._output.finish()
+        return self._output.total + self._lost, self._output.dropped + self._lost

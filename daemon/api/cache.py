@@ -1,0 +1,61 @@
+"""Answers about schedules, each written once and given again until it would read differently."""
+
+import sqlite3
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from daemon.api.json_body import in_words
+from daemon.units import format_instant
+
+_MOST = 16_000_000  # characters that are kept
+_LARGEST = 1_000_000  # characters of one answer that is
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A body of JSON."""
+
+    text: str
+    version: int
+    """Of the one schedule that it shows, 0 for a list."""
+    until: str | None
+    """The first due time in it, as UTC text: from then on it reads differently."""
+
+
+class Remembered:
+    """What was answered under one config since the database last changed; used in the reader's thread alone."""
+
+    def __init__(self) -> None:
+        self._answers: dict[Hashable, Answer] = {}
+        self._size = 0
+        self._state: int | None = None
+
+    def answer(
+        self, connection: sqlite3.Connection, key: Hashable, now: datetime, view: Callable[[], dict[str, Any]]
+    ) -> Answer:
+        """Return the answer of that key, anew if anybody committed anything since (PRAGMA data_version)."""
+        state = connection.execute("PRAGMA data_version").fetchone()[0]
+        if state != self._state:
+            self._answers, self._size, self._state = {}, 0, state
+        known = self._answers.get(key)
+        if known is not None and (known.until is None or known.until > format_instant(now)):
+            return known
+        fresh = _written(view())
+        self._keep(key, fresh, known)
+        return fresh
+
+    def _keep(self, key: Hashable, fresh: Answer, known: Answer | None) -> None:
+        if len(fresh.text) > _LARGEST:
+            return
+        if self._size > _MOST:
+            self._answers, self._size, known = {}, 0, None
+        self._size += len(fresh.text) - (len(known.text) if known else 0)
+        self._answers[key] = fresh
+
+
+def _written(body: dict[str, Any]) -> Answer:
+    schedules = body.get("run_schedules", [body])
+    times = [at for one in schedules for at in [*(one["next_action_times"] or ()), *one["skipped_action_times"]]]
+    return Answer(in_words(body), body.get("version", 0), min(times, default=None))

@@ -1,0 +1,179 @@
+"""The routes of runs."""
+
+import asyncio
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from daemon.agents.process.supervisor.files import open_in
+from daemon.api import requests, responses
+from daemon.api.routing import Call, Route, reply
+from daemon.errors import AgentcronError, ForbiddenError, NotFoundError, RefusedError
+from daemon.model import ACTIVE
+from daemon.runs.folder import run_folder
+from daemon.runs.retry import request_retry
+from daemon.store.cancellations import flag_cancellation
+from daemon.store.connection import Transaction
+from daemon.store.runs import Run, get_run
+from daemon.views.documents import run_details, run_view, runs_page
+
+_CHUNK = 64 * 1024
+_PAUSE = 0.2  # seconds between two looks at a growing file
+
+
+async def _list(call: Call) -> web.StreamResponse:
+    wanted = call.wanted(requests.RunQuery)
+    agents = await call.control.readable_agents(call.principal)
+    own = _own_run(call.principal)
+
+    def view(connection: sqlite3.Connection) -> dict[str, Any]:
+        return runs_page(
+            connection,
+            agents=agents,
+            only=own,
+            agent=wanted.agent,
+            address=wanted.schedule,
+            status=wanted.status,
+            limit=wanted.limit,
+            cursor=wanted.cursor,
+        )
+
+    return await call.answer(view)
+
+
+async def _get(call: Call) -> web.StreamResponse:
+    run = await _visible(call)
+    return await call.answer(lambda c: run_details(c, run))
+
+
+async def _output(call: Call) -> web.StreamResponse:
+    run = await _visible(call)
+    folder, follow = run_folder(call.control.state_dir, run.id), call.wanted(requests.OutputQuery).follow
+    first = await asyncio.to_thread(_read, folder, 0)  # what is no output is refused before an answer begins
+    response = web.StreamResponse()
+    response.content_type = "application/octet-stream"
+    await response.prepare(call.request)
+    try:
+        await _send(call, response, folder, first, run.id if follow else None)
+        await response.write_eof()
+    except (ConnectionError, AgentcronError):  # the client is gone, or must see that this is not the end
+        if call.request.transport is not None:
+            call.request.transport.abort()
+    return response
+
+
+async def _send(call: Call, response: web.StreamResponse, folder: Path, chunk: bytes, followed: int | None) -> None:
+    """Send the output from its first chunk on, of a followed run to its end."""
+    at = 0
+    while True:
+        active = followed is not None and await _is_active(call, followed)  # before reading, so that nothing is missed
+        while chunk:
+            at += len(chunk)
+            await response.write(chunk)
+            chunk = await asyncio.to_thread(_read, folder, at)
+        if not active:
+            return
+        await call.control.pause(_PAUSE)
+        if call.request.transport is None or call.request.transport.is_closing():
+            raise ConnectionResetError
+        chunk = await asyncio.to_thread(_read, folder, at)
+
+
+async def _is_active(call: Call, run_id: int) -> bool:
+    run = await call.control.database.read(lambda c: get_run(c, run_id))
+    return run is not None and run.status in ACTIVE
+
+
+def _read(folder: Path, start: int) -> bytes:
+    """Return a part of the output; raise RefusedError if an agent put something else in its stead."""
+    try:
+        descriptor = open_in(str(folder), "output.log")
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise RefusedError(f"the output of this run is not there any more: {error.strerror}") from None
+    try:
+        return os.pread(descriptor, _CHUNK, start)
+    finally:
+        os.close(descriptor)
+
+
+async def _cancel(call: Call) -> web.StreamResponse:
+    run = await _changeable(call)
+
+    def flag(tx: Transaction) -> Run:
+        current = get_run(tx, run.id)
+        if current is None or current.status not in ACTIVE:
+            raise RefusedError(f"run {run.id} is {current.status if current else 'deleted'} already")
+        flag_cancellation(tx, run.id, call.asked().now, call.principal)
+        return current
+
+    await call.control.database.write(flag)
+    await call.control.queue.obey_flags()
+    return await _shown(call, run.id)
+
+
+async def _retry(call: Call) -> web.StreamResponse:
+    run = await _changeable(call)
+    call.require_configured(run.agent)
+    asked, instance = call.asked(), call.control.instance
+    number = await call.control.database.write(
+        lambda tx: request_retry(tx, run.id, asked.principal, asked.now, instance)
+    )
+    call.control.changed()
+    return await _shown(call, number, status=201)
+
+
+async def _shown(call: Call, number: int, status: int = 200) -> web.StreamResponse:
+    run = await call.control.database.read(lambda c: get_run(c, number))
+    if run is None:
+        raise NotFoundError(f"no run {number}")
+    return reply(run_view(run), status=status)
+
+
+async def _visible(call: Call) -> Run:
+    number = call.run_id
+    run = await call.control.database.read(lambda c: get_run(c, number))
+    if run is not None and number == _own_run(call.principal):
+        return run
+    if run is None or not await call.control.may(call.principal, "schedule.read", run.agent):
+        raise NotFoundError(f"no run {number}")
+    return run
+
+
+async def _changeable(call: Call) -> Run:
+    run = await _visible(call)
+    ends_itself = run.id == _own_run(call.principal) and call.request.path.endswith("/cancel")
+    if not ends_itself and not await call.control.may(call.principal, "task.update", run.agent):
+        raise ForbiddenError(
+            f"{call.principal} may see run {run.id} but not change it; agents.{run.agent}.allow grants it"
+        )
+    return run
+
+
+def _own_run(principal: str) -> int | None:
+    return int(principal[4:]) if principal.startswith("run:") else None
+
+
+ROUTES = [
+    Route(
+        "GET", "/runs", "list runs, newest first", _list, responses.RunList, query=requests.RunQuery, refusals=(400,)
+    ),
+    Route("GET", "/runs/{id}", "show a run", _get, responses.RunDetails, refusals=(404,)),
+    Route(
+        "GET",
+        "/runs/{id}/output",
+        "what a run printed",
+        _output,
+        "application/octet-stream",
+        query=requests.OutputQuery,
+        refusals=(404, 409),
+    ),
+    Route("POST", "/runs/{id}/cancel", "cancel an active run", _cancel, responses.RunView, refusals=(404, 409)),
+    Route(
+        "POST", "/runs/{id}/retry", "make the next attempt", _retry, responses.RunView, status=201, refusals=(404, 409)
+    ),
+]

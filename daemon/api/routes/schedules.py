@@ -1,0 +1,303 @@
+"""The routes of schedules."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from daemon.access import Action
+from daemon.api import requests, responses
+from daemon.api.cache import Answer
+from daemon.api.json_body import etag
+from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, Call, Handler, Route, reply, written
+from daemon.api.schedule_columns import changed_columns, input_columns, instant, new_definition
+from daemon.config.effective import days_of
+from daemon.errors import NotFoundError
+from daemon.fires.backfill import Backfilled, backfill
+from daemon.model import Overlap
+from daemon.schedules import management
+from daemon.schedules.management import Asked
+from daemon.store.connection import Transaction
+from daemon.store.runs import get_run
+from daemon.store.schedules import ScheduleRow, get_schedule
+from daemon.units import utc_now
+from daemon.views.documents import fires_page, revisions_page, run_view, schedule_view, schedules_page
+
+Change = Callable[[Transaction, ScheduleRow, Asked], ScheduleRow]
+
+
+async def _create(call: Call) -> web.StreamResponse:
+    agent, body = call.agent, call.said(requests.ScheduleCreate)
+    await call.require("agent.update", agent, f"agent {agent}")
+    if agent not in call.control.config.agents:
+        raise NotFoundError(f"no agent {agent!r} is in the config")
+    definition = new_definition(body, call.control.config.daemon.timezone)
+    asked = call.asked()
+    row = await call.control.database.write(
+        lambda tx: management.create(tx, agent, body.name, definition, asked, paused=body.paused)
+    )
+    call.control.changed()
+    return await _shown(call, row, status=201)
+
+
+async def _list(call: Call) -> web.StreamResponse:
+    agent, page = call.agent, call.wanted(requests.Page)
+    await call.require("schedule.read", agent, f"agent {agent}")
+    config, remembered = call.control.config, call.control.remembered
+
+    def query(connection: sqlite3.Connection) -> Answer:
+        now, place = utc_now(), (agent, page.limit, page.cursor)
+        return remembered.answer(connection, place, now, lambda: schedules_page(connection, config, now, *place))
+
+    return written((await call.control.database.read(query)).text)
+
+
+async def _get(call: Call) -> web.StreamResponse:
+    agent, name = call.agent, call.schedule
+    await call.require("schedule.read", agent, f"schedule {agent}/{name}")
+
+    config, remembered = call.control.config, call.control.remembered
+
+    def query(connection: sqlite3.Connection) -> Answer:
+        now = utc_now()
+        return remembered.answer(
+            connection,
+            (agent, name),
+            now,
+            lambda: schedule_view(connection, _row(connection, agent, name), config, now),
+        )
+
+    answer = await call.control.database.read(query)
+    return written(answer.text, ETag=etag(answer.version))
+
+
+async def _update(call: Call) -> web.StreamResponse:
+    columns = changed_columns(call.said(requests.ScheduleChange))
+    return await _changed(call, "schedule.update", lambda tx, row, asked: management.update(tx, row, columns, asked))
+
+
+async def _pause(call: Call) -> web.StreamResponse:
+    note = call.said(requests.Note).note
+    return await _changed(call, "schedule.update", lambda tx, row, asked: management.pause(tx, row, note, asked))
+
+
+async def _resume(call: Call) -> web.StreamResponse:
+    note = call.said(requests.Note).note
+    return await _changed(call, "schedule.update", lambda tx, row, asked: management.resume(tx, row, note, asked))
+
+
+async def _skip(call: Call) -> web.StreamResponse:
+    due = instant("scheduled_time", call.said(requests.SkipRequest).scheduled_time)
+    return await _changed(call, "schedule.update", lambda tx, row, asked: management.skip(tx, row, due, asked))
+
+
+async def _unskip(call: Call) -> web.StreamResponse:
+    due = instant("scheduled_time", call.said(requests.SkipRequest).scheduled_time)
+    return await _changed(call, "schedule.update", lambda tx, row, asked: management.unskip(tx, row, due, asked))
+
+
+async def _delete(call: Call) -> web.StreamResponse:
+    return await _changed(call, "schedule.delete", management.delete)
+
+
+async def _trigger(call: Call) -> web.StreamResponse:
+    agent, name, body, key = call.agent, call.schedule, call.said(requests.TriggerRequest), call.idempotency_key
+    await call.require("agent.execute", agent, f"schedule {agent}/{name}")
+    call.require_configured(agent)
+    overrides: dict[str, Any] = {} if body.initial_input is None else dict(input_columns(body.initial_input))
+    if body.task_params is not None:
+        overrides["task_params"] = json.dumps(body.task_params)
+    asked, instance = call.asked(), call.control.instance
+
+    def start(tx: Transaction) -> dict[str, Any]:
+        run = get_run(tx, management.trigger(tx, agent, name, overrides, key, asked, instance))
+        if run is None:
+            raise NotFoundError("the run that answered this key was deleted")
+        return run_view(run)
+
+    view = await call.control.database.write(start)
+    call.control.changed()
+    return reply(view, status=201)
+
+
+async def _backfill(call: Call) -> web.StreamResponse:
+    agent, name, body = call.agent, call.schedule, call.said(requests.BackfillRequest)
+    await call.require("agent.execute", agent, f"schedule {agent}/{name}")
+    call.require_configured(agent)
+    span = instant("from", body.from_), instant("to", body.to)
+    asked, config = call.asked(), call.control.config
+    days = days_of(config, config.agents[agent].retention)
+    oldest = None if days is None else asked.now - timedelta(days=days)
+
+    def start(tx: Transaction) -> Backfilled:
+        row = management.find(tx, agent, name, asked)
+        policy = body.overlap_policy or Overlap(row.overlap)
+        return backfill(
+            tx,
+            row,
+            span,
+            policy,
+            principal=asked.principal,
+            now=asked.now,
+            oldest=oldest,
+            instance=call.control.instance,
+        )
+
+    await call.control.settle()
+    done = await call.control.database.write(start)
+    if done.stops_others:
+        await call.control.queue.obey_flags()
+    call.control.changed()
+    return reply(
+        {
+            "backfilled": len(done.runs),
+            "already_run": done.already_run,
+            "skipped_overlap": done.skipped_overlap,
+            "upcoming": done.upcoming,
+            "runs": done.runs,
+        }
+    )
+
+
+async def _fires(call: Call) -> web.StreamResponse:
+    return await _history(call, fires_page)
+
+
+async def _revisions(call: Call) -> web.StreamResponse:
+    return await _history(call, revisions_page)
+
+
+async def _history(
+    call: Call, page_of: Callable[[sqlite3.Connection, int, int, str | None], dict[str, Any]]
+) -> web.StreamResponse:
+    agent, name, page = call.agent, call.schedule, call.wanted(requests.Page)
+    await call.require("schedule.read", agent, f"schedule {agent}/{name}")
+    return await call.answer(lambda c: page_of(c, _row(c, agent, name).id, page.limit, page.cursor))
+
+
+def _row(connection: sqlite3.Connection, agent: str, name: str) -> ScheduleRow:
+    row = get_schedule(connection, agent, name)
+    if row is None:
+        raise NotFoundError(f"no schedule {agent}/{name}")
+    return row
+
+
+async def _changed(call: Call, action: Action, change: Change) -> web.StreamResponse:
+    """Change a schedule after what has come due by now was decided; answer with what it is then."""
+    agent, name = call.agent, call.schedule
+    await call.require(action, agent, f"schedule {agent}/{name}")
+    await call.control.settle()
+    asked = call.asked()
+    row = await call.control.database.write(lambda tx: change(tx, management.find(tx, agent, name, asked), asked))
+    call.control.changed()
+    return await _shown(call, row)
+
+
+async def _shown(call: Call, row: ScheduleRow, status: int = 200) -> web.StreamResponse:
+    def view(connection: sqlite3.Connection) -> dict[str, Any]:
+        return schedule_view(connection, row, call.control.config, utc_now())
+
+    return reply(await call.control.database.read(view), status=status, ETag=etag(row.version))
+
+
+_ALL = "/agents/{agent}/schedules"
+_ONE = f"{_ALL}/{{name}}"
+_CHANGE = (400, 404, 409, 412)
+
+
+def _on_one(what: str, does: str, handler: Handler, body: type[BaseModel], *, body_required: bool = True) -> Route:
+    return Route(
+        "POST",
+        f"{_ONE}/{what}",
+        does,
+        handler,
+        responses.ScheduleView,
+        body=body,
+        body_required=body_required,
+        headers=(IF_MATCH,),
+        refusals=_CHANGE,
+        action=what,
+    )
+
+
+ROUTES = [
+    Route(
+        "POST",
+        _ALL,
+        "create a schedule",
+        _create,
+        responses.ScheduleView,
+        status=201,
+        body=requests.ScheduleCreate,
+        refusals=(404, 409),
+        action="create",
+    ),
+    Route(
+        "GET",
+        _ALL,
+        "list the schedules of an agent",
+        _list,
+        responses.ScheduleList,
+        query=requests.Page,
+        refusals=(400, 404),
+    ),
+    Route("GET", _ONE, "show a schedule", _get, responses.ScheduleView, refusals=(404,)),
+    Route(
+        "PATCH",
+        _ONE,
+        "change a schedule",
+        _update,
+        responses.ScheduleView,
+        body=requests.ScheduleChange,
+        headers=(IF_MATCH,),
+        refusals=_CHANGE,
+        action="update",
+    ),
+    _on_one("pause", "pause a schedule", _pause, requests.Note, body_required=False),
+    _on_one("resume", "resume a schedule", _resume, requests.Note, body_required=False),
+    replace(
+        _on_one("trigger", "start a run now, out of band", _trigger, requests.TriggerRequest, body_required=False),
+        answer=responses.RunView,
+        status=201,
+        headers=(IF_MATCH, IDEMPOTENCY_KEY),
+    ),
+    _on_one("skip", "leave out one upcoming due time", _skip, requests.SkipRequest),
+    _on_one("unskip", "start a skipped due time after all", _unskip, requests.SkipRequest),
+    replace(
+        _on_one("backfill", "start due times of the past", _backfill, requests.BackfillRequest),
+        answer=responses.BackfillView,
+    ),
+    Route(
+        "DELETE",
+        _ONE,
+        "delete a schedule; its history stays",
+        _delete,
+        responses.ScheduleView,
+        headers=(IF_MATCH,),
+        refusals=(404, 409, 412),
+        action="delete",
+    ),
+    Route(
+        "GET",
+        f"{_ONE}/fires",
+        "what became of each due time",
+        _fires,
+        responses.FireList,
+        query=requests.Page,
+        refusals=(400, 404),
+    ),
+    Route(
+        "GET",
+        f"{_ONE}/revisions",
+        "who changed the schedule, when and what",
+        _revisions,
+        responses.RevisionList,
+        query=requests.Page,
+        refusals=(400, 404),
+    ),
+]

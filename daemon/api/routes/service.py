@@ -1,0 +1,78 @@
+"""The routes of the daemon as a whole."""
+
+import asyncio
+import os
+import sqlite3
+from typing import Any
+
+from aiohttp import web
+
+from daemon import metrics
+from daemon.api import responses
+from daemon.api.routing import Call, Route, reply
+from daemon.errors import ForbiddenError
+from daemon.store.runs import count_active
+from daemon.store.workspaces import count_workspaces
+from daemon.units import utc_now
+from daemon.views.status import status_view
+
+
+async def _reload(call: Call) -> web.StreamResponse:
+    await call.require_admin("reload the config")
+    changes, late = await call.control.reload()
+    warnings = [f"{setting}: takes effect at the next start" for setting in late]
+    return reply({"changes": [change.view() for change in changes], "warnings": warnings})
+
+
+def _refuse_runs(call: Call) -> None:
+    if call.principal.startswith("run:"):
+        raise ForbiddenError(f"{call.principal} may see its own run only")
+
+
+async def _status(call: Call) -> web.StreamResponse:
+    _refuse_runs(call)
+    agents = await call.control.readable_agents(call.principal)
+    amiss, zone = call.control.amiss(), call.control.config.daemon.timezone
+    sweeps = {"cleanup": call.control.cleanup.progress, "retention": call.control.retention.progress}
+
+    def view(connection: sqlite3.Connection) -> dict[str, Any]:
+        folder, now = call.control.state_dir, utc_now()
+        return status_view(connection, folder, os.getpid(), now, zone, agents, amiss=amiss, sweeps=sweeps)
+
+    return await call.answer(view)
+
+
+async def _daemon(call: Call) -> web.StreamResponse:
+    _refuse_runs(call)
+    control = call.control
+    return reply(
+        {
+            "pid": os.getpid(),
+            "config_file": str(control.config.file),
+            "state_dir": str(control.state_dir),
+            "timezone": control.config.daemon.timezone,
+            "amiss": control.amiss() or None,
+        }
+    )
+
+
+async def _healthz(call: Call) -> web.StreamResponse:
+    await call.control.database.read(lambda c: c.execute("SELECT 1").fetchone())
+    return reply({"status": "ok"})
+
+
+async def _metrics(call: Call) -> web.StreamResponse:
+    _refuse_runs(call)
+    active = await call.control.database.read(count_active)
+    workspaces = await call.control.database.read(count_workspaces)
+    text = await asyncio.to_thread(call.control.metrics.text, active, workspaces)
+    return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+ROUTES = [
+    Route("POST", "/reload", "read the config file again", _reload, responses.ReloadView, refusals=(400,)),
+    Route("GET", "/daemon", "which daemon this is, and what keeps it from its work", _daemon, responses.DaemonView),
+    Route("GET", "/status", "how the daemon is doing", _status, responses.StatusView),
+    Route("GET", "/healthz", "whether the daemon answers", _healthz, responses.Health, is_open=True),
+    Route("GET", "/metrics", "figures for Prometheus", _metrics, "text/plain"),
+]

@@ -1,0 +1,104 @@
+"""The routes of workspaces."""
+
+from datetime import timedelta
+
+from aiohttp import web
+
+from daemon.api import requests, responses
+from daemon.api.routing import Call, Route, reply
+from daemon.errors import ForbiddenError, NotFoundError, RefusedError, StoreUnavailableError
+from daemon.store.runs import get_run
+from daemon.units import utc_now
+from daemon.views.workspaces import verdict_of, workspace_view, workspaces_view
+from daemon.workspaces.client import PorterError
+
+
+async def _list(call: Call) -> web.StreamResponse:
+    if call.principal.startswith("run:"):
+        raise ForbiddenError(f"{call.principal} may see its own run only")
+    agents = await call.control.readable_agents(call.principal)
+    return await call.answer(lambda c: workspaces_view(c, call.control.config, utc_now(), agents))
+
+
+async def _clean(call: Call) -> web.StreamResponse:
+    await call.require_admin("clean all workspaces")
+    asked = call.said(requests.CleanRequest)
+    older_than = None if asked.older_than_seconds is None else timedelta(seconds=asked.older_than_seconds)
+    try:
+        swept = await call.control.cleanup.sweep(older_than=older_than, dry_run=asked.dry_run)
+    except (PorterError, OSError) as error:
+        raise StoreUnavailableError(f"the workspaces cannot be cleaned now: {error}") from None
+    return reply(swept.view())
+
+
+async def _discard(call: Call) -> web.StreamResponse:
+    run_id = await _changeable(call)
+    reason = await call.control.cleanup.discard(run_id)
+    if reason is not None:
+        raise RefusedError(f"the workspace of run {run_id} is not gone: {reason}")
+    return reply({"run_id": run_id, "removed": True})
+
+
+async def _keep(call: Call) -> web.StreamResponse:
+    return await _marked(call, kept=True)
+
+
+async def _unkeep(call: Call) -> web.StreamResponse:
+    return await _marked(call, kept=False)
+
+
+async def _marked(call: Call, *, kept: bool) -> web.StreamResponse:
+    run_id = await _changeable(call)
+    workspace = await call.control.cleanup.keep(run_id, call.principal, kept=kept)
+    now, config = utc_now(), call.control.config
+    return await call.answer(lambda c: workspace_view(workspace, verdict_of(c, config, workspace, now), now))
+
+
+async def _changeable(call: Call) -> int:
+    """Return the run whose workspace is to be changed; raise NotFoundError or ForbiddenError if that may not be."""
+    number = call.run_id
+    run = await call.control.database.read(lambda c: get_run(c, number))
+    if run is None:
+        raise NotFoundError(f"no run {number}")
+    await call.require("task.update", run.agent, f"run {number}")
+    return number
+
+
+_CHANGE = (404, 409)
+
+ROUTES = [
+    Route("GET", "/workspaces", "list workspaces", _list, responses.WorkspaceList),
+    Route(
+        "POST",
+        "/workspaces/clean",
+        "remove what the policy lets go",
+        _clean,
+        responses.CleanView,
+        body=requests.CleanRequest,
+        body_required=False,
+    ),
+    Route(
+        "POST",
+        "/workspaces/{run_id}/discard",
+        "save and remove a workspace whatever the policy says",
+        _discard,
+        responses.DiscardView,
+        refusals=_CHANGE,
+    ),
+    Route(
+        "POST",
+        "/workspaces/{run_id}/keep",
+        "have a workspace stay",
+        _keep,
+        responses.WorkspaceView,
+        refusals=_CHANGE,
+    ),
+    Route(
+        "POST",
+        "/workspaces/{run_id}/unkeep",
+        "let a workspace go again",
+        _unkeep,
+        responses.WorkspaceView,
+        refusals=_CHANGE,
+    ),
+]

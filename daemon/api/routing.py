@@ -1,0 +1,167 @@
+"""A route as data, from which both the server and `/openapi.json` are made, and what its handler gets and gives."""
+
+import re
+import sqlite3
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, TypeAdapter
+
+from daemon.access import Action
+from daemon.api.context import Control
+from daemon.api.json_body import in_words, parse_document, versions_of
+from daemon.api.requests import Name, NoQuery
+from daemon.errors import ForbiddenError, InvalidError, NotFoundError, RefusedError
+from daemon.schedules.management import Asked
+from daemon.units import utc_now
+
+B = TypeVar("B", bound=BaseModel)
+IF_MATCH, IDEMPOTENCY_KEY = "If-Match", "Idempotency-Key"
+_LONGEST_KEY = 255
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+_LARGEST_ID = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, its principal known."""
+
+    request: web.Request
+    control: Control
+    principal: str
+    body: BaseModel | None
+    query: BaseModel
+
+    @property
+    def agent(self) -> str:
+        """The agent that the path names; raises NotFoundError for what cannot be one."""
+        return self._name("agent")
+
+    @property
+    def schedule(self) -> str:
+        """The schedule that the path names; raises NotFoundError for what cannot be one."""
+        return self._name("name")
+
+    @property
+    def run_id(self) -> int:
+        """The run that the path names; raises NotFoundError for what cannot be one."""
+        match = self.request.match_info
+        text = match["run_id"] if "run_id" in match else match["id"]
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= _LARGEST_ID):  # noqa: PLR2004
+            raise NotFoundError(f"no run {text!r}")
+        return int(text)
+
+    def _name(self, part: str) -> str:
+        text = self.request.match_info[part]
+        try:
+            return _NAME.validate_python(text)
+        except ValueError:
+            raise NotFoundError(f"there is nothing called {text!r}") from None
+
+    def said(self, shape: type[B]) -> B:
+        """Return the body as the shape that the route declares."""
+        if not isinstance(self.body, shape):
+            raise TypeError(f"the route does not declare {shape.__name__}")
+        return self.body
+
+    def wanted(self, shape: type[B]) -> B:
+        """Return the query as the shape that the route declares."""
+        if not isinstance(self.query, shape):
+            raise TypeError(f"the route does not declare {shape.__name__}")
+        return self.query
+
+    def asked(self) -> Asked:
+        """Return who asks for a change now, and of which version."""
+        return Asked(self.principal, utc_now(), versions_of(self.request.headers.get(IF_MATCH)))
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """The key under which a repeated request is the same; raises InvalidError for one that is too long."""
+        key = self.request.headers.get(IDEMPOTENCY_KEY)
+        if key is not None and not re.fullmatch(f"[!-~]{{1,{_LONGEST_KEY}}}", key):
+            raise InvalidError(f"{IDEMPOTENCY_KEY} should have 1 to {_LONGEST_KEY} ASCII characters without blanks")
+        return key
+
+    async def answer(self, query: Callable[[sqlite3.Connection], dict[str, Any]]) -> web.Response:
+        """Answer with what a query finds; a large document is put into words off the loop, too."""
+        return written(await self.control.database.read(lambda connection: in_words(query(connection))))
+
+    async def require(self, action: Action, agent: str, what: str) -> None:
+        """Raise NotFoundError if the principal may not see an agent's things, ForbiddenError if it may only see."""
+        if not await self.control.may(self.principal, "schedule.read", agent):
+            raise NotFoundError(f"no {what}")
+        if action != "schedule.read" and not await self.control.may(self.principal, action, agent):
+            raise ForbiddenError(f"{self.principal} may see {what} but lacks {action}; agents.{agent}.allow grants it")
+
+    def require_configured(self, agent: str) -> None:
+        """Raise RefusedError for an agent that the config does not have any more."""
+        if agent not in self.control.config.agents:
+            raise RefusedError(f"no agent {agent!r} is in the config any more")
+
+    async def require_admin(self, what: str) -> None:
+        """Raise ForbiddenError unless the principal has every right."""
+        if not await self.control.is_admin(self.principal):
+            raise ForbiddenError(f"{self.principal} may not {what}; access.admins grants it")
+
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """What one method of one path does, takes and answers."""
+
+    method: str
+    path: str
+    does: str
+    handler: Handler
+    answer: type[BaseModel] | str
+    """The shape of a good answer, or its content type if it is no JSON."""
+    status: int = 200
+    body: type[BaseModel] | None = None
+    body_required: bool = True
+    query: type[BaseModel] = NoQuery
+    headers: tuple[str, ...] = ()
+    refusals: tuple[int, ...] = field(default=())
+    """Statuses besides those that every route may answer with."""
+    is_open: bool = False
+    """Whether anybody may ask, without a principal."""
+    action: str | None = None
+    """How a change of schedules is counted."""
+
+    @property
+    def is_of_schedules(self) -> bool:
+        """Whether the route exists only where schedules may be managed over the API."""
+        return "/schedules" in self.path
+
+    async def read_body(self, request: web.Request) -> BaseModel | None:
+        """Return the validated body; raise InvalidError for bad JSON and ValidationError for a wrong shape."""
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise web.HTTPUnsupportedMediaType(reason="send the body as it is, without a content-encoding")
+        data = await request.read()
+        if self.body is None:
+            return None
+        if not data and not self.body_required:
+            return self.body()
+        if request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType(reason="send the body as content-type: application/json")
+        return self.body.model_validate(parse_document(data))
+
+    def read_query(self, request: web.Request) -> BaseModel:
+        """Return the validated query; raise ValidationError for a wrong shape."""
+        values: dict[str, Any] = {}
+        for key, value in request.query.items():
+            values[key] = value if key not in values else [values[key], value]
+        return self.query.model_validate(values)
+
+
+def written(text: str, status: int = 200, **headers: str) -> web.Response:
+    """Return a JSON answer whose text is at hand."""
+    return web.Response(text=text, status=status, headers=headers or None, content_type="application/json")
+
+
+def reply(body: dict[str, Any], status: int = 200, **headers: str) -> web.Response:
+    """Return a JSON answer."""
+    return written(in_words(body), status, **headers)

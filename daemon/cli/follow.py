@@ -1,0 +1,38 @@
+"""Following a run to its end."""
+
+import sys
+from collections import deque
+
+import typer
+
+from daemon.cli.client import Client
+from daemon.cli.output import print_json
+from daemon.cli.run_output import show
+from daemon.errors import DaemonUnreachableError
+from daemon.text import escape
+
+
+def follow(client: Client, run: int, *, json: bool) -> None:
+    """Show what a run prints until it has ended, its further attempts included, and exit with 1 unless it completed."""
+    following: int | None = run
+    while following is not None:
+        print(f"Following run {following}", file=sys.stderr)
+        try:
+            output = client.stream(f"/runs/{following}/output?follow=true")
+            if json:
+                deque(output, maxlen=0)
+            else:
+                show(output)
+            ended = client.get(f"/runs/{following}")
+        except DaemonUnreachableError:
+            raise DaemonUnreachableError(
+                f"the daemon went away; run {following} goes on, and `agentcron runs logs {following} -f` follows it"
+            ) from None
+        following = ended["next_run_id"] if ended["status"] == "continued_as_new" else None
+    if json:
+        print_json(ended)
+    else:
+        reason = f": {escape(ended['error'])}" if ended["error"] else ""
+        print(f"Run {ended['id']} is {ended['status']}{reason}", file=sys.stderr)
+    if ended["status"] != "completed":
+        raise typer.Exit(1)

@@ -1,0 +1,67 @@
+"""What `schedules list`, `show` and `history` say: from the database where it may be read, else from the daemon."""
+
+import sqlite3
+from typing import Any
+
+from daemon.cli.client import Client, schedule_path
+from daemon.cli.offline import document, may_read, reading, schedule_named, split_address
+from daemon.config.schema import Config
+from daemon.errors import InvalidError, NotFoundError
+from daemon.units import utc_now
+from daemon.views.documents import history_view, schedule_view, schedules_page
+
+
+def listed(config: Config, agent: str | None, limit: int) -> dict[str, Any]:
+    """Return the schedules of one agent or of all."""
+
+    def query(connection: sqlite3.Connection) -> dict[str, Any]:
+        return schedules_page(connection, config, utc_now(), agent, limit, None)
+
+    if agent is not None:
+        return document(config, query, f"/agents/{agent}/schedules", limit=limit)
+    if may_read(config):
+        with reading(config) as connection:
+            return query(connection)
+    return _of_all_agents(config, limit)
+
+
+def _of_all_agents(config: Config, limit: int) -> dict[str, Any]:
+    if not config.agents:
+        raise InvalidError("only a config without mistakes says which agents there are; name one with --agent")
+    client, found, total = Client(config), [], 0
+    for agent in config.agents:
+        try:
+            page = client.get(f"/agents/{agent}/schedules", limit=limit)
+        except NotFoundError:  # we may not read it
+            continue
+        found += page["run_schedules"]
+        total += page["total"]
+    return {"run_schedules": found[:limit], "total": total, "next_cursor": None}
+
+
+def shown(config: Config, address: str) -> dict[str, Any]:
+    """Return one schedule, or the one deleted last of that name."""
+
+    def query(connection: sqlite3.Connection) -> dict[str, Any]:
+        return schedule_view(connection, schedule_named(connection, address, deleted=True), config, utc_now())
+
+    return document(config, query, schedule_path(*split_address(address)))
+
+
+def history_of(config: Config, address: str, limit: int) -> tuple[str, dict[str, Any]]:
+    """Return the zone of a schedule, and its fires and revisions."""
+    zone = ""
+
+    def query(connection: sqlite3.Connection) -> dict[str, Any]:
+        nonlocal zone
+        row = schedule_named(connection, address, deleted=True)
+        zone = row.definition["timezone"]
+        return history_view(connection, row.id, limit)
+
+    place = split_address(address)
+    view = document(config, query, schedule_path(*place, "fires"), limit=limit)
+    if "revisions" not in view:
+        client = Client(config)
+        zone = client.get(schedule_path(*place))["timezone"]
+        view = {"fires": view["fires"], **client.get(schedule_path(*place, "revisions"), limit=limit)}
+    return zone, {"fires": view["fires"], "revisions": view["revisions"]}

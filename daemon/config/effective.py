@@ -1,0 +1,60 @@
+"""What holds for one environment or agent: `[cleanup]` and `[retention]`, as they override them."""
+
+from datetime import datetime, timedelta
+
+from daemon.config.schema import AgentRetention, Config, Environment
+from daemon.rules.budget import Limits
+from daemon.rules.cleanup import Policy
+from daemon.rules.notifications import Audience, Target
+from daemon.rules.retention import Cutoff, Term, Terms
+
+
+def policy_of(config: Config, environment: str) -> Policy:
+    """Return `[cleanup]` as an environment overrides it; one that left the config goes by `[cleanup]` alone."""
+    general = config.cleanup
+    own = config.environments.get(environment) or Environment()
+    return Policy(
+        max_age=general.max_age if own.max_age is None else own.max_age,
+        keep_on_error=general.keep_on_error if own.keep_on_error is None else own.keep_on_error,
+        keep_errors=general.keep_errors if own.keep_errors is None else own.keep_errors,
+        quota=general.quota if own.quota is None else own.quota,
+        quota_warn=general.quota_warn if own.quota_warn is None else own.quota_warn,
+        salvage_max=general.salvage_max if own.salvage_max is None else own.salvage_max,
+    )
+
+
+def terms_of(config: Config, now: datetime) -> Terms:
+    """Return `[retention]` for every agent as of now, before anybody has looked which runs are the newest."""
+    general = _term(config, AgentRetention(), now)
+    return Terms({name: _term(config, agent.retention, now) for name, agent in config.agents.items()}, general, {})
+
+
+def budgets_of(config: Config) -> dict[str, Limits]:
+    """Return what agents may spend in a calendar day, those that have a limit."""
+    limits = {
+        name: Limits(agent.budget.runs_per_day, agent.budget.cost_usd_per_day, agent.budget.tokens_per_day)
+        for name, agent in config.agents.items()
+    }
+    return {name: limit for name, limit in limits.items() if not limit.are_none}
+
+
+def audience_of(config: Config) -> Audience:
+    """Return who is sent events; a target that is a dead-man's switch alone is not."""
+    return Audience(
+        tuple(
+            Target(name, frozenset(settings.on), frozenset(settings.agents))
+            for name, settings in config.notify.items()
+            if settings.command is not None or settings.url is not None
+        )
+    )
+
+
+def days_of(config: Config, own: AgentRetention) -> int | None:
+    """Return for how many days the ended runs of an agent are kept, None for ever."""
+    return config.retention.days if own.days is None else own.days
+
+
+def _term(config: Config, own: AgentRetention, now: datetime) -> Term:
+    days = days_of(config, own)
+    keep_last = config.retention.keep_last if own.keep_last is None else own.keep_last
+    return Term(None if days is None else Cutoff(now - timedelta(days=days)), keep_last)

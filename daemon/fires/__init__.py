@@ -1,0 +1,1 @@
+"""Fires: each due time becomes one ledger row, and perhaps a run."""

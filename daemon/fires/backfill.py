@@ -1,0 +1,157 @@
+"""Backfill: due times of the past that were not started are started after all."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from daemon.errors import InvalidError
+from daemon.fires.decision import new_run
+from daemon.fires.summaries import cadence_of, split_summary
+from daemon.model import DueTime, FireOutcome, Overlap, Trigger
+from daemon.rules import overlap
+from daemon.rules.cadence import Cadence
+from daemon.store.cancellations import flag_unfinished
+from daemon.store.connection import Transaction
+from daemon.store.events import add_event
+from daemon.store.fires import (
+    forget_fire,
+    outcome_of,
+    record_fire,
+    summaries_between,
+    summary_over,
+    unstarted_between,
+)
+from daemon.store.retention import purged_until
+from daemon.store.runs import count_unfinished, create_run
+from daemon.store.schedules import ScheduleRow
+from daemon.units import format_instant
+
+MOST = 1000
+"""Due times that one request may ask for."""
+_INSTANT = timedelta(microseconds=1)
+_STARTED = {FireOutcome.LAUNCHED, FireOutcome.BUFFERED}
+
+
+@dataclass
+class Backfilled:
+    """What a backfill brought about."""
+
+    runs: list[int] = field(default_factory=list)
+    already_run: int = 0
+    skipped_overlap: int = 0
+    upcoming: int = 0
+    """Due times whose jitter has the clock start them yet."""
+    stops_others: bool = False
+    """Whether earlier runs of the schedule were flagged for cancellation."""
+
+
+def backfill(
+    tx: Transaction,
+    row: ScheduleRow,
+    span: tuple[datetime, datetime],
+    policy: Overlap,
+    *,
+    principal: str,
+    now: datetime,
+    oldest: datetime | None,
+    instance: str,
+) -> Backfilled:
+    """Start the due times of a span, both ends included, that were not; raise InvalidError if that cannot be done.
+
+    `oldest` is how far back a due time may lie.
+    """
+    due_times = _due_times(tx, row, span, now, oldest)
+    work = _Backfill(tx, row, policy, principal, now, instance)
+    for due in due_times:
+        work.start(due)
+    return work.done
+
+
+def _due_times(
+    tx: Transaction, row: ScheduleRow, span: tuple[datetime, datetime], now: datetime, oldest: datetime | None
+) -> list[DueTime]:
+    """Return the due times of a span: by the cadence of now, and those that were recorded under an earlier one."""
+    first, last = span
+    if first > last:
+        raise InvalidError("from lies after to")
+    if last > now:
+        raise InvalidError("to lies in the future; a backfill takes due times of the past")
+    if oldest is not None and first < oldest:
+        raise InvalidError(f"from lies before {format_instant(oldest)}, as far back as retention keeps anything")
+    purged = purged_until(tx, row.id)
+    if purged is not None and first <= purged:
+        raise InvalidError(
+            f"retention deleted what is known of due times up to {format_instant(purged)}; from must lie after that"
+        )
+    count = row.cadence.count(first - _INSTANT, last)
+    if count > MOST:
+        raise _too_many(count)
+    found = {*_between(row.cadence, first, last), *unstarted_between(tx, row.id, first, last)}
+    for summary in summaries_between(tx, row.id, first, last):
+        cadence = cadence_of(tx, row, summary)
+        begin, end = max(first, summary.first), min(last, summary.last)
+        if cadence is not None and cadence.count(begin - _INSTANT, end) <= MOST:
+            found.update(_between(cadence, begin, end))
+    if len(found) > MOST:
+        raise _too_many(len(found))
+    return sorted(found)
+
+
+def _too_many(count: int) -> InvalidError:
+    return InvalidError(f"{count} due times lie between from and to; at most {MOST} can be started at once")
+
+
+def _between(cadence: Cadence, first: datetime, last: datetime) -> Iterator[DueTime]:
+    due = cadence.next_after(first - _INSTANT)
+    while due is not None and due <= last:
+        yield due
+        due = cadence.next_after(due)
+
+
+class _Backfill:
+    """One request at work, due time by due time."""
+
+    def __init__(
+        self, tx: Transaction, row: ScheduleRow, policy: Overlap, principal: str, now: datetime, instance: str
+    ) -> None:
+        self.tx = tx
+        self.row = row
+        self.policy = policy
+        self.principal = principal
+        self.now = now
+        self.instance = instance
+        self.done = Backfilled()
+
+    def start(self, due: DueTime) -> None:
+        """Start one due time unless it was started before, or the overlap policy forbids it."""
+        tx, row = self.tx, self.row
+        if not row.paused and due > row.cursor and row.cadence.start_of(due, row.address) > self.now:
+            self.done.upcoming += 1
+            return
+        before = outcome_of(tx, row.id, due)
+        if before in _STARTED:
+            self.done.already_run += 1
+            return
+        verdict = overlap.decide(self.policy, *count_unfinished(tx, row.id))
+        if verdict.outcome is FireOutcome.SKIPPED_OVERLAP:
+            self.done.skipped_overlap += 1
+            if before is None and summary_over(tx, row.id, due) is None:
+                reason = "an earlier run was unfinished at the backfill"
+                record_fire(tx, row.id, due, verdict.outcome, self.now, reason=reason)
+            return
+        if verdict.stop_others is not None:
+            self._stop_others(at_once=verdict.stop_others == "terminate")
+        run_id, _ = create_run(
+            tx, new_run(row, due, Trigger.BACKFILL, self.instance, creator=self.principal, held=verdict.held), self.now
+        )
+        before = before or split_summary(tx, row, due)
+        forget_fire(tx, row.id, due)
+        record_fire(tx, row.id, due, verdict.outcome, self.now, run_id=run_id)
+        told = {"by": self.principal, "due": format_instant(due), "was": str(before) if before else None}
+        add_event(tx, run_id, self.now, "backfilled", told)
+        self.done.runs.append(run_id)
+
+    def _stop_others(self, *, at_once: bool) -> None:
+        self.done.stops_others = True
+        reason = f"a backfill started another run (overlap = {self.policy})"
+        flag_unfinished(self.tx, self.row.id, self.now, self.principal, at_once=at_once, reason=reason)

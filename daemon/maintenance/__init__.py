@@ -1,0 +1,1 @@
+"""Periodic maintenance: retention and workspace cleanup."""

@@ -1,0 +1,357 @@
+"""The cleanup of workspaces: what the policy lets go is saved and removed, one after the other, by a helper process."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+from daemon.config.effective import policy_of
+from daemon.config.schema import Config
+from daemon.errors import NotFoundError, RefusedError, StoreUnavailableError
+from daemon.maintenance.timer import Progress, cadence_of, wait_until_due
+from daemon.model import ACTIVE
+from daemon.notify.outbox import Notice
+from daemon.rules.cleanup import Policy, Verdict, beyond_quota, judge
+from daemon.store.connection import Transaction
+from daemon.store.database import Closure, Database
+from daemon.store.events import add_event
+from daemon.store.runs import get_run, update_run
+from daemon.store.workspaces import (
+    Workspace,
+    add_workspace,
+    by_environment,
+    get_workspace,
+    mark_removed,
+    present_workspaces,
+    set_bytes,
+    set_kept,
+    set_note,
+)
+from daemon.units import format_size
+from daemon.workspaces.client import Porter, PorterError, porter
+from daemon.workspaces.layout import RUNS, TOP, workspace_path
+from daemon.workspaces.removal import TRASH
+
+T = TypeVar("T")
+_LOG = structlog.get_logger()
+_QUIET = 1.0  # seconds between the first need for a sweep and the sweep
+
+
+@dataclass
+class Swept:
+    """What one cleanup did, or would do."""
+
+    removed: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    dry_run: bool = False
+
+    def view(self) -> dict[str, Any]:
+        """Return it as everybody outside sees it."""
+        failed = [{"run_id": run, "reason": reason} for run, reason in self.failed.items()]
+        return {"removed": self.removed, "failed": failed, "dry_run": self.dry_run}
+
+    def notices(self) -> list[Notice]:
+        """Return what people may want to hear of it: nothing, if nothing was done."""
+        if not self.removed and not self.failed:
+            return []
+        text = f"{len(self.removed)} workspace(s) removed, {len(self.failed)} could not be"
+        details = {"removed": self.removed, "failed": self.view()["failed"]}
+        if self.removed:
+            return [Notice("cleanup", text, details=details)]
+        return [Notice("cleanup", text, subject="cleanup", state=str(sorted(self.failed)), details=details)]
+
+
+class Cleanup:
+    """Looks after the workspaces of one daemon."""
+
+    def __init__(
+        self,
+        database: Database,
+        state_dir: Path,
+        config: Config,
+        now: Callable[[], datetime],
+        count: Callable[[str], None],
+        tell: Callable[[list[Notice]], Awaitable[None]],
+    ) -> None:
+        """Prepare; `count` hears the result of each removal, `tell` what people may want to hear."""
+        self.config = config
+        self.progress: Progress | None = None
+        self._database = database
+        self._state_dir = state_dir
+        self._now = now
+        self._count = count
+        self._notify = tell
+        self._quotas: dict[str, Notice] = {}
+        self._one_at_a_time = asyncio.Lock()
+        self._deciding = asyncio.Lock()  # between what a person marks and what is removed
+        self._removing: set[int] = set()
+        self._wanted = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look after the quotas soon: a run has ended."""
+        self._wanted.set()
+
+    async def serve(self) -> None:
+        """Sweep at the start, whenever the config says, and soon after runs where there is a quota."""
+        while True:
+            try:
+                await self.sweep()
+            except (PorterError, OSError, StoreUnavailableError) as error:
+                _LOG.error("[cleanup] The cleanup failed, and is tried again at its next time", error=str(error))
+            except Exception:  # noqa: BLE001 - whatever agents put there must not stop the daemon
+                _LOG.exception("[cleanup] The cleanup failed unexpectedly, and is tried again at its next time")
+            await self._next_time(self._now())
+
+    async def _next_time(self, last: datetime) -> None:
+        """Wait until the next time after the last one, or until something is wanted where a quota is set."""
+        while not await wait_until_due(
+            lambda: cadence_of(self.config.cleanup, self.config), last, self._now, self._wanted
+        ):
+            if any(policy_of(self.config, name).quota for name in self.config.environments):
+                await asyncio.sleep(_QUIET)
+                return
+
+    async def sweep(self, *, older_than: timedelta | None = None, dry_run: bool = False) -> Swept:
+        """Remove what the policy lets go; raise PorterError, OSError or StoreUnavailableError if nothing could be done.
+
+        `older_than` overrules the environments' max_age; a dry run only tells.
+        """
+        swept = Swept(dry_run=dry_run)
+        if dry_run:
+            present = await self._database.read(present_workspaces)
+            swept.removed = [workspace.run_id for workspace in self._going(present, older_than)]
+            return swept
+        async with self._one_at_a_time:
+            present = await self._database.read(present_workspaces)
+            if not present and not await asyncio.to_thread(self._has_anything):
+                return swept
+            async with self._porter() as helper:
+                await helper.do("sweep_up")
+                await self._reconcile(helper, present)
+                await self._measure(helper, await self._database.read(present_workspaces))
+            try:
+                while going := self._going(await self._database.read(present_workspaces), older_than, swept.failed):
+                    for number, workspace in enumerate(going):
+                        self.progress = Progress(number, len(going))
+                        await self._sweep_one(workspace, swept)
+            finally:
+                self.progress = None
+        if swept.removed:
+            _LOG.info(f"[cleanup] Removed {len(swept.removed)} old task workspace(s)")
+        await self._notify([*self._quotas.values(), *swept.notices()])
+        return swept
+
+    def _has_anything(self) -> bool:
+        """Tell whether there may be anything to look after, though the ledger has no workspace."""
+        places = (self._state_dir / TOP, self._state_dir / RUNS / TRASH)
+        return any(place.is_dir() and any(place.iterdir()) for place in places)
+
+    def _going(
+        self, present: Iterable[Workspace], older_than: timedelta | None, failed: Collection[int] = ()
+    ) -> list[Workspace]:
+        """Return the workspaces that go now, oldest first, less those with which that failed."""
+        going: list[Workspace] = []
+        for name, group in by_environment(present).items():
+            policy = policy_of(self.config, name)
+            verdicts = dict(judge((one.candidate for one in group), policy, self._now(), older_than))
+            for run in verdicts.keys() & set(failed):
+                verdicts[run] = replace(verdicts[run], may_go=False, due=False)
+            due = {run for run, verdict in verdicts.items() if verdict.due}
+            rest = {one.run_id: one.bytes or 0 for one in group if one.run_id not in due}
+            due |= self._over_quota(name, policy, rest, verdicts) if older_than is None else set()
+            going += [one for one in group if one.run_id in due]
+        return going
+
+    def _over_quota(
+        self, name: str, policy: Policy, sizes: Mapping[int, int], verdicts: Mapping[int, Verdict]
+    ) -> set[int]:
+        used = sum(sizes.values())
+        if policy.quota is None or used < policy.quota * policy.quota_warn:
+            self._quotas[name] = Notice("quota", "", subject=f"quota:{name}")
+            return set()
+        going = set(beyond_quota(sizes, verdicts, policy.quota))
+        left = used - sum(sizes[run] for run in going)
+        verb = "near" if used <= policy.quota else "exceed"
+        told = {
+            "environment": name,
+            "used": format_size(used),
+            "quota": format_size(policy.quota),
+            "going": len(going),
+            "left": format_size(left),
+        }
+        _LOG.warning(f"[cleanup] The workspaces of an environment {verb} their quota", **told)
+        text = f"the workspaces of {name} {verb} their quota: {told['used']} of {told['quota']}"
+        self._quotas[name] = Notice("quota", text, subject=f"quota:{name}", state=verb, details=told)
+        return going
+
+    async def _sweep_one(self, workspace: Workspace, swept: Swept) -> None:
+        if workspace.ended_at is not None:
+            hours = (self._now() - workspace.ended_at) / timedelta(hours=1)
+            _LOG.info(f"[cleanup] Removing old task {workspace.run_id} (age: {hours:.1f}h)")
+        try:
+            reason = await self._remove(workspace, policy_of(self.config, workspace.environment).salvage_max)
+        except Exception as error:  # noqa: BLE001 - one bad workspace does not stop the others
+            _LOG.exception("[cleanup] ERROR: Failed to remove task workspace", run_id=workspace.run_id)
+            reason = f"unexpected error: {error}"
+        if reason is None:
+            swept.removed.append(workspace.run_id)
+        else:
+            swept.failed[workspace.run_id] = reason
+
+    async def release(self, run_id: int) -> str | None:
+        """Save and remove the workspace of an expired run, which renews the run; return why it is not gone.
+
+        One marked keep stays, and one with more unsaved work than `salvage_max`.
+        """
+        workspace = await self._database.read(lambda c: get_workspace(c, run_id))
+        if workspace is None or workspace.state != "present":
+            return None
+        return await self._remove(workspace, policy_of(self.config, workspace.environment).salvage_max, renews=True)
+
+    async def _remove(self, workspace: Workspace, salvage_max: int | None, *, renews: bool = False) -> str | None:
+        """Save and remove a workspace by a process of its own; return why it is not gone."""
+        async with self._deciding:
+            current = await self._database.read(lambda c: get_workspace(c, workspace.run_id))
+            if current is None or current.status in ACTIVE:
+                return "its run is active"
+            if current.kept:
+                return "it was marked keep meanwhile"
+            if workspace.run_id in self._removing:
+                return "it is being removed just now"
+            self._removing.add(workspace.run_id)
+        try:
+            async with self._porter() as helper:
+                done = await helper.do(
+                    "clean",
+                    environment=workspace.environment,
+                    run_id=str(workspace.run_id),
+                    base=workspace.base,
+                    salvage_max=salvage_max,
+                )
+        except (PorterError, OSError) as error:
+            done = {"gone": False, "in_trash": False, "reason": str(error), "saved": None}
+        finally:
+            self._removing.discard(workspace.run_id)
+        record = partial(self._record, workspace.run_id, done, renews=renews)
+        if done["gone"] or done["in_trash"]:
+            await self._database.write_patiently(record)
+        else:  # what stays is found again, and the disk may be too full to say so
+            await self._write_if_possible(record)
+        self._count("removed" if done["gone"] else "failed")
+        return None if done["gone"] else str(done["reason"])
+
+    def _record(self, run_id: int, done: dict[str, Any], tx: Transaction, *, renews: bool) -> None:
+        now, saved = self._now(), done["saved"]
+        if done["gone"] or done["in_trash"]:
+            mark_removed(tx, run_id, now)
+            if renews or (saved and saved["folder"]):
+                update_run(tx, run_id, now)  # what was saved stays as long as the run
+            left = {"left_in_trash": done["reason"]} if done["in_trash"] else {}
+            add_event(tx, run_id, now, "workspace_cleaned", {"saved": saved, **left})
+        elif set_note(tx, run_id, done["reason"]):
+            add_event(tx, run_id, now, "workspace_not_cleaned", {"reason": done["reason"], "saved": saved})
+
+    async def discard(self, run_id: int) -> str | None:
+        """Save and remove the workspace of a run, whatever the policy says; return why it is not gone.
+
+        Raise NotFoundError if there is none, RefusedError if the run is active or the workspace marked keep.
+        """
+        workspace = await self._database.read(lambda c: get_workspace(c, run_id))
+        if workspace is None or workspace.state != "present":
+            raise NotFoundError(f"run {run_id} has no workspace")
+        if workspace.status in ACTIVE:
+            raise RefusedError(f"run {run_id} is {workspace.status}; its workspace is in use")
+        if workspace.kept:
+            raise RefusedError(f"the workspace of run {run_id} is marked keep; unkeep it first")
+        return await self._remove(workspace, None)
+
+    async def keep(self, run_id: int, by: str, *, kept: bool) -> Workspace:
+        """Mark a workspace so that nothing removes it, or take the mark back; raise NotFoundError or RefusedError."""
+
+        def mark(tx: Transaction) -> Workspace:
+            workspace = get_workspace(tx, run_id)
+            if workspace is None or workspace.state != "present":
+                raise NotFoundError(f"run {run_id} has no workspace")
+            if workspace.kept is not kept:
+                set_kept(tx, run_id, kept=kept)
+                add_event(tx, run_id, self._now(), "workspace_kept" if kept else "workspace_unkept", {"by": by})
+            return get_workspace(tx, run_id) or workspace
+
+        async with self._deciding:
+            if run_id in self._removing:
+                raise RefusedError(f"the workspace of run {run_id} is being removed just now")
+            return await self._database.write(mark)
+
+    async def _measure(self, helper: Porter, present: Iterable[Workspace]) -> None:
+        sizes: dict[int, int] = {}
+        for name, group in by_environment(present).items():
+            measured = await helper.do("measure", environment=name, runs=[str(one.run_id) for one in group])
+            sizes |= {int(run): size for run, size in measured.items()}
+        if sizes:
+            await self._write_if_possible(lambda tx: set_bytes(tx, sizes))
+
+    async def _reconcile(self, helper: Porter, present: Iterable[Workspace]) -> None:
+        """Bring ledger and disk in line: unknown folders are taken in or put aside, rows without folders ended."""
+        survey = await helper.do("survey")
+        on_disk = {(environment, name) for environment, names in survey.items() for name in names or ()}
+        in_ledger = {(one.environment, str(one.run_id)): one for one in present}
+        for place, workspace in in_ledger.items():
+            is_told = survey.get(workspace.environment, []) is not None
+            if is_told and place not in on_disk and workspace.status not in ACTIVE:
+                _LOG.warning("[cleanup] A workspace is gone that nobody here removed", run_id=workspace.run_id)
+                await self._write_if_possible(partial(self._lose, workspace.run_id))
+        for environment, name in sorted(on_disk - in_ledger.keys()):
+            if await self._write_if_possible(partial(self._take_in, environment, name)) is False:
+                await self._put_aside(helper, environment, name)
+
+    async def _write_if_possible(self, closure: Closure[T]) -> T | None:
+        """Write to the ledger unless it cannot be: what is about to be removed may be what fills the disk."""
+        try:
+            return await self._database.write(closure)
+        except StoreUnavailableError:
+            return None
+
+    async def _put_aside(self, helper: Porter, environment: str, name: str) -> None:
+        try:
+            moved = await helper.do("quarantine", environment=environment, name=name)
+        except PorterError as error:
+            _LOG.error("[cleanup] A workspace of no known run cannot be put aside", name=name, error=str(error))
+        else:
+            _LOG.warning("[cleanup] A workspace of no known run was put aside", path=moved["path"])
+
+    def _lose(self, run_id: int, tx: Transaction) -> None:
+        mark_removed(tx, run_id, self._now())
+        update_run(tx, run_id, self._now())  # a cleanup may have been cut off after it had saved something
+        add_event(tx, run_id, self._now(), "workspace_lost", {})
+
+    def _take_in(self, environment: str, name: str, tx: Transaction) -> bool:
+        """Take a folder of a known run into the ledger; return whether it was one."""
+        run = get_run(tx, int(name)) if name.isascii() and name.isdigit() and len(name) < 19 else None  # noqa: PLR2004
+        if run is None or str(run.id) != name:
+            return False
+        known = get_workspace(tx, run.id)
+        if known is not None and known.state == "present":
+            return known.environment == environment  # it was made just now
+        if run.status in ACTIVE:
+            return True  # it is being made, and enters the ledger when it is complete
+        add_workspace(tx, run.id, environment, workspace_path(self._state_dir, environment, name), self._now())
+        add_event(tx, run.id, self._now(), "workspace_found", {"environment": environment})
+        return True
+
+    def _porter(self) -> contextlib.AbstractAsyncContextManager[Porter]:
+        return porter(self._state_dir, tell)
+
+
+def tell(text: str) -> None:
+    """Log what a helper process says, under its own words."""
+    if re.match(r"\[[a-z]+\] (ERROR|Refusing)", text):
+        _LOG.warning(text)
+    else:
+        _LOG.info(text)

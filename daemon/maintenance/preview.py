@@ -1,0 +1,82 @@
+"""What retention would delete now, without deleting anything."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from daemon.maintenance.cleanup import tell
+from daemon.maintenance.purge import Purge
+from daemon.rules.retention import Cutoff, Terms
+from daemon.store.database import Database
+from daemon.store.retention import ExpiredRun, expired_runs
+from daemon.workspaces.client import porter
+
+_MOST_NAMED = 1000  # runs
+_TOGETHER = 2000  # runs that are looked at and measured at once
+
+
+@dataclass
+class Group:
+    """The expired runs of one schedule."""
+
+    runs: int
+    oldest: str
+    newest: str
+    """When the first and the last of them were touched last."""
+    bytes: int
+
+
+@dataclass
+class Forecast:
+    """What a sweep would delete."""
+
+    runs: int = 0
+    fires: int = 0
+    workspaces: int = 0
+    """That would be saved and removed first, their runs staying for now."""
+    folders: int = 0
+    bytes: int = 0
+    run_ids: list[int] = field(default_factory=list)
+    """The first of them."""
+    groups: dict[tuple[str, str], Group] = field(default_factory=dict)
+
+    def add(self, run: ExpiredRun, size: int) -> None:
+        """Count a run in."""
+        self.runs += 1
+        self.bytes += size
+        if len(self.run_ids) < _MOST_NAMED:
+            self.run_ids.append(run.id)
+        group = self.groups.setdefault((run.agent, run.schedule or ""), Group(0, run.updated_at, run.updated_at, 0))
+        group.runs += 1
+        group.bytes += size
+        group.oldest, group.newest = min(group.oldest, run.updated_at), max(group.newest, run.updated_at)
+
+    def view(self) -> dict[str, Any]:
+        """Return it as everybody outside sees it."""
+        groups = [
+            {"agent": agent, "schedule": schedule or None, **vars(group)}
+            for (agent, schedule), group in sorted(self.groups.items())
+        ]
+        return {**vars(self), "groups": groups}
+
+
+async def forecast(database: Database, state_dir: Path, terms: Terms, latest: Cutoff) -> Forecast:
+    """Tell what a sweep by some terms would delete; raise StoreUnavailableError, PorterError or OSError."""
+    found = Forecast()
+    async with database.aside() as aside, porter(state_dir, tell) as helper:
+        purge = Purge(database, aside, terms, latest)
+        async for some in purge.candidates(_TOGETHER):
+            expired = await purge.look(some)
+            numbers = expired.gone
+            found.workspaces += len(expired.released)
+            sizes = await helper.do("measure_runs", runs=list(map(str, numbers)))
+            found.folders += len(sizes)
+            for run in await aside.read(lambda c, numbers=numbers: expired_runs(c, numbers)):  # type: ignore[misc]
+                found.add(run, sizes.get(str(run.id), 0))
+        cutoff = terms.general.cutoff
+        left = await helper.do("remove_orphans", expired=cutoff.text if cutoff else None, dry_run=True)
+        found.folders += left["folders"]
+        found.bytes += left["bytes"]
+        for schedule_id in await purge.schedules_with_old_fires():
+            found.fires += await purge.expired_fires(schedule_id)
+    return found

@@ -1,0 +1,175 @@
+"""What retention does to the database: find what has expired beside the writer, and delete it in short transactions."""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from daemon.errors import DiskFullError
+from daemon.rules.retention import Cutoff, Terms
+from daemon.store.connection import Transaction
+from daemon.store.database import Aside, Closure, Database
+from daemon.store.retention import (
+    Expired,
+    PageOfFires,
+    Source,
+    delete_fires,
+    delete_remains,
+    delete_runs,
+    deleted_schedules,
+    expirable,
+    expired_fires,
+    schedules_with_old_fires,
+    sort_out,
+    spared_from,
+)
+
+T = TypeVar("T")
+_HOLD = 0.015  # seconds that one transaction should take
+_LEAST, _FIRST, _MOST = 20, 200, 2000  # rows that are looked at in one
+_PAGES = 100  # that are given back in one, to begin with
+_MOST_PAGES = 1000
+_CHECKPOINT_EVERY = 4  # transactions
+
+
+class Purge:
+    """One sweep over the database."""
+
+    def __init__(self, database: Database, aside: Aside, terms: Terms, latest: Cutoff) -> None:
+        """Sweep by terms in which the newest runs of schedules are still to be looked up.
+
+        `latest` is the cutoff among them that expires most.
+        """
+        self._database = database
+        self._aside = aside
+        self._terms = terms
+        self._latest = latest
+        self._rows = _Pace(_LEAST, _FIRST, _MOST)
+        self._pages = _Pace(1, _PAGES, _MOST_PAGES)
+        self._transactions = 0
+        self._is_fruitful = True
+
+    async def candidates(self, together: int | None = None) -> AsyncIterator[list[int]]:
+        """Give the runs that may have expired, lowest first; raise StoreUnavailableError.
+
+        They come so many together, or as many as one transaction should look at.
+        """
+        spared = await self._aside.read(lambda c: spared_from(c, self._terms))
+        self._terms = replace(self._terms, spared_from=spared)
+        after = 0
+        while some := await self._aside.read(
+            partial(expirable, after=after, before=self._latest, limit=together or self._rows.size)
+        ):
+            yield some
+            after = some[-1]
+
+    async def look(self, numbers: list[int]) -> Expired:
+        """Return what of some candidates has expired."""
+        return await self._aside.read(partial(sort_out, numbers=numbers, terms=self._terms))
+
+    async def delete_runs(self, numbers: list[int]) -> Expired:
+        """Delete those of some candidates that have expired, with all that belongs to them; return what has.
+
+        Where the last ones gave nothing to do, there is a look first, so that nothing is written for nothing.
+        """
+        if not self._is_fruitful:
+            found = await self.look(numbers)
+            if not found.gone:
+                return found
+        found = await self._delete(partial(self._delete_expired, numbers), self._rows)
+        self._is_fruitful = bool(found.gone)
+        return found
+
+    def _delete_expired(self, numbers: list[int], tx: Transaction) -> Expired:
+        found = sort_out(tx, numbers, self._terms)
+        delete_runs(tx, found.gone)
+        return found
+
+    async def schedules_with_old_fires(self) -> list[int]:
+        """Return the schedules that may have expired fires."""
+        return await self._aside.read(lambda c: schedules_with_old_fires(c, self._terms))
+
+    async def expired_fires(self, schedule_id: int) -> int:
+        """Count the expired fires of a schedule."""
+        count = 0
+        after: str | None = ""
+        while after is not None:
+            page = await self._aside.read(partial(self._look_at_fires, schedule_id, after, _MOST))
+            count, after = count + len(page.due_times), page.then
+        return count
+
+    async def delete_fires(self, schedule_id: int) -> int:
+        """Delete the expired fires of a schedule; return how many went."""
+        count = 0
+        after: str | None = ""
+        if not (await self._aside.read(partial(self._look_at_fires, schedule_id, "", _MOST))).due_times:
+            return 0
+        while after is not None:
+            page = await self._delete(partial(self._delete_page, schedule_id, after), self._rows)
+            count, after = count + len(page.due_times), page.then
+        return count
+
+    def _look_at_fires(self, schedule_id: int, after: str, limit: int, source: Source) -> PageOfFires:
+        return expired_fires(source, schedule_id, after, self._terms, limit)
+
+    def _delete_page(self, schedule_id: int, after: str, tx: Transaction) -> PageOfFires:
+        page = self._look_at_fires(schedule_id, after, self._rows.size, tx)
+        delete_fires(tx, schedule_id, page)
+        return page
+
+    async def delete_schedules(self) -> int:
+        """Delete what has expired of deleted schedules, and those of which nothing is left; return how many went."""
+        known = await self._aside.read(deleted_schedules)
+        count = first = 0
+        while some := known[first : first + self._rows.size]:
+            count += await self._delete(partial(self._delete_some, some), self._rows)
+            first += len(some)
+        return count
+
+    def _delete_some(self, schedules: list[int], tx: Transaction) -> int:
+        return sum(delete_remains(tx, schedule_id, self._terms) for schedule_id in schedules)
+
+    async def give_back(self) -> None:
+        """Give the room of what was deleted back to the file system."""
+        before, left = None, 1
+        while left and left != before:  # a database that somebody made anew may not know how to give back
+            began, before = time.monotonic(), left
+            left = await self._database.give_back(self._pages.size)
+            self._pages.took(time.monotonic() - began)
+            await self._aside.checkpoint()
+
+    async def _delete(self, closure: Closure[T], pace: "_Pace") -> T:
+        """Run a transaction that deletes, on a full disk once more in the room of the ballast."""
+        began = 0.0
+
+        def timed(tx: Transaction) -> T:
+            nonlocal began
+            began = time.monotonic()
+            return closure(tx)
+
+        try:
+            result = await self._database.write_without_keys(timed)
+        except DiskFullError:
+            result = await self._database.write_without_keys(timed)
+        pace.took(time.monotonic() - began)
+        self._transactions += 1
+        if self._transactions % _CHECKPOINT_EVERY == 0:
+            await self._aside.checkpoint()
+        return result
+
+
+class _Pace:
+    """How much one transaction does, so that none takes long."""
+
+    def __init__(self, least: int, first: int, most: int) -> None:
+        self.size = first
+        self._least = least
+        self._most = most
+
+    def took(self, seconds: float) -> None:
+        """Note how long a transaction took."""
+        if seconds > _HOLD * 2:
+            self.size = max(self._least, self.size // 2)
+        elif seconds < _HOLD / 2:
+            self.size = min(self._most, self.size * 2)

@@ -1,0 +1,1 @@
+"""Notifications: a transactional outbox and its sender."""

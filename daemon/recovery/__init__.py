@@ -1,0 +1,1 @@
+"""Recovery after a crash, a lost database or a restore."""

@@ -1,0 +1,196 @@
+"""A backup takes the place of the database: what is not in it is treated as unknown, and nothing is started again."""
+
+import contextlib
+import sqlite3
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from itertools import chain, count
+from pathlib import Path
+
+from daemon.agents.process.launcher import living_supervisors
+from daemon.agents.process.supervisor import status
+from daemon.errors import RefusedError, StoreError
+from daemon.model import DATABASE, DATABASE_PARTS
+from daemon.recovery.adoption import start_from_copy
+from daemon.rules.notifications import Audience
+from daemon.runs.folder import run_folder, runs_with_folders
+from daemon.runs.hook_tokens import put_key
+from daemon.store.backup import BackupFile, Contents, examine
+from daemon.store.connection import Transaction, connect
+from daemon.store.lock import DaemonLock
+from daemon.store.migrate import has_whole_schema, migrate, migrations
+from daemon.store.read_only import why_not
+from daemon.store.runs import active_runs
+from daemon.store.witness import Witness, read_witness, renew, write_witness
+
+_FRESH = f"{DATABASE}.restoring"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What became of the state directory."""
+
+    contents: Contents
+    numbers_from: int
+    """The number that the next run gets at least."""
+    unknown: list[int]
+    """Runs that have a folder and are not in the backup."""
+    replaced: Path | None
+    """Where the database is now that was there before."""
+    replaced_folders: Path | None
+    """Where the folders are now of commands that other runs had let loose than those of the same number in it."""
+
+
+def restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audience) -> Restored:
+    """Put a backup in the place of the database of a state directory on which no daemon runs.
+
+    Due times up to now that it does not know get rows that say so, and runs that it has not seen begin are
+    interrupted. Run numbers go on above the highest ever given. The database that was there is kept beside it. Until
+    the backup is in its place the database is not changed. Raise RefusedError if a daemon runs, or agents that the
+    backup does not know; StoreError.
+    """
+    lock = DaemonLock(state_dir)
+    try:
+        return _restore(state_dir, source, now, audience)
+    except OSError as error:
+        place = f": {error.filename}" if error.filename else ""
+        raise StoreError(f"cannot restore into {state_dir}: {error.strerror}{place}") from None
+    except sqlite3.Error as error:
+        why = why_not(state_dir / DATABASE, error)
+        raise StoreError(f"cannot restore {source.path} into {state_dir}: {why}") from None
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _telling(replaced: Path | None) -> Iterator[None]:
+    """Say of what fails in the midst how to get out of it."""
+    try:
+        yield
+    except OSError as error:
+        place = f"; the database that was there is {replaced}" if replaced else ""
+        mend = "mend that and restore again, before a daemon is started"
+        raise StoreError(f"the restore was broken off: {error.strerror}: {error.filename}{place}; {mend}") from None
+
+
+def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audience) -> Restored:
+    (state_dir / "runs").mkdir(mode=0o700, exist_ok=True)
+    fresh, path = state_dir / _FRESH, state_dir / DATABASE
+    try:
+        _remove(fresh)
+        source.copy_to(fresh)
+        contents = examine(fresh, source.path)
+        folders = runs_with_folders(state_dir)
+        others = _folders_of_others(state_dir, fresh, folders)
+        _refuse_beside_unknown_agents(state_dir, fresh, others)
+        witness = _renewed(fresh, state_dir, folders, contents, now, audience)
+        replaced = _set_aside(path, now)
+        with _telling(replaced):
+            if contents.hook_key is not None:  # where there is one, the URLs that agents were given stay what they are
+                put_key(state_dir, contents.hook_key)
+            fresh.replace(path)
+            replaced_folders = _move_aside(state_dir, others, now)  # until the witness is there, too, no daemon starts
+            write_witness(state_dir, witness)
+    finally:
+        _remove(fresh)
+    with contextlib.closing(connect(path, read_only=True)) as connection:
+        known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
+    return Restored(contents, witness.highest_run + 1, sorted(folders - known), replaced, replaced_folders)
+
+
+def _renewed(
+    fresh: Path, state_dir: Path, folders: Collection[int], contents: Contents, now: datetime, audience: Audience
+) -> Witness:
+    """Bring a copy to this version's schema, give it an identity of its own, and close what is unknown."""
+    reached = max(contents.highest_run, max(folders, default=0), _highest_witnessed(state_dir))
+    with contextlib.closing(connect(fresh)) as connection:
+        try:
+            migrate(connection, fresh, migrations(), keep_before=False)
+        except StoreError as error:
+            raise StoreError(f"the backup cannot be brought to this version: {error}") from None
+        if not has_whole_schema(connection):
+            raise StoreError("the backup lacks tables or indexes of agentcron, or has triggers; somebody changed it")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("DROP TABLE IF EXISTS backup")
+        witness = renew(connection, reached, now, lost=True)
+        begun = partial(_was_begun, state_dir)
+        start_from_copy(Transaction(connection), now, begun, audience)
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA journal_mode = DELETE")  # one file, which takes its place in one step
+    return witness
+
+
+def _was_begun(state_dir: Path, run_id: int) -> bool:
+    return status.was_begun(str(run_folder(state_dir, run_id)))
+
+
+def _folders_of_others(state_dir: Path, fresh: Path, folders: Collection[int]) -> list[int]:
+    """Return the runs of the copy whose folders hold the records of another database's runs of the same numbers."""
+    with contextlib.closing(connect(fresh, read_only=True)) as connection:
+        runs = connection.execute("SELECT id, idempotency_key FROM runs")
+        return [
+            row["id"]
+            for row in runs
+            if row["id"] in folders
+            and status.is_of_another(str(run_folder(state_dir, row["id"])), row["idempotency_key"])
+        ]
+
+
+def _move_aside(state_dir: Path, others: Collection[int], now: datetime) -> Path | None:
+    """Move the folders of other runs to where nothing takes them for those of the backup's."""
+    if not others:
+        return None
+    place = _unused(state_dir / "runs" / f".replaced-{now:%Y%m%dT%H%M%SZ}")
+    place.mkdir(mode=0o700)
+    for number in others:
+        run_folder(state_dir, number).rename(place / str(number))
+    return place
+
+
+def _refuse_beside_unknown_agents(state_dir: Path, fresh: Path, others: Collection[int]) -> None:
+    """Raise RefusedError while agents work that nobody would own: those of runs that are not active in the copy."""
+    with contextlib.closing(connect(fresh, read_only=True)) as connection:
+        active = set(active_runs(Transaction(connection)))
+    unknown = {run: pid for run, pid in living_supervisors(state_dir).items() if run not in active or run in others}
+    if unknown:
+        pids = " ".join(str(pid) for pid in unknown.values())
+        raise RefusedError(
+            f"agents still work for runs that the backup does not know: {', '.join(map(str, sorted(unknown)))}; wait "
+            f"for their end, or end them and their supervisors with: kill {pids}"
+        )
+
+
+def _highest_witnessed(state_dir: Path) -> int:
+    """Return how far runs were numbered; a witness that cannot be read leaves that to the backup and the folders."""
+    with contextlib.suppress(StoreError):
+        witness = read_witness(state_dir)
+        return witness.highest_run if witness else 0
+    return 0
+
+
+def _set_aside(path: Path, now: datetime) -> Path | None:
+    if not path.exists():
+        for suffix in DATABASE_PARTS[1:]:
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return None
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # so that it is one file, if it can be read at all
+    aside = _unused(path.with_name(f"{path.name}.replaced-{now:%Y%m%dT%H%M%SZ}"))
+    for suffix in DATABASE_PARTS[1:]:
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.replace(aside.with_name(aside.name + suffix))
+    return path.replace(aside)
+
+
+def _unused(path: Path) -> Path:
+    """Return a path, or one like it that does not exist yet: what was kept is never written over."""
+    places = chain((path,), (path.with_name(f"{path.name}-{number}") for number in count(2)))
+    return next(place for place in places if not place.exists())
+
+
+def _remove(fresh: Path) -> None:
+    for suffix in DATABASE_PARTS:
+        fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)

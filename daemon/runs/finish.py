@@ -1,0 +1,120 @@
+"""How a run ends: its final status, or a new attempt in its place."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from daemon.agents.base import Outcome, Terms
+from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus, Step
+from daemon.notify.outbox import run_ended
+from daemon.rules.backoff import retry_delay
+from daemon.rules.notifications import Audience
+from daemon.runs.retry import next_attempt
+from daemon.store.cancellations import Flag, flag_of
+from daemon.store.connection import Transaction
+from daemon.store.events import add_event, begin_step, end_step
+from daemon.store.runs import Change, Run, change_status, count_usage, create_run, get_run, usage_columns
+from daemon.store.schedules import change_schedule, get_schedule_by_id
+from daemon.units import format_instant, parse_instant
+
+_MOST_RERUNS = 3
+
+
+def finish(
+    tx: Transaction,
+    run_id: int,
+    outcome: Outcome,
+    terms: Terms,
+    now: datetime,
+    *,
+    instance: str,
+    chance: float,
+    audience: Audience,
+) -> list[Change]:
+    """Record the outcome of an active run, create the next attempt where one is due, and tell whom it concerns."""
+    run = get_run(tx, run_id)
+    if run is None or run.status not in ACTIVE:
+        return []
+    flag = flag_of(tx, run_id)
+    outcome = _with_flag(outcome, flag)
+    ended_at = _ended_at(run, outcome, now)
+    end_step(tx, run_id, Step.WORK, ended_at, outcome.error)
+    begin_step(tx, run_id, Step.RECORD, now)
+    end_step(tx, run_id, Step.RECORD, now)
+    columns: dict[str, object] = {
+        "exit_code": outcome.exit_code,
+        "signal": outcome.signal,
+        "completed_at": format_instant(ended_at),
+        "error": outcome.error,
+        "message": outcome.message,
+        "output_bytes": outcome.output_bytes,
+        "output_dropped": outcome.output_dropped,
+        "memory_peak_bytes": outcome.memory_peak,
+        "cpu_seconds": outcome.cpu_seconds,
+        **usage_columns(outcome.usage),
+    }
+    count_usage(tx, run.agent, columns)
+    if flag is None and _goes_on(run, outcome, terms):
+        return [_continue(tx, run, outcome, terms, now, instance, chance, columns)]
+    change = change_status(tx, run, outcome.status, now, **columns)
+    run_ended(tx, audience, run, outcome.status, outcome.error, now)
+    if outcome.status is RunStatus.FAILED:
+        _pause_on_failure(tx, run, now)
+    return [change]
+
+
+def _ended_at(run: Run, outcome: Outcome, now: datetime) -> datetime:
+    """Return when the work ended: before now if it did so while no daemon was there."""
+    begun = run.delivered_at or run.started_at
+    earliest = parse_instant(begun) if begun else now
+    return max(earliest, min(outcome.ended_at or now, now))
+
+
+def _with_flag(outcome: Outcome, flag: Flag | None) -> Outcome:
+    """Say who wanted the cancellation; a run that completed all the same stays completed."""
+    if flag is None and outcome.status is RunStatus.CANCELLED and not outcome.cancelled_by_us:
+        return replace(
+            outcome, status=RunStatus.INTERRUPTED, error="its supervisor was told to end from outside agentcron"
+        )
+    if flag is None or outcome.status is RunStatus.COMPLETED:
+        return outcome
+    return replace(outcome, status=RunStatus.CANCELLED, error=flag.told)
+
+
+def _goes_on(run: Run, outcome: Outcome, terms: Terms) -> bool:
+    if outcome.status is RunStatus.FAILED:
+        return not outcome.permanent and run.attempt < terms.attempts
+    if outcome.status is RunStatus.INTERRUPTED:
+        return terms.on_interrupt == "rerun" and run.attempt < _MOST_RERUNS
+    return False
+
+
+def _continue(
+    tx: Transaction,
+    run: Run,
+    outcome: Outcome,
+    terms: Terms,
+    now: datetime,
+    instance: str,
+    chance: float,
+    columns: dict[str, object],
+) -> Change:
+    wait = outcome.retry_after
+    if wait is None:
+        wait = retry_delay(timedelta(seconds=terms.retry_delay_seconds), run.attempt, chance)
+    if outcome.status is RunStatus.INTERRUPTED:
+        wait = timedelta(0)
+    new = next_attempt(run, instance, creator=run.creator, not_before=now + wait)
+    next_id, _ = create_run(tx, new, now)
+    add_event(tx, run.id, now, "continued", {"run_id": next_id, "not_before": format_instant(now + wait)})
+    return change_status(tx, run, RunStatus.CONTINUED_AS_NEW, now, next_run_id=next_id, **columns)
+
+
+def _pause_on_failure(tx: Transaction, run: Run, now: datetime) -> None:
+    row = get_schedule_by_id(tx, run.schedule_id) if run.schedule_id else None
+    if row is None or row.paused or row.deleted_at or not row.definition["pause_on_failure"]:
+        return
+    note = f"run {run.id} failed (pause_on_failure)"
+    values = {"paused": 1, "paused_at": format_instant(now), "pause_note": note}
+    change_schedule(
+        tx, row, values, now, principal=CONFIG_PRINCIPAL, action="pause", changes={"paused": [False, True]}, note=note
+    )

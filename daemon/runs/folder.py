@@ -1,0 +1,86 @@
+"""The folder of one run on disk, and the place where its agent works."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from daemon.agents.process.supervisor import status
+from daemon.config.schema import Config
+
+_MOMENTARY = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+class PreparationError(Exception):
+    """A run's folder or workspace could not be made; the text says why."""
+
+
+class FolderRoomError(PreparationError):
+    """The host has no room for the run's folder just now, on the disk or among open files; it is tried again."""
+
+
+def run_folder(state_dir: Path, run_id: int) -> Path:
+    """Return the folder of a run."""
+    return state_dir / "runs" / str(run_id)
+
+
+def runs_with_folders(state_dir: Path) -> set[int]:
+    """Return the numbers of the runs that have a folder: whatever began has one."""
+    return {
+        int(entry.name) for entry in (state_dir / "runs").iterdir() if entry.name.isascii() and entry.name.isdigit()
+    }
+
+
+def prepare(state_dir: Path, run_id: int, content: str, config: Config, environment: str | None) -> Path | None:
+    """Make the run's folder with its input; return the workspace, None if a git environment must make it.
+
+    Raise PreparationError, or FolderRoomError.
+
+    Preparing again what an earlier try left behind is harmless.
+    """
+    folder = prepare_folder(state_dir, run_id, content)
+    with _telling(folder):
+        for place in (folder / "artifacts", folder / "tmp"):
+            place.mkdir(mode=0o700, exist_ok=True)
+        status.preallocate(str(folder))
+        return _workspace(folder, config, environment)
+
+
+def prepare_folder(state_dir: Path, run_id: int, content: str) -> Path:
+    """Make the run's folder with its input alone, for an agent elsewhere; raise as `prepare` does."""
+    folder = run_folder(state_dir, run_id)
+    with _telling(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _write(folder / "input.txt", content)
+    return folder
+
+
+@contextlib.contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong into an error that says so; a full disk is told from the rest."""
+    try:
+        yield
+    except OSError as error:
+        kind = FolderRoomError if error.errno in _MOMENTARY else PreparationError
+        raise kind(f"cannot prepare the run's folder: {error.strerror}: {error.filename or folder}") from None
+
+
+def _workspace(folder: Path, config: Config, environment: str | None) -> Path | None:
+    settings = config.environments[environment] if environment else None
+    if settings is not None and settings.mode == "local" and settings.path is not None:
+        place = config.resolve(settings.path)
+        if not place.is_dir():
+            raise PreparationError(f"environment {environment}: {place} is not a directory")
+        return place
+    if settings is not None and settings.mode == "git":
+        return None
+    private = folder / "work"
+    private.mkdir(mode=0o700, exist_ok=True)
+    return private
+
+
+def _write(path: Path, content: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as stream:  # noqa: PTH123 - the mode was given with the descriptor
+        stream.write(content.encode(errors="surrogateescape"))

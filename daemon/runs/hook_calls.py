@@ -1,0 +1,109 @@
+"""What an agent elsewhere says by the hook of its run: checked, masked, recorded once, and kept with the run."""
+
+import asyncio
+import contextlib
+import json
+import random
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from daemon.agents.base import Outcome
+from daemon.agents.process.report import in_brief
+from daemon.agents.process.supervisor.files import open_anew
+from daemon.errors import InvalidError, NotFoundError
+from daemon.model import RunStatus
+from daemon.rules.notifications import Audience
+from daemon.runs.folder import run_folder
+from daemon.runs.hook_tokens import UNKNOWN, hash_of, settle
+from daemon.runs.pipeline import Pipeline
+from daemon.store.database import Database
+from daemon.store.hooks import run_of_hook
+
+
+@dataclass(frozen=True)
+class HookCalls:
+    """Takes the calls of hooks."""
+
+    database: Database
+    pipeline: Pipeline
+    state_dir: Path
+    instance: str
+    now: Callable[[], datetime]
+    audience: Callable[[], Audience]
+    _turns: weakref.WeakValueDictionary[int, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
+
+    async def take(self, token: str, status: Literal["completed", "failed"], result: object, error: str | None) -> int:
+        """End the run of a token and return its number.
+
+        Raise NotFoundError for a token that is not in force, InvalidError for a result that cannot be kept.
+        """
+        run_id = await self._run_of(token)
+        turn = self._turns.setdefault(run_id, asyncio.Lock())
+        async with turn:  # a second call neither ends the run again nor replaces what the first one said
+            await self._run_of(token)
+            await self._end(run_id, token, status, result, error)
+        return run_id
+
+    async def _run_of(self, token: str) -> int:
+        digest, now = hash_of(token), self.now()
+        run_id = await self.database.read(lambda connection: run_of_hook(connection, digest, now))
+        if run_id is None:
+            raise NotFoundError(UNKNOWN)
+        return run_id
+
+    async def _end(
+        self, run_id: int, token: str, status: Literal["completed", "failed"], result: object, error: str | None
+    ) -> None:
+        """Keep what was said, then end the run: who sees that it is over finds its output."""
+        mask = self.pipeline.mask_of(run_id)
+        try:
+            shown = _masked(result, mask)
+            words = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False, indent=2)
+            brief = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+            error = None if error is None else mask(error)
+            said = json.dumps({"status": status, "result": shown, "error": error})
+        except RecursionError:
+            raise InvalidError("the result is nested too deeply") from None
+        message = None if result is None else in_brief(brief)
+        outcome = Outcome(RunStatus.COMPLETED, message=message)
+        if status == "failed":
+            outcome = Outcome(RunStatus.FAILED, in_brief(error or "the agent reported a failure"), message=message)
+        await asyncio.to_thread(self._keep, run_id, said, None if result is None else words + "\n")
+        run, changes = await self.database.write(
+            lambda tx: settle(
+                tx,
+                token,
+                outcome,
+                self.now(),
+                instance=self.instance,
+                chance=random.random(),
+                audience=self.audience(),
+            )
+        )
+        self.pipeline.report(changes, run.started_at)
+        self.pipeline.settled(run_id)
+
+    def _keep(self, run_id: int, said: str, output: str | None) -> None:
+        """Keep what was said in the run's folder: the result file as it came, its words as the output.
+
+        The outcome stands also where that is not possible.
+        """
+        folder = run_folder(self.state_dir, run_id)
+        for name, text in (("result.json", said), ("output.log", output or "")):
+            with contextlib.suppress(OSError), open_anew(str(folder / name)) as stream:
+                stream.write(text.encode(errors="replace"))
+
+
+def _masked(value: object, mask: Callable[[str], str]) -> object:
+    """Return a JSON value with secrets taken out of its strings, as they read before JSON escapes them."""
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, list):
+        return [_masked(one, mask) for one in value]
+    if isinstance(value, dict):
+        return {mask(key): _masked(one, mask) for key, one in value.items()}
+    return value

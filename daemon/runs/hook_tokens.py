@@ -1,0 +1,105 @@
+"""Hooks: how an agent elsewhere says that a run is over, once and with nothing but the token it was given."""
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from daemon.agents.base import Outcome
+from daemon.config.paths import socket_path
+from daemon.config.schema import Config
+from daemon.errors import NotFoundError, StoreError
+from daemon.model import ACTIVE, HOOK_KEY
+from daemon.rules.notifications import Audience
+from daemon.runs.finish import finish
+from daemon.runs.terms import terms_of
+from daemon.store.backup import new_file
+from daemon.store.connection import Transaction
+from daemon.store.hooks import use_hook
+from daemon.store.runs import Change, Run, get_run
+
+_KEY_BYTES = 32
+UNKNOWN = "no such hook: it is unknown, used or expired"
+"""What the caller of a hook hears whose token is not in force."""
+
+
+def open_key(state_dir: Path) -> bytes:
+    """Return the key of the state directory under which tokens are made, made at first need; raise StoreError."""
+    path = state_dir / HOOK_KEY
+    try:
+        if not path.exists():
+            put_key(state_dir, secrets.token_bytes(_KEY_BYTES))
+        key = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"cannot use {path}: {error.strerror}") from None
+    if len(key) != _KEY_BYTES:
+        raise StoreError(f"{path} is damaged; move it away: runs that wait for their hook keep their old URLs")
+    return key
+
+
+def put_key(state_dir: Path, key: bytes) -> None:
+    """Put a key in place where there is none, whole under its name or not at all; raise OSError."""
+    path = state_dir / HOOK_KEY
+    passing = path.with_suffix(".new")
+    passing.unlink(missing_ok=True)
+    with new_file(passing) as stream:
+        stream.write(key)
+        stream.flush()
+        os.fsync(stream.fileno())
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(passing)
+    finally:
+        passing.unlink()
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Makes the tokens of runs and the URLs that hold them."""
+
+    key: bytes
+
+    def token(self, idempotency_key: str) -> str:
+        """Return the token of a run, always the same: an HMAC (RFC 2104) of its idempotency key."""
+        digest = hmac.digest(self.key, idempotency_key.encode(), hashlib.sha256)
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+    def url(self, token: str, config: Config) -> str:
+        """Return where a token is to be posted: below public_url, at the TCP address, else at the socket."""
+        control = config.control
+        if control.public_url is not None:
+            base = control.public_url.rstrip("/")
+        elif control.listen is not None:
+            base = f"http://{control.listen}"
+        else:
+            base = f"http+unix://{quote(str(socket_path(config)), safe='')}"
+        return f"{base}/hooks/{token}"
+
+
+def hash_of(token: str) -> str:
+    """Return what is stored of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def settle(
+    tx: Transaction,
+    token: str,
+    outcome: Outcome,
+    now: datetime,
+    *,
+    instance: str,
+    chance: float,
+    audience: Audience,
+) -> tuple[Run, list[Change]]:
+    """End the active run of a token with an outcome; raise NotFoundError for a token that is not in force."""
+    run_id = use_hook(tx, hash_of(token), now)
+    run = None if run_id is None else get_run(tx, run_id)
+    if run is None or run.status not in ACTIVE:
+        raise NotFoundError(UNKNOWN)
+    return run, finish(tx, run.id, outcome, terms_of(run), now, instance=instance, chance=chance, audience=audience)

@@ -1,0 +1,220 @@
+"""Schedules of the config file: what a start or a reload makes of them."""
+
+import json
+import sqlite3
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any, Literal
+
+from daemon.config.schema import Config, Schedule
+from daemon.errors import ConfigError
+from daemon.model import CONFIG_PRINCIPAL
+from daemon.schedules.revision import Mark, pause_columns, redefine, remove
+from daemon.store.connection import Transaction
+from daemon.store.schedules import (
+    DEFINITION_KEYS,
+    ScheduleRow,
+    add_revision,
+    change_schedule,
+    insert_schedule,
+    live_schedules,
+    move_cursor,
+    retired_schedules,
+)
+from daemon.units import format_duration, format_instant
+
+_NOTE = "paused in the config file"
+_FILE_KEYS = {
+    "every_ms": "every",
+    "offset_ms": "offset",
+    "jitter_ms": "jitter",
+    "catchup_window_ms": "catchup_window",
+    "input_author": "input.author",
+    "input_content": "input",
+    "task_params": "params",
+    "task_metadata": "metadata",
+}
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What declaring one of the file's schedules changes."""
+
+    address: str
+    action: Literal["created", "changed", "retired", "revived"]
+    changes: dict[str, list[Any]] = field(default_factory=dict)
+    """What it was and what it will be, by the file's keys."""
+
+    def view(self) -> dict[str, Any]:
+        """Return it as everybody outside sees it."""
+        return {"schedule": self.address, "action": self.action, "changes": self.changes}
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A schedule of the file beside what the database has of it."""
+
+    agent: str
+    name: str
+    schedule: Schedule
+    definition: dict[str, Any]
+    live: ScheduleRow | None
+    retired: ScheduleRow | None
+
+    @cached_property
+    def changes(self) -> dict[str, list[Any]]:
+        """The columns that differ, as they are and as the file wants them."""
+        if self.live is None:
+            return {}
+        before = self.live.definition
+        found = {key: [before[key], value] for key, value in self.definition.items() if before[key] != value}
+        if self.new_pause and self.live.paused != self.schedule.paused:
+            found["paused"] = [self.live.paused, self.schedule.paused]
+        return found
+
+    @property
+    def new_pause(self) -> bool:
+        """Whether the file's line `paused` was edited; only then does it count."""
+        return self.live is not None and self.live.declared_paused != self.schedule.paused
+
+    def told(self) -> Declared | None:
+        """Say what will be done, None if nothing."""
+        address = f"{self.agent}/{self.name}"
+        if self.live is None:
+            return Declared(address, "revived" if self.retired else "created")
+        if self.changes or self.new_pause:
+            return Declared(address, "changed", {_FILE_KEYS.get(k, k): _shown(k, v) for k, v in self.changes.items()})
+        return None
+
+
+def _shown(key: str, values: list[Any]) -> list[Any]:
+    if not key.endswith("_ms"):
+        return values
+    return [None if value is None else format_duration(timedelta(milliseconds=value)) for value in values]
+
+
+def declared_changes(source: Transaction | sqlite3.Connection, config: Config) -> list[Declared]:
+    """Return what declaring the file's schedules would change; raise ConfigError if a name is taken."""
+    wanted, leaving = _compare(source, config)
+    told = [entry.told() for entry in wanted]
+    return [*(Declared(row.address, "retired") for row in leaving), *(change for change in told if change)]
+
+
+def sync_declared(tx: Transaction, config: Config, now: datetime) -> list[Declared]:
+    """Make the declared schedules of the database match the file; raise ConfigError if a name is taken."""
+    wanted, leaving = _compare(tx, config)
+    done = []
+    for row in leaving:
+        remove(tx, row, now, Mark(CONFIG_PRINCIPAL, "retire"))
+        done.append(Declared(row.address, "retired"))
+    for entry in wanted:
+        change = entry.told()
+        if change is None:
+            continue
+        if entry.live is not None:
+            _update(tx, entry, entry.live, now)
+        elif entry.retired is not None:
+            _revive(tx, entry.retired, entry.definition, entry.schedule, now)
+        else:
+            _create(tx, entry, now)
+        done.append(change)
+    return done
+
+
+def _compare(source: Transaction | sqlite3.Connection, config: Config) -> tuple[list[_Wanted], list[ScheduleRow]]:
+    """Return the file's schedules beside the database's, and the declared ones that the file has no more."""
+    live = {(row.agent, row.name): row for row in live_schedules(source)}
+    retired = {(row.agent, row.name): row for row in retired_schedules(source)}
+    wanted = [
+        _Wanted(
+            agent, name, schedule, definition_of(schedule, config), live.get((agent, name)), retired.get((agent, name))
+        )
+        for agent, settings in config.agents.items()
+        for name, schedule in settings.schedules.items()
+    ]
+    taken = [entry for entry in wanted if entry.live is not None and entry.live.source == "created"]
+    if taken:
+        raise ConfigError([_taken(config, entry.agent, entry.name) for entry in taken])
+    kept = {(entry.agent, entry.name) for entry in wanted}
+    return wanted, [row for key, row in live.items() if row.source == "declared" and key not in kept]
+
+
+def _taken(config: Config, agent: str, name: str) -> str:
+    return (
+        f"{config.file}: agents.{agent}.schedules.{name}: a schedule of this name was created through the API or the "
+        f"command line; delete that one, or give this one another name"
+    )
+
+
+def _create(tx: Transaction, entry: _Wanted, now: datetime) -> None:
+    at = format_instant(now)
+    schedule_id = insert_schedule(
+        tx,
+        f"{entry.agent}/{entry.name}",
+        now,
+        {
+            "agent": entry.agent,
+            "name": entry.name,
+            "source": "declared",
+            **entry.definition,
+            **pause_columns(_NOTE if entry.schedule.paused else None, now, paused=entry.schedule.paused),
+            "declared_paused": int(entry.schedule.paused),
+            "creator": CONFIG_PRINCIPAL,
+            "created_at": at,
+            "updated_at": at,
+        },
+    )
+    add_revision(tx, schedule_id, 1, now, CONFIG_PRINCIPAL, "create", entry.definition)
+
+
+def _update(tx: Transaction, entry: _Wanted, row: ScheduleRow, now: datetime) -> None:
+    changes = entry.changes
+    values: dict[str, Any] = {key: entry.definition[key] for key in changes if key != "paused"}
+    if entry.new_pause:
+        values["declared_paused"] = int(entry.schedule.paused)
+    if "paused" in changes:
+        values.update(pause_columns(_NOTE if entry.schedule.paused else None, now, paused=entry.schedule.paused))
+    redefine(tx, row, values, now, Mark(CONFIG_PRINCIPAL, "update", changes))
+
+
+def _revive(tx: Transaction, row: ScheduleRow, definition: dict[str, Any], schedule: Schedule, now: datetime) -> None:
+    """Bring a retired schedule back with its history; its due times start from now."""
+    values = {
+        **definition,
+        **pause_columns(_NOTE if schedule.paused else None, now, paused=schedule.paused),
+        "declared_paused": int(schedule.paused),
+        "deleted_at": None,
+    }
+    before = {**row.definition, "paused": row.paused}
+    wanted = {**definition, "paused": schedule.paused}
+    changes = {key: [before[key], value] for key, value in wanted.items() if before[key] != value}
+    changed = change_schedule(tx, row, values, now, principal=CONFIG_PRINCIPAL, action="revive", changes=changes)
+    move_cursor(tx, changed, now)
+
+
+def definition_of(schedule: Schedule, config: Config) -> dict[str, Any]:
+    """Return the columns that a schedule of the file fills."""
+    columns = {
+        "description": schedule.description,
+        "cron": schedule.cron,
+        "every_ms": _milliseconds(schedule.every) if schedule.every else None,
+        "offset_ms": _milliseconds(schedule.offset),
+        "timezone": schedule.timezone or config.daemon.timezone,
+        "start_at": format_instant(schedule.start_at) if schedule.start_at else None,
+        "end_at": format_instant(schedule.end_at) if schedule.end_at else None,
+        "jitter_ms": _milliseconds(schedule.jitter),
+        "overlap": str(schedule.overlap),
+        "catchup": str(schedule.catchup),
+        "catchup_window_ms": _milliseconds(schedule.catchup_window),
+        "pause_on_failure": int(schedule.pause_on_failure),
+        "input_author": schedule.input.author,
+        "input_content": schedule.input.content,
+        "task_params": json.dumps(schedule.params, default=str),
+        "task_metadata": json.dumps(schedule.metadata, default=str),
+    }
+    return {key: columns[key] for key in DEFINITION_KEYS}
+
+
+def _milliseconds(length: timedelta) -> int:
+    return length // timedelta(milliseconds=1)

@@ -1,0 +1,83 @@
+"""Changes of a schedule's row, whoever makes them: each settles what has come due before it and leaves a revision."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from daemon.fires.decision import record_pause, skip_undecided, waiting_for_jitter
+from daemon.rules.cadence import Cadence
+from daemon.store.connection import Transaction
+from daemon.store.schedules import CADENCE_KEYS, ScheduleRow, cadence_from, change_schedule, move_cursor
+from daemon.store.skips import pending_skips, remove_skip
+from daemon.units import format_instant, parse_instant
+
+_INSTANT = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a revision says of a change: who, what, and why."""
+
+    principal: str
+    action: str
+    changes: dict[str, list[Any]] = field(default_factory=dict)
+    note: str | None = None
+
+
+def pause_columns(note: str | None, now: datetime, *, paused: bool) -> dict[str, Any]:
+    """Return the columns that say whether a schedule is paused."""
+    return {"paused": int(paused), "paused_at": format_instant(now) if paused else None, "pause_note": note}
+
+
+def redefine(tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: datetime, mark: Mark) -> ScheduleRow:
+    """Set columns of a live schedule; a new cadence, a pause and a resumption count from now."""
+    new_cadence = bool(values.keys() & {*CADENCE_KEYS})
+    resumed = row.paused and values.get("paused") == 0
+    pauses = not row.paused and values.get("paused") == 1
+    cursor = row.cursor
+    if row.paused and (resumed or new_cadence):
+        record_pause(tx, row, now)
+        cursor = now
+    elif new_cadence or pauses:
+        what = "the schedule was paused" if pauses else "the cadence was changed"
+        waiting = waiting_for_jitter(row, now)
+        if new_cadence and waiting is not None and not _is_due(cadence_from({**row.definition, **values}), waiting):
+            waiting = None
+        cursor = now if waiting is None else waiting - _INSTANT
+        skip_undecided(tx, row, cursor, f"{what} before this due time was decided")
+    if new_cadence:
+        mark = _without_old_skips(tx, row, cadence_from({**row.definition, **values}), mark)
+    changed = change(tx, row, values, now, mark)
+    if resumed or pauses or new_cadence or "jitter_ms" in values:
+        move_cursor(tx, changed, cursor)
+    return changed
+
+
+def _is_due(cadence: Cadence, at: datetime) -> bool:
+    return cadence.next_after(at - _INSTANT) == at
+
+
+def _without_old_skips(tx: Transaction, row: ScheduleRow, cadence: Cadence, mark: Mark) -> Mark:
+    """Drop the requests to leave out what is not due any more under a new cadence, and say so in the mark."""
+    pending = pending_skips(tx, row.id)
+    left = [at for at in pending if _is_due(cadence, parse_instant(at))]
+    for at in pending:
+        if at not in left:
+            remove_skip(tx, row.id, parse_instant(at))
+    return mark if left == pending else replace(mark, changes={**mark.changes, "skipped_action_times": [pending, left]})
+
+
+def remove(tx: Transaction, row: ScheduleRow, now: datetime, mark: Mark) -> ScheduleRow:
+    """Soft-delete a schedule: its name is free, its history stays."""
+    if row.paused:
+        record_pause(tx, row, now)
+    else:
+        skip_undecided(tx, row, now, f"the schedule was {mark.action}d before this due time was decided")
+    return change(tx, row, {"deleted_at": format_instant(now)}, now, mark)
+
+
+def change(tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: datetime, mark: Mark) -> ScheduleRow:
+    """Set columns of a schedule, raise its version, and leave the revision that the mark describes."""
+    return change_schedule(
+        tx, row, values, now, principal=mark.principal, action=mark.action, changes=mark.changes, note=mark.note
+    )

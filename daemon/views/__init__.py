@@ -1,0 +1,1 @@
+"""JSON bodies shared by `--json` and the control API."""

@@ -1,0 +1,155 @@
+"""How the daemon is doing, in one document: what one looks at first in the morning."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from daemon.maintenance.timer import Progress
+from daemon.model import RunStatus
+from daemon.rules.budget import calendar_day
+from daemon.store.runs import SELECT_RUNS, count_pending, run_from
+from daemon.store.schedules import UNDECIDABLE, schedule_from
+from daemon.units import format_duration, format_instant, format_size, parse_instant
+from daemon.views.documents import run_view
+
+_FEW = 5
+_HOURS = 24
+_WORST_LAST = (
+    RunStatus.PENDING,
+    RunStatus.COMPLETED,
+    RunStatus.SUSPENDED,
+    RunStatus.RUNNING,
+    RunStatus.CONTINUED_AS_NEW,
+    RunStatus.CANCELLED,
+    RunStatus.INTERRUPTED,
+    RunStatus.FAILED,
+)
+
+
+def status_view(
+    connection: sqlite3.Connection,
+    state_dir: Path,
+    daemon: int | None,
+    now: datetime,
+    zone: str,
+    agents: list[str] | None = None,
+    *,
+    amiss: str | None,
+    sweeps: Mapping[str, Progress | None] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Return what runs now, what is next, what failed last, a day of runs, what they cost today, and the disk.
+
+    `daemon` is its pid and `amiss` what it says is wrong with it, None if it does not answer; `agents` are those that
+    may be seen (None for all), `sweeps` are those that may be under way. The day begins in `zone`.
+    """
+    seen = {"agents": None if agents is None else json.dumps(agents)}
+    running = _runs(connection, "r.completed_at IS NULL AND r.status IN ('running', 'suspended')", seen, "r.id")
+    failed = _runs(connection, "r.status IN ('failed', 'interrupted')", seen, f"r.id DESC LIMIT {_FEW}")
+    return {
+        "daemon": {
+            "running": daemon is not None,
+            "answers": amiss is not None,
+            "amiss": amiss or None,
+            "pid": daemon,
+            "uptime": _uptime(daemon, now),
+        },
+        "running": running,
+        "pending": count_pending(connection),
+        "next": _next(connection, now, seen),
+        "last_failures": failed,
+        "timeline": _timeline(connection, now, seen),
+        **_spent_since(connection, calendar_day(now, zone)[0], seen),
+        "sweeps": {name: progress.view() for name, progress in sweeps.items() if progress is not None},
+        "disk": _disk(state_dir),
+    }
+
+
+def _is_seen(column: str) -> str:
+    return f"(:agents IS NULL OR {column} IN (SELECT value FROM json_each(:agents)))"
+
+
+def _runs(connection: sqlite3.Connection, which: str, seen: dict[str, Any], order: str) -> list[dict[str, Any]]:
+    rows = connection.execute(f"{SELECT_RUNS} WHERE {which} AND {_is_seen('r.agent')} ORDER BY {order}", seen)
+    return [run_view(run_from(row)) for row in rows]
+
+
+def _next(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = connection.execute(
+        "SELECT * FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL "
+        f"AND {_is_seen('agent')} ORDER BY wake_at LIMIT {_FEW}",
+        seen,
+    )
+    return [
+        {
+            "schedule": f"{row['agent']}/{row['name']}",
+            "scheduled_for": _next_due(row, now),
+            "timezone": row["timezone"],
+        }
+        for row in rows
+    ]
+
+
+def _next_due(row: sqlite3.Row, now: datetime) -> str | None:
+    """Return the next due time of a schedule that lies ahead; the one in its row may wait for its jitter."""
+    if row["next_due"] > format_instant(now):
+        return str(row["next_due"])
+    try:
+        due = schedule_from(row).cadence.next_after(now)
+    except UNDECIDABLE:
+        return None
+    return format_instant(due) if due is not None else None
+
+
+def _timeline(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the last 24 hours of each schedule that ran: for each hour the worst status of its runs, oldest first."""
+    begin = now - timedelta(hours=_HOURS)
+    rows = connection.execute(
+        "SELECT s.agent, s.name, r.status, coalesce(r.started_at, r.created_at) AS at FROM runs r "
+        "JOIN schedules s ON s.id = r.schedule_id WHERE (r.completed_at IS NULL OR r.updated_at >= :begin) "
+        f"AND {_is_seen('r.agent')}",
+        {**seen, "begin": format_instant(begin)},
+    )
+    found: dict[str, list[list[RunStatus]]] = {}
+    for row in rows:
+        hour = (parse_instant(row["at"]) - begin) // timedelta(hours=1)
+        if 0 <= hour < _HOURS:
+            hours = found.setdefault(f"{row['agent']}/{row['name']}", [[] for _ in range(_HOURS)])
+            hours[hour].append(RunStatus(row["status"]))
+    return [
+        {"schedule": schedule, "hours": [_worst(statuses) for statuses in hours], "runs": sum(map(len, hours))}
+        for schedule, hours in sorted(found.items())
+    ]
+
+
+def _worst(statuses: Iterable[RunStatus]) -> RunStatus | None:
+    return max(statuses, key=_WORST_LAST.index, default=None)
+
+
+def _spent_since(connection: sqlite3.Connection, begin: datetime, seen: dict[str, Any]) -> dict[str, Any]:
+    row = connection.execute(
+        "SELECT sum(cost_usd) AS cost, coalesce(sum(input_tokens), 0) + coalesce(sum(output_tokens), 0) AS tokens "
+        "FROM runs r WHERE r.completed_at IS NOT NULL AND r.updated_at >= :begin "
+        f"AND r.completed_at >= :begin AND {_is_seen('r.agent')}",
+        {**seen, "begin": format_instant(begin)},
+    ).fetchone()
+    return {"cost_today_usd": None if row["cost"] is None else float(row["cost"]), "tokens_today": row["tokens"]}
+
+
+def _uptime(pid: int | None, now: datetime) -> str | None:
+    if pid is None:
+        return None
+    try:
+        since = datetime.fromtimestamp(Path(f"/proc/{pid}").stat().st_mtime, UTC)
+    except OSError:  # it ended just now
+        return None
+    return format_duration(now - since)
+
+
+def _disk(state_dir: Path) -> dict[str, str]:
+    database = sum(path.stat().st_size for path in state_dir.glob("state.db*"))
+    return {"used": format_size(database), "free": format_size(shutil.disk_usage(state_dir).free)}

@@ -1,0 +1,58 @@
+"""Workspaces as everybody outside sees them: how large, how old, and why each is there."""
+
+import sqlite3
+from datetime import datetime
+from typing import Any
+
+from daemon.config.effective import policy_of
+from daemon.config.schema import Config
+from daemon.rules.cleanup import Verdict, judge
+from daemon.store.workspaces import Workspace, by_environment, present_workspaces
+from daemon.units import format_instant
+
+
+def workspaces_view(
+    connection: sqlite3.Connection, config: Config, now: datetime, agents: list[str] | None = None
+) -> dict[str, Any]:
+    """Return the workspaces that are there, and how much room each environment takes.
+
+    `agents` are those that may be seen, None for all; the figures of an environment count all of its workspaces.
+    """
+    environments, found = [], []
+    for name, group in sorted(by_environment(present_workspaces(connection)).items()):
+        policy = policy_of(config, name)
+        seen = [one for one in group if agents is None or one.agent in agents]
+        if not seen:
+            continue
+        verdicts = judge((one.candidate for one in group), policy, now)
+        found += [workspace_view(one, verdicts[one.run_id], now) for one in seen]
+        used = sum(one.bytes or 0 for one in group)
+        environments.append({"environment": name, "workspaces": len(group), "bytes": used, "quota": policy.quota})
+    return {"workspaces": found, "environments": environments, "total": len(found)}
+
+
+def workspace_view(workspace: Workspace, verdict: Verdict, now: datetime) -> dict[str, Any]:
+    """Return one workspace that is there."""
+    ended = workspace.ended_at
+    return {
+        "run_id": workspace.run_id,
+        "agent": workspace.agent,
+        "schedule": f"{workspace.agent}/{workspace.schedule}" if workspace.schedule else None,
+        "environment": workspace.environment,
+        "path": workspace.path,
+        "status": workspace.status,
+        "kept": workspace.kept,
+        "reason": verdict.reason if workspace.kept else workspace.note or verdict.reason,
+        "bytes": workspace.bytes,
+        "age_seconds": None if ended is None else max(0, int((now - ended).total_seconds())),
+        "created_at": workspace.created_at,
+        "ended_at": None if ended is None else format_instant(ended),
+    }
+
+
+def verdict_of(connection: sqlite3.Connection, config: Config, workspace: Workspace, now: datetime) -> Verdict:
+    """Return what the policy says of one workspace, beside the others of its environment."""
+    group = by_environment(present_workspaces(connection)).get(workspace.environment, [])
+    others = [one.candidate for one in group if one.run_id != workspace.run_id]  # it may be gone again by now
+    verdicts = judge([*others, workspace.candidate], policy_of(config, workspace.environment), now)
+    return verdicts[workspace.run_id]

@@ -1,0 +1,1 @@
+"""Salvage: saving work that exists only in a workspace."""
