@@ -45,7 +45,7 @@ class CallError(Exception):
 
 
 @dataclass(frozen=True)
-class Call:
+class HttpCall:
     """What is asked of a peer."""
 
     name: str
@@ -153,7 +153,7 @@ class Reply:
 
 
 @contextlib.asynccontextmanager
-async def calling(session: aiohttp.ClientSession, call: Call) -> AsyncIterator[Reply]:
+async def calling(session: aiohttp.ClientSession, call: HttpCall) -> AsyncIterator[Reply]:
     """Make a call and give the reply once its headers are there; raise CallError if there is none, or it is no 2xx."""
     response = await _headers(session, call)
     try:
@@ -164,7 +164,7 @@ async def calling(session: aiohttp.ClientSession, call: Call) -> AsyncIterator[R
         response.close()
 
 
-async def _headers(session: aiohttp.ClientSession, call: Call) -> aiohttp.ClientResponse:
+async def _headers(session: aiohttp.ClientSession, call: HttpCall) -> aiohttp.ClientResponse:
     seconds = TO_HEADERS if call.to_headers is None else call.to_headers
     try:
         async with asyncio.timeout(seconds):
@@ -179,7 +179,7 @@ async def _headers(session: aiohttp.ClientSession, call: Call) -> aiohttp.Client
         raise CallError(f"the call cannot be made: {error}") from None
 
 
-async def _followed(session: aiohttp.ClientSession, call: Call) -> aiohttp.ClientResponse:
+async def _followed(session: aiohttp.ClientSession, call: HttpCall) -> aiohttp.ClientResponse:
     """Return the response, after redirects within the same scheme, host and port."""
     url = URL(call.url)
     for _ in range(_MOST_REDIRECTS + 1):

@@ -20,7 +20,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Terms:
+class RunSettings:
     """The settings that a run began with, as far as they matter after its start; no secrets."""
 
     kind: Literal["command", "agentex", "a2a", "acp"] = "command"
@@ -60,7 +60,7 @@ class Work:
     created_at: str
     run_dir: Path
     workspace: Path
-    terms: Terms
+    terms: RunSettings
     hook_token: str | None = None
     """By which the agent may end the run from outside; a secret."""
     spent_seconds: float = 0.0

@@ -5,7 +5,7 @@ from functools import partial
 import aiohttp
 import structlog
 
-from daemon.agents.base import Terms
+from daemon.agents.base import RunSettings
 from daemon.agents.process.acp import acp_spec
 from daemon.agents.process.agent import Describe, SupervisedAgent
 from daemon.agents.process.cgroups import Cgroups
@@ -53,7 +53,7 @@ class Agents:
         """Return the agent for a new run of a process."""
         return SupervisedAgent(self._nursery, self._cgroups, self._describe(settings, config))
 
-    def remote(self, terms: Terms, settings: BaseAgent | None, config: Config) -> RemoteAgent:
+    def remote(self, terms: RunSettings, settings: BaseAgent | None, config: Config) -> RemoteAgent:
         """Return the agent for a run behind a URL, whose settings may have left the config since it began."""
         secret = None
         if isinstance(settings, AgentexSettings | A2aSettings):
@@ -62,7 +62,7 @@ class Agents:
         read_key = partial(_read_key, config, secret) if secret is not None else None
         return _REMOTE[terms.kind](self._session, read_key)
 
-    def found_again(self, terms: Terms, settings: BaseAgent | None, config: Config) -> SupervisedAgent | RemoteAgent:
+    def adopted(self, terms: RunSettings, settings: BaseAgent | None, config: Config) -> SupervisedAgent | RemoteAgent:
         """Return the agent for a run that an earlier daemon began."""
         if terms.kind in _REMOTE:
             return self.remote(terms, settings, config)

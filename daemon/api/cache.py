@@ -24,7 +24,7 @@ class Answer:
     """The first due time in it, as UTC text: from then on it reads differently."""
 
 
-class Remembered:
+class ResponseCache:
     """What was answered under one config since the database last changed; used in the reader's thread alone."""
 
     def __init__(self) -> None:

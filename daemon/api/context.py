@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.access import Action, Rights
-from daemon.api.cache import Remembered
+from daemon.api.cache import ResponseCache
 from daemon.clock.alarm import Clock
 from daemon.config.schema import Config
 from daemon.maintenance.cleanup import Cleanup
@@ -26,7 +26,7 @@ _REMEMBERED = 3.0  # seconds for which a right that took a look-up is not looked
 
 
 @dataclass
-class Control:
+class ApiContext:
     """The running daemon as the routes see it."""
 
     database: Database
@@ -48,14 +48,14 @@ class Control:
     rights: Rights
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether the daemon stops: answers without an end are broken off."""
-    remembered: Remembered = field(default_factory=Remembered)
+    cache: ResponseCache = field(default_factory=ResponseCache)
     _known: dict[tuple[str, str, str], tuple[float, bool]] = field(default_factory=dict)
 
     def use(self, config: Config) -> None:
         """Go by another config from now on."""
         self.config = config
         self.rights = Rights(config)
-        self.remembered = Remembered()
+        self.cache = ResponseCache()
         self._known = {}
 
     async def pause(self, seconds: float) -> None:

@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
 
 from daemon.access import Action
-from daemon.api.context import Control
+from daemon.api.context import ApiContext
 from daemon.api.json_body import in_words, parse_document, versions_of
 from daemon.api.requests import Name, NoQuery
 from daemon.errors import ForbiddenError, InvalidError, NotFoundError, RefusedError
@@ -25,11 +25,11 @@ _LARGEST_ID = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Call:
+class ApiCall:
     """One request, its principal known."""
 
     request: web.Request
-    control: Control
+    control: ApiContext
     principal: str
     body: BaseModel | None
     query: BaseModel
@@ -106,7 +106,7 @@ class Call:
             raise ForbiddenError(f"{self.principal} may not {what}; access.admins grants it")
 
 
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+Handler = Callable[[ApiCall], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import structlog
 from aiohttp import web
 
 from daemon.api.connection import Connection
-from daemon.api.context import Control
+from daemon.api.context import ApiContext
 from daemon.api.errors import answer_to, refusal
 from daemon.api.identity import Hosts, Peers, Tokens, is_cross_origin
 from daemon.api.openapi import describe
 from daemon.api.requests import NoQuery
 from daemon.api.routes import hooks, retention, runs, schedules, service, workspaces
-from daemon.api.routing import Call, Route, reply
+from daemon.api.routing import ApiCall, Route, reply
 from daemon.api.sockets import Listeners
 from daemon.config.schema import Config
 from daemon.open_files import most_connections
@@ -49,7 +49,7 @@ _ASKED = web.RequestKey("asked", _Asked)
 class ControlServer:
     """The control API of one daemon."""
 
-    def __init__(self, control: Control, listeners: Listeners) -> None:
+    def __init__(self, control: ApiContext, listeners: Listeners) -> None:
         """Prepare to serve; raise ConfigError for a token that cannot be used."""
         self._control = control
         self._listeners = listeners
@@ -175,7 +175,7 @@ class ControlServer:
                 body = await route.read_body(request)
         except TimeoutError:
             raise web.HTTPRequestTimeout(reason=f"the body did not come within {_BODY:.0f} s") from None
-        return await route.handler(Call(request, self._control, principal, body, query))
+        return await route.handler(ApiCall(request, self._control, principal, body, query))
 
     async def _principal_of(self, request: web.Request, *, is_open: bool) -> str:
         """Return who asks; raise HTTPUnauthorized or HTTPForbidden where nobody may."""

@@ -6,7 +6,7 @@ from daemon.config.schema import AgentRetention, Config, Environment
 from daemon.rules.budget import Limits
 from daemon.rules.cleanup import Policy
 from daemon.rules.notifications import Audience, Target
-from daemon.rules.retention import Cutoff, Term, Terms
+from daemon.rules.retention import Cutoff, RetentionPolicy, RunRetention
 
 
 def policy_of(config: Config, environment: str) -> Policy:
@@ -23,10 +23,12 @@ def policy_of(config: Config, environment: str) -> Policy:
     )
 
 
-def terms_of(config: Config, now: datetime) -> Terms:
+def retention_policy(config: Config, now: datetime) -> RetentionPolicy:
     """Return `[retention]` for every agent as of now, before anybody has looked which runs are the newest."""
-    general = _term(config, AgentRetention(), now)
-    return Terms({name: _term(config, agent.retention, now) for name, agent in config.agents.items()}, general, {})
+    general = _run_retention(config, AgentRetention(), now)
+    return RetentionPolicy(
+        {name: _run_retention(config, agent.retention, now) for name, agent in config.agents.items()}, general, {}
+    )
 
 
 def budgets_of(config: Config) -> dict[str, Limits]:
@@ -54,7 +56,7 @@ def days_of(config: Config, own: AgentRetention) -> int | None:
     return config.retention.days if own.days is None else own.days
 
 
-def _term(config: Config, own: AgentRetention, now: datetime) -> Term:
+def _run_retention(config: Config, own: AgentRetention, now: datetime) -> RunRetention:
     days = days_of(config, own)
     keep_last = config.retention.keep_last if own.keep_last is None else own.keep_last
-    return Term(None if days is None else Cutoff(now - timedelta(days=days)), keep_last)
+    return RunRetention(None if days is None else Cutoff(now - timedelta(days=days)), keep_last)

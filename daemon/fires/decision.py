@@ -208,17 +208,17 @@ class _Decision:
             due = self.row.cadence.last_until(self.cursor, due - _INSTANT)
         return due
 
-    def _verdict(self) -> tuple[overlap.Verdict, str | None]:
+    def _verdict(self) -> tuple[overlap.OverlapDecision, str | None]:
         """Return what a due time of this schedule does as things are, and why if it does not start."""
         if self.row.agent not in self.present.agents:
             gone = f"no agent {self.row.agent!r} is in the config"
-            return overlap.Verdict(FireOutcome.SKIPPED_AGENT_DELETED), gone
+            return overlap.OverlapDecision(FireOutcome.SKIPPED_AGENT_DELETED), gone
         if not self.present.may_start((self.row.creator, self.row.agent)):
             revoked = f"{self.row.creator}, who created the schedule, may not start runs of {self.row.agent} any more"
-            return overlap.Verdict(FireOutcome.SKIPPED_PERMISSION_DENIED), revoked
+            return overlap.OverlapDecision(FireOutcome.SKIPPED_PERMISSION_DENIED), revoked
         spent = self._spent()
         if spent is not None:
-            return overlap.Verdict(FireOutcome.SKIPPED_BUDGET), spent
+            return overlap.OverlapDecision(FireOutcome.SKIPPED_BUDGET), spent
         unfinished, waiting = count_unfinished(self.tx, self.row.id)
         verdict = overlap.decide(self.row.overlap, unfinished, waiting)
         skipped = verdict.outcome is FireOutcome.SKIPPED_OVERLAP
@@ -279,7 +279,7 @@ class _Decision:
             self.tx.counts["fire", outcome] += count
             self._note(first, outcome, reason=reason, count=count)
 
-    def _decide_one(self, due: DueTime, trigger: Trigger, verdict: overlap.Verdict | None = None) -> None:
+    def _decide_one(self, due: DueTime, trigger: Trigger, verdict: overlap.OverlapDecision | None = None) -> None:
         """Decide one due time, unless it was decided before; a verdict that starts it may be known already."""
         if is_recorded(self.tx, self.row.id, due):
             return
@@ -295,7 +295,7 @@ class _Decision:
             self._stop_others(at_once=verdict.stop_others == "terminate")
         self._launch(due, trigger, verdict)
 
-    def _launch(self, due: DueTime, trigger: Trigger, verdict: overlap.Verdict) -> None:
+    def _launch(self, due: DueTime, trigger: Trigger, verdict: overlap.OverlapDecision) -> None:
         new = new_run(self.row, due, trigger, self.present.instance, held=verdict.held)
         run_id, fresh = create_run(self.tx, new, self.present.now)
         if not fresh:

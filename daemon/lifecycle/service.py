@@ -19,7 +19,7 @@ from daemon.access import Rights
 from daemon.agents.factory import Agents
 from daemon.agents.process.cgroups import take_delegated
 from daemon.agents.process.launcher import Nursery
-from daemon.api.context import Control
+from daemon.api.context import ApiContext
 from daemon.api.identity import Tokens
 from daemon.api.server import ControlServer
 from daemon.api.sockets import Listeners, listening
@@ -34,8 +34,8 @@ from daemon.http_client import open_session
 from daemon.lifecycle.reload import Reloader
 from daemon.lifecycle.shutdown import wait_for_runs
 from daemon.lifecycle.signals import Stop
-from daemon.lifecycle.startup import prepare, unless_stopped
-from daemon.lifecycle.watchdog import Report
+from daemon.lifecycle.startup import prepare_database, unless_stopped
+from daemon.lifecycle.watchdog import Watchdog
 from daemon.log import Log
 from daemon.maintenance.cleanup import Cleanup
 from daemon.maintenance.retention import Retention
@@ -144,17 +144,17 @@ class Service:
         self._pipeline: Pipeline
         self._queue: Queue
         self._clock: Clock
-        self._control: Control
+        self._api: ApiContext
         self._server: ControlServer
         self._reloader: Reloader
-        self._report: Report
+        self._watchdog: Watchdog
         self._cleanup: Cleanup
         self._retention: Retention
         self._asked: set[asyncio.Task[Any]] = set()  # what somebody asked for and is under way
 
     async def run(self) -> None:
         """Recover, arm the clock, be ready, and stay until told to stop."""
-        preparing = prepare(self._database, self._state_dir, self.config, self._started, self._audience)
+        preparing = prepare_database(self._database, self._state_dir, self.config, self._started, self._audience)
         limit = self.config.daemon.stop_timeout.total_seconds()
         async with starting():
             instance = await unless_stopped(preparing, self._stop_signal, limit)
@@ -181,10 +181,10 @@ class Service:
                         self._cleanup.serve(),
                         self._retention.serve(),
                         self._notifier.serve(),
-                        self._report.serve(),
+                        self._watchdog.serve(),
                     )
                 ]
-                notify("READY=1", await self._report.status())
+                notify("READY=1", await self._watchdog.status())
                 _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._state_dir), version=__version__)
                 await self._until_stopped()
             await self._stop(standing)
@@ -219,13 +219,13 @@ class Service:
         self._retention = Retention(
             self._database, self._state_dir, self.config, self._cleanup, utc_now, self._metrics.swept, self._tell
         )
-        self._report = Report(
+        self._watchdog = Watchdog(
             self._database, self._queue, self._metrics, self._log.flood, lambda: self._reloader.refusal
         )
         self._reloader = Reloader(
-            self.config, self._state_dir, self._database, self._clock.decide, self._use, self._report.status
+            self.config, self._state_dir, self._database, self._clock.decide, self._use, self._watchdog.status
         )
-        self._control = Control(
+        self._api = ApiContext(
             database=self._database,
             clock=self._clock,
             queue=self._queue,
@@ -242,13 +242,13 @@ class Service:
             ),
             start=self._begin,
             reload=self._reloader.reload,
-            amiss=self._report.amiss,
+            amiss=self._watchdog.amiss,
             state_dir=self._state_dir,
             instance=self._instance,
             config=self.config,
             rights=Rights(self.config),
         )
-        self._server = ControlServer(self._control, self._listeners)
+        self._server = ControlServer(self._api, self._listeners)
 
     def _present(self, now: WakeTime) -> Present:
         config = self.config
@@ -257,14 +257,14 @@ class Service:
 
     async def _look_up(self, claims: set[Claim]) -> dict[Claim, bool]:
         """Look up which creators may start runs of which agents, off the loop; leave out what takes too long."""
-        rights = self._control.rights
+        rights = self._api.rights
         asked = {asyncio.ensure_future(asyncio.to_thread(rights.grant, {claim})) for claim in claims}
         done, _ = await asyncio.wait(asked, timeout=_LOOK_UP) if asked else (set(), set())
         return {claim: right for answer in done for claim, right in answer.result().items()}
 
     async def _may_deliver(self, principal: str, agent: str) -> bool:
         """Tell whether the input of a principal's run may still be delivered."""
-        rights = self._control.rights
+        rights = self._api.rights
         at_once = rights.may_at_once(principal)
         return at_once if at_once is not None else await asyncio.to_thread(rights.may, principal, "task.update", agent)
 
@@ -333,7 +333,7 @@ class Service:
         )
         self._audience = audience_of(config)
         self._agents.tell_limits(config)
-        self._control.use(config)
+        self._api.use(config)
         self._server.use(config, tokens)
         self._stop_signal.term_means = config.daemon.on_stop
         self._queue.wake()

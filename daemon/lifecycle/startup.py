@@ -19,7 +19,9 @@ from daemon.store.database import Database
 T = TypeVar("T")
 
 
-async def prepare(database: Database, state_dir: Path, config: Config, now: datetime, audience: Audience) -> str:
+async def prepare_database(
+    database: Database, state_dir: Path, config: Config, now: datetime, audience: Audience
+) -> str:
     """Close what is unknown, heed the clock, and declare the schedules of the file; return the database's identity.
 
     Wait for a database that cannot be written.

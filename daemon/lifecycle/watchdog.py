@@ -18,7 +18,7 @@ from daemon.units import format_instant
 _EVERY = 10.0  # seconds
 
 
-class Report:
+class Watchdog:
     """Says `WATCHDOG=1` while loop and database writer advance, and `STATUS=` with counts and what is amiss."""
 
     def __init__(

@@ -18,7 +18,7 @@ from daemon.errors import NotFoundError, RefusedError, StoreUnavailableError
 from daemon.maintenance.timer import Progress, cadence_of, wait_until_due
 from daemon.model import ACTIVE
 from daemon.notify.outbox import Notice
-from daemon.rules.cleanup import Policy, Verdict, beyond_quota, judge
+from daemon.rules.cleanup import CleanupDecision, Policy, beyond_quota, decide_cleanup
 from daemon.store.connection import Transaction
 from daemon.store.database import Closure, Database
 from daemon.store.events import add_event
@@ -45,7 +45,7 @@ _QUIET = 1.0  # seconds between the first need for a sweep and the sweep
 
 
 @dataclass
-class Swept:
+class CleanupResult:
     """What one cleanup did, or would do."""
 
     removed: list[int] = field(default_factory=list)
@@ -118,12 +118,12 @@ class Cleanup:
                 await asyncio.sleep(_QUIET)
                 return
 
-    async def sweep(self, *, older_than: timedelta | None = None, dry_run: bool = False) -> Swept:
+    async def sweep(self, *, older_than: timedelta | None = None, dry_run: bool = False) -> CleanupResult:
         """Remove what the policy lets go; raise PorterError, OSError or StoreUnavailableError if nothing could be done.
 
         `older_than` overrules the environments' max_age; a dry run only tells.
         """
-        swept = Swept(dry_run=dry_run)
+        swept = CleanupResult(dry_run=dry_run)
         if dry_run:
             present = await self._database.read(present_workspaces)
             swept.removed = [workspace.run_id for workspace in self._going(present, older_than)]
@@ -160,23 +160,23 @@ class Cleanup:
         going: list[Workspace] = []
         for name, group in by_environment(present).items():
             policy = policy_of(self.config, name)
-            verdicts = dict(judge((one.candidate for one in group), policy, self._now(), older_than))
-            for run in verdicts.keys() & set(failed):
-                verdicts[run] = replace(verdicts[run], may_go=False, due=False)
-            due = {run for run, verdict in verdicts.items() if verdict.due}
+            decisions = dict(decide_cleanup((one.candidate for one in group), policy, self._now(), older_than))
+            for run in decisions.keys() & set(failed):
+                decisions[run] = replace(decisions[run], may_go=False, due=False)
+            due = {run for run, decision in decisions.items() if decision.due}
             rest = {one.run_id: one.bytes or 0 for one in group if one.run_id not in due}
-            due |= self._over_quota(name, policy, rest, verdicts) if older_than is None else set()
+            due |= self._over_quota(name, policy, rest, decisions) if older_than is None else set()
             going += [one for one in group if one.run_id in due]
         return going
 
     def _over_quota(
-        self, name: str, policy: Policy, sizes: Mapping[int, int], verdicts: Mapping[int, Verdict]
+        self, name: str, policy: Policy, sizes: Mapping[int, int], decisions: Mapping[int, CleanupDecision]
     ) -> set[int]:
         used = sum(sizes.values())
         if policy.quota is None or used < policy.quota * policy.quota_warn:
             self._quotas[name] = Notice("quota", "", subject=f"quota:{name}")
             return set()
-        going = set(beyond_quota(sizes, verdicts, policy.quota))
+        going = set(beyond_quota(sizes, decisions, policy.quota))
         left = used - sum(sizes[run] for run in going)
         verb = "near" if used <= policy.quota else "exceed"
         told = {
@@ -191,7 +191,7 @@ class Cleanup:
         self._quotas[name] = Notice("quota", text, subject=f"quota:{name}", state=verb, details=told)
         return going
 
-    async def _sweep_one(self, workspace: Workspace, swept: Swept) -> None:
+    async def _sweep_one(self, workspace: Workspace, swept: CleanupResult) -> None:
         if workspace.ended_at is not None:
             hours = (self._now() - workspace.ended_at) / timedelta(hours=1)
             _LOG.info(f"[cleanup] Removing old task {workspace.run_id} (age: {hours:.1f}h)")

@@ -6,7 +6,7 @@ from typing import Any
 
 from daemon.maintenance.cleanup import tell
 from daemon.maintenance.purge import Purge
-from daemon.rules.retention import Cutoff, Terms
+from daemon.rules.retention import Cutoff, RetentionPolicy
 from daemon.store.database import Database
 from daemon.store.retention import ExpiredRun, expired_runs
 from daemon.workspaces.client import porter
@@ -60,11 +60,11 @@ class Forecast:
         return {**vars(self), "groups": groups}
 
 
-async def forecast(database: Database, state_dir: Path, terms: Terms, latest: Cutoff) -> Forecast:
+async def forecast(database: Database, state_dir: Path, policy: RetentionPolicy, latest: Cutoff) -> Forecast:
     """Tell what a sweep by some terms would delete; raise StoreUnavailableError, PorterError or OSError."""
     found = Forecast()
     async with database.aside() as aside, porter(state_dir, tell) as helper:
-        purge = Purge(database, aside, terms, latest)
+        purge = Purge(database, aside, policy, latest)
         async for some in purge.candidates(_TOGETHER):
             expired = await purge.look(some)
             numbers = expired.gone
@@ -73,7 +73,7 @@ async def forecast(database: Database, state_dir: Path, terms: Terms, latest: Cu
             found.folders += len(sizes)
             for run in await aside.read(lambda c, numbers=numbers: expired_runs(c, numbers)):  # type: ignore[misc]
                 found.add(run, sizes.get(str(run.id), 0))
-        cutoff = terms.general.cutoff
+        cutoff = policy.general.cutoff
         left = await helper.do("remove_orphans", expired=cutoff.text if cutoff else None, dry_run=True)
         found.folders += left["folders"]
         found.bytes += left["bytes"]

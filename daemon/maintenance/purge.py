@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from daemon.errors import DiskFullError
-from daemon.rules.retention import Cutoff, Terms
+from daemon.rules.retention import Cutoff, RetentionPolicy
 from daemon.store.connection import Transaction
 from daemon.store.database import Aside, Closure, Database
 from daemon.store.retention import (
@@ -36,14 +36,14 @@ _CHECKPOINT_EVERY = 4  # transactions
 class Purge:
     """One sweep over the database."""
 
-    def __init__(self, database: Database, aside: Aside, terms: Terms, latest: Cutoff) -> None:
+    def __init__(self, database: Database, aside: Aside, policy: RetentionPolicy, latest: Cutoff) -> None:
         """Sweep by terms in which the newest runs of schedules are still to be looked up.
 
         `latest` is the cutoff among them that expires most.
         """
         self._database = database
         self._aside = aside
-        self._terms = terms
+        self._policy = policy
         self._latest = latest
         self._rows = _Pace(_LEAST, _FIRST, _MOST)
         self._pages = _Pace(1, _PAGES, _MOST_PAGES)
@@ -55,8 +55,8 @@ class Purge:
 
         They come so many together, or as many as one transaction should look at.
         """
-        spared = await self._aside.read(lambda c: spared_from(c, self._terms))
-        self._terms = replace(self._terms, spared_from=spared)
+        spared = await self._aside.read(lambda c: spared_from(c, self._policy))
+        self._policy = replace(self._policy, spared_from=spared)
         after = 0
         while some := await self._aside.read(
             partial(expirable, after=after, before=self._latest, limit=together or self._rows.size)
@@ -66,7 +66,7 @@ class Purge:
 
     async def look(self, numbers: list[int]) -> Expired:
         """Return what of some candidates has expired."""
-        return await self._aside.read(partial(sort_out, numbers=numbers, terms=self._terms))
+        return await self._aside.read(partial(sort_out, numbers=numbers, policy=self._policy))
 
     async def delete_runs(self, numbers: list[int]) -> Expired:
         """Delete those of some candidates that have expired, with all that belongs to them; return what has.
@@ -82,13 +82,13 @@ class Purge:
         return found
 
     def _delete_expired(self, numbers: list[int], tx: Transaction) -> Expired:
-        found = sort_out(tx, numbers, self._terms)
+        found = sort_out(tx, numbers, self._policy)
         delete_runs(tx, found.gone)
         return found
 
     async def schedules_with_old_fires(self) -> list[int]:
         """Return the schedules that may have expired fires."""
-        return await self._aside.read(lambda c: schedules_with_old_fires(c, self._terms))
+        return await self._aside.read(lambda c: schedules_with_old_fires(c, self._policy))
 
     async def expired_fires(self, schedule_id: int) -> int:
         """Count the expired fires of a schedule."""
@@ -111,7 +111,7 @@ class Purge:
         return count
 
     def _look_at_fires(self, schedule_id: int, after: str, limit: int, source: Source) -> PageOfFires:
-        return expired_fires(source, schedule_id, after, self._terms, limit)
+        return expired_fires(source, schedule_id, after, self._policy, limit)
 
     def _delete_page(self, schedule_id: int, after: str, tx: Transaction) -> PageOfFires:
         page = self._look_at_fires(schedule_id, after, self._rows.size, tx)
@@ -128,7 +128,7 @@ class Purge:
         return count
 
     def _delete_some(self, schedules: list[int], tx: Transaction) -> int:
-        return sum(delete_remains(tx, schedule_id, self._terms) for schedule_id in schedules)
+        return sum(delete_remains(tx, schedule_id, self._policy) for schedule_id in schedules)
 
     async def give_back(self) -> None:
         """Give the room of what was deleted back to the file system."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from daemon.config.effective import terms_of
+from daemon.config.effective import retention_policy
 from daemon.config.schema import Config
 from daemon.errors import StoreUnavailableError
 from daemon.maintenance.cleanup import Cleanup, tell
@@ -18,7 +18,7 @@ from daemon.maintenance.preview import Forecast, forecast
 from daemon.maintenance.purge import Purge
 from daemon.maintenance.timer import Progress, cadence_of, wait_until_due
 from daemon.notify.outbox import Notice
-from daemon.rules.retention import Terms
+from daemon.rules.retention import RetentionPolicy
 from daemon.store.database import Database
 from daemon.store.retention import count_expirable, database_bytes, last_sweep, note_sweep
 from daemon.units import format_size
@@ -30,7 +30,7 @@ _TELL_EVERY = 10.0  # seconds
 
 
 @dataclass
-class Swept:
+class RetentionResult:
     """What one sweep deleted."""
 
     deleted: int = 0
@@ -101,13 +101,13 @@ class Retention:
             return now
         return now if last is None else min(last, now)
 
-    async def sweep(self) -> Swept:
+    async def sweep(self) -> RetentionResult:
         """Delete what has expired; raise StoreUnavailableError, PorterError or OSError where that cannot go on.
 
         What was deleted until then stays deleted, every run wholly.
         """
         async with self._one_at_a_time:
-            began, swept = time.monotonic(), Swept()
+            began, swept = time.monotonic(), RetentionResult()
             try:
                 while not await self._sweep(swept):
                     _LOG.info("[retention] The config was changed; the sweep begins again by the new one")
@@ -131,41 +131,41 @@ class Retention:
         await self._notify([well, done] if swept.deleted else [well])
         return swept
 
-    async def foretell(self) -> Swept | Forecast:
+    async def foretell(self) -> RetentionResult | Forecast:
         """Tell what a sweep would delete now; raise StoreUnavailableError, PorterError or OSError."""
         async with self._one_at_a_time:
-            terms = terms_of(self.config, self._now())
-            latest = terms.latest
+            policy = retention_policy(self.config, self._now())
+            latest = policy.latest
             if latest is None:
-                return Swept(skipped=True)
-            return await forecast(self._database, self._state_dir, terms, latest)
+                return RetentionResult(skipped=True)
+            return await forecast(self._database, self._state_dir, policy, latest)
 
-    async def _sweep(self, swept: Swept) -> bool:
+    async def _sweep(self, swept: RetentionResult) -> bool:
         """Delete what has expired by the config as it is; return False if another one came meanwhile."""
         config, began = self.config, self._now()
-        terms = terms_of(config, began)
-        latest = terms.latest
+        policy = retention_policy(config, began)
+        latest = policy.latest
         if latest is None:
             _LOG.info("[retention] Skipped: retention.days is not set, and everything is kept")
-            swept.skipped = swept == Swept()
+            swept.skipped = swept == RetentionResult()
             return True
         await asyncio.to_thread(check_reachable, self._state_dir)
         async with self._database.aside() as aside:
             before = await aside.read(database_bytes)
             self.progress = Progress(0, await aside.read(lambda c: count_expirable(c, latest)))
-            purge = Purge(self._database, aside, terms, latest)
+            purge = Purge(self._database, aside, policy, latest)
             try:
                 is_done = await self._purge(purge, self.progress, config, swept)
             except Exception:
-                await self._remove_folders(terms, swept)  # they take the most room, and wait for nothing else
+                await self._remove_folders(policy, swept)  # they take the most room, and wait for nothing else
                 raise
             swept.bytes_freed += max(0, before - await aside.read(database_bytes))
-        await self._remove_folders(terms, swept)
+        await self._remove_folders(policy, swept)
         if is_done:
             await self._database.write(lambda tx: note_sweep(tx, began))
         return is_done
 
-    async def _purge(self, purge: Purge, progress: Progress, config: Config, swept: Swept) -> bool:
+    async def _purge(self, purge: Purge, progress: Progress, config: Config, swept: RetentionResult) -> bool:
         """Delete rows, and workspaces that are in the way; return False as soon as another config is there."""
         told = time.monotonic()
         for schedule_id in await purge.schedules_with_old_fires():
@@ -200,8 +200,8 @@ class Retention:
             _LOG.exception("[retention] ERROR: Failed to remove a workspace", run_id=run_id)
             return False
 
-    async def _remove_folders(self, terms: Terms, swept: Swept) -> None:
-        cutoff = terms.general.cutoff
+    async def _remove_folders(self, policy: RetentionPolicy, swept: RetentionResult) -> None:
+        cutoff = policy.general.cutoff
         async with porter(self._state_dir, tell) as helper:
             expired = cutoff.text if cutoff else None
             done = await helper.do("remove_orphans", expired=expired, dry_run=False)

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from daemon.model import RunStatus
-from daemon.rules.notifications import Audience, Standing, Told, judge
+from daemon.rules.notifications import Audience, Standing, Told, next_standing
 from daemon.store.connection import Transaction
 from daemon.store.notifications import add_notification, set_standing, standing_of
 from daemon.store.runs import Run
@@ -40,7 +40,7 @@ def tell(tx: Transaction, audience: Audience, notices: Iterable[Notice], now: da
     """Have notices sent to whom they concern, those about a known state at growing gaps only."""
     for notice in notices:
         if notice.subject is not None:
-            _, _, told = _judged(tx, notice.subject, notice.state, now)
+            _, _, told = _update_standing(tx, notice.subject, notice.state, now)
             if told is None or told is Told.RECOVERED:
                 continue
         _send(tx, audience, notice, now)
@@ -55,7 +55,7 @@ def run_ended(
     if run.schedule_id is None or status not in {RunStatus.COMPLETED, *_BAD}:
         return
     subject = f"schedule:{run.schedule_id}"
-    known, standing, told = _judged(tx, subject, status if status in _BAD else None, now)
+    known, standing, told = _update_standing(tx, subject, status if status in _BAD else None, now)
     if told is not None:
         tx.counts["news", subject] += 1
     if told is Told.RECOVERED and known is not None:
@@ -67,12 +67,12 @@ def run_ended(
         _send(tx, audience, _of_run(run, status, text, **details), now)
 
 
-def _judged(
+def _update_standing(
     tx: Transaction, subject: str, state: str | None, now: datetime
 ) -> tuple[Standing | None, Standing | None, Told | None]:
     """Record the state that a subject was found in; return how it stood, how it stands, and whether that is news."""
     known = standing_of(tx, subject)
-    standing, told = judge(known, state, now)
+    standing, told = next_standing(known, state, now)
     if standing != known:
         set_standing(tx, subject, standing)
     return known, standing, told

@@ -17,7 +17,7 @@ from daemon.agents.process.spec import base_environment, program_of
 from daemon.agents.process.supervisor import tree
 from daemon.config.schema import Config, Notify
 from daemon.errors import StoreUnavailableError
-from daemon.http_client import Call, CallError, calling
+from daemon.http_client import CallError, HttpCall, calling
 from daemon.notify.payload import request_of
 from daemon.rules.notifications import next_try
 from daemon.store.database import Database
@@ -154,9 +154,9 @@ class Notifier:
             await _run([program_of(settings.command, self.config), *settings.command[1:]], body)
         elif settings.url is not None:
             body, headers = request_of(settings.format, notification.event)
-            await self._call(Call("notification", settings.url, body, headers, _TO_HEADERS))
+            await self._call(HttpCall("notification", settings.url, body, headers, _TO_HEADERS))
 
-    async def _call(self, call: Call) -> None:
+    async def _call(self, call: HttpCall) -> None:
         """Make a call of which only the status matters; raise NotSentError."""
         try:
             async with calling(self._session, call):
@@ -196,7 +196,7 @@ class Notifier:
         last[name] = now
         place = str(URL(url) / "fail") if ill else url
         try:
-            await self._call(Call("ping", place, to_headers=_TO_HEADERS))
+            await self._call(HttpCall("ping", place, to_headers=_TO_HEADERS))
         except NotSentError as error:
             _LOG.warning("[daemon] The dead-man's switch was not reached", target=name, reason=str(error))
 

@@ -39,7 +39,7 @@ def start_anew(tx: Transaction, now: datetime, begun: Collection[int], audience:
             _interrupt(tx, run, now, audience)
 
 
-def start_from_copy(tx: Transaction, now: datetime, let_loose: Callable[[int], bool], audience: Audience) -> None:
+def start_from_copy(tx: Transaction, now: datetime, release: Callable[[int], bool], audience: Audience) -> None:
     """Go on with an old copy of a database: whatever it has not yet seen begin may have begun, and ended, since.
 
     `let_loose` tells of a run that had a supervisor whether its command may have been begun. What was active goes on or
@@ -49,7 +49,7 @@ def start_from_copy(tx: Transaction, now: datetime, let_loose: Callable[[int], b
     for run in pending_runs(tx):
         _interrupt(tx, run, now, audience)
     for run in begun_runs(tx):
-        if run.delivered_at is None and run.pid is not None and let_loose(run.id):
+        if run.delivered_at is None and run.pid is not None and release(run.id):
             tx.execute("UPDATE runs SET delivered_at = started_at WHERE id = ?", (run.id,))
         elif run.delivered_at is None:
             _interrupt(tx, run, now, audience)

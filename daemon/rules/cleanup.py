@@ -36,7 +36,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CleanupDecision:
     """What the policy says of one workspace."""
 
     reason: str
@@ -47,15 +47,15 @@ class Verdict:
     """Whether it goes now."""
 
 
-def judge(
+def decide_cleanup(
     workspaces: Iterable[Candidate], policy: Policy, now: datetime, max_age: timedelta | None = None
-) -> Mapping[int, Verdict]:
+) -> Mapping[int, CleanupDecision]:
     """Return what becomes of the workspaces of one environment, by run; `max_age` overrules the policy's."""
-    found: dict[int, Verdict] = {}
+    found: dict[int, CleanupDecision] = {}
     errors: dict[str, int] = {}
     age = policy.max_age if max_age is None else max_age
     for workspace in sorted(workspaces, key=lambda one: (_end(one), one.run_id), reverse=True):
-        found[workspace.run_id] = _verdict(workspace, policy, errors, now, age)
+        found[workspace.run_id] = _decide_one(workspace, policy, errors, now, age)
     return found
 
 
@@ -63,30 +63,34 @@ def _end(workspace: Candidate) -> float:
     return workspace.ended_at.timestamp() if workspace.ended_at else float("inf")
 
 
-def _verdict(workspace: Candidate, policy: Policy, errors: dict[str, int], now: datetime, age: timedelta) -> Verdict:
+def _decide_one(
+    workspace: Candidate, policy: Policy, errors: dict[str, int], now: datetime, age: timedelta
+) -> CleanupDecision:
     if workspace.status in ACTIVE or workspace.ended_at is None:
-        return Verdict("its run is active", may_go=False)
+        return CleanupDecision("its run is active", may_go=False)
     newer = 0
     if workspace.status not in ENDED_WELL:
         newer = errors.get(workspace.source, 0)
         errors[workspace.source] = newer + 1
     if workspace.kept:
-        return Verdict("marked keep", may_go=False)
+        return CleanupDecision("marked keep", may_go=False)
     if workspace.status not in ENDED_WELL and policy.keep_on_error and newer < policy.keep_errors:
-        return Verdict(f"{workspace.status}, among the newest {policy.keep_errors} of its schedule", may_go=False)
+        return CleanupDecision(
+            f"{workspace.status}, among the newest {policy.keep_errors} of its schedule", may_go=False
+        )
     if now - workspace.ended_at > age:
-        return Verdict("old enough to go", may_go=True, due=True)
-    return Verdict("younger than max_age", may_go=True)
+        return CleanupDecision("old enough to go", may_go=True, due=True)
+    return CleanupDecision("younger than max_age", may_go=True)
 
 
-def beyond_quota(sizes: Mapping[int, int], verdicts: Mapping[int, Verdict], quota: int) -> list[int]:
+def beyond_quota(sizes: Mapping[int, int], decisions: Mapping[int, CleanupDecision], quota: int) -> list[int]:
     """Return the runs whose workspaces go so that the rest fits, oldest first; never one that the policy keeps."""
     over = sum(sizes.values()) - quota
     going = []
     for run_id in sorted(sizes):
         if over <= 0:
             break
-        if verdicts[run_id].may_go and sizes[run_id] > 0:
+        if decisions[run_id].may_go and sizes[run_id] > 0:
             going.append(run_id)
             over -= sizes[run_id]
     return going

@@ -57,7 +57,7 @@ class Told(Enum):
 NOBODY = Audience()
 
 
-def judge(known: Standing | None, state: str | None, now: datetime) -> tuple[Standing | None, Told | None]:
+def next_standing(known: Standing | None, state: str | None, now: datetime) -> tuple[Standing | None, Told | None]:
     """Return how something stands after it was found in a state, None for well, and whether that is to be told."""
     if state is None:
         return None, Told.RECOVERED if known else None

@@ -9,7 +9,7 @@ MOST_BUFFERED = 1000
 
 
 @dataclass(frozen=True)
-class Verdict:
+class OverlapDecision:
     """What to do with one due time."""
 
     outcome: FireOutcome
@@ -18,18 +18,18 @@ class Verdict:
     stop_others: Literal["cancel", "terminate"] | None = None
 
 
-def decide(policy: Overlap, unfinished: int, waiting: int) -> Verdict:
+def decide(policy: Overlap, unfinished: int, waiting: int) -> OverlapDecision:
     """Decide a due time from the number of its schedule's unfinished runs, `waiting` of which are buffered."""
     if unfinished == 0 or policy is Overlap.ALLOW_ALL:
-        return Verdict(FireOutcome.LAUNCHED)
+        return OverlapDecision(FireOutcome.LAUNCHED)
     if policy is Overlap.CANCEL_OTHER:
-        return Verdict(FireOutcome.LAUNCHED, held=True, stop_others="cancel")
+        return OverlapDecision(FireOutcome.LAUNCHED, held=True, stop_others="cancel")
     if policy is Overlap.TERMINATE_OTHER:
-        return Verdict(FireOutcome.LAUNCHED, held=True, stop_others="terminate")
+        return OverlapDecision(FireOutcome.LAUNCHED, held=True, stop_others="terminate")
     room = {Overlap.BUFFER_ONE: 1, Overlap.BUFFER_ALL: MOST_BUFFERED}.get(policy, 0)
     if waiting < room:
-        return Verdict(FireOutcome.BUFFERED, held=True)
-    return Verdict(FireOutcome.SKIPPED_OVERLAP)
+        return OverlapDecision(FireOutcome.BUFFERED, held=True)
+    return OverlapDecision(FireOutcome.SKIPPED_OVERLAP)
 
 
 def reason(policy: Overlap, unfinished: int) -> str:

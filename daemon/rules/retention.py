@@ -42,7 +42,7 @@ def _is_date(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Term:
+class RunRetention:
     """How long the ended runs of one agent are kept."""
 
     cutoff: Cutoff | None
@@ -75,16 +75,16 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True)
-class Terms:
+class RetentionPolicy:
     """`[retention]` for all agents, as of one instant."""
 
-    by_agent: Mapping[str, Term]
-    general: Term
+    by_agent: Mapping[str, RunRetention]
+    general: RunRetention
     """Of agents that the config does not know any more."""
     spared_from: Mapping[int, int]
     """For schedules whose newest runs stay in any case, the oldest of these."""
 
-    def of(self, agent: str) -> Term:
+    def of(self, agent: str) -> RunRetention:
         """Return what holds for an agent."""
         return self.by_agent.get(agent, self.general)
 

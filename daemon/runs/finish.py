@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from daemon.agents.base import Outcome, Terms
+from daemon.agents.base import Outcome, RunSettings
 from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus, Step
 from daemon.notify.outbox import run_ended
 from daemon.rules.backoff import retry_delay
@@ -23,7 +23,7 @@ def finish(
     tx: Transaction,
     run_id: int,
     outcome: Outcome,
-    terms: Terms,
+    terms: RunSettings,
     now: datetime,
     *,
     instance: str,
@@ -80,7 +80,7 @@ def _with_flag(outcome: Outcome, flag: Flag | None) -> Outcome:
     return replace(outcome, status=RunStatus.CANCELLED, error=flag.told)
 
 
-def _goes_on(run: Run, outcome: Outcome, terms: Terms) -> bool:
+def _goes_on(run: Run, outcome: Outcome, terms: RunSettings) -> bool:
     if outcome.status is RunStatus.FAILED:
         return not outcome.permanent and run.attempt < terms.attempts
     if outcome.status is RunStatus.INTERRUPTED:
@@ -92,7 +92,7 @@ def _continue(
     tx: Transaction,
     run: Run,
     outcome: Outcome,
-    terms: Terms,
+    terms: RunSettings,
     now: datetime,
     instance: str,
     chance: float,

@@ -12,11 +12,11 @@ from daemon.config.schema import Config
 _MOMENTARY = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
-class PreparationError(Exception):
+class RunPreparationError(Exception):
     """A run's folder or workspace could not be made; the text says why."""
 
 
-class FolderRoomError(PreparationError):
+class FolderRoomError(RunPreparationError):
     """The host has no room for the run's folder just now, on the disk or among open files; it is tried again."""
 
 
@@ -32,14 +32,14 @@ def runs_with_folders(state_dir: Path) -> set[int]:
     }
 
 
-def prepare(state_dir: Path, run_id: int, content: str, config: Config, environment: str | None) -> Path | None:
+def make_run_folder(state_dir: Path, run_id: int, content: str, config: Config, environment: str | None) -> Path | None:
     """Make the run's folder with its input; return the workspace, None if a git environment must make it.
 
     Raise PreparationError, or FolderRoomError.
 
     Preparing again what an earlier try left behind is harmless.
     """
-    folder = prepare_folder(state_dir, run_id, content)
+    folder = make_input_folder(state_dir, run_id, content)
     with _telling(folder):
         for place in (folder / "artifacts", folder / "tmp"):
             place.mkdir(mode=0o700, exist_ok=True)
@@ -47,7 +47,7 @@ def prepare(state_dir: Path, run_id: int, content: str, config: Config, environm
         return _workspace(folder, config, environment)
 
 
-def prepare_folder(state_dir: Path, run_id: int, content: str) -> Path:
+def make_input_folder(state_dir: Path, run_id: int, content: str) -> Path:
     """Make the run's folder with its input alone, for an agent elsewhere; raise as `prepare` does."""
     folder = run_folder(state_dir, run_id)
     with _telling(folder):
@@ -62,7 +62,7 @@ def _telling(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = FolderRoomError if error.errno in _MOMENTARY else PreparationError
+        kind = FolderRoomError if error.errno in _MOMENTARY else RunPreparationError
         raise kind(f"cannot prepare the run's folder: {error.strerror}: {error.filename or folder}") from None
 
 
@@ -71,7 +71,7 @@ def _workspace(folder: Path, config: Config, environment: str | None) -> Path | 
     if settings is not None and settings.mode == "local" and settings.path is not None:
         place = config.resolve(settings.path)
         if not place.is_dir():
-            raise PreparationError(f"environment {environment}: {place} is not a directory")
+            raise RunPreparationError(f"environment {environment}: {place} is not a directory")
         return place
     if settings is not None and settings.mode == "git":
         return None

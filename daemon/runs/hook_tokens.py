@@ -18,7 +18,7 @@ from daemon.errors import NotFoundError, StoreError
 from daemon.model import ACTIVE, HOOK_KEY
 from daemon.rules.notifications import Audience
 from daemon.runs.finish import finish
-from daemon.runs.terms import terms_of
+from daemon.runs.settings import settings_of
 from daemon.store.backup import new_file
 from daemon.store.connection import Transaction
 from daemon.store.hooks import use_hook
@@ -102,4 +102,4 @@ def settle(
     run = None if run_id is None else get_run(tx, run_id)
     if run is None or run.status not in ACTIVE:
         raise NotFoundError(UNKNOWN)
-    return run, finish(tx, run.id, outcome, terms_of(run), now, instance=instance, chance=chance, audience=audience)
+    return run, finish(tx, run.id, outcome, settings_of(run), now, instance=instance, chance=chance, audience=audience)

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from daemon.agents.base import Identity, Journal, Terms
+from daemon.agents.base import Identity, Journal, RunSettings
 from daemon.model import RunStatus, Step
 from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
@@ -40,7 +40,7 @@ class Stages:
         self._counted = counted
         self._was_suspended = was_suspended
 
-    def of(self, run: Run, terms: Terms) -> Journal:
+    def of(self, run: Run, terms: RunSettings) -> Journal:
         """Return the journal of one run."""
         return Journal(
             identified=partial(self._identified, run.id),
@@ -62,7 +62,7 @@ class Stages:
 
         await self._database.write_patiently(record)
 
-    async def _delivered(self, run: Run, terms: Terms) -> None:
+    async def _delivered(self, run: Run, terms: RunSettings) -> None:
         def record(tx: Transaction) -> None:
             now = self._now()
             end_step(tx, run.id, Step.DELIVER, now)

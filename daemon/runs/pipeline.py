@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from daemon.agents.base import Identity, NeverStarted, Outcome, Stoppable, Terms, Work
+from daemon.agents.base import Identity, NeverStarted, Outcome, RunSettings, Stoppable, Work
 from daemon.agents.factory import Agents
 from daemon.agents.remote.agent import RemoteAgent
 from daemon.config.schema import BaseAgent, Config, ProcessAgent
@@ -23,11 +23,11 @@ from daemon.errors import SecretError, StoreDamagedError
 from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus, Step
 from daemon.rules.notifications import Audience
 from daemon.runs.finish import finish
-from daemon.runs.folder import FolderRoomError, PreparationError, prepare, prepare_folder, run_folder
+from daemon.runs.folder import FolderRoomError, RunPreparationError, make_input_folder, make_run_folder, run_folder
 from daemon.runs.hook_tokens import Hooks, hash_of
 from daemon.runs.journal import Stages, UnwantedError
-from daemon.runs.terms import terms_of
-from daemon.runs.workspace import Preparation, source_of
+from daemon.runs.settings import settings_of
+from daemon.runs.workspace import WorkspacePreparation, source_of
 from daemon.store.cancellations import flag_cancellation, flag_of
 from daemon.store.connection import Transaction
 from daemon.store.database import Database
@@ -119,7 +119,7 @@ class Pipeline:
             with contextlib.suppress(Exception):  # told above; the next start finds the run again
                 await self._conclude(run, unusable)
 
-    def enter(self, tx: Transaction, run: Run, terms: Terms, now: datetime) -> None:
+    def enter(self, tx: Transaction, run: Run, terms: RunSettings, now: datetime) -> None:
         """Note that a claimed run enters its first step, which for an agent elsewhere is the delivery."""
         if not terms.url:
             begin_step(tx, run.id, Step.WORKSPACE, now)
@@ -170,7 +170,7 @@ class Pipeline:
             return NeverStarted(str(error), _ROOM_AGAIN_AFTER)
         except StoreDamagedError:
             raise  # the agent goes on; the next daemon finds it
-        except (PreparationError, SecretError) as error:
+        except (RunPreparationError, SecretError) as error:
             return Outcome(RunStatus.FAILED, str(error))
         except Exception as error:  # noqa: BLE001 - one bad run must not stop the daemon
             _LOG.exception("[run] Unexpected error", run_id=run.id, agent=run.agent)
@@ -197,7 +197,7 @@ class Pipeline:
     async def _perform_here(self, run: Run, settings: ProcessAgent, config: Config) -> Outcome | NeverStarted:
         """Run an agent that is a process of this host."""
         place = await asyncio.to_thread(
-            prepare, self._state_dir, run.id, run.input_content, config, settings.environment
+            make_run_folder, self._state_dir, run.id, run.input_content, config, settings.environment
         )
         began = time.monotonic()
         workspace = place or await self._cloned(run, settings, config)
@@ -208,7 +208,7 @@ class Pipeline:
 
     async def _perform_elsewhere(self, run: Run, settings: BaseAgent, config: Config) -> Outcome | NeverStarted:
         """Run an agent that is reached over the network."""
-        await asyncio.to_thread(prepare_folder, self._state_dir, run.id, run.input_content)
+        await asyncio.to_thread(make_input_folder, self._state_dir, run.id, run.input_content)
         work = self._work(run)
         if work.terms.await_completion:
             url = self._hooks.url(work.hook_token or "", config)
@@ -221,12 +221,12 @@ class Pipeline:
     async def _cloned(self, run: Run, settings: ProcessAgent, config: Config) -> Path:
         """Make the workspace of a run in a git environment."""
         name = settings.environment or ""
-        preparation = Preparation(self._state_dir, run.id, self._umask)
+        preparation = WorkspacePreparation(self._state_dir, run.id, self._umask)
         self._agents[run.id] = preparation
         try:
             source = source_of(config, name, config.environments[name])
             path, base = await preparation.make(source, settings.timeout.total_seconds())
-        except PreparationError:
+        except RunPreparationError:
             if preparation.stopped:
                 raise UnwantedError from None
             raise
@@ -239,10 +239,10 @@ class Pipeline:
         return path
 
     async def _resume(self, run: Run, config: Config) -> Outcome | NeverStarted:
-        terms = terms_of(run)
+        terms = settings_of(run)
         if run.status is RunStatus.SUSPENDED:
             self.suspended.add(run.id)
-        agent = self._makers.found_again(terms, config.agents.get(run.agent), config)
+        agent = self._makers.adopted(terms, config.agents.get(run.agent), config)
         self._agents[run.id] = agent
         current = await self._database.read_patiently(lambda connection: get_run(connection, run.id))
         if current is None or current.status not in ACTIVE:  # its hook was called before anybody could hear of it
@@ -255,7 +255,7 @@ class Pipeline:
         identity = None
         if run.boot_id is not None and run.pid is not None and run.pid_started is not None:
             identity = Identity(run.boot_id, run.pid, run.pid_started)
-        folder, terms = run_folder(self._state_dir, run.id), terms_of(run)
+        folder, terms = run_folder(self._state_dir, run.id), settings_of(run)
         return Work(
             run_id=run.id,
             run_name=run.name,
@@ -295,7 +295,7 @@ class Pipeline:
                     tx,
                     run.id,
                     outcome,
-                    terms_of(run),
+                    settings_of(run),
                     self._now(),
                     instance=self._instance,
                     chance=chance,

@@ -15,7 +15,7 @@ from daemon.config.schema import Config
 from daemon.errors import NoRoomError, StoreUnavailableError
 from daemon.model import RunStatus
 from daemon.runs.pipeline import Pipeline
-from daemon.runs.terms import terms_for
+from daemon.runs.settings import settings_for
 from daemon.store.cancellations import Flag, cancellation_flags, flag_cancellation
 from daemon.store.connection import Transaction
 from daemon.store.database import Database
@@ -133,7 +133,7 @@ class Queue:
         return claimed, next_attempt_at(tx, now)
 
     def _claim_one(self, config: Config, tx: Transaction, run: Run, now: datetime) -> Run:
-        terms = terms_for(config, run.agent)
+        terms = settings_for(config, run.agent)
         change_status(tx, run, RunStatus.RUNNING, now, settings=json.dumps(asdict(terms)), not_before=None)
         mark_launched(tx, run.id)
         self._pipeline.enter(tx, run, terms, now)

@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from daemon.config.schema import Config, Environment
-from daemon.runs.folder import PreparationError
+from daemon.runs.folder import RunPreparationError
 from daemon.workspaces.client import Porter, PorterError, porter
 from daemon.workspaces.mirror import Source
 
@@ -16,7 +16,7 @@ _LOG = structlog.get_logger()
 _REMOTE = re.compile(r"[^/]+:")  # scheme://..., or host:path as ssh has it (git-fetch(1), GIT URLS)
 
 
-class Preparation:
+class WorkspacePreparation:
     """One workspace in the making."""
 
     def __init__(self, state_dir: Path, run_id: int, umask: int) -> None:
@@ -46,9 +46,9 @@ class Preparation:
                     "prepare", source=asdict(source), run_id=self._run_id, umask=self._umask, timeout=seconds
                 )
         except TimeoutError:
-            raise PreparationError(f"timeout: its workspace was not ready within {seconds:.0f} s") from None
+            raise RunPreparationError(f"timeout: its workspace was not ready within {seconds:.0f} s") from None
         except (PorterError, OSError) as error:
-            raise PreparationError(f"environment {source.environment}: {error}") from None
+            raise RunPreparationError(f"environment {source.environment}: {error}") from None
         return Path(made["path"]), made["base"]
 
     def _tell(self, text: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from daemon.model import RunStatus
-from daemon.rules.retention import Cutoff, Fate, PastRun, Terms, ranges
+from daemon.rules.retention import Cutoff, Fate, PastRun, RetentionPolicy, ranges
 from daemon.store.connection import Transaction
 from daemon.units import format_instant, parse_instant
 
@@ -50,13 +50,13 @@ def expirable(source: Source, after: int, before: Cutoff, limit: int) -> list[in
     return [row["id"] for row in rows]
 
 
-def sort_out(source: Source, numbers: Sequence[int], terms: Terms) -> Expired:
+def sort_out(source: Source, numbers: Sequence[int], policy: RetentionPolicy) -> Expired:
     """Return what of some ended runs goes; attempts at one input are looked at with the lowest of them."""
     found = Expired()
     plain: set[int] = set()
     for number, agent, schedule_id, updated_at in source.execute(_PLAIN, (json.dumps(numbers),)):
         plain.add(number)
-        if terms.has_expired(number, agent, schedule_id, updated_at):
+        if policy.has_expired(number, agent, schedule_id, updated_at):
             found.gone.append(number)
     seen = plain
     for number in numbers:
@@ -64,12 +64,12 @@ def sort_out(source: Source, numbers: Sequence[int], terms: Terms) -> Expired:
             attempts = _attempts(source, number)
             seen |= {run.id for run in attempts}
             if attempts and attempts[0].id == number:
-                _sort_out_attempts(attempts, terms, found)
+                _sort_out_attempts(attempts, policy, found)
     return found
 
 
-def _sort_out_attempts(attempts: Sequence[PastRun], terms: Terms, found: Expired) -> None:
-    fate = terms.fate(attempts)
+def _sort_out_attempts(attempts: Sequence[PastRun], policy: RetentionPolicy, found: Expired) -> None:
+    fate = policy.fate(attempts)
     if fate is Fate.GOES:
         found.gone += [run.id for run in attempts]
     elif fate is Fate.RELEASES:
@@ -132,11 +132,11 @@ def delete_runs(tx: Transaction, numbers: Iterable[int]) -> None:
     tx.executemany("DELETE FROM runs WHERE id BETWEEN ? AND ?", spans)
 
 
-def spared_from(source: Source, terms: Terms) -> dict[int, int]:
+def spared_from(source: Source, policy: RetentionPolicy) -> dict[int, int]:
     """Return for each schedule whose newest ended runs stay the oldest of these; less, if it has no more."""
     found: dict[int, int] = {}
     for schedule in source.execute("SELECT id, agent FROM schedules").fetchall():
-        count = terms.of(schedule["agent"]).keep_last
+        count = policy.of(schedule["agent"]).keep_last
         if count > 0:
             row = source.execute(
                 "SELECT id FROM runs WHERE schedule_id = ? AND completed_at IS NOT NULL "
@@ -155,11 +155,11 @@ def count_expirable(source: Source, before: Cutoff) -> int:
     return int(row["n"])
 
 
-def schedules_with_old_fires(source: Source, terms: Terms) -> list[int]:
+def schedules_with_old_fires(source: Source, policy: RetentionPolicy) -> list[int]:
     """Return the schedules that may have fires older than their cutoff."""
     found = []
     for schedule in source.execute("SELECT id, agent FROM schedules ORDER BY id").fetchall():
-        cutoff = terms.of(schedule["agent"]).cutoff
+        cutoff = policy.of(schedule["agent"]).cutoff
         if cutoff is not None and _old_fires(source, schedule["id"], "", cutoff, 1):
             found.append(schedule["id"])
     return found
@@ -176,14 +176,14 @@ class PageOfFires:
     """Where to go on, None at the end."""
 
 
-def expired_fires(source: Source, schedule_id: int, after: str, terms: Terms, limit: int) -> PageOfFires:
+def expired_fires(source: Source, schedule_id: int, after: str, policy: RetentionPolicy, limit: int) -> PageOfFires:
     """Return the expired fires of a schedule among so many rows.
 
     A fire expires when its due time, the last one that it covers and its decision are older than the cutoff. That of an
     active run stays, and of a live schedule the newest.
     """
     schedule = source.execute("SELECT agent, deleted_at FROM schedules WHERE id = ?", (schedule_id,)).fetchone()
-    cutoff = terms.of(schedule["agent"]).cutoff if schedule else None
+    cutoff = policy.of(schedule["agent"]).cutoff if schedule else None
     if cutoff is None:
         return PageOfFires([], None, None)
     rows = _old_fires(source, schedule_id, after, cutoff, limit)
@@ -239,10 +239,10 @@ def deleted_schedules(source: Source) -> list[int]:
     return [row["id"] for row in source.execute("SELECT id FROM schedules WHERE deleted_at IS NOT NULL ORDER BY id")]
 
 
-def delete_remains(tx: Transaction, schedule_id: int, terms: Terms) -> bool:
+def delete_remains(tx: Transaction, schedule_id: int, policy: RetentionPolicy) -> bool:
     """Delete the expired revisions of a deleted schedule, and itself if nothing is left; return whether it went."""
     row = tx.execute("SELECT agent, deleted_at FROM schedules WHERE id = ?", (schedule_id,)).fetchone()
-    cutoff = terms.of(row["agent"]).cutoff if row else None
+    cutoff = policy.of(row["agent"]).cutoff if row else None
     if cutoff is None or row["deleted_at"] is None:
         return False
     revisions = tx.execute("SELECT version, at FROM schedule_revisions WHERE schedule_id = ?", (schedule_id,))

@@ -6,7 +6,7 @@ from typing import Any
 
 from daemon.config.effective import policy_of
 from daemon.config.schema import Config
-from daemon.rules.cleanup import Verdict, judge
+from daemon.rules.cleanup import CleanupDecision, decide_cleanup
 from daemon.store.workspaces import Workspace, by_environment, present_workspaces
 from daemon.units import format_instant
 
@@ -24,14 +24,14 @@ def workspaces_view(
         seen = [one for one in group if agents is None or one.agent in agents]
         if not seen:
             continue
-        verdicts = judge((one.candidate for one in group), policy, now)
-        found += [workspace_view(one, verdicts[one.run_id], now) for one in seen]
+        decisions = decide_cleanup((one.candidate for one in group), policy, now)
+        found += [workspace_view(one, decisions[one.run_id], now) for one in seen]
         used = sum(one.bytes or 0 for one in group)
         environments.append({"environment": name, "workspaces": len(group), "bytes": used, "quota": policy.quota})
     return {"workspaces": found, "environments": environments, "total": len(found)}
 
 
-def workspace_view(workspace: Workspace, verdict: Verdict, now: datetime) -> dict[str, Any]:
+def workspace_view(workspace: Workspace, decision: CleanupDecision, now: datetime) -> dict[str, Any]:
     """Return one workspace that is there."""
     ended = workspace.ended_at
     return {
@@ -42,7 +42,7 @@ def workspace_view(workspace: Workspace, verdict: Verdict, now: datetime) -> dic
         "path": workspace.path,
         "status": workspace.status,
         "kept": workspace.kept,
-        "reason": verdict.reason if workspace.kept else workspace.note or verdict.reason,
+        "reason": decision.reason if workspace.kept else workspace.note or decision.reason,
         "bytes": workspace.bytes,
         "age_seconds": None if ended is None else max(0, int((now - ended).total_seconds())),
         "created_at": workspace.created_at,
@@ -50,9 +50,11 @@ def workspace_view(workspace: Workspace, verdict: Verdict, now: datetime) -> dic
     }
 
 
-def verdict_of(connection: sqlite3.Connection, config: Config, workspace: Workspace, now: datetime) -> Verdict:
+def cleanup_decision(
+    connection: sqlite3.Connection, config: Config, workspace: Workspace, now: datetime
+) -> CleanupDecision:
     """Return what the policy says of one workspace, beside the others of its environment."""
     group = by_environment(present_workspaces(connection)).get(workspace.environment, [])
     others = [one.candidate for one in group if one.run_id != workspace.run_id]  # it may be gone again by now
-    verdicts = judge([*others, workspace.candidate], policy_of(config, workspace.environment), now)
-    return verdicts[workspace.run_id]
+    decisions = decide_cleanup([*others, workspace.candidate], policy_of(config, workspace.environment), now)
+    return decisions[workspace.run_id]

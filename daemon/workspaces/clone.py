@@ -9,7 +9,7 @@ from pathlib import Path
 from daemon.workspaces.git import Git, GitError, config_value, run_program
 from daemon.workspaces.layout import INCOMING, TOP, tasks_of, workspace_path
 from daemon.workspaces.lock import working_folder
-from daemon.workspaces.mirror import Mirror, PreparationError, Source
+from daemon.workspaces.mirror import CloneError, Mirror, Source
 from daemon.workspaces.openat import open_path
 from daemon.workspaces.removal import remove_scrap
 
@@ -30,10 +30,10 @@ def prepare_workspace(
             return _cloned(state_dir, mirror, run_id, timeout)
         except GitError as error:
             if last or error.full:
-                raise PreparationError(str(error)) from None
+                raise CloneError(str(error)) from None
             say(f"WARNING: the workspace could not be made and is tried once more: {error}")
             mirror.forget_if_damaged()
-        except PreparationError:  # what is not found may be what is damaged
+        except CloneError:  # what is not found may be what is damaged
             if last or not mirror.forget_if_damaged():
                 raise
     raise AssertionError  # the last try returns or raises
@@ -80,7 +80,7 @@ def _fill(git: Git, place: Path, mirror: Mirror, branch: str, commit: str) -> No
         git.run(*local, "submodule", "--quiet", "update", "--init", "--recursive")
     if _uses_lfs(git):
         if not git.succeeds("lfs", "version"):
-            raise PreparationError("the repository keeps files in Git LFS, and git-lfs is not installed")
+            raise CloneError("the repository keeps files in Git LFS, and git-lfs is not installed")
         git.run("lfs", "install", "--local", "--skip-repo")
         git.run("lfs", "pull")
 

@@ -20,7 +20,7 @@ from daemon.workspaces.disk_usage import rooms_in, rooms_of
 from daemon.workspaces.git import die_with, end_all
 from daemon.workspaces.layout import INCOMING, QUARANTINE, RUNS, SCRATCH, TOP, tasks_of
 from daemon.workspaces.lock import unused_in
-from daemon.workspaces.mirror import PreparationError, Source
+from daemon.workspaces.mirror import CloneError, Source
 from daemon.workspaces.openat import free_name, names_in, open_path
 from daemon.workspaces.removal import empty_trash, remove_scrap
 from daemon.workspaces.run_folders import remove_orphans
@@ -36,7 +36,7 @@ def _prepare(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
     run_id: int = job["run_id"]
     before = clean(state_dir, source.environment, str(run_id), silent)  # of a try that never came to its agent
     if not before.gone and not before.in_trash:
-        raise PreparationError(f"what an earlier try left cannot be removed: {before.reason}")
+        raise CloneError(f"what an earlier try left cannot be removed: {before.reason}")
     path, base = prepare_workspace(state_dir, source, run_id, job["timeout"], say)
     return {"path": str(path), "base": base}
 
@@ -133,7 +133,7 @@ def _end(*_: object) -> None:
 def _done(job: dict[str, Any]) -> dict[str, Any]:
     try:
         result = _JOBS[job["do"]](Path(job["state_dir"]), job, lambda text: _tell({"say": text}))
-    except PreparationError as error:
+    except CloneError as error:
         return {"failed": str(error)}
     except OSError as error:
         return {"failed": f"{error.strerror}: {error.filename!r}" if error.filename else str(error)}

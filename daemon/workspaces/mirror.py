@@ -31,7 +31,7 @@ _ASK = (
 _HEAD = re.compile(rb"ref: refs/|[0-9a-f]{40}")
 
 
-class PreparationError(Exception):
+class CloneError(Exception):
     """A workspace cannot be made; the text says why."""
 
 
@@ -112,13 +112,13 @@ class Mirror:
         if ref is None:
             head = self._named("HEAD")
             if head is None:
-                raise PreparationError("the repository has no commit on its HEAD yet; set ref, or make one")
+                raise CloneError("the repository has no commit on its HEAD yet; set ref, or make one")
             return head
         for name in (f"refs/heads/{ref}", f"refs/tags/{ref}", ref):
             found = self._named(name)
             if found is not None:
                 return found
-        raise PreparationError(f"ref {ref!r} is no branch, tag or commit of the repository")
+        raise CloneError(f"ref {ref!r} is no branch, tag or commit of the repository")
 
     def _named(self, name: str) -> str | None:
         try:
@@ -140,7 +140,7 @@ class Mirror:
             self._fetch()
         except GitError as error:
             if not stamp.exists() or self.source.require_fetch or error.full:
-                raise PreparationError(f"the repository cannot be fetched: {error}") from None
+                raise CloneError(f"the repository cannot be fetched: {error}") from None
             self._say(f"WARNING: the repository cannot be fetched, the mirror is used as it is: {error}")
             os.utime(stamp)  # it is asked again no sooner than one that answers
         else:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from daemon.model import ACTIVE, DATABASE, RunStatus
-from daemon.rules.cleanup import ENDED_WELL, Candidate, Policy, judge
+from daemon.rules.cleanup import ENDED_WELL, Candidate, Policy, decide_cleanup
 from daemon.units import parse_instant
 from daemon.workspaces.clean import SALVAGE_MAX, clean, silent
 from daemon.workspaces.disk_usage import room_of
@@ -67,13 +67,13 @@ def cleanup_old_task_workspaces(
     tasks = _tasks(state_dir, names)
     age = timedelta(hours=max_age_hours)
     policy = Policy(age, keep_on_error, keep_errors, quota=None, quota_warn=1, salvage_max=SALVAGE_MAX)
-    verdicts = judge((tasks[name] for name in names if name in tasks), policy, now)
+    decisions = decide_cleanup((tasks[name] for name in names if name in tasks), policy, now)
     removed = 0
     for name in names:
         task = tasks.get(name)
         if task is None:
             say(f"[cleanup] Keeping {workspace_path(state_dir, env_id, name)}: no run of that number is known")
-        elif verdicts[task.run_id].due and task.ended_at is not None:
+        elif decisions[task.run_id].due and task.ended_at is not None:
             say(f"[cleanup] Removing old task {name} (age: {(now - task.ended_at) / timedelta(hours=1):.1f}h)")
             removed += cleanup_task_workspace(env_id, name, state_dir, say)
     if removed:

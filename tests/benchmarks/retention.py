@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from daemon.config.effective import terms_of
+from daemon.config.effective import retention_policy
 from daemon.config.loading import load_config
 from daemon.maintenance.purge import Purge
 from daemon.rules.retention import Cutoff
@@ -134,8 +134,8 @@ async def by_sweep(state: Path, watch: Watch) -> float:
         watch.time_transactions(database)
         looking = asyncio.create_task(watch.look())
         began = time.perf_counter()
-        terms = terms_of(config, datetime.now(UTC))
-        purge = Purge(database, aside, terms, terms.general.cutoff or Cutoff(datetime.now(UTC)))
+        policy = retention_policy(config, datetime.now(UTC))
+        purge = Purge(database, aside, policy, policy.general.cutoff or Cutoff(datetime.now(UTC)))
         async for some in purge.candidates():
             await purge.delete_runs(some)
         taken = time.perf_counter() - began

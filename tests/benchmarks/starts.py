@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from daemon.agents.base import Identity, Journal, Terms, Work
+from daemon.agents.base import Identity, Journal, RunSettings, Work
 from daemon.agents.factory import Agents
 from daemon.agents.process.agent import SupervisedAgent
 from daemon.agents.process.command import command_spec
@@ -31,7 +31,7 @@ from daemon.fires.decision import new_run
 from daemon.http_client import open_session
 from daemon.model import DueTime, Trigger
 from daemon.rules.notifications import NOBODY
-from daemon.runs.folder import prepare, run_folder
+from daemon.runs.folder import make_run_folder, run_folder
 from daemon.runs.hook_tokens import Hooks
 from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
@@ -92,7 +92,8 @@ async def supervised(count: int, folder: Path) -> float:
     nursery = Nursery()
     now = format_instant(utc_now())
     (folder / "runs").mkdir()
-    places = {number: prepare(folder, number, "", config, settings.environment) for number in range(1, count + 1)}
+    numbers = range(1, count + 1)
+    places = {number: make_run_folder(folder, number, "", config, settings.environment) for number in numbers}
 
     async def identified(_: Identity) -> None: ...
     async def delivered() -> None: ...
@@ -105,7 +106,7 @@ async def supervised(count: int, folder: Path) -> float:
         at, name = run_folder(folder, number), f"benchmark:{number}"
         place = places[number] or folder
         work = Work(
-            *(number, name, "a", "a/s", now, 1, Trigger.MANUAL, name), "user", "", {}, {}, now, at, place, Terms()
+            *(number, name, "a", "a/s", now, 1, Trigger.MANUAL, name), "user", "", {}, {}, now, at, place, RunSettings()
         )
         agent = SupervisedAgent(nursery, None, partial(command_spec, settings=settings, config=config, umask=0o077))
         outcome = await agent.run(work, Journal(identified, delivered, suspended, tried))

@@ -50,7 +50,7 @@ import asyncio
 from daemon.agents.process.launcher import SupervisorHandle
 async def slow(self, spec):
     await asyncio.sleep(3600)
-SupervisorHandle.let_loose = slow
+SupervisorHandle.release = slow
 """
 IN_GO = """
 import asyncio, json
@@ -60,7 +60,7 @@ async def slow(self, spec):
     await asyncio.get_running_loop().sock_sendall(self._channel, LENGTH.pack(len(body)) + body[:-1])
     open(FLAG, "w").write("half")
     await asyncio.sleep(3600)
-SupervisorHandle.let_loose = slow
+SupervisorHandle.release = slow
 """
 AFTER_GO = """
 import asyncio

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from daemon.agents.base import Outcome, Terms
+from daemon.agents.base import Outcome, RunSettings
 from daemon.clock.alarm import decide_some
 from daemon.fires.decision import Present
 from daemon.model import RunStatus
 from daemon.notify.outbox import Notice, tell
 from daemon.notify.payload import request_of
 from daemon.rules.budget import Limits
-from daemon.rules.notifications import Audience, Standing, Target, Told, judge, next_try
+from daemon.rules.notifications import Audience, Standing, Target, Told, next_standing, next_try
 from daemon.runs.finish import finish
 from daemon.store.state_dir import open_state
 from tests.service.test_fires import SECOND, START, Ledger
@@ -38,7 +38,7 @@ async def told(ledger: Ledger) -> list[dict[str, object]]:
 def test_a_state_is_told_when_it_changes_and_then_at_growing_gaps() -> None:
     now, standing, when = START, None, []
     while now < START + 40 * HOUR:
-        standing, said = judge(standing, "failed", now)
+        standing, said = next_standing(standing, "failed", now)
         if said is not None:
             when.append(((now - START) // HOUR, said))
         now += timedelta(minutes=30)
@@ -46,9 +46,9 @@ def test_a_state_is_told_when_it_changes_and_then_at_growing_gaps() -> None:
     assert when == [(0, Told.CHANGED), *zip((1, 3, 7, 15, 31), still, strict=True)]
     assert standing is not None
     assert standing.count == 80
-    assert judge(standing, None, now) == (None, Told.RECOVERED)
-    assert judge(None, None, now) == (None, None)
-    changed, said = judge(standing, "interrupted", now)
+    assert next_standing(standing, None, now) == (None, Told.RECOVERED)
+    assert next_standing(None, None, now) == (None, None)
+    changed, said = next_standing(standing, "interrupted", now)
     assert said is Told.CHANGED
     assert changed is not None
     assert (changed.since, changed.count) == (START, 81)
@@ -56,10 +56,10 @@ def test_a_state_is_told_when_it_changes_and_then_at_growing_gaps() -> None:
 
 def test_gaps_grow_to_a_day_and_survive_a_clock_that_was_ahead() -> None:
     ahead = Standing("failed", START, 5, START + timedelta(days=3650), timedelta(hours=24))
-    known, said = judge(ahead, "failed", START)
+    known, said = next_standing(ahead, "failed", START)
     assert (known and known.told_at, said) == (START, None)
     assert known is not None
-    known, said = judge(known, "failed", START + 24 * HOUR)
+    known, said = next_standing(known, "failed", START + 24 * HOUR)
     assert (known and known.gap, said) == (timedelta(hours=24), Told.STILL)
 
 
@@ -67,7 +67,7 @@ def test_tries_go_on_at_growing_gaps() -> None:
     assert [next_try(tries).total_seconds() for tries in (1, 2, 3, 8, 9, 1000)] == [2, 4, 8, 256, 300, 300]
 
 
-async def end(ledger: Ledger, run: int, outcome: Outcome, terms: Terms = Terms()) -> None:  # noqa: B008 - it is frozen
+async def end(ledger: Ledger, run: int, outcome: Outcome, terms: RunSettings = RunSettings()) -> None:  # noqa: B008 - it is frozen
     await ledger.move(run, RunStatus.RUNNING)
     await ledger.database.write(
         lambda tx: finish(tx, run, outcome, terms, START, instance="x", chance=0, audience=AUDIENCE)
@@ -77,9 +77,9 @@ async def end(ledger: Ledger, run: int, outcome: Outcome, terms: Terms = Terms()
 async def test_only_the_last_attempt_is_told(ledger: Ledger) -> None:
     await ledger.declare()
     await ledger.decide(START + 10 * SECOND)
-    await end(ledger, 1, Outcome(RunStatus.FAILED, "exit status 1"), Terms(attempts=2))
+    await end(ledger, 1, Outcome(RunStatus.FAILED, "exit status 1"), RunSettings(attempts=2))
     assert await told(ledger) == []
-    await end(ledger, 2, Outcome(RunStatus.FAILED, "exit status 2"), Terms(attempts=2))
+    await end(ledger, 2, Outcome(RunStatus.FAILED, "exit status 2"), RunSettings(attempts=2))
     [event] = await told(ledger)
     assert (event["event"], event["run_id"], event["error"], event["attempt"]) == ("failed", 2, "exit status 2", 2)
     assert {"id", "at", "host", "text", "agent", "schedule", "status", "since"} <= event.keys()

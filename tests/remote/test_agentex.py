@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from daemon.agents.base import Terms
+from daemon.agents.base import RunSettings
 from daemon.agents.factory import Agents
 from daemon.agents.remote.agentex_reply import Reply
 from daemon.agents.remote.transcript import Transcript
@@ -217,7 +217,7 @@ def test_a_key_is_sent_to_the_server_only_that_it_was_written_down_with() -> Non
     settings = AgentexSettings(type="agentex", url="http://new", api_key="sesame")  # type: ignore[arg-type]
     agents = Agents(None, None, None, 0)  # type: ignore[arg-type]
     for url, has_key in (("http://new", True), ("http://old", False)):
-        found = agents.remote(Terms(kind="agentex", url=url), settings, Config())
+        found = agents.remote(RunSettings(kind="agentex", url=url), settings, Config())
         assert (found._read_key is not None) is has_key
 
 

@@ -160,11 +160,11 @@ def assert_one_key(found: Peer, deliveries: int) -> None:
 LONG_WAY = """
 import time
 import daemon.runs.pipeline as pipeline
-prepare = pipeline.prepare_folder
+prepare = pipeline.make_input_folder
 def slow(*arguments):
     time.sleep(2)
     return prepare(*arguments)
-pipeline.prepare_folder = slow
+pipeline.make_input_folder = slow
 """
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.config.effective import terms_of
+from daemon.config.effective import retention_policy
 from daemon.maintenance.purge import Purge
 from tests.retention.conftest import ACTIVE, AGENTS, NOW, History
 
@@ -118,7 +118,7 @@ async def test_what_stays_is_what_the_rules_say(history: History, past: list[Pas
             await history.workspace(numbers[-1], state, kept=run.workspace == "kept")
     config = history.config(*policy.text())
     async with history.database.aside() as aside:
-        terms = terms_of(config, NOW)
+        terms = retention_policy(config, NOW)
         if terms.latest is not None:
             purge = Purge(history.database, aside, terms, terms.latest)
             async for some in purge.candidates():

@@ -29,13 +29,13 @@ async def test_launches_go_on_while_the_nursery_is_killed() -> None:
     assert len({supervisor.identity for supervisor in found}) == len(found) > 100
 
 
-async def test_a_supervisor_that_was_stopped_before_it_was_let_loose_is_woken(tmp_path: Path) -> None:
+async def test_a_supervisor_that_was_stopped_before_it_was_released_is_woken(tmp_path: Path) -> None:
     nursery = Nursery()
     try:
         supervisor = await nursery.supervisor()
         supervisor.send(signal.SIGSTOP)
         status.preallocate(str(tmp_path))
-        assert await asyncio.wait_for(supervisor.let_loose(spec_in(tmp_path)), 10)
+        assert await asyncio.wait_for(supervisor.release(spec_in(tmp_path)), 10)
         await supervisor.gone()
         supervisor.close()
     finally:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.agents.base import Outcome, Terms
+from daemon.agents.base import Outcome, RunSettings
 from daemon.clock.alarm import decide_some
 from daemon.config.loading import load_config
 from daemon.fires.backfill import Backfilled, backfill
@@ -447,7 +447,7 @@ async def test_a_buffered_run_waits_for_the_further_attempts_of_the_one_before(l
     await ledger.decide(START + 20 * SECOND)
     await ledger.move(1, RunStatus.RUNNING)
     failed = Outcome(RunStatus.FAILED, "exit status 1")
-    again = Terms(attempts=2, retry_delay_seconds=60)
+    again = RunSettings(attempts=2, retry_delay_seconds=60)
     await ledger.database.write(
         lambda tx: finish(tx, 1, failed, again, START, instance="x", chance=0.5, audience=NOBODY)
     )

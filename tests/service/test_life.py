@@ -84,7 +84,7 @@ def test_an_interrupted_run_is_rerun_where_that_is_wanted(start_daemon: StartDae
     assert daemon.wait_for_run("completed", number=2)["attempt"] == 2
 
 
-def test_a_run_that_was_never_let_loose_is_started_after_all(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_run_that_was_never_released_is_started_after_all(start_daemon: StartDaemon, tmp_path: Path) -> None:
     text = gated(tmp_path)
     first = start_daemon(text)
     begun(first)

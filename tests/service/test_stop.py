@@ -11,12 +11,12 @@ WAITING = 500
 DECLARING = """
 import asyncio, sys
 import daemon.lifecycle.service as service
-prepare = service.prepare
+prepare = service.prepare_database
 async def told(*arguments):
     print('{"event": "declaring"}', file=sys.stderr, flush=True)
     await asyncio.sleep(1)  # so that the stop is asked for in the midst of it
     return await prepare(*arguments)
-service.prepare = told
+service.prepare_database = told
 """
 PENDING = "SELECT id FROM runs WHERE status = 'pending'"
 
@@ -50,12 +50,11 @@ def test_a_stop_does_not_wait_for_a_database_that_cannot_be_written(start_daemon
     text = '[daemon]\nstate_dir = "state"\nstop_timeout = "1s"\n[agents.a]\ncommand = ["true"]\n'
     start_daemon(text).stop()
     locked = "import daemon.store.connection as c\nc._BUSY_TIMEOUT = 0.1\n"
-    locked += "import daemon.lifecycle.service as service\nimport sqlite3\nprepare = service.prepare\n"
+    locked += "import daemon.lifecycle.service as service\nimport sqlite3\nprepare = service.prepare_database\n"
     locked += "async def late(database, *others):\n"
     locked += "    holder = sqlite3.connect(database.path, isolation_level=None)\n"
-    locked += (
-        "    holder.execute('BEGIN IMMEDIATE')\n    return await prepare(database, *others)\nservice.prepare = late"
-    )
+    locked += "    holder.execute('BEGIN IMMEDIATE')\n    return await prepare(database, *others)\n"
+    locked += "service.prepare_database = late"
     second = start_daemon(text, ready=False, slowed=locked)
     second.wait_for_log("The database cannot be written; trying again")
     assert second.stop(deadline=10) == 0

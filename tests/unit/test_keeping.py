@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.model import ACTIVE, RunStatus
-from daemon.rules.cleanup import Candidate, Policy, beyond_quota, judge
+from daemon.rules.cleanup import Candidate, Policy, beyond_quota, decide_cleanup
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -27,32 +27,38 @@ def ended(run: int, status: RunStatus, hours: float, *, source: str = "a/s", kep
 @pytest.mark.parametrize("status", [RunStatus.COMPLETED, RunStatus.CANCELLED])
 def test_completed_and_cancelled_ones_go_by_age_alone(status: RunStatus) -> None:
     old, young = ended(1, status, 24.1), ended(2, status, 24)
-    verdicts = judge([old, young], policy(), NOW)
-    assert (verdicts[1].due, verdicts[2].due, verdicts[2].may_go) == (True, False, True)
-    assert judge([young], policy(), NOW, 23 * HOUR)[2].due
+    decisions = decide_cleanup([old, young], policy(), NOW)
+    assert (decisions[1].due, decisions[2].due, decisions[2].may_go) == (True, False, True)
+    assert decide_cleanup([young], policy(), NOW, 23 * HOUR)[2].due
 
 
 @pytest.mark.parametrize("status", ERRORS)
 def test_the_newest_errors_of_each_schedule_stay(status: RunStatus) -> None:
     group = [ended(run, status, 100 - run) for run in range(1, 5)] + [ended(9, status, 99, source="b/s")]
-    verdicts = judge(group, policy(), NOW)
-    assert {run: verdict.due for run, verdict in verdicts.items()} == {1: True, 2: True, 3: False, 4: False, 9: False}
-    assert not verdicts[3].may_go
-    assert "among the newest 2" in verdicts[3].reason
-    assert all(verdict.due for verdict in judge(group, policy(keep_on_error=False), NOW).values())
+    decisions = decide_cleanup(group, policy(), NOW)
+    assert {run: decision.due for run, decision in decisions.items()} == {
+        1: True,
+        2: True,
+        3: False,
+        4: False,
+        9: False,
+    }
+    assert not decisions[3].may_go
+    assert "among the newest 2" in decisions[3].reason
+    assert all(decision.due for decision in decide_cleanup(group, policy(keep_on_error=False), NOW).values())
 
 
 @pytest.mark.parametrize("status", sorted(ACTIVE))
 def test_active_ones_never_go(status: RunStatus) -> None:
-    verdict = judge([ended(1, status, 1000)], policy(), NOW, timedelta(0))[1]
-    assert (verdict.due, verdict.may_go, verdict.reason) == (False, False, "its run is active")
+    decision = decide_cleanup([ended(1, status, 1000)], policy(), NOW, timedelta(0))[1]
+    assert (decision.due, decision.may_go, decision.reason) == (False, False, "its run is active")
 
 
 def test_what_a_person_keeps_stays_and_takes_its_place_among_the_errors() -> None:
     group = [ended(1, RunStatus.COMPLETED, 100, kept=True), ended(2, RunStatus.FAILED, 50, kept=True)]
     group += [ended(3, RunStatus.FAILED, 60), ended(4, RunStatus.FAILED, 70)]
-    verdicts = judge(group, policy(), NOW)
-    assert [verdicts[run].due for run in (1, 2, 3, 4)] == [False, False, False, True]
+    decisions = decide_cleanup(group, policy(), NOW)
+    assert [decisions[run].due for run in (1, 2, 3, 4)] == [False, False, False, True]
 
 
 @given(
@@ -64,12 +70,12 @@ def test_a_quota_takes_the_oldest_that_the_policy_lets_go(
 ) -> None:
     group = [ended(number, run[0], run[1], kept=run[2]) for number, run in enumerate(runs, 1)]
     sizes = {number: run[3] for number, run in enumerate(runs, 1)}
-    verdicts = judge(group, policy(), NOW)
-    going = beyond_quota(sizes, verdicts, quota)
-    assert all(verdicts[run].may_go for run in going)
+    decisions = decide_cleanup(group, policy(), NOW)
+    going = beyond_quota(sizes, decisions, quota)
+    assert all(decisions[run].may_go for run in going)
     assert going == sorted(going)
     left = sum(sizes.values()) - sum(sizes[run] for run in going)
-    helpful = [run for run, verdict in verdicts.items() if verdict.may_go and sizes[run] > 0]
+    helpful = [run for run, decision in decisions.items() if decision.may_go and sizes[run] > 0]
     assert left <= quota or going == sorted(helpful)
     assert set(going) <= set(helpful), "one that takes no room, or was not measured yet, would go for nothing"
     if going:

@@ -56,7 +56,7 @@ def test_overlap(
 
 @given(st.sampled_from(Overlap))
 def test_nothing_unfinished_means_a_start(policy: Overlap) -> None:
-    assert overlap.decide(policy, 0, 0) == overlap.Verdict(FireOutcome.LAUNCHED)
+    assert overlap.decide(policy, 0, 0) == overlap.OverlapDecision(FireOutcome.LAUNCHED)
 
 
 def test_late_is_not_missed_up_to_a_minute_unless_the_daemon_was_away() -> None:

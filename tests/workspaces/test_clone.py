@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 
 from daemon.workspaces.git import without_credentials
-from daemon.workspaces.mirror import PreparationError
+from daemon.workspaces.mirror import CloneError
 from tests.workspaces.conftest import Site, commit, git
 
 
@@ -40,9 +40,9 @@ def test_the_ref_may_be_a_branch_a_tag_or_a_commit(site: Site) -> None:
     expected = {None: side, "main": second, "v1": site.first, second: second, "side": side, second[:10]: second}
     for run, (ref, wanted) in enumerate(expected.items(), 1):
         assert git(site.prepare(run, ref=ref), "rev-parse", "HEAD") == wanted, ref
-    with pytest.raises(PreparationError, match="'none' is no branch, tag or commit"):
+    with pytest.raises(CloneError, match="'none' is no branch, tag or commit"):
         site.prepare(20, ref="none")
-    with pytest.raises(PreparationError, match="no branch, tag or commit"):
+    with pytest.raises(CloneError, match="no branch, tag or commit"):
         site.prepare(20, ref="--upload-pack=touch x")
     assert site.remnants() == []
 
@@ -71,7 +71,7 @@ def test_an_unreachable_remote_is_a_warning_or_fails_the_run(site: Site) -> None
     site.origin.rename(site.origin.with_name("elsewhere"))
     assert git(site.prepare(2), "rev-parse", "HEAD") == site.first
     assert any("WARNING: the repository cannot be fetched" in line for line in site.said)
-    with pytest.raises(PreparationError, match="cannot be fetched"):
+    with pytest.raises(CloneError, match="cannot be fetched"):
         site.prepare(3, require_fetch=True)
     assert not (site.tasks / "3").exists()
 
@@ -124,7 +124,7 @@ def test_a_branch_called_like_the_folder_of_ours_is_not_in_the_way(site: Site) -
 
 def test_a_repository_without_a_commit_says_so(site: Site, tmp_path: Path) -> None:
     git(tmp_path, "init", "-q", "empty")
-    with pytest.raises(PreparationError, match="no commit on its HEAD yet"):
+    with pytest.raises(CloneError, match="no commit on its HEAD yet"):
         site.prepare(1, repository=tmp_path / "empty")
 
 
@@ -146,7 +146,7 @@ def test_files_in_lfs_are_refused_with_a_clear_word(
     wrapper.write_text(f'#!/bin/sh\ncase "$1" in lfs) exit 1;; esac\nexec {real} "$@"\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    with pytest.raises(PreparationError, match="git-lfs is not installed"):
+    with pytest.raises(CloneError, match="git-lfs is not installed"):
         site.prepare(1)
     assert not (site.tasks / "1").exists()
     assert site.remnants() == []
@@ -198,10 +198,10 @@ def test_concurrent_clones_do_not_disturb_each_other(site: Site) -> None:
 
 def test_credentials_are_left_out_of_what_is_told(site: Site) -> None:
     assert without_credentials("fatal: https://me:pw@host/x and ssh://k@h") == "fatal: https://host/x and ssh://h"
-    with pytest.raises(PreparationError) as caught:
+    with pytest.raises(CloneError) as caught:
         site.prepare(1, repository="https://me:hunter2@127.0.0.1:1/x.git")
     assert "hunter2" not in f"{caught.value} {site.said}"
-    with pytest.raises(PreparationError) as caught:
+    with pytest.raises(CloneError) as caught:
         site.prepare(1, repository="https://127.0.0.1:1/x.git?token=hunter3")
     assert "hunter3" not in f"{caught.value} {site.said}"
 
@@ -248,7 +248,7 @@ def test_a_mirror_outlives_a_git_that_cannot_run(site: Site, tmp_path: Path, mon
     for name, value in (("HOME", str(home)), ("PATH", str(tmp_path))):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
-            with pytest.raises(PreparationError):
+            with pytest.raises(CloneError):
                 site.prepare(2)
     site.origin.rename(tmp_path / "away")
     assert git(site.prepare(3), "rev-parse", "HEAD") == site.first

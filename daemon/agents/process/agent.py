@@ -10,10 +10,10 @@ from typing import Any
 
 import structlog
 
-from daemon.agents.base import Journal, NeverStarted, Outcome, Terms, Work
+from daemon.agents.base import Journal, NeverStarted, Outcome, RunSettings, Work
 from daemon.agents.process.cgroups import Cgroups
 from daemon.agents.process.launcher import LaunchError, Nursery, SupervisorHandle, boot_id, end_leftovers
-from daemon.agents.process.report import Report, read_report
+from daemon.agents.process.report import AgentReport, read_report
 from daemon.agents.process.supervisor import output, status
 from daemon.model import RunStatus
 
@@ -70,11 +70,11 @@ class SupervisedAgent:
         self._status = status.open_left(str(work.run_dir))
         self._kill_supervisor_in(_longest(work.terms))  # should it hang before it can mind the time itself
         try:
-            let_loose = await supervisor.let_loose(spec)
-            if let_loose:
+            released = await supervisor.release(spec)
+            if released:
                 await journal.delivered()
             self._pass_on_stop()
-            return await self._ended(work, let_loose=let_loose)
+            return await self._ended(work, released=released)
         finally:
             self._forget()
 
@@ -94,7 +94,7 @@ class SupervisedAgent:
         try:
             self._grace = work.terms.kill_grace_seconds
             self._pass_on_stop()
-            return await self._ended(work, let_loose=work.delivered)
+            return await self._ended(work, released=work.delivered)
         finally:
             self._forget()
 
@@ -138,7 +138,7 @@ class SupervisedAgent:
             os.close(self._status)
             self._status = None
 
-    async def _gone(self, terms: Terms) -> None:
+    async def _gone(self, terms: RunSettings) -> None:
         """Wait for the end of the supervisor; one that overran the run's timeout was stopped by somebody."""
         supervisor = self._supervisor
         if supervisor is None:
@@ -151,7 +151,7 @@ class SupervisedAgent:
             self._kill_supervisor_in(terms.kill_grace_seconds + _LAST_RESORT_AFTER)
             await supervisor.gone()
 
-    async def _ended(self, work: Work, *, let_loose: bool) -> Outcome | NeverStarted:
+    async def _ended(self, work: Work, *, released: bool) -> Outcome | NeverStarted:
         """Wait until the supervisor is gone and only then decide, from what it left on disk.
 
         An agent can destroy these records; one that is known to have been let loose is never started again.
@@ -167,7 +167,7 @@ class SupervisedAgent:
         identity = work.identity if self._supervisor is None else self._supervisor.identity
         same_boot = identity is not None and identity.boot_id == boot_id()
         begun = await asyncio.to_thread(status.was_begun, str(work.run_dir))
-        if same_boot and not let_loose and not begun:
+        if same_boot and not released and not begun:
             return NeverStarted("its supervisor ended before it was let loose", _LAUNCH_AGAIN_AFTER)
         return await self._interrupted(work, ended, same_boot=same_boot)
 
@@ -186,27 +186,27 @@ class SupervisedAgent:
         )
 
 
-def _longest(terms: Terms) -> float:
+def _longest(terms: RunSettings) -> float:
     """Return the seconds after which a supervisor should long have ended, whatever its command does."""
     return terms.timeout_seconds + 2 * terms.kill_grace_seconds + _NUDGE_AFTER + _LAST_RESORT_AFTER
 
 
-def _records(descriptor: int | None, work: Work) -> tuple[dict[str, Any] | None, dict[str, Any] | None, Report]:
+def _records(descriptor: int | None, work: Work) -> tuple[dict[str, Any] | None, dict[str, Any] | None, AgentReport]:
     """Return what the supervisor recorded of the end, what a daemon did of its wish for it, and what the agent said."""
     if descriptor is None:
-        return None, None, Report()
+        return None, None, AgentReport()
     ended, wanted = (status.read_record(descriptor, slot) for slot in ("exit", "cancel"))
-    return ended, wanted, read_report(work.run_dir, work.terms.result_format) if ended else Report()
+    return ended, wanted, read_report(work.run_dir, work.terms.result_format) if ended else AgentReport()
 
 
-def _outcome(ended: dict[str, Any], wanted: dict[str, Any] | None, report: Report, work: Work) -> Outcome:
+def _outcome(ended: dict[str, Any], wanted: dict[str, Any] | None, report: AgentReport, work: Work) -> Outcome:
     """Weigh what the supervisor recorded with what the agent said of itself."""
     complaint = report.complaint or ended.get("complaint")
     if complaint:
         _LOG.warning("[run] Report left aside", run_id=work.run_id, agent=work.agent, reason=complaint)
     for permission in report.permissions:
         _LOG.info("[run] The agent asked for a permission", run_id=work.run_id, agent=work.agent, **permission)
-    status_, error, permanent = _verdict(ended, report)
+    status_, error, permanent = _status_of(ended, report)
     wish = wanted if status_ is RunStatus.CANCELLED else None
     if wish is not None:
         error = wish["error"]
@@ -230,7 +230,7 @@ def _outcome(ended: dict[str, Any], wanted: dict[str, Any] | None, report: Repor
     )
 
 
-def _verdict(ended: dict[str, Any], report: Report) -> tuple[RunStatus, str | None, bool]:
+def _status_of(ended: dict[str, Any], report: AgentReport) -> tuple[RunStatus, str | None, bool]:
     """Return status, reason, and whether another attempt could not end otherwise."""
     match ended["reason"]:
         case "cancelled":
@@ -243,7 +243,7 @@ def _verdict(ended: dict[str, Any], report: Report) -> tuple[RunStatus, str | No
     return (RunStatus.FAILED if failure else RunStatus.COMPLETED), failure, False
 
 
-def _failure(ended: dict[str, Any], report: Report) -> str | None:
+def _failure(ended: dict[str, Any], report: AgentReport) -> str | None:
     """Say why a command that ended by itself failed, None if it did not; its own report overrules its exit status."""
     if report.status is not None:
         return (report.message or "the agent reported a failure") if report.status is RunStatus.FAILED else None

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from daemon.agents.base import Terms
+from daemon.agents.base import RunSettings
 from daemon.agents.process.supervisor import cgroup
 
 _LOG = structlog.get_logger()
@@ -30,7 +30,7 @@ class Cgroups:
     controllers: frozenset[str]
     """Which of memory, cpu and pids count and limit runs."""
 
-    def spec(self, run_id: int, terms: Terms) -> dict[str, Any]:
+    def spec(self, run_id: int, terms: RunSettings) -> dict[str, Any]:
         """Return what a supervisor needs to know to put a run into a cgroup of its own."""
         return {
             "path": self.path(run_id),
@@ -43,7 +43,7 @@ class Cgroups:
         """Return the cgroup of a run, whether or not it is there."""
         return str(self.base / f"run-{run_id}")
 
-    def limit_again(self, run_id: int, terms: Terms) -> None:
+    def limit_again(self, run_id: int, terms: RunSettings) -> None:
         """Set the limits of a run that goes on: where controllers were off while no daemon ran, they are gone."""
         cgroup.limit(self.path(run_id), terms.memory_max, terms.cpu_quota)
 

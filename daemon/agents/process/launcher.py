@@ -153,7 +153,7 @@ class SupervisorHandle:
         descriptor = tree.open_exactly(tree.Process(identity.pid, identity.started))
         return None if descriptor is None else cls(identity, descriptor, None)
 
-    async def let_loose(self, spec: dict[str, Any]) -> bool:
+    async def release(self, spec: dict[str, Any]) -> bool:
         """Hand over the spec, which is also the permission to start; return whether the start was confirmed."""
         channel = self._channel
         if channel is None:

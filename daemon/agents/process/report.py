@@ -22,7 +22,7 @@ _MOST_PERMISSIONS = 100
 
 
 @dataclass(frozen=True)
-class Report:
+class AgentReport:
     """An agent's word about its run; None where it said nothing."""
 
     status: RunStatus | None = None
@@ -35,26 +35,26 @@ class Report:
     """Why the report, or a part of it, was left aside."""
 
 
-def read_report(run_dir: Path, result_format: Literal["none", "claude"]) -> Report:
+def read_report(run_dir: Path, result_format: Literal["none", "claude"]) -> AgentReport:
     """Return the report of an ended run: the result file if there is one, else what `result_format` finds."""
     path = run_dir / "result.json"
     if path.is_symlink() or path.exists():
         return _from_file(path)
     if result_format == "claude":
         return _from_claude(run_dir / STANDARD_OUTPUT)
-    return Report()
+    return AgentReport()
 
 
-def _from_file(path: Path) -> Report:
+def _from_file(path: Path) -> AgentReport:
     try:
         data = _read_regular(path)
         content = json.loads(data) if data.strip() else {}
     except OSError as error:
-        return Report(complaint=f"the result file cannot be read: {error.strerror}")
+        return AgentReport(complaint=f"the result file cannot be read: {error.strerror}")
     except (ValueError, RecursionError) as error:
-        return Report(complaint=f"the result file is not JSON of at most 1 MiB: {error}")
+        return AgentReport(complaint=f"the result file is not JSON of at most 1 MiB: {error}")
     if not isinstance(content, dict):
-        return Report(complaint="the result file is not a JSON object")
+        return AgentReport(complaint="the result file is not a JSON object")
     return _from_object(content)
 
 
@@ -70,13 +70,13 @@ def _read_regular(path: Path) -> bytes:
     return data
 
 
-def _from_object(content: dict[str, Any]) -> Report:
+def _from_object(content: dict[str, Any]) -> AgentReport:
     status = content.get("status")
     complaint = None
     if status not in {None, "completed", "failed"}:
         complaint = 'the result file has a status other than "completed" and "failed"'
     usage = content.get("usage")
-    return Report(
+    return AgentReport(
         status=RunStatus(status) if status in {"completed", "failed"} else None,
         message=_text(content.get("message")),
         usage=usage if isinstance(usage, dict) else {},
@@ -109,7 +109,7 @@ def in_brief(text: str) -> str:
     return text[:_LONGEST_MESSAGE].encode(errors="replace").decode()
 
 
-def _from_claude(path: Path) -> Report:
+def _from_claude(path: Path) -> AgentReport:
     """Understand `claude -p --output-format json` and `stream-json`: the last object of type `result`."""
     for content in _json_objects(path):
         if content.get("type") != "result":
@@ -118,7 +118,7 @@ def _from_claude(path: Path) -> Report:
         usage = usage if isinstance(usage, dict) else {}
         counted = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
         tokens = [usage[name] for name in counted if isinstance(usage.get(name), int)]
-        return Report(
+        return AgentReport(
             status=RunStatus.FAILED if content.get("is_error") is True else None,
             message=_text(content.get("result")) or _text(content.get("subtype")),
             usage={
@@ -127,7 +127,7 @@ def _from_claude(path: Path) -> Report:
                 "cost_usd": content.get("total_cost_usd"),
             },
         )
-    return Report(complaint="no JSON result was found at the end of the standard output (result_format = claude)")
+    return AgentReport(complaint="no JSON result was found at the end of the standard output (result_format = claude)")
 
 
 def _json_objects(path: Path) -> Iterator[dict[str, Any]]:

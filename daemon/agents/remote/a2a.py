@@ -12,7 +12,7 @@ from daemon.agents.remote.a2a_task import RemoteTask, words_of
 from daemon.agents.remote.agent import RemoteAgent, derived_id, result
 from daemon.agents.remote.json_rpc import AnswerError, parse
 from daemon.agents.remote.usage import usage_in
-from daemon.http_client import Call, CallError
+from daemon.http_client import CallError, HttpCall
 from daemon.model import RunStatus
 
 _LOG = structlog.get_logger()
@@ -84,14 +84,14 @@ class A2aAgent(RemoteAgent):
         name = self._interface.key_header if self._interface else None
         return {name: key} if name else {"Authorization": f"Bearer {key}"}
 
-    async def _discover(self, work: Work, fetch: Callable[[Call], Awaitable[bytes]]) -> Interface:
+    async def _discover(self, work: Work, fetch: Callable[[HttpCall], Awaitable[bytes]]) -> Interface:
         """Return where and how the agent wants to be talked to; raise CallError or AnswerError."""
         base = work.terms.url
         places = [""] if base.endswith(".json") else _CARDS
         for place in places:
             url = base.rstrip("/") + place
             try:
-                data = await fetch(Call("agent card", url, headers=self.own_headers()))
+                data = await fetch(HttpCall("agent card", url, headers=self.own_headers()))
             except CallError as error:
                 if error.status != _NOT_FOUND or place == places[-1]:
                     raise
@@ -102,7 +102,7 @@ class A2aAgent(RemoteAgent):
                 raise AnswerError(f"agent card: {error}") from None
         raise AssertionError("the last place ends in one way or the other")
 
-    def _call(self, work: Work, interface: Interface, what: str, params: dict[str, Any]) -> tuple[Call, str]:
+    def _call(self, work: Work, interface: Interface, what: str, params: dict[str, Any]) -> tuple[HttpCall, str]:
         versioned = {"A2A-Version": "1.0"} if interface.version == "1.0" else {}
         tenant = {"tenant": interface.tenant} if interface.tenant else {}
         method = _METHODS[interface.version][what]

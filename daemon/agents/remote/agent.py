@@ -17,7 +17,7 @@ from daemon.agents.remote.delivery import Delivery, Tried
 from daemon.agents.remote.json_rpc import AnswerError, request, result_of
 from daemon.agents.remote.transcript import Transcript
 from daemon.errors import SecretError
-from daemon.http_client import Call, CallError, calling
+from daemon.http_client import CallError, HttpCall, calling
 from daemon.model import RunStatus
 from daemon.units import utc_now
 
@@ -190,7 +190,7 @@ class RemoteAgent(ABC):
 
     def rpc(
         self, work: Work, url: str, method: str, params: dict[str, Any], *, reads: bool = False, **headers: str
-    ) -> tuple[Call, str]:
+    ) -> tuple[HttpCall, str]:
         """Return a JSON-RPC call and its id, both the same whenever the run makes it again.
 
         One that only reads carries no idempotency key: its answer is to be fresh.
@@ -198,9 +198,9 @@ class RemoteAgent(ABC):
         number = derived_id(work, method)
         key = {} if reads else {"x-idempotency-key": work.idempotency_key}
         common = {"Content-Type": "application/json", "x-request-id": number, **key, **headers, **self.own_headers()}
-        return Call(method, url, request(method, params, number), common), number
+        return HttpCall(method, url, request(method, params, number), common), number
 
-    async def once(self, call: Call) -> bytes:
+    async def once(self, call: HttpCall) -> bytes:
         """Make a call a single time and return the body of its answer; raise CallError."""
         async with calling(self.session, call) as reply:
             return await reply.read()
@@ -219,7 +219,7 @@ def derived_id(work: Work, what: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{work.idempotency_key}/{what}"))
 
 
-async def result(data: bytes, call: Call, number: str) -> dict[str, Any]:
+async def result(data: bytes, call: HttpCall, number: str) -> dict[str, Any]:
     """Return the result in the answer to a call; raise AnswerError that names the call."""
     try:
         return await result_of(data, number)

@@ -7,7 +7,7 @@ from daemon.agents.base import Journal, Outcome, Work
 from daemon.agents.remote.agent import RemoteAgent, derived_id, result
 from daemon.agents.remote.agentex_reply import Reply
 from daemon.agents.remote.usage import usage_in
-from daemon.http_client import Call
+from daemon.http_client import HttpCall
 from daemon.model import RunStatus
 
 _NDJSON = {"application/x-ndjson", "application/jsonl", "application/ndjson"}
@@ -44,7 +44,7 @@ class AgentexAgent(RemoteAgent):
         """Return the header that Agentex agents look for."""
         return {"x-agent-api-key": key}
 
-    def _call(self, work: Work, method: str, params: dict[str, Any]) -> tuple[Call, str]:
+    def _call(self, work: Work, method: str, params: dict[str, Any]) -> tuple[HttpCall, str]:
         common = {"agent": _agent(work), "task": _task(work)}
         return self.rpc(work, f"{work.terms.url.rstrip('/')}/api", method, {**common, **params})
 

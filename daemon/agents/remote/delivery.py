@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import aiohttp
 
-from daemon.http_client import Call, CallError, Reply, calling
+from daemon.http_client import CallError, HttpCall, Reply, calling
 from daemon.units import format_duration
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Delivery:
     """Whether no call is in flight: a failed try lies behind, the next one ahead."""
 
     @contextlib.asynccontextmanager
-    async def acknowledged(self, call: Call) -> AsyncIterator[Reply]:
+    async def acknowledged(self, call: HttpCall) -> AsyncIterator[Reply]:
         """Give the first reply that is a 2xx; raise CallError once no try is left that could bring one.
 
         What happens to the body of that reply is not this function's to repeat.
@@ -40,7 +40,7 @@ class Delivery:
         async with contextlib.AsyncExitStack() as stack:
             yield await self._repeated(call, lambda: stack.enter_async_context(calling(self.session, call)))
 
-    async def answer(self, call: Call) -> bytes:
+    async def answer(self, call: HttpCall) -> bytes:
         """Return the body of an answer; a call whose body breaks off is made again, too."""
 
         async def whole() -> bytes:
@@ -49,7 +49,7 @@ class Delivery:
 
         return await self._repeated(call, whole)
 
-    async def _repeated(self, call: Call, make: Callable[[], Awaitable[T]]) -> T:
+    async def _repeated(self, call: HttpCall, make: Callable[[], Awaitable[T]]) -> T:
         for number, wait in enumerate((*WAITS, None), start=1):
             if self.settled.is_set():
                 raise CallError(f"{call.name}: the run has ended meanwhile")

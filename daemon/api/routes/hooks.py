@@ -3,10 +3,10 @@
 from aiohttp import web
 
 from daemon.api import requests, responses
-from daemon.api.routing import Call, Route, reply
+from daemon.api.routing import ApiCall, Route, reply
 
 
-async def _take(call: Call) -> web.StreamResponse:
+async def _take(call: ApiCall) -> web.StreamResponse:
     said = call.said(requests.HookCall)
     token = call.request.match_info["token"]
     run_id = await call.control.hook_calls.take(token, said.status, said.result, said.error)

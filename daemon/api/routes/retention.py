@@ -5,14 +5,14 @@ import asyncio
 from aiohttp import web
 
 from daemon.api import requests, responses
-from daemon.api.routing import Call, Route, reply
+from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import StoreUnavailableError
 from daemon.maintenance.preview import Forecast
-from daemon.maintenance.retention import Swept
+from daemon.maintenance.retention import RetentionResult
 from daemon.workspaces.client import PorterError
 
 
-async def _run(call: Call) -> web.StreamResponse:
+async def _run(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("run retention")
     asked = call.said(requests.RetentionRequest)
     retention = call.control.retention
@@ -25,7 +25,7 @@ async def _run(call: Call) -> web.StreamResponse:
         if task.cancelled():
             raise StoreUnavailableError("the daemon stops; the next sweep goes on where this one was") from None
         raise
-    swept, foretold = (Swept(), found.view()) if isinstance(found, Forecast) else (found, None)
+    swept, foretold = (RetentionResult(), found.view()) if isinstance(found, Forecast) else (found, None)
     return reply({**swept.view(), "dry_run": asked.dry_run, "would_delete": foretold})
 
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from daemon.agents.process.supervisor.files import open_in
 from daemon.api import requests, responses
-from daemon.api.routing import Call, Route, reply
+from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import AgentcronError, ForbiddenError, NotFoundError, RefusedError
 from daemon.model import ACTIVE
 from daemon.runs.folder import run_folder
@@ -24,7 +24,7 @@ _CHUNK = 64 * 1024
 _PAUSE = 0.2  # seconds between two looks at a growing file
 
 
-async def _list(call: Call) -> web.StreamResponse:
+async def _list(call: ApiCall) -> web.StreamResponse:
     wanted = call.wanted(requests.RunQuery)
     agents = await call.control.readable_agents(call.principal)
     own = _own_run(call.principal)
@@ -44,12 +44,12 @@ async def _list(call: Call) -> web.StreamResponse:
     return await call.answer(view)
 
 
-async def _get(call: Call) -> web.StreamResponse:
+async def _get(call: ApiCall) -> web.StreamResponse:
     run = await _visible(call)
     return await call.answer(lambda c: run_details(c, run))
 
 
-async def _output(call: Call) -> web.StreamResponse:
+async def _output(call: ApiCall) -> web.StreamResponse:
     run = await _visible(call)
     folder, follow = run_folder(call.control.state_dir, run.id), call.wanted(requests.OutputQuery).follow
     first = await asyncio.to_thread(_read, folder, 0)  # what is no output is refused before an answer begins
@@ -65,7 +65,7 @@ async def _output(call: Call) -> web.StreamResponse:
     return response
 
 
-async def _send(call: Call, response: web.StreamResponse, folder: Path, chunk: bytes, followed: int | None) -> None:
+async def _send(call: ApiCall, response: web.StreamResponse, folder: Path, chunk: bytes, followed: int | None) -> None:
     """Send the output from its first chunk on, of a followed run to its end."""
     at = 0
     while True:
@@ -82,7 +82,7 @@ async def _send(call: Call, response: web.StreamResponse, folder: Path, chunk: b
         chunk = await asyncio.to_thread(_read, folder, at)
 
 
-async def _is_active(call: Call, run_id: int) -> bool:
+async def _is_active(call: ApiCall, run_id: int) -> bool:
     run = await call.control.database.read(lambda c: get_run(c, run_id))
     return run is not None and run.status in ACTIVE
 
@@ -101,7 +101,7 @@ def _read(folder: Path, start: int) -> bytes:
         os.close(descriptor)
 
 
-async def _cancel(call: Call) -> web.StreamResponse:
+async def _cancel(call: ApiCall) -> web.StreamResponse:
     run = await _changeable(call)
 
     def flag(tx: Transaction) -> Run:
@@ -116,7 +116,7 @@ async def _cancel(call: Call) -> web.StreamResponse:
     return await _shown(call, run.id)
 
 
-async def _retry(call: Call) -> web.StreamResponse:
+async def _retry(call: ApiCall) -> web.StreamResponse:
     run = await _changeable(call)
     call.require_configured(run.agent)
     asked, instance = call.asked(), call.control.instance
@@ -127,14 +127,14 @@ async def _retry(call: Call) -> web.StreamResponse:
     return await _shown(call, number, status=201)
 
 
-async def _shown(call: Call, number: int, status: int = 200) -> web.StreamResponse:
+async def _shown(call: ApiCall, number: int, status: int = 200) -> web.StreamResponse:
     run = await call.control.database.read(lambda c: get_run(c, number))
     if run is None:
         raise NotFoundError(f"no run {number}")
     return reply(run_view(run), status=status)
 
 
-async def _visible(call: Call) -> Run:
+async def _visible(call: ApiCall) -> Run:
     number = call.run_id
     run = await call.control.database.read(lambda c: get_run(c, number))
     if run is not None and number == _own_run(call.principal):
@@ -144,7 +144,7 @@ async def _visible(call: Call) -> Run:
     return run
 
 
-async def _changeable(call: Call) -> Run:
+async def _changeable(call: ApiCall) -> Run:
     run = await _visible(call)
     ends_itself = run.id == _own_run(call.principal) and call.request.path.endswith("/cancel")
     if not ends_itself and not await call.control.may(call.principal, "task.update", run.agent):

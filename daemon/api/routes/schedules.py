@@ -14,7 +14,7 @@ from daemon.access import Action
 from daemon.api import requests, responses
 from daemon.api.cache import Answer
 from daemon.api.json_body import etag
-from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, Call, Handler, Route, reply, written
+from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, ApiCall, Handler, Route, reply, written
 from daemon.api.schedule_columns import changed_columns, input_columns, instant, new_definition
 from daemon.config.effective import days_of
 from daemon.errors import NotFoundError
@@ -31,7 +31,7 @@ from daemon.views.documents import fires_page, revisions_page, run_view, schedul
 Change = Callable[[Transaction, ScheduleRow, Asked], ScheduleRow]
 
 
-async def _create(call: Call) -> web.StreamResponse:
+async def _create(call: ApiCall) -> web.StreamResponse:
     agent, body = call.agent, call.said(requests.ScheduleCreate)
     await call.require("agent.update", agent, f"agent {agent}")
     if agent not in call.control.config.agents:
@@ -45,27 +45,27 @@ async def _create(call: Call) -> web.StreamResponse:
     return await _shown(call, row, status=201)
 
 
-async def _list(call: Call) -> web.StreamResponse:
+async def _list(call: ApiCall) -> web.StreamResponse:
     agent, page = call.agent, call.wanted(requests.Page)
     await call.require("schedule.read", agent, f"agent {agent}")
-    config, remembered = call.control.config, call.control.remembered
+    config, cache = call.control.config, call.control.cache
 
     def query(connection: sqlite3.Connection) -> Answer:
         now, place = utc_now(), (agent, page.limit, page.cursor)
-        return remembered.answer(connection, place, now, lambda: schedules_page(connection, config, now, *place))
+        return cache.answer(connection, place, now, lambda: schedules_page(connection, config, now, *place))
 
     return written((await call.control.database.read(query)).text)
 
 
-async def _get(call: Call) -> web.StreamResponse:
+async def _get(call: ApiCall) -> web.StreamResponse:
     agent, name = call.agent, call.schedule
     await call.require("schedule.read", agent, f"schedule {agent}/{name}")
 
-    config, remembered = call.control.config, call.control.remembered
+    config, cache = call.control.config, call.control.cache
 
     def query(connection: sqlite3.Connection) -> Answer:
         now = utc_now()
-        return remembered.answer(
+        return cache.answer(
             connection,
             (agent, name),
             now,
@@ -76,36 +76,36 @@ async def _get(call: Call) -> web.StreamResponse:
     return written(answer.text, ETag=etag(answer.version))
 
 
-async def _update(call: Call) -> web.StreamResponse:
+async def _update(call: ApiCall) -> web.StreamResponse:
     columns = changed_columns(call.said(requests.ScheduleChange))
     return await _changed(call, "schedule.update", lambda tx, row, asked: management.update(tx, row, columns, asked))
 
 
-async def _pause(call: Call) -> web.StreamResponse:
+async def _pause(call: ApiCall) -> web.StreamResponse:
     note = call.said(requests.Note).note
     return await _changed(call, "schedule.update", lambda tx, row, asked: management.pause(tx, row, note, asked))
 
 
-async def _resume(call: Call) -> web.StreamResponse:
+async def _resume(call: ApiCall) -> web.StreamResponse:
     note = call.said(requests.Note).note
     return await _changed(call, "schedule.update", lambda tx, row, asked: management.resume(tx, row, note, asked))
 
 
-async def _skip(call: Call) -> web.StreamResponse:
+async def _skip(call: ApiCall) -> web.StreamResponse:
     due = instant("scheduled_time", call.said(requests.SkipRequest).scheduled_time)
     return await _changed(call, "schedule.update", lambda tx, row, asked: management.skip(tx, row, due, asked))
 
 
-async def _unskip(call: Call) -> web.StreamResponse:
+async def _unskip(call: ApiCall) -> web.StreamResponse:
     due = instant("scheduled_time", call.said(requests.SkipRequest).scheduled_time)
     return await _changed(call, "schedule.update", lambda tx, row, asked: management.unskip(tx, row, due, asked))
 
 
-async def _delete(call: Call) -> web.StreamResponse:
+async def _delete(call: ApiCall) -> web.StreamResponse:
     return await _changed(call, "schedule.delete", management.delete)
 
 
-async def _trigger(call: Call) -> web.StreamResponse:
+async def _trigger(call: ApiCall) -> web.StreamResponse:
     agent, name, body, key = call.agent, call.schedule, call.said(requests.TriggerRequest), call.idempotency_key
     await call.require("agent.execute", agent, f"schedule {agent}/{name}")
     call.require_configured(agent)
@@ -125,7 +125,7 @@ async def _trigger(call: Call) -> web.StreamResponse:
     return reply(view, status=201)
 
 
-async def _backfill(call: Call) -> web.StreamResponse:
+async def _backfill(call: ApiCall) -> web.StreamResponse:
     agent, name, body = call.agent, call.schedule, call.said(requests.BackfillRequest)
     await call.require("agent.execute", agent, f"schedule {agent}/{name}")
     call.require_configured(agent)
@@ -164,16 +164,16 @@ async def _backfill(call: Call) -> web.StreamResponse:
     )
 
 
-async def _fires(call: Call) -> web.StreamResponse:
+async def _fires(call: ApiCall) -> web.StreamResponse:
     return await _history(call, fires_page)
 
 
-async def _revisions(call: Call) -> web.StreamResponse:
+async def _revisions(call: ApiCall) -> web.StreamResponse:
     return await _history(call, revisions_page)
 
 
 async def _history(
-    call: Call, page_of: Callable[[sqlite3.Connection, int, int, str | None], dict[str, Any]]
+    call: ApiCall, page_of: Callable[[sqlite3.Connection, int, int, str | None], dict[str, Any]]
 ) -> web.StreamResponse:
     agent, name, page = call.agent, call.schedule, call.wanted(requests.Page)
     await call.require("schedule.read", agent, f"schedule {agent}/{name}")
@@ -187,7 +187,7 @@ def _row(connection: sqlite3.Connection, agent: str, name: str) -> ScheduleRow:
     return row
 
 
-async def _changed(call: Call, action: Action, change: Change) -> web.StreamResponse:
+async def _changed(call: ApiCall, action: Action, change: Change) -> web.StreamResponse:
     """Change a schedule after what has come due by now was decided; answer with what it is then."""
     agent, name = call.agent, call.schedule
     await call.require(action, agent, f"schedule {agent}/{name}")
@@ -198,7 +198,7 @@ async def _changed(call: Call, action: Action, change: Change) -> web.StreamResp
     return await _shown(call, row)
 
 
-async def _shown(call: Call, row: ScheduleRow, status: int = 200) -> web.StreamResponse:
+async def _shown(call: ApiCall, row: ScheduleRow, status: int = 200) -> web.StreamResponse:
     def view(connection: sqlite3.Connection) -> dict[str, Any]:
         return schedule_view(connection, row, call.control.config, utc_now())
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from daemon import metrics
 from daemon.api import responses
-from daemon.api.routing import Call, Route, reply
+from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import ForbiddenError
 from daemon.store.runs import count_active
 from daemon.store.workspaces import count_workspaces
@@ -17,19 +17,19 @@ from daemon.units import utc_now
 from daemon.views.status import status_view
 
 
-async def _reload(call: Call) -> web.StreamResponse:
+async def _reload(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("reload the config")
     changes, late = await call.control.reload()
     warnings = [f"{setting}: takes effect at the next start" for setting in late]
     return reply({"changes": [change.view() for change in changes], "warnings": warnings})
 
 
-def _refuse_runs(call: Call) -> None:
+def _refuse_runs(call: ApiCall) -> None:
     if call.principal.startswith("run:"):
         raise ForbiddenError(f"{call.principal} may see its own run only")
 
 
-async def _status(call: Call) -> web.StreamResponse:
+async def _status(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
     agents = await call.control.readable_agents(call.principal)
     amiss, zone = call.control.amiss(), call.control.config.daemon.timezone
@@ -42,7 +42,7 @@ async def _status(call: Call) -> web.StreamResponse:
     return await call.answer(view)
 
 
-async def _daemon(call: Call) -> web.StreamResponse:
+async def _daemon(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
     control = call.control
     return reply(
@@ -56,12 +56,12 @@ async def _daemon(call: Call) -> web.StreamResponse:
     )
 
 
-async def _healthz(call: Call) -> web.StreamResponse:
+async def _healthz(call: ApiCall) -> web.StreamResponse:
     await call.control.database.read(lambda c: c.execute("SELECT 1").fetchone())
     return reply({"status": "ok"})
 
 
-async def _metrics(call: Call) -> web.StreamResponse:
+async def _metrics(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
     active = await call.control.database.read(count_active)
     workspaces = await call.control.database.read(count_workspaces)

@@ -5,22 +5,22 @@ from datetime import timedelta
 from aiohttp import web
 
 from daemon.api import requests, responses
-from daemon.api.routing import Call, Route, reply
+from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import ForbiddenError, NotFoundError, RefusedError, StoreUnavailableError
 from daemon.store.runs import get_run
 from daemon.units import utc_now
-from daemon.views.workspaces import verdict_of, workspace_view, workspaces_view
+from daemon.views.workspaces import cleanup_decision, workspace_view, workspaces_view
 from daemon.workspaces.client import PorterError
 
 
-async def _list(call: Call) -> web.StreamResponse:
+async def _list(call: ApiCall) -> web.StreamResponse:
     if call.principal.startswith("run:"):
         raise ForbiddenError(f"{call.principal} may see its own run only")
     agents = await call.control.readable_agents(call.principal)
     return await call.answer(lambda c: workspaces_view(c, call.control.config, utc_now(), agents))
 
 
-async def _clean(call: Call) -> web.StreamResponse:
+async def _clean(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("clean all workspaces")
     asked = call.said(requests.CleanRequest)
     older_than = None if asked.older_than_seconds is None else timedelta(seconds=asked.older_than_seconds)
@@ -31,7 +31,7 @@ async def _clean(call: Call) -> web.StreamResponse:
     return reply(swept.view())
 
 
-async def _discard(call: Call) -> web.StreamResponse:
+async def _discard(call: ApiCall) -> web.StreamResponse:
     run_id = await _changeable(call)
     reason = await call.control.cleanup.discard(run_id)
     if reason is not None:
@@ -39,22 +39,22 @@ async def _discard(call: Call) -> web.StreamResponse:
     return reply({"run_id": run_id, "removed": True})
 
 
-async def _keep(call: Call) -> web.StreamResponse:
+async def _keep(call: ApiCall) -> web.StreamResponse:
     return await _marked(call, kept=True)
 
 
-async def _unkeep(call: Call) -> web.StreamResponse:
+async def _unkeep(call: ApiCall) -> web.StreamResponse:
     return await _marked(call, kept=False)
 
 
-async def _marked(call: Call, *, kept: bool) -> web.StreamResponse:
+async def _marked(call: ApiCall, *, kept: bool) -> web.StreamResponse:
     run_id = await _changeable(call)
     workspace = await call.control.cleanup.keep(run_id, call.principal, kept=kept)
     now, config = utc_now(), call.control.config
-    return await call.answer(lambda c: workspace_view(workspace, verdict_of(c, config, workspace, now), now))
+    return await call.answer(lambda c: workspace_view(workspace, cleanup_decision(c, config, workspace, now), now))
 
 
-async def _changeable(call: Call) -> int:
+async def _changeable(call: ApiCall) -> int:
     """Return the run whose workspace is to be changed; raise NotFoundError or ForbiddenError if that may not be."""
     number = call.run_id
     run = await call.control.database.read(lambda c: get_run(c, number))

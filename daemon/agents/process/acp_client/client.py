@@ -12,7 +12,7 @@ from typing import Any
 
 from .pipes import AgentGoneError, AgentPipes
 from .rendering import Rendering, text_of
-from .verdict import Verdict, write_verdict
+from .result import SessionResult, write_result
 
 _VERSION = 1
 _METHOD_NOT_FOUND = -32601
@@ -33,15 +33,15 @@ def main(arguments: list[str]) -> None:
     try:
         pipes = AgentPipes(command)
     except OSError as error:
-        verdict = Verdict(failure=f"cannot start {command[0]!r}: {error.strerror}")
+        result = SessionResult(failure=f"cannot start {command[0]!r}: {error.strerror}")
         code = 127 if isinstance(error, FileNotFoundError) else 126  # as a shell says it
     else:
         session = Session(pipes, permissions, float(patience))
-        verdict = session.run(prompt, version)
-        code = pipes.exit_status() or (1 if verdict.failure else 0)
-    if verdict.failure:
-        sys.stderr.write(f"[agentcron] {verdict.failure}\n")
-    write_verdict(verdict)
+        result = session.run(prompt, version)
+        code = pipes.exit_status() or (1 if result.failure else 0)
+    if result.failure:
+        sys.stderr.write(f"[agentcron] {result.failure}\n")
+    write_result(result)
     sys.stdout.flush()
     os._exit(code)
 
@@ -58,14 +58,14 @@ class Session:
         self._permissions = permissions
         self._patience = patience
         self._rendering = Rendering()
-        self._verdict = Verdict()
+        self._verdict = SessionResult()
         self._session: str | None = None
         self._requests = 0
         self._cancelled_at: float | None = None
         self._cancel_sent = False
         signal.signal(signal.SIGTERM, self._cancel)
 
-    def run(self, prompt: str, version: str) -> Verdict:
+    def run(self, prompt: str, version: str) -> SessionResult:
         """Take the session to its end; whatever happens becomes the verdict."""
         try:
             self._initialize(version)

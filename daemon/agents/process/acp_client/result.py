@@ -11,7 +11,7 @@ _MOST_PERMISSIONS = 99
 
 
 @dataclass
-class Verdict:
+class SessionResult:
     """What is known of a session at its end."""
 
     failure: str | None = None
@@ -29,21 +29,21 @@ class Verdict:
             self.more_permissions += 1
 
 
-def write_verdict(verdict: Verdict) -> None:
+def write_result(result: SessionResult) -> None:
     """Write the result file; a full disk or an agent in the way only costs the file."""
     path = os.environ["AGENTCRON_RESULT"]
     own = _read(path)
     usage = own.get("usage")
     ours = {
-        "status": "failed" if verdict.failure else "completed",
-        "message": verdict.failure or verdict.message,
-        "permissions": [*verdict.permissions, *_rest(verdict.more_permissions)],
+        "status": "failed" if result.failure else "completed",
+        "message": result.failure or result.message,
+        "permissions": [*result.permissions, *_rest(result.more_permissions)],
     }
-    result = {**ours, **own, "usage": {**verdict.usage, **(usage if isinstance(usage, dict) else {})}}
+    content = {**ours, **own, "usage": {**result.usage, **(usage if isinstance(usage, dict) else {})}}
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w", encoding="utf-8", errors="replace") as stream:
-            json.dump(result, stream)
+            json.dump(content, stream)
 
 
 def _rest(count: int) -> list[dict[str, str]]:

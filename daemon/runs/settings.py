@@ -3,25 +3,25 @@
 import json
 from dataclasses import fields
 
-from daemon.agents.base import Terms
+from daemon.agents.base import RunSettings
 from daemon.config.schema import AgentexAgent, CommandAgent, Config, ProcessAgent, RemoteAgent
 from daemon.store.runs import Run
 
 
-def terms_of(run: Run) -> Terms:
+def settings_of(run: Run) -> RunSettings:
     """Return the settings that a run began with, as far as this version knows them."""
     stored = json.loads(run.settings) if run.settings else {}
-    known = {field.name for field in fields(Terms)}
-    return Terms(**{name: value for name, value in stored.items() if name in known})
+    known = {field.name for field in fields(RunSettings)}
+    return RunSettings(**{name: value for name, value in stored.items() if name in known})
 
 
-def terms_for(config: Config, agent: str) -> Terms:
+def settings_for(config: Config, agent: str) -> RunSettings:
     """Return the settings that a run of an agent begins with now."""
     settings = config.agents.get(agent)
     if settings is None:
-        return Terms()
+        return RunSettings()
     agentex = settings if isinstance(settings, AgentexAgent) else None
-    return Terms(
+    return RunSettings(
         kind=settings.type,
         attempts=settings.attempts,
         retry_delay_seconds=settings.retry_delay.total_seconds(),

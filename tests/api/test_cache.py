@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from daemon.api.cache import Remembered
+from daemon.api.cache import ResponseCache
 from daemon.units import parse_instant
 
 NOW = parse_instant("2026-11-21T12:00:00.000Z")
@@ -25,11 +25,11 @@ def test_an_answer_is_made_anew_after_a_commit_and_when_its_first_due_time_comes
             made.append(key)
             return {"version": 7, "next_action_times": [FIRST], "skipped_action_times": []}
 
-        answer = remembered.answer(reader, key, NOW + timedelta(seconds=seconds), view)
+        answer = cache.answer(reader, key, NOW + timedelta(seconds=seconds), view)
         assert answer.version == 7
         return len(made)
 
-    remembered = Remembered()
+    cache = ResponseCache()
     assert [ask("a"), ask("a"), ask("b"), ask("a")] == [1, 1, 2, 2]
     writer.execute("INSERT INTO t VALUES (1)")
     assert [ask("a"), ask("a")] == [3, 3]
@@ -39,7 +39,7 @@ def test_an_answer_is_made_anew_after_a_commit_and_when_its_first_due_time_comes
 
 
 def test_huge_answers_are_not_kept(tmp_path: Path) -> None:
-    remembered, made = Remembered(), []
+    cache, made = ResponseCache(), []
 
     def view() -> dict[str, Any]:
         made.append(1)
@@ -47,5 +47,5 @@ def test_huge_answers_are_not_kept(tmp_path: Path) -> None:
 
     with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as reader:
         for _ in range(2):
-            remembered.answer(reader, "huge", NOW, view)
+            cache.answer(reader, "huge", NOW, view)
     assert len(made) == 2
