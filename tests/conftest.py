@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess
 
 settings.register_profile("suite", deadline=None, max_examples=50)  # how fast is for the benchmarks to say
 settings.load_profile("suite")

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.api.calling import CONFIG
 from tests.conftest import StartDaemon, daemons_in
-from tests.daemon_process import DaemonProcess, wait_until
+from tests.support.api import CONFIG
+from tests.support.daemon_process import DaemonProcess, wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daemon.units import format_instant, parse_instant
-from tests.api.calling import CONFIG, SCHEDULES, call, create
 from tests.api.test_schedules import change_database
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess
+from tests.support.api import CONFIG, SCHEDULES, call, create
+from tests.support.daemon_process import DaemonProcess
 
 PATH = f"{SCHEDULES}/s/backfill"
 HOUR = timedelta(hours=1)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.calling import call
 from tests.api.test_sockets import TOKEN, port, start_on_tcp
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess
+from tests.support.api import call
+from tests.support.daemon_process import DaemonProcess
 
 __all__ = ["port"]
 SETTINGS = """\

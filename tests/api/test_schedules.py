@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from daemon.units import format_instant, parse_instant
-from tests.api.calling import SCHEDULES, call, create
-from tests.daemon_process import DaemonProcess, wait_until
+from tests.support.api import SCHEDULES, call, create
+from tests.support.daemon_process import DaemonProcess, wait_until
 
 ONE = f"{SCHEDULES}/s"
 DECLARED = f"{SCHEDULES}/declared"

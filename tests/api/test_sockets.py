@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.calling import CONFIG, SCHEDULES, UnixConnection, call, create
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess, wait_until
-from tests.peers.processes import free_port
+from tests.support.api import CONFIG, SCHEDULES, UnixConnection, call, create
+from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.peers.processes import free_port
 
 TOKEN = "sesame-street"  # noqa: S105 - of these tests
 

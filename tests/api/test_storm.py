@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.calling import SCHEDULES, UnixConnection, call
-from tests.daemon_process import DaemonProcess
+from tests.support.api import SCHEDULES, UnixConnection, call
+from tests.support.daemon_process import DaemonProcess
 
 NAMES = [f"s{number}" for number in range(20)]
 CHANGES: list[tuple[str, str, dict[str, Any]]] = [

@@ -27,7 +27,7 @@ from daemon.maintenance.purge import Purge
 from daemon.rules.retention import Cutoff
 from daemon.store.database import Database
 from daemon.store.state_dir import open_state
-from tests.histories import fill
+from tests.support.histories import fill
 
 ROUNDS = 3
 TOGETHER = 500  # runs in a transaction of the shell

@@ -11,7 +11,7 @@ import pytest
 from daemon.clock.timerfd import acknowledge, open_clock_watch
 from daemon.units import format_instant, parse_instant
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, wait_until
 
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 CONFIG = (

@@ -14,11 +14,11 @@ import pytest
 
 from daemon.store.ballast import Ballast
 from daemon.store.read_only import open_to_look
-from tests.api.calling import call
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess, processes_of, wait_until
 from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact, pause
-from tests.histories import fill as fill_with_runs
+from tests.support.api import call
+from tests.support.daemon_process import DaemonProcess, processes_of, wait_until
+from tests.support.histories import fill as fill_with_runs
 
 AGENT = """\
 [agents.a]

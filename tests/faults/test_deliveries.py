@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess, wait_until
 from tests.faults.test_kill import assert_the_ledger_is_exact, pause
-from tests.peers.processes import Peer, peer
+from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.peers.processes import Peer, peer
 
 MODES = ("well", "slow-body", "slow", "drop-once")
 CLOCK_GRAIN = timedelta(milliseconds=2)  # the marker's time is kept in milliseconds

@@ -11,7 +11,7 @@ import pytest
 from daemon.agents.process.supervisor import tree
 from daemon.units import format_instant, parse_instant
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess, processes_of, wait_until
+from tests.support.daemon_process import DaemonProcess, processes_of, wait_until
 
 CONFIG = '''\
 [daemon]

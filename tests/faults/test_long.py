@@ -10,9 +10,9 @@ import pytest
 
 from daemon.units import parse_instant
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess, wait_until
 from tests.faults.test_clock import LIBRARY, needs_faketime
 from tests.faults.test_kill import pause
+from tests.support.daemon_process import DaemonProcess, wait_until
 
 BEGIN = datetime(2026, 11, 21, tzinfo=UTC)
 SCHEDULES = 50

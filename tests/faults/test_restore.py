@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess
 from tests.faults.test_kill import assert_no_run_started_twice
+from tests.support.daemon_process import DaemonProcess
 
 AGENT = """
 [agents.a]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.calling import call
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess
 from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact
-from tests.service.test_backup import damaged
+from tests.recovery.test_backup import damaged
+from tests.support.api import call
+from tests.support.daemon_process import DaemonProcess
 
 AGENT = """\
 [agents.a]

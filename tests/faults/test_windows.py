@@ -13,8 +13,8 @@ import pytest
 
 from daemon.agents.process.supervisor import status, tree
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess, processes_of, wait_until
 from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact
+from tests.support.daemon_process import DaemonProcess, processes_of, wait_until
 
 CONFIG = """\
 [agents.a]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from daemon.workspaces.client import PACKAGE, START
-from tests.api.calling import call
 from tests.conftest import StartDaemon
-from tests.daemon_process import DaemonProcess, wait_until
 from tests.faults.test_database_trouble import fill, small_disk
 from tests.faults.test_kill import pause
+from tests.support.api import call
+from tests.support.daemon_process import DaemonProcess, wait_until
 from tests.workspaces.conftest import commit, git
 
 __all__ = ["small_disk"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import StartDaemon
-from tests.daemon_process import wait_until
-from tests.peers.processes import Peer, peer
+from tests.support.daemon_process import wait_until
+from tests.support.peers.processes import Peer, peer
 
 QUICK = """
 import datetime

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.booted import Host, booted
-from tests.daemon_process import wait_until
+from tests.support.booted import Host, booted
+from tests.support.daemon_process import wait_until
 
 pytestmark = [pytest.mark.xdist_group("acceptance"), pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]

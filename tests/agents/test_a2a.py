@@ -1,0 +1,232 @@
+"""A2A agents, built with the protocol's own SDK, in both versions: messages, tasks, questions, cancels, restarts."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from daemon.agents.remote.a2a_card import interface_of
+from daemon.agents.remote.a2a_task import RemoteTask
+from daemon.agents.remote.json_rpc import AnswerError
+from tests.conftest import StartDaemon, daemons_in
+from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.peers.processes import Peer, peer
+from tests.support.runs import agent, cancel, ended, finished, triggered
+
+pytestmark = pytest.mark.xdist_group("a2a")  # its tests share a daemon
+
+WORDS = {"echo": "echo hello", "task": "task made", "slow": "slow made", "long": "long", "ask": "ask"}
+WORDS |= {"fail": "fail", "reject": "reject", "usage": "usage"}
+METHODS = {"new": ("SendMessage", "GetTask", "CancelTask"), "old": ("message/send", "tasks/get", "tasks/cancel")}
+
+
+@dataclass
+class World:
+    """A daemon and an agent in each version."""
+
+    daemon: DaemonProcess
+    peers: dict[str, Peer]
+
+    def calls(self, version: str, method: int) -> list[dict[str, object]]:
+        name = METHODS[version][method]
+        return [one for one in self.peers[version].requests() if one["body"]["method"] == name]
+
+
+def text(peers: dict[str, Peer], key: str = "") -> str:
+    agents = [agent(name, f"type = 'a2a'\nurl = '{one.url}'\n{key}", **WORDS) for name, one in peers.items()]
+    return "[daemon]\nstate_dir = 'state'\nmax_concurrent_runs = 50\n" + "".join(agents)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("a2a")
+    with peer(folder, "a2a_sdk") as new, peer(folder, "a2a_sdk", "--v03") as old, daemons_in(folder) as start:
+        peers = {"new": new, "old": old}
+        yield World(start(text(peers, "api_key = 'sesame'")), peers)
+
+
+@pytest.mark.parametrize("version", METHODS)
+def test_a_message_completes_the_run_and_is_its_output(world: World, version: str) -> None:
+    run = finished(world.daemon, f"{version}/echo")
+    assert (run["status"], run["message"], run["error"]) == ("completed", "hello", None)
+    assert world.daemon.output(run["id"]) == "hello"
+    sent = world.calls(version, 0)[-1]
+    body, headers = sent["body"], sent["headers"]
+    assert isinstance(body, dict)
+    assert isinstance(headers, dict)
+    assert headers.get("a2a-version") == ("1.0" if version == "new" else None)
+    assert headers["authorization"] == "Bearer sesame"
+    assert headers["x-idempotency-key"] == run["idempotency_key"]
+    assert body["params"]["message"]["metadata"] == json.loads(run["task_metadata"])
+
+
+@pytest.mark.parametrize("version", METHODS)
+@pytest.mark.parametrize("word", ["task", "slow"])
+def test_a_task_is_watched_until_it_completes(world: World, version: str, word: str) -> None:
+    run = finished(world.daemon, f"{version}/{word}")
+    assert (run["status"], run["message"]) == ("completed", "made")
+    assert world.daemon.output(run["id"]) == "made"
+    assert run["delivered_at"]
+    looks = world.calls(version, 1)  # whose answers are to be fresh
+    assert [one for one in looks if "x-idempotency-key" in one["headers"]] == []  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("version", METHODS)
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("ask", "the agent asks for input: Which branch?"),
+        ("fail", "the agent's task failed: it broke"),
+        ("reject", "the agent rejected the task: not my job"),
+    ],
+)
+def test_other_ends_are_failures_with_the_agents_words(world: World, version: str, word: str, reason: str) -> None:
+    run = finished(world.daemon, f"{version}/{word}")
+    assert (run["status"], run["error"]) == ("failed", reason)
+
+
+def test_a_task_that_waits_for_an_answer_is_given_up(world: World) -> None:
+    before = len(world.calls("new", 2))
+    finished(world.daemon, "new/ask")
+    assert len(world.calls("new", 2)) == before + 1
+
+
+@pytest.mark.parametrize("version", METHODS)
+def test_usage_in_metadata_is_stored(world: World, version: str) -> None:
+    run = finished(world.daemon, f"{version}/usage")
+    assert (run["input_tokens"], run["output_tokens"], run["cost_usd"]) == (5, 7, 0.25)
+
+
+@pytest.mark.parametrize("version", METHODS)
+def test_a_cancel_cancels_the_task(world: World, version: str) -> None:
+    number = triggered(world.daemon, f"{version}/long")
+    world.daemon.wait_for_run("suspended", number=number)
+    before = len(world.calls(version, 2))
+    cancel(world.daemon, number)
+    run = ended(world.daemon, number)
+    assert (run["status"], run["error"]) == ("cancelled", "cancelled by root")
+    assert len(world.calls(version, 2)) == before + 1
+
+
+def test_a_suspended_run_is_found_again_and_not_delivered_again(start_daemon: StartDaemon, tmp_path: Path) -> None:
+
+    with peer(tmp_path, "a2a_sdk") as new:
+        first = start_daemon(text({"new": new}))
+        number = triggered(first, "new/long")
+        slow = triggered(first, "new/slow")
+        first.wait_for_run("suspended", number=number)
+        first.wait_for_run("suspended", number=slow)
+        first.kill()
+        second = start_daemon(text({"new": new}))
+        assert ended(second, slow)["message"] == "made"
+        assert second.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "suspended"
+        assert second.stop() == 0  # suspended runs go on without the daemon
+        third = start_daemon(text({"new": new}))
+        assert third.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "suspended"
+        new.end()
+        third.wait_for_log("The agent's task cannot be seen now", run_id=number)
+        with peer(tmp_path, "a2a_sdk", port=new.port) as forgetful:
+            run = ended(third, number, deadline=40)
+            assert run["error"].startswith("GetTask: Task not found")
+            sent = [one for one in forgetful.requests() if one["body"]["method"] == "SendMessage"]
+            assert len(sent) == 2
+
+
+def test_a_task_that_outlasts_the_timeout_fails_and_is_cancelled(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "a2a_sdk") as new:
+        daemon = start_daemon(agent("a", f"type = 'a2a'\nurl = '{new.url}'\ntimeout = '6s'", long="long"))
+        run = finished(daemon, "a/long")
+        assert (run["status"], run["error"]) == ("failed", "timeout: the run took longer than its timeout")
+        wait_until(lambda: [one for one in new.requests() if one["body"]["method"] == "CancelTask"], what="the cancel")
+
+
+def test_a_server_without_a_card_is_told(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "agentex_plain", "sync") as other:
+        run = finished(start_daemon(agent("a", f"type = 'a2a'\nurl = '{other.url}'", echo="x")), "a/echo")
+        assert (run["status"], run["error"]) == ("failed", "agent card: HTTP 404 Not Found: 404: Not Found")
+
+
+NEW = {"url": "/a2a", "protocolBinding": "JSONRPC", "protocolVersion": "1.0"}
+
+
+@pytest.mark.parametrize(
+    ("card", "url", "version"),
+    [
+        ({"supportedInterfaces": [NEW]}, "https://h/a2a", "1.0"),
+        ({"supportedInterfaces": [{**NEW, "protocolVersion": "0.3"}, {**NEW, "url": "/new"}]}, "https://h/new", "1.0"),
+        ({"supportedInterfaces": [{**NEW, "protocolBinding": "GRPC"}], "url": "/old"}, "https://h/old", "0.3"),
+        ({"url": "https://other/x", "protocolVersion": "0.2.6"}, "https://other/x", "0.3"),
+        (
+            {
+                "url": "/g",
+                "preferredTransport": "GRPC",
+                "additionalInterfaces": [{"transport": "JSONRPC", "url": "/j"}],
+            },
+            "https://h/j",
+            "0.3",
+        ),
+    ],
+)
+def test_the_card_decides_version_and_url(card: dict[str, object], url: str, version: str) -> None:
+    found = interface_of(card, "https://h/.well-known/agent-card.json")
+    assert (found.url, found.version) == (url, version)
+
+
+@pytest.mark.parametrize(
+    ("card", "reason"),
+    [
+        ({}, "no JSON-RPC interface"),
+        ({"supportedInterfaces": [{**NEW, "protocolVersion": "2.0"}]}, "no JSON-RPC interface"),
+        ({"supportedInterfaces": "none", "url": 5}, "no JSON-RPC interface"),
+        ({"url": "http://h/x"}, "not as safe as the card's own URL"),
+        ({"url": "file:///etc/passwd"}, "not as safe as the card's own URL"),
+    ],
+)
+def test_a_card_that_offers_nothing_usable_is_refused(card: dict[str, object], reason: str) -> None:
+    with pytest.raises(AnswerError, match=reason):
+        interface_of(card, "https://h/.well-known/agent-card.json")
+
+
+def test_a_key_goes_to_the_configured_host_only() -> None:
+    card, place = {"url": "http://elsewhere/x"}, "http://h/.well-known/agent-card.json"
+    assert interface_of(card, place).url == "http://elsewhere/x"
+    with pytest.raises(AnswerError, match="it names elsewhere, where the key is not sent"):
+        interface_of(card, place, has_key=True)
+    assert interface_of({"url": "http://h:81/x"}, place, has_key=True).url == "http://h:81/x"
+
+
+@pytest.mark.parametrize("answer", [{"task": {}}, {"task": {"id": 5, "status": "completed"}}, {"task": {"id": "x"}}])
+def test_half_a_task_is_no_task(answer: dict[str, object]) -> None:
+    with pytest.raises(AnswerError, match="has no id or no state"):
+        RemoteTask.in_answer(answer)
+
+
+@pytest.mark.parametrize("answer", [{}, {"kind": "message"}, {"message": {}}])
+def test_a_message_is_told_from_a_task(answer: dict[str, object]) -> None:
+    assert RemoteTask.in_answer(answer) is None
+
+
+@pytest.mark.parametrize(
+    ("scheme", "header"),
+    [
+        ({"apiKeySecurityScheme": {"location": "header", "name": "X-Key"}}, "X-Key"),
+        ({"type": "apiKey", "in": "header", "name": "X-Key"}, "X-Key"),
+        ({"type": "apiKey", "in": "header", "name": "Host"}, None),
+        ({"type": "apiKey", "in": "header", "name": "X\r\nEvil: 1"}, None),
+        ({"type": "http", "scheme": "bearer"}, None),
+    ],
+)
+def test_the_card_names_the_header_of_the_key(scheme: dict[str, object], header: str | None) -> None:
+    card = {"url": "/x", "securitySchemes": {"key": scheme}}
+    assert interface_of(card, "https://h/card.json").key_header == header
+
+
+def test_an_answer_that_holds_nothing_fails_the_run(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "a2a_nothing") as found:
+        run = finished(start_daemon(agent("a", f"type = 'a2a'\nurl = '{found.url}'", x="x")), "a/x")
+        assert (run["status"], run["error"]) == (
+            "failed",
+            "SendMessage: its answer holds neither a task nor a message",
+        )

@@ -1,0 +1,186 @@
+"""Agents that speak the Agent Client Protocol, built with its own SDK: what they tell, ask, and how they end."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import daemons_in
+from tests.support.daemon_process import DaemonProcess, processes_of, wait_until
+from tests.support.runs import agent, cancel, ended, finished, triggered
+
+pytestmark = pytest.mark.xdist_group("acp")  # its tests share a daemon
+
+PEERS = Path(__file__).parents[1] / "support" / "peers"
+WORDS = {
+    "echo": "echo hello you",
+    **{word: word for word in ("tools", "permit", "files", "cwd", "refuse", "tokens", "usage", "crash", "long")},
+    "stubborn": "stubborn",
+}
+
+
+SDK = f"{sys.executable} {PEERS / 'acp_sdk.py'}"
+
+
+def acp(*command: str) -> str:
+    return f"type = 'acp'\ncommand = {json.dumps(command)}\nkill_grace = '4s'\n"
+
+
+def text(folder: str = "/nowhere") -> str:
+    sdk = acp(*SDK.split())
+    child = f"(trap 'touch {folder}/ended; exit' TERM; touch {folder}/there; while :; do sleep 0.1; done) &"
+    verdict = """echo '{"status": "failed", "message": "my own word"}' > $AGENTCRON_RESULT"""
+    old = """read x; echo '{"id": 1, "result": {"protocolVersion": 9}}'; sleep 60"""
+    agents = [
+        agent("a", sdk, **WORDS),
+        agent("yes", sdk + "permissions = 'allow'", permit="permit", often="permit 120"),
+        agent("none", acp("no-such-agent"), echo="echo"),
+        agent("cat", acp("cat"), echo="echo"),
+        agent("old", acp("sh", "-c", old), echo="echo"),
+        agent("parent", acp("sh", "-c", f"{child} exec {SDK}"), echo="echo x"),
+        agent("judge", acp("sh", "-c", f"{verdict}; exec {SDK}"), usage="usage"),
+        agent("noisy", acp("sh", "-c", f"echo starting up; exec {SDK}"), echo="echo quiet"),
+    ]
+    return "[daemon]\nstate_dir = 'state'\nmax_concurrent_runs = 20\n" + "".join(agents)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    folder = tmp_path_factory.mktemp("acp")
+    with daemons_in(folder) as start:
+        yield start(text(str(folder)))
+
+
+def in_turn(daemon: DaemonProcess, number: int) -> None:
+    """Wait until a run's session has begun its turn."""
+    log = daemon.state / "runs" / str(number) / "output.log"
+    wait_until(lambda: log.exists() and "started" in log.read_text(), what="the turn")
+
+
+def test_words_become_the_output_and_the_message(daemon: DaemonProcess) -> None:
+    run = finished(daemon, "a/echo")
+    assert (run["status"], run["message"], run["exit_code"]) == ("completed", "hello you", 0)
+    assert daemon.output(run["id"]) == "hello you\n"
+    assert run["delivered_at"]
+
+
+def test_thoughts_plans_and_tool_calls_are_legible(daemon: DaemonProcess) -> None:
+    run = finished(daemon, "a/tools")
+    assert daemon.output(run["id"]).splitlines() == [
+        "[thought] Let me look.",
+        "[plan]",
+        "  [x] Look",
+        "  [ ] Answer",
+        "[tool] List files (read, in_progress)",
+        "[tool] List files (completed)",
+        "  one file",
+        "There is one file.",
+    ]
+    assert run["message"] == "There is one file."
+
+
+@pytest.mark.parametrize(("address", "answer"), [("a/permit", "reject"), ("yes/permit", "allow")])
+def test_permissions_are_answered_as_the_config_says_and_logged(
+    daemon: DaemonProcess, address: str, answer: str
+) -> None:
+    run = finished(daemon, address)
+    assert daemon.output(run["id"]).splitlines() == [f"[permission] Run make: {answer}_once", f"selected {answer}"]
+    event = daemon.wait_for_log("asked for a permission", run_id=run["id"])
+    assert (event["asked"], event["answer"]) == ("Run make", f"{answer}_once")
+
+
+def test_an_agent_that_asks_for_ever_does_not_flood_the_log(daemon: DaemonProcess) -> None:
+    run = finished(daemon, "yes/often")
+    asked = "[run] The agent asked for a permission"
+    daemon.wait_for_log(asked, run_id=run["id"], asked="21 more", answer="see the output")
+    said = [event for event in daemon.log() if event["event"] == asked and event["run_id"] == run["id"]]
+    assert len(said) == 100
+    assert daemon.output(run["id"]).count("[permission] Run make") == 120
+
+
+def test_neither_files_nor_terminals_are_offered(daemon: DaemonProcess) -> None:
+    assert "error -32601" in str(finished(daemon, "a/files")["message"])
+
+
+def test_the_session_works_in_the_workspace(daemon: DaemonProcess) -> None:
+    run = finished(daemon, "a/cwd")
+    assert run["message"] == str(daemon.state / "runs" / str(run["id"]) / "work")
+
+
+def test_usage_is_stored(daemon: DaemonProcess) -> None:
+    run = finished(daemon, "a/usage")
+    assert (run["input_tokens"], run["output_tokens"], run["cost_usd"]) == (5, 7, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("a/refuse", "the agent refused to go on (refusal)"),
+        ("a/tokens", "the agent stopped: it reached the limit of tokens (max_tokens)"),
+        ("a/crash", "the agent ended with exit status 3 before it answered session/prompt"),
+        ("none/echo", "cannot start 'no-such-agent': No such file or directory"),
+        ("cat/echo", "initialize"),
+        ("old/echo", "the agent speaks ACP version 9, not 1"),
+    ],
+)
+def test_other_ends_are_failures_with_their_reason(daemon: DaemonProcess, address: str, reason: str) -> None:
+    run = finished(daemon, address)
+    assert run["status"] == "failed"
+    assert reason in run["error"]
+    assert processes_of(run["idempotency_key"]) == []
+
+
+def test_what_an_agent_leaves_behind_is_asked_to_end(daemon: DaemonProcess) -> None:
+    assert finished(daemon, "parent/echo")["status"] == "completed"
+    assert (daemon.folder / "there").exists()
+    assert (daemon.folder / "ended").exists()
+
+
+def test_the_agents_own_result_counts_more_than_the_reason_it_stopped_for(daemon: DaemonProcess) -> None:
+    run = finished(daemon, "judge/usage")
+    assert (run["status"], run["error"], run["input_tokens"]) == ("failed", "my own word", 5)
+
+
+def test_lines_that_are_no_messages_are_shown(daemon: DaemonProcess) -> None:
+    run = finished(daemon, "noisy/echo")
+    assert daemon.output(run["id"]).splitlines() == ["[agent] starting up", "quiet"]
+    assert run["status"] == "completed"
+
+
+def test_a_cancelled_session_ends_its_turn_and_leaves_nothing(daemon: DaemonProcess) -> None:
+    number = triggered(daemon, "a/long")
+    in_turn(daemon, number)
+    cancel(daemon, number)
+    run = ended(daemon, number)
+    assert (run["status"], run["error"]) == ("cancelled", "cancelled by root")
+    assert "did not end its turn" not in daemon.output(number)  # session/cancel was enough
+    assert processes_of(run["idempotency_key"]) == []
+
+
+def test_an_agent_that_does_not_heed_the_cancel_ends_with_its_tree(daemon: DaemonProcess) -> None:
+    number = triggered(daemon, "a/stubborn")
+    in_turn(daemon, number)
+    cancel(daemon, number)
+    run = ended(daemon, number)
+    assert run["status"] == "cancelled"
+    assert "did not end its turn after session/cancel" in daemon.output(number)
+    assert processes_of(run["idempotency_key"]) == []
+
+
+def test_a_session_survives_the_daemon(tmp_path: Path) -> None:
+    with daemons_in(tmp_path) as start:
+        first = start(text())
+        number = triggered(first, "a/long")
+        in_turn(first, number)
+        first.kill()
+        second = start(text())
+        assert second.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "running"
+        cancel(second, number)
+        assert ended(second, number)["status"] == "cancelled"
+        third = triggered(second, "a/long")
+        in_turn(second, third)
+        assert second.stop(signal.SIGTERM) == 0  # detach: it goes on
+        assert len(processes_of(second.query("SELECT * FROM runs WHERE id = ?", third)[0]["idempotency_key"])) >= 2

@@ -1,0 +1,340 @@
+"""Command agents as real processes under a real daemon: what they get, how they end, what is kept."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.support.daemon_process import DaemonProcess, processes_of, wait_until
+
+SECOND_BY_SECOND = '[agents.a.schedules.s]\nevery = "1s"\n'
+
+
+def config(script: str, *settings: str, schedule: str = SECOND_BY_SECOND) -> str:
+    """Return a config with one agent `a` that runs a shell script each second while it is idle."""
+    return "\n".join(["[agents.a]", f"command = ['sh', '-c', '''{script}''']", *settings, schedule])
+
+
+def ended(daemon: DaemonProcess, number: int = 1, *, deadline: float = 20) -> dict[str, object]:
+    row = daemon.wait_for_row("SELECT * FROM runs WHERE id = ? AND completed_at IS NOT NULL", number, deadline=deadline)
+    return dict(row)
+
+
+def beside_each_other(scripts: Sequence[str], *settings: str) -> str:
+    """Return a config with an agent for each script: `a0`, `a1` ..."""
+    agents = [config(script, *settings).replace("[agents.a", f"[agents.a{n}") for n, script in enumerate(scripts)]
+    return "\n".join(["[daemon]", "state_dir = 'state'", "max_concurrent_runs = 20", *agents])
+
+
+def side_by_side(start_daemon: StartDaemon, scripts: Sequence[str], *settings: str) -> list[dict[str, object]]:
+    """Run agents under one daemon, each with a script; return the first run of each, ended."""
+    daemon = start_daemon(beside_each_other(scripts, *settings))
+    return [first_run(daemon, number) for number in range(len(scripts))]
+
+
+def first_run(daemon: DaemonProcess, agent: int, *, condition: str = "completed_at IS NOT NULL") -> dict[str, object]:
+    """Return the first run of one of several agents once a condition is true of it."""
+    first = f"SELECT * FROM (SELECT * FROM runs WHERE agent = ? ORDER BY id LIMIT 1) WHERE {condition}"
+    return dict(daemon.wait_for_row(first, f"a{agent}"))
+
+
+def seconds_taken(run: dict[str, object]) -> float:
+    start, end = (datetime.fromisoformat(str(run[key])) for key in ("started_at", "completed_at"))
+    return (end - start).total_seconds()
+
+
+def test_the_command_gets_its_input_and_the_named_environment_only(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cret-value\n")
+    text = config(
+        "env | sort; pwd; cat; umask; touch $TMPDIR/x $AGENTCRON_ARTIFACTS/y",
+        'env = { KEY = { file = "key" }, MODE = "ci", OUTSIDE = { inherit = true } }',
+        schedule=SECOND_BY_SECOND + 'input = "the input\\n"\n',
+    )
+    daemon = start_daemon(text, OUTSIDE="from outside", HIDDEN="never seen", LANG="C.UTF-8")
+    run = ended(daemon)
+    folder = daemon.state / "runs" / "1"
+    lines = daemon.output(1).splitlines()
+    found = dict(line.split("=", 1) for line in lines if "=" in line)
+    assert run["status"] == "completed"
+    assert set(found) - {"PWD", "SHLVL", "_", "OLDPWD"} == {
+        *("PATH", "HOME", "USER", "LANG", "TMPDIR", "KEY", "MODE", "OUTSIDE"),
+        *("AGENTCRON_RUN_ID", "AGENTCRON_RUN_NAME", "AGENTCRON_AGENT", "AGENTCRON_SCHEDULE", "AGENTCRON_ATTEMPT"),
+        *("AGENTCRON_SCHEDULED_FOR", "AGENTCRON_TRIGGER", "AGENTCRON_IDEMPOTENCY_KEY", "AGENTCRON_WORKSPACE"),
+        *("AGENTCRON_INPUT", "AGENTCRON_ARTIFACTS", "AGENTCRON_RESULT"),
+    }
+    assert found["KEY"] == "***"
+    assert found["OUTSIDE"] == "from outside"
+    assert found["AGENTCRON_RUN_NAME"] == run["name"] == f"scheduled-run:1:{run['scheduled_for']}"
+    assert found["AGENTCRON_WORKSPACE"] == str(folder / "work")
+    assert lines[-3:] == [str(folder / "work"), "the input", f"{os.umask(os.umask(0o22)):04o}"]
+    assert (folder / "tmp/x").exists()
+    assert (folder / "artifacts/y").exists()
+
+
+@pytest.mark.parametrize(
+    ("way", "script"),
+    [("argument", 'printf %s "$0"'), ("file", 'cat "$AGENTCRON_INPUT"; [ -z "$(cat)" ] || echo also on stdin')],
+)
+def test_the_other_ways_of_input(start_daemon: StartDaemon, way: str, script: str) -> None:
+    schedule = SECOND_BY_SECOND + 'input = "grüße \\n $x"\n'
+    daemon = start_daemon(config(script, f'input = "{way}"', schedule=schedule))
+    assert ended(daemon)["status"] == "completed"
+    assert daemon.output(1) == "grüße \n $x"
+
+
+def test_a_local_environment_is_worked_in_and_left_alone(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    text = config("pwd; touch made", 'environment = "site"') + '[environments.site]\nmode = "local"\npath = "site"\n'
+    daemon = start_daemon(text)
+    ended(daemon)
+    assert daemon.output(1) == f"{tmp_path}/site\n"
+    assert (tmp_path / "site/made").exists()
+
+
+ENDS = {
+    "exit 0": ("completed", 0, None, None),
+    "exit 7": ("failed", 7, None, "exit status 7"),
+    "kill -9 $$": ("failed", None, 9, "ended by signal 9"),
+    "kill -SEGV $$": ("failed", None, 11, "ended by signal 11"),
+    """echo '{"status": "failed", "message": "none"}' > $AGENTCRON_RESULT""": ("failed", 0, None, "none"),
+    """echo '{"status": "completed"}' > $AGENTCRON_RESULT; exit 3""": ("completed", 3, None, None),
+    "echo nonsense > $AGENTCRON_RESULT": ("completed", 0, None, None),
+    "mkfifo $AGENTCRON_RESULT": ("completed", 0, None, None),
+    "ln -s /etc/passwd $AGENTCRON_RESULT; exit 1": ("failed", 1, None, "exit status 1"),
+}
+
+
+def test_how_a_command_ended_is_recorded(start_daemon: StartDaemon) -> None:
+    runs = side_by_side(start_daemon, list(ENDS))
+    for (script, expected), run in zip(ENDS.items(), runs, strict=True):
+        assert (run["status"], run["exit_code"], run["signal"], run["error"]) == expected, script
+
+
+def test_a_command_that_cannot_start_fails_with_the_reason(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon('[agents.a]\ncommand = ["no-such-program"]\nattempts = 3\n' + SECOND_BY_SECOND)
+    run = ended(daemon)
+    assert run["status"] == "failed"  # not continued: another attempt could not end otherwise
+    assert run["error"] == "cannot start 'no-such-program': No such file or directory"
+    assert run["exit_code"] is None
+
+
+def test_an_unreadable_secret_fails_the_run_with_the_reason(start_daemon: StartDaemon) -> None:
+    run = ended(start_daemon(config("echo never", 'env = { KEY = { file = "missing" } }')))
+    assert run["status"] == "failed"
+    assert "KEY: cannot read" in str(run["error"])
+    assert run["delivered_at"] is None
+
+
+def test_a_variable_that_there_is_not_to_inherit_fails_the_run_with_the_reason(start_daemon: StartDaemon) -> None:
+    run = ended(start_daemon(config("echo never", "env = { NOT_SET = { inherit = true } }")))
+    assert run["status"] == "failed"
+    assert "NOT_SET: is not set in the daemon's environment" in str(run["error"])
+    assert run["delivered_at"] is None
+
+
+def test_usage_is_stored(start_daemon: StartDaemon) -> None:
+    result = json.dumps({"usage": {"input_tokens": 5, "output_tokens": 7, "cost_usd": 0.25}, "message": "done"})
+    run = ended(start_daemon(config(f"echo '{result}' > $AGENTCRON_RESULT")))
+    assert (run["input_tokens"], run["output_tokens"], run["cost_usd"], run["message"]) == (5, 7, 0.25, "done")
+
+
+SENSELESS = ['{"input_tokens": -1}', '{"cost_usd": NaN}', '{"input_tokens": "5"}', "[]", '{"cost_usd": 1e400}']
+
+
+def test_senseless_usage_is_left_out(start_daemon: StartDaemon) -> None:
+    scripts = [f"""echo '{{"usage": {usage}}}' > $AGENTCRON_RESULT""" for usage in SENSELESS]
+    for usage, run in zip(SENSELESS, side_by_side(start_daemon, scripts), strict=True):
+        assert (run["status"], run["input_tokens"], run["cost_usd"]) == ("completed", None, None), usage
+
+
+CLAUDE = {
+    "type": "result",
+    "subtype": "success",
+    "is_error": False,
+    "result": "All done.",
+    "total_cost_usd": 0.0123,
+    "usage": {"input_tokens": 3, "cache_creation_input_tokens": 10, "cache_read_input_tokens": 100, "output_tokens": 9},
+}
+
+
+PRINTED = [
+    (json.dumps(CLAUDE), "completed", "All done."),
+    (json.dumps(CLAUDE, indent=2), "completed", "All done."),
+    ('{"type": "system"}\nsome warning\n' + json.dumps(CLAUDE), "completed", "All done."),
+    (json.dumps([{"type": "system"}, CLAUDE]), "completed", "All done."),
+    (json.dumps({**CLAUDE, "is_error": True, "result": "Limit reached"}), "failed", "Limit reached"),
+]
+
+
+def test_the_json_that_claude_prints_is_understood(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    for number, (printed, _, _) in enumerate(PRINTED):
+        (tmp_path / f"printed{number}").write_text(printed)
+    scripts = [f"cat {tmp_path}/printed{number}" for number in range(len(PRINTED))]
+    runs = side_by_side(start_daemon, scripts, 'result_format = "claude"')
+    for (_, status, message), run in zip(PRINTED, runs, strict=True):
+        assert (run["status"], run["message"]) == (status, message)
+        assert (run["input_tokens"], run["output_tokens"], run["cost_usd"]) == (113, 9, 0.0123)
+
+
+def test_standard_error_is_no_result(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "printed").write_text(json.dumps(CLAUDE))
+    forged = json.dumps({**CLAUDE, "is_error": True, "result": "forged"})
+    script = f"cat {tmp_path}/printed; echo '{forged}' >&2"
+    run = ended(start_daemon(config(script, 'result_format = "claude"', 'max_output = "10B"')))
+    assert (run["status"], run["message"], run["output_tokens"]) == ("completed", "All done.", 9)
+
+
+def test_what_an_agent_says_cannot_break_the_record(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config(r"""printf '{"message": "a\\ud800b"}' > $AGENTCRON_RESULT"""))
+    run = ended(daemon)
+    assert (run["status"], run["message"]) == ("completed", "a?b")
+    ended(daemon, 2)
+
+
+def test_a_report_that_is_left_aside_is_told_with_the_run(start_daemon: StartDaemon) -> None:
+    run = ended(start_daemon(config("echo '{' > $AGENTCRON_RESULT")))
+    assert run["status"] == "completed"
+    assert "its report was left aside: the result file is not JSON" in str(run["message"])
+
+
+def test_a_command_that_cannot_start_just_now_is_started_later(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    program = tmp_path / "agent"
+    shutil.copy("/bin/true", program)
+    with program.open("ab"):  # a file that is being written cannot be executed: ETXTBSY
+        daemon = start_daemon(f'[agents.a]\ncommand = ["{program}"]\n' + SECOND_BY_SECOND)
+        event = daemon.wait_for_log("[run] Run pending")
+        assert "Text file busy" in event["error"]
+    run = daemon.wait_for_run("completed", number=event["run_id"])
+    assert run["attempt"] == 1
+
+
+_OF_THE_C_LIBRARY = 0x180000000  # signals 32 and 33, which posix_spawn(3) leaves ignored in every process
+
+
+def test_the_command_starts_with_default_signals_and_three_descriptors(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(
+        config("ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status; cat /proc/$$/oom_score_adj")
+    )
+    ended(daemon)
+    lines = daemon.output(1).split()
+    assert lines[:5] == ["0", "1", "2", "3", "SigBlk:"]  # 3 is the folder that ls reads
+    assert lines[5:7] == ["0" * 16, "SigIgn:"]
+    assert int(lines[7], 16) & ~_OF_THE_C_LIBRARY == 0
+    assert int(lines[8]) >= 500
+
+
+def test_a_relative_program_lies_beside_the_config(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "agent.sh").write_text("#!/bin/sh\necho ran\n")
+    (tmp_path / "agent.sh").chmod(0o755)
+    (tmp_path / "broken.sh").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "broken.sh").chmod(0o755)
+    agents = "".join(
+        f"[agents.{name}]\ncommand = ['./{name}.sh']\n[agents.{name}.schedules.s]\nevery = '1s'\n"
+        for name in ("agent", "broken")
+    )
+    daemon = start_daemon(agents)
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE agent = 'agent' AND status = 'completed'")
+    broken = daemon.wait_for_row("SELECT error FROM runs WHERE agent = 'broken' AND status = 'failed'")
+    assert "interpreter" in broken["error"]
+
+
+def test_a_long_reason_in_any_script_fits_the_record(start_daemon: StartDaemon) -> None:
+    run = ended(start_daemon(f"[agents.a]\ncommand = ['{'é' * 2000}']\n{SECOND_BY_SECOND}"))
+    assert run["status"] == "failed"
+    assert str(run["error"]).startswith("cannot start 'é")
+
+
+def test_a_timeout_of_months_is_no_trouble(start_daemon: StartDaemon) -> None:
+    assert ended(start_daemon(config("exit 3", 'timeout = "365d"', 'idle_timeout = "365d"')))["exit_code"] == 3
+
+
+def test_the_exit_status_survives_what_cannot_be_written_after_it(start_daemon: StartDaemon) -> None:
+    script = "mkdir ../output.tail ../stdout.tail; seq 1 1000; exit 7"
+    run = ended(start_daemon(config(script, 'max_output = "100B"', 'result_format = "claude"')))
+    assert (run["status"], run["exit_code"]) == ("failed", 7)
+    assert run["output_dropped"] == run["output_bytes"] - 50  # type: ignore[operator]
+
+
+def test_streams_cannot_break_each_others_secrets(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hunter2-hunter2")
+    script = "printf hunter2-; sleep 0.6; printf '[err]' >&2; sleep 0.6; printf hunter2"
+    daemon = start_daemon(config(script, 'env = { KEY = { file = "key" } }', 'result_format = "claude"'))
+    ended(daemon)
+    assert daemon.output(1) == "[err]***"
+    assert (daemon.state / "runs/1/stdout.tail").read_text() == "***"
+
+
+# limits
+
+
+def test_timeout_and_grace_are_kept(start_daemon: StartDaemon) -> None:
+    text = config("trap '' TERM; while :; do sleep 0.1; done", 'timeout = "1s"', 'kill_grace = "1s"')
+    run = ended(start_daemon(text))
+    assert run["status"] == "failed"
+    assert "timeout" in str(run["error"])
+    assert run["signal"] == signal.SIGKILL
+    assert 2 <= seconds_taken(run) < 6
+
+
+def test_idle_timeout_counts_from_the_last_output(start_daemon: StartDaemon) -> None:
+    run = ended(start_daemon(config("for i in 1 2 3; do echo $i; sleep 1.2; done; sleep 60", 'idle_timeout = "2s"')))
+    assert run["status"] == "failed"
+    assert "idle timeout" in str(run["error"])
+    assert 4.4 <= seconds_taken(run) < 8
+
+
+HOSTILE = {
+    "ignores TERM": "trap '' TERM; sleep 300",
+    "double fork": "(setsid sh -c 'sleep 300 & sleep 300' &) ; exit 0",
+    "five sessions": "for i in 1 2 3 4 5; do setsid sh -c 'trap \"\" TERM; sleep 300; sleep 300' & done; exit 0",
+    "holds the output": "(trap '' TERM; exec sleep 300) & exit 0",
+    "cleared environment": "env -i setsid sh -c 'sleep 300 & sleep 300' & exit 0",
+    "stops itself": "kill -STOP $$; sleep 300",
+    "zombies": "python3 -c 'import os,time\nfor i in range(20):\n  os.fork() or os._exit(0)\ntime.sleep(300)'",
+    "closed output": "exec >&- 2>&-; sleep 300",
+}
+
+
+def test_nothing_is_left_of_a_hostile_agent(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    runs = side_by_side(start_daemon, list(HOSTILE.values()), 'timeout = "1s"', 'kill_grace = "1s"')
+    for (name, script), run in zip(HOSTILE.items(), runs, strict=True):
+        assert run["status"] == ("completed" if "exit 0" in script else "failed"), name
+        assert seconds_taken(run) < 8, name
+        assert processes_of(str(run["idempotency_key"])) == [], name
+        folder = tmp_path / f"state/runs/{run['id']}"
+        assert [path for path in Path("/proc").glob("[0-9]*/cmdline") if _is_in(path, folder)] == [], name
+
+
+def _is_in(cmdline: Path, folder: Path) -> bool:
+    """Tell whether a process works below a folder, whatever became of its environment."""
+    try:
+        return (cmdline.parent / "cwd").resolve().is_relative_to(folder)
+    except OSError:
+        return False
+
+
+def test_the_log_stays_one_event_a_line_whatever_agents_say(start_daemon: StartDaemon) -> None:
+    forged = r'{"status": "failed", "message": "\u001b[2J\n{\"event\": \"[run] forged\"}\r\u2028end"}'
+    daemon = start_daemon(config(f"printf '%s' '{forged}' > $AGENTCRON_RESULT"))
+    ended(daemon)
+    event = daemon.wait_for_log("[run] Run failed", run_id=1)
+    assert "forged" in event["error"]
+    text = daemon.log_text()
+    assert "\x1b" not in text
+    assert all(json.loads(line) for line in text.split("\n") if line)
+    assert not [event for event in daemon.log() if event["event"] == "[run] forged"]
+
+
+def test_the_log_for_people_is_one_event_a_line_too(start_daemon: StartDaemon) -> None:
+    text = config("""printf '{"status": "failed", "message": "a\\\\nb=c\\\\u001b[31m"}' > $AGENTCRON_RESULT""")
+    daemon = start_daemon('[log]\nformat = "console"\n' + text, ready=False)
+    wait_until(lambda: "Run failed" in daemon.log_text(), what="a failed run in the log")
+    line = next(line for line in daemon.log_text().splitlines() if "Run failed" in line)
+    assert r"a\\nb=c" in line
+    assert "\x1b" not in daemon.log_text()

@@ -1,0 +1,170 @@
+"""Peers that hang, break off, lie, flood or send elsewhere: each run ends, with a reason that a person understands."""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import pytest
+
+from daemon import http_client
+from daemon.agents.remote import delivery
+from tests.conftest import daemons_in
+from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.peers.processes import Peer, free_port, peer
+from tests.support.runs import SELDOM, triggered
+
+pytestmark = pytest.mark.xdist_group("misbehaving")  # its tests share a daemon
+
+QUICK = """
+from daemon import http_client
+from daemon.agents.remote import delivery
+delivery.WAITS = (0.2, 0.4, 0.8, 5.0)
+http_client.TO_HEADERS = 4.0
+"""
+
+
+class End(NamedTuple):
+    """How the run of a mode ends."""
+
+    status: str
+    reason: str
+    deliveries: int
+
+
+ENDS = {
+    "well": End("completed", "", 1),
+    "hang": End("failed", "message/send: no answer within 4 s (after 5 tries)", 5),
+    "hang-in-headers": End("failed", "message/send: no answer within 4 s (after 5 tries)", 5),
+    "error-500": End("failed", "message/send: HTTP 500 X: it broke (after 5 tries)", 5),
+    "not-found": End("failed", "message/send: HTTP 404 X: nothing here", 1),
+    "unavailable-for-years": End("failed", "it asks to wait 11574d1h46m40s, longer than the run's timeout leaves", 1),
+    "unavailable-for-a-second": End("completed", "", 2),
+    "unavailable-until-1999": End("failed", "HTTP 503 X (after 5 tries)", 5),
+    "unavailable-beyond-time": End("failed", "HTTP 503 X (after 5 tries)", 5),
+    "timeout-once": End("completed", "", 2),
+    "too-early-once": End("completed", "", 2),
+    "empty-lines": End("completed", "", 1),
+    "wide-json": End("failed", "its answer carries the id 'None', which is another request's", 1),
+    "too-many-once": End("completed", "", 2),
+    "drop": End("failed", "the connection was closed before an answer came (after 5 tries)", 5),
+    "drop-once": End("completed", "", 2),
+    "drop-after-headers": End("failed", "its answer broke off", 1),
+    "drop-in-body": End("failed", "its answer broke off", 1),
+    "two-responses": End("completed", "", 1),
+    "two-answers": End("failed", "its answer is not JSON: Extra data", 1),
+    "byte-a-second": End("failed", "timeout: the run took longer than its timeout", 1),
+    "endless": End("failed", "its answer is larger than 16 MiB", 1),
+    "gzip-bomb": End("failed", "its answer is encoded as gzip, which nobody asked for", 1),
+    "brotli": End("failed", "its answer is encoded as br, which nobody asked for", 1),
+    "bad-json": End("failed", "its answer is not JSON", 1),
+    "deep-json": End("failed", "its answer is nested too deeply", 1),
+    "nan": End("failed", "its answer is not JSON: NaN is no JSON", 1),
+    "wrong-id": End("failed", "its answer carries the id 'another', which is another request's", 1),
+    "no-content": End("failed", "its answer is empty", 1),
+    "redirect-in-a-circle": End("failed", "redirected more than 5 times", 6),
+    "redirect-to-a-file": End("failed", "redirected to file:///etc/passwd, another scheme or host", 1),
+    "redirect-elsewhere": End("failed", "redirected to http://localhost:1/api, another scheme or host", 1),
+    "redirect-nearby": End("completed", "", 1),
+    "see-other": End("failed", "message/send: HTTP 303 X", 1),
+    "error-inside": End("failed", "message/send: no such flow (JSON-RPC error -32603)", 1),
+    "no-http": End("failed", "its answer is no proper HTTP", 5),
+}
+
+
+def config(url: str, late: int) -> str:
+    agents = [
+        f"[agents.{mode}]\ntype = 'agentex'\nacp_type = 'sync'\nurl = '{url}/{mode}'\n"
+        f"timeout = '{'4s' if mode == 'byte-a-second' else '1m'}'\n"
+        f"[agents.{mode}.schedules.s]\n{SELDOM}input = 'go'\n"
+        for mode in ENDS
+    ]
+    agents.append(
+        agents[0].replace("agents.well", "agents.refused").replace(f"{url}/well", f"http://127.0.0.1:{late}/well")
+    )
+    punctual = "[agents.punctual]\ncommand = ['true']\n[agents.punctual.schedules.s]\nevery = '1s'\n"
+    return "\n".join(["[daemon]", "state_dir = 'state'", "max_concurrent_runs = 100", *agents, punctual])
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DaemonProcess, Peer]]:
+    """A daemon that has delivered to all modes, and the peer."""
+    folder = tmp_path_factory.mktemp("misbehaving")
+    late = free_port()
+    with peer(folder, "misbehaving") as found, daemons_in(folder) as start:
+        daemon = start(config(found.url, late), slowed=QUICK)
+        for agent in ("refused", *ENDS):
+            triggered(daemon, f"{agent}/s")
+        daemon.wait_for_row(
+            "SELECT 1 FROM events e JOIN runs r ON r.id = e.run_id WHERE r.agent = 'refused' "
+            "AND e.type = 'delivery_failed'"
+        )
+        with peer(folder, "misbehaving", port=late):
+            ended = "SELECT count(*) AS n FROM runs WHERE agent <> 'punctual' AND completed_at IS NOT NULL"
+            wait_until(lambda: daemon.query(ended)[0]["n"] == len(ENDS) + 1, deadline=60, what="all runs ended")
+        yield daemon, found
+
+
+def run_of(daemon: DaemonProcess, agent: str) -> dict[str, Any]:
+    [run] = daemon.query("SELECT * FROM runs WHERE agent = ?", agent)
+    return dict(run)
+
+
+@pytest.mark.parametrize("mode", ENDS)
+def test_a_run_ends_with_its_reason_after_so_many_deliveries(outcome: tuple[DaemonProcess, Peer], mode: str) -> None:
+    daemon, found = outcome
+    run, end = run_of(daemon, mode), ENDS[mode]
+    assert run["status"] == end.status, run["error"]
+    assert end.reason in (run["error"] or ""), run["error"]
+    key = run["idempotency_key"]
+    requests = [one for one in found.requests() if one["mode"] == mode and one["headers"]["x-idempotency-key"] == key]
+    deliveries = [one for one in requests if one["body"]["method"] == "message/send"]
+    assert len(deliveries) == end.deliveries
+    if mode != "well":  # others are sent there, too
+        assert {one["headers"]["x-idempotency-key"] for one in found.requests() if one["mode"] == mode} == {key}
+    assert len({str(one["body"]) for one in deliveries}) == 1
+    assert len({one["headers"]["x-request-id"] for one in deliveries}) == 1
+    acknowledged = end.status == "completed" or "its answer" in end.reason or "timeout:" in end.reason
+    acknowledged = (acknowledged or mode == "error-inside") and mode != "no-http"
+    assert (run["delivered_at"] is not None) is acknowledged
+
+
+def test_a_peer_that_is_not_there_yet_is_tried_again(outcome: tuple[DaemonProcess, Peer]) -> None:
+    daemon, _ = outcome
+    run = run_of(daemon, "refused")
+    assert run["status"] == "completed"
+    [event, *_] = daemon.query("SELECT data FROM events WHERE run_id = ? AND type = 'delivery_failed'", run["id"])
+    assert "cannot connect to 127.0.0.1" in event["data"]
+
+
+def test_a_wait_that_is_over_takes_nothing_from_ours(outcome: tuple[DaemonProcess, Peer]) -> None:
+    daemon, _ = outcome
+    events = "SELECT data FROM events WHERE run_id = ? AND type = 'delivery_failed' ORDER BY number"
+    tries = [json.loads(row["data"]) for row in daemon.query(events, run_of(daemon, "unavailable-until-1999")["id"])]
+    assert [one.get("again_after_seconds") for one in tries] == [0.2, 0.4, 0.8, 5.0, None]
+
+
+def test_what_came_before_the_end_is_kept(outcome: tuple[DaemonProcess, Peer]) -> None:
+    daemon, _ = outcome
+    assert daemon.output(run_of(daemon, "drop-in-body")["id"]) == "half of it"
+    assert daemon.output(run_of(daemon, "empty-lines")["id"]) == "at last"
+
+
+def test_other_schedules_fire_on_time_meanwhile(outcome: tuple[DaemonProcess, Peer]) -> None:
+    daemon, _ = outcome
+    fires = daemon.query("SELECT f.* FROM fires f JOIN schedules s ON s.id = f.schedule_id WHERE s.agent = 'punctual'")
+    late = [datetime.fromisoformat(row["decided_at"]) - datetime.fromisoformat(row["scheduled_for"]) for row in fires]
+    assert len(late) > 5
+    assert max(late) < timedelta(seconds=10)
+    assert "Traceback" not in daemon.log_text()
+
+
+def test_a_redirect_takes_the_key_nowhere_else(outcome: tuple[DaemonProcess, Peer]) -> None:
+    _, found = outcome
+    assert {one["headers"]["host"] for one in found.requests()} == {f"127.0.0.1:{found.port}"}
+
+
+def test_the_waits_are_those_of_the_contract() -> None:
+    assert delivery.WAITS == (2.0, 4.0, 8.0, 16.0)
+    assert http_client.TO_HEADERS == 120
+    assert http_client.LARGEST_BODY == 16 * 1024 * 1024

@@ -1,0 +1,68 @@
+"""The output of a run: bounded, its secrets masked, never held in memory."""
+
+import os
+import re
+from pathlib import Path
+
+from tests.agents.test_command import beside_each_other, config, ended, first_run
+from tests.conftest import StartDaemon
+from tests.support.daemon_process import wait_until
+
+
+def test_output_beyond_the_limit_keeps_the_first_and_the_last_part(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config("seq 1 20000", 'max_output = "1KiB"'))
+    run = ended(daemon)
+    everything = "".join(f"{n}\n" for n in range(1, 20001))
+    kept = daemon.output(1)
+    match = re.search(r"\n\[agentcron: ([0-9]+) bytes of output were dropped here\]\n", kept)
+    assert match is not None
+    assert kept[: match.start()] == everything[:512]
+    assert kept[match.end() :] == everything[-512:]
+    assert run["output_bytes"] == len(everything)
+    assert run["output_dropped"] == int(match[1]) == len(everything) - 1024
+
+
+def test_output_at_the_edges_of_the_limit(start_daemon: StartDaemon) -> None:
+    edges = [(1024, 1024), (1000, 1024), (1025, 1024), (5, 3), (5, 0)]
+    text = beside_each_other([f"head -c {size} /dev/zero | tr '\\0' x" for size, _ in edges], 'max_output = "LIMIT"')
+    for _, limit in edges:
+        text = text.replace("LIMIT", f"{limit}B", 1)
+    daemon = start_daemon(text)
+    for number, (size, limit) in enumerate(edges):
+        run = first_run(daemon, number)
+        assert run["output_dropped"] == max(0, size - limit)
+        assert daemon.output(int(str(run["id"]))).count("x") == min(size, limit)
+
+
+def test_secrets_are_masked_across_writes_and_without_a_newline(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hunter2-hunter2\n")
+    script = "printf hunter2-; sleep 0.1; printf 'hunter2 '; printf 'plain '; printf hunter2-hun; "
+    script += "echo '{\"message\": \"'$KEY'\"}' > $AGENTCRON_RESULT"
+    daemon = start_daemon(config(script, 'env = { KEY = { file = "key" }, OTHER = "plain" }'))
+    run = ended(daemon)
+    assert daemon.output(1) == "*** plain hunter2-hun"
+    assert run["message"] == "***"
+    everything = b"".join(path.read_bytes() for path in daemon.state.rglob("*") if path.is_file())
+    assert b"hunter2-hunter2" not in everything + daemon.log_file.read_bytes()
+
+
+def _resident_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+([0-9]+)", status)[1])  # type: ignore[index]
+
+
+def test_a_flood_of_output_grows_neither_daemon_nor_supervisor(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    wait = f"cat {gate} >/dev/null"
+    flood = f"{wait}; head -c 200000000 /dev/zero | tr '\\0' x; head -c 100000000 /dev/zero; {wait}"
+    daemon = start_daemon(config(flood, 'max_output = "1MiB"'))
+    run = daemon.wait_for_row("SELECT * FROM runs WHERE id = 1 AND delivered_at IS NOT NULL")
+    before = [_resident_kib(pid) for pid in (daemon.process.pid, run["pid"])]
+    gate.write_text("go")
+    ring = daemon.state / "runs/1/output.tail"
+    wait_until(lambda: ring.exists() and int.from_bytes(ring.read_bytes()[16:24], "little") > 299_000_000, deadline=60)
+    after = [_resident_kib(pid) for pid in (daemon.process.pid, run["pid"])]
+    gate.write_text("go")
+    assert ended(daemon)["output_bytes"] == 300_000_000
+    assert max(now - then for then, now in zip(before, after, strict=True)) < 5 * 1024

@@ -1,0 +1,187 @@
+"""Calls in flight when the daemon stops or dies: drained, given up, or delivered again, but not once acknowledged."""
+
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.peers.processes import Peer, peer
+from tests.support.runs import agent, cancel, ended, triggered
+
+
+def text(found: Peer, mode: str, stop_timeout: str = "20s", *settings: str) -> str:
+    more = "\n".join(["type = 'agentex'", "acp_type = 'sync'", f"url = '{found.url}/{mode}'", *settings])
+    return f"[daemon]\nstate_dir = 'state'\nstop_timeout = '{stop_timeout}'\n" + agent("a", more, x="go")
+
+
+def in_flight(daemon: DaemonProcess, found: Peer) -> int:
+    """Start a run; return it once the peer has its input."""
+    number = triggered(daemon, "a/x")
+    wait_until(found.requests, what="the delivery")
+    return number
+
+
+@pytest.mark.parametrize(
+    ("number", "mode", "end"), [(signal.SIGTERM, "slow", "completed"), (signal.SIGINT, "hang", "cancelled")]
+)
+def test_a_call_in_flight_is_drained_or_cancelled(
+    start_daemon: StartDaemon, tmp_path: Path, number: int, mode: str, end: str
+) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        daemon = start_daemon(text(found, mode))
+        run = in_flight(daemon, found)
+        assert daemon.stop(number) == 0
+        assert daemon.query("SELECT status FROM runs WHERE id = ?", run)[0]["status"] == end
+
+
+def test_a_call_that_takes_too_long_is_interrupted(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        daemon = start_daemon(text(found, "stall", "1s"))
+        number = in_flight(daemon, found)
+        wait_until(lambda: daemon.query("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL"), what="the marker")
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began < 1 + 5
+        [run] = daemon.query("SELECT * FROM runs WHERE id = ?", number)
+        assert run["status"] == "interrupted"
+        assert run["error"] == "the daemon was stopped while the agent's answer was under way"
+        assert daemon.output(number) == "begun"
+
+
+def test_a_call_that_was_retried_and_then_acknowledged_is_not_made_again(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        first = start_daemon(text(found, "unavailable-then-stall", "1s"))
+        number = in_flight(first, found)
+        first.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+        assert first.stop() == 0
+        assert first.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "interrupted"
+        assert_one_key(found, 2)
+
+
+def test_input_that_waits_for_its_next_try_is_left_to_the_next_daemon(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        first = start_daemon(text(found, "unavailable-for-a-second", "1s").replace("1s'", "2s'"), slowed=LONG_WAIT)
+        number = in_flight(first, found)
+        first.wait_for_log("[delivery] A try failed")
+        assert first.stop() == 0
+        assert first.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "pending"
+        second = start_daemon(text(found, "unavailable-for-a-second"))
+        assert ended(second, number)["status"] == "completed"
+        assert_one_key(found, 2)
+
+
+LONG_WAIT = """
+from daemon import http_client
+http_client._retry_after = lambda text: None if text is None else http_client.timedelta(seconds=60)
+"""
+
+
+def test_after_a_crash_input_without_an_acknowledgement_is_delivered_again(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        first = start_daemon(text(found, "hang-once"))
+        number = in_flight(first, found)
+        first.kill()
+        second = start_daemon(text(found, "hang-once"))
+        assert ended(second, number)["status"] == "completed"
+        assert_one_key(found, 2)
+
+
+def test_after_a_crash_acknowledged_input_is_not_delivered_again(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        first = start_daemon(text(found, "stall"))
+        number = in_flight(first, found)
+        wait_until(lambda: first.query("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL"), what="the marker")
+        first.kill()
+        run = ended(start_daemon(text(found, "stall")), number)
+        assert run["status"] == "interrupted"
+        assert "is not delivered again" in run["error"]
+        assert_one_key(found, 1)
+
+
+def test_an_interrupted_call_is_rerun_where_the_config_says_so(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        settings = "on_interrupt = 'rerun'"
+        first = start_daemon(text(found, "stall", "20s", settings))
+        number = in_flight(first, found)
+        wait_until(lambda: first.query("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL"), what="the marker")
+        first.kill()
+        second = start_daemon(text(found, "well", "20s", settings))
+        assert ended(second, number)["status"] == "continued_as_new"
+        assert ended(second, number + 1)["status"] == "completed"
+        assert len({one["headers"]["x-idempotency-key"] for one in found.requests()}) == 2
+
+
+def test_a_cancel_while_the_daemon_was_away_is_obeyed(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "agentex_plain", "async") as found:
+        settings = f"type = 'agentex'\nurl = '{found.url}'\nawait_completion = true"
+        first = start_daemon(agent("a", settings, x="wait"))
+        number = triggered(first, "a/x")
+        first.wait_for_run("suspended", number=number)
+        first.kill()
+        flag = "INSERT INTO cancellation_flags VALUES (?, '2026-01-01T00:00:00.000Z', 'alice', 0, NULL)"
+        write(first, flag, number)
+        run = ended(start_daemon(agent("a", settings, x="wait")), number)
+        assert (run["status"], run["error"]) == ("cancelled", "cancelled by alice")
+        assert [one["method"] for one in found.requests()] == ["task/create", "event/send", "task/cancel"]
+
+
+def test_a_suspended_run_whose_agent_left_the_config_goes_on(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "a2a_sdk") as found:
+        first = start_daemon(agent("a", f"type = 'a2a'\nurl = '{found.url}'", x="slow made"))
+        number = triggered(first, "a/x")
+        first.wait_for_run("suspended", number=number)
+        first.kill()
+        second = start_daemon("[agents.b]\ncommand = ['true']\n")
+        assert ended(second, number)["message"] == "made"
+
+
+def write(daemon: DaemonProcess, sql: str, *values: object) -> None:
+    with sqlite3.connect(daemon.state / "state.db") as connection:
+        connection.execute(sql, values)
+
+
+def assert_one_key(found: Peer, deliveries: int) -> None:
+    requests = [one for one in found.requests() if one["body"]["method"] == "message/send"]
+    assert len(requests) == deliveries
+    assert len({one["headers"]["x-idempotency-key"] for one in requests}) == 1
+    assert len({str(one["body"]) for one in requests}) == 1
+
+
+LONG_WAY = """
+import time
+import daemon.runs.pipeline as pipeline
+prepare = pipeline.make_input_folder
+def slow(*arguments):
+    time.sleep(2)
+    return prepare(*arguments)
+pipeline.make_input_folder = slow
+"""
+
+
+def test_a_run_cancelled_on_its_way_is_never_delivered(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        daemon = start_daemon(text(found, "well"), slowed=LONG_WAY)
+        number = triggered(daemon, "a/x")
+        daemon.wait_for_run("running", number=number)
+        cancel(daemon, number)
+        assert ended(daemon, number)["status"] == "cancelled"
+        assert found.requests() == []
+
+
+def test_a_run_on_its_way_is_waited_for(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        daemon = start_daemon(text(found, "well"), slowed=LONG_WAY)
+        number = triggered(daemon, "a/x")
+        daemon.wait_for_run("running", number=number)
+        assert daemon.stop() == 0
+        assert daemon.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "completed"

@@ -1,0 +1,379 @@
+"""`agentcron doctor`: one thing broken at a time, told with its severity, and mended by what it says."""
+
+import contextlib
+import http.server
+import json
+import os
+import pwd
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from daemon.cli import privileges
+from daemon.config.loading import load_config
+from daemon.doctor.service_unit import Unit, check_unit
+from daemon.doctor.settings import check_settings
+from daemon.doctor.state import check_state
+from tests.conftest import StartDaemon, daemons_in
+from tests.recovery.test_backup import damaged
+from tests.support.daemon_process import DaemonProcess
+
+GOOD = "[agents.a]\ncommand = ['sh', '-c', 'exit 0']\n[agents.a.schedules.s]\nevery = '1s'\n"
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Says no to everything, which is an answer."""
+
+    def do_GET(self) -> None:
+        """Refuse."""
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def findings(daemon: DaemonProcess) -> list[dict[str, Any]]:
+    done = daemon.cli("doctor", "--json")
+    assert done.stderr == ""
+    document = json.loads(done.stdout)
+    worst = [finding for finding in document["findings"] if finding["severity"] == "error"]
+    assert (done.returncode, document["errors"]) == (1 if worst else 0, len(worst))
+    assert all(finding["mend"] for finding in document["findings"] if finding["severity"] in {"error", "warning"})
+    found: list[dict[str, Any]] = document["findings"]
+    return found
+
+
+def found(daemon: DaemonProcess, about: str, severity: str) -> str:
+    """Return what is told of something, at a severity."""
+    said = [one["what"] for one in findings(daemon) if (one["about"], one["severity"]) == (about, severity)]
+    assert said, findings(daemon)
+    return " ".join(said)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    """A state directory that a daemon has used."""
+    folder = tmp_path_factory.mktemp("used")
+    with daemons_in(folder) as start:
+        daemon = start(GOOD)
+        daemon.wait_for_run("completed")
+        daemon.stop()
+        yield daemon
+
+
+@pytest.fixture
+def used(stopped: DaemonProcess, tmp_path: Path) -> DaemonProcess:
+    """A copy of it for one test."""
+    shutil.copytree(stopped.folder, tmp_path, dirs_exist_ok=True)
+    daemon = object.__new__(DaemonProcess)
+    daemon.__dict__.update(stopped.__dict__)
+    daemon.folder, daemon.state, daemon.config = tmp_path, tmp_path / "state", tmp_path / "config.toml"
+    return daemon
+
+
+def test_a_working_installation_has_no_errors(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(GOOD)
+    said = findings(daemon)
+    assert not [one for one in said if one["severity"] == "error"]
+    good = {one["about"] for one in said if one["severity"] == "ok"}
+    assert {"config", "state", "database", "daemon", "disk"} <= good
+    shown = daemon.cli("doctor").stdout
+    assert f"pid {daemon.process.pid} answers" in shown
+    assert "0 errors" in shown
+
+
+def test_a_bad_config_is_told_whole(used: DaemonProcess) -> None:
+    used.config.write_text("[daemon]\nnonsense = 1\nmax_concurrent_runs = 'x'\n")
+    said = findings(used)
+    assert {one["about"] for one in said} == {"config"}
+    assert len(said) >= 2
+
+
+def test_without_a_daemon_there_is_nothing_wrong(used: DaemonProcess) -> None:
+    assert [one for one in findings(used) if one["severity"] == "error"] == []
+    assert "none runs on" in found(used, "daemon", "note")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders to somebody else")
+@pytest.mark.parametrize(
+    ("owner", "log", "is_told"),
+    [
+        (0, "log/file", True),
+        (0, "log/below/file", True),
+        (65534, "log/file", False),
+        (65534, "log/below/file", False),
+        (0, "link", True),
+        (0, "closed", True),
+        (65534, "closed", False),
+        (0, "dangling", False),
+    ],
+)
+def test_what_may_not_be_seen_or_is_another_users_is_not_judged(
+    tmp_path: Path, owner: int, log: str, *, is_told: bool
+) -> None:
+    for name in ("log", "bin"):
+        (tmp_path / name).mkdir(mode=0o700)
+        os.chown(tmp_path / name, 65534, 65534)
+    (tmp_path / "closed").touch(mode=0o600)
+    os.chown(tmp_path / "closed", 65534, 65534)
+    (tmp_path / "link").symlink_to("log/file")
+    (tmp_path / "dangling").symlink_to("nothing yet")
+    (tmp_path / "state").mkdir()
+    os.chown(tmp_path / "state", owner, owner)
+    (tmp_path / "config.toml").write_text(
+        f"[daemon]\nstate_dir = 'state'\n[log]\nfile = '{log}'\n[agents.a]\ncommand = ['{tmp_path}/bin/agent']\n"
+    )
+    powerless = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"]
+    command = [*powerless, sys.executable, "-m", "daemon", "--config", str(tmp_path / "config.toml"), "check", "--json"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    expected = [f"log.file: {tmp_path}/{log} cannot be written"] if is_told else []
+    expected.append(f"agents.a.command: '{tmp_path}/bin/agent' is not an executable program here")
+    assert sorted(json.loads(told.stdout)["warnings"]) == sorted(expected)
+
+
+def test_without_state_there_is_nothing_wrong(used: DaemonProcess) -> None:
+    shutil.rmtree(used.state)
+    assert "the first start makes it" in found(used, "state", "note")
+
+
+@pytest.mark.parametrize("name", ["", "state.db", "witness.json", "hook.key"])
+def test_state_that_others_may_read_is_an_error(used: DaemonProcess, name: str) -> None:
+    (used.state / name).chmod(0o755)
+    assert "open to others (mode 0755)" in found(used, "state", "error")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_files_of_somebody_else_are_an_error(used: DaemonProcess) -> None:
+    os.chown(used.state / "witness.json", 65534, 65534)
+    assert "witness.json belongs to" in found(used, "state", "error")
+
+
+def test_what_lies_in_the_way_is_named_with_a_mend(used: DaemonProcess, tmp_path: Path) -> None:
+    (used.state / "hook.key").write_text("xx")
+    shutil.rmtree(used.state / "runs")
+    (used.state / "runs").touch()
+    (tmp_path / "c.sock").mkdir()
+    (tmp_path / "script").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "script").chmod(0o755)
+    (tmp_path / "dos").write_bytes(b"#!/bin/sh\r\n")
+    (tmp_path / "dos").chmod(0o755)
+    (tmp_path / "plain").write_text("#!/bin/sh\n")
+    used.config.write_text(f"""
+[daemon]
+state_dir = "state"
+[log]
+file = "no/such/log"
+[control]
+socket = "c.sock"
+[agents.script]
+command = ["{tmp_path}/script"]
+[agents.dos]
+command = ["{tmp_path}/dos"]
+[agents.plain]
+command = ["{tmp_path}/plain"]
+""")
+    said = {(one["about"], one["what"]): one["mend"] for one in findings(used) if one["severity"] == "error"}
+    text = "\n".join(f"{about}: {what}; {mend}" for (about, what), mend in said.items())
+    for words in (
+        "hooks: ",
+        "runs is no folder; look what put it there, and move it away: mv ",
+        "c.sock is no socket; move it away",
+        f"log.file: there is no folder {tmp_path}/no/such",
+        "names /no/such/interpreter, which is no program here",
+        "names /bin/sh\r, which is no program here",
+        f"plain may not be executed; chmod +x {tmp_path}/plain, if it is a program",
+    ):
+        assert words in text
+    assert "Not a directory" not in text
+
+
+def test_a_state_directory_of_another_user_than_the_units_is_told_and_no_more(used: DaemonProcess) -> None:
+    config = load_config(used.config)
+    [finding] = check_state(config, "nobody")
+    assert finding.what == f"{used.state} belongs to {pwd.getpwuid(os.geteuid()).pw_name}, and the unit runs as nobody"
+    assert finding.mend == f"chown -R nobody {used.state}"
+    for same in (str(os.geteuid()), "no such user", None):
+        assert not [one for one in check_state(config, same) if one.severity == "error"]
+
+
+def test_a_link_to_nowhere_and_a_newer_schema_are_told(used: DaemonProcess) -> None:
+    with contextlib.closing(sqlite3.connect(used.state / "state.db")) as connection:
+        connection.execute("PRAGMA user_version = 9999")
+    [newer] = [one for one in findings(used) if one["about"] == "database"]
+    assert newer["mend"] == "install that version of agentcron again"
+    shutil.rmtree(used.state)
+    used.state.symlink_to("nowhere")
+    assert "is a link to what is not there" in found(used, "state", "error")
+
+
+def test_a_flipped_page_is_found(used: DaemonProcess) -> None:
+    damaged(used.state / "state.db", page=6)
+    assert str(used.state / "state.db") in found(used, "database", "error")
+
+
+def test_a_lost_database_and_a_lost_tail_are_found(used: DaemonProcess) -> None:
+    witness = json.loads((used.state / "witness.json").read_text())
+    (used.state / "witness.json").write_text(json.dumps({**witness, "highest_run": 9999}))
+    assert "its tail is lost" in found(used, "witness", "error")
+    (used.state / "state.db").unlink()
+    assert "is gone, but was there" in found(used, "database", "error")
+
+
+def test_what_belongs_to_no_run_is_named(used: DaemonProcess) -> None:
+    (used.state / "runs/777").mkdir()
+    (used.state / "environments/site/tasks/778").mkdir(parents=True)
+    (used.state / "environments/site/quarantine/779").mkdir(parents=True)
+    assert "such as 777" in found(used, "runs", "note")
+    places = found(used, "workspaces", "warning")
+    assert "tasks/778 belongs to no run" in places
+    assert "quarantine/779" in places
+
+
+def test_a_supervisor_without_a_run_is_named(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(GOOD.replace("exit 0", "sleep 300"))
+    run = daemon.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    daemon.kill()
+    subprocess.run(
+        ["sqlite3", daemon.state / "state.db", "PRAGMA foreign_keys = OFF; DELETE FROM runs"], check=True, timeout=20
+    )
+    what = found(daemon, "supervisors", "warning")
+    assert f"process {run['pid']} and its agent work for run {run['id']}" in what
+    os.kill(run["pid"], 15)
+
+
+def test_what_agents_need_and_do_not_have_is_named(used: DaemonProcess, tmp_path: Path) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "site.git"], check=True)
+    used.config.write_text(f"""
+[daemon]
+state_dir = "state"
+[environments.good]
+mode = "git"
+repository = "site.git"
+[environments.bad]
+mode = "git"
+repository = "nowhere.git"
+require_fetch = true
+quota = "9000TB"
+[environments.gone]
+mode = "local"
+path = "no/such/folder"
+[agents.missing]
+command = ["no-such-program"]
+env = {{ KEY = {{ file = "no-such-file" }} }}
+[agents.up]
+type = "a2a"
+url = "http://127.0.0.1:{server.server_port}"
+[agents.down]
+type = "a2a"
+url = "http://127.0.0.1:1/agent"
+""")
+    with contextlib.closing(server.socket):
+        said = {(one["about"], one["severity"]): one["what"] for one in findings(used)}
+        server.shutdown()
+    assert "'no-such-program' is not an executable" in said["agents.missing.command", "error"]
+    assert "no-such-file" in said["agents.missing.env.KEY", "error"]
+    assert "answers" in said["agents.up", "ok"]
+    assert "Connection refused" in said["agents.down", "error"]
+    assert "site.git answers" in said["environments.good.repository", "ok"]
+    assert "nowhere.git" in said["environments.bad.repository", "error"]
+    assert "is no folder" in said["environments.gone.path", "error"]
+    assert "more than the disk holds" in said["disk", "warning"]
+
+
+def test_a_server_that_answers_byte_by_byte_is_given_up(used: DaemonProcess) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
+        ended = threading.Event()
+
+        def drip() -> None:
+            client, _ = server.accept()
+            with client, contextlib.suppress(OSError):
+                client.send(b"HTTP/1.1 200 OK\r\nX: ")
+                while not ended.wait(0.5):
+                    client.send(b"x")
+
+        threading.Thread(target=drip, daemon=True).start()
+        used.config.write_text(
+            '[daemon]\nstate_dir = "state"\n[agents.slow]\n'
+            f'type = "a2a"\nurl = "http://127.0.0.1:{server.getsockname()[1]}"\n'
+        )
+        told = found(used, "agents.slow", "error")
+        ended.set()
+    assert "has not answered within 10 s" in told
+
+
+def test_a_program_in_a_folder_that_the_service_hides_is_told(tmp_path: Path) -> None:
+    program = tmp_path / "agent"
+    interpreter = tmp_path / "interpreter"
+    interpreter.write_text("")
+    interpreter.chmod(0o755)
+    program.write_text(f"#!{interpreter}\0x\n")
+    program.chmod(0o755)
+    (tmp_path / "config.toml").write_text(f"[agents.a]\ncommand = ['{program}']\n")
+    config = load_config(tmp_path / "config.toml")
+    assert [finding.severity for finding in check_settings(config)] == []
+    for hidden in (program, interpreter):
+        [finding] = check_settings(config, hides=lambda path, hidden=hidden: path == hidden)  # type: ignore[misc]
+        assert f"{hidden} is in a home, which ProtectHome= hides" in finding.what
+
+
+def test_what_a_unit_hides_shows_and_sets() -> None:
+    bound = {"ProtectHome": "tmpfs", "BindPaths": "-/srv/x:/home/alice/site:rbind", "BindReadOnlyPaths": "/root/a"}
+    unit = Unit({**bound, "User": "agentcron", "Environment": 'PATH=/bin "WORDS=a b"'}, "")
+    places = ("/home/bob/x", "/home/alice/site/x", "/root/a", "/usr/bin/x")
+    assert [unit.hides(Path(place)) for place in places] == [True, False, False, False]
+    assert not Unit({"ProtectHome": "read-only"}, "").hides(Path("/home/bob/x"))
+    assert (unit.user, unit.environment["PATH"], unit.environment["WORDS"]) == ("agentcron", "/bin", "a b")
+    assert "HOME" in unit.environment
+
+
+def test_a_unit_that_harms_agents_at_a_restart_is_told(used: DaemonProcess) -> None:
+    config = load_config(used.config)
+    good = {"ActiveState": "active", "KillMode": "process", "RemoveIPC": "no", "Delegate": "yes"}
+    assert [one.severity for one in check_unit(config, Unit(good, ""))] == ["ok"]
+    for harmful in ({"KillMode": "mixed"}, {"RemoveIPC": "yes"}):
+        _, told = check_unit(config, Unit({**good, **harmful}, ""))
+        assert told.severity == "error"
+        assert "of all running agents" in told.what or "end all running agents" in told.what
+
+
+def test_a_variable_to_inherit_is_looked_for_where_the_unit_sets_it(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[agents.a]\ncommand = ['true']\nenv = { TOKEN = { inherit = true } }\n")
+    config = load_config(tmp_path / "config.toml")
+    assert list(check_settings(config, {"PATH": "/bin:/usr/bin", "TOKEN": "x"})) == []
+    [finding] = check_settings(config, {"PATH": "/bin:/usr/bin"})
+    assert (finding.severity, finding.about) == ("warning", "agents.a.env.TOKEN")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_root_can_look_as_the_user_of_the_unit() -> None:
+    script = (
+        "import os; from daemon.cli.privileges import become; print(become('no such'), become('nobody'), os.geteuid())"
+    )
+    needed = [Path(str(module.__file__)) for module in (os, typer, privileges)]
+    closed = [place for place in needed if not all(above.stat().st_mode & 0o001 for above in place.parents)]
+    for name in ("nobody", str(pwd.getpwnam("nobody").pw_uid)):
+        run = [sys.executable, "-c", script.replace("'nobody'", f"'{name}'")]
+        said = subprocess.run(run, capture_output=True, text=True, check=False)
+        if closed:  # in the home of root, where agentcron may be under test
+            assert f"RefusedError: nobody cannot read {closed[0]}" in said.stderr
+        else:
+            assert said.stdout.split() == ["None", "nobody", str(pwd.getpwnam("nobody").pw_uid)]
+
+
+def test_a_daemon_that_does_not_answer_is_an_error(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(GOOD)
+    daemon.process.send_signal(19)
+    assert f"pid {daemon.process.pid} does not answer" in found(daemon, "daemon", "error")
+    daemon.process.send_signal(18)

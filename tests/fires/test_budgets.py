@@ -1,0 +1,110 @@
+"""Budgets: a due time over what its agent may spend in a day is skipped, with the figures."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from daemon.clock.alarm import decide_some
+from daemon.fires.decision import Fire, Present
+from daemon.model import FireOutcome, RunStatus
+from daemon.rules.budget import Limits, Spent, calendar_day, exhausted
+from daemon.store.state_dir import open_state
+from tests.conftest import StartDaemon
+from tests.fires.test_fires import SECOND, START, Ledger
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    (tmp_path / "state").mkdir()
+    async with open_state(tmp_path / "state", START, accept_data_loss=False) as database:
+        yield Ledger(database, tmp_path)
+
+
+async def decide(ledger: Ledger, now: datetime, limits: Limits, zone: str = "UTC") -> list[Fire]:
+    present = Present(now, ledger.started, frozenset({"a"}), "instance", {"a": limits}, zone)
+    return (await decide_some(ledger.database, present, 25)).fires
+
+
+async def spend(ledger: Ledger, run: int, **usage: float) -> None:
+    await ledger.move(run, RunStatus.RUNNING, RunStatus.COMPLETED)
+    columns = ", ".join(f"{name} = {value}" for name, value in usage.items())
+    await ledger.database.write(lambda tx: tx.execute(f"UPDATE runs SET {columns} WHERE id = ?", (run,)).fetchall())
+
+
+async def test_runs_beyond_the_days_number_are_skipped_with_the_figures_until_midnight(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "allow_all"')
+    limits = Limits(runs=2)
+    fires = [fire for seconds in (10, 20, 30) for fire in await decide(ledger, START + seconds * SECOND, limits)]
+    assert [fire.outcome for fire in fires] == ["launched", "launched", "skipped_budget"]
+    midnight = "2026-11-22T00:00:00.000Z"
+    assert fires[2].reason == f"the budget of a for the day is spent: 2 of 2 runs; the next start is due at {midnight}"
+    [row] = await ledger.select("SELECT * FROM fires WHERE outcome = 'skipped_budget'")
+    assert (row["run_id"], row["reason"]) == (None, fires[2].reason)
+    fires = await decide(ledger, datetime(2026, 11, 22, tzinfo=UTC), limits)
+    assert [fire.outcome for fire in fires].count(FireOutcome.LAUNCHED) == 2
+
+
+async def test_money_and_tokens_of_all_attempts_count(ledger: Ledger) -> None:
+    await ledger.declare()
+    [first] = await decide(ledger, START + 10 * SECOND, Limits(cost_usd=1.0))
+    await spend(ledger, first.run_id or 0, cost_usd=1.004, input_tokens=900, output_tokens=100)
+    [over] = await decide(ledger, START + 20 * SECOND, Limits(cost_usd=1.0))
+    assert over.outcome is FireOutcome.SKIPPED_BUDGET
+    assert "1.00 of 1.00 USD" in str(over.reason)
+    [over] = await decide(ledger, START + 30 * SECOND, Limits(tokens=1000, cost_usd=5))
+    assert "1000 of 1000 tokens;" in str(over.reason)
+    [again] = await decide(ledger, START + 40 * SECOND, Limits(tokens=1001))
+    assert again.outcome is FireOutcome.LAUNCHED
+
+
+async def test_a_missed_gap_over_budget_is_skipped_as_a_whole(ledger: Ledger) -> None:
+    await ledger.declare('catchup = "all"')
+    [first] = await decide(ledger, START + 10 * SECOND, Limits(runs=1))
+    await spend(ledger, first.run_id or 0, cost_usd=0)
+    ledger.started = START + 10 * HOUR
+    fires = await decide(ledger, START + 10 * HOUR, Limits(runs=1))
+    assert {fire.outcome for fire in fires} == {FireOutcome.SKIPPED_BUDGET}
+    assert sum(fire.count for fire in fires) == 3600 - 1
+
+
+async def test_an_overlap_policy_stops_nothing_for_what_is_over_budget(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "terminate_other"')
+    await decide(ledger, START + 10 * SECOND, Limits(runs=1))
+    [over] = await decide(ledger, START + 20 * SECOND, Limits(runs=1))
+    assert over.outcome is FireOutcome.SKIPPED_BUDGET
+    assert await ledger.select("SELECT * FROM cancellation_flags") == []
+
+
+@pytest.mark.parametrize(
+    ("zone", "now", "begin", "hours"),
+    [
+        ("UTC", "2026-11-21T12:00:00+00:00", "2026-11-21T00:00:00+00:00", 24),
+        ("Asia/Kolkata", "2026-11-21T18:29:59+00:00", "2026-11-20T18:30:00+00:00", 24),
+        ("Asia/Kolkata", "2026-11-21T18:30:00+00:00", "2026-11-21T18:30:00+00:00", 24),
+        ("Europe/London", "2026-10-25T12:00:00+00:00", "2026-10-24T23:00:00+00:00", 25),
+        ("Europe/London", "2026-03-29T12:00:00+00:00", "2026-03-29T00:00:00+00:00", 23),
+    ],
+)
+def test_a_calendar_day_is_that_of_the_zone(zone: str, now: str, begin: str, hours: int) -> None:
+    start = datetime.fromisoformat(begin)
+    assert calendar_day(datetime.fromisoformat(now), zone) == (start, start + hours * HOUR)
+
+
+def test_all_limits_that_are_reached_are_named() -> None:
+    assert exhausted(Limits(1, 2.0, 3), Spent(1, 2.5, 3)) == "1 of 1 runs, 2.50 of 2.00 USD, 3 of 3 tokens"
+    assert exhausted(Limits(2, 3.0, 4), Spent(1, 2.5, 3)) is None
+    assert exhausted(Limits(), Spent(10**6, 1e6, 10**9)) is None
+
+
+def test_the_daemon_keeps_to_the_budget_of_its_config(start_daemon: StartDaemon) -> None:
+    text = '[agents.a]\ncommand = ["true"]\nbudget = { runs_per_day = 2 }\n[agents.a.schedules.s]\nevery = "1s"\n'
+    daemon = start_daemon(text)
+    row = daemon.wait_for_row("SELECT * FROM fires WHERE outcome = 'skipped_budget'")
+    assert "2 of 2 runs" in row["reason"]
+    assert daemon.query("SELECT count(*) AS n FROM runs")[0]["n"] == 2
+    daemon.wait_for_log("[clock] Due time not started", outcome="skipped_budget")
+    assert "skipped_budget" in daemon.cli("schedules", "history", "a/s").stdout

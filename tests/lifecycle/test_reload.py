@@ -1,0 +1,206 @@
+"""Reload: a good file is applied as a whole, a bad one changes nothing, and `check --diff` foretells it."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDaemon, daemons_in
+from tests.lifecycle.test_life import agent, begun
+from tests.support import forked
+from tests.support.daemon_process import DaemonProcess, wait_until
+
+TWO = """\
+[daemon]
+state_dir = "state"
+[agents.a]
+command = ["true"]
+[agents.a.schedules.kept]
+every = "1h"
+[agents.a.schedules.going]
+every = "1h"
+"""
+CHANGED = TWO.replace('every = "1h"', 'every = "2h"\njitter = "5s"', 1).replace("going", "coming")
+
+
+def test_a_reload_applies_the_file_as_a_whole(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(agent("echo begun"))
+    begun(daemon)
+    daemon.config.write_text(daemon.config.read_text().replace("schedules.s]", "schedules.other]"))
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for_log("[config] Schedule retired", schedule="a/s")
+    daemon.wait_for_log("[config] Schedule created", schedule="a/other")
+    daemon.wait_for_log("[clock] Due", schedule="a/other")
+
+
+def test_a_bad_file_changes_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(agent("echo begun"))
+    before = daemon.query("SELECT version, updated_at FROM schedules")
+    daemon.config.write_text(daemon.config.read_text() + "bogus = 1\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    event = daemon.wait_for_log("[config] Not reloaded")
+    assert "bogus = 1: unknown key" in event["problem"]
+    assert daemon.query("SELECT version, updated_at FROM schedules") == before
+    number = len(daemon.query("SELECT id FROM runs")) + 1
+    daemon.wait_for_run("completed", number=number)
+
+
+def test_the_command_tells_all_mistakes_and_the_log_does_too(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    daemon.config.write_text(daemon.config.read_text() + "bogus = 1\nworse = 2\n")
+    told = daemon.cli("reload")
+    assert (told.returncode, len(told.stderr.splitlines())) == (2, 2)
+    for key in ("bogus", "worse"):
+        assert f"{key} = " in told.stderr
+        assert any(key in event.get("problem", "") for event in daemon.log())
+
+
+def test_the_command_finds_the_daemon_where_it_listens_and_says_what_needs_a_restart(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    daemon.config.write_text(TWO + '[control]\nsocket = "other.sock"\n')
+    told = daemon.cli("reload")
+    assert told.returncode == 0, told.stderr
+    assert told.stderr == "warning: control.socket: takes effect at the next start\n"
+    assert daemon.cli("schedules", "pause", "a/kept").returncode == 0
+
+
+def reload(daemon: DaemonProcess, text: str) -> None:
+    """Save as editors do, a new file in the place of the old one, and ask for a reload."""
+    fresh = daemon.folder / "config.toml.new"
+    fresh.write_text(text)
+    fresh.rename(daemon.config)
+    daemon.process.send_signal(signal.SIGHUP)
+
+
+def test_each_change_is_named_and_was_foretold(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    daemon.config.write_text(CHANGED)
+    foretold = json.loads(daemon.cli("check", "--diff", "--json").stdout)["changes"]
+    assert foretold == [
+        {"schedule": "a/going", "action": "retired", "changes": {}},
+        {"schedule": "a/kept", "action": "changed", "changes": {"every": ["1h", "2h"], "jitter": ["0s", "5s"]}},
+        {"schedule": "a/coming", "action": "created", "changes": {}},
+    ]
+    assert "every: 1h -> 2h; jitter: 0s -> 5s" in daemon.cli("check", "--diff").stdout
+    reload(daemon, CHANGED)
+    daemon.wait_for_log("[config] Reloaded", changed_schedules=3)
+    for entry in foretold:
+        event = daemon.wait_for_log(f"[config] Schedule {entry['action']}", schedule=entry["schedule"])
+        assert event.get("changed") == ("every, jitter" if entry["changes"] else None)
+    assert json.loads(daemon.cli("check", "--diff", "--json").stdout)["changes"] == []
+    daemon.config.write_text(TWO)
+    actions = {one["action"] for one in json.loads(daemon.cli("check", "--diff", "--json").stdout)["changes"]}
+    assert actions == {"retired", "changed", "revived"}
+
+
+def test_a_changed_setting_is_named_without_its_value(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    command = 'command = ["echo", "told"]\ntimeout = "2h"\nenv = { KEY = "sesame" }'
+    reload(daemon, TWO.replace('command = ["true"]', command))
+    daemon.wait_for_log("[config] Reloaded", changed_schedules=0)
+    named = {event["setting"] for event in daemon.log() if event["event"] == "[config] Setting changed"}
+    assert named == {"agents.a.command", "agents.a.timeout", "agents.a.env.KEY"}
+    assert "sesame" not in daemon.log_text()
+
+
+def test_check_diff_says_what_keeps_it_from_the_database(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    daemon.stop()
+    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    found = daemon.cli("check", "--diff")
+    assert found.returncode == 1
+    assert "is good." in found.stdout
+    assert "has schema 1" in found.stderr
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed")
+def test_a_closed_state_directory_is_told_without_a_traceback(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    daemon.stop()
+    daemon.state.chmod(0)
+    powerless = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"] if os.getuid() == 0 else []
+    command = [*powerless, sys.executable, "-m", "daemon", "--config", str(daemon.config), "check", "--diff"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    daemon.state.chmod(0o700)
+    assert found.returncode == 1
+    assert "is good." in found.stdout
+    assert f"{daemon.state} is closed to" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_check_diff_needs_no_database(tmp_path: Path, start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    daemon.stop()
+    daemon.config.write_text(TWO.replace('"state"', '"elsewhere"'))
+    changes = json.loads(daemon.cli("check", "--diff", "--json").stdout)["changes"]
+    assert [change["action"] for change in changes] == ["created", "created"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_half_written_file_changes_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    for length in (len(CHANGED) - 8, CHANGED.index("kept") + 2, 0):
+        daemon.config.write_text(CHANGED[:length])
+        seen = len(daemon.log())
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_until(lambda seen=seen: any("Not reloaded" in e["event"] for e in daemon.log()[seen:]))  # type: ignore[misc]
+    assert [row["name"] for row in daemon.query("SELECT name FROM schedules WHERE version = 1 ORDER BY 1")] == [
+        "going",
+        "kept",
+    ]
+
+
+def test_another_file_than_the_daemons_is_not_said_to_be_reloaded(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    other = daemon.folder / "other.toml"
+    other.write_text(CHANGED)
+    told = forked.run(["--config", str(other), "reload"], daemon.environment, daemon.folder)
+    assert told.returncode == 1
+    assert f"pid {daemon.process.pid}, runs by {daemon.config}; name that one with --config" in told.stderr
+    assert daemon.cli("reload").returncode == 0
+
+
+def test_a_changed_state_dir_leads_to_the_daemon_as_it_runs_until_its_restart(start_daemon: StartDaemon) -> None:
+    """Whether or not something is where it will be, and even if that is the state of another daemon."""
+    text = TWO + '[control]\nsocket = "c.sock"\n'
+    daemon = start_daemon(text)
+    (daemon.folder / "other").mkdir()
+    with daemons_in(daemon.folder / "other") as start:
+        other = start(TWO)
+        for place in ("elsewhere", "other/state"):
+            daemon.config.write_text(text.replace('"state"', f'"{place}"'))
+            shown = daemon.cli("status")
+            assert (shown.returncode, f"pid {daemon.process.pid}" in shown.stdout) == (0, True)
+            assert f"the daemon that runs by it is in {daemon.state}" in shown.stderr
+            assert f"has its state in {daemon.state}, not in" in daemon.cli("doctor").stdout
+            assert daemon.cli("schedules", "trigger", "a/kept").returncode == 0
+        assert len(daemon.query("SELECT 1 FROM runs WHERE trigger = 'manual'")) == 2
+        assert other.query("SELECT 1 FROM runs WHERE trigger = 'manual'") == []
+        daemon.config.write_text(text)
+        spelt = str(daemon.folder / "other" / ".." / daemon.config.name)
+        assert forked.run(["--config", spelt, "status"], daemon.environment, daemon.folder).stderr == ""
+        environment = {**daemon.environment, "AGENTCRON_DAEMON__STATE_DIR": str(other.state)}
+        told = forked.run(["--config", str(daemon.config), "status"], environment, daemon.folder)
+        assert f"pid {other.process.pid}" in told.stdout
+
+
+def test_a_storm_of_reloads_ends_with_the_last_file(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    for number in range(100):
+        reload(daemon, TWO.replace('every = "1h"', f'every = "{number + 2}h"', 1))
+    wait_until(lambda: daemon.query("SELECT 1 FROM schedules WHERE every_ms = 101 * 3600000"), what="the last file")
+    daemon.wait_for_log("[config] Reloaded")
+    reloads = [event for event in daemon.log() if event["event"] == "[config] Reloaded"]
+    assert 1 <= len(reloads) <= 100
+    row = daemon.query("SELECT version FROM schedules WHERE name = 'kept'")[0]
+    revisions = daemon.query("SELECT max(version) AS n FROM schedule_revisions WHERE schedule_id = 1")[0]
+    assert row["version"] == revisions["n"]
+    assert daemon.stop() == 0

@@ -1,0 +1,75 @@
+"""Stopping where it is hard: before the daemon is ready, and with many runs waiting."""
+
+import signal
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.support.daemon_process import processes_of, wait_until
+
+WAITING = 500
+DECLARING = """
+import asyncio, sys
+import daemon.lifecycle.service as service
+prepare = service.prepare_database
+async def told(*arguments):
+    print('{"event": "declaring"}', file=sys.stderr, flush=True)
+    await asyncio.sleep(1)  # so that the stop is asked for in the midst of it
+    return await prepare(*arguments)
+service.prepare_database = told
+"""
+PENDING = "SELECT id FROM runs WHERE status = 'pending'"
+
+
+def test_a_stop_during_the_start_is_clean_and_loses_nothing(start_daemon: StartDaemon) -> None:
+    schedules = "".join(f'[agents.a.schedules.s{number}]\nevery = "36500d"\n' for number in range(3000))
+    text = '[daemon]\nstate_dir = "state"\n[agents.a]\ncommand = ["true"]\n' + schedules
+    first = start_daemon(text, ready=False, slowed=DECLARING)
+    first.wait_for_log("declaring")  # the schedules are being declared
+    assert first.stop() == 0
+    assert "[daemon] Ready" not in first.log_text()
+    second = start_daemon(text)
+    assert second.query("SELECT count(*) AS n FROM schedules")[0]["n"] == 3000
+
+
+def test_ctrl_c_during_the_start_ends_the_agents_that_run(start_daemon: StartDaemon) -> None:
+    text = '[daemon]\nstate_dir = "state"\n[agents.a]\ncommand = ["sleep", "300"]\n'
+    first = start_daemon(text + '[agents.a.schedules.s]\nevery = "1s"\n')
+    run = first.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    assert first.stop() == 0
+    schedules = "".join(f'[agents.a.schedules.s{number}]\nevery = "36500d"\n' for number in range(3000))
+    second = start_daemon(text + schedules, ready=False, slowed=DECLARING)
+    second.wait_for_log("declaring")
+    assert second.stop(signal.SIGINT) == 0
+    assert "[daemon] Ready" not in second.log_text()
+    assert processes_of(run["idempotency_key"]) == []
+    assert second.query("SELECT status FROM runs WHERE id = ?", run["id"])[0]["status"] == "cancelled"
+
+
+def test_a_stop_does_not_wait_for_a_database_that_cannot_be_written(start_daemon: StartDaemon) -> None:
+    text = '[daemon]\nstate_dir = "state"\nstop_timeout = "1s"\n[agents.a]\ncommand = ["true"]\n'
+    start_daemon(text).stop()
+    locked = "import daemon.store.connection as c\nc._BUSY_TIMEOUT = 0.1\n"
+    locked += "import daemon.lifecycle.service as service\nimport sqlite3\nprepare = service.prepare_database\n"
+    locked += "async def late(database, *others):\n"
+    locked += "    holder = sqlite3.connect(database.path, isolation_level=None)\n"
+    locked += "    holder.execute('BEGIN IMMEDIATE')\n    return await prepare(database, *others)\n"
+    locked += "service.prepare_database = late"
+    second = start_daemon(text, ready=False, slowed=locked)
+    second.wait_for_log("The database cannot be written; trying again")
+    assert second.stop(deadline=10) == 0
+    assert "Traceback" not in second.log_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_leaves_waiting_runs_to_the_next_daemon(start_daemon: StartDaemon, number: int) -> None:
+    schedules = "".join(f'[agents.a.schedules.s{n}]\nevery = "1s"\n' for n in range(WAITING))
+    text = '[daemon]\nstate_dir = "state"\nmax_concurrent_runs = 1\n'
+    text += '[agents.a]\ncommand = ["sleep", "300"]\n' + schedules
+    first = start_daemon(text)
+    wait_until(lambda: len(first.query(PENDING)) == WAITING - 1, what="waiting runs")
+    before = {row["id"] for row in first.query(PENDING)}
+    assert first.stop(number, deadline=10) == 0
+    second = start_daemon(text)
+    assert before <= {row["id"] for row in second.query("SELECT id FROM runs WHERE completed_at IS NULL")}
+    assert len(before) == WAITING - 1

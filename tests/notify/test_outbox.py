@@ -1,0 +1,142 @@
+"""What is worth telling: changes at once, what stays bad at growing gaps, and in which words."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from daemon.agents.base import Outcome, RunSettings
+from daemon.clock.alarm import decide_some
+from daemon.fires.decision import Present
+from daemon.model import RunStatus
+from daemon.notify.outbox import Notice, tell
+from daemon.notify.payload import request_of
+from daemon.rules.budget import Limits
+from daemon.rules.notifications import Audience, Standing, Target, Told, next_standing, next_try
+from daemon.runs.finish import finish
+from daemon.store.state_dir import open_state
+from tests.fires.test_fires import SECOND, START, Ledger
+
+HOUR = timedelta(hours=1)
+KINDS = frozenset({"failed", "interrupted", "missed", "recovered", "completed", "quota", "budget"})
+AUDIENCE = Audience((Target("ops", KINDS, frozenset({"*"})),))
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    (tmp_path / "state").mkdir()
+    async with open_state(tmp_path / "state", START, accept_data_loss=False) as database:
+        yield Ledger(database, tmp_path)
+
+
+async def told(ledger: Ledger) -> list[dict[str, object]]:
+    return [json.loads(str(row["event"])) for row in await ledger.select("SELECT event FROM notifications ORDER BY id")]
+
+
+def test_a_state_is_told_when_it_changes_and_then_at_growing_gaps() -> None:
+    now, standing, when = START, None, []
+    while now < START + 40 * HOUR:
+        standing, said = next_standing(standing, "failed", now)
+        if said is not None:
+            when.append(((now - START) // HOUR, said))
+        now += timedelta(minutes=30)
+    still = [Told.STILL] * 5
+    assert when == [(0, Told.CHANGED), *zip((1, 3, 7, 15, 31), still, strict=True)]
+    assert standing is not None
+    assert standing.count == 80
+    assert next_standing(standing, None, now) == (None, Told.RECOVERED)
+    assert next_standing(None, None, now) == (None, None)
+    changed, said = next_standing(standing, "interrupted", now)
+    assert said is Told.CHANGED
+    assert changed is not None
+    assert (changed.since, changed.count) == (START, 81)
+
+
+def test_gaps_grow_to_a_day_and_survive_a_clock_that_was_ahead() -> None:
+    ahead = Standing("failed", START, 5, START + timedelta(days=3650), timedelta(hours=24))
+    known, said = next_standing(ahead, "failed", START)
+    assert (known and known.told_at, said) == (START, None)
+    assert known is not None
+    known, said = next_standing(known, "failed", START + 24 * HOUR)
+    assert (known and known.gap, said) == (timedelta(hours=24), Told.STILL)
+
+
+def test_tries_go_on_at_growing_gaps() -> None:
+    assert [next_try(tries).total_seconds() for tries in (1, 2, 3, 8, 9, 1000)] == [2, 4, 8, 256, 300, 300]
+
+
+async def end(ledger: Ledger, run: int, outcome: Outcome, terms: RunSettings = RunSettings()) -> None:  # noqa: B008 - it is frozen
+    await ledger.move(run, RunStatus.RUNNING)
+    await ledger.database.write(
+        lambda tx: finish(tx, run, outcome, terms, START, instance="x", chance=0, audience=AUDIENCE)
+    )
+
+
+async def test_only_the_last_attempt_is_told(ledger: Ledger) -> None:
+    await ledger.declare()
+    await ledger.decide(START + 10 * SECOND)
+    await end(ledger, 1, Outcome(RunStatus.FAILED, "exit status 1"), RunSettings(attempts=2))
+    assert await told(ledger) == []
+    await end(ledger, 2, Outcome(RunStatus.FAILED, "exit status 2"), RunSettings(attempts=2))
+    [event] = await told(ledger)
+    assert (event["event"], event["run_id"], event["error"], event["attempt"]) == ("failed", 2, "exit status 2", 2)
+    assert {"id", "at", "host", "text", "agent", "schedule", "status", "since"} <= event.keys()
+
+
+async def test_interrupted_is_another_state_than_failed_and_a_cancellation_is_none(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "allow_all"')
+    await ledger.decide(START + 50 * SECOND)
+    ends = [
+        (RunStatus.FAILED, "failed"),
+        (RunStatus.INTERRUPTED, "interrupted"),
+        (RunStatus.CANCELLED, None),
+        (RunStatus.COMPLETED, "completed"),
+    ]
+    for run, (status, _) in enumerate(ends, start=1):
+        await end(ledger, run, Outcome(status, cancelled_by_us=True))
+    kinds = [event["event"] for event in await told(ledger)]
+    assert kinds == ["failed", "interrupted", "completed", "recovered"]
+
+
+async def test_missed_due_times_are_told_once_with_their_number(ledger: Ledger) -> None:
+    await ledger.declare('catchup = "none"')
+    now = START + 3600 * SECOND
+    present = Present(now, now, frozenset({"a"}), "instance", audience=AUDIENCE)
+    await decide_some(ledger.database, present, 25)
+    [event] = await told(ledger)
+    assert (event["event"], event["schedule"], event["count"]) == ("missed", "a/s", 360)
+
+
+async def test_a_spent_budget_is_told_once_a_day(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "allow_all"')
+    for seconds in (10, 20, 30, 40, 24 * 3600):
+        now = START + seconds * SECOND
+        present = Present(now, ledger.started, frozenset({"a"}), "x", {"a": Limits(cost_usd=0.0)}, audience=AUDIENCE)
+        await decide_some(ledger.database, present, 25)
+        ledger.started = now
+    events = [event for event in await told(ledger) if event["event"] == "budget"]
+    assert len(events) == 2
+    assert "USD; the next start is due at" in str(events[0]["text"])
+
+
+async def test_what_stands_as_before_is_not_told_again(ledger: Ledger) -> None:
+    full = Notice("quota", "nearly full", subject="quota:e", state="near")
+    for notice in (full, full, Notice("quota", "", subject="quota:e"), full):
+        await ledger.database.write(lambda tx, notice=notice: tell(tx, AUDIENCE, [notice], START))  # type: ignore[misc]
+    assert [event["text"] for event in await told(ledger)] == ["nearly full", "nearly full"]
+
+
+EVENT = {"id": "7", "event": "failed", "text": "a/s failed <now> & grün"}
+
+
+def test_each_service_gets_the_event_in_its_own_way() -> None:
+    body, headers = request_of("json", EVENT)
+    assert json.loads(body) == EVENT
+    assert headers == {"Idempotency-Key": "7", "Content-Type": "application/json"}
+    assert json.loads(request_of("slack", EVENT)[0]) == {"text": "a/s failed &lt;now&gt; &amp; grün"}
+    body, headers = request_of("ntfy", EVENT)
+    assert body.decode() == EVENT["text"]
+    assert (headers["Title"], headers["Priority"], headers["Tags"]) == ("agentcron: failed", "high", "warning")
+    assert request_of("ntfy", {**EVENT, "event": "recovered"})[1]["Priority"] == "default"
