@@ -1,15 +1,17 @@
-"""What all tests share: a daemon as a real process, and waiting for what it does without sleeping blindly."""
+"""Fixtures that several rooms use: daemons as real processes, a ledger without one, a repository."""
 
-import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.support.daemon_process import DaemonProcess
+from daemon.store.state_dir import open_state
+from tests.support.daemon_process import StartDaemon, daemons_in
+from tests.support.git_site import commit, git
+from tests.support.ledger import START, Ledger
 
 settings.register_profile("suite", deadline=None, max_examples=50)  # how fast is for the benchmarks to say
 settings.load_profile("suite")
@@ -18,28 +20,27 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a third of a daemon's start i
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what is to run in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-StartDaemon = Callable[..., DaemonProcess]
-
-
-@contextlib.contextmanager
-def daemons_in(folder: Path) -> Iterator[StartDaemon]:
-    """Start daemons on configs in a folder; whatever still runs at the end is ended, agents included."""
-    started: list[DaemonProcess] = []
-
-    def start(config: str, *, ready: bool = True, **options: object) -> DaemonProcess:
-        daemon = DaemonProcess(folder, config, **options)  # type: ignore[arg-type]
-        started.append(daemon)
-        if ready:
-            daemon.wait_for_log("[daemon] Ready")
-        return daemon
-
-    yield start
-    for daemon in started:
-        daemon.clean_up()
-
 
 @pytest.fixture
 def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
     """Start daemons on configs in the test's folder."""
     with daemons_in(tmp_path) as start:
         yield start
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    """A ledger in an empty database, without a daemon."""
+    (tmp_path / "state").mkdir()
+    async with open_state(tmp_path / "state", START, accept_data_loss=False) as database:
+        yield Ledger(database, tmp_path)
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    """A repository with one commit."""
+    place = tmp_path / "origin"
+    place.mkdir()
+    git(place, "init", "-q", "-b", "main")
+    commit(place, "a.txt", "one\n")
+    return place

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartDaemon
-from tests.support.daemon_process import wait_until
+from tests.support.daemon_process import StartDaemon
+from tests.support.waiting import wait_until
 
 TICK = "[agents.a]\ncommand = ['true']\n[agents.a.schedules.s]\nevery = '1s'\n"
 FLOOD = """

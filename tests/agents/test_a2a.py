@@ -10,10 +10,11 @@ import pytest
 from daemon.agents.remote.a2a_card import interface_of
 from daemon.agents.remote.a2a_task import RemoteTask
 from daemon.agents.remote.json_rpc import AnswerError
-from tests.conftest import StartDaemon, daemons_in
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
 from tests.support.peers.processes import Peer, peer
-from tests.support.runs import agent, cancel, ended, finished, triggered
+from tests.support.remote_agents import agent
+from tests.support.runs import cancel, ended, finished, triggered
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("a2a")  # its tests share a daemon
 

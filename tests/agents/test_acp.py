@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import daemons_in
-from tests.support.daemon_process import DaemonProcess, processes_of, wait_until
-from tests.support.runs import agent, cancel, ended, finished, triggered
+from tests.support.daemon_process import DaemonProcess, daemons_in, processes_of
+from tests.support.remote_agents import agent
+from tests.support.runs import cancel, ended, finished, triggered
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("acp")  # its tests share a daemon
 

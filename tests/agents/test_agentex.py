@@ -16,11 +16,12 @@ from daemon.agents.remote.agentex_reply import Reply
 from daemon.agents.remote.transcript import Transcript
 from daemon.config.schema import AgentexAgent as AgentexSettings
 from daemon.config.schema import Config
-from tests.conftest import StartDaemon, daemons_in
 from tests.support.api import call
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
 from tests.support.peers.processes import Peer, free_port, peer
-from tests.support.runs import agent, cancel, ended, finished, triggered
+from tests.support.remote_agents import agent
+from tests.support.runs import cancel, ended, finished, triggered
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("agentex")  # its tests share a daemon
 

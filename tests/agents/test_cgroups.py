@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from daemon.agents.process.supervisor import cgroup
-from tests.conftest import StartDaemon
 from tests.support.booted import removed
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.waiting import wait_until
 
 
 def version_2() -> Path | None:

@@ -4,44 +4,15 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartDaemon
-from tests.support.daemon_process import DaemonProcess, processes_of, wait_until
-
-SECOND_BY_SECOND = '[agents.a.schedules.s]\nevery = "1s"\n'
-
-
-def config(script: str, *settings: str, schedule: str = SECOND_BY_SECOND) -> str:
-    """Return a config with one agent `a` that runs a shell script each second while it is idle."""
-    return "\n".join(["[agents.a]", f"command = ['sh', '-c', '''{script}''']", *settings, schedule])
-
-
-def ended(daemon: DaemonProcess, number: int = 1, *, deadline: float = 20) -> dict[str, object]:
-    row = daemon.wait_for_row("SELECT * FROM runs WHERE id = ? AND completed_at IS NOT NULL", number, deadline=deadline)
-    return dict(row)
-
-
-def beside_each_other(scripts: Sequence[str], *settings: str) -> str:
-    """Return a config with an agent for each script: `a0`, `a1` ..."""
-    agents = [config(script, *settings).replace("[agents.a", f"[agents.a{n}") for n, script in enumerate(scripts)]
-    return "\n".join(["[daemon]", "state_dir = 'state'", "max_concurrent_runs = 20", *agents])
-
-
-def side_by_side(start_daemon: StartDaemon, scripts: Sequence[str], *settings: str) -> list[dict[str, object]]:
-    """Run agents under one daemon, each with a script; return the first run of each, ended."""
-    daemon = start_daemon(beside_each_other(scripts, *settings))
-    return [first_run(daemon, number) for number in range(len(scripts))]
-
-
-def first_run(daemon: DaemonProcess, agent: int, *, condition: str = "completed_at IS NOT NULL") -> dict[str, object]:
-    """Return the first run of one of several agents once a condition is true of it."""
-    first = f"SELECT * FROM (SELECT * FROM runs WHERE agent = ? ORDER BY id LIMIT 1) WHERE {condition}"
-    return dict(daemon.wait_for_row(first, f"a{agent}"))
+from tests.support.daemon_process import StartDaemon, processes_of
+from tests.support.runs import ended
+from tests.support.shell_agents import SECOND_BY_SECOND, config, side_by_side
+from tests.support.waiting import wait_until
 
 
 def seconds_taken(run: dict[str, object]) -> float:
@@ -258,7 +229,7 @@ def test_the_exit_status_survives_what_cannot_be_written_after_it(start_daemon: 
     script = "mkdir ../output.tail ../stdout.tail; seq 1 1000; exit 7"
     run = ended(start_daemon(config(script, 'max_output = "100B"', 'result_format = "claude"')))
     assert (run["status"], run["exit_code"]) == ("failed", 7)
-    assert run["output_dropped"] == run["output_bytes"] - 50  # type: ignore[operator]
+    assert run["output_dropped"] == run["output_bytes"] - 50
 
 
 def test_streams_cannot_break_each_others_secrets(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from daemon import http_client
 from daemon.agents.remote import delivery
-from tests.conftest import daemons_in
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, daemons_in
 from tests.support.peers.processes import Peer, free_port, peer
-from tests.support.runs import SELDOM, triggered
+from tests.support.remote_agents import SELDOM
+from tests.support.runs import triggered
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("misbehaving")  # its tests share a daemon
 

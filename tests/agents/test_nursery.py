@@ -4,10 +4,10 @@ import asyncio
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 from daemon.agents.process.launcher import LaunchError, Nursery, SupervisorHandle
 from daemon.agents.process.supervisor import status
+from tests.support.supervisors import spec_in
 
 
 async def test_launches_go_on_while_the_nursery_is_killed() -> None:
@@ -42,22 +42,3 @@ async def test_a_supervisor_that_was_stopped_before_it_was_released_is_woken(tmp
         await nursery.close()
     with (tmp_path / status.NAME).open() as left:
         assert (status.read_record(left.fileno(), "exit") or {})["exit_code"] == 0
-
-
-def spec_in(folder: Path) -> dict[str, Any]:
-    return {
-        "version": status.VERSION,
-        "run_dir": str(folder),
-        "argv": ["true"],
-        "cwd": "/",
-        "env": {"AGENTCRON_IDEMPOTENCY_KEY": "x"},
-        "stdin": "/dev/null",
-        "umask": 0o077,
-        "timeout": 60,
-        "idle_timeout": None,
-        "kill_grace": 1,
-        "max_output": 1000,
-        "keep_standard_output": 0,
-        "ends_its_own": False,
-        "hidden": [],
-    }

@@ -4,9 +4,10 @@ import os
 import re
 from pathlib import Path
 
-from tests.agents.test_command import beside_each_other, config, ended, first_run
-from tests.conftest import StartDaemon
-from tests.support.daemon_process import wait_until
+from tests.support.daemon_process import StartDaemon
+from tests.support.runs import ended, first_run
+from tests.support.shell_agents import beside_each_other, config
+from tests.support.waiting import wait_until
 
 
 def test_output_beyond_the_limit_keeps_the_first_and_the_last_part(start_daemon: StartDaemon) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartDaemon
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.peers.processes import Peer, peer
-from tests.support.runs import agent, cancel, ended, triggered
+from tests.support.remote_agents import agent
+from tests.support.runs import cancel, ended, triggered
+from tests.support.waiting import wait_until
 
 
 def text(found: Peer, mode: str, stop_timeout: str = "20s", *settings: str) -> str:

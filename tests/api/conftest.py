@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import StartDaemon, daemons_in
 from tests.support.api import CONFIG
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
+from tests.support.peers.processes import free_port
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -33,3 +34,8 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess
     """The same for tests that ask for nothing but what is refused, so that they can share it."""
     with daemons_in(tmp_path_factory.mktemp("refusing")) as start:
         yield start(CONFIG)
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()

@@ -5,10 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daemon.units import format_instant, parse_instant
-from tests.api.test_schedules import change_database
-from tests.conftest import StartDaemon
 from tests.support.api import CONFIG, SCHEDULES, call, create
-from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.database import change_database
 
 PATH = f"{SCHEDULES}/s/backfill"
 HOUR = timedelta(hours=1)

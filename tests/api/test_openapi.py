@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.test_sockets import TOKEN, port, start_on_tcp
-from tests.conftest import StartDaemon
-from tests.support.api import call
-from tests.support.daemon_process import DaemonProcess
+from tests.support.api import TOKEN, call, start_on_tcp
+from tests.support.daemon_process import DaemonProcess, StartDaemon
 
-__all__ = ["port"]
 SETTINGS = """\
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "400", "401", "403", "404", "409", "412"]

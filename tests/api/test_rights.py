@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartDaemon
 from tests.support.api import HOURLY, SCHEDULES, call
-from tests.support.daemon_process import wait_until
+from tests.support.daemon_process import StartDaemon
+from tests.support.waiting import wait_until
 
 needs_root = pytest.mark.skipif(
     os.getuid() != 0 or shutil.which("curl") is None or shutil.which("setpriv") is None,

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from tests.conftest import StartDaemon
 from tests.support.api import SCHEDULES, UnixConnection, call
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.waiting import wait_until
 
 SLOW = """\
 [daemon]

@@ -1,7 +1,5 @@
 """The routes of schedules: shapes, states, versions and history."""
 
-import contextlib
-import sqlite3
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,15 +8,12 @@ import pytest
 
 from daemon.units import format_instant, parse_instant
 from tests.support.api import SCHEDULES, call, create
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess
+from tests.support.database import change_database
+from tests.support.waiting import wait_until
 
 ONE = f"{SCHEDULES}/s"
 DECLARED = f"{SCHEDULES}/declared"
-
-
-def change_database(daemon: DaemonProcess, sql: str) -> None:
-    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", timeout=10, isolation_level=None)) as connection:
-        connection.execute(sql)
 
 
 def test_a_schedule_is_created_with_its_defaults_and_read_back(daemon: DaemonProcess) -> None:

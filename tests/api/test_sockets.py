@@ -12,12 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartDaemon
-from tests.support.api import CONFIG, SCHEDULES, UnixConnection, call, create
-from tests.support.daemon_process import DaemonProcess, wait_until
-from tests.support.peers.processes import free_port
-
-TOKEN = "sesame-street"  # noqa: S105 - of these tests
+from tests.support.api import CONFIG, SCHEDULES, TOKEN, UnixConnection, call, create, start_on_tcp
+from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -94,20 +91,6 @@ def test_what_is_no_proper_http_gets_a_proper_answer(daemon: DaemonProcess, tmp_
     assert call(daemon, "GET", "/healthz").status == 200
     assert "Traceback" not in daemon.log_text()
     assert all(line["event"].startswith("[control] ") for line in daemon.log() if line["level"] != "info")
-
-
-@pytest.fixture
-def port() -> int:
-    return free_port()
-
-
-def start_on_tcp(
-    start_daemon: StartDaemon, folder: Path, port: int, listen: str = "127.0.0.1", slowed: str = ""
-) -> DaemonProcess:
-    (folder / "ci.token").write_text(f"{TOKEN}\n")
-    control = f'[control]\nlisten = "{listen}:{port}"\ntokens = [{{ name = "ci", file = "ci.token" }}]\n'
-    text = CONFIG.replace("[control]\n", control).replace("max_conc", 'allow = ["token:ci"]\nmax_conc')
-    return start_daemon(text, slowed=slowed)
 
 
 def ask_tcp(port: int, request: bytes, at: str = "127.0.0.1") -> int:

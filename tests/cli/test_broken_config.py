@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import daemons_in
 from tests.support import forked
-from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess, daemons_in
 
 pytestmark = pytest.mark.xdist_group("broken config")
 GOOD = """

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from daemon.cli.app import app
 from daemon.model import RunStatus
-from tests.conftest import StartDaemon, daemons_in
 from tests.support import forked
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
+from tests.support.waiting import wait_until
 
 CONFIG = """\
 [agents.a]

@@ -23,9 +23,8 @@ from daemon.config.loading import load_config
 from daemon.doctor.service_unit import Unit, check_unit
 from daemon.doctor.settings import check_settings
 from daemon.doctor.state import check_state
-from tests.conftest import StartDaemon, daemons_in
-from tests.recovery.test_backup import damaged
-from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
+from tests.support.database import damaged
 
 GOOD = "[agents.a]\ncommand = ['sh', '-c', 'exit 0']\n[agents.a.schedules.s]\nevery = '1s'\n"
 

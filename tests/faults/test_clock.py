@@ -10,14 +10,13 @@ import pytest
 
 from daemon.clock.timerfd import acknowledge, open_clock_watch
 from daemon.units import format_instant, parse_instant
-from tests.conftest import StartDaemon
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.faketime import LIBRARY, needs_faketime, step
+from tests.support.waiting import wait_until
 
-LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 CONFIG = (
     '[agents.a]\ncommand = ["true"]\nmax_concurrent = 4\n[agents.a.schedules.s]\nevery = "2s"\noverlap = "allow_all"\n'
 )
-needs_faketime = pytest.mark.skipif(LIBRARY is None, reason="libfaketime (Debian's faketime) is not installed")
 
 
 def test_the_kernel_tells_when_the_wall_clock_is_set() -> None:
@@ -33,12 +32,6 @@ def test_the_kernel_tells_when_the_wall_clock_is_set() -> None:
         assert select.select([descriptor], [], [], 0)[0] == []
     finally:
         os.close(descriptor)
-
-
-def step(folder: Path, seconds: int) -> None:
-    """Set the clock that the daemon sees, in one stroke."""
-    (folder / "fresh").write_text(f"{seconds:+d}\n")
-    (folder / "fresh").rename(folder / "clock")
 
 
 def start_with_movable_clock(start_daemon: StartDaemon, folder: Path) -> DaemonProcess:

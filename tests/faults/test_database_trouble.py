@@ -7,56 +7,19 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from daemon.store.ballast import Ballast
 from daemon.store.read_only import open_to_look
-from tests.conftest import StartDaemon
-from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact, pause
 from tests.support.api import call
-from tests.support.daemon_process import DaemonProcess, processes_of, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon, processes_of
 from tests.support.histories import fill as fill_with_runs
-
-AGENT = """\
-[agents.a]
-command = ["sh", "-c", "echo $AGENTCRON_RUN_ID >> {folder}/started"]
-[agents.a.schedules.s]
-every = "1s"
-overlap = "allow_all"
-"""
-
-
-@pytest.fixture(params=["4m", "160m"], ids=["too small for a ballast", "with a ballast"])
-def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, mounted for this test alone."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(place)], check=False, capture_output=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Leave no room at all."""
-    filler = disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
-        while True:
-            stream.write(b"x" * 65536)
-    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as stream:
-        while True:
-            stream.write(b"x" * 512)
-    return filler
-
-
-def completed(daemon: DaemonProcess) -> int:
-    return int(daemon.query("SELECT count(*) AS n FROM runs WHERE status = 'completed'")[0]["n"])
+from tests.support.ledger import AGENT, assert_no_run_started_twice, assert_the_ledger_is_exact
+from tests.support.runs import completed
+from tests.support.small_disks import fill
+from tests.support.waiting import pause, wait_until
 
 
 def test_a_full_disk_is_told_and_survived(small_disk: Path, start_daemon: StartDaemon, tmp_path: Path) -> None:

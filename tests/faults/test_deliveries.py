@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartDaemon
-from tests.faults.test_kill import assert_the_ledger_is_exact, pause
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.ledger import assert_the_ledger_is_exact
 from tests.support.peers.processes import Peer, peer
+from tests.support.waiting import pause, wait_until
 
 MODES = ("well", "slow-body", "slow", "drop-once")
 CLOCK_GRAIN = timedelta(milliseconds=2)  # the marker's time is kept in milliseconds

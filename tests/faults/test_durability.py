@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.agents.test_nursery import spec_in
-from tests.conftest import StartDaemon
-from tests.faults.test_database_trouble import AGENT, completed
-from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.ledger import AGENT, assert_no_run_started_twice, assert_the_ledger_is_exact
+from tests.support.runs import completed
+from tests.support.supervisors import spec_in
+from tests.support.waiting import wait_until
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 WRITES = """

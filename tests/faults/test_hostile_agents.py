@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from daemon.agents.process.supervisor import tree
-from tests.agents.test_command import beside_each_other, config, ended, first_run, side_by_side
-from tests.conftest import StartDaemon
-from tests.support.daemon_process import DaemonProcess, processes_of, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon, processes_of
+from tests.support.runs import ended, first_run
+from tests.support.shell_agents import beside_each_other, config, side_by_side
+from tests.support.waiting import wait_until
 
 INSTEAD = ["true", "mkfifo status", "mkdir status", "ln -s /dev/zero status", "ln -s ../1/input.txt status"]
 

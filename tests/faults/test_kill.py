@@ -2,16 +2,14 @@
 
 import random
 import signal
-import threading
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from daemon.agents.process.supervisor import tree
-from daemon.units import format_instant, parse_instant
-from tests.conftest import StartDaemon
-from tests.support.daemon_process import DaemonProcess, processes_of, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon, processes_of
+from tests.support.ledger import assert_no_run_started_twice, assert_the_ledger_is_exact
+from tests.support.waiting import pause, wait_until
 
 CONFIG = '''\
 [daemon]
@@ -25,26 +23,6 @@ max_concurrent = 50
 every = "1s"
 overlap = "allow_all"
 '''
-
-
-def pause(seconds: float) -> None:
-    """Let a random stretch of time pass between two faults: the time is the fault's own, nothing is waited for."""
-    threading.Event().wait(seconds)
-
-
-def assert_the_ledger_is_exact(daemon: DaemonProcess, schedule: int = 1) -> None:
-    """Every due time of a schedule each second has exactly one row, from the first to the last."""
-    sql = "SELECT scheduled_for, covers_until FROM fires WHERE schedule_id = ? ORDER BY scheduled_for"
-    rows = daemon.query(sql, schedule)
-    expected = parse_instant(rows[0]["scheduled_for"])
-    for row in rows:
-        assert row["scheduled_for"] == format_instant(expected)
-        expected = datetime.fromisoformat(row["covers_until"] or row["scheduled_for"]) + timedelta(seconds=1)
-
-
-def assert_no_run_started_twice(folder: Path) -> None:
-    started = (folder / "started").read_text().split()
-    assert len(started) == len(set(started))
 
 
 def stop_schedule_and_settle(start_daemon: StartDaemon, text: str) -> DaemonProcess:

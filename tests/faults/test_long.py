@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from daemon.units import parse_instant
-from tests.conftest import StartDaemon
-from tests.faults.test_clock import LIBRARY, needs_faketime
-from tests.faults.test_kill import pause
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.faketime import LIBRARY, needs_faketime
+from tests.support.waiting import pause, wait_until
 
 BEGIN = datetime(2026, 11, 21, tzinfo=UTC)
 SCHEDULES = 50

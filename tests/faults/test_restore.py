@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartDaemon
-from tests.faults.test_kill import assert_no_run_started_twice
-from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.ledger import assert_no_run_started_twice
 
 AGENT = """
 [agents.a]

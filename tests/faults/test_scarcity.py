@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartDaemon
-from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact
-from tests.recovery.test_backup import damaged
 from tests.support.api import call
-from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.database import damaged
+from tests.support.ledger import assert_no_run_started_twice, assert_the_ledger_is_exact
 
 AGENT = """\
 [agents.a]

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from daemon.agents.process.supervisor import status, tree
-from tests.conftest import StartDaemon
-from tests.faults.test_kill import assert_no_run_started_twice, assert_the_ledger_is_exact
-from tests.support.daemon_process import DaemonProcess, processes_of, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon, processes_of
+from tests.support.ledger import assert_no_run_started_twice, assert_the_ledger_is_exact
+from tests.support.waiting import wait_until
 
 CONFIG = """\
 [agents.a]

@@ -12,14 +12,12 @@ from pathlib import Path
 import pytest
 
 from daemon.workspaces.client import PACKAGE, START
-from tests.conftest import StartDaemon
-from tests.faults.test_database_trouble import fill, small_disk
-from tests.faults.test_kill import pause
 from tests.support.api import call
-from tests.support.daemon_process import DaemonProcess, wait_until
-from tests.workspaces.conftest import commit, git
+from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.git_site import commit, git
+from tests.support.small_disks import fill
+from tests.support.waiting import pause, wait_until
 
-__all__ = ["small_disk"]
 FILES = 300
 CONFIG = """\
 [daemon]

@@ -1,8 +1,6 @@
 """Budgets: a due time over what its agent may spend in a day is skipped, with the figures."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -10,18 +8,10 @@ from daemon.clock.alarm import decide_some
 from daemon.fires.decision import Fire, Present
 from daemon.model import FireOutcome, RunStatus
 from daemon.rules.budget import Limits, Spent, calendar_day, exhausted
-from daemon.store.state_dir import open_state
-from tests.conftest import StartDaemon
-from tests.fires.test_fires import SECOND, START, Ledger
+from tests.support.daemon_process import StartDaemon
+from tests.support.ledger import SECOND, START, Ledger
 
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    (tmp_path / "state").mkdir()
-    async with open_state(tmp_path / "state", START, accept_data_loss=False) as database:
-        yield Ledger(database, tmp_path)
 
 
 async def decide(ledger: Ledger, now: datetime, limits: Limits, zone: str = "UTC") -> list[Fire]:

@@ -15,9 +15,8 @@ from daemon.fires.rewind import step_back
 from daemon.model import DueTime, FireOutcome, Overlap
 from daemon.store.schedules import get_schedule
 from daemon.units import format_instant, parse_instant
-from tests.fires.test_fires import SECOND, START, Ledger, due, ledger
+from tests.support.ledger import SECOND, START, Ledger, due
 
-__all__ = ["ledger"]
 FAR = datetime(2036, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)
 
 

@@ -1,89 +1,23 @@
 """Due times to rows in a real database: overlap, catch-up, summaries, pauses and the clock's steps."""
 
 import json
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.agents.base import Outcome, RunSettings
-from daemon.clock.alarm import decide_some
-from daemon.config.loading import load_config
 from daemon.fires.backfill import Backfilled, backfill
-from daemon.fires.decision import Fire, Present
 from daemon.model import Catchup, DueTime, FireOutcome, Overlap, RunStatus
 from daemon.rules.notifications import NOBODY
 from daemon.runs.finish import finish
-from daemon.schedules.declared import sync_declared
 from daemon.schedules.revision import Mark, pause_columns, redefine
-from daemon.store.connection import Transaction
-from daemon.store.database import Database
-from daemon.store.runs import change_status, get_run, startable
+from daemon.store.runs import startable
 from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.store.state_dir import open_state
 from daemon.units import format_instant
-
-START = datetime(2026, 11, 21, 12, 0, 0, 500_000, tzinfo=UTC)
-SECOND = timedelta(seconds=1)
-
-
-class Ledger:
-    """A schedule every 10 s (unless told otherwise), and the database that keeps its fires."""
-
-    def __init__(self, database: Database, folder: Path) -> None:
-        self.database = database
-        self.folder = folder
-        self.started = START
-        self.troubles: list[tuple[str, str]] = []
-
-    async def declare(self, *lines: str, at: datetime = START, every: str = "10s") -> list[Any]:
-        cadence = [] if any(line.startswith("cron") for line in lines) else [f'every = "{every}"']
-        schedule = ["[agents.a.schedules.s]", *cadence, *lines] if lines != ("nothing",) else []
-        file = self.folder / "config.toml"
-        file.write_text("\n".join(["[agents.a]", 'command = ["true"]', *schedule]))
-        config = load_config(file, {})
-        return await self.database.write(lambda tx: sync_declared(tx, config, at))
-
-    async def decide(self, now: datetime, *, agents: tuple[str, ...] = ("a",)) -> list[Fire]:
-        """Decide everything that is due by now, as the clock does."""
-        found: list[Fire] = []
-        present = Present(now, self.started, frozenset(agents), "instance")
-        while True:
-            decided = await decide_some(self.database, present, 25)
-            found += decided.fires
-            self.troubles += decided.troubles
-            if decided.next_wake is None or decided.next_wake > now:
-                return found
-
-    async def rows(self) -> list[dict[str, Any]]:
-        return await self.select("SELECT * FROM fires ORDER BY scheduled_for")
-
-    async def select(self, sql: str) -> list[dict[str, Any]]:
-        return await self.database.read(lambda c: [dict(row) for row in c.execute(sql)])
-
-    async def move(self, run_id: int, *statuses: RunStatus) -> None:
-        def go(tx: Transaction) -> None:
-            for status in statuses:
-                run = get_run(tx, run_id)
-                assert run is not None
-                change_status(tx, run, status, START)
-
-        await self.database.write(go)
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    (tmp_path / "state").mkdir()
-    async with open_state(tmp_path / "state", START, accept_data_loss=False) as database:
-        yield Ledger(database, tmp_path)
-
-
-def due(seconds: int) -> str:
-    return format_instant(START.replace(microsecond=0) + seconds * SECOND)
+from tests.support.ledger import SECOND, START, Ledger, due
 
 
 async def outcomes(ledger: Ledger) -> list[tuple[str, str]]:

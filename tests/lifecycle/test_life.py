@@ -14,27 +14,16 @@ from pathlib import Path
 import pytest
 
 from daemon.agents.process.supervisor import tree
-from tests.conftest import StartDaemon, daemons_in
-from tests.support.daemon_process import DaemonProcess, processes_of, wait_until
-
-TICK = '[agents.a.schedules.s]\nevery = "1s"\n'
-
-
-def agent(script: str, *settings: str, daemon: str = "") -> str:
-    head = f'[daemon]\nstate_dir = "state"\n{daemon}\n'
-    return head + "\n".join(["[agents.a]", f"command = ['sh', '-c', '''{script}''']", *settings, TICK])
+from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in, processes_of
+from tests.support.runs import begun
+from tests.support.shell_agents import TICK, agent
+from tests.support.waiting import wait_until
 
 
 def gated(folder: Path, *settings: str, daemon: str = "", code: int = 0) -> str:
     """Return an agent that ends with a status as soon as somebody opens the gate."""
     os.mkfifo(folder / "gate")
     return agent(f"echo begun; cat {folder}/gate; echo done; exit {code}", *settings, daemon=daemon)
-
-
-def begun(daemon: DaemonProcess, number: int = 1) -> dict[str, object]:
-    row = daemon.wait_for_row("SELECT * FROM runs WHERE id = ? AND delivered_at IS NOT NULL", number)
-    wait_until(lambda: "begun" in daemon.output(number), what="the agent's first line")
-    return dict(row)
 
 
 def test_sigterm_detaches_and_the_next_daemon_adopts(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartDaemon, daemons_in
-from tests.lifecycle.test_life import agent, begun
 from tests.support import forked
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
+from tests.support.runs import begun
+from tests.support.shell_agents import agent
+from tests.support.waiting import wait_until
 
 TWO = """\
 [daemon]

@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from tests.conftest import StartDaemon
-from tests.support.daemon_process import processes_of, wait_until
+from tests.support.daemon_process import StartDaemon, processes_of
+from tests.support.waiting import wait_until
 
 WAITING = 500
 DECLARING = """

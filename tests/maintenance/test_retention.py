@@ -13,15 +13,13 @@ from pathlib import Path
 import pytest
 
 from daemon.units import format_instant
-from tests.conftest import StartDaemon
 from tests.support.api import call
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.histories import fill
 from tests.support.peers.processes import free_port
-from tests.workspaces.test_daemon import config as site_config
-from tests.workspaces.test_daemon import ended, origin, place_of
-
-__all__ = ["origin"]
+from tests.support.site_daemon import config as site_config
+from tests.support.site_daemon import ended, place_of
+from tests.support.waiting import wait_until
 
 CONFIG = """\
 [daemon]

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from daemon.units import format_instant, parse_instant
-from tests.conftest import StartDaemon
 from tests.support.api import call
-from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.histories import fill
 
 SCHEDULES = 20

@@ -12,7 +12,7 @@ from daemon.model import DATABASE, RunStatus
 from daemon.store.database import Closure
 from daemon.store.retention import last_sweep
 from daemon.store.state_dir import open_state
-from tests.maintenance.conftest import ACTIVE, AGENTS, NOW, TABLES, History, ago
+from tests.support.retention_history import ACTIVE, AGENTS, NOW, TABLES, History, ago
 
 TERMINAL = ("completed", "failed", "cancelled", "interrupted")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from daemon.config.effective import retention_policy
 from daemon.maintenance.purge import Purge
-from tests.maintenance.conftest import ACTIVE, AGENTS, NOW, History
+from tests.support.retention_history import ACTIVE, AGENTS, NOW, History
 
 STATUSES = ("completed", "failed", "cancelled", "interrupted", "pending", "running", "suspended")
 

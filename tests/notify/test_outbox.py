@@ -1,11 +1,7 @@
 """What is worth telling: changes at once, what stays bad at growing gaps, and in which words."""
 
 import json
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
-
-import pytest
 
 from daemon.agents.base import Outcome, RunSettings
 from daemon.clock.alarm import decide_some
@@ -16,19 +12,11 @@ from daemon.notify.payload import request_of
 from daemon.rules.budget import Limits
 from daemon.rules.notifications import Audience, Standing, Target, Told, next_standing, next_try
 from daemon.runs.finish import finish
-from daemon.store.state_dir import open_state
-from tests.fires.test_fires import SECOND, START, Ledger
+from tests.support.ledger import SECOND, START, Ledger
 
 HOUR = timedelta(hours=1)
 KINDS = frozenset({"failed", "interrupted", "missed", "recovered", "completed", "quota", "budget"})
 AUDIENCE = Audience((Target("ops", KINDS, frozenset({"*"})),))
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    (tmp_path / "state").mkdir()
-    async with open_state(tmp_path / "state", START, accept_data_loss=False) as database:
-        yield Ledger(database, tmp_path)
 
 
 async def told(ledger: Ledger) -> list[dict[str, object]]:

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import StartDaemon
-from tests.support.daemon_process import wait_until
+from tests.support.daemon_process import StartDaemon
 from tests.support.peers.processes import Peer, peer
+from tests.support.waiting import wait_until
 
 QUICK = """
 import datetime

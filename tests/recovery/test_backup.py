@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from daemon.agents.process.launcher import living_supervisors
-from tests.conftest import StartDaemon, daemons_in
-from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
+from tests.support.database import damaged
 
 TICK = "[agents.a]\ncommand = ['true']\n[agents.a.schedules.s]\nevery = '1s'\ncatchup = 'all'\n"
 SPOILT = {
@@ -35,15 +35,6 @@ def backed_up(daemon: DaemonProcess, target: Path) -> dict[str, object]:
     assert done.returncode == 0, done.stderr
     document: dict[str, object] = json.loads(done.stdout)
     return document
-
-
-def damaged(file: Path, page: int = 4) -> None:
-    """Turn the bits of a page over, as a bad disk does."""
-    with file.open("r+b") as stream:
-        stream.seek((page - 1) * 4096)
-        data = stream.read(4096)
-        stream.seek((page - 1) * 4096)
-        stream.write(bytes(byte ^ 0xFF for byte in data))
 
 
 def test_a_backup_is_one_good_file_made_beside_the_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.agents.test_command import SECOND_BY_SECOND, config, ended
-from tests.conftest import StartDaemon
-from tests.support.daemon_process import processes_of
+from tests.support.daemon_process import StartDaemon, processes_of
+from tests.support.runs import ended
+from tests.support.shell_agents import SECOND_BY_SECOND, config
 
 
 def test_a_failing_agent_gets_its_attempts_as_new_runs(start_daemon: StartDaemon) -> None:

@@ -10,12 +10,12 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from daemon.runs.hook_tokens import Hooks
-from tests.conftest import StartDaemon, daemons_in
-from tests.faults.test_kill import pause
 from tests.support.api import call
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
 from tests.support.peers.processes import Peer, free_port, peer
-from tests.support.runs import agent, cancel, ended, triggered
+from tests.support.remote_agents import agent
+from tests.support.runs import cancel, ended, triggered
+from tests.support.waiting import pause, wait_until
 
 pytestmark = pytest.mark.xdist_group("hooks")  # its tests share a daemon
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.booted import Host, booted
-from tests.support.daemon_process import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.xdist_group("acceptance"), pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartDaemon
-from tests.support.daemon_process import DaemonProcess, wait_until
+from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.waiting import wait_until
 
 AGENT = "[agents.a]\ncommand = ['sleep', '300']\n[agents.a.schedules.s]\nevery = '1s'\n"
 TICKING = "[agents.a]\ncommand = ['true']\n[agents.a.schedules.s]\nevery = '1s'\n"

@@ -9,7 +9,7 @@ import pytest
 from daemon.store.database import Database
 from daemon.store.hooks import add_hook, use_hook
 from daemon.store.state_dir import open_state
-from tests.fires.test_fires import SECOND, START, Ledger
+from tests.support.ledger import SECOND, START, Ledger
 
 
 @pytest.fixture

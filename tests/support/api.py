@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess, StartDaemon
 
 CONFIG = """\
 [daemon]
@@ -82,3 +82,15 @@ def create(daemon: DaemonProcess, **keys: object) -> dict[str, Any]:
     answer = call(daemon, "POST", SCHEDULES, {**({} if "cron_expression" in keys else HOURLY), "name": "s", **keys})
     assert answer.status == 201, answer.data
     return dict(answer.body)
+
+
+TOKEN = "sesame-street"  # noqa: S105 - of these tests
+
+
+def start_on_tcp(
+    start_daemon: StartDaemon, folder: Path, port: int, listen: str = "127.0.0.1", slowed: str = ""
+) -> DaemonProcess:
+    (folder / "ci.token").write_text(f"{TOKEN}\n")
+    control = f'[control]\nlisten = "{listen}:{port}"\ntokens = [{{ name = "ci", file = "ci.token" }}]\n'
+    text = CONFIG.replace("[control]\n", control).replace("max_conc", 'allow = ["token:ci"]\nmax_conc')
+    return start_daemon(text, slowed=slowed)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from daemon.agents.process.supervisor import cgroup
-from tests.support.daemon_process import wait_until
+from tests.support.waiting import wait_until
 
 _TREE = Path(os.environ.get("AGENTCRON_TEST_TREE", "/"))
 _SYSTEMD = Path("/lib/systemd/systemd")

@@ -8,29 +8,14 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from daemon.agents.process.launcher import living_supervisors
 from daemon.agents.process.supervisor import tree
 from tests.support import forked
-
-T = TypeVar("T")
-DEADLINE = 20.0
-_LOOK_EVERY = 0.025
-
-
-def wait_until(look: Callable[[], T | None], *, deadline: float = DEADLINE, what: str = "") -> T:
-    """Return the first true value that `look` gives; fail after the deadline."""
-    end = time.monotonic() + deadline
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline} s: {what or look}")
-        time.sleep(_LOOK_EVERY)
+from tests.support.waiting import DEADLINE, wait_until
 
 
 def _program(slowed: str) -> list[str]:
@@ -170,3 +155,23 @@ class DaemonProcess:
 def processes_of(key: str) -> list[tree.Process]:
     """Return the living processes of a run, found by its mark."""
     return tree.marked(f"AGENTCRON_IDEMPOTENCY_KEY={key}".encode())
+
+
+StartDaemon = Callable[..., DaemonProcess]
+
+
+@contextlib.contextmanager
+def daemons_in(folder: Path) -> Iterator[StartDaemon]:
+    """Start daemons on configs in a folder; whatever still runs at the end is ended, agents included."""
+    started: list[DaemonProcess] = []
+
+    def start(config: str, *, ready: bool = True, **options: object) -> DaemonProcess:
+        daemon = DaemonProcess(folder, config, **options)  # type: ignore[arg-type]
+        started.append(daemon)
+        if ready:
+            daemon.wait_for_log("[daemon] Ready")
+        return daemon
+
+    yield start
+    for daemon in started:
+        daemon.clean_up()

@@ -1,17 +1,10 @@
-"""Daemons whose agents are elsewhere, and runs of them one at a time."""
+"""Runs of a daemon: started, waited for and cancelled one at a time."""
 
 from typing import Any
 
 from tests.support.api import call
 from tests.support.daemon_process import DaemonProcess
-
-SELDOM = "every = '36500d'\n"
-
-
-def agent(name: str, settings: str, **inputs: str) -> str:
-    """Return an agent with a schedule for each input, none of which is due soon."""
-    schedules = [f"[agents.{name}.schedules.{key}]\n{SELDOM}input = '{text}'\n" for key, text in inputs.items()]
-    return f"[agents.{name}]\n{settings}\nmax_concurrent = 50\n" + "".join(schedules)
+from tests.support.waiting import wait_until
 
 
 def triggered(daemon: DaemonProcess, address: str) -> int:
@@ -27,12 +20,27 @@ def cancel(daemon: DaemonProcess, number: int) -> None:
     assert call(daemon, "POST", f"/runs/{number}/cancel").status == 200
 
 
-def ended(daemon: DaemonProcess, number: int, *, deadline: float = 20) -> dict[str, Any]:
-    """Return a run once it has ended."""
-    sql = "SELECT * FROM runs WHERE id = ? AND completed_at IS NOT NULL"
-    return dict(daemon.wait_for_row(sql, number, deadline=deadline))
-
-
 def finished(daemon: DaemonProcess, address: str) -> dict[str, Any]:
     """Start a run and return it once it has ended."""
     return ended(daemon, triggered(daemon, address))
+
+
+def ended(daemon: DaemonProcess, number: int = 1, *, deadline: float = 20) -> dict[str, Any]:
+    row = daemon.wait_for_row("SELECT * FROM runs WHERE id = ? AND completed_at IS NOT NULL", number, deadline=deadline)
+    return dict(row)
+
+
+def first_run(daemon: DaemonProcess, agent: int, *, condition: str = "completed_at IS NOT NULL") -> dict[str, Any]:
+    """Return the first run of one of several agents once a condition is true of it."""
+    first = f"SELECT * FROM (SELECT * FROM runs WHERE agent = ? ORDER BY id LIMIT 1) WHERE {condition}"
+    return dict(daemon.wait_for_row(first, f"a{agent}"))
+
+
+def begun(daemon: DaemonProcess, number: int = 1) -> dict[str, object]:
+    row = daemon.wait_for_row("SELECT * FROM runs WHERE id = ? AND delivered_at IS NOT NULL", number)
+    wait_until(lambda: "begun" in daemon.output(number), what="the agent's first line")
+    return dict(row)
+
+
+def completed(daemon: DaemonProcess) -> int:
+    return int(daemon.query("SELECT count(*) AS n FROM runs WHERE status = 'completed'")[0]["n"])

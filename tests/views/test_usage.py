@@ -2,8 +2,8 @@
 
 import json
 
-from tests.conftest import StartDaemon
 from tests.support.api import call
+from tests.support.daemon_process import StartDaemon
 
 RESULT = json.dumps({"usage": {"input_tokens": 5, "output_tokens": 7, "cost_usd": 0.25}})
 CONFIG = f"""\

@@ -14,7 +14,7 @@ import pytest
 
 from daemon.workspaces.git import without_credentials
 from daemon.workspaces.mirror import CloneError
-from tests.workspaces.conftest import Site, commit, git
+from tests.support.git_site import Site, commit, git
 
 
 def test_a_workspace_is_a_clone_of_the_true_remote_on_a_branch_of_its_own(site: Site) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from daemon.workspaces.clean import Cleaned, clean
 from daemon.workspaces.salvage import snapshot
-from tests.workspaces.conftest import Site, commit, git
+from tests.support.git_site import Site, commit, git
 
 PRECIOUS = "precious\n"
 

@@ -12,7 +12,7 @@ import pytest
 
 from daemon.workspaces.clean import Cleaned, clean
 from daemon.workspaces.git import Git
-from tests.workspaces.conftest import Site, commit, git
+from tests.support.git_site import Site, commit, git
 
 
 def clean_up(site: Site, run: int = 1, **keys: Any) -> Cleaned:  # noqa: ANN401 - whatever clean takes

@@ -20,7 +20,7 @@ from daemon.workspaces import (
     cleanup_task_workspace,
     get_task_workspace_size,
 )
-from tests.workspaces.conftest import Site
+from tests.support.git_site import Site
 
 NOW = datetime.now(UTC)
 

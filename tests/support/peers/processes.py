@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.daemon_process import wait_until
+from tests.support.waiting import wait_until
 
 _IMPORTS = 60.0  # seconds; some SDKs take a while
 

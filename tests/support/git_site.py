@@ -1,0 +1,61 @@
+"""A state directory, and a repository whose clones are workspaces in it."""
+
+import subprocess
+from pathlib import Path
+
+from daemon.workspaces.clone import prepare_workspace
+from daemon.workspaces.mirror import Source
+
+_IDENTITY = ("-c", "user.name=tester", "-c", "user.email=tester@localhost")
+
+
+def git(place: Path, *arguments: str) -> str:
+    """Return what git prints, its last newline left out."""
+    done = subprocess.run(["git", *_IDENTITY, *arguments], cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rstrip("\n")
+
+
+def commit(place: Path, name: str, text: str) -> str:
+    """Commit a file; return the commit."""
+    (place / name).parent.mkdir(parents=True, exist_ok=True)
+    (place / name).write_text(text)
+    git(place, "add", "--", name)
+    git(place, "commit", "-q", "-m", name)
+    return git(place, "rev-parse", "HEAD")
+
+
+class Site:
+    """An environment called `site` in a state directory, and its repository."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = folder / "state"
+        self.state.mkdir()
+        self.origin = folder / "origin"
+        self.origin.mkdir()
+        self.said: list[str] = []
+        self.bases: dict[int, str] = {}
+        git(self.origin, "init", "-q", "-b", "main")
+        (self.origin / ".gitignore").write_text("*.log\n")
+        git(self.origin, "add", ".gitignore")
+        self.first = commit(self.origin, "a.txt", "one\n")
+
+    def source(self, **keys: object) -> Source:
+        facts: dict[str, object] = {"ref": None, "fetch_every": 0.0, "require_fetch": False, **keys}
+        return Source("site", str(facts.pop("repository", self.origin)), **facts)  # type: ignore[arg-type]
+
+    def prepare(self, run: int = 1, **keys: object) -> Path:
+        place, self.bases[run] = prepare_workspace(self.state, self.source(**keys), run, 60, self.said.append)
+        return place
+
+    @property
+    def tasks(self) -> Path:
+        return self.state / "environments" / "site" / "tasks"
+
+    def saved(self, run: int = 1) -> Path:
+        return self.state / "runs" / str(run) / "artifacts" / "saved-work"
+
+    def remnants(self) -> list[str]:
+        """Return what lies where nothing should lie when nobody works."""
+        places = [self.state / "environments" / name for name in (".trash", ".incoming", ".scratch")]
+        return sorted(str(entry) for place in places if place.exists() for entry in place.iterdir())
