@@ -1,22 +1,30 @@
 """Who may do what: the rights of principals over agents, their schedules and their runs.
 
 A principal is a Unix user by name (`uid:N` where it has none), `token:NAME`, `run:ID` or `config`. Looking up users and
-groups may ask a name service and block, so `may` belongs into a thread; `may_at_once` answers what needs no look-up.
+groups may ask a name service and block, so `Access` does it in threads; `may_at_once` answers what needs no look-up.
 """
 
+import asyncio
 import grp
 import os
 import pwd
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Literal
 
+from daemon.config.live import LiveConfig
 from daemon.config.schema import Config
 from daemon.model import CONFIG_PRINCIPAL
 
 Action = Literal[
     "schedule.read", "schedule.update", "schedule.delete", "agent.update", "agent.execute", "task.create", "task.update"
 ]
+Claim = tuple[str, str]
+"""A schedule's creator and its agent."""
+_KEPT = 3.0  # seconds for which a right that took a look-up is not looked up again
+_MOST_KEPT = 10_000  # more than a host has principals; beyond that they are looked up again
+_LOOK_UP = 1.0  # seconds that a look-up of rights may hold up due times
 
 
 @cache
@@ -67,12 +75,63 @@ class Rights:
         granted = (self._read if action == "schedule.read" else self._change).get(agent, frozenset())
         return _is_among(principal, self._admins | granted)
 
-    def grant(self, claims: Iterable[tuple[str, str]]) -> dict[tuple[str, str], bool]:
-        """Tell of each creator and agent whether the creator's schedules may start the agent."""
-        return {
-            (creator, agent): self.may(creator, "agent.execute", agent) and self.may(creator, "task.create", agent)
-            for creator, agent in claims
-        }
+    def may_start(self, claim: Claim) -> bool:
+        """Tell whether a creator's schedules may start an agent."""
+        creator, agent = claim
+        return self.may(creator, "agent.execute", agent) and self.may(creator, "task.create", agent)
+
+
+class Access:
+    """Looks up the rights that the config in force grants, off the event loop."""
+
+    def __init__(self, live: LiveConfig) -> None:
+        self._live = live
+        self._known: dict[tuple[str, str, str], tuple[float, bool]] = {}
+        self._renew()
+        live.on_change(self._renew)
+
+    def _renew(self) -> None:
+        self._rights = Rights(self._live.config)
+        self._known = {}
+
+    async def is_admin(self, principal: str) -> bool:
+        """Tell whether a principal has every right; an answer is kept for a few seconds."""
+        return await self._look_up((principal, "", ""), lambda rights: rights.is_admin(principal))
+
+    async def may(self, principal: str, action: Action, agent: str) -> bool:
+        """Tell whether a principal may do something with an agent; an answer is kept for a few seconds."""
+        return await self._look_up((principal, action, agent), lambda rights: rights.may(principal, action, agent))
+
+    async def may_now(self, principal: str, action: Action, agent: str) -> bool:
+        """Tell the same as it is at this moment."""
+        at_once = self._rights.may_at_once(principal)
+        return at_once if at_once is not None else await asyncio.to_thread(self._rights.may, principal, action, agent)
+
+    async def readable_agents(self, principal: str) -> list[str] | None:
+        """Return the agents that a principal may read, None for all."""
+        if await self.is_admin(principal):
+            return None
+        return [agent for agent in self._live.config.agents if await self.may(principal, "schedule.read", agent)]
+
+    async def may_start(self, claims: Iterable[Claim]) -> dict[Claim, bool]:
+        """Tell of each claim whether its schedules may start; leave out what takes longer than a second to look up."""
+        asked = {claim: asyncio.ensure_future(asyncio.to_thread(self._rights.may_start, claim)) for claim in claims}
+        if asked:
+            await asyncio.wait(asked.values(), timeout=_LOOK_UP)
+        return {claim: answer.result() for claim, answer in asked.items() if answer.done()}
+
+    async def _look_up(self, key: tuple[str, str, str], look_up: Callable[[Rights], bool]) -> bool:
+        at_once = self._rights.may_at_once(key[0])
+        if at_once is not None:
+            return at_once
+        memory = self._known  # another one takes its place when the config changes
+        known = memory.get(key)
+        if known is None or time.monotonic() > known[0]:
+            answer = await asyncio.to_thread(look_up, self._rights)
+            if len(memory) > _MOST_KEPT:
+                memory.clear()
+            known = memory[key] = (time.monotonic() + _KEPT, answer)
+        return known[1]
 
 
 def _is_among(principal: str, granted: Iterable[str]) -> bool:

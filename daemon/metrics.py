@@ -1,13 +1,12 @@
 """Figures for Prometheus; what is counted here begins at zero with each start of the daemon."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from daemon.fires.decision import Fire
 from daemon.model import FireOutcome, RunStatus
-from daemon.store.connection import Counts
+from daemon.store.changes import Changes
 from daemon.store.runs import MICRO
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -64,36 +63,31 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"agentcron_{name}", text, buckets=buckets, registry=self._registry)
 
-    def count(self, counts: Counts) -> None:
-        """Count what was committed: decided due times, status changes of runs, and what these reported as spent."""
-        for (kind, label), number in counts.items():
+    def committed(self, changes: Changes) -> None:
+        """Count what was committed: decided due times, status changes of runs, deliveries, and what runs reported."""
+        for (kind, label), number in changes.counts.items():
             match kind:
                 case "fire":
                     self._fires.labels(label).inc(number)
                 case "run":
                     self._runs.labels(label).inc(number)
+                case "delivery_acknowledged" | "delivery_failed":
+                    self._tries.labels(label, kind.removeprefix("delivery_")).inc(number)
                 case "cost_usd":
                     self._cost.labels(label).inc(number / MICRO)
                 case "input_tokens" | "output_tokens":
                     self._tokens.labels(label, kind.removesuffix("_tokens")).inc(number)
+        for change in changes.statuses:
+            if change.duration is not None:
+                self._duration.observe(change.duration.total_seconds())
 
-    def fired(self, fires: Iterable[Fire]) -> None:
-        """Note how late the clock started due times."""
-        for fire in fires:
-            if fire.run_id is not None:
-                self._lateness.observe(max(0.0, fire.late.total_seconds()))
-
-    def tried(self, kind: str, result: str) -> None:
-        """Count a try to hand an input over to an agent of some type: `acknowledged` or `failed`."""
-        self._tries.labels(kind, result).inc()
+    def late(self, lateness: timedelta) -> None:
+        """Note how late the clock started a due time."""
+        self._lateness.observe(max(0.0, lateness.total_seconds()))
 
     def notified(self, result: str) -> None:
         """Count a try to send a notification: `sent`, `failed` or `given_up`."""
         self._notified.labels(result).inc()
-
-    def run_lasted(self, duration: timedelta) -> None:
-        """Note how long a run took that has ended."""
-        self._duration.observe(duration.total_seconds())
 
     def schedule_change(self, action: str, result: str) -> None:
         """Count a change of a schedule that was asked for: `ok`, or the code of the refusal."""

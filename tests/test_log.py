@@ -61,12 +61,12 @@ def test_what_is_said_once_of_each_run_is_no_flood() -> None:
 
 def test_the_count_of_a_flood_comes_also_when_it_is_over(start_daemon: StartDaemon) -> None:
     slowed = (
-        "import daemon.log as log, structlog\nlog._WINDOW = 1.0\nfrom daemon.lifecycle.service import Service\n"
-        "wire = Service._wire\n"
+        "import daemon.log as log, structlog\nlog._WINDOW = 1.0\nimport daemon.lifecycle.service as service\n"
+        "build = service.build\n"
         "def flood(*arguments):\n"
         "    for n in range(500): structlog.get_logger().info('[daemon] again and again')\n"
-        "    return wire(*arguments)\n"
-        "Service._wire = flood"
+        "    return build(*arguments)\n"
+        "service.build = flood"
     )
     daemon = start_daemon("[agents.a]\ncommand = ['true']\n", slowed=slowed, WATCHDOG_USEC="1000000")
     daemon.wait_for_log("Lines left out", like="[daemon] again and again")

@@ -32,10 +32,11 @@ class Agents:
         self._nursery = nursery
         self._cgroups = cgroups
         self._session = session
-        self._umask = umask
+        self.umask = umask
+        """Under which agents create files."""
 
-    def tell_limits(self, config: Config) -> None:
-        """Say in the log which agents have limits that nothing here can enforce."""
+    def report_unenforced_limits(self, config: Config) -> None:
+        """Log which agents have limits that nothing here can enforce."""
         held = self._cgroups.controllers if self._cgroups else frozenset()
         found = [
             name
@@ -71,9 +72,9 @@ class Agents:
     def _describe(self, settings: ProcessAgent, config: Config) -> Describe:
         match settings:
             case CommandAgent():
-                return partial(command_spec, settings=settings, config=config, umask=self._umask)
+                return partial(command_spec, settings=settings, config=config, umask=self.umask)
             case AcpAgent():
-                return partial(acp_spec, settings=settings, config=config, umask=self._umask)
+                return partial(acp_spec, settings=settings, config=config, umask=self.umask)
         raise TypeError(f"no way to start {type(settings).__name__}")
 
 

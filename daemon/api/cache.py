@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from daemon.api.json_body import in_words
+from daemon.config.schema import Config
 from daemon.units import format_instant
 
 _MOST = 16_000_000  # characters that are kept
@@ -31,14 +32,20 @@ class ResponseCache:
         self._answers: dict[Hashable, Answer] = {}
         self._size = 0
         self._state: int | None = None
+        self._config: Config | None = None
 
     def answer(
-        self, connection: sqlite3.Connection, key: Hashable, now: datetime, view: Callable[[], dict[str, Any]]
+        self,
+        connection: sqlite3.Connection,
+        config: Config,
+        key: Hashable,
+        now: datetime,
+        view: Callable[[], dict[str, Any]],
     ) -> Answer:
-        """Return the answer of that key, anew if anybody committed anything since (PRAGMA data_version)."""
+        """Return the answer of that key, anew if anybody committed anything (PRAGMA data_version) or reloaded since."""
         state = connection.execute("PRAGMA data_version").fetchone()[0]
-        if state != self._state:
-            self._answers, self._size, self._state = {}, 0, state
+        if state != self._state or config is not self._config:
+            self._answers, self._size, self._state, self._config = {}, 0, state, config
         known = self._answers.get(key)
         if known is not None and (known.until is None or known.until > format_instant(now)):
             return known

@@ -83,12 +83,20 @@ def marked_run(pid: int, active: set[int]) -> int | None:
     return None
 
 
-class Tokens:
-    """The bearer tokens of a config, by name."""
+def read_tokens(config: Config) -> dict[str, bytes]:
+    """Return the bearer tokens of a config by name; raise ConfigError for one that cannot be used."""
+    return {token.name: read_token(config, token).encode() for token in config.control.tokens}
 
-    def __init__(self, config: Config) -> None:
-        """Read every token; raise ConfigError for one that cannot be used."""
-        self._values = {token.name: read_token(config, token).encode() for token in config.control.tokens}
+
+class Tokens:
+    """The bearer tokens in force, by name."""
+
+    def __init__(self, values: dict[str, bytes]) -> None:
+        self._values = values
+
+    def replace(self, values: dict[str, bytes]) -> None:
+        """Accept other tokens from now on."""
+        self._values = values
 
     def principal_of(self, request: web.Request) -> str | None:
         """Return the principal of a request's token, None without a valid one; compares in constant time."""

@@ -29,7 +29,7 @@ class ApiCall:
     """One request, its principal known."""
 
     request: web.Request
-    control: ApiContext
+    context: ApiContext
     principal: str
     body: BaseModel | None
     query: BaseModel
@@ -86,23 +86,23 @@ class ApiCall:
 
     async def answer(self, query: Callable[[sqlite3.Connection], dict[str, Any]]) -> web.Response:
         """Answer with what a query finds; a large document is put into words off the loop, too."""
-        return written(await self.control.database.read(lambda connection: in_words(query(connection))))
+        return written(await self.context.home.database.read(lambda connection: in_words(query(connection))))
 
     async def require(self, action: Action, agent: str, what: str) -> None:
         """Raise NotFoundError if the principal may not see an agent's things, ForbiddenError if it may only see."""
-        if not await self.control.may(self.principal, "schedule.read", agent):
+        if not await self.context.access.may(self.principal, "schedule.read", agent):
             raise NotFoundError(f"no {what}")
-        if action != "schedule.read" and not await self.control.may(self.principal, action, agent):
+        if action != "schedule.read" and not await self.context.access.may(self.principal, action, agent):
             raise ForbiddenError(f"{self.principal} may see {what} but lacks {action}; agents.{agent}.allow grants it")
 
     def require_configured(self, agent: str) -> None:
         """Raise RefusedError for an agent that the config does not have any more."""
-        if agent not in self.control.config.agents:
+        if agent not in self.context.config.agents:
             raise RefusedError(f"no agent {agent!r} is in the config any more")
 
     async def require_admin(self, what: str) -> None:
         """Raise ForbiddenError unless the principal has every right."""
-        if not await self.control.is_admin(self.principal):
+        if not await self.context.access.is_admin(self.principal):
             raise ForbiddenError(f"{self.principal} may not {what}; access.admins grants it")
 
 

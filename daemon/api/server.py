@@ -18,9 +18,7 @@ from daemon.api.openapi import describe
 from daemon.api.requests import NoQuery
 from daemon.api.routes import hooks, retention, runs, schedules, service, workspaces
 from daemon.api.routing import ApiCall, Route, reply
-from daemon.api.sockets import Listeners
-from daemon.config.schema import Config
-from daemon.open_files import most_connections
+from daemon.api.sockets import Listeners, most_connections
 
 _LOG = structlog.get_logger()
 _LARGEST_BODY = 1024 * 1024
@@ -49,12 +47,13 @@ _ASKED = web.RequestKey("asked", _Asked)
 class ControlServer:
     """The control API of one daemon."""
 
-    def __init__(self, control: ApiContext, listeners: Listeners) -> None:
-        """Prepare to serve; raise ConfigError for a token that cannot be used."""
-        self._control = control
+    def __init__(self, context: ApiContext, tokens: Tokens, listeners: Listeners) -> None:
+        self._context = context
+        self._tokens = tokens
         self._listeners = listeners
-        self._peers = Peers(control.database)
-        self.use(control.config, Tokens(control.config))
+        self._peers = Peers(context.home.database)
+        self._renew_hosts()
+        context.live.on_change(self._renew_hosts)
         self._most = most_connections()
         self._heard: WeakSet[asyncio.BaseTransport] = WeakSet()
         self._document: dict[str, object] = {}
@@ -74,12 +73,11 @@ class ControlServer:
         await self._serve(self._listeners.unix.listener, on_tcp=False)
         if self._listeners.tcp is not None:
             await self._serve(self._listeners.tcp, on_tcp=True)
-        listen = self._control.config.control.listen
+        listen = self._context.config.control.listen
         _LOG.info("[control] Listening", socket=str(self._listeners.unix.path), listen=listen)
 
-    def use(self, config: Config, tokens: Tokens) -> None:
-        """Go by the tokens and host names of a config."""
-        self._tokens = tokens
+    def _renew_hosts(self) -> None:
+        config = self._context.config
         self._hosts = Hosts(config, config.control.listen or "")
 
     async def _serve(self, listener: socket.socket, *, on_tcp: bool) -> None:
@@ -111,7 +109,7 @@ class ControlServer:
 
     async def close(self) -> None:
         """Answer nothing more; what is being answered gets a moment."""
-        self._control.closing.set()
+        self._context.closing.set()
         for server in self._servers:
             server.close()
         ends = [asyncio.create_task(runner.cleanup()) for runner in self._runners]
@@ -137,7 +135,7 @@ class ControlServer:
             if answer is None:
                 path = _shown(request, asked.route)
                 _LOG.exception("[control] Unexpected error", method=request.method, path=path)
-                answer = refusal(500, "unexpected error; the log tells more")
+                answer = refusal(500, "unexpected error; see the log")
             response = answer
         if asked.route is not None:
             self._tell(asked, asked.route, request, response.status)
@@ -147,7 +145,7 @@ class ControlServer:
         async def answer(request: web.Request) -> web.StreamResponse:
             asked = request[_ASKED]
             asked.route = route
-            if route.is_of_schedules and not self._control.config.control.schedules_api:
+            if route.is_of_schedules and not self._context.config.control.schedules_api:
                 return refusal(404, "the schedule routes are switched off (control.schedules_api = false)")
             asked.principal = await self._principal_of(request, is_open=route.is_open)
             return await self._call(route, request, asked.principal)
@@ -158,10 +156,10 @@ class ControlServer:
         """Count a change that was asked for, and have the log say who asked and what came of it."""
         is_done = status < web.HTTPBadRequest.status_code
         if route.action is not None:
-            self._control.metrics.schedule_change(route.action, "ok" if is_done else str(status))
+            self._context.metrics.schedule_change(route.action, "ok" if is_done else str(status))
         if request.method not in {"GET", "HEAD"}:
             _LOG.info(
-                "[control] Asked for" if is_done else "[control] Refused",
+                "[control] Request" if is_done else "[control] Refused",
                 what=f"{request.method} {_shown(request, route)}",
                 principal=asked.principal or "unknown",
                 status=status,
@@ -175,7 +173,7 @@ class ControlServer:
                 body = await route.read_body(request)
         except TimeoutError:
             raise web.HTTPRequestTimeout(reason=f"the body did not come within {_BODY:.0f} s") from None
-        return await route.handler(ApiCall(request, self._control, principal, body, query))
+        return await route.handler(ApiCall(request, self._context, principal, body, query))
 
     async def _principal_of(self, request: web.Request, *, is_open: bool) -> str:
         """Return who asks; raise HTTPUnauthorized or HTTPForbidden where nobody may."""

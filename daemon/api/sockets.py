@@ -3,6 +3,7 @@
 import errno
 import grp
 import os
+import resource
 import secrets
 import socket
 from collections.abc import Iterator
@@ -19,6 +20,11 @@ class Listeners:
 
     unix: "ControlSocket"
     tcp: socket.socket | None
+
+
+def most_connections() -> int:
+    """Return how many clients one socket may have at once: runs, the database and the other socket need files, too."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
 
 
 @contextmanager

@@ -51,8 +51,9 @@ def restore(
     """Put a backup in the place of the database, while no daemon runs; what was there is kept beside it."""
     from daemon.cli.offline import read_config
     from daemon.cli.privileges import become_owner
-    from daemon.config.effective import audience_of
+    from daemon.config.live import LiveConfig
     from daemon.config.paths import state_dir
+    from daemon.notify.outbox import Outbox
     from daemon.recovery.restore import restore as put_back
     from daemon.store.backup import BackupFile
     from daemon.units import utc_now
@@ -60,7 +61,7 @@ def restore(
     config = read_config(context.obj)
     source = BackupFile(file)
     become_owner(state_dir(config))
-    restored = put_back(state_dir(config), source, utc_now(), audience_of(config))
+    restored = put_back(state_dir(config), source, utc_now(), Outbox(LiveConfig(config)))
     contents = restored.contents
     if json:
         print_json(

@@ -1,11 +1,11 @@
-"""Backfill: due times of the past that were not started are started after all."""
+"""Backfill: starts due times of the past that were not started."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from daemon.errors import InvalidError
-from daemon.fires.decision import new_run
+from daemon.fires.run_of_fire import run_of_fire
 from daemon.fires.summaries import cadence_of, split_summary
 from daemon.model import DueTime, FireOutcome, Overlap, Trigger
 from daemon.rules import overlap
@@ -34,15 +34,13 @@ _STARTED = {FireOutcome.LAUNCHED, FireOutcome.BUFFERED}
 
 @dataclass
 class Backfilled:
-    """What a backfill brought about."""
+    """What a backfill did."""
 
     runs: list[int] = field(default_factory=list)
     already_run: int = 0
     skipped_overlap: int = 0
     upcoming: int = 0
     """Due times whose jitter has the clock start them yet."""
-    stops_others: bool = False
-    """Whether earlier runs of the schedule were flagged for cancellation."""
 
 
 def backfill(
@@ -132,26 +130,24 @@ class _Backfill:
         if before in _STARTED:
             self.done.already_run += 1
             return
-        verdict = overlap.decide(self.policy, *count_unfinished(tx, row.id))
-        if verdict.outcome is FireOutcome.SKIPPED_OVERLAP:
+        decision = overlap.decide(self.policy, *count_unfinished(tx, row.id))
+        if decision.outcome is FireOutcome.SKIPPED_OVERLAP:
             self.done.skipped_overlap += 1
             if before is None and summary_over(tx, row.id, due) is None:
                 reason = "an earlier run was unfinished at the backfill"
-                record_fire(tx, row.id, due, verdict.outcome, self.now, reason=reason)
+                record_fire(tx, row.id, due, decision.outcome, self.now, reason=reason)
             return
-        if verdict.stop_others is not None:
-            self._stop_others(at_once=verdict.stop_others == "terminate")
-        run_id, _ = create_run(
-            tx, new_run(row, due, Trigger.BACKFILL, self.instance, creator=self.principal, held=verdict.held), self.now
-        )
+        if decision.stop_others is not None:
+            self._stop_others(at_once=decision.stop_others == "terminate")
+        new = run_of_fire(row, due, Trigger.BACKFILL, self.instance, creator=self.principal, held=decision.held)
+        run_id, _ = create_run(tx, new, self.now)
         before = before or split_summary(tx, row, due)
         forget_fire(tx, row.id, due)
-        record_fire(tx, row.id, due, verdict.outcome, self.now, run_id=run_id)
+        record_fire(tx, row.id, due, decision.outcome, self.now, run_id=run_id)
         told = {"by": self.principal, "due": format_instant(due), "was": str(before) if before else None}
         add_event(tx, run_id, self.now, "backfilled", told)
         self.done.runs.append(run_id)
 
     def _stop_others(self, *, at_once: bool) -> None:
-        self.done.stops_others = True
         reason = f"a backfill started another run (overlap = {self.policy})"
         flag_unfinished(self.tx, self.row.id, self.now, self.principal, at_once=at_once, reason=reason)

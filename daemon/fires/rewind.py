@@ -25,4 +25,5 @@ def step_back(tx: Transaction, now: datetime) -> int:
         except UNDECIDABLE:  # somebody damaged its row; the clock will tell of it
             put_off(tx, raw["id"], now)
     hurry_attempts(tx, now)
+    tx.changes.count("clock", "stepped")
     return len(summaries)

@@ -31,7 +31,7 @@ def end_summary(tx: Transaction, raw: sqlite3.Row, now: datetime) -> None:
     """Have a summary end now, and go if it begins later; what it covered before stays covered."""
     schedule_id, first, count = raw["schedule_id"], raw["scheduled_for"], raw["covers_count"]
     if first > format_instant(now):
-        tx.execute("DELETE FROM fires WHERE schedule_id = ? AND scheduled_for = ?", (schedule_id, first))
+        forget_fire(tx, schedule_id, first)
         return
     last: datetime = now
     try:

@@ -1,47 +1,60 @@
-"""What becomes of runs under way when the daemon stops: which are waited for, for how long, and what is given up."""
+"""What happens to runs under way when the daemon stops: which are waited for, how long, and what is aborted."""
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
+from daemon.api.background import Background
 from daemon.lifecycle.signals import Stop, StopMode
 from daemon.model import CONFIG_PRINCIPAL
-from daemon.runs.pipeline import Pipeline
+from daemon.runs.control import RunControl
 from daemon.runs.queue import Queue
 
 _LAST_MOMENT = 1.0  # seconds that a run gets after it was ended at once
 _REASON = "the daemon was stopped"
 
 
-async def wait_for_runs(
-    mode: StopMode,
-    queue: Queue,
-    pipeline: Pipeline,
-    stop: Stop,
-    limit: float,
-    spawn: Callable[[Coroutine[Any, Any, object]], None],
-) -> None:
-    """Wait up to `limit` seconds for the runs that are to end before the daemon does; then give up the calls.
+class Shutdown:
+    """Waits for the runs that are to end before the daemon does."""
 
-    Suspended runs need nobody to wait for them, and under detach only calls in flight do. `spawn` begins work that may
-    fail without harm.
-    """
-    which: Callable[[], set[int]] = {
-        "detach": lambda: pipeline.in_flight,
-        "drain": lambda: queue.under_way - pipeline.suspended,
-        "cancel": lambda: queue.under_way,
-    }[mode]
-    waits = {asyncio.create_task(queue.until_none(which)), asyncio.create_task(stop.at_once.wait())}
-    if mode == "cancel":
-        spawn(queue.cancel_all(CONFIG_PRINCIPAL, _REASON, at_once=False))
-    await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-    for task in waits:
-        task.cancel()
-    if mode == "cancel" and queue.under_way:
-        spawn(queue.cancel_all(CONFIG_PRINCIPAL, _REASON, at_once=True))
-    elif pipeline.in_flight:
-        pipeline.interrupt()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_LAST_MOMENT):
-            await queue.until_none(which if mode == "cancel" else lambda: pipeline.in_flight)
+    def __init__(self, queue: Queue, control: RunControl, background: Background, stop: Stop) -> None:
+        self._queue = queue
+        self._control = control
+        self._background = background
+        self._stop = stop
+
+    async def wait_for_runs(self, mode: StopMode, limit: float) -> None:
+        """Wait up to `limit` seconds for runs to end; then abort the calls in flight.
+
+        Nobody needs to wait for suspended runs, and under detach only calls in flight are waited for.
+        """
+        awaited = self._awaited(mode)
+        waits = {
+            asyncio.create_task(self._queue.until_none(awaited)),
+            asyncio.create_task(self._stop.at_once.wait()),
+        }
+        if mode == "cancel":
+            self._cancel_all(at_once=False)
+        await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
+        if mode == "cancel" and self._queue.under_way:
+            self._cancel_all(at_once=True)
+        elif self._control.in_flight:
+            self._control.interrupt()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_MOMENT):
+                await self._queue.until_none(awaited if mode == "cancel" else self._awaited("detach"))
+
+    def _awaited(self, mode: StopMode) -> Callable[[], set[int]]:
+        match mode:
+            case "detach":
+                return lambda: self._control.in_flight
+            case "drain":
+                return lambda: self._queue.under_way - self._control.suspended
+            case "cancel":
+                return lambda: self._queue.under_way
+
+    def _cancel_all(self, *, at_once: bool) -> None:
+        """Stop all runs beside the wait for their end; an error of it is logged and harms nothing."""
+        self._background.start_unattended(self._queue.cancel_all(CONFIG_PRINCIPAL, _REASON, at_once=at_once))

@@ -1,28 +1,34 @@
-"""The wish to stop, as signals tell it: the first says how, a second one that it must be at once."""
+"""The wish to stop, as signals express it: the first says how, a second one that it must be at once."""
 
 import asyncio
 import signal
+from functools import partial
 from typing import Literal
+
+from daemon.config.live import LiveConfig
 
 StopMode = Literal["detach", "drain", "cancel"]
 
 
 class Stop:
-    """Whether and how the daemon is to stop; heard from its creation on."""
+    """Whether and how the daemon is to stop; it listens from its creation on."""
 
-    def __init__(self, term_means: StopMode) -> None:
-        """Listen for SIGTERM, and for SIGINT, which means cancel."""
-        self.term_means = term_means
+    def __init__(self, live: LiveConfig) -> None:
+        """Listen for SIGTERM, which means what the config in force says, and for SIGINT, which means cancel."""
+        self._live = live
         self.mode: StopMode | None = None
-        self.asked = asyncio.Event()
+        self.requested = asyncio.Event()
         self.at_once = asyncio.Event()
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self._ask(self.term_means))
-        loop.add_signal_handler(signal.SIGINT, lambda: self._ask("cancel"))
+        loop.add_signal_handler(signal.SIGTERM, self._on_term)
+        loop.add_signal_handler(signal.SIGINT, partial(self._request, "cancel"))
 
-    def _ask(self, mode: StopMode) -> None:
+    def _on_term(self) -> None:
+        self._request(self._live.config.daemon.on_stop)
+
+    def _request(self, mode: StopMode) -> None:
         if self.mode is not None:
             self.at_once.set()
             return
         self.mode = mode
-        self.asked.set()
+        self.requested.set()

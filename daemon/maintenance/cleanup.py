@@ -3,25 +3,28 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
 from daemon.config.effective import policy_of
-from daemon.config.schema import Config
+from daemon.config.live import LiveConfig
 from daemon.errors import NotFoundError, RefusedError, StoreUnavailableError
 from daemon.maintenance.timer import Progress, cadence_of, wait_until_due
+from daemon.metrics import Metrics
 from daemon.model import ACTIVE
-from daemon.notify.outbox import Notice
+from daemon.notify.outbox import Notice, Outbox
+from daemon.rules.cadence import Cadence
 from daemon.rules.cleanup import CleanupDecision, Policy, beyond_quota, decide_cleanup
+from daemon.store.changes import Changes
 from daemon.store.connection import Transaction
-from daemon.store.database import Closure, Database
+from daemon.store.database import Closure
 from daemon.store.events import add_event
+from daemon.store.home import Home
 from daemon.store.runs import get_run, update_run
 from daemon.store.workspaces import (
     Workspace,
@@ -34,6 +37,7 @@ from daemon.store.workspaces import (
     set_kept,
     set_note,
 )
+from daemon.text import count_of
 from daemon.units import format_size
 from daemon.workspaces.client import Porter, PorterError, porter
 from daemon.workspaces.layout import RUNS, TOP, workspace_path
@@ -58,10 +62,10 @@ class CleanupResult:
         return {"removed": self.removed, "failed": failed, "dry_run": self.dry_run}
 
     def notices(self) -> list[Notice]:
-        """Return what people may want to hear of it: nothing, if nothing was done."""
+        """Return what people may want to be notified of: nothing, if nothing was done."""
         if not self.removed and not self.failed:
             return []
-        text = f"{len(self.removed)} workspace(s) removed, {len(self.failed)} could not be"
+        text = f"removed {count_of(len(self.removed), 'workspace')}, {len(self.failed)} failed"
         details = {"removed": self.removed, "failed": self.view()["failed"]}
         if self.removed:
             return [Notice("cleanup", text, details=details)]
@@ -71,32 +75,23 @@ class CleanupResult:
 class Cleanup:
     """Looks after the workspaces of one daemon."""
 
-    def __init__(
-        self,
-        database: Database,
-        state_dir: Path,
-        config: Config,
-        now: Callable[[], datetime],
-        count: Callable[[str], None],
-        tell: Callable[[list[Notice]], Awaitable[None]],
-    ) -> None:
-        """Prepare; `count` hears the result of each removal, `tell` what people may want to hear."""
-        self.config = config
+    def __init__(self, home: Home, live: LiveConfig, metrics: Metrics, outbox: Outbox) -> None:
         self.progress: Progress | None = None
-        self._database = database
-        self._state_dir = state_dir
-        self._now = now
-        self._count = count
-        self._notify = tell
+        self._home = home
+        self._live = live
+        self._metrics = metrics
+        self._outbox = outbox
         self._quotas: dict[str, Notice] = {}
         self._one_at_a_time = asyncio.Lock()
         self._deciding = asyncio.Lock()  # between what a person marks and what is removed
         self._removing: set[int] = set()
-        self._wanted = asyncio.Event()
+        self._run_ended = asyncio.Event()
+        home.database.on_commit(self._committed)
 
-    def wake(self) -> None:
-        """Look after the quotas soon: a run has ended."""
-        self._wanted.set()
+    def _committed(self, changes: Changes) -> None:
+        """Wake up for the quotas: a run has ended."""
+        if any(change.after not in ACTIVE for change in changes.statuses):
+            self._run_ended.set()
 
     async def serve(self) -> None:
         """Sweep at the start, whenever the config says, and soon after runs where there is a quota."""
@@ -104,19 +99,20 @@ class Cleanup:
             try:
                 await self.sweep()
             except (PorterError, OSError, StoreUnavailableError) as error:
-                _LOG.error("[cleanup] The cleanup failed, and is tried again at its next time", error=str(error))
+                _LOG.error("[cleanup] The cleanup failed, will retry at its next time", error=str(error))
             except Exception:  # noqa: BLE001 - whatever agents put there must not stop the daemon
-                _LOG.exception("[cleanup] The cleanup failed unexpectedly, and is tried again at its next time")
-            await self._next_time(self._now())
+                _LOG.exception("[cleanup] The cleanup failed unexpectedly, will retry at its next time")
+            await self._next_time(self._home.now())
 
     async def _next_time(self, last: datetime) -> None:
-        """Wait until the next time after the last one, or until something is wanted where a quota is set."""
-        while not await wait_until_due(
-            lambda: cadence_of(self.config.cleanup, self.config), last, self._now, self._wanted
-        ):
-            if any(policy_of(self.config, name).quota for name in self.config.environments):
+        """Wait until the next time after the last one, or until a run has ended where a quota is set."""
+        while not await wait_until_due(self._cadence, last, self._home.now, self._run_ended):
+            if any(policy_of(self._live.config, name).quota for name in self._live.config.environments):
                 await asyncio.sleep(_QUIET)
                 return
+
+    def _cadence(self) -> Cadence:
+        return cadence_of(self._live.config.cleanup, self._live.config)
 
     async def sweep(self, *, older_than: timedelta | None = None, dry_run: bool = False) -> CleanupResult:
         """Remove what the policy lets go; raise PorterError, OSError or StoreUnavailableError if nothing could be done.
@@ -125,19 +121,19 @@ class Cleanup:
         """
         swept = CleanupResult(dry_run=dry_run)
         if dry_run:
-            present = await self._database.read(present_workspaces)
+            present = await self._home.database.read(present_workspaces)
             swept.removed = [workspace.run_id for workspace in self._going(present, older_than)]
             return swept
         async with self._one_at_a_time:
-            present = await self._database.read(present_workspaces)
+            present = await self._home.database.read(present_workspaces)
             if not present and not await asyncio.to_thread(self._has_anything):
                 return swept
             async with self._porter() as helper:
                 await helper.do("sweep_up")
                 await self._reconcile(helper, present)
-                await self._measure(helper, await self._database.read(present_workspaces))
+                await self._measure(helper, await self._home.database.read(present_workspaces))
             try:
-                while going := self._going(await self._database.read(present_workspaces), older_than, swept.failed):
+                while going := await self._still_going(older_than, swept.failed):
                     for number, workspace in enumerate(going):
                         self.progress = Progress(number, len(going))
                         await self._sweep_one(workspace, swept)
@@ -145,12 +141,15 @@ class Cleanup:
                 self.progress = None
         if swept.removed:
             _LOG.info(f"[cleanup] Removed {len(swept.removed)} old task workspace(s)")
-        await self._notify([*self._quotas.values(), *swept.notices()])
+        await self._outbox.post(self._home, [*self._quotas.values(), *swept.notices()])
         return swept
+
+    async def _still_going(self, older_than: timedelta | None, failed: Collection[int]) -> list[Workspace]:
+        return self._going(await self._home.database.read(present_workspaces), older_than, failed)
 
     def _has_anything(self) -> bool:
         """Tell whether there may be anything to look after, though the ledger has no workspace."""
-        places = (self._state_dir / TOP, self._state_dir / RUNS / TRASH)
+        places = (self._home.state_dir / TOP, self._home.state_dir / RUNS / TRASH)
         return any(place.is_dir() and any(place.iterdir()) for place in places)
 
     def _going(
@@ -159,8 +158,8 @@ class Cleanup:
         """Return the workspaces that go now, oldest first, less those with which that failed."""
         going: list[Workspace] = []
         for name, group in by_environment(present).items():
-            policy = policy_of(self.config, name)
-            decisions = dict(decide_cleanup((one.candidate for one in group), policy, self._now(), older_than))
+            policy = policy_of(self._live.config, name)
+            decisions = dict(decide_cleanup((one.candidate for one in group), policy, self._home.now(), older_than))
             for run in decisions.keys() & set(failed):
                 decisions[run] = replace(decisions[run], may_go=False, due=False)
             due = {run for run, decision in decisions.items() if decision.due}
@@ -193,10 +192,10 @@ class Cleanup:
 
     async def _sweep_one(self, workspace: Workspace, swept: CleanupResult) -> None:
         if workspace.ended_at is not None:
-            hours = (self._now() - workspace.ended_at) / timedelta(hours=1)
+            hours = (self._home.now() - workspace.ended_at) / timedelta(hours=1)
             _LOG.info(f"[cleanup] Removing old task {workspace.run_id} (age: {hours:.1f}h)")
         try:
-            reason = await self._remove(workspace, policy_of(self.config, workspace.environment).salvage_max)
+            reason = await self._remove(workspace, policy_of(self._live.config, workspace.environment).salvage_max)
         except Exception as error:  # noqa: BLE001 - one bad workspace does not stop the others
             _LOG.exception("[cleanup] ERROR: Failed to remove task workspace", run_id=workspace.run_id)
             reason = f"unexpected error: {error}"
@@ -210,15 +209,16 @@ class Cleanup:
 
         One marked keep stays, and one with more unsaved work than `salvage_max`.
         """
-        workspace = await self._database.read(lambda c: get_workspace(c, run_id))
+        workspace = await self._home.database.read(lambda c: get_workspace(c, run_id))
         if workspace is None or workspace.state != "present":
             return None
-        return await self._remove(workspace, policy_of(self.config, workspace.environment).salvage_max, renews=True)
+        policy = policy_of(self._live.config, workspace.environment)
+        return await self._remove(workspace, policy.salvage_max, renews=True)
 
     async def _remove(self, workspace: Workspace, salvage_max: int | None, *, renews: bool = False) -> str | None:
         """Save and remove a workspace by a process of its own; return why it is not gone."""
         async with self._deciding:
-            current = await self._database.read(lambda c: get_workspace(c, workspace.run_id))
+            current = await self._home.database.read(lambda c: get_workspace(c, workspace.run_id))
             if current is None or current.status in ACTIVE:
                 return "its run is active"
             if current.kept:
@@ -241,14 +241,14 @@ class Cleanup:
             self._removing.discard(workspace.run_id)
         record = partial(self._record, workspace.run_id, done, renews=renews)
         if done["gone"] or done["in_trash"]:
-            await self._database.write_patiently(record)
+            await self._home.database.write_patiently(record)
         else:  # what stays is found again, and the disk may be too full to say so
             await self._write_if_possible(record)
-        self._count("removed" if done["gone"] else "failed")
+        self._metrics.cleaned("removed" if done["gone"] else "failed")
         return None if done["gone"] else str(done["reason"])
 
     def _record(self, run_id: int, done: dict[str, Any], tx: Transaction, *, renews: bool) -> None:
-        now, saved = self._now(), done["saved"]
+        now, saved = self._home.now(), done["saved"]
         if done["gone"] or done["in_trash"]:
             mark_removed(tx, run_id, now)
             if renews or (saved and saved["folder"]):
@@ -263,7 +263,7 @@ class Cleanup:
 
         Raise NotFoundError if there is none, RefusedError if the run is active or the workspace marked keep.
         """
-        workspace = await self._database.read(lambda c: get_workspace(c, run_id))
+        workspace = await self._home.database.read(lambda c: get_workspace(c, run_id))
         if workspace is None or workspace.state != "present":
             raise NotFoundError(f"run {run_id} has no workspace")
         if workspace.status in ACTIVE:
@@ -281,13 +281,13 @@ class Cleanup:
                 raise NotFoundError(f"run {run_id} has no workspace")
             if workspace.kept is not kept:
                 set_kept(tx, run_id, kept=kept)
-                add_event(tx, run_id, self._now(), "workspace_kept" if kept else "workspace_unkept", {"by": by})
+                add_event(tx, run_id, self._home.now(), "workspace_kept" if kept else "workspace_unkept", {"by": by})
             return get_workspace(tx, run_id) or workspace
 
         async with self._deciding:
             if run_id in self._removing:
                 raise RefusedError(f"the workspace of run {run_id} is being removed just now")
-            return await self._database.write(mark)
+            return await self._home.database.write(mark)
 
     async def _measure(self, helper: Porter, present: Iterable[Workspace]) -> None:
         sizes: dict[int, int] = {}
@@ -314,7 +314,7 @@ class Cleanup:
     async def _write_if_possible(self, closure: Closure[T]) -> T | None:
         """Write to the ledger unless it cannot be: what is about to be removed may be what fills the disk."""
         try:
-            return await self._database.write(closure)
+            return await self._home.database.write(closure)
         except StoreUnavailableError:
             return None
 
@@ -327,9 +327,9 @@ class Cleanup:
             _LOG.warning("[cleanup] A workspace of no known run was put aside", path=moved["path"])
 
     def _lose(self, run_id: int, tx: Transaction) -> None:
-        mark_removed(tx, run_id, self._now())
-        update_run(tx, run_id, self._now())  # a cleanup may have been cut off after it had saved something
-        add_event(tx, run_id, self._now(), "workspace_lost", {})
+        mark_removed(tx, run_id, self._home.now())
+        update_run(tx, run_id, self._home.now())  # a cleanup may have been cut off after it had saved something
+        add_event(tx, run_id, self._home.now(), "workspace_lost", {})
 
     def _take_in(self, environment: str, name: str, tx: Transaction) -> bool:
         """Take a folder of a known run into the ledger; return whether it was one."""
@@ -341,12 +341,13 @@ class Cleanup:
             return known.environment == environment  # it was made just now
         if run.status in ACTIVE:
             return True  # it is being made, and enters the ledger when it is complete
-        add_workspace(tx, run.id, environment, workspace_path(self._state_dir, environment, name), self._now())
-        add_event(tx, run.id, self._now(), "workspace_found", {"environment": environment})
+        path = workspace_path(self._home.state_dir, environment, name)
+        add_workspace(tx, run.id, environment, path, self._home.now())
+        add_event(tx, run.id, self._home.now(), "workspace_found", {"environment": environment})
         return True
 
     def _porter(self) -> contextlib.AbstractAsyncContextManager[Porter]:
-        return porter(self._state_dir, tell)
+        return porter(self._home.state_dir, tell)
 
 
 def tell(text: str) -> None:

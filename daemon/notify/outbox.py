@@ -1,9 +1,10 @@
-"""What people are told of, written down in the same transaction as what happened, so that neither is without the other.
+"""The outbox: notifications are written in the transaction of what they report, so that neither is without the other.
 
 An event is a JSON object with `id`, `event` (its kind), `at`, `host`, `text` (a sentence for people), `agent` and
-`schedule` where it concerns one, and what else there is to know.
+`schedule` where it concerns one, and whatever else there is to know.
 """
 
+import contextlib
 import socket
 import uuid
 from collections.abc import Iterable
@@ -11,11 +12,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from daemon.config.live import LiveConfig
+from daemon.errors import StoreUnavailableError
 from daemon.model import RunStatus
-from daemon.rules.notifications import Audience, Standing, Told, next_standing
+from daemon.rules.notifications import Standing, Told, next_standing
 from daemon.store.connection import Transaction
+from daemon.store.home import Home
 from daemon.store.notifications import add_notification, set_standing, standing_of
 from daemon.store.runs import Run
+from daemon.text import count_of
 from daemon.units import format_instant
 
 _BAD = {RunStatus.FAILED, RunStatus.INTERRUPTED}
@@ -23,66 +28,91 @@ _BAD = {RunStatus.FAILED, RunStatus.INTERRUPTED}
 
 @dataclass(frozen=True)
 class Notice:
-    """Something worth telling that happened outside of runs."""
+    """Something that people may want to be notified of."""
 
     kind: str
     text: str
     agent: str | None = None
     schedule: str | None = None
     subject: str | None = None
-    """What it is about, where it is told once only until that changes."""
+    """What it is about, where only a change of its state is reported."""
     state: str | None = None
-    """How that subject stands; None for well, which is not told."""
+    """The state of that subject; None for healthy, which is not reported."""
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def tell(tx: Transaction, audience: Audience, notices: Iterable[Notice], now: datetime) -> None:
-    """Have notices sent to whom they concern, those about a known state at growing gaps only."""
-    for notice in notices:
-        if notice.subject is not None:
-            _, _, told = _update_standing(tx, notice.subject, notice.state, now)
-            if told is None or told is Told.RECOVERED:
-                continue
-        _send(tx, audience, notice, now)
+class Outbox:
+    """Writes notifications for the targets that the config in force names."""
 
+    def __init__(self, live: LiveConfig) -> None:
+        self._live = live
 
-def run_ended(
-    tx: Transaction, audience: Audience, run: Run, status: RunStatus, error: str | None, now: datetime
-) -> None:
-    """Tell how the last attempt at an input ended, if that is news."""
-    if status is RunStatus.COMPLETED:
-        _send(tx, audience, _of_run(run, status, f"{_name(run)} completed (run {run.id})"), now)
-    if run.schedule_id is None or status not in {RunStatus.COMPLETED, *_BAD}:
-        return
-    subject = f"schedule:{run.schedule_id}"
-    known, standing, told = _update_standing(tx, subject, status if status in _BAD else None, now)
-    if told is not None:
-        tx.counts["news", subject] += 1
-    if told is Told.RECOVERED and known is not None:
-        text = f"{_name(run)} is well again after {known.count} bad run(s) (run {run.id})"
-        _send(tx, audience, _of_run(run, status, text, kind="recovered", **_figures(known)), now)
-    elif told is not None and standing is not None:
-        details = {"error": error, **_figures(standing), "still": told is Told.STILL}
-        text = _bad_news(run, status, error, standing, told)
-        _send(tx, audience, _of_run(run, status, text, **details), now)
+    def add(self, tx: Transaction, notices: Iterable[Notice], now: datetime) -> None:
+        """Have notices sent to the targets that want them; those about a known state only at growing intervals."""
+        for notice in notices:
+            if notice.subject is not None:
+                _, _, news = _update_standing(tx, notice.subject, notice.state, now)
+                if news is None or news is Told.RECOVERED:
+                    continue
+            self._send(tx, notice, now)
+
+    async def post(self, home: Home, notices: Iterable[Notice]) -> None:
+        """Add notices in a transaction of their own; a database that cannot be written now loses them."""
+        with contextlib.suppress(StoreUnavailableError):  # the log reports it often enough
+            await home.database.write(lambda tx: self.add(tx, notices, home.now()))
+
+    def add_run_end(self, tx: Transaction, run: Run, status: RunStatus, error: str | None, now: datetime) -> None:
+        """Report how the last attempt at an input ended, if that is news."""
+        if status is RunStatus.COMPLETED:
+            self._send(tx, _of_run(run, status, f"{_name(run)} completed (run {run.id})"), now)
+        if run.schedule_id is None or status not in {RunStatus.COMPLETED, *_BAD}:
+            return
+        subject = f"schedule:{run.schedule_id}"
+        known, standing, news = _update_standing(tx, subject, status if status in _BAD else None, now)
+        if news is not None:
+            tx.changes.count("health", subject)
+        if news is Told.RECOVERED and known is not None:
+            text = f"{_name(run)} recovered after {count_of(known.count, 'failed run')} (run {run.id})"
+            self._send(tx, _of_run(run, status, text, kind="recovered", **_figures(known)), now)
+        elif news is not None and standing is not None:
+            details = {"error": error, **_figures(standing), "still": news is Told.STILL}
+            text = _failure_text(run, status, error, standing, news)
+            self._send(tx, _of_run(run, status, text, **details), now)
+
+    def _send(self, tx: Transaction, notice: Notice, now: datetime) -> None:
+        targets = self._live.audience.wanting(notice.kind, notice.agent)
+        if not targets:
+            return
+        event = {
+            "id": str(uuid.uuid4()),
+            "event": notice.kind,
+            "at": format_instant(now),
+            "host": socket.gethostname(),
+            "text": notice.text,
+            "agent": notice.agent,
+            "schedule": notice.schedule,
+            **notice.details,
+        }
+        for target in targets:
+            add_notification(tx, target, event, now)
 
 
 def _update_standing(
     tx: Transaction, subject: str, state: str | None, now: datetime
 ) -> tuple[Standing | None, Standing | None, Told | None]:
-    """Record the state that a subject was found in; return how it stood, how it stands, and whether that is news."""
+    """Record the state that a subject was found in; return its former standing, its new one, and what is news."""
     known = standing_of(tx, subject)
-    standing, told = next_standing(known, state, now)
+    standing, news = next_standing(known, state, now)
     if standing != known:
         set_standing(tx, subject, standing)
-    return known, standing, told
+    return known, standing, news
 
 
-def _bad_news(run: Run, status: RunStatus, error: str | None, standing: Standing, told: Told) -> str:
+def _failure_text(run: Run, status: RunStatus, error: str | None, standing: Standing, news: Told) -> str:
     reason = f": {error}" if error else ""
-    if told is Told.STILL:
-        since = format_instant(standing.since)
-        return f"{_name(run)} is still not well, {standing.count} bad runs since {since}; run {run.id} {status}{reason}"
+    if news is Told.STILL:
+        failed, since = count_of(standing.count, "failed run"), format_instant(standing.since)
+        return f"{_name(run)} is still failing, {failed} since {since}; run {run.id} {status}{reason}"
     word = "was interrupted" if status is RunStatus.INTERRUPTED else "failed"
     return f"{_name(run)} {word} (run {run.id}){reason}"
 
@@ -104,21 +134,3 @@ def _of_run(run: Run, status: RunStatus, text: str, *, kind: str | None = None, 
 
 def _name(run: Run) -> str:
     return run.address or run.agent
-
-
-def _send(tx: Transaction, audience: Audience, notice: Notice, now: datetime) -> None:
-    targets = audience.wanting(notice.kind, notice.agent)
-    if not targets:
-        return
-    event = {
-        "id": str(uuid.uuid4()),
-        "event": notice.kind,
-        "at": format_instant(now),
-        "host": socket.gethostname(),
-        "text": notice.text,
-        "agent": notice.agent,
-        "schedule": notice.schedule,
-        **notice.details,
-    }
-    for target in targets:
-        add_notification(tx, target, event, now)

@@ -13,8 +13,8 @@ from daemon.agents.process.launcher import living_supervisors
 from daemon.agents.process.supervisor import status
 from daemon.errors import RefusedError, StoreError
 from daemon.model import DATABASE, DATABASE_PARTS
-from daemon.recovery.adoption import start_from_copy
-from daemon.rules.notifications import Audience
+from daemon.notify.outbox import Outbox
+from daemon.recovery.data_loss import start_from_copy
 from daemon.runs.folder import run_folder, runs_with_folders
 from daemon.runs.hook_tokens import put_key
 from daemon.store.backup import BackupFile, Contents, examine
@@ -43,7 +43,7 @@ class Restored:
     """Where the folders are now of commands that other runs had let loose than those of the same number in it."""
 
 
-def restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audience) -> Restored:
+def restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox) -> Restored:
     """Put a backup in the place of the database of a state directory on which no daemon runs.
 
     Due times up to now that it does not know get rows that say so, and runs that it has not seen begin are
@@ -53,7 +53,7 @@ def restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audien
     """
     lock = DaemonLock(state_dir)
     try:
-        return _restore(state_dir, source, now, audience)
+        return _restore(state_dir, source, now, outbox)
     except OSError as error:
         place = f": {error.filename}" if error.filename else ""
         raise StoreError(f"cannot restore into {state_dir}: {error.strerror}{place}") from None
@@ -75,7 +75,7 @@ def _telling(replaced: Path | None) -> Iterator[None]:
         raise StoreError(f"the restore was broken off: {error.strerror}: {error.filename}{place}; {mend}") from None
 
 
-def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audience) -> Restored:
+def _restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox) -> Restored:
     (state_dir / "runs").mkdir(mode=0o700, exist_ok=True)
     fresh, path = state_dir / _FRESH, state_dir / DATABASE
     try:
@@ -85,7 +85,7 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audie
         folders = runs_with_folders(state_dir)
         others = _folders_of_others(state_dir, fresh, folders)
         _refuse_beside_unknown_agents(state_dir, fresh, others)
-        witness = _renewed(fresh, state_dir, folders, contents, now, audience)
+        witness = _renewed(fresh, state_dir, folders, contents, now, outbox)
         replaced = _set_aside(path, now)
         with _telling(replaced):
             if contents.hook_key is not None:  # where there is one, the URLs that agents were given stay what they are
@@ -101,7 +101,7 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, audience: Audie
 
 
 def _renewed(
-    fresh: Path, state_dir: Path, folders: Collection[int], contents: Contents, now: datetime, audience: Audience
+    fresh: Path, state_dir: Path, folders: Collection[int], contents: Contents, now: datetime, outbox: Outbox
 ) -> Witness:
     """Bring a copy to this version's schema, give it an identity of its own, and close what is unknown."""
     reached = max(contents.highest_run, max(folders, default=0), _highest_witnessed(state_dir))
@@ -116,7 +116,7 @@ def _renewed(
         connection.execute("DROP TABLE IF EXISTS backup")
         witness = renew(connection, reached, now, lost=True)
         begun = partial(_was_begun, state_dir)
-        start_from_copy(Transaction(connection), now, begun, audience)
+        start_from_copy(Transaction(connection), now, begun, outbox)
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = DELETE")  # one file, which takes its place in one step
     return witness

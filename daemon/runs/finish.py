@@ -4,15 +4,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from daemon.agents.base import Outcome, RunSettings
-from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus, Step
-from daemon.notify.outbox import run_ended
+from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus
+from daemon.notify.outbox import Outbox
 from daemon.rules.backoff import retry_delay
-from daemon.rules.notifications import Audience
+from daemon.runs import steps
 from daemon.runs.retry import next_attempt
 from daemon.store.cancellations import Flag, flag_of
 from daemon.store.connection import Transaction
-from daemon.store.events import add_event, begin_step, end_step
-from daemon.store.runs import Change, Run, change_status, count_usage, create_run, get_run, usage_columns
+from daemon.store.events import add_event
+from daemon.store.runs import Run, change_status, count_usage, create_run, get_run, usage_columns
 from daemon.store.schedules import change_schedule, get_schedule_by_id
 from daemon.units import format_instant, parse_instant
 
@@ -23,23 +23,24 @@ def finish(
     tx: Transaction,
     run_id: int,
     outcome: Outcome,
-    terms: RunSettings,
+    settings: RunSettings,
     now: datetime,
     *,
     instance: str,
     chance: float,
-    audience: Audience,
-) -> list[Change]:
-    """Record the outcome of an active run, create the next attempt where one is due, and tell whom it concerns."""
+    outbox: Outbox,
+) -> None:
+    """Record the outcome of an active run, create the next attempt where one is due, and notify whom it concerns.
+
+    `chance`, between 0 and 1, spreads the delay of a retry.
+    """
     run = get_run(tx, run_id)
     if run is None or run.status not in ACTIVE:
-        return []
+        return
     flag = flag_of(tx, run_id)
     outcome = _with_flag(outcome, flag)
     ended_at = _ended_at(run, outcome, now)
-    end_step(tx, run_id, Step.WORK, ended_at, outcome.error)
-    begin_step(tx, run_id, Step.RECORD, now)
-    end_step(tx, run_id, Step.RECORD, now)
+    steps.outcome_recorded(tx, run_id, ended_at, now, outcome.error)
     columns: dict[str, object] = {
         "exit_code": outcome.exit_code,
         "signal": outcome.signal,
@@ -53,13 +54,13 @@ def finish(
         **usage_columns(outcome.usage),
     }
     count_usage(tx, run.agent, columns)
-    if flag is None and _goes_on(run, outcome, terms):
-        return [_continue(tx, run, outcome, terms, now, instance, chance, columns)]
-    change = change_status(tx, run, outcome.status, now, **columns)
-    run_ended(tx, audience, run, outcome.status, outcome.error, now)
+    if flag is None and _is_tried_again(run, outcome, settings):
+        _continue(tx, run, outcome, settings, now, instance, chance, columns)
+        return
+    change_status(tx, run, outcome.status, now, columns)
+    outbox.add_run_end(tx, run, outcome.status, outcome.error, now)
     if outcome.status is RunStatus.FAILED:
         _pause_on_failure(tx, run, now)
-    return [change]
 
 
 def _ended_at(run: Run, outcome: Outcome, now: datetime) -> datetime:
@@ -80,11 +81,11 @@ def _with_flag(outcome: Outcome, flag: Flag | None) -> Outcome:
     return replace(outcome, status=RunStatus.CANCELLED, error=flag.told)
 
 
-def _goes_on(run: Run, outcome: Outcome, terms: RunSettings) -> bool:
+def _is_tried_again(run: Run, outcome: Outcome, settings: RunSettings) -> bool:
     if outcome.status is RunStatus.FAILED:
-        return not outcome.permanent and run.attempt < terms.attempts
+        return not outcome.permanent and run.attempt < settings.attempts
     if outcome.status is RunStatus.INTERRUPTED:
-        return terms.on_interrupt == "rerun" and run.attempt < _MOST_RERUNS
+        return settings.on_interrupt == "rerun" and run.attempt < _MOST_RERUNS
     return False
 
 
@@ -92,21 +93,21 @@ def _continue(
     tx: Transaction,
     run: Run,
     outcome: Outcome,
-    terms: RunSettings,
+    settings: RunSettings,
     now: datetime,
     instance: str,
     chance: float,
     columns: dict[str, object],
-) -> Change:
+) -> None:
     wait = outcome.retry_after
     if wait is None:
-        wait = retry_delay(timedelta(seconds=terms.retry_delay_seconds), run.attempt, chance)
+        wait = retry_delay(timedelta(seconds=settings.retry_delay_seconds), run.attempt, chance)
     if outcome.status is RunStatus.INTERRUPTED:
         wait = timedelta(0)
     new = next_attempt(run, instance, creator=run.creator, not_before=now + wait)
     next_id, _ = create_run(tx, new, now)
     add_event(tx, run.id, now, "continued", {"run_id": next_id, "not_before": format_instant(now + wait)})
-    return change_status(tx, run, RunStatus.CONTINUED_AS_NEW, now, next_run_id=next_id, **columns)
+    change_status(tx, run, RunStatus.CONTINUED_AS_NEW, now, {**columns, "next_run_id": next_id})
 
 
 def _pause_on_failure(tx: Transaction, run: Run, now: datetime) -> None:

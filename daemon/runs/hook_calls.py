@@ -6,9 +6,6 @@ import json
 import random
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
 from daemon.agents.base import Outcome
@@ -16,25 +13,22 @@ from daemon.agents.process.report import in_brief
 from daemon.agents.process.supervisor.files import open_anew
 from daemon.errors import InvalidError, NotFoundError
 from daemon.model import RunStatus
-from daemon.rules.notifications import Audience
+from daemon.notify.outbox import Outbox
+from daemon.runs.control import RunControl
 from daemon.runs.folder import run_folder
 from daemon.runs.hook_tokens import UNKNOWN, hash_of, settle
-from daemon.runs.pipeline import Pipeline
-from daemon.store.database import Database
+from daemon.store.home import Home
 from daemon.store.hooks import run_of_hook
 
 
-@dataclass(frozen=True)
 class HookCalls:
     """Takes the calls of hooks."""
 
-    database: Database
-    pipeline: Pipeline
-    state_dir: Path
-    instance: str
-    now: Callable[[], datetime]
-    audience: Callable[[], Audience]
-    _turns: weakref.WeakValueDictionary[int, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
+    def __init__(self, home: Home, outbox: Outbox, control: RunControl) -> None:
+        self._home = home
+        self._outbox = outbox
+        self._control = control
+        self._turns: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def take(self, token: str, status: Literal["completed", "failed"], result: object, error: str | None) -> int:
         """End the run of a token and return its number.
@@ -49,8 +43,8 @@ class HookCalls:
         return run_id
 
     async def _run_of(self, token: str) -> int:
-        digest, now = hash_of(token), self.now()
-        run_id = await self.database.read(lambda connection: run_of_hook(connection, digest, now))
+        digest, now = hash_of(token), self._home.now()
+        run_id = await self._home.database.read(lambda connection: run_of_hook(connection, digest, now))
         if run_id is None:
             raise NotFoundError(UNKNOWN)
         return run_id
@@ -59,7 +53,7 @@ class HookCalls:
         self, run_id: int, token: str, status: Literal["completed", "failed"], result: object, error: str | None
     ) -> None:
         """Keep what was said, then end the run: who sees that it is over finds its output."""
-        mask = self.pipeline.mask_of(run_id)
+        mask = self._control.mask_of(run_id)
         try:
             shown = _masked(result, mask)
             words = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False, indent=2)
@@ -73,26 +67,26 @@ class HookCalls:
         if status == "failed":
             outcome = Outcome(RunStatus.FAILED, in_brief(error or "the agent reported a failure"), message=message)
         await asyncio.to_thread(self._keep, run_id, said, None if result is None else words + "\n")
-        run, changes = await self.database.write(
+        chance = random.random()
+        await self._home.database.write(
             lambda tx: settle(
                 tx,
                 token,
                 outcome,
-                self.now(),
-                instance=self.instance,
-                chance=random.random(),
-                audience=self.audience(),
+                self._home.now(),
+                instance=self._home.instance,
+                chance=chance,
+                outbox=self._outbox,
             )
         )
-        self.pipeline.report(changes, run.started_at)
-        self.pipeline.settled(run_id)
+        self._control.settle(run_id)
 
     def _keep(self, run_id: int, said: str, output: str | None) -> None:
         """Keep what was said in the run's folder: the result file as it came, its words as the output.
 
         The outcome stands also where that is not possible.
         """
-        folder = run_folder(self.state_dir, run_id)
+        folder = run_folder(self._home.state_dir, run_id)
         for name, text in (("result.json", said), ("output.log", output or "")):
             with contextlib.suppress(OSError), open_anew(str(folder / name)) as stream:
                 stream.write(text.encode(errors="replace"))

@@ -16,13 +16,13 @@ from daemon.config.paths import socket_path
 from daemon.config.schema import Config
 from daemon.errors import NotFoundError, StoreError
 from daemon.model import ACTIVE, HOOK_KEY
-from daemon.rules.notifications import Audience
+from daemon.notify.outbox import Outbox
 from daemon.runs.finish import finish
 from daemon.runs.settings import settings_of
 from daemon.store.backup import new_file
 from daemon.store.connection import Transaction
 from daemon.store.hooks import use_hook
-from daemon.store.runs import Change, Run, get_run
+from daemon.store.runs import get_run
 
 _KEY_BYTES = 32
 UNKNOWN = "no such hook: it is unknown, used or expired"
@@ -60,7 +60,7 @@ def put_key(state_dir: Path, key: bytes) -> None:
 
 
 @dataclass(frozen=True)
-class Hooks:
+class HookTokens:
     """Makes the tokens of runs and the URLs that hold them."""
 
     key: bytes
@@ -95,11 +95,11 @@ def settle(
     *,
     instance: str,
     chance: float,
-    audience: Audience,
-) -> tuple[Run, list[Change]]:
+    outbox: Outbox,
+) -> None:
     """End the active run of a token with an outcome; raise NotFoundError for a token that is not in force."""
     run_id = use_hook(tx, hash_of(token), now)
     run = None if run_id is None else get_run(tx, run_id)
     if run is None or run.status not in ACTIVE:
         raise NotFoundError(UNKNOWN)
-    return run, finish(tx, run.id, outcome, settings_of(run), now, instance=instance, chance=chance, audience=audience)
+    finish(tx, run.id, outcome, settings_of(run), now, instance=instance, chance=chance, outbox=outbox)

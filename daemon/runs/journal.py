@@ -1,96 +1,90 @@
-"""The stages of a delivery as the database has them: begun, tried, delivered, suspended."""
+"""The stages of a delivery as the database records them: identified, attempted, delivered, suspended."""
 
 import json
-from collections.abc import Callable
-from datetime import datetime
 from functools import partial
 from typing import Any
 
 import structlog
 
 from daemon.agents.base import Identity, Journal, RunSettings
-from daemon.model import RunStatus, Step
+from daemon.model import RunStatus
+from daemon.runs import steps
+from daemon.runs.control import RunControl
 from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
-from daemon.store.database import Database
-from daemon.store.events import add_event, begin_step, end_step
-from daemon.store.runs import Change, Run, change_status, get_run, update_run
+from daemon.store.events import add_event
+from daemon.store.home import Home
+from daemon.store.runs import Run, change_status, get_run, update_run
 from daemon.units import format_instant
 
 _LOG = structlog.get_logger()
 
 
 class UnwantedError(Exception):
-    """The run was cancelled before its agent was let loose."""
+    """The run was cancelled before its agent was released."""
 
 
 class Stages:
-    """Commits the stages of deliveries, and tells of them."""
+    """Commits the stages of deliveries."""
 
-    def __init__(
-        self,
-        database: Database,
-        now: Callable[[], datetime],
-        counted: Callable[[str, str], None],
-        was_suspended: Callable[[Change], None],
-    ) -> None:
-        """Prepare; `counted` hears the agent and the result of each try, `was_suspended` of each suspended run."""
-        self._database = database
-        self._now = now
-        self._counted = counted
-        self._was_suspended = was_suspended
+    def __init__(self, home: Home, control: RunControl) -> None:
+        self._home = home
+        self._control = control
 
-    def of(self, run: Run, terms: RunSettings) -> Journal:
+    def of(self, run: Run, settings: RunSettings) -> Journal:
         """Return the journal of one run."""
         return Journal(
             identified=partial(self._identified, run.id),
-            delivered=partial(self._delivered, run, terms),
+            delivered=partial(self._delivered, run, settings),
             suspended=partial(self._suspended, run.id),
-            tried=partial(self._tried, run, terms.kind),
+            tried=partial(self._attempt_failed, run, settings.kind),
         )
 
     async def _identified(self, run_id: int, identity: Identity) -> None:
-        """Commit who will own the command; only then may it be let loose. A flag set by then holds it back."""
+        """Commit who will own the command; only then may it be released. A flag set by then holds it back."""
 
         def record(tx: Transaction) -> None:
             if flag_of(tx, run_id) is not None:
                 raise UnwantedError
-            now = self._now()
-            end_step(tx, run_id, Step.WORKSPACE, now)
-            begin_step(tx, run_id, Step.DELIVER, now)
+            now = self._home.now()
+            steps.workspace_ready(tx, run_id, now)
             update_run(tx, run_id, now, boot_id=identity.boot_id, pid=identity.pid, pid_started=identity.started)
 
-        await self._database.write_patiently(record)
+        await self._home.database.write_patiently(record)
 
-    async def _delivered(self, run: Run, terms: RunSettings) -> None:
+    async def _delivered(self, run: Run, settings: RunSettings) -> None:
         def record(tx: Transaction) -> None:
-            now = self._now()
-            end_step(tx, run.id, Step.DELIVER, now)
-            current = get_run(tx, run.id)
-            if current is not None and current.status is RunStatus.RUNNING:  # its hook may have ended it already
-                begin_step(tx, run.id, Step.WORK, now)
+            now, current = self._home.now(), get_run(tx, run.id)
+            is_running = current is not None and current.status is RunStatus.RUNNING
+            steps.input_delivered(tx, run.id, now, has_ended=not is_running)  # its hook may have ended it
             update_run(tx, run.id, now, delivered_at=format_instant(now))
+            if settings.url:
+                tx.changes.count("delivery_acknowledged", settings.kind)
 
-        await self._database.write_patiently(record)
-        if terms.url:
-            self._counted(terms.kind, "acknowledged")
+        await self._home.database.write_patiently(record)
 
     async def _suspended(self, run_id: int, remote: dict[str, Any]) -> bool:
-        def record(tx: Transaction) -> Change | None:
+        def record(tx: Transaction) -> bool:
             run = get_run(tx, run_id)
             if run is None or run.status is not RunStatus.RUNNING:
-                return None
-            return change_status(tx, run, RunStatus.SUSPENDED, self._now(), remote=json.dumps(remote))
+                return False
+            change_status(tx, run, RunStatus.SUSPENDED, self._home.now(), {"remote": json.dumps(remote)})
+            return True
 
-        change = await self._database.write_patiently(record)
-        if change is not None:
-            self._was_suspended(change)
-        return change is not None
+        is_suspended = await self._home.database.write_patiently(record)
+        if is_suspended:
+            self._control.suspend(run_id)
+        return is_suspended
 
-    async def _tried(self, run: Run, kind: str, number: int, reason: str, pause: float | None) -> None:
-        """Keep a failed try as an event of the run."""
+    async def _attempt_failed(self, run: Run, kind: str, number: int, reason: str, pause: float | None) -> None:
+        """Keep a failed attempt as an event of the run."""
         again = {} if pause is None else {"again_after_seconds": pause}
-        self._counted(kind, "failed")
-        _LOG.warning("[delivery] A try failed", run_id=run.id, agent=run.agent, number=number, reason=reason, **again)
-        told = {"try": number, "reason": reason, **again}
-        await self._database.write_patiently(lambda tx: add_event(tx, run.id, self._now(), "delivery_failed", told))
+        _LOG.warning(
+            "[delivery] Delivery attempt failed", run_id=run.id, agent=run.agent, number=number, reason=reason, **again
+        )
+
+        def record(tx: Transaction) -> None:
+            add_event(tx, run.id, self._home.now(), "delivery_failed", {"try": number, "reason": reason, **again})
+            tx.changes.count("delivery_failed", kind)
+
+        await self._home.database.write_patiently(record)

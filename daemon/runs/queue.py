@@ -7,23 +7,26 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 import structlog
 
+from daemon.config.live import LiveConfig
 from daemon.config.schema import Config
 from daemon.errors import NoRoomError, StoreUnavailableError
 from daemon.model import RunStatus
+from daemon.runs.cancel import cancel_pending
+from daemon.runs.control import RunControl
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.settings import settings_for
-from daemon.store.cancellations import Flag, cancellation_flags, flag_cancellation
+from daemon.store.cancellations import flag_cancellation
+from daemon.store.changes import Changes
 from daemon.store.connection import Transaction
-from daemon.store.database import Database
 from daemon.store.fires import mark_launched
-from daemon.store.runs import Change, Run, change_status, get_run, next_attempt_at, occupied, startable
+from daemon.store.home import Home
+from daemon.store.runs import Run, change_status, get_run, next_attempt_at, occupied, startable
 
 _LOG = structlog.get_logger()
-_FLAGS_FIRST = 1.0  # seconds that the record of a cancellation is waited for before the agents hear of it
+_FLAGS_FIRST = 1.0  # seconds to wait for the record of a cancellation before the agents are stopped
 _FLAGS_AT_ONCE = 0.1  # likewise, where they are to end at once
 _RETRY_AFTER = 1.0  # seconds, while the database cannot be written
 
@@ -32,26 +35,28 @@ class Queue:
     """Starts pending runs as their turn comes, and knows the task of each that is under way."""
 
     def __init__(
-        self,
-        database: Database,
-        pipeline: Pipeline,
-        config: Config,
-        tasks: asyncio.TaskGroup,
-        now: Callable[[], datetime],
+        self, home: Home, live: LiveConfig, pipeline: Pipeline, control: RunControl, tasks: asyncio.TaskGroup
     ) -> None:
-        self.config = config
-        self._database = database
+        self._home = home
+        self._live = live
         self._pipeline = pipeline
+        self._control = control
         self._tasks = tasks
-        self._now = now
         self._wake = asyncio.Event()
+        self._is_flagged = True  # the daemon before this one may have left flags
         self._moved = asyncio.Event()
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._open = True
+        home.database.on_commit(self._committed)
+        live.on_change(self._wake.set)
 
-    def wake(self) -> None:
-        """Look at the queue soon: something was added or has ended."""
-        self._wake.set()
+    def _committed(self, changes: Changes) -> None:
+        """Wake up for what may let a run start, or wants one to end."""
+        if changes.labels("cancellation"):
+            self._is_flagged = True
+            self._wake.set()
+        if changes.labels("run") - {RunStatus.RUNNING} or changes.labels("clock"):
+            self._wake.set()
         self._moved.set()
 
     def close(self) -> None:
@@ -59,13 +64,13 @@ class Queue:
         self._open = False
 
     async def until_none(self, which: Callable[[], set[int]]) -> None:
-        """Return when no run is under way of those that count just then."""
+        """Return when no run is under way of those that `which` returns just then."""
         while which() & self._under_way.keys():
             self._moved.clear()
             await self._moved.wait()
 
     def abandon(self) -> int:
-        """Let go of all runs that are under way, without ending them; return how many they were."""
+        """Cancel the tasks of all runs under way, without ending the runs; return how many they were."""
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()
@@ -77,37 +82,38 @@ class Queue:
         return set(self._under_way)
 
     async def serve(self) -> None:
-        """Start runs until the task is cancelled."""
+        """Start runs, and stop those that are to be cancelled, until the task is cancelled."""
         while True:
             self._wake.clear()
+            if self._is_flagged:
+                await self._obey_flags()
             pause = await self._start_what_may()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
 
     async def _start_what_may(self) -> float | None:
-        """Claim and start all that may start now; return the seconds until the next look, None for a wake-up."""
+        """Claim and start all that may start now; return the seconds to wait, None for a wake-up."""
         if not self._open:
             return None
-        config = self.config  # it may become another one meanwhile
+        config = self._live.config  # it may be replaced meanwhile
         try:
-            await self._database.check_room()
-            runs, again_at = await self._database.write(partial(self._claim, config))
+            await self._home.database.check_room()
+            runs, again_at = await self._home.database.write(partial(self._claim, config))
         except NoRoomError:
             return _RETRY_AFTER
         except StoreUnavailableError as error:
-            _LOG.error("[run] Nothing is started while the database cannot be written", error=str(error))
+            _LOG.error("[run] No run is started while the database cannot be written", error=str(error))
             return _RETRY_AFTER
         for run in runs:
-            self._pipeline.report([_started(run)])
             self._begin(run, self._pipeline.execute(run, config))
-        return None if again_at is None else max(0.0, (again_at - self._now()).total_seconds()) + 0.001
+        return None if again_at is None else max(0.0, (again_at - self._home.now()).total_seconds()) + 0.001
 
-    def take_over(self, run: Run) -> None:
-        """Go on with a run that an earlier daemon began."""
-        self._begin(run, self._pipeline.take_over(run, self.config))
+    def adopt(self, run: Run) -> None:
+        """Continue a run that an earlier daemon began."""
+        self._begin(run, self._pipeline.adopt(run, self._live.config))
 
-    def _begin(self, run: Run, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, run: Run, work: Coroutine[None, None, None]) -> None:
         task = self._tasks.create_task(work, name=f"run {run.id}")
         self._under_way[run.id] = task
         task.add_done_callback(partial(self._done, run.id))
@@ -115,11 +121,11 @@ class Queue:
     def _done(self, run_id: int, task: asyncio.Task[None]) -> None:
         if self._under_way.get(run_id) is task:  # a run that was put back may be under way again
             del self._under_way[run_id]
-        self.wake()
+        self._moved.set()
 
     def _claim(self, config: Config, tx: Transaction) -> tuple[list[Run], datetime | None]:
-        """Move runs from pending to running as far as the limits let them."""
-        now = self._now()
+        """Move runs from pending to running as far as the limits let them; return them, and when the next may start."""
+        now = self._home.now()
         running, by_agent = occupied(tx)
         claimed: list[Run] = []
         while (room := config.daemon.max_concurrent_runs - running) > 0:
@@ -133,45 +139,34 @@ class Queue:
         return claimed, next_attempt_at(tx, now)
 
     def _claim_one(self, config: Config, tx: Transaction, run: Run, now: datetime) -> Run:
-        terms = settings_for(config, run.agent)
-        change_status(tx, run, RunStatus.RUNNING, now, settings=json.dumps(asdict(terms)), not_before=None)
+        settings = settings_for(config, run.agent)
+        change_status(tx, run, RunStatus.RUNNING, now, {"settings": json.dumps(asdict(settings)), "not_before": None})
         mark_launched(tx, run.id)
-        self._pipeline.enter(tx, run, terms, now)
+        self._pipeline.enter(tx, run, settings, now)
         return get_run(tx, run.id) or run
 
     async def cancel_all(self, by: str, reason: str, *, at_once: bool) -> None:
-        """End all runs that are under way; agents hear of it even if the database cannot be written."""
+        """Stop all runs under way; agents are stopped even if the database cannot be written."""
         run_ids = self.under_way
 
         def flag(tx: Transaction) -> None:
             for run_id in run_ids:
-                flag_cancellation(tx, run_id, self._now(), by, at_once=at_once, reason=reason)
+                flag_cancellation(tx, run_id, self._home.now(), by, at_once=at_once, reason=reason)
 
-        written = asyncio.ensure_future(self._database.write_patiently(flag))
+        written = asyncio.ensure_future(self._home.database.write_patiently(flag))
         await asyncio.wait({written}, timeout=_FLAGS_AT_ONCE if at_once else _FLAGS_FIRST)
         if not written.done():
-            await asyncio.to_thread(self._pipeline.note_cancellation, run_ids, f"cancelled by {by}: {reason}")
+            await asyncio.to_thread(self._control.note_cancellation, run_ids, f"cancelled by {by}: {reason}")
         for run_id in run_ids:
-            self._pipeline.stop(run_id, at_once=at_once)
+            self._control.stop(run_id, at_once=at_once)
         await written
 
-    async def obey_flags(self) -> None:
-        """Do what the cancellation flags in the database ask for."""
-        flags, changes = await self._database.write_patiently(self._cancel_pending)
-        self._pipeline.report(changes)
+    async def _obey_flags(self) -> None:
+        """Cancel what the flags in the database name: pending runs there, the others by their agents."""
+        self._is_flagged = False
+        flags = await self._home.database.write_patiently(lambda tx: cancel_pending(tx, self._home.now()))
         for flag in flags:
-            self._pipeline.stop(flag.run_id, at_once=flag.at_once)
-        if changes:
-            self.wake()
-
-    def _cancel_pending(self, tx: Transaction) -> tuple[list[Flag], list[Change]]:
-        flags = cancellation_flags(tx)
-        changes = []
-        for flag in flags:
-            run = get_run(tx, flag.run_id)
-            if run is not None and run.status is RunStatus.PENDING:
-                changes.append(change_status(tx, run, RunStatus.CANCELLED, self._now(), error=flag.told))
-        return flags, changes
+            self._control.stop(flag.run_id, at_once=flag.at_once)
 
 
 def _limit(config: Config, agent: str) -> int:
@@ -184,7 +179,3 @@ def _takes_place(config: Config, run: Run, by_agent: dict[str, int]) -> bool:
         return False
     by_agent[run.agent] = by_agent.get(run.agent, 0) + 1
     return True
-
-
-def _started(run: Run) -> Change:
-    return Change(run.id, run.agent, run.address, RunStatus.PENDING, RunStatus.RUNNING)

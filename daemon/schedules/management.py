@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from daemon.errors import InvalidError, NotFoundError, RefusedError, StaleVersionError
-from daemon.fires.decision import new_run
+from daemon.fires.run_of_fire import run_of_fire
 from daemon.model import DueTime, Trigger
 from daemon.schedules.revision import Mark, change, pause_columns, redefine, remove
 from daemon.store.connection import Transaction
@@ -153,7 +153,7 @@ def trigger(
             return known.run_id
     row = find(tx, agent, name, asked)
     due = DueTime(asked.now)
-    new = new_run(row, due, Trigger.MANUAL, instance, creator=asked.principal)
+    new = run_of_fire(row, due, Trigger.MANUAL, instance, creator=asked.principal)
     run_id, _ = create_run(tx, replace(new, name=f"{new.name}:manual-{uuid.uuid4()}", **overrides), asked.now)
     if key is not None:
         remember_trigger(tx, row.id, key, request, run_id)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from daemon.fires.decision import record_pause, skip_undecided, waiting_for_jitter
+from daemon.fires.ledger import record_pause, skip_undecided, waiting_for_jitter
 from daemon.rules.cadence import Cadence
 from daemon.store.connection import Transaction
 from daemon.store.schedules import CADENCE_KEYS, ScheduleRow, cadence_from, change_schedule, move_cursor

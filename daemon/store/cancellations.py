@@ -18,6 +18,7 @@ def flag_cancellation(
         "ON CONFLICT (run_id) DO UPDATE SET at_once = max(at_once, excluded.at_once)",
         (run_id, format_instant(now), by, int(at_once), reason),
     )
+    tx.changes.count("cancellation", "requested")
 
 
 def flag_unfinished(tx: Transaction, schedule_id: int, now: datetime, by: str, *, at_once: bool, reason: str) -> None:

@@ -2,16 +2,12 @@
 
 import contextlib
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from daemon.errors import DiskFullError, StoreDamagedError, StoreUnavailableError
-
-Counts = Counter[tuple[str, str]]
-"""How often something happened, by its kind and what became of it."""
-
+from daemon.store.changes import Changes
 
 _BUSY_TIMEOUT = 2.0  # seconds
 _TROUBLE = {  # primary result codes (sqlite.org/rescode.html) that say nothing about the statement
@@ -28,22 +24,22 @@ _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class Transaction:
-    """What closures get: statements inside the open transaction, and a tally of what happened in it."""
+    """What closures get: statements inside the open transaction, and a record of what it changes."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self.counts: Counts = Counter()
-        """What is to be counted once it is committed."""
+        self.changes = Changes()
+        """What is published once it is committed."""
 
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[None]:
         """Undo what the block did if it raises."""
-        counts = self.counts.copy()
+        changes = self.changes.copy()
         self._connection.execute("SAVEPOINT part")
         try:
             yield
         except Exception as error:
-            self.counts = counts
+            self.changes = changes
             if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError):
                 self._connection.execute("ROLLBACK TO part")  # else SQLite may have rolled back everything
                 self._connection.execute("RELEASE part")

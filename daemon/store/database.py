@@ -8,7 +8,6 @@ database and may run more than once.
 import asyncio
 import contextlib
 import sqlite3
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,8 @@ import structlog
 
 from daemon.errors import DiskFullError, NoRoomError, StoreDamagedError, StoreUnavailableError
 from daemon.store.ballast import Ballast
-from daemon.store.connection import Counts, Transaction, connect, told
+from daemon.store.changes import Changes
+from daemon.store.connection import Transaction, connect, told
 from daemon.store.witness import WitnessFile, testify
 
 T = TypeVar("T")
@@ -53,8 +53,7 @@ class Database:
         self.damaged = asyncio.Event()
         """Whether a page was found that is not what was written."""
         self.commits = 0
-        self.counted: Callable[[Counts], None] = lambda _: None
-        """Hears what was counted in each committed batch."""
+        self._listeners: list[Callable[[Changes], None]] = []
         self._queue: asyncio.Queue[tuple[Closure[Any], asyncio.Future[Any]]] = asyncio.Queue()
         self._writer = _Connection(lambda: connect(path), iter_chunk_size=64)
         self._reader = _Connection(lambda: connect(path, read_only=True), iter_chunk_size=64)
@@ -80,6 +79,13 @@ class Database:
         await self._reader.close()
         await self._writer.close()
         self._witness.close()
+
+    def on_commit(self, committed: Callable[[Changes], None]) -> None:
+        """Call a function, which must not block or raise, with what each batch changed after it was committed.
+
+        Whoever waits for a change waits for it here, so that no writer can forget to wake them.
+        """
+        self._listeners.append(committed)
 
     async def write(self, closure: Closure[T]) -> T:
         """Return the closure's result once it is on disk; raise what it raised, or StoreUnavailableError.
@@ -111,7 +117,7 @@ class Database:
     def _commit_without_keys(self, closure: Closure[Any], connection: sqlite3.Connection) -> object:
         connection.execute("PRAGMA foreign_keys = OFF")
         try:
-            return self._commit_and_witness([closure], Counter(), connection)[0]
+            return self._commit_and_witness([closure], Changes(), connection)[0]
         finally:
             connection.execute("PRAGMA foreign_keys = ON")
 
@@ -189,8 +195,8 @@ class Database:
             batch = [await self._queue.get()]
             while not self._queue.empty() and len(batch) < _LARGEST_BATCH:
                 batch.append(self._queue.get_nowait())
-            counts: Counts = Counter()
-            work = partial(self._commit_and_witness, [closure for closure, _ in batch], counts)
+            changes = Changes()
+            work = partial(self._commit_and_witness, [closure for closure, _ in batch], changes)
             results: list[object]
             try:
                 results = await self._writer.run(work)
@@ -201,15 +207,16 @@ class Database:
                 self._heed(result)
                 _settle(future, result)
                 self._queue.task_done()
-            self.counted(counts)
+            for committed in self._listeners:
+                committed(changes)
 
     def _commit_and_witness(
-        self, closures: list[Closure[Any]], counts: Counts, connection: sqlite3.Connection
+        self, closures: list[Closure[Any]], changes: Changes, connection: sqlite3.Connection
     ) -> list[object]:
         if not self._is_there():
             gone = "state.db was removed or replaced while the daemon uses it; move it back, or stop and restore it"
             return [StoreUnavailableError(gone)] * len(closures)
-        results = _commit(connection, closures, counts)
+        results = _commit(connection, closures, changes)
         if any(isinstance(result, DiskFullError) for result in results) and self._ballast.release():
             _LOG.error("[daemon] The disk is full; the ballast file was given up so that what ends can be recorded")
         try:
@@ -268,8 +275,8 @@ def _settle(future: "asyncio.Future[Any]", result: object) -> None:
         future.set_result(result)
 
 
-def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]], counts: Counts) -> list[object]:
-    """Run closures in one transaction, and add what they counted.
+def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]], changes: Changes) -> list[object]:
+    """Run closures in one transaction, and add what they changed.
 
     Where one of them fails all are run again under savepoints, which cost as much as the statements; where that makes
     the transaction fail as a whole, they are replayed one by one.
@@ -289,9 +296,9 @@ def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]], counts
             if len(closures) == 1:
                 return [told(error)]
         else:
-            counts.update(tx.counts)
+            changes.add(tx.changes)
             return results
-    return [_commit(connection, [closure], counts)[0] for closure in closures]
+    return [_commit(connection, [closure], changes)[0] for closure in closures]
 
 
 def _bare(tx: Transaction, closure: Closure[Any]) -> object:

@@ -40,3 +40,8 @@ def end_open_steps(tx: Transaction, run_id: int, now: datetime, error: str | Non
         "UPDATE steps SET completed_at = ?, error = ? WHERE run_id = ? AND completed_at IS NULL",
         (format_instant(now), error, run_id),
     )
+
+
+def forget_steps(tx: Transaction, run_id: int) -> None:
+    """Remove the steps of a run that begins anew."""
+    tx.execute("DELETE FROM steps WHERE run_id = ?", (run_id,))

@@ -45,7 +45,7 @@ def record_fire(
         "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, run_id, decided_at) VALUES (?, ?, ?, ?, ?, ?)",
         (schedule_id, format_instant(due), outcome.value, reason, run_id, format_instant(now)),
     )
-    tx.counts["fire", outcome] += 1
+    tx.changes.count("fire", outcome)
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,14 @@ def outcome_of(tx: Transaction, schedule_id: int, due: DueTime) -> FireOutcome |
     return FireOutcome(row["outcome"]) if row else None
 
 
-def forget_fire(tx: Transaction, schedule_id: int, due: DueTime) -> None:
-    """Remove the row of a due time that has not come, or whose place another row takes."""
-    tx.execute("DELETE FROM fires WHERE schedule_id = ? AND scheduled_for = ?", (schedule_id, format_instant(due)))
+def forget_fire(tx: Transaction, schedule_id: int, due: DueTime | str) -> None:
+    """Remove the row of a due time (UTC text is taken as it is) that has not come, or that another row replaces."""
+    at = due if isinstance(due, str) else format_instant(due)
+    tx.execute("DELETE FROM fires WHERE schedule_id = ? AND scheduled_for = ?", (schedule_id, at))
 
 
 def mark_launched(tx: Transaction, run_id: int) -> None:
     """Turn the fire of a buffered run that starts into a launched one."""
     turned = tx.execute("UPDATE fires SET outcome = 'launched' WHERE run_id = ? AND outcome = 'buffered'", (run_id,))
     if turned.rowcount > 0:
-        tx.counts["fire", FireOutcome.LAUNCHED] += 1
+        tx.changes.count("fire", FireOutcome.LAUNCHED)

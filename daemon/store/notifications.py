@@ -30,7 +30,7 @@ def add_notification(tx: Transaction, target: str, event: dict[str, Any], now: d
         "INSERT INTO notifications (target, event, created_at, next_try_at) VALUES (?, ?, ?, ?)",
         (target, json.dumps(event), at, at),
     )
-    tx.counts["notification", target] += 1
+    tx.changes.count("notification", target)
 
 
 def first_of_each(connection: sqlite3.Connection) -> list[Notification]:

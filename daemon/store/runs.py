@@ -6,12 +6,14 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from daemon.errors import StaleStatusError
 from daemon.model import ACTIVE, QUEUE_CLASS, RunStatus, Trigger
 from daemon.rules.budget import Spent
 from daemon.rules.states import is_allowed
+from daemon.store.changes import StatusChange
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event, end_open_steps
 from daemon.units import format_instant, parse_instant
@@ -117,20 +119,6 @@ class NewRun:
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.instance}/{self.name}"))
 
 
-@dataclass(frozen=True)
-class Change:
-    """A status change that was committed, as the log tells it."""
-
-    run_id: int
-    agent: str
-    schedule: str | None
-    before: RunStatus | None
-    after: RunStatus
-    error: str | None = None
-    ended_at: str | None = None
-    """When the run ended, which may lie before the change."""
-
-
 def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
     """Get or create the run of that name; return its number and whether it is new."""
     at = format_instant(now)
@@ -165,7 +153,7 @@ def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
         return int(tx.execute("SELECT id FROM runs WHERE name = ?", (new.name,)).fetchone()["id"]), False
     run_id = int(created.lastrowid or 0)
     add_event(tx, run_id, now, "created", {"trigger": new.trigger, "attempt": new.attempt})
-    tx.counts["run", RunStatus.PENDING] += 1
+    tx.changes.count("run", RunStatus.PENDING)
     return run_id, True
 
 
@@ -175,8 +163,19 @@ def get_run(source: Transaction | sqlite3.Connection, run_id: int) -> Run | None
     return run_from(row) if row else None
 
 
-def change_status(tx: Transaction, run: Run, after: RunStatus, now: datetime, **columns: object) -> Change:
-    """Move a run from the status it was read with to another; raise StaleStatusError if it has moved since."""
+def change_status(
+    tx: Transaction,
+    run: Run,
+    after: RunStatus,
+    now: datetime,
+    columns: Mapping[str, object] = MappingProxyType({}),
+    *,
+    note: str | None = None,
+) -> None:
+    """Move a run from the status it was read with to another; raise StaleStatusError if it has moved since.
+
+    `columns` are set with it. A `note` says why where no error is recorded.
+    """
     if not is_allowed(run.status, after):
         raise StaleStatusError(f"run {run.id} cannot go from {run.status} to {after}")
     at = format_instant(now)
@@ -193,15 +192,18 @@ def change_status(tx: Transaction, run: Run, after: RunStatus, now: datetime, **
     ).rowcount
     if changed != 1:
         raise StaleStatusError(f"run {run.id} is not {run.status} any more")
-    tx.counts["run", after] += 1
-    error = columns.get("error")
-    told = str(error) if error else None
-    add_event(tx, run.id, now, "status", {"from": run.status, "to": after, **({"error": told} if told else {})})
+    error = str(columns["error"]) if columns.get("error") else None
+    add_event(tx, run.id, now, "status", {"from": run.status, "to": after, **({"error": error} if error else {})})
+    ended_at = None
     if after not in ACTIVE:
-        end_open_steps(tx, run.id, now, told)
+        ended_at = str(values["completed_at"])
+        end_open_steps(tx, run.id, now, error)
         tx.execute("DELETE FROM cancellation_flags WHERE run_id = ?", (run.id,))
-    ended_at = values.get("completed_at")
-    return Change(run.id, run.agent, run.address, run.status, after, told, str(ended_at) if ended_at else None)
+    tx.changes.count("run", after)
+    reason = error or note
+    tx.changes.statuses.append(
+        StatusChange(run.id, run.agent, run.address, run.status, after, reason, run.started_at, ended_at)
+    )
 
 
 def update_run(tx: Transaction, run_id: int, now: datetime, **columns: object) -> None:
@@ -325,6 +327,19 @@ def pending_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
     return [run_from(row) for row in source.execute(f"{SELECT_RUNS} WHERE r.status = 'pending' ORDER BY r.id")]
 
 
+def assume_delivered(tx: Transaction, run_id: int) -> None:
+    """Note that a run was delivered when it started, for one of which nobody knows better."""
+    tx.execute("UPDATE runs SET delivered_at = started_at WHERE id = ?", (run_id,))
+
+
+def forbid_further_attempts(tx: Transaction) -> None:
+    """Let no active run be followed by another attempt, whatever its settings say."""
+    tx.execute(
+        "UPDATE runs SET settings = json_set(settings, '$.attempts', 1, '$.on_interrupt', 'fail') "
+        "WHERE completed_at IS NULL AND settings IS NOT NULL"
+    )
+
+
 def active_runs(tx: Transaction) -> list[int]:
     """Return the numbers of all runs that have not ended, oldest first."""
     return [row["id"] for row in tx.execute("SELECT id FROM runs WHERE completed_at IS NULL ORDER BY id")]
@@ -335,10 +350,10 @@ def count_usage(tx: Transaction, agent: str, columns: Mapping[str, object]) -> N
     for name in ("input_tokens", "output_tokens"):
         tokens = columns.get(name)
         if isinstance(tokens, int):
-            tx.counts[name, agent] += tokens
+            tx.changes.count(name, agent, tokens)
     cost = columns.get("cost_usd")
     if isinstance(cost, float):
-        tx.counts["cost_usd", agent] += round(cost * MICRO)
+        tx.changes.count("cost_usd", agent, round(cost * MICRO))
 
 
 def usage_columns(usage: dict[str, Any]) -> dict[str, object]:

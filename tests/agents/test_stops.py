@@ -71,7 +71,7 @@ def test_input_that_waits_for_its_next_try_is_left_to_the_next_daemon(
     with peer(tmp_path, "misbehaving") as found:
         first = start_daemon(text(found, "unavailable-for-a-second", "1s").replace("1s'", "2s'"), slowed=LONG_WAIT)
         number = in_flight(first, found)
-        first.wait_for_log("[delivery] A try failed")
+        first.wait_for_log("[delivery] Delivery attempt failed")
         assert first.stop() == 0
         assert first.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "pending"
         second = start_daemon(text(found, "unavailable-for-a-second"))

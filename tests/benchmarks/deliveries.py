@@ -22,15 +22,9 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from daemon.agents.factory import Agents
-from daemon.agents.process.launcher import Nursery
 from daemon.config.loading import load_config
-from daemon.fires.decision import new_run
-from daemon.http_client import open_session
+from daemon.fires.run_of_fire import run_of_fire
 from daemon.model import DueTime, Trigger
-from daemon.rules.notifications import NOBODY
-from daemon.runs.hook_tokens import Hooks
-from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules.declared import sync_declared
 from daemon.store.connection import Transaction
@@ -39,6 +33,7 @@ from daemon.store.runs import count_active, create_run
 from daemon.store.schedules import get_schedule
 from daemon.store.state_dir import open_state
 from daemon.units import utc_now
+from tests.support.parts import queue_on
 
 AT_ONCE = 32
 ROUNDS = 3
@@ -112,26 +107,10 @@ async def pipeline(folder: Path, port: int, mode: str, at_once: int) -> AsyncIte
     file.write_text(CONFIG.format(port=port, mode=mode, at_once=at_once))
     config = load_config(file)
     (folder / "runs").mkdir()
-    nursery = Nursery()
-    async with open_state(folder, utc_now(), accept_data_loss=False) as database, open_session() as session:
+    async with open_state(folder, utc_now(), accept_data_loss=False) as database:
         await database.write(lambda tx: sync_declared(tx, config, utc_now()))
-        async with asyncio.TaskGroup() as tasks:
-            heard = Heard(nothing, nothing, nothing)
-            agents, hooks = Agents(nursery, None, session, 0o077), Hooks(b"")
-            how = (0o077, "instance", utc_now, everybody_may, lambda: NOBODY, heard)
-            queue = Queue(database, Pipeline(database, folder, agents, hooks, *how), config, tasks, utc_now)
-            serving = asyncio.create_task(queue.serve())
+        async with queue_on(database, folder, config) as queue:
             yield database, queue
-            serving.cancel()
-            queue.abandon()
-    await nursery.close()
-
-
-def nothing(*_: object) -> None: ...
-
-
-async def everybody_may(_: str, __: str) -> bool:
-    return True
 
 
 async def enqueue(database: Database, count: int) -> None:
@@ -139,7 +118,7 @@ async def enqueue(database: Database, count: int) -> None:
         row = get_schedule(tx, "a", "s")
         assert row is not None
         due = DueTime(utc_now() + timedelta(milliseconds=number))
-        create_run(tx, new_run(row, due, Trigger.MANUAL, "instance"), utc_now())
+        create_run(tx, run_of_fire(row, due, Trigger.MANUAL, "instance"), utc_now())
 
     await asyncio.gather(*(database.write(lambda tx, n=n: add(tx, n)) for n in range(count)))  # type: ignore[misc]
 
@@ -149,7 +128,6 @@ async def through_the_pipeline(count: int, port: int) -> float:
         async with pipeline(Path(folder), port, "echo", AT_ONCE) as (database, queue):
             began = time.perf_counter()
             await enqueue(database, count)
-            queue.wake()
             while await database.read(count_active):
                 await queue.until_none(lambda: queue.under_way)
                 await asyncio.sleep(0.005)
@@ -180,7 +158,6 @@ async def memory(port: int) -> tuple[float, int]:
         async with pipeline(Path(folder), port, "hold", IN_FLIGHT) as (database, queue):
             await enqueue(database, IN_FLIGHT)
             before = resident()
-            queue.wake()
             await asyncio.sleep(IN_FLIGHT / 100)
             return resident() - before, len(queue.under_way)
 

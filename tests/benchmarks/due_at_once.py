@@ -20,11 +20,16 @@ from typing import Any
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from daemon.access import Access
 from daemon.clock.alarm import Clock
+from daemon.config.live import LiveConfig
 from daemon.config.loading import load_config
-from daemon.fires.decision import Claim, Fire, Present
-from daemon.model import WakeTime
+from daemon.metrics import Metrics
+from daemon.model import FireOutcome
+from daemon.notify.outbox import Outbox
 from daemon.schedules.declared import sync_declared
+from daemon.store.changes import Changes
+from daemon.store.home import Home
 from daemon.store.state_dir import open_state
 from daemon.units import utc_now
 
@@ -80,16 +85,13 @@ async def ours(count: int) -> Measured:
             assert utc_now() < due, "the preparation took too long"
 
             async def begin(fired: Callable[[int], None]) -> None:
-                async def report(fires: list[Fire]) -> None:
-                    fired(len(fires))
+                def committed(changes: Changes) -> None:
+                    fired(changes.counts["fire", FireOutcome.LAUNCHED])
 
-                async def look_up(_: set[Claim]) -> dict[Claim, bool]:
-                    return {}
-
-                def present(now: WakeTime) -> Present:
-                    return Present(now, created, frozenset({"a"}), "instance")
-
-                await Clock(database, present, utc_now, report, look_up).serve()
+                live = LiveConfig(config)
+                database.on_commit(committed)
+                home = Home(database, Path(folder), "instance", created)
+                await Clock(home, live, Access(live), Outbox(live), Metrics()).serve()
 
             return await measure(count, due, begin)
 

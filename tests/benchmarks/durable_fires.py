@@ -23,7 +23,7 @@ from pathlib import Path
 
 import aiosqlite
 
-from daemon.fires.decision import new_run
+from daemon.fires.run_of_fire import run_of_fire
 from daemon.model import DueTime, FireOutcome, Trigger
 from daemon.store.connection import Transaction, connect
 from daemon.store.database import Database
@@ -101,7 +101,7 @@ def prepare(folder: Path) -> Place:
 def fire(tx: Transaction, row: ScheduleRow, number: int) -> None:
     """Do what the clock does for one due time that launches a run."""
     due = DueTime(START + timedelta(seconds=number))
-    run_id, _ = create_run(tx, new_run(row, due, Trigger.SCHEDULED, "instance"), due)
+    run_id, _ = create_run(tx, run_of_fire(row, due, Trigger.SCHEDULED, "instance"), due)
     record_fire(tx, row.id, due, FireOutcome.LAUNCHED, due, run_id=run_id)
     move_cursor(tx, row, due)
 

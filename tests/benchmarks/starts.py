@@ -4,7 +4,7 @@
 its tree, in folders that were made before. "Recorded" is a run from the queue to its outcome, its folder made and each
 step committed. Rounds are interleaved.
 
-Run: python tests/benchmarks/starts.py [COUNT]
+Run: python -m tests.benchmarks.starts [COUNT]
 """
 
 import asyncio
@@ -20,20 +20,15 @@ from pathlib import Path
 import structlog
 
 from daemon.agents.base import Identity, Journal, RunSettings, Work
-from daemon.agents.factory import Agents
 from daemon.agents.process.agent import SupervisedAgent
 from daemon.agents.process.command import command_spec
 from daemon.agents.process.launcher import Nursery
 from daemon.config.loading import load_config
 from daemon.config.schema import CommandAgent as Settings
 from daemon.config.schema import Config
-from daemon.fires.decision import new_run
-from daemon.http_client import open_session
+from daemon.fires.run_of_fire import run_of_fire
 from daemon.model import DueTime, Trigger
-from daemon.rules.notifications import NOBODY
 from daemon.runs.folder import make_run_folder, run_folder
-from daemon.runs.hook_tokens import Hooks
-from daemon.runs.pipeline import Heard, Pipeline
 from daemon.runs.queue import Queue
 from daemon.schedules.declared import sync_declared
 from daemon.store.connection import Transaction
@@ -42,6 +37,7 @@ from daemon.store.runs import create_run
 from daemon.store.schedules import get_schedule
 from daemon.store.state_dir import open_state
 from daemon.units import format_instant, utc_now
+from tests.support.parts import queue_on
 
 ROUNDS = 5
 AT_ONCE = 16
@@ -119,30 +115,13 @@ async def supervised(count: int, folder: Path) -> float:
 
 async def recorded(count: int, folder: Path) -> float:
     config = written(folder)
-    database = open_state(folder, utc_now(), accept_data_loss=False)
-    nursery = Nursery()
-    async with database, open_session() as session:
+    async with open_state(folder, utc_now(), accept_data_loss=False) as database:
         await database.write(lambda tx: sync_declared(tx, config, utc_now()))
         await database.write(lambda tx: enqueue(tx, count))
-        async with asyncio.TaskGroup() as tasks:
-            agents, heard = Agents(nursery, None, session, 0o077), Heard(nothing, nothing, nothing)
-            how = (Hooks(b""), 0o077, "instance", utc_now, everybody_may, lambda: NOBODY, heard)
-            pipeline = Pipeline(database, folder, agents, *how)
-            queue = Queue(database, pipeline, config, tasks, utc_now)
-            began = time.perf_counter()
-            serving = asyncio.create_task(queue.serve())
+        began = time.perf_counter()
+        async with queue_on(database, folder, config) as queue:
             await until_none_is_left(database, queue)
-            took = time.perf_counter() - began
-            serving.cancel()
-    await nursery.close()
-    return took
-
-
-def nothing(*_: object) -> None: ...
-
-
-async def everybody_may(_: str, __: str) -> bool:
-    return True
+            return time.perf_counter() - began
 
 
 def written(folder: Path) -> Config:
@@ -156,7 +135,7 @@ def enqueue(tx: Transaction, count: int) -> None:
     assert row is not None
     for number in range(count):
         due = DueTime(utc_now() + timedelta(milliseconds=number))
-        create_run(tx, new_run(row, due, Trigger.MANUAL, "instance"), utc_now())
+        create_run(tx, run_of_fire(row, due, Trigger.MANUAL, "instance"), utc_now())
 
 
 async def until_none_is_left(database: Database, queue: Queue) -> None:

@@ -24,11 +24,11 @@ every = "1s"
 """
 IN_THE_FIRES_TRANSACTION = """
 import time
-import daemon.fires.decision as fires
-def slow(*arguments, real=fires.record_fire, **keys):
+import daemon.fires.ledger as ledger
+def slow(*arguments, real=ledger.record_fire, **keys):
     real(*arguments, **keys)
     time.sleep(3600)
-fires.record_fire = slow
+ledger.record_fire = slow
 """
 AFTER_THE_FIRES_COMMIT = """
 import asyncio

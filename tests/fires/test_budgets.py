@@ -5,18 +5,20 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daemon.clock.alarm import decide_some
-from daemon.fires.decision import Fire, Present
+from daemon.fires.decision import Present
+from daemon.fires.ledger import Fire
 from daemon.model import FireOutcome, RunStatus
 from daemon.rules.budget import Limits, Spent, calendar_day, exhausted
 from tests.support.daemon_process import StartDaemon
 from tests.support.ledger import SECOND, START, Ledger
+from tests.support.parts import NO_NOTIFICATIONS
 
 HOUR = timedelta(hours=1)
 
 
 async def decide(ledger: Ledger, now: datetime, limits: Limits, zone: str = "UTC") -> list[Fire]:
     present = Present(now, ledger.started, frozenset({"a"}), "instance", {"a": limits}, zone)
-    return (await decide_some(ledger.database, present, 25)).fires
+    return (await decide_some(ledger.database, present, NO_NOTIFICATIONS, 25)).fires
 
 
 async def spend(ledger: Ledger, run: int, **usage: float) -> None:
@@ -96,5 +98,5 @@ def test_the_daemon_keeps_to_the_budget_of_its_config(start_daemon: StartDaemon)
     row = daemon.wait_for_row("SELECT * FROM fires WHERE outcome = 'skipped_budget'")
     assert "2 of 2 runs" in row["reason"]
     assert daemon.query("SELECT count(*) AS n FROM runs")[0]["n"] == 2
-    daemon.wait_for_log("[clock] Due time not started", outcome="skipped_budget")
+    daemon.wait_for_log("[clock] Fire skipped", outcome="skipped_budget")
     assert "skipped_budget" in daemon.cli("schedules", "history", "a/s").stdout

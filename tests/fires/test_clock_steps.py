@@ -2,20 +2,26 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from daemon.clock import alarm
+from daemon.access import Access, Claim
+from daemon.clock import watch
 from daemon.clock.alarm import Clock
+from daemon.clock.watch import ClockWatch
+from daemon.config.live import LiveConfig
+from daemon.config.loading import load_config
 from daemon.fires.backfill import backfill
-from daemon.fires.decision import Claim, Fire, Present
 from daemon.fires.rewind import step_back
+from daemon.metrics import Metrics
 from daemon.model import DueTime, FireOutcome, Overlap
+from daemon.store.home import Home
 from daemon.store.schedules import get_schedule
 from daemon.units import format_instant, parse_instant
 from tests.support.ledger import SECOND, START, Ledger, due
+from tests.support.parts import NO_NOTIFICATIONS
 
 FAR = datetime(2036, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)
 
@@ -158,50 +164,50 @@ async def test_the_kernels_word_of_a_set_clock_is_acted_on_at_once(
     def wall_minus_monotonic() -> float:
         return ahead.total_seconds()
 
-    monkeypatch.setattr(alarm, "open_clock_watch", lambda: told)
-    monkeypatch.setattr(alarm, "acknowledge", os.eventfd_read)
-    monkeypatch.setattr(alarm, "_wall_minus_monotonic", wall_minus_monotonic)
-    found: list[Fire] = []
-
-    async def fired(fires: list[Fire]) -> None:
-        found.extend(fires)
-
-    async def look_up(_: set[Claim]) -> dict[Claim, bool]:
-        return {}
-
-    present: Callable[[datetime], Present] = lambda now: Present(now, FAR, frozenset({"a"}), "x")  # noqa: E731
-    clock = Clock(ledger.database, present, lambda: FAR + ahead, fired, look_up)
-    tasks = [asyncio.create_task(work) for work in (clock.serve(), clock.watch())]
+    monkeypatch.setattr(watch, "open_clock_watch", lambda: told)
+    monkeypatch.setattr(watch, "acknowledge", os.eventfd_read)
+    monkeypatch.setattr(watch, "_wall_minus_monotonic", wall_minus_monotonic)
+    home = Home(ledger.database, ledger.folder, "x", FAR, lambda: FAR + ahead)
+    live = LiveConfig(load_config(ledger.folder / "config.toml", {}))
+    clock = Clock(home, live, Access(live), NO_NOTIFICATIONS, Metrics())
+    tasks = [asyncio.create_task(work) for work in (clock.serve(), ClockWatch(home).serve())]
     await ledger.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
     ahead = timedelta(hours=10)
     os.eventfd_write(told, 1)
     async with asyncio.timeout(4):  # sooner than the heartbeat
-        while not found:
+        while not await ledger.rows():
             await ledger.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert found[0].outcome is FireOutcome.SKIPPED_MISSED
+    assert (await ledger.rows())[0]["outcome"] == FireOutcome.SKIPPED_MISSED
+
+
+class SilentAtFirst(Access):
+    """Rights of which the first question gets no answer in time."""
+
+    def __init__(self, live: LiveConfig) -> None:
+        super().__init__(live)
+        self.asked: list[set[Claim]] = []
+
+    async def may_start(self, claims: Iterable[Claim]) -> dict[Claim, bool]:
+        self.asked.append(set(claims))
+        return dict.fromkeys(claims, True) if len(self.asked) > 1 else {}
 
 
 async def test_a_silent_name_service_puts_off_the_schedules_of_its_users_only(ledger: Ledger) -> None:
     await ledger.declare()
     await ledger.database.write(lambda tx: tx.execute("UPDATE schedules SET creator = 'somebody'"))
-    now, answers = START + 10 * SECOND, iter([False, True])
-
-    async def fired(_: list[Fire]) -> None:
-        pass
-
-    async def look_up(claims: set[Claim]) -> dict[Claim, bool]:
-        assert claims == {("somebody", "a")}
-        return dict.fromkeys(claims, True) if next(answers) else {}
-
-    present: Callable[[datetime], Present] = lambda now: Present(now, START, frozenset({"a"}), "x")  # noqa: E731
-    clock = Clock(ledger.database, present, lambda: now, fired, look_up)
+    now = START + 10 * SECOND
+    live = LiveConfig(load_config(ledger.folder / "config.toml", {}))
+    access = SilentAtFirst(live)
+    home = Home(ledger.database, ledger.folder, "x", START, lambda: now)
+    clock = Clock(home, live, access, NO_NOTIFICATIONS, Metrics())
     assert await clock.decide() == now + 5 * SECOND
     assert await ledger.rows() == []
     now += 5 * SECOND
     await clock.decide()
+    assert access.asked == [{("somebody", "a")}] * 2
     assert [(row["scheduled_for"], row["outcome"]) for row in await ledger.rows()] == [(due(10), "launched")]
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from daemon.agents.base import Outcome, RunSettings
 from daemon.fires.backfill import Backfilled, backfill
 from daemon.model import Catchup, DueTime, FireOutcome, Overlap, RunStatus
-from daemon.rules.notifications import NOBODY
 from daemon.runs.finish import finish
 from daemon.schedules.revision import Mark, pause_columns, redefine
 from daemon.store.runs import startable
@@ -18,6 +17,7 @@ from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.store.state_dir import open_state
 from daemon.units import format_instant
 from tests.support.ledger import SECOND, START, Ledger, due
+from tests.support.parts import NO_NOTIFICATIONS
 
 
 async def outcomes(ledger: Ledger) -> list[tuple[str, str]]:
@@ -285,9 +285,9 @@ async def test_one_schedule_in_trouble_does_not_stop_the_others(ledger: Ledger, 
         return
     fires = await ledger.decide(START + 10 * SECOND)
     assert [(fire.schedule, fire.outcome) for fire in fires] == [("s", FireOutcome.LAUNCHED)]
-    assert [schedule for schedule, _ in ledger.troubles] == ["a/broken"]
+    assert [schedule for schedule, _ in ledger.failures] == ["a/broken"]
     assert len(await ledger.decide(START + 20 * SECOND)) == 1
-    assert len(ledger.troubles) == 1
+    assert len(ledger.failures) == 1
 
 
 # declared schedules
@@ -383,7 +383,7 @@ async def test_a_buffered_run_waits_for_the_further_attempts_of_the_one_before(l
     failed = Outcome(RunStatus.FAILED, "exit status 1")
     again = RunSettings(attempts=2, retry_delay_seconds=60)
     await ledger.database.write(
-        lambda tx: finish(tx, 1, failed, again, START, instance="x", chance=0.5, audience=NOBODY)
+        lambda tx: finish(tx, 1, failed, again, START, instance="x", chance=0.5, outbox=NO_NOTIFICATIONS)
     )
     later = START + 3600 * SECOND
     heads = await ledger.database.write(lambda tx: [run.id for run in startable(tx, START + 30 * SECOND, [], 10)])

@@ -38,7 +38,7 @@ def test_a_reload_applies_the_file_as_a_whole(start_daemon: StartDaemon) -> None
     daemon.process.send_signal(signal.SIGHUP)
     daemon.wait_for_log("[config] Schedule retired", schedule="a/s")
     daemon.wait_for_log("[config] Schedule created", schedule="a/other")
-    daemon.wait_for_log("[clock] Due", schedule="a/other")
+    daemon.wait_for_log("[clock] Fired", schedule="a/other")
 
 
 def test_a_bad_file_changes_nothing(start_daemon: StartDaemon) -> None:

@@ -97,7 +97,7 @@ def test_a_person_runs_it_and_is_told_what_it_did(start_daemon: StartDaemon) -> 
     figures = call(daemon, "GET", "/metrics").data.decode()
     assert 'agentcron_retention_deleted_total{kind="runs"} 1.0' in figures
     assert 'agentcron_retention_sweeps_total{result="done"} 2.0' in figures
-    assert daemon.wait_for_log("[retention] Deleted 1 run(s)", folders=1)
+    assert daemon.wait_for_log("[retention] Deleted 1 run", folders=1)
     daemon.config.write_text(daemon.config.read_text().replace("days = 30", ""))
     assert call(daemon, "POST", "/reload").status == 200
     assert "Skipped: retention.days is not set" in daemon.cli("retention", "run").stdout
@@ -106,13 +106,13 @@ def test_a_person_runs_it_and_is_told_what_it_did(start_daemon: StartDaemon) -> 
 
 def test_it_sweeps_when_the_config_says_and_a_failure_stops_nothing(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(config('every = "1s"'))
-    daemon.wait_for_log("[retention] Deleted 0 run(s)")
+    daemon.wait_for_log("[retention] Deleted 0 runs")
     run = trigger(daemon)
     with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as holder:
         make_old(daemon, run)
         holder.execute("BEGIN IMMEDIATE")
-        daemon.wait_for_log("[retention] The sweep failed, and is tried again at its next time")
-    daemon.wait_for_log("[retention] Deleted 1 run(s)")
+        daemon.wait_for_log("[retention] The sweep failed, will retry at its next time")
+    daemon.wait_for_log("[retention] Deleted 1 run")
     figures = call(daemon, "GET", "/metrics").data.decode()
     assert 'agentcron_retention_sweeps_total{result="failed"} 0.0' not in figures
 
@@ -123,7 +123,7 @@ def test_a_sweep_that_was_missed_is_made_up_for_at_the_start(start_daemon: Start
     first.stop()
     make_old(first, run)
     execute(first, "UPDATE instance SET swept_at = '2026-01-01T00:00:00.000Z'")
-    start_daemon(config()).wait_for_log("[retention] Deleted 1 run(s)")
+    start_daemon(config()).wait_for_log("[retention] Deleted 1 run")
 
 
 @pytest.mark.usefixtures("origin")

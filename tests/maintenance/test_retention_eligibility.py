@@ -197,7 +197,7 @@ async def test_without_days_everything_stays_and_the_sweep_says_so(history: Hist
     swept = await history.retention("").sweep()
     assert (swept.deleted, swept.skipped) == (0, True)
     assert await history.runs() == [run]
-    assert history.counted[0][0] == "skipped"
+    assert history.figure('retention_sweeps_total{result="skipped"}') == 1
 
 
 async def test_a_dry_run_names_what_goes_and_changes_nothing(history: History) -> None:
@@ -252,7 +252,7 @@ async def test_another_config_counts_at_once_also_for_a_sweep_under_way(history:
 
     async def and_reload(closure: Closure[Any]) -> Any:  # noqa: ANN401 - what the closure gives
         result = await real(closure)
-        retention.config = history.config("")
+        history.live.replace(history.config(""))
         return result
 
     history.database.write_without_keys = and_reload  # type: ignore[method-assign]
@@ -304,7 +304,9 @@ async def test_the_file_shrinks(history: History) -> None:
     swept = await history.retention().sweep()
     assert swept.bytes_freed > 3_000_000
     assert await history.query("PRAGMA freelist_count") == [0]
-    assert history.counted == [("done", swept.counts, swept.bytes_freed)]
+    assert history.figure('retention_sweeps_total{result="done"}') == 1
+    assert history.figure('retention_deleted_total{kind="runs"}') == swept.deleted
+    assert history.figure("retention_freed_bytes_total") == swept.bytes_freed
 
 
 async def test_when_it_swept_is_remembered(history: History) -> None:

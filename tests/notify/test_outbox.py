@@ -2,21 +2,38 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
+
+import pytest
 
 from daemon.agents.base import Outcome, RunSettings
 from daemon.clock.alarm import decide_some
+from daemon.config.live import LiveConfig
+from daemon.config.loading import load_config
 from daemon.fires.decision import Present
 from daemon.model import RunStatus
-from daemon.notify.outbox import Notice, tell
+from daemon.notify.outbox import Notice, Outbox
 from daemon.notify.payload import request_of
 from daemon.rules.budget import Limits
-from daemon.rules.notifications import Audience, Standing, Target, Told, next_standing, next_try
+from daemon.rules.notifications import Standing, Told, next_standing, next_try
 from daemon.runs.finish import finish
 from tests.support.ledger import SECOND, START, Ledger
 
 HOUR = timedelta(hours=1)
-KINDS = frozenset({"failed", "interrupted", "missed", "recovered", "completed", "quota", "budget"})
-AUDIENCE = Audience((Target("ops", KINDS, frozenset({"*"})),))
+OPS = """\
+[agents.a]
+command = ["true"]
+[notify.ops]
+url = "http://127.0.0.1:1"
+on = ["failed", "interrupted", "missed", "recovered", "completed", "quota", "budget"]
+"""
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    file = tmp_path / "notify.toml"
+    file.write_text(OPS)
+    return Outbox(LiveConfig(load_config(file, {})))
 
 
 async def told(ledger: Ledger) -> list[dict[str, object]]:
@@ -55,25 +72,33 @@ def test_tries_go_on_at_growing_gaps() -> None:
     assert [next_try(tries).total_seconds() for tries in (1, 2, 3, 8, 9, 1000)] == [2, 4, 8, 256, 300, 300]
 
 
-async def end(ledger: Ledger, run: int, outcome: Outcome, terms: RunSettings = RunSettings()) -> None:  # noqa: B008 - it is frozen
+async def end(
+    ledger: Ledger,
+    outbox: Outbox,
+    run: int,
+    outcome: Outcome,
+    settings: RunSettings = RunSettings(),  # noqa: B008 - it is frozen
+) -> None:
     await ledger.move(run, RunStatus.RUNNING)
     await ledger.database.write(
-        lambda tx: finish(tx, run, outcome, terms, START, instance="x", chance=0, audience=AUDIENCE)
+        lambda tx: finish(tx, run, outcome, settings, START, instance="x", chance=0, outbox=outbox)
     )
 
 
-async def test_only_the_last_attempt_is_told(ledger: Ledger) -> None:
+async def test_only_the_last_attempt_is_told(ledger: Ledger, outbox: Outbox) -> None:
     await ledger.declare()
     await ledger.decide(START + 10 * SECOND)
-    await end(ledger, 1, Outcome(RunStatus.FAILED, "exit status 1"), RunSettings(attempts=2))
+    await end(ledger, outbox, 1, Outcome(RunStatus.FAILED, "exit status 1"), RunSettings(attempts=2))
     assert await told(ledger) == []
-    await end(ledger, 2, Outcome(RunStatus.FAILED, "exit status 2"), RunSettings(attempts=2))
+    await end(ledger, outbox, 2, Outcome(RunStatus.FAILED, "exit status 2"), RunSettings(attempts=2))
     [event] = await told(ledger)
     assert (event["event"], event["run_id"], event["error"], event["attempt"]) == ("failed", 2, "exit status 2", 2)
     assert {"id", "at", "host", "text", "agent", "schedule", "status", "since"} <= event.keys()
 
 
-async def test_interrupted_is_another_state_than_failed_and_a_cancellation_is_none(ledger: Ledger) -> None:
+async def test_interrupted_is_another_state_than_failed_and_a_cancellation_is_none(
+    ledger: Ledger, outbox: Outbox
+) -> None:
     await ledger.declare('overlap = "allow_all"')
     await ledger.decide(START + 50 * SECOND)
     ends = [
@@ -83,36 +108,36 @@ async def test_interrupted_is_another_state_than_failed_and_a_cancellation_is_no
         (RunStatus.COMPLETED, "completed"),
     ]
     for run, (status, _) in enumerate(ends, start=1):
-        await end(ledger, run, Outcome(status, cancelled_by_us=True))
+        await end(ledger, outbox, run, Outcome(status, cancelled_by_us=True))
     kinds = [event["event"] for event in await told(ledger)]
     assert kinds == ["failed", "interrupted", "completed", "recovered"]
 
 
-async def test_missed_due_times_are_told_once_with_their_number(ledger: Ledger) -> None:
+async def test_missed_due_times_are_told_once_with_their_number(ledger: Ledger, outbox: Outbox) -> None:
     await ledger.declare('catchup = "none"')
     now = START + 3600 * SECOND
-    present = Present(now, now, frozenset({"a"}), "instance", audience=AUDIENCE)
-    await decide_some(ledger.database, present, 25)
+    present = Present(now, now, frozenset({"a"}), "instance")
+    await decide_some(ledger.database, present, outbox, 25)
     [event] = await told(ledger)
     assert (event["event"], event["schedule"], event["count"]) == ("missed", "a/s", 360)
 
 
-async def test_a_spent_budget_is_told_once_a_day(ledger: Ledger) -> None:
+async def test_a_spent_budget_is_told_once_a_day(ledger: Ledger, outbox: Outbox) -> None:
     await ledger.declare('overlap = "allow_all"')
     for seconds in (10, 20, 30, 40, 24 * 3600):
         now = START + seconds * SECOND
-        present = Present(now, ledger.started, frozenset({"a"}), "x", {"a": Limits(cost_usd=0.0)}, audience=AUDIENCE)
-        await decide_some(ledger.database, present, 25)
+        present = Present(now, ledger.started, frozenset({"a"}), "x", {"a": Limits(cost_usd=0.0)})
+        await decide_some(ledger.database, present, outbox, 25)
         ledger.started = now
     events = [event for event in await told(ledger) if event["event"] == "budget"]
     assert len(events) == 2
     assert "USD; the next start is due at" in str(events[0]["text"])
 
 
-async def test_what_stands_as_before_is_not_told_again(ledger: Ledger) -> None:
+async def test_what_stands_as_before_is_not_told_again(ledger: Ledger, outbox: Outbox) -> None:
     full = Notice("quota", "nearly full", subject="quota:e", state="near")
     for notice in (full, full, Notice("quota", "", subject="quota:e"), full):
-        await ledger.database.write(lambda tx, notice=notice: tell(tx, AUDIENCE, [notice], START))  # type: ignore[misc]
+        await ledger.database.write(lambda tx, notice=notice: outbox.add(tx, [notice], START))  # type: ignore[misc]
     assert [event["text"] for event in await told(ledger)] == ["nearly full", "nearly full"]
 
 

@@ -12,9 +12,10 @@ from tests.support.waiting import wait_until
 
 QUICK = """
 import datetime
-import daemon.notify.sender as notify
-notify.next_try = lambda tries: datetime.timedelta(seconds=0.2)
-notify._TO_HEADERS = 1.5
+import daemon.notify.post as post
+import daemon.notify.sender as sender
+sender.next_try = lambda tries: datetime.timedelta(seconds=0.2)
+post._TO_HEADERS = 1.5
 """
 HEAD = "[daemon]\nstate_dir = 'state'\n"
 
@@ -93,7 +94,7 @@ def test_a_schedule_that_keeps_failing_is_told_once_and_its_recovery_once(
         assert [event["event"] for event in events] == ["failed", "recovered"]
         assert events[0]["run_id"] == 1
         assert events[1]["bad_runs"] >= 4
-        assert events[1]["text"].startswith("a/s is well again after ")
+        assert events[1]["text"].startswith("a/s recovered after ")
 
 
 def test_targets_hear_of_their_agents_and_kinds_only(start_daemon: StartDaemon, tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_a_refused_event_makes_way_for_the_next(start_daemon: StartDaemon, tmp_p
         set_mode(hook, "refuse")
         text = HEAD + shell("true") + target("on = ['completed']", f"url = '{hook.url}/x'")
         daemon = start_daemon(text, slowed=QUICK)
-        daemon.wait_for_log("[daemon] Notification given up")
+        daemon.wait_for_log("[daemon] Notification dropped after its last attempt")
         set_mode(hook, "well")
         assert wait_until(lambda: taken(hook), what="the next event")[0]["run_id"] == 2
         assert len([one for one in attempts(hook, 400) if json.loads(one["body"])["run_id"] == 1]) == 5
@@ -176,7 +177,7 @@ def test_an_answer_that_makes_no_sense_stops_nothing(start_daemon: StartDaemon, 
         set_mode(hook, "fail")  # with a Retry-After that is no time
         text = HEAD + shell("exit 1") + target(f"ping = '{hook.url}/p'", f"url = '{hook.url}/x'")
         daemon = start_daemon(text, slowed=QUICK)
-        daemon.wait_for_log("[daemon] The dead-man's switch was not reached")
+        daemon.wait_for_log("[daemon] Dead-man's switch not reached")
         daemon.wait_for_log("[daemon] Notification not sent")
         set_mode(hook, "well")
         wait_until(lambda: taken(hook), what="the event")
@@ -194,4 +195,4 @@ def test_what_retention_did_is_told(start_daemon: StartDaemon, tmp_path: Path) -
             connection.execute("UPDATE runs SET updated_at = '2020-01-01T00:00:00.000Z'")
         daemon.cli("retention", "run")
         [event] = wait_until(lambda: taken(hook), what="the event")
-        assert (event["event"], event["text"]) == ("retention", "retention deleted 1 run(s)")
+        assert (event["event"], event["text"]) == ("retention", "retention deleted 1 run")

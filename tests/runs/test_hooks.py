@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from daemon.runs.hook_tokens import Hooks
+from daemon.runs.hook_tokens import HookTokens
 from tests.support.api import call
 from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
 from tests.support.peers.processes import Peer, free_port, peer
@@ -138,7 +138,7 @@ def test_nothing_is_delivered_any_more_once_the_hook_was_called(start_daemon: St
         daemon = start_daemon(text(found.url, control=control), slowed=QUICK)
         run = ended(daemon, triggered(daemon, "a/f"))
         assert run["status"] == "completed"
-        daemon.wait_for_log("[delivery] A try failed", run_id=run["id"])
+        daemon.wait_for_log("[delivery] Delivery attempt failed", run_id=run["id"])
         assert daemon.stop() == 0  # which waits for deliveries that go on
         assert len([one for one in found.requests() if one["method"] == "event/send"]) == 1
 
@@ -229,7 +229,7 @@ def test_what_an_agent_repeats_of_key_and_token_is_masked(start_daemon: StartDae
 def assert_no_secret(daemon: DaemonProcess, run: dict[str, Any]) -> None:
     kept = [file.read_bytes() for file in (daemon.state / "runs").rglob("*") if file.is_file()]
     kept += [file.read_bytes() for file in daemon.state.glob("state.db*")]
-    token = Hooks((daemon.state / "hook.key").read_bytes()).token(run["idempotency_key"])
+    token = HookTokens((daemon.state / "hook.key").read_bytes()).token(run["idempotency_key"])
     for place in (*kept, daemon.log_text().encode()):
         assert b"sesame-open" not in place
         assert token.encode() not in place

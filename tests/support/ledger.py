@@ -6,7 +6,8 @@ from typing import Any
 
 from daemon.clock.alarm import decide_some
 from daemon.config.loading import load_config
-from daemon.fires.decision import Fire, Present
+from daemon.fires.decision import Present
+from daemon.fires.ledger import Fire
 from daemon.model import RunStatus
 from daemon.schedules.declared import sync_declared
 from daemon.store.connection import Transaction
@@ -14,6 +15,7 @@ from daemon.store.database import Database
 from daemon.store.runs import change_status, get_run
 from daemon.units import format_instant, parse_instant
 from tests.support.daemon_process import DaemonProcess
+from tests.support.parts import NO_NOTIFICATIONS
 
 START = datetime(2026, 11, 21, 12, 0, 0, 500_000, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -33,7 +35,7 @@ class Ledger:
         self.database = database
         self.folder = folder
         self.started = START
-        self.troubles: list[tuple[str, str]] = []
+        self.failures: list[tuple[str, str]] = []
 
     async def declare(self, *lines: str, at: datetime = START, every: str = "10s") -> list[Any]:
         cadence = [] if any(line.startswith("cron") for line in lines) else [f'every = "{every}"']
@@ -48,9 +50,9 @@ class Ledger:
         found: list[Fire] = []
         present = Present(now, self.started, frozenset(agents), "instance")
         while True:
-            decided = await decide_some(self.database, present, 25)
+            decided = await decide_some(self.database, present, NO_NOTIFICATIONS, 25)
             found += decided.fires
-            self.troubles += decided.troubles
+            self.failures += decided.failures
             if decided.next_wake is None or decided.next_wake > now:
                 return found
 

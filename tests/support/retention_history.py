@@ -1,17 +1,20 @@
 """A history of runs in a real database, and retention at work on it."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from daemon.config.live import LiveConfig
 from daemon.config.loading import load_config
 from daemon.config.schema import Config
 from daemon.maintenance.cleanup import Cleanup
 from daemon.maintenance.retention import Retention
+from daemon.metrics import Metrics
 from daemon.store.connection import Transaction
 from daemon.store.database import Database
+from daemon.store.home import Home
 from daemon.units import format_instant
+from tests.support.parts import NO_NOTIFICATIONS
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 ACTIVE = ("pending", "running", "suspended")
@@ -35,7 +38,9 @@ class History:
     def __init__(self, database: Database, state_dir: Path) -> None:
         self.database = database
         self.state_dir = state_dir
-        self.counted: list[tuple[str, dict[str, int], int]] = []
+        self.metrics = Metrics()
+        self.live = LiveConfig(Config())
+        """By which retention sweeps."""
 
     async def execute(self, sql: str, *values: object) -> None:
         await self.database.write(lambda tx: tx.execute(sql, values).fetchall())
@@ -122,18 +127,17 @@ class History:
 
     def retention(self, settings: str = "[retention]\ndays = 30\n", agents: str = AGENTS) -> Retention:
         """Return retention by some settings, as of now."""
-        config = self.config(settings, agents)
-        cleanup = Cleanup(self.database, self.state_dir, config, lambda: NOW, lambda _: None, unheard)
-        return Retention(self.database, self.state_dir, config, cleanup, lambda: NOW, self._count, unheard)
+        home = Home(self.database, self.state_dir, "instance", NOW, lambda: NOW)
+        self.live.replace(self.config(settings, agents))
+        cleanup = Cleanup(home, self.live, self.metrics, NO_NOTIFICATIONS)
+        return Retention(home, self.live, cleanup, self.metrics, NO_NOTIFICATIONS)
 
-    def _count(self, result: str, deleted: Mapping[str, int], freed: int) -> None:
-        self.counted.append((result, dict(deleted), freed))
+    def figure(self, name: str) -> float:
+        """Return a figure as Prometheus reads it: `agentcron_NAME`, labels included."""
+        lines = self.metrics.text({}, {}).decode().splitlines()
+        return float(next(line for line in lines if line.startswith(f"agentcron_{name} ")).split()[-1])
 
     def config(self, settings: str, agents: str = AGENTS) -> Config:
         path = self.state_dir.parent / "config.toml"
         path.write_text(settings + agents)
         return load_config(path)
-
-
-async def unheard(_: object) -> None:
-    """Tell nobody."""

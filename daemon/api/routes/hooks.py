@@ -9,8 +9,7 @@ from daemon.api.routing import ApiCall, Route, reply
 async def _take(call: ApiCall) -> web.StreamResponse:
     said = call.said(requests.HookCall)
     token = call.request.match_info["token"]
-    run_id = await call.control.hook_calls.take(token, said.status, said.result, said.error)
-    call.control.queue.wake()
+    run_id = await call.context.hook_calls.take(token, said.status, said.result, said.error)
     return reply({"run_id": run_id, "status": said.status})
 
 

@@ -15,8 +15,8 @@ from daemon.workspaces.client import PorterError
 async def _run(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("run retention")
     asked = call.said(requests.RetentionRequest)
-    retention = call.control.retention
-    task = call.control.start(retention.foretell() if asked.dry_run else retention.sweep())
+    retention = call.context.retention
+    task = call.context.background.start(retention.foretell() if asked.dry_run else retention.sweep())
     try:
         found = await asyncio.shield(task)
     except (PorterError, OSError) as error:

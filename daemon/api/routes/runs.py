@@ -13,10 +13,9 @@ from daemon.api import requests, responses
 from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import AgentcronError, ForbiddenError, NotFoundError, RefusedError
 from daemon.model import ACTIVE
+from daemon.runs.cancel import request_cancellation
 from daemon.runs.folder import run_folder
 from daemon.runs.retry import request_retry
-from daemon.store.cancellations import flag_cancellation
-from daemon.store.connection import Transaction
 from daemon.store.runs import Run, get_run
 from daemon.views.documents import run_details, run_view, runs_page
 
@@ -26,7 +25,7 @@ _PAUSE = 0.2  # seconds between two looks at a growing file
 
 async def _list(call: ApiCall) -> web.StreamResponse:
     wanted = call.wanted(requests.RunQuery)
-    agents = await call.control.readable_agents(call.principal)
+    agents = await call.context.access.readable_agents(call.principal)
     own = _own_run(call.principal)
 
     def view(connection: sqlite3.Connection) -> dict[str, Any]:
@@ -51,7 +50,7 @@ async def _get(call: ApiCall) -> web.StreamResponse:
 
 async def _output(call: ApiCall) -> web.StreamResponse:
     run = await _visible(call)
-    folder, follow = run_folder(call.control.state_dir, run.id), call.wanted(requests.OutputQuery).follow
+    folder, follow = run_folder(call.context.home.state_dir, run.id), call.wanted(requests.OutputQuery).follow
     first = await asyncio.to_thread(_read, folder, 0)  # what is no output is refused before an answer begins
     response = web.StreamResponse()
     response.content_type = "application/octet-stream"
@@ -76,14 +75,14 @@ async def _send(call: ApiCall, response: web.StreamResponse, folder: Path, chunk
             chunk = await asyncio.to_thread(_read, folder, at)
         if not active:
             return
-        await call.control.pause(_PAUSE)
+        await call.context.pause(_PAUSE)
         if call.request.transport is None or call.request.transport.is_closing():
             raise ConnectionResetError
         chunk = await asyncio.to_thread(_read, folder, at)
 
 
 async def _is_active(call: ApiCall, run_id: int) -> bool:
-    run = await call.control.database.read(lambda c: get_run(c, run_id))
+    run = await call.context.home.database.read(lambda c: get_run(c, run_id))
     return run is not None and run.status in ACTIVE
 
 
@@ -103,32 +102,23 @@ def _read(folder: Path, start: int) -> bytes:
 
 async def _cancel(call: ApiCall) -> web.StreamResponse:
     run = await _changeable(call)
-
-    def flag(tx: Transaction) -> Run:
-        current = get_run(tx, run.id)
-        if current is None or current.status not in ACTIVE:
-            raise RefusedError(f"run {run.id} is {current.status if current else 'deleted'} already")
-        flag_cancellation(tx, run.id, call.asked().now, call.principal)
-        return current
-
-    await call.control.database.write(flag)
-    await call.control.queue.obey_flags()
+    asked = call.asked()
+    await call.context.home.database.write(lambda tx: request_cancellation(tx, run.id, asked.now, asked.principal))
     return await _shown(call, run.id)
 
 
 async def _retry(call: ApiCall) -> web.StreamResponse:
     run = await _changeable(call)
     call.require_configured(run.agent)
-    asked, instance = call.asked(), call.control.instance
-    number = await call.control.database.write(
+    asked, instance = call.asked(), call.context.home.instance
+    number = await call.context.home.database.write(
         lambda tx: request_retry(tx, run.id, asked.principal, asked.now, instance)
     )
-    call.control.changed()
     return await _shown(call, number, status=201)
 
 
 async def _shown(call: ApiCall, number: int, status: int = 200) -> web.StreamResponse:
-    run = await call.control.database.read(lambda c: get_run(c, number))
+    run = await call.context.home.database.read(lambda c: get_run(c, number))
     if run is None:
         raise NotFoundError(f"no run {number}")
     return reply(run_view(run), status=status)
@@ -136,10 +126,10 @@ async def _shown(call: ApiCall, number: int, status: int = 200) -> web.StreamRes
 
 async def _visible(call: ApiCall) -> Run:
     number = call.run_id
-    run = await call.control.database.read(lambda c: get_run(c, number))
+    run = await call.context.home.database.read(lambda c: get_run(c, number))
     if run is not None and number == _own_run(call.principal):
         return run
-    if run is None or not await call.control.may(call.principal, "schedule.read", run.agent):
+    if run is None or not await call.context.access.may(call.principal, "schedule.read", run.agent):
         raise NotFoundError(f"no run {number}")
     return run
 
@@ -147,7 +137,7 @@ async def _visible(call: ApiCall) -> Run:
 async def _changeable(call: ApiCall) -> Run:
     run = await _visible(call)
     ends_itself = run.id == _own_run(call.principal) and call.request.path.endswith("/cancel")
-    if not ends_itself and not await call.control.may(call.principal, "task.update", run.agent):
+    if not ends_itself and not await call.context.access.may(call.principal, "task.update", run.agent):
         raise ForbiddenError(
             f"{call.principal} may see run {run.id} but not change it; agents.{run.agent}.allow grants it"
         )

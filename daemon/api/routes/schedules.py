@@ -34,45 +34,45 @@ Change = Callable[[Transaction, ScheduleRow, Asked], ScheduleRow]
 async def _create(call: ApiCall) -> web.StreamResponse:
     agent, body = call.agent, call.said(requests.ScheduleCreate)
     await call.require("agent.update", agent, f"agent {agent}")
-    if agent not in call.control.config.agents:
+    if agent not in call.context.config.agents:
         raise NotFoundError(f"no agent {agent!r} is in the config")
-    definition = new_definition(body, call.control.config.daemon.timezone)
+    definition = new_definition(body, call.context.config.daemon.timezone)
     asked = call.asked()
-    row = await call.control.database.write(
+    row = await call.context.home.database.write(
         lambda tx: management.create(tx, agent, body.name, definition, asked, paused=body.paused)
     )
-    call.control.changed()
     return await _shown(call, row, status=201)
 
 
 async def _list(call: ApiCall) -> web.StreamResponse:
     agent, page = call.agent, call.wanted(requests.Page)
     await call.require("schedule.read", agent, f"agent {agent}")
-    config, cache = call.control.config, call.control.cache
+    config, cache = call.context.config, call.context.cache
 
     def query(connection: sqlite3.Connection) -> Answer:
         now, place = utc_now(), (agent, page.limit, page.cursor)
-        return cache.answer(connection, place, now, lambda: schedules_page(connection, config, now, *place))
+        return cache.answer(connection, config, place, now, lambda: schedules_page(connection, config, now, *place))
 
-    return written((await call.control.database.read(query)).text)
+    return written((await call.context.home.database.read(query)).text)
 
 
 async def _get(call: ApiCall) -> web.StreamResponse:
     agent, name = call.agent, call.schedule
     await call.require("schedule.read", agent, f"schedule {agent}/{name}")
 
-    config, cache = call.control.config, call.control.cache
+    config, cache = call.context.config, call.context.cache
 
     def query(connection: sqlite3.Connection) -> Answer:
         now = utc_now()
         return cache.answer(
             connection,
+            config,
             (agent, name),
             now,
             lambda: schedule_view(connection, _row(connection, agent, name), config, now),
         )
 
-    answer = await call.control.database.read(query)
+    answer = await call.context.home.database.read(query)
     return written(answer.text, ETag=etag(answer.version))
 
 
@@ -112,7 +112,7 @@ async def _trigger(call: ApiCall) -> web.StreamResponse:
     overrides: dict[str, Any] = {} if body.initial_input is None else dict(input_columns(body.initial_input))
     if body.task_params is not None:
         overrides["task_params"] = json.dumps(body.task_params)
-    asked, instance = call.asked(), call.control.instance
+    asked, instance = call.asked(), call.context.home.instance
 
     def start(tx: Transaction) -> dict[str, Any]:
         run = get_run(tx, management.trigger(tx, agent, name, overrides, key, asked, instance))
@@ -120,8 +120,7 @@ async def _trigger(call: ApiCall) -> web.StreamResponse:
             raise NotFoundError("the run that answered this key was deleted")
         return run_view(run)
 
-    view = await call.control.database.write(start)
-    call.control.changed()
+    view = await call.context.home.database.write(start)
     return reply(view, status=201)
 
 
@@ -130,7 +129,7 @@ async def _backfill(call: ApiCall) -> web.StreamResponse:
     await call.require("agent.execute", agent, f"schedule {agent}/{name}")
     call.require_configured(agent)
     span = instant("from", body.from_), instant("to", body.to)
-    asked, config = call.asked(), call.control.config
+    asked, config = call.asked(), call.context.config
     days = days_of(config, config.agents[agent].retention)
     oldest = None if days is None else asked.now - timedelta(days=days)
 
@@ -145,14 +144,11 @@ async def _backfill(call: ApiCall) -> web.StreamResponse:
             principal=asked.principal,
             now=asked.now,
             oldest=oldest,
-            instance=call.control.instance,
+            instance=call.context.home.instance,
         )
 
-    await call.control.settle()
-    done = await call.control.database.write(start)
-    if done.stops_others:
-        await call.control.queue.obey_flags()
-    call.control.changed()
+    await call.context.clock.settle()
+    done = await call.context.home.database.write(start)
     return reply(
         {
             "backfilled": len(done.runs),
@@ -191,18 +187,17 @@ async def _changed(call: ApiCall, action: Action, change: Change) -> web.StreamR
     """Change a schedule after what has come due by now was decided; answer with what it is then."""
     agent, name = call.agent, call.schedule
     await call.require(action, agent, f"schedule {agent}/{name}")
-    await call.control.settle()
+    await call.context.clock.settle()
     asked = call.asked()
-    row = await call.control.database.write(lambda tx: change(tx, management.find(tx, agent, name, asked), asked))
-    call.control.changed()
+    row = await call.context.home.database.write(lambda tx: change(tx, management.find(tx, agent, name, asked), asked))
     return await _shown(call, row)
 
 
 async def _shown(call: ApiCall, row: ScheduleRow, status: int = 200) -> web.StreamResponse:
     def view(connection: sqlite3.Connection) -> dict[str, Any]:
-        return schedule_view(connection, row, call.control.config, utc_now())
+        return schedule_view(connection, row, call.context.config, utc_now())
 
-    return reply(await call.control.database.read(view), status=status, ETag=etag(row.version))
+    return reply(await call.context.home.database.read(view), status=status, ETag=etag(row.version))
 
 
 _ALL = "/agents/{agent}/schedules"

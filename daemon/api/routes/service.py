@@ -19,7 +19,7 @@ from daemon.views.status import status_view
 
 async def _reload(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("reload the config")
-    changes, late = await call.control.reload()
+    changes, late = await call.context.reload()
     warnings = [f"{setting}: takes effect at the next start" for setting in late]
     return reply({"changes": [change.view() for change in changes], "warnings": warnings})
 
@@ -31,12 +31,12 @@ def _refuse_runs(call: ApiCall) -> None:
 
 async def _status(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
-    agents = await call.control.readable_agents(call.principal)
-    amiss, zone = call.control.amiss(), call.control.config.daemon.timezone
-    sweeps = {"cleanup": call.control.cleanup.progress, "retention": call.control.retention.progress}
+    agents = await call.context.access.readable_agents(call.principal)
+    amiss, zone = call.context.health.problems(), call.context.config.daemon.timezone
+    sweeps = {"cleanup": call.context.cleanup.progress, "retention": call.context.retention.progress}
 
     def view(connection: sqlite3.Connection) -> dict[str, Any]:
-        folder, now = call.control.state_dir, utc_now()
+        folder, now = call.context.home.state_dir, utc_now()
         return status_view(connection, folder, os.getpid(), now, zone, agents, amiss=amiss, sweeps=sweeps)
 
     return await call.answer(view)
@@ -44,28 +44,28 @@ async def _status(call: ApiCall) -> web.StreamResponse:
 
 async def _daemon(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
-    control = call.control
+    config = call.context.config
     return reply(
         {
             "pid": os.getpid(),
-            "config_file": str(control.config.file),
-            "state_dir": str(control.state_dir),
-            "timezone": control.config.daemon.timezone,
-            "amiss": control.amiss() or None,
+            "config_file": str(config.file),
+            "state_dir": str(call.context.home.state_dir),
+            "timezone": config.daemon.timezone,
+            "amiss": call.context.health.problems() or None,
         }
     )
 
 
 async def _healthz(call: ApiCall) -> web.StreamResponse:
-    await call.control.database.read(lambda c: c.execute("SELECT 1").fetchone())
+    await call.context.home.database.read(lambda c: c.execute("SELECT 1").fetchone())
     return reply({"status": "ok"})
 
 
 async def _metrics(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
-    active = await call.control.database.read(count_active)
-    workspaces = await call.control.database.read(count_workspaces)
-    text = await asyncio.to_thread(call.control.metrics.text, active, workspaces)
+    active = await call.context.home.database.read(count_active)
+    workspaces = await call.context.home.database.read(count_workspaces)
+    text = await asyncio.to_thread(call.context.metrics.text, active, workspaces)
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

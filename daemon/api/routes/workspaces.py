@@ -16,8 +16,8 @@ from daemon.workspaces.client import PorterError
 async def _list(call: ApiCall) -> web.StreamResponse:
     if call.principal.startswith("run:"):
         raise ForbiddenError(f"{call.principal} may see its own run only")
-    agents = await call.control.readable_agents(call.principal)
-    return await call.answer(lambda c: workspaces_view(c, call.control.config, utc_now(), agents))
+    agents = await call.context.access.readable_agents(call.principal)
+    return await call.answer(lambda c: workspaces_view(c, call.context.config, utc_now(), agents))
 
 
 async def _clean(call: ApiCall) -> web.StreamResponse:
@@ -25,7 +25,7 @@ async def _clean(call: ApiCall) -> web.StreamResponse:
     asked = call.said(requests.CleanRequest)
     older_than = None if asked.older_than_seconds is None else timedelta(seconds=asked.older_than_seconds)
     try:
-        swept = await call.control.cleanup.sweep(older_than=older_than, dry_run=asked.dry_run)
+        swept = await call.context.cleanup.sweep(older_than=older_than, dry_run=asked.dry_run)
     except (PorterError, OSError) as error:
         raise StoreUnavailableError(f"the workspaces cannot be cleaned now: {error}") from None
     return reply(swept.view())
@@ -33,7 +33,7 @@ async def _clean(call: ApiCall) -> web.StreamResponse:
 
 async def _discard(call: ApiCall) -> web.StreamResponse:
     run_id = await _changeable(call)
-    reason = await call.control.cleanup.discard(run_id)
+    reason = await call.context.cleanup.discard(run_id)
     if reason is not None:
         raise RefusedError(f"the workspace of run {run_id} is not gone: {reason}")
     return reply({"run_id": run_id, "removed": True})
@@ -49,15 +49,15 @@ async def _unkeep(call: ApiCall) -> web.StreamResponse:
 
 async def _marked(call: ApiCall, *, kept: bool) -> web.StreamResponse:
     run_id = await _changeable(call)
-    workspace = await call.control.cleanup.keep(run_id, call.principal, kept=kept)
-    now, config = utc_now(), call.control.config
+    workspace = await call.context.cleanup.keep(run_id, call.principal, kept=kept)
+    now, config = utc_now(), call.context.config
     return await call.answer(lambda c: workspace_view(workspace, cleanup_decision(c, config, workspace, now), now))
 
 
 async def _changeable(call: ApiCall) -> int:
     """Return the run whose workspace is to be changed; raise NotFoundError or ForbiddenError if that may not be."""
     number = call.run_id
-    run = await call.control.database.read(lambda c: get_run(c, number))
+    run = await call.context.home.database.read(lambda c: get_run(c, number))
     if run is None:
         raise NotFoundError(f"no run {number}")
     await call.require("task.update", run.agent, f"run {number}")

@@ -1,4 +1,4 @@
-"""How many files the daemon may have open, and what its agents get instead."""
+"""The limit of open files: the daemon raises its own, and its agents get the usual one."""
 
 import resource
 
@@ -6,11 +6,6 @@ from daemon.errors import RefusedError
 
 _MOST = 65536
 _LEAST = 64
-
-
-def most_connections() -> int:
-    """Return how many clients one socket may have at once: runs, the database and the other socket need files, too."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
 
 
 def raise_open_files() -> int:

@@ -1,0 +1,42 @@
+"""The run that a due time starts: its name, its display name, and what its agent is given."""
+
+import json
+
+from daemon.model import DueTime, Trigger
+from daemon.store.runs import NewRun
+from daemon.store.schedules import ScheduleRow
+from daemon.units import format_instant
+
+
+def run_of_fire(
+    row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, creator: str | None = None, held: bool = False
+) -> NewRun:
+    """Describe the run of a due time under its deterministic name; its creator is the schedule's, or who asked."""
+    at = format_instant(due)
+    metadata = json.loads(row.definition["task_metadata"])
+    display_name = metadata.get("display_name")
+    if not isinstance(display_name, str):
+        display_name = f"Scheduled Message: {row.name} · {at[:10]} {at[11:16]} UTC"
+    handed = {
+        **metadata,
+        "display_name": display_name,
+        "schedule_id": row.id,
+        "scheduled_fire_id": f"{row.id}:{at}",
+        "trigger_type": str(trigger),
+        "fire_time": at,
+    }
+    return NewRun(
+        name=f"scheduled-run:{row.id}:{at}",
+        agent=row.agent,
+        schedule_id=row.id,
+        trigger=trigger,
+        scheduled_for=due,
+        display_name=display_name,
+        creator=creator or row.creator,
+        input_author=row.definition["input_author"],
+        input_content=row.definition["input_content"],
+        task_params=row.definition["task_params"],
+        task_metadata=json.dumps(handed),
+        instance=instance,
+        held=held,
+    )

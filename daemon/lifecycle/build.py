@@ -1,0 +1,119 @@
+"""The wiring of the daemon: which part works with which. It stands here and nowhere else."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import aiohttp
+
+from daemon.access import Access
+from daemon.agents.factory import Agents
+from daemon.api.background import Background
+from daemon.api.context import ApiContext
+from daemon.api.identity import Tokens
+from daemon.api.server import ControlServer
+from daemon.api.sockets import Listeners
+from daemon.clock.alarm import Clock
+from daemon.clock.watch import ClockWatch
+from daemon.config.live import LiveConfig
+from daemon.lifecycle.reload import Reloader
+from daemon.lifecycle.shutdown import Shutdown
+from daemon.lifecycle.signals import Stop
+from daemon.lifecycle.status_line import StatusLine
+from daemon.lifecycle.watchdog import Watchdog
+from daemon.log import Log
+from daemon.maintenance.cleanup import Cleanup
+from daemon.maintenance.retention import Retention
+from daemon.metrics import Metrics
+from daemon.notify.dead_man_switch import DeadManSwitches
+from daemon.notify.outbox import Outbox
+from daemon.notify.sender import Notifier
+from daemon.runs.control import RunControl
+from daemon.runs.hook_calls import HookCalls
+from daemon.runs.hook_tokens import HookTokens
+from daemon.runs.pipeline import Pipeline
+from daemon.runs.queue import Queue
+from daemon.runs.status_log import log_changes
+from daemon.store.database import Database
+from daemon.store.home import Home
+from daemon.views.health import Health
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a start has opened, and its end closes."""
+
+    live: LiveConfig
+    log: Log
+    stop: Stop
+    started: datetime
+    state_dir: Path
+    database: Database
+    agents: Agents
+    session: aiohttp.ClientSession
+    hooks: HookTokens
+    tokens: Tokens
+    listeners: Listeners
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The finished parts of a running daemon."""
+
+    clock: Clock
+    clock_watch: ClockWatch
+    queue: Queue
+    cleanup: Cleanup
+    retention: Retention
+    notifier: Notifier
+    dead_man_switches: DeadManSwitches
+    status: StatusLine
+    watchdog: Watchdog
+    background: Background
+    reloader: Reloader
+    server: ControlServer
+    shutdown: Shutdown
+
+
+def build(resources: Resources, home: Home, runs: asyncio.TaskGroup, requests: asyncio.TaskGroup) -> Parts:
+    """Make all parts; the tasks of runs and of what people ask for belong to the groups."""
+    live, session, agents = resources.live, resources.session, resources.agents
+    metrics, health, control = Metrics(), Health(), RunControl()
+    home.database.on_commit(metrics.committed)
+    home.database.on_commit(log_changes)
+    access, outbox, background = Access(live), Outbox(live), Background(requests)
+    queue = Queue(home, live, Pipeline(home, agents, resources.hooks, access, outbox, control), control, runs)
+    clock = Clock(home, live, access, outbox, metrics)
+    cleanup = Cleanup(home, live, metrics, outbox)
+    retention = Retention(home, live, cleanup, metrics, outbox)
+    status = StatusLine(home, queue, health)
+    reloader = Reloader(home, live, clock, agents, resources.tokens, status)
+    context = ApiContext(
+        home=home,
+        live=live,
+        access=access,
+        clock=clock,
+        metrics=metrics,
+        cleanup=cleanup,
+        retention=retention,
+        hook_calls=HookCalls(home, outbox, control),
+        health=health,
+        background=background,
+        reload=reloader.reload,
+    )
+    return Parts(
+        clock=clock,
+        clock_watch=ClockWatch(home),
+        queue=queue,
+        cleanup=cleanup,
+        retention=retention,
+        notifier=Notifier(home, live, session, metrics),
+        dead_man_switches=DeadManSwitches(home, live, session),
+        status=status,
+        watchdog=Watchdog(home, status, metrics, resources.log.flood),
+        background=background,
+        reloader=reloader,
+        server=ControlServer(context, resources.tokens, resources.listeners),
+        shutdown=Shutdown(queue, control, background, resources.stop),
+    )

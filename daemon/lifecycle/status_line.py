@@ -1,0 +1,35 @@
+"""The line that `systemctl status` shows of a running daemon."""
+
+from daemon.errors import StoreUnavailableError
+from daemon.runs.queue import Queue
+from daemon.store.home import Home
+from daemon.store.runs import count_pending
+from daemon.store.schedules import next_wake
+from daemon.text import escape
+from daemon.units import format_instant
+from daemon.views.health import Health
+
+
+class StatusLine:
+    """Counts, the next start, and problems."""
+
+    def __init__(self, home: Home, queue: Queue, health: Health) -> None:
+        self._home = home
+        self._queue = queue
+        self.health = health
+
+    async def text(self) -> str:
+        """Return the assignment of `STATUS=`."""
+        parts = [await self._counts(), self.health.problems()]
+        return f"STATUS={escape('; '.join(part for part in parts if part))}"
+
+    async def _counts(self) -> str:
+        running = len(self._queue.under_way)
+        try:
+            waiting = await self._home.database.read(count_pending)
+            wake = await self._home.database.read(next_wake)
+        except StoreUnavailableError as error:
+            self.health.store = str(error)
+            return f"{running} running"
+        following = f", next {format_instant(wake)}" if wake else ""
+        return f"{running} running, {waiting} waiting{following}"

@@ -1,0 +1,71 @@
+"""One delivery to a target: a POST of which only the status matters, or a command with the event as its input."""
+
+import asyncio
+import os
+import tempfile
+from dataclasses import replace
+from datetime import timedelta
+
+import aiohttp
+
+from daemon.agents.process.spec import base_environment
+from daemon.agents.process.supervisor import tree
+from daemon.http_client import CallError, HttpCall, calling
+
+_TO_HEADERS = 10.0  # seconds that a service has for its answer
+_COMMAND_TIME = 30.0  # seconds
+_COMPLAINT = 300  # bytes of a failed command's standard error that are reported
+
+
+class NotSentError(Exception):
+    """A target did not take an event; the text says why."""
+
+    def __init__(self, text: str, *, may_pass: bool = True, wait: timedelta | None = None) -> None:
+        super().__init__(text)
+        self.may_pass = may_pass
+        """Whether another attempt may succeed."""
+        self.wait = wait
+        """How long the target asked to wait before it."""
+
+
+async def post(session: aiohttp.ClientSession, call: HttpCall) -> None:
+    """Make a call of which only the status matters; raise NotSentError."""
+    try:
+        async with calling(session, replace(call, to_headers=_TO_HEADERS)):
+            return
+    except CallError as error:
+        raise NotSentError(str(error), may_pass=error.may_pass, wait=error.wait) from None
+
+
+async def run_command(argv: list[str], text: bytes) -> None:
+    """Run a command with a text on its standard input; raise NotSentError unless it succeeds in time."""
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=complaints,
+                env=base_environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NotSentError(f"cannot start {argv[0]!r}: {error.strerror}") from None
+        try:
+            async with asyncio.timeout(_COMMAND_TIME):
+                await process.communicate(text)
+        except TimeoutError:
+            raise NotSentError(f"{argv[0]!r} did not end within {_COMMAND_TIME:.0f} s") from None
+        finally:
+            if process.returncode is None:
+                await asyncio.to_thread(_end_tree, process.pid)
+        words = " ".join(os.pread(complaints.fileno(), _COMPLAINT, 0).decode(errors="replace").split())
+    if process.returncode != 0:
+        raise NotSentError(f"{argv[0]!r} ended with status {process.returncode}" + (f": {words}" if words else ""))
+
+
+def _end_tree(pid: int) -> None:
+    """Kill a command and all its descendants, including those in sessions of their own."""
+    started = tree.start_of(pid)
+    if started is not None:
+        tree.kill(lambda: [tree.Process(pid, started), *tree.descendants(pid)])

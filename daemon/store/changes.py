@@ -1,0 +1,58 @@
+"""What a transaction changed, for those who wait for it: collected while it runs, published once it is committed."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from daemon.model import RunStatus
+from daemon.units import parse_instant
+
+
+@dataclass(frozen=True)
+class StatusChange:
+    """A run that moved from one status to another."""
+
+    run_id: int
+    agent: str
+    schedule: str | None
+    """Its schedule as `AGENT/NAME`, None for a run without one."""
+    before: RunStatus
+    after: RunStatus
+    reason: str | None = None
+    started_at: str | None = None
+    """When the run had started, None for one that had not."""
+    ended_at: str | None = None
+    """When the run ended, which may lie before the change."""
+
+    @property
+    def duration(self) -> timedelta | None:
+        """How long a run took that has ended; None for one that has not, or that had not started."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return max(timedelta(0), parse_instant(self.ended_at) - parse_instant(self.started_at))
+
+
+@dataclass
+class Changes:
+    """What one transaction, or a batch of them, changed."""
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often something happened, by its kind and a label: `("run", "completed")`."""
+    statuses: list[StatusChange] = field(default_factory=list)
+
+    def count(self, kind: str, label: str, number: int = 1) -> None:
+        """Add to how often something happened."""
+        self.counts[kind, label] += number
+
+    def labels(self, kind: str) -> set[str]:
+        """Return the labels of a kind that were counted."""
+        return {label for counted, label in self.counts if counted == kind}
+
+    def add(self, other: "Changes") -> None:
+        """Add what another transaction changed."""
+        self.counts.update(other.counts)
+        self.statuses += other.statuses
+
+    def copy(self) -> "Changes":
+        """Return what was changed up to now."""
+        return Changes(self.counts.copy(), list(self.statuses))
