@@ -6,7 +6,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from daemon.config.schema import AgentexAgent, CommandAgent
 from daemon.model import RunStatus
+
+_DEFAULTS = CommandAgent(command=["true"])  # the config schema states every default
 
 
 @dataclass(frozen=True)
@@ -21,22 +24,29 @@ class Identity:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The settings that a run began with, as far as they matter after its start; no secrets."""
+    """The agent's settings as they were when the run started: the only place that limits are read from later.
 
-    kind: Literal["command", "agentex", "a2a", "acp"] = "command"
-    attempts: int = 1
-    retry_delay_seconds: float = 30.0
-    on_interrupt: Literal["fail", "rerun"] = "fail"
-    result_format: Literal["none", "claude"] = "none"
-    timeout_seconds: float = 3600.0
-    kill_grace_seconds: float = 10.0
-    memory_max: int | None = None
+    They are stored with the run as JSON, so a reload does not change them and the next daemon finds them. They hold no
+    secrets. A field that an earlier version did not store has its default.
+    """
+
+    kind: Literal["command", "agentex", "a2a", "acp"] = _DEFAULTS.type
+    attempts: int = _DEFAULTS.attempts
+    retry_delay_seconds: float = _DEFAULTS.retry_delay.total_seconds()
+    on_interrupt: Literal["fail", "rerun"] = _DEFAULTS.on_interrupt
+    result_format: Literal["none", "claude"] = _DEFAULTS.result_format
+    timeout_seconds: float = _DEFAULTS.timeout.total_seconds()
+    idle_timeout_seconds: float | None = None
+    kill_grace_seconds: float = _DEFAULTS.kill_grace.total_seconds()
+    max_output: int = _DEFAULTS.max_output
     """Bytes."""
-    cpu_quota: float | None = None
-    """Shares of one CPU: 2.0 is two."""
+    memory_max: int | None = _DEFAULTS.memory_max
+    """Bytes."""
+    cpu_quota: float | None = _DEFAULTS.cpu_quota
+    """In CPUs: 2.0 is two whole CPUs."""
     url: str = ""
-    acp_type: Literal["sync", "agentic", "async"] = "agentic"
-    await_completion: bool = False
+    acp_type: Literal["sync", "agentic", "async"] = AgentexAgent.model_fields["acp_type"].default
+    await_completion: bool = AgentexAgent.model_fields["await_completion"].default
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class Work:
     created_at: str
     run_dir: Path
     workspace: Path
-    terms: RunSettings
+    settings: RunSettings
     hook_token: str | None = None
     """By which the agent may end the run from outside; a secret."""
     spent_seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""Which program text takes a run: one place that knows all kinds of agents."""
+"""Create the agent object for a run: the one place that knows all agent types."""
 
 from functools import partial
 
@@ -14,9 +14,9 @@ from daemon.agents.process.launcher import Nursery
 from daemon.agents.remote.a2a import A2aAgent
 from daemon.agents.remote.agent import RemoteAgent
 from daemon.agents.remote.agentex import AgentexAgent
-from daemon.config.schema import A2aAgent as A2aSettings
+from daemon.config.schema import A2aAgent as A2aConfig
 from daemon.config.schema import AcpAgent, BaseAgent, CommandAgent, Config, ProcessAgent
-from daemon.config.schema import AgentexAgent as AgentexSettings
+from daemon.config.schema import AgentexAgent as AgentexConfig
 from daemon.config.secrets import read_secret
 from daemon.config.values import Secret
 from daemon.errors import SecretError
@@ -26,7 +26,7 @@ _REMOTE: dict[str, type[RemoteAgent]] = {"agentex": AgentexAgent, "a2a": A2aAgen
 
 
 class Agents:
-    """Makes the agent of each run."""
+    """Creates the agent object of each run."""
 
     def __init__(self, nursery: Nursery, cgroups: Cgroups | None, session: aiohttp.ClientSession, umask: int) -> None:
         self._nursery = nursery
@@ -35,52 +35,53 @@ class Agents:
         self.umask = umask
         """Under which agents create files."""
 
-    def report_unenforced_limits(self, config: Config) -> None:
-        """Log which agents have limits that nothing here can enforce."""
-        held = self._cgroups.controllers if self._cgroups else frozenset()
-        found = [
+    def warn_of_unenforced_limits(self, config: Config) -> None:
+        """Log which agents have limits that cannot be enforced on this host."""
+        enforced = self._cgroups.controllers if self._cgroups else frozenset()
+        affected = [
             name
             for name, agent in config.agents.items()
             if isinstance(agent, ProcessAgent)
-            and ((agent.memory_max and "memory" not in held) or (agent.cpu_quota and "cpu" not in held))
+            and ((agent.memory_max and "memory" not in enforced) or (agent.cpu_quota and "cpu" not in enforced))
         ]
-        if found:
+        if affected:
             _LOG.warning(
-                "[run] memory_max and cpu_quota: limits of the host's use do not hold without a delegated cgroup",
-                agents=", ".join(found),
+                "[run] memory_max and cpu_quota are not enforced: no delegated cgroup", agents=", ".join(affected)
             )
 
-    def supervised(self, settings: ProcessAgent, config: Config) -> SupervisedAgent:
-        """Return the agent for a new run of a process."""
-        return SupervisedAgent(self._nursery, self._cgroups, self._describe(settings, config))
+    def supervised(self, agent_config: ProcessAgent, config: Config) -> SupervisedAgent:
+        """Return the agent for a new run of a process on this host."""
+        return SupervisedAgent(self._nursery, self._cgroups, self._describe(agent_config, config))
 
-    def remote(self, terms: RunSettings, settings: BaseAgent | None, config: Config) -> RemoteAgent:
-        """Return the agent for a run behind a URL, whose settings may have left the config since it began."""
+    def remote(self, settings: RunSettings, agent_config: BaseAgent | None, config: Config) -> RemoteAgent:
+        """Return the agent for a run behind a URL; its section may have left the config since the run started."""
         secret = None
-        if isinstance(settings, AgentexSettings | A2aSettings):
-            is_same = (settings.type, settings.url) == (terms.kind, terms.url)
-            secret = settings.api_key if is_same else None  # it is for the server that it was written down with
+        if isinstance(agent_config, AgentexConfig | A2aConfig):
+            is_same = (agent_config.type, agent_config.url) == (settings.kind, settings.url)
+            secret = agent_config.api_key if is_same else None  # a key goes only to the server it was configured for
         read_key = partial(_read_key, config, secret) if secret is not None else None
-        return _REMOTE[terms.kind](self._session, read_key)
+        return _REMOTE[settings.kind](self._session, read_key)
 
-    def adopted(self, terms: RunSettings, settings: BaseAgent | None, config: Config) -> SupervisedAgent | RemoteAgent:
-        """Return the agent for a run that an earlier daemon began."""
-        if terms.kind in _REMOTE:
-            return self.remote(terms, settings, config)
+    def adopted(
+        self, settings: RunSettings, agent_config: BaseAgent | None, config: Config
+    ) -> SupervisedAgent | RemoteAgent:
+        """Return the agent for a run that an earlier daemon started."""
+        if settings.kind in _REMOTE:
+            return self.remote(settings, agent_config, config)
         return SupervisedAgent(self._nursery, self._cgroups, None)
 
-    def _describe(self, settings: ProcessAgent, config: Config) -> Describe:
-        match settings:
+    def _describe(self, agent_config: ProcessAgent, config: Config) -> Describe:
+        match agent_config:
             case CommandAgent():
-                return partial(command_spec, settings=settings, config=config, umask=self.umask)
+                return partial(command_spec, agent_config=agent_config, config=config, umask=self.umask)
             case AcpAgent():
-                return partial(acp_spec, settings=settings, config=config, umask=self.umask)
-        raise TypeError(f"no way to start {type(settings).__name__}")
+                return partial(acp_spec, agent_config=agent_config, config=config, umask=self.umask)
+        raise TypeError(f"no process can be started for {type(agent_config).__name__}")
 
 
 def _read_key(config: Config, secret: Secret) -> str:
-    """Return an API key; raise SecretError for one that no header can hold."""
+    """Return an API key; raise SecretError if it cannot be read or does not fit into an HTTP header."""
     key = read_secret(config, "api_key", secret)
     if key and not (key.isascii() and key.isprintable()):
-        raise SecretError("api_key: holds a line break or another character that an HTTP header cannot")
+        raise SecretError("api_key: contains a line break or another character that is not allowed in an HTTP header")
     return key

@@ -85,7 +85,7 @@ class Reloader:
         self._log_settings(config, late)
         self._tokens.replace(tokens)
         self._live.replace(config)  # nothing is awaited since the commit: who was woken by it finds this config
-        self._agents.report_unenforced_limits(config)
+        self._agents.warn_of_unenforced_limits(config)
         log_declared(declared)
         _LOG.info("[config] Reloaded", file=str(config.file), changed_schedules=len(declared))
         return declared, late

@@ -106,7 +106,7 @@ class Service:
     async def run(self, loops: asyncio.TaskGroup) -> None:
         """Adopt runs, arm the clock, be ready, and stay until a stop is requested."""
         parts = self._parts
-        self._resources.agents.report_unenforced_limits(self._live.config)
+        self._resources.agents.warn_of_unenforced_limits(self._live.config)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
         await parts.server.start()
         async with starting():

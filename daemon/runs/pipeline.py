@@ -125,20 +125,20 @@ class Pipeline:
         agent = self._factory.supervised(section, config)
         self._control.attach(run.id, agent)
         work = replace(self._work(run), workspace=workspace, spent_seconds=spent, locks_workspace=place is None)
-        return await agent.run(work, self._stages.of(run, work.terms))
+        return await agent.run(work, self._stages.of(run, work.settings))
 
     async def _perform_elsewhere(self, run: Run, section: BaseAgent, config: Config) -> Outcome | NeverStarted:
         """Run an agent that is reached over the network."""
         await asyncio.to_thread(make_input_folder, self._home.state_dir, run.id, run.input_content)
         work = self._work(run)
-        if work.terms.await_completion:
+        if work.settings.await_completion:
             url = self._hooks.url(work.hook_token or "", config)
             work = replace(work, metadata={**work.metadata, "hook_url": url})
-        agent = self._factory.remote(work.terms, section, config)
+        agent = self._factory.remote(work.settings, section, config)
         self._control.attach(run.id, agent)
         if not await self._home.database.read_patiently(lambda c: _is_wanted(c, run.id)):
             raise UnwantedError
-        return await agent.run(work, self._stages.of(run, work.terms))
+        return await agent.run(work, self._stages.of(run, work.settings))
 
     async def _cloned(self, run: Run, section: ProcessAgent, config: Config) -> Path:
         """Make the workspace of a run in a git environment."""
@@ -193,7 +193,7 @@ class Pipeline:
             created_at=run.created_at,
             run_dir=folder,
             workspace=folder,
-            terms=settings,
+            settings=settings,
             hook_token=self._hooks.token(run.idempotency_key) if settings.await_completion else None,
             identity=identity,
             delivered=run.delivered_at is not None,

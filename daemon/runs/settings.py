@@ -21,6 +21,8 @@ def settings_for(config: Config, agent: str) -> RunSettings:
     if settings is None:
         return RunSettings()
     agentex = settings if isinstance(settings, AgentexAgent) else None
+    process = settings if isinstance(settings, ProcessAgent) else None
+    idle_timeout = process.idle_timeout if process else None
     return RunSettings(
         kind=settings.type,
         attempts=settings.attempts,
@@ -28,9 +30,11 @@ def settings_for(config: Config, agent: str) -> RunSettings:
         on_interrupt=settings.on_interrupt,
         result_format=settings.result_format if isinstance(settings, CommandAgent) else "none",
         timeout_seconds=settings.timeout.total_seconds(),
-        kill_grace_seconds=settings.kill_grace.total_seconds() if isinstance(settings, ProcessAgent) else 0,
-        memory_max=settings.memory_max if isinstance(settings, ProcessAgent) else None,
-        cpu_quota=settings.cpu_quota if isinstance(settings, ProcessAgent) else None,
+        idle_timeout_seconds=idle_timeout.total_seconds() if idle_timeout else None,
+        kill_grace_seconds=process.kill_grace.total_seconds() if process else 0,
+        max_output=process.max_output if process else RunSettings.max_output,
+        memory_max=process.memory_max if process else None,
+        cpu_quota=process.cpu_quota if process else None,
         url=settings.url if isinstance(settings, RemoteAgent) else "",
         acp_type=agentex.acp_type if agentex else "agentic",
         await_completion=agentex is not None and agentex.acp_type != "sync" and agentex.await_completion,

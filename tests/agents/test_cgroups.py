@@ -105,7 +105,7 @@ def test_a_cgroup_that_was_not_delegated_is_left_alone(start_daemon: StartDaemon
 
 def test_limits_that_cannot_hold_are_told(start_daemon: StartDaemon) -> None:
     text = config(a="exit 0").replace("kill_grace", "memory_max = '1GiB'\nkill_grace")
-    event = start_daemon(text).wait_for_log("limits of the host's use do not hold")
+    event = start_daemon(text).wait_for_log("memory_max and cpu_quota are not enforced")
     assert event["agents"] == "a"
 
 

@@ -104,7 +104,7 @@ async def supervised(count: int, folder: Path) -> float:
         work = Work(
             *(number, name, "a", "a/s", now, 1, Trigger.MANUAL, name), "user", "", {}, {}, now, at, place, RunSettings()
         )
-        agent = SupervisedAgent(nursery, None, partial(command_spec, settings=settings, config=config, umask=0o077))
+        agent = SupervisedAgent(nursery, None, partial(command_spec, agent_config=settings, config=config, umask=0o077))
         outcome = await agent.run(work, Journal(identified, delivered, suspended, tried))
         assert getattr(outcome, "exit_code", None) == 0, outcome
 

@@ -1,6 +1,6 @@
-"""`type = "acp"`: a command that speaks the Agent Client Protocol, with a client of ours before it.
+"""`type = "acp"`: a command that speaks the Agent Client Protocol, driven by a client that agentcron ships.
 
-The client is the program that the supervisor starts, so that the run goes on without the daemon.
+The supervisor starts the client, and the client starts the agent, so that the run continues without the daemon.
 """
 
 import sys
@@ -15,17 +15,17 @@ from daemon.config.schema import AcpAgent, Config
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from acp_client.client import main; main(sys.argv[2:])"
 
 
-def acp_spec(work: Work, settings: AcpAgent, config: Config, umask: int) -> dict[str, Any]:
-    """Return what the supervisor of the client is told; raise SecretError."""
+def acp_spec(work: Work, agent_config: AcpAgent, config: Config, umask: int) -> dict[str, Any]:
+    """Return the spec of an acp run; raise SecretError if a secret cannot be read."""
     client = [sys.executable, "-I", "-S", "-c", _CODE, str(Path(__file__).parent)]
-    patience = settings.kill_grace.total_seconds() / 2  # the rest of it is for the agent's processes
-    command = [program_of(settings.command, config), *settings.command[1:]]
+    patience = work.settings.kill_grace_seconds / 2  # the other half is left for ending the agent's processes
+    command = [program_of(agent_config.command, config), *agent_config.command[1:]]
     return process_spec(
         work,
-        settings,
+        agent_config,
         config,
         umask,
-        [*client, __version__, settings.permissions, str(patience), *command],
+        [*client, __version__, agent_config.permissions, str(patience), *command],
         reads_input=True,
         ends_its_own=True,
     )

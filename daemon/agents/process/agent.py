@@ -52,10 +52,10 @@ class SupervisedAgent:
         """Start the program under a new supervisor, and wait for the end of its whole tree."""
         if self._describe is None:
             raise ValueError("a run that was taken over is resumed")
-        self._grace = work.terms.kill_grace_seconds
+        self._grace = work.settings.kill_grace_seconds
         try:
             spec = await asyncio.to_thread(self._describe, work)
-            spec["cgroup"] = self._cgroups.spec(work.run_id, work.terms) if self._cgroups else None
+            spec["cgroup"] = self._cgroups.spec(work.run_id, work.settings) if self._cgroups else None
             supervisor = await self._nursery.supervisor()
         except UnfitError as error:
             return Outcome(RunStatus.FAILED, str(error), permanent=True)
@@ -68,7 +68,7 @@ class SupervisedAgent:
             raise
         self._supervisor = supervisor
         self._status = status.open_left(str(work.run_dir))
-        self._kill_supervisor_in(_longest(work.terms))  # should it hang before it can mind the time itself
+        self._kill_supervisor_in(_longest(work.settings))  # should it hang before it can mind the time itself
         try:
             released = await supervisor.release(spec)
             if released:
@@ -90,9 +90,9 @@ class SupervisedAgent:
                 self._forget()
                 return Outcome(RunStatus.INTERRUPTED, f"it is a run of another daemon, which goes on in {elsewhere}")
             if self._cgroups is not None:
-                self._cgroups.limit_again(work.run_id, work.terms)
+                self._cgroups.limit_again(work.run_id, work.settings)
         try:
-            self._grace = work.terms.kill_grace_seconds
+            self._grace = work.settings.kill_grace_seconds
             self._pass_on_stop()
             return await self._ended(work, released=work.delivered)
         finally:
@@ -138,17 +138,17 @@ class SupervisedAgent:
             os.close(self._status)
             self._status = None
 
-    async def _gone(self, terms: RunSettings) -> None:
+    async def _gone(self, settings: RunSettings) -> None:
         """Wait for the end of the supervisor; one that overran the run's timeout was stopped by somebody."""
         supervisor = self._supervisor
         if supervisor is None:
             return
         try:
-            async with asyncio.timeout(terms.timeout_seconds + terms.kill_grace_seconds + _NUDGE_AFTER):
+            async with asyncio.timeout(settings.timeout_seconds + settings.kill_grace_seconds + _NUDGE_AFTER):
                 await supervisor.gone()
         except TimeoutError:
             supervisor.send(signal.SIGCONT)
-            self._kill_supervisor_in(terms.kill_grace_seconds + _LAST_RESORT_AFTER)
+            self._kill_supervisor_in(settings.kill_grace_seconds + _LAST_RESORT_AFTER)
             await supervisor.gone()
 
     async def _ended(self, work: Work, *, released: bool) -> Outcome | NeverStarted:
@@ -156,7 +156,7 @@ class SupervisedAgent:
 
         An agent can destroy these records; one that is known to have been let loose is never started again.
         """
-        await self._gone(work.terms)
+        await self._gone(work.settings)
         if self._status is None:
             self._status = status.open_left(str(work.run_dir))
         ended, wanted, report = await asyncio.to_thread(_records, self._status, work)
@@ -186,9 +186,9 @@ class SupervisedAgent:
         )
 
 
-def _longest(terms: RunSettings) -> float:
+def _longest(settings: RunSettings) -> float:
     """Return the seconds after which a supervisor should long have ended, whatever its command does."""
-    return terms.timeout_seconds + 2 * terms.kill_grace_seconds + _NUDGE_AFTER + _LAST_RESORT_AFTER
+    return settings.timeout_seconds + 2 * settings.kill_grace_seconds + _NUDGE_AFTER + _LAST_RESORT_AFTER
 
 
 def _records(descriptor: int | None, work: Work) -> tuple[dict[str, Any] | None, dict[str, Any] | None, AgentReport]:
@@ -196,7 +196,7 @@ def _records(descriptor: int | None, work: Work) -> tuple[dict[str, Any] | None,
     if descriptor is None:
         return None, None, AgentReport()
     ended, wanted = (status.read_record(descriptor, slot) for slot in ("exit", "cancel"))
-    return ended, wanted, read_report(work.run_dir, work.terms.result_format) if ended else AgentReport()
+    return ended, wanted, read_report(work.run_dir, work.settings.result_format) if ended else AgentReport()
 
 
 def _outcome(ended: dict[str, Any], wanted: dict[str, Any] | None, report: AgentReport, work: Work) -> Outcome:

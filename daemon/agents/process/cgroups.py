@@ -30,22 +30,22 @@ class Cgroups:
     controllers: frozenset[str]
     """Which of memory, cpu and pids count and limit runs."""
 
-    def spec(self, run_id: int, terms: RunSettings) -> dict[str, Any]:
+    def spec(self, run_id: int, settings: RunSettings) -> dict[str, Any]:
         """Return what a supervisor needs to know to put a run into a cgroup of its own."""
         return {
             "path": self.path(run_id),
             "home": str(self.base / _LEAF),
-            "memory_max": terms.memory_max,
-            "cpu_quota": terms.cpu_quota,
+            "memory_max": settings.memory_max,
+            "cpu_quota": settings.cpu_quota,
         }
 
     def path(self, run_id: int) -> str:
         """Return the cgroup of a run, whether or not it is there."""
         return str(self.base / f"run-{run_id}")
 
-    def limit_again(self, run_id: int, terms: RunSettings) -> None:
+    def limit_again(self, run_id: int, settings: RunSettings) -> None:
         """Set the limits of a run that goes on: where controllers were off while no daemon ran, they are gone."""
-        cgroup.limit(self.path(run_id), terms.memory_max, terms.cpu_quota)
+        cgroup.limit(self.path(run_id), settings.memory_max, settings.cpu_quota)
 
 
 def take_delegated() -> Cgroups | None:

@@ -1,4 +1,4 @@
-"""`type = "command"`: a command on this host that gets the input, and whose exit status is the outcome."""
+"""`type = "command"`: a command on this host that gets the input and whose exit status is the outcome."""
 
 from typing import Any
 
@@ -11,17 +11,18 @@ from daemon.config.schema import CommandAgent, Config
 _MOST_IN_ARGUMENT = 128 * 1024 - 1  # MAX_ARG_STRLEN of execve(2), less the final NUL
 
 
-def command_spec(work: Work, settings: CommandAgent, config: Config, umask: int) -> dict[str, Any]:
-    """Return what the supervisor of a command is told; raise SecretError or UnfitError."""
-    by_argument = settings.input == "argument"
+def command_spec(work: Work, agent_config: CommandAgent, config: Config, umask: int) -> dict[str, Any]:
+    """Return the spec of a command run; raise SecretError, or UnfitError if the input does not fit an argument."""
+    command = agent_config.command
+    by_argument = agent_config.input == "argument"
     if by_argument and len(work.content.encode()) > _MOST_IN_ARGUMENT:
         raise UnfitError('the input is too long for a command\'s argument; use input = "stdin" or "file"')
     return process_spec(
         work,
-        settings,
+        agent_config,
         config,
         umask,
-        [program_of(settings.command, config), *settings.command[1:], *([work.content] if by_argument else [])],
-        reads_input=settings.input == "stdin",
-        keep_standard_output=STANDARD_OUTPUT_KEPT if settings.result_format != "none" else 0,
+        [program_of(command, config), *command[1:], *([work.content] if by_argument else [])],
+        reads_input=agent_config.input == "stdin",
+        keep_standard_output=STANDARD_OUTPUT_KEPT if work.settings.result_format != "none" else 0,
     )

@@ -1,4 +1,4 @@
-"""What the supervisor of a run is told: the program, its environment, its input, its limits."""
+"""The spec that starts a run under its supervisor: program, environment, input and limits."""
 
 import os
 import pwd
@@ -17,7 +17,7 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 def process_spec(
     work: Work,
-    settings: ProcessAgent,
+    agent_config: ProcessAgent,
     config: Config,
     umask: int,
     argv: list[str],
@@ -26,11 +26,14 @@ def process_spec(
     keep_standard_output: int = 0,
     ends_its_own: bool = False,
 ) -> dict[str, Any]:
-    """Return all that a supervisor needs to know; it travels over a socket and never touches the disk.
+    """Return the spec of a run; it holds secrets, is sent over a socket and never touches the disk.
 
-    `ends_its_own` is for a program that ends the rest of its tree itself when it is asked to end. Raises SecretError.
+    `agent_config` supplies the variables of `env`; limits come from the settings that the run started with.
+    `ends_its_own` marks a program that ends the rest of its process tree itself on SIGTERM. Raise SecretError if a
+    secret cannot be read.
     """
-    environment = resolve_environment(config, settings.env)
+    limits = work.settings
+    environment = resolve_environment(config, agent_config.env)
     base = {**base_environment(), "TMPDIR": str(work.run_dir / "tmp")}
     return {
         "version": status.VERSION,
@@ -41,10 +44,10 @@ def process_spec(
         "env": {**base, **environment.values, **_own_variables(work)},
         "stdin": str(work.run_dir / "input.txt") if reads_input else os.devnull,
         "umask": umask,
-        "timeout": max(0.0, settings.timeout.total_seconds() - work.spent_seconds),
-        "idle_timeout": settings.idle_timeout.total_seconds() if settings.idle_timeout else None,
-        "kill_grace": settings.kill_grace.total_seconds(),
-        "max_output": settings.max_output,
+        "timeout": max(0.0, limits.timeout_seconds - work.spent_seconds),
+        "idle_timeout": limits.idle_timeout_seconds,
+        "kill_grace": limits.kill_grace_seconds,
+        "max_output": limits.max_output,
         "keep_standard_output": keep_standard_output,
         "ends_its_own": ends_its_own,
         "hidden": list(environment.hidden),
@@ -52,13 +55,13 @@ def process_spec(
 
 
 def program_of(command: Sequence[str], config: Config) -> str:
-    """Return the program of a command: a relative path starts at the config's folder, a bare name is found on PATH."""
+    """Return the program of a command: relative paths start at the config's folder, bare names are left to PATH."""
     program = command[0]
     return str(config.resolve(Path(program))) if "/" in program else program
 
 
 def base_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the few variables of the daemon's own that every command gets."""
+    """Return the few variables of the daemon's own environment that every command gets."""
     user = _own_user()
     base = {
         "PATH": environment.get("PATH", _DEFAULT_PATH),

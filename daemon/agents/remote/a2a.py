@@ -86,7 +86,7 @@ class A2aAgent(RemoteAgent):
 
     async def _discover(self, work: Work, fetch: Callable[[HttpCall], Awaitable[bytes]]) -> Interface:
         """Return where and how the agent wants to be talked to; raise CallError or AnswerError."""
-        base = work.terms.url
+        base = work.settings.url
         places = [""] if base.endswith(".json") else _CARDS
         for place in places:
             url = base.rstrip("/") + place

@@ -106,7 +106,7 @@ class RemoteAgent(ABC):
         secrets = [secret for secret in (self._key, work.hook_token) if secret]
         self._mask = Mask([secret.encode() for secret in secrets])
         self.transcript = Transcript(work.run_dir, secrets)
-        deadline = asyncio.get_running_loop().time() + max(0.0, work.terms.timeout_seconds - work.spent_seconds)
+        deadline = asyncio.get_running_loop().time() + max(0.0, work.settings.timeout_seconds - work.spent_seconds)
         self.delivery = Delivery(self.session, deadline, self._tried(tried), self.settled)
 
     def _tried(self, tried: Tried) -> Tried:

@@ -18,7 +18,7 @@ class AgentexAgent(RemoteAgent):
 
     async def deliver(self, work: Work, journal: Journal) -> Outcome | None:
         """Hand the input over in the way of the agent's kind."""
-        if work.terms.acp_type == "sync":
+        if work.settings.acp_type == "sync":
             return await self._converse(work, journal)
         call, number = self._call(work, "task/create", {"params": work.params})
         await result(await self.delivery.answer(call), call, number)
@@ -26,7 +26,7 @@ class AgentexAgent(RemoteAgent):
         async with self.delivery.acknowledged(call) as reply:
             await journal.delivered()
             answer = await result(await reply.read(), call, number)
-        if not work.terms.await_completion:
+        if not work.settings.await_completion:
             return Outcome(RunStatus.COMPLETED, usage=usage_in(answer))
         return None if await journal.suspended({}) else Outcome(RunStatus.COMPLETED)
 
@@ -46,7 +46,7 @@ class AgentexAgent(RemoteAgent):
 
     def _call(self, work: Work, method: str, params: dict[str, Any]) -> tuple[HttpCall, str]:
         common = {"agent": _agent(work), "task": _task(work)}
-        return self.rpc(work, f"{work.terms.url.rstrip('/')}/api", method, {**common, **params})
+        return self.rpc(work, f"{work.settings.url.rstrip('/')}/api", method, {**common, **params})
 
     async def _converse(self, work: Work, journal: Journal) -> Outcome:
         """Send the message and read the reply to its end."""
@@ -67,7 +67,7 @@ def _agent(work: Work) -> dict[str, Any]:
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"agentcron/{work.agent}")),
         "name": work.agent,
-        "acp_type": work.terms.acp_type,
+        "acp_type": work.settings.acp_type,
         "description": "",
         "created_at": work.created_at,
         "updated_at": work.created_at,
