@@ -1,1 +1,1 @@
-"""Agents: what does the work of a run. Each kind is one file; what they share is in `base.py`."""
+"""Agent types: each one does the work of a run in its own way; `base.py` holds what they share."""

@@ -1,4 +1,4 @@
-"""What a run hands to an agent, what comes back, and what every kind of agent can do."""
+"""The interface between a run and its agent: what an agent gets, what it returns, and what every agent can do."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ _DEFAULTS = CommandAgent(command=["true"])  # the config schema states every def
 
 @dataclass(frozen=True)
 class Identity:
-    """A process of this host that no other process, now or later, is mistaken for."""
+    """Identifies one process: no other process, now or later, has the same three values."""
 
     boot_id: str
     pid: int
     started: int
-    """Clock ticks after boot, as proc(5) gives them."""
+    """Clock ticks since boot (proc(5), starttime)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Work:
     run_name: str
     agent: str
     schedule: str
-    """The schedule's name, empty for a run without one."""
+    """The schedule's name; empty if the run has no schedule."""
     scheduled_for: str
     attempt: int
     trigger: str
@@ -66,23 +66,23 @@ class Work:
     content: str
     params: dict[str, Any]
     metadata: dict[str, Any]
-    """What the agent is told of the task, its hook's URL included."""
+    """Metadata that is sent to the agent, including the URL of its hook."""
     created_at: str
     run_dir: Path
     workspace: Path
     settings: RunSettings
     hook_token: str | None = None
-    """By which the agent may end the run from outside; a secret."""
+    """Lets the agent end the run by calling its hook; a secret."""
     spent_seconds: float = 0.0
-    """What of the run's timeout was spent before its agent could begin, or by an earlier daemon."""
+    """The part of the run's timeout that passed before the agent could start, or under an earlier daemon."""
     locks_workspace: bool = False
-    """Whether the workspace is the run's own, and is marked as in use while it runs."""
+    """Whether the workspace belongs to this run alone, and is locked while the run uses it."""
     identity: Identity | None = None
-    """The supervisor that an earlier daemon left behind."""
+    """The supervisor that an earlier daemon started for this run."""
     delivered: bool = False
-    """Whether the earlier daemon knew that the agent was let loose, or had the input."""
+    """Whether an earlier daemon recorded that the command was released, or that the input was acknowledged."""
     remote: dict[str, Any] | None = None
-    """Where the work of a suspended run goes on, in the terms of its protocol; None for a run that is not suspended."""
+    """What identifies the remote work of a suspended run in its protocol; None if the run is not suspended."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +95,23 @@ class Outcome:
     signal: int | None = None
     message: str | None = None
     cancelled_by_us: bool = False
-    """Whether the end was asked for by a daemon, and not from outside."""
+    """Whether a daemon requested the cancellation, as opposed to somebody who signalled the process."""
     permanent: bool = False
-    """Whether another attempt could not end otherwise."""
+    """Whether another attempt is certain to fail in the same way."""
     retry_after: timedelta | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     output_bytes: int | None = None
     output_dropped: int | None = None
     memory_peak: int | None = None
-    """Bytes: the most that the run held at once, or, where that is not counted, its largest process."""
+    """Bytes: the peak of the whole run, or of its largest process where the host does not count the whole."""
     cpu_seconds: float | None = None
     ended_at: datetime | None = None
-    """When the work ended, if that was not just now."""
+    """When the work ended; None means now."""
 
 
 @dataclass(frozen=True)
 class NeverStarted:
-    """The agent was not let loose, for certain; the run can be started as if for the first time."""
+    """The agent certainly did not start, so the run can be started as if for the first time."""
 
     reason: str
     again_after: timedelta = timedelta(0)
@@ -119,33 +119,33 @@ class NeverStarted:
 
 @dataclass(frozen=True)
 class Journal:
-    """How an agent has the stages of a delivery committed; each returns once it is on disk."""
+    """Callbacks that record the stages of a delivery; each returns once the record is on disk."""
 
     identified: Callable[[Identity], Awaitable[None]]
-    """A process will own the agent's command."""
+    """A supervisor is about to start the agent's command."""
     delivered: Callable[[], Awaitable[None]]
     """The agent has the input."""
     suspended: Callable[[dict[str, Any]], Awaitable[bool]]
-    """The work goes on elsewhere; returns whether the run was active still."""
-    tried: Callable[[int, str, float | None], Awaitable[None]]
-    """A try failed: its number, the reason, and the seconds until the next one, None if there is none."""
+    """The work continues on the agent's server; return whether the run was still active."""
+    attempt_failed: Callable[[int, str, float | None], Awaitable[None]]
+    """A delivery attempt failed: its number, the reason, and the seconds until the next one (None: no more)."""
 
 
 class Stoppable(Protocol):
-    """What a run is busy with, and can be told to end."""
+    """The current activity of a run, which can be asked to end."""
 
     def stop(self, *, at_once: bool) -> None:
-        """Ask for the end of the work."""
+        """Ask the work to end: after its grace period, or at once."""
 
-    def note_cancellation(self, told: str) -> None:
-        """Leave word that the end is wanted, for a daemon that finds no flag in the database."""
+    def note_cancellation(self, reason: str) -> None:
+        """Record the cancellation outside the database, for a daemon that finds no flag there."""
 
 
 class Agent(Stoppable, Protocol):
-    """A kind of agent; one instance serves one run, and `run` or `resume` returns after a `stop`."""
+    """An agent type; one instance serves one run, and `run` or `resume` returns after `stop`."""
 
     async def run(self, work: Work, journal: Journal) -> Outcome | NeverStarted:
-        """Deliver the input and stay until the work has ended."""
+        """Deliver the input and wait for the work to end."""
 
     async def resume(self, work: Work) -> Outcome | NeverStarted:
-        """Take over a run that an earlier daemon began, or find out how it ended."""
+        """Adopt a run that an earlier daemon started, or find out how it ended."""

@@ -123,7 +123,7 @@ def _renewed(
 
 
 def _was_begun(state_dir: Path, run_id: int) -> bool:
-    return status.was_begun(str(run_folder(state_dir, run_id)))
+    return status.may_have_started(str(run_folder(state_dir, run_id)))
 
 
 def _folders_of_others(state_dir: Path, fresh: Path, folders: Collection[int]) -> list[int]:
@@ -134,7 +134,7 @@ def _folders_of_others(state_dir: Path, fresh: Path, folders: Collection[int]) -
             row["id"]
             for row in runs
             if row["id"] in folders
-            and status.is_of_another(str(run_folder(state_dir, row["id"])), row["idempotency_key"])
+            and status.belongs_to_another_run(str(run_folder(state_dir, row["id"])), row["idempotency_key"])
         ]
 
 

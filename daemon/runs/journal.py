@@ -37,7 +37,7 @@ class Stages:
             identified=partial(self._identified, run.id),
             delivered=partial(self._delivered, run, settings),
             suspended=partial(self._suspended, run.id),
-            tried=partial(self._attempt_failed, run, settings.kind),
+            attempt_failed=partial(self._attempt_failed, run, settings.kind),
         )
 
     async def _identified(self, run_id: int, identity: Identity) -> None:

@@ -127,7 +127,7 @@ def test_a_suspended_run_is_found_again_and_not_delivered_again(start_daemon: St
         third = start_daemon(text({"new": new}))
         assert third.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "suspended"
         new.end()
-        third.wait_for_log("The agent's task cannot be seen now", run_id=number)
+        third.wait_for_log("Cannot read the agent's task; retrying", run_id=number)
         with peer(tmp_path, "a2a_sdk", port=new.port) as forgetful:
             run = ended(third, number, deadline=40)
             assert run["error"].startswith("GetTask: Task not found")
@@ -181,8 +181,8 @@ def test_the_card_decides_version_and_url(card: dict[str, object], url: str, ver
         ({}, "no JSON-RPC interface"),
         ({"supportedInterfaces": [{**NEW, "protocolVersion": "2.0"}]}, "no JSON-RPC interface"),
         ({"supportedInterfaces": "none", "url": 5}, "no JSON-RPC interface"),
-        ({"url": "http://h/x"}, "not as safe as the card's own URL"),
-        ({"url": "file:///etc/passwd"}, "not as safe as the card's own URL"),
+        ({"url": "http://h/x"}, "less secure than the card's own URL"),
+        ({"url": "file:///etc/passwd"}, "less secure than the card's own URL"),
     ],
 )
 def test_a_card_that_offers_nothing_usable_is_refused(card: dict[str, object], reason: str) -> None:
@@ -193,7 +193,7 @@ def test_a_card_that_offers_nothing_usable_is_refused(card: dict[str, object], r
 def test_a_key_goes_to_the_configured_host_only() -> None:
     card, place = {"url": "http://elsewhere/x"}, "http://h/.well-known/agent-card.json"
     assert interface_of(card, place).url == "http://elsewhere/x"
-    with pytest.raises(AnswerError, match="it names elsewhere, where the key is not sent"):
+    with pytest.raises(AnswerError, match="it names elsewhere, a host that the key is not sent to"):
         interface_of(card, place, has_key=True)
     assert interface_of({"url": "http://h:81/x"}, place, has_key=True).url == "http://h:81/x"
 
@@ -229,5 +229,5 @@ def test_an_answer_that_holds_nothing_fails_the_run(start_daemon: StartDaemon, t
         run = finished(start_daemon(agent("a", f"type = 'a2a'\nurl = '{found.url}'", x="x")), "a/x")
         assert (run["status"], run["error"]) == (
             "failed",
-            "SendMessage: its answer holds neither a task nor a message",
+            "SendMessage: the answer contains neither a task nor a message",
         )

@@ -89,13 +89,13 @@ def test_permissions_are_answered_as_the_config_says_and_logged(
 ) -> None:
     run = finished(daemon, address)
     assert daemon.output(run["id"]).splitlines() == [f"[permission] Run make: {answer}_once", f"selected {answer}"]
-    event = daemon.wait_for_log("asked for a permission", run_id=run["id"])
+    event = daemon.wait_for_log("Agent requested permission", run_id=run["id"])
     assert (event["asked"], event["answer"]) == ("Run make", f"{answer}_once")
 
 
 def test_an_agent_that_asks_for_ever_does_not_flood_the_log(daemon: DaemonProcess) -> None:
     run = finished(daemon, "yes/often")
-    asked = "[run] The agent asked for a permission"
+    asked = "[run] Agent requested permission"
     daemon.wait_for_log(asked, run_id=run["id"], asked="21 more", answer="see the output")
     said = [event for event in daemon.log() if event["event"] == asked and event["run_id"] == run["id"]]
     assert len(said) == 100
@@ -119,8 +119,8 @@ def test_usage_is_stored(daemon: DaemonProcess) -> None:
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        ("a/refuse", "the agent refused to go on (refusal)"),
-        ("a/tokens", "the agent stopped: it reached the limit of tokens (max_tokens)"),
+        ("a/refuse", "the agent refused to continue (refusal)"),
+        ("a/tokens", "the agent stopped: it reached its token limit (max_tokens)"),
         ("a/crash", "the agent ended with exit status 3 before it answered session/prompt"),
         ("none/echo", "cannot start 'no-such-agent': No such file or directory"),
         ("cat/echo", "initialize"),

@@ -171,7 +171,7 @@ def test_what_an_agent_says_cannot_break_the_record(start_daemon: StartDaemon) -
 def test_a_report_that_is_left_aside_is_told_with_the_run(start_daemon: StartDaemon) -> None:
     run = ended(start_daemon(config("echo '{' > $AGENTCRON_RESULT")))
     assert run["status"] == "completed"
-    assert "its report was left aside: the result file is not JSON" in str(run["message"])
+    assert "its report was ignored: the result file is not JSON" in str(run["message"])
 
 
 def test_a_command_that_cannot_start_just_now_is_started_later(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -35,41 +35,41 @@ class End(NamedTuple):
 
 ENDS = {
     "well": End("completed", "", 1),
-    "hang": End("failed", "message/send: no answer within 4 s (after 5 tries)", 5),
-    "hang-in-headers": End("failed", "message/send: no answer within 4 s (after 5 tries)", 5),
-    "error-500": End("failed", "message/send: HTTP 500 X: it broke (after 5 tries)", 5),
+    "hang": End("failed", "message/send: no answer within 4 s (after 5 attempts)", 5),
+    "hang-in-headers": End("failed", "message/send: no answer within 4 s (after 5 attempts)", 5),
+    "error-500": End("failed", "message/send: HTTP 500 X: it broke (after 5 attempts)", 5),
     "not-found": End("failed", "message/send: HTTP 404 X: nothing here", 1),
-    "unavailable-for-years": End("failed", "it asks to wait 11574d1h46m40s, longer than the run's timeout leaves", 1),
+    "unavailable-for-years": End("failed", "it asks to wait 11574d1h46m40s, which is longer than the run has left", 1),
     "unavailable-for-a-second": End("completed", "", 2),
-    "unavailable-until-1999": End("failed", "HTTP 503 X (after 5 tries)", 5),
-    "unavailable-beyond-time": End("failed", "HTTP 503 X (after 5 tries)", 5),
+    "unavailable-until-1999": End("failed", "HTTP 503 X (after 5 attempts)", 5),
+    "unavailable-beyond-time": End("failed", "HTTP 503 X (after 5 attempts)", 5),
     "timeout-once": End("completed", "", 2),
     "too-early-once": End("completed", "", 2),
     "empty-lines": End("completed", "", 1),
-    "wide-json": End("failed", "its answer carries the id 'None', which is another request's", 1),
+    "wide-json": End("failed", "the answer has the id 'None', which belongs to another request", 1),
     "too-many-once": End("completed", "", 2),
-    "drop": End("failed", "the connection was closed before an answer came (after 5 tries)", 5),
+    "drop": End("failed", "the connection was closed before an answer came (after 5 attempts)", 5),
     "drop-once": End("completed", "", 2),
-    "drop-after-headers": End("failed", "its answer broke off", 1),
-    "drop-in-body": End("failed", "its answer broke off", 1),
+    "drop-after-headers": End("failed", "the answer broke off", 1),
+    "drop-in-body": End("failed", "the answer broke off", 1),
     "two-responses": End("completed", "", 1),
-    "two-answers": End("failed", "its answer is not JSON: Extra data", 1),
+    "two-answers": End("failed", "the answer is not JSON: Extra data", 1),
     "byte-a-second": End("failed", "timeout: the run took longer than its timeout", 1),
-    "endless": End("failed", "its answer is larger than 16 MiB", 1),
-    "gzip-bomb": End("failed", "its answer is encoded as gzip, which nobody asked for", 1),
-    "brotli": End("failed", "its answer is encoded as br, which nobody asked for", 1),
-    "bad-json": End("failed", "its answer is not JSON", 1),
-    "deep-json": End("failed", "its answer is nested too deeply", 1),
-    "nan": End("failed", "its answer is not JSON: NaN is no JSON", 1),
-    "wrong-id": End("failed", "its answer carries the id 'another', which is another request's", 1),
-    "no-content": End("failed", "its answer is empty", 1),
+    "endless": End("failed", "the answer is larger than 16 MiB", 1),
+    "gzip-bomb": End("failed", "the answer is encoded as gzip, which was not requested", 1),
+    "brotli": End("failed", "the answer is encoded as br, which was not requested", 1),
+    "bad-json": End("failed", "the answer is not JSON", 1),
+    "deep-json": End("failed", "the answer is nested too deeply", 1),
+    "nan": End("failed", "the answer is not JSON: NaN is not JSON", 1),
+    "wrong-id": End("failed", "the answer has the id 'another', which belongs to another request", 1),
+    "no-content": End("failed", "the answer is empty", 1),
     "redirect-in-a-circle": End("failed", "redirected more than 5 times", 6),
     "redirect-to-a-file": End("failed", "redirected to file:///etc/passwd, another scheme or host", 1),
     "redirect-elsewhere": End("failed", "redirected to http://localhost:1/api, another scheme or host", 1),
     "redirect-nearby": End("completed", "", 1),
     "see-other": End("failed", "message/send: HTTP 303 X", 1),
     "error-inside": End("failed", "message/send: no such flow (JSON-RPC error -32603)", 1),
-    "no-http": End("failed", "its answer is no proper HTTP", 5),
+    "no-http": End("failed", "the answer is not valid HTTP", 5),
 }
 
 
@@ -125,7 +125,7 @@ def test_a_run_ends_with_its_reason_after_so_many_deliveries(outcome: tuple[Daem
         assert {one["headers"]["x-idempotency-key"] for one in found.requests() if one["mode"] == mode} == {key}
     assert len({str(one["body"]) for one in deliveries}) == 1
     assert len({one["headers"]["x-request-id"] for one in deliveries}) == 1
-    acknowledged = end.status == "completed" or "its answer" in end.reason or "timeout:" in end.reason
+    acknowledged = end.status == "completed" or "the answer" in end.reason or "timeout:" in end.reason
     acknowledged = (acknowledged or mode == "error-inside") and mode != "no-http"
     assert (run["delivered_at"] is not None) is acknowledged
 

@@ -36,7 +36,7 @@ async def test_a_supervisor_that_was_stopped_before_it_was_released_is_woken(tmp
         supervisor.send(signal.SIGSTOP)
         status.preallocate(str(tmp_path))
         assert await asyncio.wait_for(supervisor.release(spec_in(tmp_path)), 10)
-        await supervisor.gone()
+        await supervisor.wait()
         supervisor.close()
     finally:
         await nursery.close()

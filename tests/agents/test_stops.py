@@ -49,7 +49,7 @@ def test_a_call_that_takes_too_long_is_interrupted(start_daemon: StartDaemon, tm
         assert time.monotonic() - began < 1 + 5
         [run] = daemon.query("SELECT * FROM runs WHERE id = ?", number)
         assert run["status"] == "interrupted"
-        assert run["error"] == "the daemon was stopped while the agent's answer was under way"
+        assert run["error"] == "the daemon was stopped while the agent was answering"
         assert daemon.output(number) == "begun"
 
 

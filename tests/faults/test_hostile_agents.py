@@ -28,10 +28,10 @@ def test_killed_processes_are_waited_for() -> None:
         started = tree.start_of(process.pid)
         assert started is not None
         known = [tree.Process(process.pid, started)]
-        assert not tree.outlast(known, 0.05)
+        assert not tree.wait_for_end(known, 0.05)
         tree.send(known[0], signal.SIGKILL)
-        assert tree.outlast(known, 20)
-        assert tree.outlast([tree.Process(process.pid, started + 1)], 0)  # another process of that pid
+        assert tree.wait_for_end(known, 20)
+        assert tree.wait_for_end([tree.Process(process.pid, started + 1)], 0)  # another process of that pid
 
 
 def gated_agents(folder: Path, scripts: Sequence[str]) -> str:

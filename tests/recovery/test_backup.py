@@ -223,7 +223,7 @@ def test_the_daemon_of_a_copy_leaves_the_agents_of_the_original_alone(
         assert copy.cli("restore", str(tmp_path / "backup.db")).returncode == 0
         copy = start(text)
         ended = copy.wait_for_row("SELECT * FROM runs WHERE id = 1 AND completed_at IS NOT NULL")
-        assert ended["error"] == f"it is a run of another daemon, which goes on in {first.state}/runs/1"
+        assert ended["error"] == f"this run belongs to another daemon and continues in {first.state}/runs/1"
         assert copy.stop(signal.SIGINT) == 0
         assert first.query("SELECT status FROM runs")[0]["status"] == "running"
         assert living_supervisors(first.state) == {1: run["pid"]}

@@ -1,1 +1,1 @@
-"""Agents that run as a supervised process on this host."""
+"""Agents that run as supervised processes on this host."""

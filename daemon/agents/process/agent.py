@@ -1,4 +1,14 @@
-"""Agents that are a process of this host: started once under a supervisor, watched, ended, and found again."""
+"""Agents that are processes of this host: start one under a supervisor, watch it, end it, or adopt it.
+
+How a run is adopted. A run does not depend on the daemon: its supervisor starts the command, enforces its limits, ends
+its process tree, and records both the start and the end in the run's status file. So a new daemon needs no answer from
+the old one. It reads from the database which supervisor the old daemon committed (boot id, pid, start time) and opens
+exactly that process. If it still lives, the daemon waits for it as for its own; if not, or once it has ended, the
+daemon decides from what is on disk, and only then, because a living supervisor may still write. An exit record:
+the run ended as recorded. A start record without an exit record, or a start that the old daemon confirmed: the command
+ran, nobody knows how it ended, and the run is interrupted. Neither, in the same boot: the command never started, so
+the run starts again. After a reboot memory proves nothing, so a run without an exit record is interrupted.
+"""
 
 import asyncio
 import contextlib
@@ -19,39 +29,39 @@ from daemon.model import RunStatus
 
 _LOG = structlog.get_logger()
 _LAUNCH_AGAIN_AFTER = timedelta(seconds=2)
-_NUDGE_AFTER = 1.0  # seconds beyond what a supervisor may take; waking one that nobody stopped is harmless
-_LAST_RESORT_AFTER = 45.0  # seconds more, in which it may still struggle with a slow disk or an unkillable process
+_WAKE_AFTER = 1.0  # seconds beyond a supervisor's limits; SIGCONT does no harm to one that nobody stopped
+_LAST_RESORT_AFTER = 45.0  # more seconds, which a slow disk or an unkillable process may take
 _REASONS = {
     "timeout": "timeout: the run took longer than its timeout",
     "idle_timeout": "idle timeout: no output for longer than idle_timeout",
 }
 
 Describe = Callable[[Work], dict[str, Any]]
-"""Gives the spec that a supervisor starts a run by; blocks, and raises SecretError or UnfitError."""
+"""Returns the spec that a supervisor starts a run from; blocks; raises SecretError or UnfitError."""
 
 
 class UnfitError(Exception):
-    """An agent cannot take the input of a run, now or later; the text says why."""
+    """An agent can never take the input of this run; the text says why."""
 
 
 class SupervisedAgent:
-    """Runs a program exactly once, and knows how it ended even if the daemon was away meanwhile."""
+    """Runs a program exactly once, and learns how it ended even if no daemon was running then."""
 
     def __init__(self, nursery: Nursery, cgroups: Cgroups | None, describe: Describe | None) -> None:
-        """Serve one run; `describe` may be None where a run of an earlier daemon is taken over."""
+        """Serve one run; `describe` may be None for a run that is adopted."""
         self._nursery = nursery
         self._cgroups = cgroups
         self._describe = describe
         self._supervisor: SupervisorHandle | None = None
-        self._status: int | None = None  # an open descriptor: what the agent does to the file's name is nothing to us
-        self._stop: bool | None = None  # whether at once
+        self._status: int | None = None  # an open descriptor, so that the agent may rename or remove the file
+        self._stop: bool | None = None  # True: at once; False: with grace
         self._grace = 0.0
         self._last_resort: asyncio.TimerHandle | None = None
 
     async def run(self, work: Work, journal: Journal) -> Outcome | NeverStarted:
-        """Start the program under a new supervisor, and wait for the end of its whole tree."""
+        """Start the program under a new supervisor, and wait for its whole process tree to end."""
         if self._describe is None:
-            raise ValueError("a run that was taken over is resumed")
+            raise ValueError("an adopted run can only be resumed")
         self._grace = work.settings.kill_grace_seconds
         try:
             spec = await asyncio.to_thread(self._describe, work)
@@ -67,59 +77,61 @@ class SupervisedAgent:
             supervisor.dismiss()
             raise
         self._supervisor = supervisor
-        self._status = status.open_left(str(work.run_dir))
-        self._kill_supervisor_in(_longest(work.settings))  # should it hang before it can mind the time itself
+        self._status = status.open_by_path(str(work.run_dir))
+        self._kill_supervisor_in(_longest(work.settings))  # in case it hangs before it can enforce the timeout itself
         try:
             released = await supervisor.release(spec)
             if released:
                 await journal.delivered()
-            self._pass_on_stop()
+            self._forward_stop()
             return await self._ended(work, released=released)
         finally:
-            self._forget()
+            self._close()
 
     async def resume(self, work: Work) -> Outcome | NeverStarted:
-        """Adopt the run of an earlier daemon if its supervisor lives, else tell from its records how it ended."""
+        """Wait for a run of an earlier daemon if its supervisor lives, else read from its records how it ended."""
         if work.identity is None:
-            return NeverStarted("the daemon ended before the run had a supervisor")
+            return NeverStarted("the daemon ended before it started a supervisor for the run")
         self._supervisor = SupervisorHandle.adopt(work.identity)
         if self._supervisor is not None:
-            self._status = status.open_of(work.identity.pid, str(work.run_dir))
+            self._status = status.open_held_by(work.identity.pid, str(work.run_dir))
             elsewhere = status.folder_elsewhere(work.identity.pid, str(work.run_dir)) if self._status is None else None
-            if elsewhere is not None:  # this database is a copy of another daemon's, whose agent it is
-                self._forget()
-                return Outcome(RunStatus.INTERRUPTED, f"it is a run of another daemon, which goes on in {elsewhere}")
+            if elsewhere is not None:  # this database is a copy, and the agent belongs to the original's daemon
+                self._close()
+                return Outcome(
+                    RunStatus.INTERRUPTED, f"this run belongs to another daemon and continues in {elsewhere}"
+                )
             if self._cgroups is not None:
-                self._cgroups.limit_again(work.run_id, work.settings)
+                self._cgroups.restore_limits(work.run_id, work.settings)
         try:
             self._grace = work.settings.kill_grace_seconds
-            self._pass_on_stop()
+            self._forward_stop()
             return await self._ended(work, released=work.delivered)
         finally:
-            self._forget()
+            self._close()
 
     def stop(self, *, at_once: bool) -> None:
-        """Have the tree ended by its supervisor."""
+        """Have the supervisor end the process tree."""
         self._stop = at_once or bool(self._stop)
-        self._pass_on_stop()
+        self._forward_stop()
 
-    def note_cancellation(self, told: str) -> None:
-        """Leave word in the status file that the end is wanted, for the case that no database can be told."""
+    def note_cancellation(self, reason: str) -> None:
+        """Record the cancellation in the status file, in case the database cannot be written."""
         if self._status is not None and self._supervisor is not None:
             with contextlib.suppress(OSError):
                 writable = os.open(f"/proc/self/fd/{self._status}", os.O_WRONLY | os.O_CLOEXEC)
                 try:
-                    status.write_record(writable, "cancel", {"error": told})
+                    status.write_record(writable, "cancel", {"error": reason})
                 finally:
                     os.close(writable)
 
-    def _pass_on_stop(self) -> None:
+    def _forward_stop(self) -> None:
         if self._stop is not None and self._supervisor is not None:
             self._supervisor.stop(at_once=self._stop)
             self._kill_supervisor_in(_LAST_RESORT_AFTER if self._stop else self._grace + _LAST_RESORT_AFTER)
 
     def _kill_supervisor_in(self, seconds: float) -> None:
-        """Have a last resort against a supervisor that cannot end: kill it, and then what it leaves."""
+        """Kill a supervisor that still hangs after so many seconds; `_interrupted` then kills what it leaves."""
         loop = asyncio.get_running_loop()
         if self._last_resort is not None:
             if self._last_resort.when() <= loop.time() + seconds:
@@ -128,7 +140,7 @@ class SupervisedAgent:
         if self._supervisor is not None:
             self._last_resort = loop.call_later(seconds, self._supervisor.send, signal.SIGKILL)
 
-    def _forget(self) -> None:
+    def _close(self) -> None:
         if self._last_resort is not None:
             self._last_resort.cancel()
         if self._supervisor is not None:
@@ -138,87 +150,87 @@ class SupervisedAgent:
             os.close(self._status)
             self._status = None
 
-    async def _gone(self, settings: RunSettings) -> None:
-        """Wait for the end of the supervisor; one that overran the run's timeout was stopped by somebody."""
+    async def _wait_for_supervisor(self, settings: RunSettings) -> None:
+        """Wait for the supervisor to end; if it overruns the run's timeout, somebody stopped it (SIGSTOP): wake it."""
         supervisor = self._supervisor
         if supervisor is None:
             return
         try:
-            async with asyncio.timeout(settings.timeout_seconds + settings.kill_grace_seconds + _NUDGE_AFTER):
-                await supervisor.gone()
+            async with asyncio.timeout(settings.timeout_seconds + settings.kill_grace_seconds + _WAKE_AFTER):
+                await supervisor.wait()
         except TimeoutError:
             supervisor.send(signal.SIGCONT)
             self._kill_supervisor_in(settings.kill_grace_seconds + _LAST_RESORT_AFTER)
-            await supervisor.gone()
+            await supervisor.wait()
 
     async def _ended(self, work: Work, *, released: bool) -> Outcome | NeverStarted:
-        """Wait until the supervisor is gone and only then decide, from what it left on disk.
+        """Wait for the supervisor to end, and only then decide from what it recorded on disk.
 
-        An agent can destroy these records; one that is known to have been let loose is never started again.
+        An agent can destroy these records, so a run whose command was `released` is never started again.
         """
-        await self._gone(work.settings)
+        await self._wait_for_supervisor(work.settings)
         if self._status is None:
-            self._status = status.open_left(str(work.run_dir))
-        ended, wanted, report = await asyncio.to_thread(_records, self._status, work)
+            self._status = status.open_by_path(str(work.run_dir))
+        ended, cancelled, report = await asyncio.to_thread(_records, self._status, work)
         if ended is not None and ended["reason"] == "exec_impossible_now":
             return NeverStarted(ended["error"], _LAUNCH_AGAIN_AFTER)
         if ended is not None and ended["reason"] != "supervisor_failed":
-            return _outcome(ended, wanted, report, work)
+            return _outcome(ended, cancelled, report, work)
         identity = work.identity if self._supervisor is None else self._supervisor.identity
         same_boot = identity is not None and identity.boot_id == boot_id()
-        begun = await asyncio.to_thread(status.was_begun, str(work.run_dir))
-        if same_boot and not released and not begun:
-            return NeverStarted("its supervisor ended before it was let loose", _LAUNCH_AGAIN_AFTER)
+        may_have_started = await asyncio.to_thread(status.may_have_started, str(work.run_dir))
+        if same_boot and not released and not may_have_started:
+            return NeverStarted("its supervisor ended before the command started", _LAUNCH_AGAIN_AFTER)
         return await self._interrupted(work, ended, same_boot=same_boot)
 
     async def _interrupted(self, work: Work, ended: dict[str, Any] | None, *, same_boot: bool) -> Outcome:
         if not same_boot:
             return Outcome(RunStatus.INTERRUPTED, "the host was restarted while the run was active")
         left = await end_leftovers(work.idempotency_key, self._cgroups.path(work.run_id) if self._cgroups else None)
-        with contextlib.suppress(OSError):  # the last part of the output is lost with the disk, not the run
+        with contextlib.suppress(OSError):  # the disk may fail: that costs the last part of the output, not the run
             await asyncio.to_thread(output.fold, str(work.run_dir))
         failure = f": {ended['error']}" if ended else ""
         return Outcome(
             RunStatus.INTERRUPTED,
-            f"its supervisor ended before it{failure}; {left} process(es) that were left have been ended",
+            f"its supervisor was killed or failed{failure}; {left} process(es) that it left were killed",
             exit_code=ended.get("exit_code") if ended else None,
             signal=ended.get("signal") if ended else None,
         )
 
 
 def _longest(settings: RunSettings) -> float:
-    """Return the seconds after which a supervisor should long have ended, whatever its command does."""
-    return settings.timeout_seconds + 2 * settings.kill_grace_seconds + _NUDGE_AFTER + _LAST_RESORT_AFTER
+    """Return the seconds after which a supervisor must have ended, whatever its command does."""
+    return settings.timeout_seconds + 2 * settings.kill_grace_seconds + _WAKE_AFTER + _LAST_RESORT_AFTER
 
 
 def _records(descriptor: int | None, work: Work) -> tuple[dict[str, Any] | None, dict[str, Any] | None, AgentReport]:
-    """Return what the supervisor recorded of the end, what a daemon did of its wish for it, and what the agent said."""
+    """Return the exit record, the cancellation that a daemon noted, and what the agent reported."""
     if descriptor is None:
         return None, None, AgentReport()
-    ended, wanted = (status.read_record(descriptor, slot) for slot in ("exit", "cancel"))
-    return ended, wanted, read_report(work.run_dir, work.settings.result_format) if ended else AgentReport()
+    ended, cancelled = (status.read_record(descriptor, slot) for slot in ("exit", "cancel"))
+    return ended, cancelled, read_report(work.run_dir, work.settings.result_format) if ended else AgentReport()
 
 
-def _outcome(ended: dict[str, Any], wanted: dict[str, Any] | None, report: AgentReport, work: Work) -> Outcome:
-    """Weigh what the supervisor recorded with what the agent said of itself."""
+def _outcome(ended: dict[str, Any], cancelled: dict[str, Any] | None, report: AgentReport, work: Work) -> Outcome:
+    """Combine what the supervisor recorded with what the agent reported."""
     complaint = report.complaint or ended.get("complaint")
     if complaint:
-        _LOG.warning("[run] Report left aside", run_id=work.run_id, agent=work.agent, reason=complaint)
+        _LOG.warning("[run] Agent's report ignored", run_id=work.run_id, agent=work.agent, reason=complaint)
     for permission in report.permissions:
-        _LOG.info("[run] The agent asked for a permission", run_id=work.run_id, agent=work.agent, **permission)
+        _LOG.info("[run] Agent requested permission", run_id=work.run_id, agent=work.agent, **permission)
     status_, error, permanent = _status_of(ended, report)
-    wish = wanted if status_ is RunStatus.CANCELLED else None
-    if wish is not None:
-        error = wish["error"]
+    cancelled = cancelled if status_ is RunStatus.CANCELLED else None
+    if cancelled is not None:
+        error = cancelled["error"]
     if ended.get("left_over"):
-        error = f"{error or status_}; {ended['left_over']} process(es) could not be ended"
+        error = f"{error or status_}; {ended['left_over']} process(es) could not be killed"
     return Outcome(
         status=status_,
         error=error,
-        cancelled_by_us=wish is not None,
+        cancelled_by_us=cancelled is not None,
         exit_code=ended.get("exit_code"),
         signal=ended.get("signal"),
-        message=report.message or (f"its report was left aside: {complaint}" if complaint else None),
+        message=report.message or (f"its report was ignored: {complaint}" if complaint else None),
         permanent=permanent,
         retry_after=report.retry_after,
         usage=report.usage,
@@ -231,7 +243,7 @@ def _outcome(ended: dict[str, Any], wanted: dict[str, Any] | None, report: Agent
 
 
 def _status_of(ended: dict[str, Any], report: AgentReport) -> tuple[RunStatus, str | None, bool]:
-    """Return status, reason, and whether another attempt could not end otherwise."""
+    """Return status, reason, and whether another attempt is certain to fail in the same way."""
     match ended["reason"]:
         case "cancelled":
             return RunStatus.CANCELLED, "cancelled", False
@@ -244,7 +256,7 @@ def _status_of(ended: dict[str, Any], report: AgentReport) -> tuple[RunStatus, s
 
 
 def _failure(ended: dict[str, Any], report: AgentReport) -> str | None:
-    """Say why a command that ended by itself failed, None if it did not; its own report overrules its exit status."""
+    """Return why a command that ended by itself failed, None if it did not; its report overrides its exit status."""
     if report.status is not None:
         return (report.message or "the agent reported a failure") if report.status is RunStatus.FAILED else None
     if ended["signal"] is not None:

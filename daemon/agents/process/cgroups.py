@@ -1,8 +1,8 @@
-"""The cgroup that the service manager delegated to the daemon, and what the daemon makes of it.
+"""The cgroup that the service manager delegated to the daemon, and the cgroups of runs within it.
 
-cgroups(7), version 2: processes live in leaves only. So the daemon and its small processes move into the leaf `daemon`,
-and each run of a command gets a leaf `run-NUMBER` beside it (systemd.resource-control(5), Delegate=). Without
-delegation nothing is touched, and runs are owned by descent and mark alone.
+In cgroups(7) version 2 processes live only in leaves. So the daemon and its small processes move into the leaf
+`daemon`, and each command run gets a leaf `run-NUMBER` beside it (systemd.resource-control(5), Delegate=). Without
+delegation nothing is changed, and the processes of a run are found by descent and by the marker in their environment.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ _WANTED = ("memory", "cpu", "pids")
 
 @dataclass(frozen=True)
 class Cgroups:
-    """The delegated cgroup, prepared."""
+    """The delegated cgroup, ready for runs."""
 
     base: Path
     controllers: frozenset[str]
-    """Which of memory, cpu and pids count and limit runs."""
+    """Which of memory, cpu and pids are enabled for runs."""
 
     def spec(self, run_id: int, settings: RunSettings) -> dict[str, Any]:
-        """Return what a supervisor needs to know to put a run into a cgroup of its own."""
+        """Return the part of a run's spec that has its supervisor put it into its own cgroup."""
         return {
             "path": self.path(run_id),
             "home": str(self.base / _LEAF),
@@ -40,16 +40,16 @@ class Cgroups:
         }
 
     def path(self, run_id: int) -> str:
-        """Return the cgroup of a run, whether or not it is there."""
+        """Return the path of a run's cgroup, whether or not it exists."""
         return str(self.base / f"run-{run_id}")
 
-    def limit_again(self, run_id: int, settings: RunSettings) -> None:
-        """Set the limits of a run that goes on: where controllers were off while no daemon ran, they are gone."""
+    def restore_limits(self, run_id: int, settings: RunSettings) -> None:
+        """Set the limits of an adopted run again: they are lost if controllers were off while no daemon ran."""
         cgroup.limit(self.path(run_id), settings.memory_max, settings.cpu_quota)
 
 
 def take_delegated() -> Cgroups | None:
-    """Prepare the delegated cgroup for runs; None if none is delegated, or this host has no cgroups of version 2."""
+    """Prepare the delegated cgroup for runs; return None if there is none, or no cgroup version 2 on this host."""
     own = _own()
     if own is None:
         return None
@@ -57,15 +57,17 @@ def take_delegated() -> Cgroups | None:
     if base is None:
         return None
     for stale in base.glob("run-*"):
-        cgroup.remove(str(stale))  # one that is empty, of a run whose supervisor was killed
+        cgroup.remove(str(stale))  # removes only empty ones: those of runs whose supervisor was killed
     try:
         _move_into_leaf(base)
         offered = set((base / "cgroup.controllers").read_text().split())
     except OSError as error:
-        _LOG.warning("[daemon] Runs get no cgroups of their own", cgroup=str(base), error=error.strerror)
+        _LOG.warning("[daemon] Cannot create a cgroup for each run", cgroup=str(base), error=error.strerror)
         return None
     enabled = {name for name in _WANTED if name in offered and cgroup.write(str(base), *_enabling(name))}
-    _LOG.info("[daemon] Each run gets a cgroup", cgroup=str(base), controllers=" ".join(sorted(enabled)) or "none")
+    _LOG.info(
+        "[daemon] Each run gets its own cgroup", cgroup=str(base), controllers=" ".join(sorted(enabled)) or "none"
+    )
     return Cgroups(base, frozenset(enabled))
 
 
@@ -74,7 +76,7 @@ def _enabling(controller: str) -> tuple[str, str]:
 
 
 def _own() -> Path | None:
-    """Return the folder of this process's cgroup."""
+    """Return the folder of this process's cgroup, None if it cannot be found."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/cgroup").read_text().splitlines()
         within = next(line for line in lines if line.startswith("0::")).removeprefix("0::")
@@ -87,7 +89,7 @@ def _own() -> Path | None:
 
 
 def _is_delegated(folder: Path) -> bool:
-    """Tell whether systemd handed a cgroup over to the service in it, which it marks with an attribute."""
+    """Return whether systemd delegated a cgroup, which it marks with an extended attribute."""
     for name in ("user.delegate", "trusted.delegate"):
         with contextlib.suppress(OSError):
             if os.getxattr(folder, name) == b"1":
@@ -96,11 +98,11 @@ def _is_delegated(folder: Path) -> bool:
 
 
 def _move_into_leaf(base: Path) -> None:
-    """Leave the delegated cgroup itself without processes: those of an earlier daemon come along."""
+    """Move every process out of the delegated cgroup itself, including those of an earlier daemon."""
     leaf = base / _LEAF
     leaf.mkdir(exist_ok=True)
     (leaf / "cgroup.procs").write_text(str(os.getpid()))
-    for _ in range(_MOST_MOVES):  # what forks meanwhile is found at the next look
+    for _ in range(_MOST_MOVES):  # processes forked meanwhile are found in the next round
         left = (base / "cgroup.procs").read_text().split()
         for pid in left:
             cgroup.write(str(leaf), "cgroup.procs", pid)

@@ -1,4 +1,4 @@
-"""The daemon's side of the supervisors: the nursery that forks them, and the watch over one of them."""
+"""The daemon's side of supervisors: start the nursery that forks them, and hold, signal and watch each one."""
 
 import asyncio
 import contextlib
@@ -21,37 +21,37 @@ from daemon.agents.process.supervisor.supervisor import LENGTH, STARTED
 
 _LOG = structlog.get_logger()
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery import serve; serve(int(sys.argv[2]))"
-_SUPERVISOR = "agentcron-run"  # what a supervisor calls itself
-_LAUNCHES_AT_ONCE = 16  # well below what a socket's buffer holds
+_SUPERVISOR = "agentcron-run"  # the process name of a supervisor
+_LAUNCHES_AT_ONCE = 16  # far fewer than fit into a socket's buffer
 _TRIES = 3
 _HELLO_TIMEOUT = 5.0
 _WAKE_EVERY = 1.0  # seconds
-_LAST_BREATH = 5.0  # seconds
+_KILLED_WAIT = 5.0  # seconds
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class LaunchError(Exception):
-    """No supervisor could be had."""
+    """No supervisor could be started."""
 
 
 def boot_id() -> str:
-    """Return what tells this boot of the host from every other."""
+    """Return the id of the current boot, which no other boot shares."""
     return _BOOT_ID.read_text().strip()
 
 
 @dataclass(frozen=True)
 class _Generation:
-    """One nursery process and the socket to it."""
+    """One nursery process and the control socket to it."""
 
     control: socket.socket
     process: "subprocess.Popen[bytes]"
 
 
 class Nursery:
-    """The small process that forks supervisors; started at first need and again whenever it dies."""
+    """The small process that forks supervisors; started on first use, and again whenever it dies."""
 
     def __init__(self, open_files: int | None = None) -> None:
-        """Prepare to start it; `open_files` is what agents get as their soft limit, None for our own."""
+        """Prepare; `open_files` is the soft limit of open files for agents, by default the daemon's own."""
         self.boot_id = boot_id()
         self._open_files = open_files if open_files is not None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._generation: _Generation | None = None
@@ -63,16 +63,16 @@ class Nursery:
         async with self._room:
             for _ in range(_TRIES):
                 try:
-                    generation = await self._started()
+                    generation = await self._current_generation()
                     channel = _fork(generation)
-                except OSError as error:  # the host lacks processes or open files just now
+                except OSError as error:  # out of processes or open files at the moment
                     raise LaunchError(f"no supervisor process could be started: {error.strerror}") from None
                 if channel is not None:
                     with contextlib.suppress(OSError, TimeoutError):
                         async with asyncio.timeout(_HELLO_TIMEOUT):
-                            return await self._greet(channel)
+                            return await self._receive_hello(channel)
                     channel.close()
-                    _LOG.warning("[daemon] The nursery process does not answer; starting another")
+                    _LOG.warning("[daemon] Nursery process does not answer; starting another")
                 await self._end(generation)
         raise LaunchError("no supervisor process could be started (out of processes or memory?)")
 
@@ -81,8 +81,8 @@ class Nursery:
         if self._generation is not None:
             await self._end(self._generation)
 
-    async def _greet(self, channel: socket.socket) -> "SupervisorHandle":
-        """Hear the supervisor's hello and take hold of the process before it can vanish unnoticed."""
+    async def _receive_hello(self, channel: socket.socket) -> "SupervisorHandle":
+        """Read the supervisor's hello and open a pidfd, so that its end cannot go unnoticed."""
         loop = asyncio.get_running_loop()
         hello = b""
         while len(hello) < LENGTH.size:
@@ -98,7 +98,7 @@ class Nursery:
             raise ProcessLookupError(pid)
         return SupervisorHandle(Identity(self.boot_id, pid, started), descriptor, channel)
 
-    async def _started(self) -> _Generation:
+    async def _current_generation(self) -> _Generation:
         async with self._changing:
             if self._generation is None:
                 self._generation = await asyncio.to_thread(_start, self._open_files)
@@ -111,7 +111,7 @@ class Nursery:
                 return
             self._generation = None
             generation.control.close()
-            generation.process.kill()  # it has no state, and it may be stopped and never notice
+            generation.process.kill()  # it has no state, and a stopped process would not see the closed socket
             await asyncio.to_thread(generation.process.wait)
 
 
@@ -123,13 +123,13 @@ def _start(open_files: int) -> _Generation:
 
 
 def _fork(generation: _Generation) -> socket.socket | None:
-    """Have the nursery fork a supervisor; return our end of the socketpair to it, None if the nursery is gone."""
+    """Have the nursery fork a supervisor; return our end of its socketpair, None if the nursery has ended."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)  # noqa: FBT003 - the method's own signature
     try:
         socket.send_fds(generation.control, [b"f"], [theirs.fileno()])
     except OSError:
-        _LOG.warning("[daemon] The nursery process is gone; starting it again")
+        _LOG.warning("[daemon] Nursery process has ended; starting it again")
         ours.close()
         return None
     finally:
@@ -138,7 +138,7 @@ def _fork(generation: _Generation) -> socket.socket | None:
 
 
 class SupervisorHandle:
-    """One supervisor process, just born or adopted from an earlier daemon."""
+    """One supervisor process, newly forked or adopted from an earlier daemon."""
 
     def __init__(self, identity: Identity, descriptor: int, channel: socket.socket | None) -> None:
         self.identity = identity
@@ -147,14 +147,14 @@ class SupervisorHandle:
 
     @classmethod
     def adopt(cls, identity: Identity) -> "SupervisorHandle | None":
-        """Take hold of a supervisor that is still alive; None if it is not, or its pid is somebody else's by now."""
+        """Return a handle of a living supervisor; None if it has ended, even if another process has its pid now."""
         if identity.boot_id != boot_id():
             return None
         descriptor = tree.open_exactly(tree.Process(identity.pid, identity.started))
         return None if descriptor is None else cls(identity, descriptor, None)
 
     async def release(self, spec: dict[str, Any]) -> bool:
-        """Hand over the spec, which is also the permission to start; return whether the start was confirmed."""
+        """Send the spec, which is also the permission to start; return whether the supervisor confirmed the start."""
         channel = self._channel
         if channel is None:
             raise ValueError("an adopted supervisor has its spec already")
@@ -166,7 +166,7 @@ class SupervisorHandle:
                 try:
                     async with asyncio.timeout(_WAKE_EVERY):
                         return await loop.sock_recv(channel, 1) == STARTED
-                except TimeoutError:  # somebody, perhaps its own command, may have stopped it before it could answer
+                except TimeoutError:  # something, perhaps its own command, may have stopped it (SIGSTOP)
                     self.send(signal.SIGCONT)
         except OSError:
             return False
@@ -174,23 +174,23 @@ class SupervisorHandle:
             channel.close()
 
     def dismiss(self) -> None:
-        """Let a supervisor go that was never let loose: it ends when its socket closes."""
+        """Let go of a supervisor that never got its spec: it ends when its socket closes."""
         if self._channel is not None:
             self._channel.close()
         os.close(self._descriptor)
 
     def stop(self, *, at_once: bool) -> None:
-        """Ask it to end its tree, with grace or at once; wake it if somebody stopped it."""
+        """Ask it to end its process tree, with grace or at once; wake it if it is stopped."""
         self.send(signal.SIGUSR1 if at_once else signal.SIGTERM)
         self.send(signal.SIGCONT)
 
     def send(self, number: signal.Signals) -> None:
-        """Signal exactly this process, if it is still there."""
+        """Signal exactly this process; do nothing if it has ended."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, number)
 
-    async def gone(self) -> None:
-        """Return when the process has ended."""
+    async def wait(self) -> None:
+        """Wait for the process to end."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         loop.add_reader(self._descriptor, ended.set_result, None)
@@ -198,14 +198,15 @@ class SupervisorHandle:
         await ended
 
     def close(self) -> None:
-        """Stop watching."""
+        """Close the handle; the supervisor continues."""
         os.close(self._descriptor)
 
 
 async def end_leftovers(idempotency_key: str, run_cgroup: str | None) -> int:
-    """Kill what a killed supervisor left of its run; return how many processes there were.
+    """Kill the processes that a killed supervisor left behind; return how many there were.
 
-    With the run's cgroup that is all of it, without one as far as mark and descent reach.
+    With the run's cgroup that is all of them; without one, those found by the marker in their environment and by
+    descent.
     """
     mark = f"AGENTCRON_IDEMPOTENCY_KEY={idempotency_key}".encode()
 
@@ -216,7 +217,7 @@ async def end_leftovers(idempotency_key: str, run_cgroup: str | None) -> int:
         count = len(left())
         if run_cgroup is not None:
             cgroup.write(run_cgroup, "cgroup.kill", "1")
-        tree.outlast(tree.kill(left), _LAST_BREATH)  # on a busy host even a killed process takes its time
+        tree.wait_for_end(tree.kill(left), _KILLED_WAIT)  # on a busy host even a killed process takes a moment to end
         if run_cgroup is not None:
             cgroup.remove(run_cgroup)
         return count
@@ -225,15 +226,16 @@ async def end_leftovers(idempotency_key: str, run_cgroup: str | None) -> int:
 
 
 def living_supervisors(state_dir: Path) -> dict[int, int]:
-    """Return the runs of a state directory whose supervisors live, and their pids.
+    """Return the pids of the living supervisors of a state directory, by run.
 
-    A supervisor is known by its name and by the status file that it holds open, wherever that has gone meanwhile.
+    A supervisor is recognized by its process name and by the status file that it holds open, even if that was moved or
+    removed since.
     """
     found, runs = {}, (state_dir / "runs").resolve()
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             if process.name.isdigit() and (process / "comm").read_text().strip() == _SUPERVISOR:
-                for _, target in status.held_by(int(process.name)):
+                for _, target in status.open_files_of(int(process.name)):
                     if Path(target).name == status.NAME and Path(target).parent.parent == runs:
                         found[int(Path(target).parent.name)] = int(process.name)
     return found

@@ -1,4 +1,4 @@
-"""What a command says of its own outcome: the file `$AGENTCRON_RESULT`, or the JSON that a CLI prints."""
+"""What a command reports about its outcome: the file `$AGENTCRON_RESULT`, or the JSON that a CLI prints."""
 
 import json
 import math
@@ -23,16 +23,16 @@ _MOST_PERMISSIONS = 100
 
 @dataclass(frozen=True)
 class AgentReport:
-    """An agent's word about its run; None where it said nothing."""
+    """What an agent reported about its run; None where it reported nothing."""
 
     status: RunStatus | None = None
     message: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     retry_after: timedelta | None = None
     permissions: tuple[dict[str, str], ...] = ()
-    """What the agent asked leave for, each with the answer it got."""
+    """The permissions that the agent requested, each with the answer it got."""
     complaint: str | None = None
-    """Why the report, or a part of it, was left aside."""
+    """Why the report, or a part of it, was ignored."""
 
 
 def read_report(run_dir: Path, result_format: Literal["none", "claude"]) -> AgentReport:
@@ -59,7 +59,7 @@ def _from_file(path: Path) -> AgentReport:
 
 
 def _read_regular(path: Path) -> bytes:
-    """Return a file's content; raise OSError or ValueError for what is no file of a sane size."""
+    """Return a file's content; raise OSError if it is not a regular file, ValueError if it is too large."""
     descriptor = open_regular(str(path))
     try:
         data = os.pread(descriptor, _LARGEST_FILE + 1, 0)
@@ -87,7 +87,7 @@ def _from_object(content: dict[str, Any]) -> AgentReport:
 
 
 def _permissions(value: object) -> Iterator[dict[str, str]]:
-    """Yield what the client of an acp agent noted of its questions."""
+    """Yield the permission requests that the client of an acp agent recorded."""
     for entry in value[:_MOST_PERMISSIONS] if isinstance(value, list) else []:
         asked, answer = (_text(entry.get(key)) for key in ("asked", "answer")) if isinstance(entry, dict) else ("", "")
         if asked and answer:
@@ -105,12 +105,12 @@ def _text(value: object) -> str | None:
 
 
 def in_brief(text: str) -> str:
-    """Return text that can be stored: bounded, and without the lone surrogates that JSON can smuggle in."""
+    """Return text that can be stored: bounded, and without the lone surrogates that JSON can contain."""
     return text[:_LONGEST_MESSAGE].encode(errors="replace").decode()
 
 
 def _from_claude(path: Path) -> AgentReport:
-    """Understand `claude -p --output-format json` and `stream-json`: the last object of type `result`."""
+    """Read `claude -p --output-format json` and `stream-json`: the last object of type `result`."""
     for content in _json_objects(path):
         if content.get("type") != "result":
             continue
@@ -127,11 +127,11 @@ def _from_claude(path: Path) -> AgentReport:
                 "cost_usd": content.get("total_cost_usd"),
             },
         )
-    return AgentReport(complaint="no JSON result was found at the end of the standard output (result_format = claude)")
+    return AgentReport(complaint="no JSON result at the end of the standard output (result_format = claude)")
 
 
 def _json_objects(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects at the end of the standard output, last first: one a line, in an array, or as a whole."""
+    """Yield the JSON objects at the end of the standard output, last first: one per line, an array, or one in all."""
     try:
         text = _read_regular(path).decode(errors="replace")
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""What all agents behind a URL need: HTTP that trusts no peer, delivery with retries, JSON-RPC, and their output."""
+"""Agents behind a URL: delivery with retries, JSON-RPC, their output, and one file for each protocol."""

@@ -16,10 +16,10 @@ from daemon.http_client import CallError, HttpCall
 from daemon.model import RunStatus
 
 _LOG = structlog.get_logger()
-_CARDS = ("/.well-known/agent-card.json", "/.well-known/agent.json")  # the second one before version 0.3
+_CARDS = ("/.well-known/agent-card.json", "/.well-known/agent.json")  # the second one is from before version 0.3
 _NOT_FOUND = 404
-_FIRST_POLL, _LONGEST_POLL = 0.5, 10.0  # seconds between two looks at a task
-_PATIENCE = 30.0  # seconds until the headers of an answer to such a look
+_FIRST_POLL, _LONGEST_POLL = 0.5, 10.0  # seconds between two polls of a task
+_POLL_TIMEOUT = 30.0  # seconds for one poll
 _METHODS = {
     "1.0": {"send": "SendMessage", "get": "GetTask", "cancel": "CancelTask"},
     "0.3": {"send": "message/send", "get": "tasks/get", "cancel": "tasks/cancel"},
@@ -27,13 +27,13 @@ _METHODS = {
 
 
 class A2aAgent(RemoteAgent):
-    """One run of an A2A agent: a message, and the task that comes of it."""
+    """One run of an A2A agent: a message, and the task that it creates."""
 
     _interface: Interface | None = None
     _task_id: str | None = None
 
     async def deliver(self, work: Work, journal: Journal) -> Outcome | None:
-        """Send the message; a task that goes on makes the run suspended."""
+        """Send the message; if it creates a task that is not over, suspend the run and return None."""
         interface = self._interface = await self._discover(work, self.delivery.answer)
         call, number = self._call(work, interface, "send", _message(work, interface.version))
         async with self.delivery.acknowledged(call) as reply:
@@ -43,36 +43,36 @@ class A2aAgent(RemoteAgent):
         if task is None:
             message = answer.get("message", answer)
             if not isinstance(message, dict) or not isinstance(message.get("parts"), list):
-                raise AnswerError(f"{call.name}: its answer holds neither a task nor a message")
+                raise AnswerError(f"{call.name}: the answer contains neither a task nor a message")
             words = words_of(message)
             await self.transcript.say(words)
             return Outcome(RunStatus.COMPLETED, message=words or None, usage=usage_in(message, answer))
         self._task_id = task.id
         if task.is_over:
-            return await self._ended_as(work, task)
+            return await self._outcome_of(work, task)
         return None if await journal.suspended({"task_id": task.id}) else Outcome(RunStatus.COMPLETED)
 
     async def follow(self, work: Work) -> Outcome:
-        """Look at the task until it ends; a peer that cannot be reached meanwhile is asked again."""
+        """Poll the task until it ends; keep polling while the server cannot be reached."""
         if self._task_id is None:
             self._task_id = str((work.remote or {}).get("task_id"))
-        pause, is_told = _FIRST_POLL, False
+        pause, is_logged = _FIRST_POLL, False
         while True:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_POLL)
             try:
-                task = await self._look(work)
+                task = await self._poll(work)
             except CallError as error:
                 if not error.may_pass:
                     raise
-                if not is_told:
+                if not is_logged:
                     reason = self.masked(str(error))
-                    _LOG.warning("[delivery] The agent's task cannot be seen now", run_id=work.run_id, reason=reason)
-                is_told = True
+                    _LOG.warning("[delivery] Cannot read the agent's task; retrying", run_id=work.run_id, reason=reason)
+                is_logged = True
                 continue
-            is_told = False
+            is_logged = False
             if task.is_over:
-                return await self._ended_as(work, task)
+                return await self._outcome_of(work, task)
 
     async def withdraw(self, work: Work) -> None:
         """Cancel the task, if there is one."""
@@ -85,7 +85,7 @@ class A2aAgent(RemoteAgent):
         return {name: key} if name else {"Authorization": f"Bearer {key}"}
 
     async def _discover(self, work: Work, fetch: Callable[[HttpCall], Awaitable[bytes]]) -> Interface:
-        """Return where and how the agent wants to be talked to; raise CallError or AnswerError."""
+        """Return the interface that the agent card names; raise CallError or AnswerError if there is none."""
         base = work.settings.url
         places = [""] if base.endswith(".json") else _CARDS
         for place in places:
@@ -100,7 +100,7 @@ class A2aAgent(RemoteAgent):
                 return interface_of(await parse(data), url, has_key=bool(self.own_headers()))
             except AnswerError as error:
                 raise AnswerError(f"agent card: {error}") from None
-        raise AssertionError("the last place ends in one way or the other")
+        raise AssertionError("unreachable: the last place returns or raises")
 
     def _call(self, work: Work, interface: Interface, what: str, params: dict[str, Any]) -> tuple[HttpCall, str]:
         versioned = {"A2A-Version": "1.0"} if interface.version == "1.0" else {}
@@ -114,18 +114,18 @@ class A2aAgent(RemoteAgent):
         call, number = self._call(work, self._interface, what, {"id": self._task_id})
         return await result(await self.once(call), call, number)
 
-    async def _look(self, work: Work) -> RemoteTask:
+    async def _poll(self, work: Work) -> RemoteTask:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_POLL_TIMEOUT):
                 task = RemoteTask.in_answer(await self._ask(work, "get"))
         except TimeoutError:
-            raise CallError(f"no answer within {_PATIENCE:.0f} s", may_pass=True) from None
+            raise CallError(f"no answer within {_POLL_TIMEOUT:.0f} s", may_pass=True) from None
         if task is None:
-            raise AnswerError("its answer about the task holds none")
+            raise AnswerError("the answer contains no task")
         return task
 
-    async def _ended_as(self, work: Work, task: RemoteTask) -> Outcome:
-        """Show what came of a task, and give up one that waits for somebody."""
+    async def _outcome_of(self, work: Work, task: RemoteTask) -> Outcome:
+        """Write the task's output and return its outcome; cancel a task that waits for somebody."""
         await self.transcript.say(task.output)
         if task.waits_for_somebody:
             await self.withdraw_quietly(work)
@@ -133,7 +133,7 @@ class A2aAgent(RemoteAgent):
 
 
 def _message(work: Work, version: str) -> dict[str, Any]:
-    """Return the parameters that send the input; the agent is not to answer only when it is done."""
+    """Return the parameters that send the input and ask for an answer at once, not when the task is done."""
     if version == "1.0":
         form: dict[str, Any] = {"role": "ROLE_USER", "parts": [{"text": work.content}]}
         configuration = {"returnImmediately": True}

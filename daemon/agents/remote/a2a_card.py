@@ -1,4 +1,4 @@
-"""The agent card of an A2A agent: where it wants to be called, in which version, and which header holds the key."""
+"""The agent card of an A2A agent: which URL to call, in which version, and which header carries the key."""
 
 import re
 from collections.abc import Iterator
@@ -24,28 +24,30 @@ class Interface:
 
 
 def interface_of(card: dict[str, Any], url: str, *, has_key: bool = False) -> Interface:
-    """Return the best JSON-RPC interface of a card that came from `url`; raise AnswerError if there is none of ours.
+    """Return the newest supported JSON-RPC interface of a card that came from `url`; raise AnswerError if none.
 
-    A key goes to the host that the config names, and to no other.
+    A key is sent only to the host that the config names.
     """
     found = sorted(_interfaces(card), key=lambda interface: interface.version, reverse=True)
     if not found:
-        raise AnswerError("it offers no JSON-RPC interface in version 1 or 0.3 of A2A")
+        raise AnswerError("it offers no JSON-RPC interface of A2A version 1 or 0.3")
     best = found[0]
     base = URL(url)
     try:
         place = base.join(URL(best.url))
     except ValueError:
-        raise AnswerError(f"it names {best.url[:300]!r}, which is no URL") from None
+        raise AnswerError(f"it names {best.url[:300]!r}, which is not a URL") from None
     if place.scheme not in {"http", "https"} or (base.scheme == "https" and place.scheme == "http"):
-        raise AnswerError(f"it names {best.url[:300]!r}, which is not as safe as the card's own URL")
+        raise AnswerError(f"it names {best.url[:300]!r}, which is less secure than the card's own URL")
     if has_key and place.host != base.host:
-        raise AnswerError(f"it names {place.host}, where the key is not sent; write that host into url if it is right")
+        raise AnswerError(
+            f"it names {place.host}, a host that the key is not sent to; if it is right, set url to that host"
+        )
     return Interface(str(place), best.version, best.tenant, _key_header(card))
 
 
 def _interfaces(card: dict[str, Any]) -> Iterator[Interface]:
-    """Yield the JSON-RPC interfaces of a card, of 1.0 and of the form before."""
+    """Yield the JSON-RPC interfaces of a card in the format of 1.0 or of 0.3."""
     for entry in objects_in(card.get("supportedInterfaces")):
         if str(entry.get("protocolBinding")).upper() == _TRANSPORT:
             yield from _interface(entry.get("url"), entry.get("protocolVersion", "1.0"), entry.get("tenant"))
@@ -64,7 +66,7 @@ def _interface(url: object, version: object, tenant: object) -> Iterator[Interfa
 
 
 def _key_header(card: dict[str, Any]) -> str | None:
-    """Return the header that a scheme of the card wants an API key in, None for a bearer token."""
+    """Return the header that the card's security scheme names for an API key, None for a bearer token."""
     schemes = card.get("securitySchemes")
     for scheme in schemes.values() if isinstance(schemes, dict) else ():
         if not isinstance(scheme, dict):

@@ -1,4 +1,4 @@
-"""A task of an A2A agent, in the words of version 1.0 and 0.3 alike: its state, what it produced, how it ends a run."""
+"""A task of an A2A agent, for version 1.0 and 0.3 alike: its state, its output, and the outcome of its run."""
 
 import json
 from dataclasses import dataclass
@@ -22,27 +22,27 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class RemoteTask:
-    """A task as its agent told of it."""
+    """A task as its agent reported it."""
 
     id: str
     state: str
-    """In the words of 0.3: `input-required`, not `TASK_STATE_INPUT_REQUIRED`."""
+    """As version 0.3 writes it: `input-required`, not `TASK_STATE_INPUT_REQUIRED`."""
     words: str
-    """The message of its status."""
+    """The message in its status."""
     products: tuple[str, ...]
     """The text of its artifacts."""
     usage: dict[str, Any]
 
     @classmethod
     def in_answer(cls, answer: dict[str, Any]) -> Self | None:
-        """Return the task in a result, None if it holds a message instead; raise AnswerError for half a task."""
+        """Return the task in a result, None if that is a message; raise AnswerError if the task lacks id or state."""
         task = answer.get("task", answer)
         if not isinstance(task, dict) or ("task" not in answer and not isinstance(task.get("status"), dict)):
             return None
         status = task.get("status")
         status = status if isinstance(status, dict) else {}
         if not isinstance(task.get("id"), str) or not task["id"] or not isinstance(status.get("state"), str):
-            raise AnswerError("the task in its answer has no id or no state")
+            raise AnswerError("the task in the answer has no id or no state")
         state = status["state"].lower().removeprefix("task_state_").replace("_", "-")
         words = words_of(status.get("message"))
         products = [words_of(artifact) for artifact in objects_in(task.get("artifacts"))]
@@ -55,33 +55,33 @@ class RemoteTask:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing comes of waiting."""
+        """Whether the task has ended, or waits for something that never comes."""
         return self.state in _OVER
 
     @property
     def waits_for_somebody(self) -> bool:
-        """Whether the agent wants an answer, which nobody is there to give."""
+        """Whether the agent waits for input or authentication, which nobody can give."""
         return self.state in _WAITING
 
     @property
     def output(self) -> str:
-        """What it produced, then what it says of its end."""
+        """Its artifacts, then the message in its status."""
         return "\n".join([*self.products, *([self.words] if self.words else [])])
 
     @property
     def outcome(self) -> Outcome:
-        """How a run ends whose task is over."""
+        """The outcome of a run whose task is over."""
         message = self.words or (self.products[-1] if self.products else None)
         if self.state == "completed":
             return Outcome(RunStatus.COMPLETED, message=message, usage=self.usage)
         reason = _REASONS[self.state]
-        would_end_so_again = self.state not in {"failed", "canceled"}
+        permanent = self.state not in {"failed", "canceled"}
         error = f"{reason}: {self.words}" if self.words else reason
-        return Outcome(RunStatus.FAILED, error, message=message, usage=self.usage, permanent=would_end_so_again)
+        return Outcome(RunStatus.FAILED, error, message=message, usage=self.usage, permanent=permanent)
 
 
 def words_of(holder: object) -> str:
-    """Return the text of the parts of a message or an artifact."""
+    """Return the text of all parts of a message or an artifact."""
     parts = objects_in(holder.get("parts")) if isinstance(holder, dict) else []
     return "\n".join(filter(None, map(_part, parts)))
 

@@ -1,4 +1,4 @@
-"""The life of a run whose agent is behind a URL: deliver, wait, end in time, withdraw, and be found again."""
+"""What runs of agents behind a URL have in common: deliver, wait, time out, cancel, and resume after a restart."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ import structlog
 
 from daemon.agents.base import Journal, NeverStarted, Outcome, Work
 from daemon.agents.process.supervisor.output import Mask
-from daemon.agents.remote.delivery import Delivery, Tried
+from daemon.agents.remote.delivery import AttemptFailed, Delivery
 from daemon.agents.remote.json_rpc import AnswerError, request, result_of
 from daemon.agents.remote.transcript import Transcript
 from daemon.errors import SecretError
@@ -22,44 +22,44 @@ from daemon.model import RunStatus
 from daemon.units import utc_now
 
 _LOG = structlog.get_logger()
-_WITHDRAWAL = 5.0  # seconds that a peer has to take note of a cancellation
+_WITHDRAWAL = 5.0  # seconds that a peer has to accept a cancellation
 _WITHDRAWAL_AT_ONCE = 1.0
 _LONGEST_REASON = 1000  # characters
-_LONGEST_MESSAGE = 4000  # characters of an agent's last words that are kept with the run
+_LONGEST_MESSAGE = 4000  # characters of an agent's last message that are stored with the run
 _OVERDUE = "timeout: the run took longer than its timeout"
-_BROKEN_OFF = "the daemon ended while the agent's answer was under way; the input is not delivered again"
+_CUT_OFF = "the daemon ended while the agent was answering; the input is not delivered again"
 
 
 class RemoteAgent(ABC):
     """One run of an agent that is reached over HTTP."""
 
     def __init__(self, session: aiohttp.ClientSession, read_key: Callable[[], str] | None) -> None:
-        """Serve one run; `read_key` gives the agent's API key if it has one, blocks, and raises SecretError."""
+        """Serve one run; `read_key` returns the agent's API key, blocks, and raises SecretError; None for no key."""
         self.session = session
         self._read_key = read_key
         self._key: str | None = None
         self._activity: asyncio.Task[Outcome] | None = None
         self._ending: Literal["cancel", "kill", "interrupt"] | None = None
-        self._told: str | None = None
+        self._cancel_reason: str | None = None
         self._mask: Mask | None = None
-        self._is_begun = False
+        self._has_started = False
         self.settled = asyncio.Event()
         self.transcript: Transcript
         self.delivery: Delivery
 
-    # what the protocols differ in
+    # what each protocol implements
 
     @abstractmethod
     async def deliver(self, work: Work, journal: Journal) -> Outcome | None:
-        """Hand the input over; return the outcome, None once the work goes on elsewhere and the run is suspended."""
+        """Deliver the input; return the outcome, None if the work continues on the server and the run is suspended."""
 
     @abstractmethod
     async def follow(self, work: Work) -> Outcome:
-        """Wait for the end of work that goes on elsewhere."""
+        """Wait for work on the server to end."""
 
     @abstractmethod
     async def withdraw(self, work: Work) -> None:
-        """Tell the peer to stop working on the run; raise CallError or AnswerError."""
+        """Ask the peer to stop working on the run; raise CallError or AnswerError if that fails."""
 
     @abstractmethod
     def key_headers(self, key: str) -> dict[str, str]:
@@ -68,64 +68,64 @@ class RemoteAgent(ABC):
     # the life of a run
 
     async def run(self, work: Work, journal: Journal) -> Outcome | NeverStarted:
-        """Deliver the input and stay until the work has ended."""
-        await self._prepare(work, journal.tried)
+        """Deliver the input and wait for the work to end."""
+        await self._prepare(work, journal.attempt_failed)
         return await self._bounded(work, self._perform(work, journal))
 
     async def resume(self, work: Work) -> Outcome | NeverStarted:
-        """Go on waiting for suspended work; input that nobody acknowledged is delivered again."""
+        """Keep waiting for suspended work; input that was not acknowledged is delivered again, as a new start."""
         if not work.delivered:
             return NeverStarted("the daemon ended before the input was acknowledged")
         if work.remote is None:
-            return Outcome(RunStatus.INTERRUPTED, _BROKEN_OFF)
-        await self._prepare(work, _unheard)
-        self._is_begun = True
+            return Outcome(RunStatus.INTERRUPTED, _CUT_OFF)
+        await self._prepare(work, _ignore)
+        self._has_started = True
         return await self._bounded(work, self.follow(work))
 
     def stop(self, *, at_once: bool) -> None:
-        """Give the run up, and tell the peer."""
+        """Cancel the run, and ask the peer to stop."""
         self._end("kill" if at_once else "cancel")
 
     def interrupt(self) -> None:
-        """Give up a call in flight, because the daemon cannot wait for it any longer."""
+        """Abandon a call in flight, because the daemon is stopping."""
         if self._ending is None:
             self._end("interrupt")
 
-    def note_cancellation(self, told: str) -> None:
-        """Remember who wanted the end, for the case that the database cannot be told."""
-        self._told = told
+    def note_cancellation(self, reason: str) -> None:
+        """Remember who cancelled the run and why, in case the database cannot be written."""
+        self._cancel_reason = reason
 
     def _end(self, how: Literal["cancel", "kill", "interrupt"]) -> None:
         self._ending = how
         if self._activity is not None:
             self._activity.cancel()
 
-    async def _prepare(self, work: Work, tried: Tried) -> None:
+    async def _prepare(self, work: Work, attempt_failed: AttemptFailed) -> None:
         with contextlib.suppress(SecretError) if work.remote is not None else contextlib.nullcontext():
             self._key = await asyncio.to_thread(self._read_key) if self._read_key else None
         secrets = [secret for secret in (self._key, work.hook_token) if secret]
         self._mask = Mask([secret.encode() for secret in secrets])
         self.transcript = Transcript(work.run_dir, secrets)
         deadline = asyncio.get_running_loop().time() + max(0.0, work.settings.timeout_seconds - work.spent_seconds)
-        self.delivery = Delivery(self.session, deadline, self._tried(tried), self.settled)
+        self.delivery = Delivery(self.session, deadline, self._masking(attempt_failed), self.settled)
 
-    def _tried(self, tried: Tried) -> Tried:
-        """Return what hears of failed tries without the run's secrets."""
+    def _masking(self, attempt_failed: AttemptFailed) -> AttemptFailed:
+        """Return a callback that masks the run's secrets before it reports a failed attempt."""
 
-        async def told(number: int, reason: str, pause: float | None) -> None:
-            await tried(number, self._in_brief(reason), pause)
+        async def masked(number: int, reason: str, pause: float | None) -> None:
+            await attempt_failed(number, self._in_brief(reason), pause)
 
-        return told
+        return masked
 
     async def _perform(self, work: Work, journal: Journal) -> Outcome:
-        self._is_begun = True
+        self._has_started = True
         outcome = await self.deliver(work, journal)
         if outcome is None:
             outcome = await self.follow(work)
         return outcome
 
     async def _bounded(self, work: Work, activity: Coroutine[Any, Any, Outcome]) -> Outcome | NeverStarted:
-        """Let an activity go on until its end, the run's timeout, or the wish of somebody."""
+        """Run an activity until it ends, the run times out, or somebody stops it."""
         self._activity = asyncio.create_task(activity)
         if self._ending is not None:
             self._activity.cancel()
@@ -150,40 +150,40 @@ class RemoteAgent(ABC):
         return self._shown(replace(outcome, output_bytes=output_bytes, output_dropped=dropped))
 
     async def _ended(self, work: Work) -> Outcome | NeverStarted:
-        """Return how a run ends that somebody wanted to end."""
+        """Return the outcome of a run that was stopped."""
         if self._ending == "interrupt":
-            if not self._is_begun or self.delivery.is_waiting:
+            if not self._has_started or self.delivery.is_waiting:
                 return NeverStarted("the daemon was stopped before the input was acknowledged")
-            return Outcome(RunStatus.INTERRUPTED, "the daemon was stopped while the agent's answer was under way")
+            return Outcome(RunStatus.INTERRUPTED, "the daemon was stopped while the agent was answering")
         await self.withdraw_quietly(work, _WITHDRAWAL if self._ending == "cancel" else _WITHDRAWAL_AT_ONCE)
-        return Outcome(RunStatus.CANCELLED, self._told or "cancelled", cancelled_by_us=True)
+        return Outcome(RunStatus.CANCELLED, self._cancel_reason or "cancelled", cancelled_by_us=True)
 
     async def withdraw_quietly(self, work: Work, seconds: float = _WITHDRAWAL) -> None:
-        """Tell the peer to stop, if it has anything; whether it listens changes nothing here."""
-        if not self._is_begun:
+        """Ask the peer to stop if the delivery has started; log a failure."""
+        if not self._has_started:
             return
         try:
             async with asyncio.timeout(seconds):
                 await self.withdraw(work)
         except (CallError, AnswerError, TimeoutError) as error:
             reason = self._in_brief(str(error)) or f"no answer within {seconds:.0f} s"
-            _LOG.warning("[delivery] The agent was not told to stop", run_id=work.run_id, reason=reason)
+            _LOG.warning("[delivery] Cannot ask the agent to stop", run_id=work.run_id, reason=reason)
 
     def _shown(self, outcome: Outcome) -> Outcome:
-        """Return an outcome with secrets masked in the words of the peer."""
+        """Return an outcome with secrets masked in the peer's text."""
         error = None if outcome.error is None else self._in_brief(outcome.error)
         message = None if outcome.message is None else self.masked(outcome.message)[:_LONGEST_MESSAGE]
         return replace(outcome, error=error, message=message)
 
     def masked(self, text: str) -> str:
-        """Return a text of the peer with the run's secrets taken out."""
+        """Return the peer's text with the run's secrets masked."""
         if self._mask is None:
             return text
         data = text.encode(errors="replace")
         return (self._mask.feed(data) + self._mask.flush()).decode(errors="replace")
 
     def _in_brief(self, text: str) -> str:
-        """Return a reason as it is kept and shown."""
+        """Return a reason as it is stored and shown: masked and bounded."""
         return self.masked(text)[:_LONGEST_REASON]
 
     # calls
@@ -191,9 +191,9 @@ class RemoteAgent(ABC):
     def rpc(
         self, work: Work, url: str, method: str, params: dict[str, Any], *, reads: bool = False, **headers: str
     ) -> tuple[HttpCall, str]:
-        """Return a JSON-RPC call and its id, both the same whenever the run makes it again.
+        """Return a JSON-RPC call and its id, both the same each time the run makes the call.
 
-        One that only reads carries no idempotency key: its answer is to be fresh.
+        A call that only reads carries no idempotency key, so that its answer is fresh.
         """
         number = derived_id(work, method)
         key = {} if reads else {"x-idempotency-key": work.idempotency_key}
@@ -201,26 +201,26 @@ class RemoteAgent(ABC):
         return HttpCall(method, url, request(method, params, number), common), number
 
     async def once(self, call: HttpCall) -> bytes:
-        """Make a call a single time and return the body of its answer; raise CallError."""
+        """Make a call once, without retries, and return the body of the answer; raise CallError if it fails."""
         async with calling(self.session, call) as reply:
             return await reply.read()
 
     def own_headers(self) -> dict[str, str]:
-        """Return the headers by which the peer knows us."""
+        """Return the headers that authenticate us."""
         return self.key_headers(self._key) if self._key else {}
 
 
-async def _unheard(number: int, reason: str, pause: float | None) -> None:
-    """Take note of no failed tries: the input was delivered by an earlier daemon."""
+async def _ignore(number: int, reason: str, pause: float | None) -> None:
+    """Ignore failed attempts: an earlier daemon delivered the input, so there are none."""
 
 
 def derived_id(work: Work, what: str) -> str:
-    """Return the id of something that belongs to a run, always the same."""
+    """Return the id of something that belongs to a run; the same run always gets the same id."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{work.idempotency_key}/{what}"))
 
 
 async def result(data: bytes, call: HttpCall, number: str) -> dict[str, Any]:
-    """Return the result in the answer to a call; raise AnswerError that names the call."""
+    """Return the result in the answer to a call; raise an AnswerError that names the call if there is none."""
     try:
         return await result_of(data, number)
     except AnswerError as error:

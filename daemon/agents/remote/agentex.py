@@ -1,4 +1,4 @@
-"""`type = "agentex"`: JSON-RPC over HTTP as agents built with the Agentex SDK speak it (`POST {url}/api`)."""
+"""`type = "agentex"`: JSON-RPC over HTTP, as agents built with the Agentex SDK speak it (`POST {url}/api`)."""
 
 import uuid
 from typing import Any
@@ -14,10 +14,10 @@ _NDJSON = {"application/x-ndjson", "application/jsonl", "application/ndjson"}
 
 
 class AgentexAgent(RemoteAgent):
-    """One run of an Agentex agent: `message/send` to a sync one, `task/create` and `event/send` to the others."""
+    """One run of an Agentex agent: `message/send` to a sync agent, `task/create` and `event/send` to any other."""
 
     async def deliver(self, work: Work, journal: Journal) -> Outcome | None:
-        """Hand the input over in the way of the agent's kind."""
+        """Deliver the input in the way that the agent's `acp_type` needs."""
         if work.settings.acp_type == "sync":
             return await self._converse(work, journal)
         call, number = self._call(work, "task/create", {"params": work.params})
@@ -30,8 +30,8 @@ class AgentexAgent(RemoteAgent):
             return Outcome(RunStatus.COMPLETED, usage=usage_in(answer))
         return None if await journal.suspended({}) else Outcome(RunStatus.COMPLETED)
 
-    async def follow(self, work: Work) -> Outcome:  # noqa: ARG002 - the hook's call says it all
-        """Wait for the call of the run's hook, which ends the run by itself."""
+    async def follow(self, work: Work) -> Outcome:  # noqa: ARG002 - the call of the hook carries the result
+        """Wait until the run's hook is called; that call records the run's end itself."""
         await self.settled.wait()
         return Outcome(RunStatus.COMPLETED)
 
@@ -41,7 +41,7 @@ class AgentexAgent(RemoteAgent):
         await result(await self.once(call), call, number)
 
     def key_headers(self, key: str) -> dict[str, str]:
-        """Return the header that Agentex agents look for."""
+        """Return the header that Agentex agents expect."""
         return {"x-agent-api-key": key}
 
     def _call(self, work: Work, method: str, params: dict[str, Any]) -> tuple[HttpCall, str]:
@@ -49,7 +49,7 @@ class AgentexAgent(RemoteAgent):
         return self.rpc(work, f"{work.settings.url.rstrip('/')}/api", method, {**common, **params})
 
     async def _converse(self, work: Work, journal: Journal) -> Outcome:
-        """Send the message and read the reply to its end."""
+        """Send the message and read the whole reply."""
         call, number = self._call(work, "message/send", {"content": _content(work), "stream": True})
         reading = Reply(self.transcript)
         async with self.delivery.acknowledged(call) as reply:
@@ -63,7 +63,7 @@ class AgentexAgent(RemoteAgent):
 
 
 def _agent(work: Work) -> dict[str, Any]:
-    """Describe the agent; its id is derived from its name, as there is no registry to give it one."""
+    """Describe the agent; its id is derived from its name, since no registry assigns one."""
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"agentcron/{work.agent}")),
         "name": work.agent,

@@ -1,4 +1,4 @@
-"""The reply of a sync Agentex agent: updates of messages, as deltas and as a whole, put together to one text."""
+"""The reply of a sync Agentex agent: assemble updates, which are deltas or whole messages, into the output."""
 
 import json
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from daemon.agents.remote.transcript import Transcript
 from daemon.agents.remote.usage import usage_in
 
-_LONGEST = 2000  # characters of what is no text
+_LONGEST = 2000  # characters shown of content that is not text
 _LAST_MESSAGE = 4000
 
 
 class Reply:
-    """Turns updates into output: text as it is, everything else as a line that says what it is."""
+    """Turns updates into output: text unchanged, everything else as a line that describes it."""
 
     def __init__(self, transcript: Transcript) -> None:
         self.usage: dict[str, Any] = {}
@@ -26,13 +26,13 @@ class Reply:
         return self._text(self._index).strip()[:_LAST_MESSAGE] or None
 
     async def take(self, update: dict[str, Any]) -> None:
-        """Take one update (`start`, `delta`, `full`, `done`), or a message that comes without one."""
+        """Handle one update (`start`, `delta`, `full`, `done`), or a message outside an update."""
         kind, content, delta = str(update.get("type")), update.get("content"), update.get("delta")
         index = update.get("index")
         index = index if isinstance(index, int) else None
         self.usage = usage_in(update, content, _data_of(content)) or self.usage
         if kind == "delta" and isinstance(delta, dict) and isinstance(delta.get("text_delta"), str):
-            await self._begin_anew(index)
+            await self._start_next(index)
             await self._add(index, delta["text_delta"])
         elif kind in {"start", "full"} and isinstance(content, dict):
             await self._whole(index, content, is_full=kind == "full")
@@ -40,15 +40,15 @@ class Reply:
             await self._whole(len(self._texts), update, is_full=True)
 
     async def _whole(self, index: int | None, content: dict[str, Any], *, is_full: bool) -> None:
-        """Show a message, less what was shown of it already."""
+        """Show a message except for the part that was already shown."""
         if content.get("type", "text") == "text":
-            await self._begin_anew(index)
+            await self._start_next(index)
             text, known = str(content.get("content") or ""), self._text(index)
             if text.startswith(known):
                 await self._add(index, text[len(known) :])
-            elif is_full:  # it was thought over
+            elif is_full:  # the agent replaced what it had sent
                 self._complete.add(index)
-                await self._begin_anew(index)
+                await self._start_next(index)
                 await self._add(index, text)
             if is_full:
                 self._complete.add(index)
@@ -56,8 +56,8 @@ class Reply:
             await self._transcript.new_line()
             await self._transcript.say(f"{_described(content)[:_LONGEST]}\n")
 
-    async def _begin_anew(self, index: int | None) -> None:
-        """Begin another message under an index whose message is complete."""
+    async def _start_next(self, index: int | None) -> None:
+        """Start another message if the one with this index is complete."""
         if index in self._complete:
             self._complete.discard(index)
             self._texts[index] = []

@@ -1,15 +1,15 @@
-"""JSON-RPC 2.0 over HTTP: requests, and answers that are not taken at their word."""
+"""JSON-RPC 2.0: build requests, and parse answers without trusting them."""
 
 import asyncio
 import json
 from typing import Any
 
-_LONGEST_ID = 100  # characters of another request's id that are shown
-_MUCH = 256 * 1024  # bytes; C code would hold up all else for as long as it takes to parse more
+_LONGEST_ID = 100  # characters shown of an unexpected id
+_MUCH = 256 * 1024  # bytes; for more than that the C parser would block the event loop for too long
 
 
 class AnswerError(Exception):
-    """A peer answered with an error, or with what is no answer to the request; the text says which."""
+    """A peer answered with an error, or with something that is not an answer to the request; the text says which."""
 
 
 def request(method: str, params: dict[str, Any], request_id: str) -> bytes:
@@ -18,12 +18,12 @@ def request(method: str, params: dict[str, Any], request_id: str) -> bytes:
 
 
 async def parse(data: bytes) -> dict[str, Any]:
-    """Return a JSON object; raise AnswerError for anything else. A large one is parsed slowly, beside other work."""
+    """Return a JSON object; raise AnswerError for anything else. Parse a large one in a thread."""
     return _parse(data) if len(data) <= _MUCH else await asyncio.to_thread(_parse, data)
 
 
 class _Decoder(json.JSONDecoder):
-    """Parses in Python, which lets other threads run meanwhile; long strings are still read at once."""
+    """Parses in Python, so that other threads can run meanwhile, except during a single long string."""
 
     def __init__(self) -> None:
         super().__init__(parse_constant=_refuse_constant)
@@ -31,42 +31,42 @@ class _Decoder(json.JSONDecoder):
 
 
 def _parse(data: bytes) -> dict[str, Any]:
-    """Return a JSON object; raise AnswerError for anything else, NaN and bottomless nesting included."""
+    """Return a JSON object; raise AnswerError for anything else, including NaN and too deep nesting."""
     if not data.strip():
-        raise AnswerError("its answer is empty")
+        raise AnswerError("the answer is empty")
     try:
         text = data.decode(json.detect_encoding(data), "surrogatepass")
         much = len(data) > _MUCH
         content = _Decoder().decode(text) if much else json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
-        raise AnswerError("its answer is nested too deeply") from None
+        raise AnswerError("the answer is nested too deeply") from None
     except ValueError as error:
-        raise AnswerError(f"its answer is not JSON: {error}") from None
+        raise AnswerError(f"the answer is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise AnswerError("its answer is not a JSON object")
+        raise AnswerError("the answer is not a JSON object")
     return content
 
 
 async def result_of(data: bytes, request_id: str) -> dict[str, Any]:
-    """Return the result in an answer to a request; raise AnswerError."""
+    """Return the result in an answer to a request; raise AnswerError if there is none."""
     answer = await parse(data)
     error = answer.get("error")
     if error is not None:
         raise _error(error)
     if answer.get("id") != request_id:
         raise AnswerError(
-            f"its answer carries the id {str(answer.get('id'))[:_LONGEST_ID]!r}, which is another request's"
+            f"the answer has the id {str(answer.get('id'))[:_LONGEST_ID]!r}, which belongs to another request"
         )
     result = answer.get("result")
     if result is not None and not isinstance(result, dict):
-        raise AnswerError("the result in its answer is not a JSON object")
+        raise AnswerError("the result in the answer is not a JSON object")
     if "result" not in answer:
-        raise AnswerError("its answer holds neither a result nor an error")
+        raise AnswerError("the answer contains neither a result nor an error")
     return result or {}
 
 
 def objects_in(value: object) -> list[dict[str, Any]]:
-    """Return the objects of a list in an answer, nothing for what is no list."""
+    """Return the objects in a list, an empty list if `value` is not a list."""
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
@@ -74,11 +74,11 @@ def _error(error: object) -> AnswerError:
     if not isinstance(error, dict):
         return AnswerError(f"it answered with an error: {error}")
     code = error.get("code")
-    told = "" if code is None else f" (JSON-RPC error {code})"
+    suffix = "" if code is None else f" (JSON-RPC error {code})"
     details = error.get("data")
     more = f": {json.dumps(details)}" if details else ""
-    return AnswerError(f"{error.get('message') or 'it answered with an error'}{told}{more}")
+    return AnswerError(f"{error.get('message') or 'it answered with an error'}{suffix}{more}")
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

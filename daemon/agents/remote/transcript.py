@@ -1,4 +1,4 @@
-"""The output of a run whose agent is elsewhere: what it says, written where a command's output would be."""
+"""The output of a run whose agent is behind a URL, written to the same file as a command's output."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from daemon.http_client import LARGEST_BODY
 
 
 class Transcript:
-    """Writes what an agent says to `output.log`, secrets masked; a full disk only costs the output."""
+    """Writes what an agent says to `output.log`, secrets masked; if the disk is full, only output is lost."""
 
     def __init__(self, run_dir: Path, hidden: Sequence[str]) -> None:
         self._run_dir = run_dir
@@ -19,13 +19,13 @@ class Transcript:
         self._lost = 0
 
     async def say(self, text: str) -> None:
-        """Add words as they come."""
+        """Append text as it arrives."""
         if text:
             self._ends_line = text.endswith("\n")
             await asyncio.to_thread(self._write, text.encode(errors="replace"))
 
     async def new_line(self) -> None:
-        """Go to the beginning of a line, if something stands there already."""
+        """End the current line, if it is not empty."""
         if not self._ends_line:
             await self.say("\n")
 
@@ -33,13 +33,13 @@ class Transcript:
         try:
             if self._output is None:
                 self._output = Output(str(self._run_dir), LARGEST_BODY, self._hidden)
-        except OSError:  # a full disk costs the output, not the run
+        except OSError:  # a full disk loses the output, not the run
             self._lost += len(data)
             return
         self._output.write(0, data)
 
     def finish(self) -> tuple[int, int]:
-        """Close it; return how many bytes there were, and how many of them were dropped."""
+        """Close the file; return how many bytes there were, and how many of them were dropped."""
         if self._output is None:
             return self._lost, self._lost
         self._output.finish()

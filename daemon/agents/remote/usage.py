@@ -1,4 +1,4 @@
-"""Tokens and cost in what agents report, under the names that are in use for them."""
+"""Find tokens and cost in what agents report, under the various names that are in use."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ _NAMES = {
 
 
 def usage_in(*places: object) -> dict[str, Any]:
-    """Return the usage that the first of some mappings holds, under `usage` or in its `metadata`."""
+    """Return the usage from the first place that has it, directly or in its `metadata`."""
     for place in places:
         if not isinstance(place, Mapping):
             continue
@@ -27,7 +27,7 @@ def _normal(usage: Mapping[str, Any]) -> dict[str, Any]:
     for name, aliases in _NAMES.items():
         value = next((usage[alias] for alias in aliases if alias in usage), None)
         if isinstance(value, float) and value.is_integer() and name != "cost_usd":
-            value = int(value)  # some transports know one kind of number
+            value = int(value)  # some transports have only one type of number
         if value is not None:
             found[name] = value
     return found

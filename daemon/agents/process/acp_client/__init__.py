@@ -1,1 +1,1 @@
-"""The client that stands before an agent of type acp, as a program of its own: standard library only."""
+"""The program that talks to an agent of type acp: a separate process that uses only the standard library."""

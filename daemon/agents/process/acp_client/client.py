@@ -1,7 +1,7 @@
-"""One session with an agent: initialize, session/new, session/prompt, and the end that the agent gives as its reason.
+"""One session with an agent: initialize, session/new, session/prompt, and the stop reason that ends it.
 
-Agent Client Protocol, version 1 (agentclientprotocol.com): JSON-RPC 2.0, one message a line, over the standard input
-and output of the agent. What the agent tells goes to our standard output, its verdict to `$AGENTCRON_RESULT`.
+Agent Client Protocol, version 1 (agentclientprotocol.com): JSON-RPC 2.0, one message per line, over the agent's
+standard input and output. What the agent says goes to our standard output, the result to `$AGENTCRON_RESULT`.
 """
 
 import os
@@ -19,22 +19,22 @@ _METHOD_NOT_FOUND = -32601
 _AUTH_REQUIRED = -32000
 _PREFERRED = {"allow": ("allow_once", "allow_always"), "reject": ("reject_once", "reject_always")}
 _STOPPED = {
-    "max_tokens": "the agent stopped: it reached the limit of tokens (max_tokens)",
-    "max_turn_requests": "the agent stopped: it reached the limit of requests in one turn (max_turn_requests)",
-    "refusal": "the agent refused to go on (refusal)",
+    "max_tokens": "the agent stopped: it reached its token limit (max_tokens)",
+    "max_turn_requests": "the agent stopped: it reached its limit of requests in one turn (max_turn_requests)",
+    "refusal": "the agent refused to continue (refusal)",
     "cancelled": "the agent cancelled its turn by itself",
 }
 
 
 def main(arguments: list[str]) -> None:
-    """Run one session: our version, the answer to permission requests, seconds to heed a cancel, the command."""
+    """Run one session; arguments: our version, how to answer permission requests, seconds to obey a cancel, command."""
     version, permissions, patience, *command = arguments
     prompt = sys.stdin.buffer.read().decode(errors="replace")
     try:
         pipes = AgentPipes(command)
     except OSError as error:
         result = SessionResult(failure=f"cannot start {command[0]!r}: {error.strerror}")
-        code = 127 if isinstance(error, FileNotFoundError) else 126  # as a shell says it
+        code = 127 if isinstance(error, FileNotFoundError) else 126  # as a shell reports it
     else:
         session = Session(pipes, permissions, float(patience))
         result = session.run(prompt, version)
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
 
 
 class _RefusedError(Exception):
-    """The agent answered one of our requests with an error, or with nonsense; the text says which."""
+    """The agent answered a request with an error or with an invalid result; the text says which."""
 
 
 class Session:
@@ -58,7 +58,7 @@ class Session:
         self._permissions = permissions
         self._patience = patience
         self._rendering = Rendering()
-        self._verdict = SessionResult()
+        self._result = SessionResult()
         self._session: str | None = None
         self._requests = 0
         self._cancelled_at: float | None = None
@@ -66,16 +66,16 @@ class Session:
         signal.signal(signal.SIGTERM, self._cancel)
 
     def run(self, prompt: str, version: str) -> SessionResult:
-        """Take the session to its end; whatever happens becomes the verdict."""
+        """Run the session to its end; whatever happens becomes its result."""
         try:
             self._initialize(version)
             self._session = self._open()
             self._turn(prompt)
         except (AgentGoneError, _RefusedError) as error:
-            self._verdict.failure = str(error)
+            self._result.failure = str(error)
         self._rendering.end_line()
-        self._verdict.message = self._rendering.last_message
-        return self._verdict
+        self._result.message = self._rendering.last_message
+        return self._result
 
     def _initialize(self, version: str) -> None:
         answer = self._ask(
@@ -102,19 +102,19 @@ class Session:
         self._count_tokens(answer.get("usage"))
         reason = answer.get("stopReason")
         if reason == "cancelled" and self._cancelled_at is not None:
-            self._verdict.failure = "cancelled"
+            self._result.failure = "cancelled"
         elif reason != "end_turn":
-            self._verdict.failure = _STOPPED.get(str(reason), f"the agent stopped for no known reason: {reason!r}")
+            self._result.failure = _STOPPED.get(str(reason), f"the agent stopped for an unknown reason: {reason!r}")
 
     def _ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Send a request and serve the agent until its answer; raise _RefusedError or AgentGoneError."""
+        """Send a request and serve the agent until it answers; raise _RefusedError or AgentGoneError."""
         self._requests += 1
         number = self._requests
         self._pipes.send({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
         while True:
             message = self._pipes.receive(method, self._deadline())
             if message is None:
-                self._pass_on_cancel()
+                self._forward_cancel()
             elif isinstance(message, str):
                 self._rendering.note(f"[agent] {message}")
             elif isinstance(message.get("method"), str):
@@ -122,12 +122,12 @@ class Session:
             elif message.get("id") == number:
                 return self._answer(method, message)
             else:
-                self._rendering.note(f"[protocol] an answer to no request of ours: id {message.get('id')!r}")
+                self._rendering.note(f"[protocol] an answer that matches no request: id {message.get('id')!r}")
 
     def _answer(self, method: str, message: dict[str, Any]) -> dict[str, Any]:
         error = message.get("error")
         if isinstance(error, dict):
-            hint = "; sign it in by hand once" if error.get("code") == _AUTH_REQUIRED else ""
+            hint = "; log it in once by hand" if error.get("code") == _AUTH_REQUIRED else ""
             raise _RefusedError(f"the agent refused {method}: {error.get('message')} ({error.get('code')}){hint}")
         result = message.get("result")
         if not isinstance(result, dict):
@@ -135,7 +135,7 @@ class Session:
         return result
 
     def _serve(self, message: dict[str, Any]) -> None:
-        """Take a notification, or answer a request of the agent."""
+        """Handle a notification or a request of the agent."""
         params = message.get("params")
         params = params if isinstance(params, dict) else {}
         if "id" not in message:
@@ -148,12 +148,12 @@ class Session:
         if message["method"] == "session/request_permission":
             answer["result"] = {"outcome": self._permit(params)}
         else:
-            text = f"{message['method']} is not offered: agentcron gives neither files nor terminals"
+            text = f"{message['method']} is not supported: agentcron offers neither files nor terminals"
             answer["error"] = {"code": _METHOD_NOT_FOUND, "message": text}
         self._pipes.send(answer)
 
     def _permit(self, params: dict[str, Any]) -> dict[str, str]:
-        """Choose the answer to a permission request, and tell of it."""
+        """Choose the answer to a permission request, and report it."""
         call = params.get("toolCall")
         asked = text_of(call.get("title") or call.get("toolCallId")) if isinstance(call, dict) else ""
         options = params.get("options")
@@ -165,17 +165,17 @@ class Session:
         chosen = next((by_kind[kind] for kind in _PREFERRED[self._permissions] if kind in by_kind), None)
         if self._cancelled_at is not None:
             chosen = None
-        told = "cancelled" if chosen is None else str(chosen["kind"])
-        self._rendering.note(f"[permission] {asked or 'something'}: {told}")
-        self._verdict.note_permission(asked or "something", told)
+        decision = "cancelled" if chosen is None else str(chosen["kind"])
+        self._rendering.note(f"[permission] {asked or 'something'}: {decision}")
+        self._result.note_permission(asked or "something", decision)
         return {"outcome": "cancelled"} if chosen is None else {"outcome": "selected", "optionId": chosen["optionId"]}
 
     def _cancel(self, *_: object) -> None:
-        """Hear that the run is to end."""
+        """Note that the run is to end (SIGTERM)."""
         self._cancelled_at = self._cancelled_at or time.monotonic()
 
-    def _pass_on_cancel(self) -> None:
-        """Ask the agent to end its turn, once; it gets some time for that."""
+    def _forward_cancel(self) -> None:
+        """Ask the agent once to end its turn; `_deadline` limits the time that it has for that."""
         if self._cancelled_at is not None and self._session is not None and not self._cancel_sent:
             self._cancel_sent = True
             self._pipes.send({"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": self._session}})
@@ -189,10 +189,10 @@ class Session:
         if not isinstance(usage, dict):
             return
         read = [usage.get(name) for name in ("inputTokens", "cachedReadTokens", "cachedWriteTokens")]
-        self._verdict.usage["input_tokens"] = sum(value for value in read if isinstance(value, int))
-        self._verdict.usage["output_tokens"] = usage.get("outputTokens")
+        self._result.usage["input_tokens"] = sum(value for value in read if isinstance(value, int))
+        self._result.usage["output_tokens"] = usage.get("outputTokens")
 
     def _count_cost(self, update: dict[str, Any]) -> None:
         cost = update.get("cost") if update.get("sessionUpdate") == "usage_update" else None
         if isinstance(cost, dict) and cost.get("currency") == "USD":
-            self._verdict.usage["cost_usd"] = cost.get("amount")
+            self._result.usage["cost_usd"] = cost.get("amount")

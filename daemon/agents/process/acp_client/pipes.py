@@ -1,4 +1,4 @@
-"""The agent's process and the lines to and from it; a side that does not read never stops the other."""
+"""The agent's process and its pipes; neither side blocks because the other does not read."""
 
 import contextlib
 import json
@@ -10,45 +10,45 @@ import time
 from typing import Any
 
 _LONGEST_LINE = 16 * 1024 * 1024
-_MOST_UNSENT = 64 * 1024 * 1024  # an input may be long
+_MOST_UNSENT = 64 * 1024 * 1024  # leaves room for a long input
 _CHUNK = 64 * 1024
 _LONGEST_PAUSE = 3600.0  # seconds
-_LAST_MOMENT = 2.0  # seconds for an agent to end that has closed its standard output
-_SHOWN = 2000  # characters of a line that is no message
+_END_WAIT = 2.0  # seconds that an agent has to end after it closed its standard output
+_SHOWN = 2000  # characters shown of a line that is not a message
 
 
 class AgentGoneError(Exception):
-    """There is nobody to talk to any more; the text says why."""
+    """The conversation with the agent is over; the text says why."""
 
 
 class AgentPipes:
     """A running agent."""
 
     def __init__(self, command: list[str]) -> None:
-        """Start the agent; raise OSError."""
+        """Start the agent; raise OSError if it cannot be started."""
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._process.stdin is None or self._process.stdout is None:
             raise OSError("no pipes")
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         self._unsent = bytearray()
         self._unread = bytearray()
-        self._searched = 0  # bytes of the unread ones that hold no end of a line
+        self._searched = 0  # leading unread bytes that are known to hold no line break
         self._woken, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         for descriptor in (self._to, self._from):
             os.set_blocking(descriptor, False)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Have a message sent as fast as the agent takes it."""
+        """Queue a message, which is sent as fast as the agent reads; raise AgentGoneError if too much is queued."""
         self._unsent += json.dumps(message).encode() + b"\n"
         if len(self._unsent) > _MOST_UNSENT:
-            raise AgentGoneError("the agent asks without end and reads no answers")
+            raise AgentGoneError("the agent keeps sending requests but does not read the answers")
         self._send_some()
 
     def receive(self, awaited: str, deadline: float | None) -> dict[str, Any] | str | None:
-        """Return the agent's next message, a line that is none as text, or None after a signal.
+        """Return the agent's next message, a line that is not a message as text, or None after a signal.
 
-        Raise AgentGoneError if the agent has ended, writes without end, or lets the deadline pass (monotonic seconds).
+        Raise AgentGoneError if the agent has ended, sends an endless line, or misses the deadline (monotonic seconds).
         """
         while (line := self._next_line()) is None:
             if deadline is not None and time.monotonic() >= deadline:
@@ -60,9 +60,9 @@ class AgentPipes:
         return _message(line)
 
     def exit_status(self) -> int | None:
-        """Return how the agent ended, None while it lives."""
+        """Return the agent's exit status as a shell reports it, None while it runs."""
         code = self._process.poll()
-        return code if code is None or code >= 0 else 128 - code  # as a shell says it
+        return code if code is None or code >= 0 else 128 - code  # as a shell reports it
 
     def _next_line(self) -> bytes | None:
         end = self._unread.find(b"\n", self._searched)
@@ -77,7 +77,7 @@ class AgentPipes:
         return line
 
     def _wait(self, deadline: float | None) -> bool:
-        """Wait for something to happen; return False once the agent has closed its standard output."""
+        """Wait for a signal or for a pipe to be ready; return False once the agent has closed its standard output."""
         ready = select.poll()
         ready.register(self._woken, select.POLLIN)
         ready.register(self._from, select.POLLIN)
@@ -106,12 +106,12 @@ class AgentPipes:
                 del self._unsent[: os.write(self._to, self._unsent[:_CHUNK])]
         except BlockingIOError:
             return
-        except OSError:  # it reads no more; that it has ended is seen at its output
+        except OSError:  # it does not read any more; its end shows on its output pipe
             self._unsent.clear()
 
     def _ending(self) -> str:
         try:
-            code = self._process.wait(_LAST_MOMENT)
+            code = self._process.wait(_END_WAIT)
         except subprocess.TimeoutExpired:
             return "the agent closed its standard output"
         how = f"by signal {-code}" if code < 0 else f"with exit status {code}"
@@ -119,7 +119,7 @@ class AgentPipes:
 
 
 def _message(line: bytes) -> dict[str, Any] | str:
-    """Return a line as a message, or as text to show if it is none."""
+    """Return a line as a message, or as text to show if it is not one."""
     try:
         message = json.loads(line, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -130,4 +130,4 @@ def _message(line: bytes) -> dict[str, Any] | str:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -1,4 +1,4 @@
-"""What the agent tells, as a person reads it: its words as they come, and a line for everything else."""
+"""Render the agent's updates for people: its text as it arrives, and a line for everything else."""
 
 import sys
 from typing import Any
@@ -20,11 +20,11 @@ class Rendering:
 
     @property
     def last_message(self) -> str | None:
-        """What the agent said last, without interruption by anything else."""
+        """The agent's last message: the text since anything else was shown."""
         return "".join(self._message).strip()[:_LONGEST_MESSAGE] or None
 
     def update(self, update: dict[str, Any]) -> None:
-        """Show an update of the session, of a kind that has something to show."""
+        """Show an update of the session; ignore those with nothing to show."""
         kind = update.get("sessionUpdate")
         if kind == "agent_message_chunk":
             self._say("", text_of(update.get("content")))
@@ -36,7 +36,7 @@ class Rendering:
             self._plan(update.get("entries"))
 
     def note(self, text: str) -> None:
-        """Write a line of its own."""
+        """Write a separate line."""
         if not text.strip() or text == "[agent] ":
             return
         self.end_line()
@@ -49,12 +49,12 @@ class Rendering:
         self._message_length = 0
 
     def end_line(self) -> None:
-        """Go to the beginning of a line."""
+        """End the current line, if there is one."""
         if not self._at_line_start:
             self._write("\n")
 
     def _say(self, prefix: str, text: str) -> None:
-        """Write words as they come; what is no message begins with its kind."""
+        """Write text as it arrives; text that is not a message starts with its kind."""
         if not text:
             return
         if prefix:
@@ -80,10 +80,10 @@ class Rendering:
         if len(self._titles) < _LONGEST:
             self._titles[number] = title
         details = [text_of(update.get(key)) for key in ("kind", "status")]
-        told = ", ".join(detail for detail in details if detail)
+        summary = ", ".join(detail for detail in details if detail)
         shown = [_shown(content) for content in _list(update.get("content"))]
-        if told or update.get("sessionUpdate") == "tool_call" or any(shown):
-            self.note("\n".join([f"[tool] {title}" + (f" ({told})" if told else ""), *filter(None, shown)]))
+        if summary or update.get("sessionUpdate") == "tool_call" or any(shown):
+            self.note("\n".join([f"[tool] {title}" + (f" ({summary})" if summary else ""), *filter(None, shown)]))
 
     def _plan(self, entries: object) -> None:
         lines = [
@@ -95,7 +95,7 @@ class Rendering:
 
 
 def text_of(content: object) -> str:
-    """Return the words of a content block, or what it is instead of words."""
+    """Return the text of a content block, or a description of a block without text."""
     if isinstance(content, str):
         return content
     if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""How the session ended, written where a run's result is read from; what the agent itself wrote there counts more."""
+"""Write the session's result to the run's result file; values that the agent itself wrote there win."""
 
 import contextlib
 import json
@@ -12,17 +12,17 @@ _MOST_PERMISSIONS = 99
 
 @dataclass
 class SessionResult:
-    """What is known of a session at its end."""
+    """The result of a session."""
 
     failure: str | None = None
     message: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     permissions: list[dict[str, str]] = field(default_factory=list)
-    """The first that were asked for, each with the answer."""
+    """The first requests, each with its answer."""
     more_permissions: int = 0
 
     def note_permission(self, asked: str, answer: str) -> None:
-        """Keep what was asked for, or count it: an agent may ask for ever."""
+        """Record a permission request, or only count it: an agent may send any number of them."""
         if len(self.permissions) < _MOST_PERMISSIONS:
             self.permissions.append({"asked": asked, "answer": answer})
         else:
@@ -30,7 +30,7 @@ class SessionResult:
 
 
 def write_result(result: SessionResult) -> None:
-    """Write the result file; a full disk or an agent in the way only costs the file."""
+    """Write the result file; if the disk is full or the agent interferes, only the file is lost."""
     path = os.environ["AGENTCRON_RESULT"]
     own = _read(path)
     usage = own.get("usage")
@@ -51,7 +51,7 @@ def _rest(count: int) -> list[dict[str, str]]:
 
 
 def _read(path: str) -> dict[str, Any]:
-    """Return what the agent wrote, nothing if that is not a result."""
+    """Return what the agent wrote, an empty dict if that is not a JSON object."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as stream:

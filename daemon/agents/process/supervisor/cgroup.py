@@ -1,6 +1,6 @@
-"""The cgroup of one run (cgroups(7), version 2): it ends all that is in it at once, and tells what that has used.
+"""The cgroup of one run (cgroups(7), version 2): it kills everything in it at once, and counts what that used.
 
-Nothing here raises: without cgroups, or with one that somebody else spoilt, the run is owned as well by descent.
+Nothing here raises: without a cgroup, or if somebody else broke it, the run's processes are still found by descent.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ _PERIOD = 100_000  # microseconds, the kernel's own default for cpu.max
 
 
 class Cgroup:
-    """A run's cgroup, or none; made when the command starts, and removed when nothing of it is left."""
+    """A run's cgroup, or none; created when the command starts, removed when no process is left in it."""
 
     def __init__(self, spec: dict[str, Any] | None) -> None:
         self._spec = spec
@@ -20,16 +20,16 @@ class Cgroup:
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
-        """Have what is started within the block begin in the cgroup; this process is in it only for the moment.
+        """Have what is started within the block start in the cgroup; this process is in it only during the block.
 
-        The limits are set afterwards, so that they cannot hit this process; they count for what was used before.
+        The limits are set afterwards, so that they cannot hit this process; they also cover what was used before.
         """
         if self._spec is None:
             yield
             return
         with contextlib.suppress(OSError):
             os.mkdir(self._path)
-        self._write("memory.oom.group", "0")  # what an earlier try may have left
+        self._write("memory.oom.group", "0")  # an earlier attempt may have left it at 1
         write(self._path, "cgroup.procs", str(os.getpid()))
         try:
             yield
@@ -39,19 +39,19 @@ class Cgroup:
                 limit(self._path, self._spec["memory_max"], self._spec["cpu_quota"])
 
     def _leave(self) -> None:
-        """Go back to where this process came from; without a way back the run is owned by descent alone."""
+        """Move this process back to the daemon's cgroup; if that fails, do without a cgroup for this run."""
         home: str = self._spec["home"] if self._spec else ""
         with contextlib.suppress(OSError):
-            os.mkdir(home)  # systemd may have removed it while nobody was in it
+            os.mkdir(home)  # systemd may have removed it while it was empty
         if not write(home, "cgroup.procs", str(os.getpid())):
             self._spec = None
 
     def kill(self) -> None:
-        """End all that is in it with SIGKILL, also what forks meanwhile (cgroup.kill, Linux 5.14)."""
+        """Send SIGKILL to every process in it, including those forked meanwhile (cgroup.kill, Linux 5.14)."""
         self._write("cgroup.kill", "1")
 
     def usage(self) -> dict[str, Any]:
-        """Return what the run has used, as far as the host counts it: `memory_peak`, `cpu_seconds`, `oom_kills`."""
+        """Return what the run used, as far as the host counts it: `memory_peak`, `cpu_seconds`, `oom_kills`."""
         if self._spec is None:
             return {}
         used: dict[str, Any] = {}
@@ -66,7 +66,7 @@ class Cgroup:
         return used
 
     def remove(self) -> None:
-        """Take it away with the cgroups that were made in it; one that is not empty stays."""
+        """Remove it and the cgroups within it; those that are not empty stay."""
         if self._spec is not None:
             remove(self._path)
 
@@ -76,9 +76,9 @@ class Cgroup:
 
 
 def limit(path: str, memory_max: int | None, cpu_quota: float | None) -> None:
-    """Set the limits of a run: bytes, and the share of one CPU (2.0 is two); None is none.
+    """Set the limits of a run: bytes, and CPUs (2.0 is two); None is no limit.
 
-    When memory runs out, in the run or on the host, the kernel ends the run as a whole (memory.oom.group).
+    When memory runs out, in the run or on the host, the kernel kills the run as a whole (memory.oom.group).
     """
     write(path, "memory.oom.group", "1")
     write(path, "memory.max", "max" if memory_max is None else str(memory_max))
@@ -86,19 +86,19 @@ def limit(path: str, memory_max: int | None, cpu_quota: float | None) -> None:
 
 
 def members(path: str) -> list[int]:
-    """Return the pids of all that is in a cgroup and in those below it."""
+    """Return the pids of all processes in a cgroup and in those below it."""
     return [int(pid) for folder, _, _ in os.walk(path) for pid in _read(folder, "cgroup.procs").split()]
 
 
 def remove(path: str) -> None:
-    """Remove a cgroup and those below it, as far as they are empty."""
+    """Remove a cgroup and those below it, if they are empty."""
     for folder, _, _ in os.walk(path, topdown=False):
         with contextlib.suppress(OSError):
             os.rmdir(folder)
 
 
 def write(path: str, name: str, text: str) -> bool:
-    """Write to a file of a cgroup; return whether the kernel took it."""
+    """Write to a file of a cgroup; return whether the kernel accepted it."""
     try:
         descriptor = os.open(os.path.join(path, name), os.O_WRONLY | os.O_CLOEXEC)
     except OSError:

@@ -1,4 +1,4 @@
-"""Opening what an agent may have put in the place of a file of ours."""
+"""Open files that an agent may have replaced with a link, a pipe or a folder."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
-    """Open a regular file, without following a link or waiting for the other end of a pipe; raise OSError."""
+    """Open a regular file without following a link or blocking on a pipe; raise OSError for anything else."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -16,7 +16,7 @@ def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
 
 
 def open_in(folder: str, name: str) -> int:
-    """Open a regular file in a folder that is no link itself; raise OSError."""
+    """Open a regular file in a folder that is not a link itself; raise OSError for anything else."""
     place = os.open(folder, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return open_regular(f"/proc/self/fd/{place}/{name}")
@@ -25,6 +25,6 @@ def open_in(folder: str, name: str) -> int:
 
 
 def open_anew(path: str) -> BinaryIO:
-    """Open a regular file for writing, empty and private, without following a link; raise OSError."""
+    """Open a regular file for writing, empty and private, without following a link; raise OSError on failure."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     return open(os.open(path, flags, 0o600), "wb")

@@ -1,7 +1,7 @@
-"""The output of a run as it streams by: secrets masked, first and last part kept, the middle counted and dropped.
+"""The bounded output of a run: secrets masked, first and last part kept, the middle counted and dropped.
 
-The first part goes straight to `output.log`. What comes after goes round and round in `output.tail`, whose header
-says how far it came, so that anyone can fold it onto the log, also after a supervisor was killed.
+The first part goes straight to `output.log`. The rest goes to a ring buffer in the file `output.tail`, whose header
+holds the write position, so that it can be appended to the log even after the supervisor was killed.
 """
 
 import os
@@ -14,12 +14,12 @@ TAIL = "output.tail"
 STANDARD_OUTPUT = "stdout.tail"
 _HEADER = struct.Struct("<QQQ")  # length of the first part, size of the ring, bytes ever written to the ring
 _MASK = b"***"
-_SHORTEST_LINE = 8  # of a secret of several lines; shorter ones, such as "}", are no secret
+_SHORTEST_LINE = 8  # of a secret of several lines; shorter lines, such as "}", are not secret
 _COPY = 1 << 20
 
 
 class Mask:
-    """Replaces secret values in a stream, also where a value is cut by the edge of a chunk."""
+    """Replaces secret values in a stream, even if a value is split between two chunks."""
 
     def __init__(self, hidden: list[bytes]) -> None:
         lines = [line for value in hidden for line in value.splitlines() if len(line) >= _SHORTEST_LINE]
@@ -27,7 +27,7 @@ class Mask:
         self._held = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return what can be shown by now; the beginning of a possible secret is held back."""
+        """Return what can be shown so far; what may be the beginning of a secret is held back."""
         data = self._held + chunk
         for value in self._hidden:
             data = data.replace(value, _MASK)
@@ -36,12 +36,12 @@ class Mask:
         return data[: len(data) - held]
 
     def flush(self) -> bytes:
-        """Return what was held back: the stream is over, so it was no secret."""
+        """Return what was held back: the stream has ended, so it was not a secret."""
         held, self._held = self._held, b""
         return held
 
     def _possible_beginning(self, data: bytes) -> int:
-        """Return the length of the longest end of the data that may be the beginning of a secret."""
+        """Return the length of the longest suffix of the data that may be the beginning of a secret."""
         longest = 0
         for value in self._hidden:
             start = max(0, len(data) - len(value) + 1)
@@ -62,7 +62,7 @@ class Output:
         self._head_size = most - most // 2
         self._ring_size = most // 2
         self._hidden = hidden
-        self._masks: dict[int, Mask] = {}  # one for each stream, so that they cannot break each other's secrets
+        self._masks: dict[int, Mask] = {}  # one for each stream, so that one cannot split a secret of the other
         self._log = os.open(os.path.join(run_dir, LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._tail = -1
         self._head = 0
@@ -71,14 +71,14 @@ class Output:
         self.failed = 0
 
     def write(self, stream: int, chunk: bytes) -> bytes:
-        """Take the next bytes of a stream; return what of it can be shown by now."""
+        """Add the next bytes of a stream; return the part that can be shown so far."""
         mask = self._masks.setdefault(stream, Mask(self._hidden))
         shown = mask.feed(chunk)
         self._keep(shown)
         return shown
 
     def finish(self) -> None:
-        """Put what was kept into `output.log`, in its order."""
+        """Write everything that was kept to `output.log`, in order."""
         for mask in self._masks.values():
             self._keep(mask.flush())
         os.close(self._log)
@@ -93,7 +93,7 @@ class Output:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._tail = os.open(os.path.join(self._run_dir, TAIL), flags, 0o600)
-        except OSError:  # a full disk, or an agent in its own folder: the output is dropped and counted
+        except OSError:  # a full disk, or the agent interfered: the output is dropped and counted
             return False
         return True
 
@@ -114,7 +114,7 @@ class Output:
             data = data[self._ring(data) :]
 
     def _ring(self, data: bytes) -> int:
-        """Write some bytes at the ring's present place; return how many were taken."""
+        """Write some bytes at the current position of the ring; return how many were taken."""
         if not self._ring_size:
             self.failed += len(data)
             return len(data)
@@ -131,9 +131,9 @@ class Output:
 
 
 class Tail:
-    """The last part of the standard output by itself, for runs whose command prints its result there.
+    """The last part of the standard output alone, for runs whose command prints its result there.
 
-    It gets what is shown, so secrets are masked; the little that a mask holds back at the end is no part of a result.
+    It gets masked text; the few bytes that a mask holds back at the end are never part of a result.
     """
 
     def __init__(self, size: int) -> None:
@@ -141,13 +141,13 @@ class Tail:
         self._kept = bytearray()
 
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes of the stream."""
+        """Add the next bytes of the stream."""
         self._kept += chunk
         if len(self._kept) > 2 * self.size:
             del self._kept[: -self.size]
 
     def save(self, run_dir: str) -> None:
-        """Write what was kept beside the log; raise OSError if the file cannot be made."""
+        """Write what was kept to a file beside the log; raise OSError if it cannot be created."""
         if not self.size:
             return
         path = os.path.join(run_dir, STANDARD_OUTPUT)
@@ -158,7 +158,7 @@ class Tail:
 
 
 def fold(run_dir: str) -> None:
-    """Append the ring to the log in the order it was written, and remove it; harmless to repeat."""
+    """Append the ring to the log in the order it was written, and remove it; safe to repeat."""
     path = os.path.join(run_dir, TAIL)
     try:
         tail = open_regular(path)
@@ -197,7 +197,7 @@ def _copy(source: int, target: int, start: int, length: int) -> None:
 
 
 def _write(descriptor: int, data: bytes, at: int | None = None) -> int:
-    """Write as much as can be written; return how much that was."""
+    """Write as much as possible; return how many bytes that was."""
     done = 0
     while done < len(data):
         try:

@@ -1,4 +1,4 @@
-"""The start of an agent's command, as a child of its supervisor."""
+"""Start an agent's command as a child of its supervisor."""
 
 import contextlib
 import errno
@@ -9,23 +9,23 @@ from typing import Any
 
 _OOM_SCORE_ADJ = "/proc/self/oom_score_adj"
 _MOMENTARY = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY}
-_MORE_LIKELY = 500  # of the 1000 points by which the kernel chooses whom to kill when memory runs out
+_MORE_LIKELY = 500  # of 1000; the kernel kills the highest score first when memory runs out
 
 
 class StartError(Exception):
-    """The command cannot be started; the text says where it failed and why."""
+    """The command cannot be started; the text says what failed and why."""
 
     def __init__(self, text: str, *, momentary: bool) -> None:
         super().__init__(text)
         self.momentary = momentary
-        """Whether the host only lacks something just now, such as room for another process."""
+        """Whether the host only lacks a resource at the moment, such as a free process."""
 
 
 def start(spec: dict[str, Any], output: int, errors: int) -> int:
-    """Start the command in a session of its own and return its pid; raise StartError.
+    """Start the command in its own session and return its pid; raise StartError if it cannot be started.
 
-    What the command is to inherit, the supervisor takes on for the moment: a spawn, which copies no memory, costs half
-    of what a fork does.
+    The supervisor itself temporarily takes on what the command is to inherit (folder, umask), because posix_spawn(3),
+    which copies no memory, costs half as much as a fork.
     """
     with _failing(f"with the input {spec['stdin']!r}"):
         source = os.open(spec["stdin"], os.O_RDONLY | os.O_CLOEXEC)
@@ -36,7 +36,7 @@ def start(spec: dict[str, Any], output: int, errors: int) -> int:
         name = spec["argv"][0]
         with _failing(repr(name)):
             program = _found(name, spec["env"])
-        with _first_to_die(), _failing(repr(name), program):
+        with _killed_first(), _failing(repr(name), program):
             return _spawn(program, spec, (source, output, errors))
     finally:
         os.chdir("/")
@@ -57,7 +57,7 @@ def _spawn(program: str, spec: dict[str, Any], standard: tuple[int, int, int]) -
 
 
 def _found(program: str, environment: dict[str, str]) -> str:
-    """Return the path of a program: the first on the search path that can be executed, else the first there is."""
+    """Return the path of a program: the first on PATH that is executable, else the first that exists."""
     if "/" in program:
         return program
     places = [os.path.join(folder, program) for folder in os.get_exec_path(environment)]
@@ -80,8 +80,8 @@ def _failing(where: str, program: str | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _first_to_die() -> Iterator[None]:
-    """Let the kernel choose what is started now before its supervisor and the daemon when memory runs out."""
+def _killed_first() -> Iterator[None]:
+    """Have the kernel kill what is started now before its supervisor and the daemon when memory runs out."""
     before = _oom_score_adj()
     if before is not None:
         _set_oom_score_adj(min(1000, before + _MORE_LIKELY))
@@ -96,7 +96,7 @@ def _oom_score_adj() -> int | None:
     try:
         with open(_OOM_SCORE_ADJ) as stream:
             return int(stream.read())
-    except OSError:  # a sandbox without /proc: the command runs all the same
+    except OSError:  # a sandbox without /proc: the command runs anyway
         return None
 
 

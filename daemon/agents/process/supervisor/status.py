@@ -1,9 +1,9 @@
-"""The status file of a run: what its supervisor did, readable whatever happened to it.
+"""The status file of a run: what its supervisor did, readable whatever happens to the supervisor.
 
-One preallocated file of 4 KiB, so that it can be written on a full disk: a record before the command is executed, one
-after its whole process tree has ended, and one of the daemon's wish to end it. Each is one line, `CRC32 JSON`, and
-carries a version. Only that of the end is waited for until it is on the disk: after a power loss a run without it is
-interrupted, whether or not it had begun.
+One preallocated file of 4 KiB, so that it can be written on a full disk. It has three records: `exec`, written before
+the command is executed; `exit`, written after its whole process tree has ended; `cancel`, written by a daemon that
+wants the run to end. Each is one line, `CRC32 JSON`, and carries a version. Only `exit` is synced to disk: after a
+power loss a run without it is interrupted, whether or not it had started.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ def preallocate(run_dir: str) -> None:
     """Create the file with all its blocks; raise OSError (ENOSPC) if the disk cannot hold them."""
     descriptor = os.open(os.path.join(run_dir, NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.ftruncate(descriptor, 0)  # what an earlier supervisor of a run that never began may have left
+        os.ftruncate(descriptor, 0)  # an earlier supervisor of a run that never started may have left a record
         os.posix_fallocate(descriptor, 0, SIZE)
     finally:
         os.close(descriptor)
 
 
 def write_record(descriptor: int, slot: str, record: dict[str, Any]) -> None:
-    """Write a record into its slot; of how the run ended, return once it is on the disk."""
+    """Write a record into its slot; return only once `exit` is on disk; raise ValueError if it is too long."""
     if isinstance(record.get("error"), str):
         record = {**record, "error": record["error"].encode(errors="replace")[:_LONGEST_ERROR].decode(errors="ignore")}
     body = json.dumps({"version": VERSION, **record}, ensure_ascii=False)
@@ -46,25 +46,25 @@ def write_record(descriptor: int, slot: str, record: dict[str, Any]) -> None:
         os.fsync(descriptor)
 
 
-def was_begun(run_dir: str) -> bool:
-    """Tell whether the command may have been let loose: there is a record of it, or the file is not ours any more."""
+def may_have_started(run_dir: str) -> bool:
+    """Return whether the command may have started: there is an `exec` record, or the file is missing or replaced."""
     try:
-        return _begun(run_dir) is not None
+        return _exec_record(run_dir) is not None
     except OSError:
         return True
 
 
-def is_of_another(run_dir: str, key: str) -> bool:
-    """Tell whether the command that was let loose here was that of another run than the one with this key."""
+def belongs_to_another_run(run_dir: str, key: str) -> bool:
+    """Return whether the command that started here belongs to a run with another idempotency key."""
     try:
-        begun = _begun(run_dir)
+        record = _exec_record(run_dir)
     except OSError:
         return False
-    return begun is not None and begun.get("key", key) != key  # those of earlier versions have none
+    return record is not None and record.get("key", key) != key  # records of earlier versions have no key
 
 
-def _begun(run_dir: str) -> dict[str, Any] | None:
-    """Return the record of the command's beginning; raise OSError where the file is gone or not ours any more."""
+def _exec_record(run_dir: str) -> dict[str, Any] | None:
+    """Return the `exec` record; raise OSError if the file is missing or replaced."""
     descriptor = open_in(run_dir, NAME)
     try:
         return read_record(descriptor, "exec")
@@ -72,8 +72,8 @@ def _begun(run_dir: str) -> dict[str, Any] | None:
         os.close(descriptor)
 
 
-def held_by(process: int) -> Iterator[tuple[str, str]]:
-    """Yield the place of each descriptor of a process in /proc, and what it leads to, wherever that went meanwhile."""
+def open_files_of(process: int) -> Iterator[tuple[str, str]]:
+    """Yield the /proc path of each descriptor of a process and the current path of its file."""
     folder = f"/proc/{process}/fd"
     with contextlib.suppress(OSError):
         for number in os.listdir(folder):
@@ -81,22 +81,22 @@ def held_by(process: int) -> Iterator[tuple[str, str]]:
             yield place, os.readlink(place).removesuffix(" (deleted)")
 
 
-def open_of(supervisor: int, run_dir: str) -> int | None:
-    """Open the file that a living supervisor holds, which its agent may have removed since; None if it holds none."""
+def open_held_by(supervisor: int, run_dir: str) -> int | None:
+    """Open the file that a living supervisor holds open, even if its agent removed it; None if it holds none."""
     with contextlib.suppress(OSError):
-        for place, target in held_by(supervisor):
+        for place, target in open_files_of(supervisor):
             if target == os.path.join(run_dir, NAME):
                 return os.open(place, os.O_RDONLY | os.O_CLOEXEC)
     return None
 
 
 def folder_elsewhere(supervisor: int, run_dir: str) -> str | None:
-    """Return the folder of the run that a living supervisor holds, if that is another than this one; None if unknown.
+    """Return the run folder that a living supervisor works in, if it is not this one; None if unknown.
 
-    It holds none before it was let loose.
+    It is unknown until the supervisor has its spec.
     """
     ours, found = os.path.realpath(run_dir), None
-    for _, target in held_by(supervisor):
+    for _, target in open_files_of(supervisor):
         folder, name = os.path.split(target)
         if name == NAME and os.path.basename(os.path.dirname(folder)) == "runs":
             if folder == ours:
@@ -105,8 +105,8 @@ def folder_elsewhere(supervisor: int, run_dir: str) -> str | None:
     return found
 
 
-def open_left(run_dir: str) -> int | None:
-    """Open the file that a supervisor left; None if it is gone or not ours any more."""
+def open_by_path(run_dir: str) -> int | None:
+    """Open the file in a run's folder; None if it is missing or replaced."""
     try:
         return open_in(run_dir, NAME)
     except OSError:
@@ -114,7 +114,7 @@ def open_left(run_dir: str) -> int | None:
 
 
 def read_record(descriptor: int, slot: str) -> dict[str, Any] | None:
-    """Return a record, None if it was never completely written."""
+    """Return a record, None if it was never written completely."""
     line, end, _ = os.pread(descriptor, _SLOT_SIZE[slot], _SLOTS[slot]).partition(b"\n")
     checksum, _, body = line.partition(b" ")
     if not end or checksum != b"%08x" % zlib.crc32(body):

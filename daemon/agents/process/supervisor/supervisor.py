@@ -1,8 +1,8 @@
-"""The owner of one command run, from before its start until nothing of it is left.
+"""The supervisor: a process that owns one command run, from before its start until no process of it is left.
 
-Forked by the nursery with one end of a socketpair. It says hello, waits for the spec, which is also the permission to
-start, and from then on depends on nobody: time limits hold and the exit status is kept while the daemon is away.
-SIGTERM means "end the tree with grace", SIGUSR1 "end it at once".
+The nursery forks it with one end of a socketpair. It sends a hello, waits for the spec, which is also the permission to
+start, and from then on depends on nobody: it enforces time limits and keeps the exit status even without a daemon.
+SIGTERM means "end the process tree with grace", SIGUSR1 "end it at once".
 """
 
 import contextlib
@@ -24,21 +24,21 @@ from .files import open_regular
 from .output import Output, Tail
 from .start import StartError, start
 
-LENGTH = struct.Struct(">I")  # what stands before the spec; a partial message means: do not start
+LENGTH = struct.Struct(">I")  # length prefix of the spec; after a partial message nothing is started
 STARTED = b"s"
 _LARGEST_SPEC = 64 * 1024 * 1024
 _CHUNK = 64 * 1024
-_SWEEP = 0.05  # seconds between two looks at a tree that is being ended
+_KILL_EVERY = 0.05  # seconds between two rounds of SIGKILL
 _LONGEST_PAUSE = 3600.0  # seconds; poll(2) takes no more than 24 days
-_MOST_DRAINED = 64  # chunks that are still taken after the end; a process outside the tree may hold a pipe
-_GIVE_UP = 10.0  # seconds after the first SIGKILL; only a process stuck in the kernel lives that long
+_MOST_DRAINED = 64  # chunks read after the end; a process outside the tree may still hold the pipe
+_GIVE_UP = 10.0  # seconds after the first SIGKILL; only a process stuck in the kernel survives that long
 _LARGEST_RESULT = 1024 * 1024
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def supervise(channel: socket.socket) -> None:
-    """Own one run; return when it is over or was never let loose."""
+    """Own one run; return when it has ended, or when no spec arrived."""
     _become_supervisor()
     channel.sendall(LENGTH.pack(os.getpid()))
     spec = _receive(channel)
@@ -47,19 +47,19 @@ def supervise(channel: socket.socket) -> None:
     supervisor = Supervisor(spec)
     try:
         supervisor.run(channel)
-    except Exception as error:  # noqa: BLE001 - whatever it was, nothing of the run may stay behind
+    except Exception as error:  # noqa: BLE001 - whatever failed, no process of the run may stay behind
         supervisor.give_up(error)
 
 
 def _become_supervisor() -> None:
-    # nobody can end it unheard before it is ready to pass the wish on to the command
+    # a request to end that arrives before the handlers are installed must not be lost
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    if null > 2:  # noqa: PLR2004 - the nursery may have had no standard input any more
+    if null > 2:  # noqa: PLR2004 - the nursery's standard input may have been closed already
         os.close(null)
     _LIBC.prctl(_PR_SET_NAME, b"agentcron-run", 0, 0, 0)
     if _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -67,16 +67,16 @@ def _become_supervisor() -> None:
 
 
 def _receive(channel: socket.socket) -> dict[str, Any] | None:
-    """Return the spec, None if the daemon went away before it was complete."""
-    header = _exactly(channel, LENGTH.size)
+    """Return the spec, None if the daemon ended before it was complete."""
+    header = _read_exactly(channel, LENGTH.size)
     if header is None or LENGTH.unpack(header)[0] > _LARGEST_SPEC:
         return None
-    body = _exactly(channel, LENGTH.unpack(header)[0])
+    body = _read_exactly(channel, LENGTH.unpack(header)[0])
     spec: dict[str, Any] | None = None if body is None else json.loads(body)
     return spec
 
 
-def _exactly(channel: socket.socket, length: int) -> bytes | None:
+def _read_exactly(channel: socket.socket, length: int) -> bytes | None:
     data = bytearray()
     while len(data) < length:
         try:
@@ -90,7 +90,7 @@ def _exactly(channel: socket.socket, length: int) -> bytes | None:
 
 
 def _locked(workspace: str | None) -> int | None:
-    """Mark a workspace as in use for as long as this process lives; its folder's descriptor is not passed on."""
+    """Lock a workspace for the life of this process; the command does not inherit the descriptor."""
     if workspace is None:
         return None
     folder = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -99,7 +99,7 @@ def _locked(workspace: str | None) -> int | None:
 
 
 class Supervisor:
-    """One run: its command, its time limits, its output, and the end of its tree."""
+    """One run: its command, time limits and output, and the end of its process tree."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
@@ -121,18 +121,18 @@ class Supervisor:
         self.complaint: str | None = None
         self.last_output = time.monotonic()
         self.deadline: float = time.monotonic() + spec["timeout"]
-        self.term_at: float | None = None  # when the tree was asked to end
-        self.kill_at: float | None = None  # when it will be, or was first, killed
+        self.term_at: float | None = None  # when SIGTERM was sent to the tree
+        self.kill_at: float | None = None  # when SIGKILL is, or was first, due
         self.asked: str | None = None
 
     def run(self, channel: socket.socket) -> None:
-        """Start the command, stay until nothing of it is left, and record how it ended."""
+        """Start the command, wait until no process of it is left, and record how it ended."""
         self._install_signals()
         self.output = Output(self.run_dir, self.spec["max_output"], self._hidden())
-        begun = {"pid": os.getpid(), "at": time.time(), "key": self.spec["env"]["AGENTCRON_IDEMPOTENCY_KEY"]}
-        status.write_record(self.status_file, "exec", begun)
-        with contextlib.suppress(OSError):  # the daemon is away; it will find the run again
-            channel.sendall(STARTED)  # before the command can spoil that record, and end us
+        exec_record = {"pid": os.getpid(), "at": time.time(), "key": self.spec["env"]["AGENTCRON_IDEMPOTENCY_KEY"]}
+        status.write_record(self.status_file, "exec", exec_record)
+        with contextlib.suppress(OSError):  # no daemon; the next one adopts the run
+            channel.sendall(STARTED)  # before the command can damage that record or kill this process
         channel.close()
         self._start()
         while not self.childless:
@@ -145,13 +145,13 @@ class Supervisor:
         for finish in (self._save_standard_output, self._mask_result):
             try:
                 finish()
-            except OSError as error:  # a full disk: the exit status matters more than what the agent said
+            except OSError as error:  # a full disk: the exit status matters more than the agent's report
                 self.complaint = error.strerror
         status.write_record(self.status_file, "exit", self._exit_record())
         self.cgroup.remove()
 
     def give_up(self, error: Exception) -> None:
-        """End the tree after a failure of the supervisor itself, and record that with what is known of the command."""
+        """Kill the tree after an error in the supervisor itself, and record that with what is known of the command."""
         self._kill_tree()
         self._reap()
         failure = {"reason": "supervisor_failed", "error": f"{type(error).__name__}: {error}"}
@@ -183,14 +183,14 @@ class Supervisor:
             os.close(descriptor)
 
     def _open_pipe(self, *, alone: bool) -> int:
-        """Open a pipe for output; return its end for the command."""
+        """Open a pipe for output; return the end that the command writes to."""
         read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         os.set_blocking(write_end, True)
         self.pipes[read_end] = alone
         return write_end
 
     def _wait(self) -> None:
-        """Sleep until output, a signal or the next deadline; take what output there is."""
+        """Wait for output, a signal or the next deadline; read the output."""
         ready = select.poll()
         ready.register(self.wakeup, select.POLLIN)
         for pipe in self.pipes:
@@ -205,12 +205,12 @@ class Supervisor:
     def _next_deadline(self) -> float:
         if self.kill_at is not None:
             now = time.monotonic()
-            return max(self.kill_at, now + _SWEEP) if now >= self.kill_at else self.kill_at
+            return max(self.kill_at, now + _KILL_EVERY) if now >= self.kill_at else self.kill_at
         idle: float | None = self.spec["idle_timeout"]
         return self.deadline if idle is None else min(self.deadline, self.last_output + idle)
 
     def _read_output(self, pipe: int, most: int) -> bool:
-        """Read up to so many chunks; return whether there may be more."""
+        """Read at most `most` chunks; return whether there may be more."""
         for _ in range(most):
             try:
                 chunk = os.read(pipe, _CHUNK)
@@ -237,14 +237,14 @@ class Supervisor:
                 break
             if pid == self.main:
                 self.main_status = code
-        if self.main_status is not None:  # what the command left behind ends with it
+        if self.main_status is not None:  # the command has ended, so end what it left behind
             self._begin_end(self.spec["kill_grace"])
             if self.spares_tree:
                 self.spares_tree = False
                 tree.terminate(self._tree())
 
     def _check_limits(self) -> None:
-        """See whether a person or a time limit wants the run to end."""
+        """Start to end the run if somebody asked for it or a time limit has passed."""
         now = time.monotonic()
         asked, self.asked = self.asked, None
         if asked == "terminated":
@@ -257,7 +257,7 @@ class Supervisor:
             self._begin_end(self.spec["kill_grace"], "idle_timeout")
 
     def _begin_end(self, grace: float, reason: str | None = None) -> None:
-        """Ask the tree to end; a reason counts only while the command itself is alive."""
+        """Send SIGTERM and set the time of SIGKILL; a reason counts only while the command itself is alive."""
         now = time.monotonic()
         if reason is not None and self.main_status is None and self.reason == "exited":
             self.reason = reason
@@ -295,7 +295,7 @@ class Supervisor:
         return [value.encode() for value in self.spec["hidden"]]
 
     def _mask_result(self) -> None:
-        """Take secret values out of the result file that the agent wrote; what lies beyond its limit goes with them."""
+        """Mask secret values in the result file that the agent wrote, and cut it at its maximum size."""
         path = os.path.join(self.run_dir, "result.json")
         hidden = self._hidden()
         try:
@@ -335,7 +335,7 @@ class Supervisor:
         return "exec_impossible_now" if self.not_started.momentary else "exec_failed"
 
     def _ending(self) -> dict[str, Any]:
-        """Return how the command itself ended, as far as that is known."""
+        """Return how the command itself ended, as far as known."""
         code = self.main_status
         return {
             "exit_code": os.WEXITSTATUS(code) if code is not None and os.WIFEXITED(code) else None,

@@ -1,4 +1,4 @@
-"""Processes that belong together, found by descent or by a mark in their environment, and signalled safely."""
+"""Process trees: find processes by descent or by a marker in their environment, and signal them safely."""
 
 import os
 import select
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Process(NamedTuple):
-    """A process, told from a later one of the same pid by its start (clock ticks after boot, proc(5))."""
+    """A process; its start time (clock ticks since boot, proc(5)) tells it from a later one with the same pid."""
 
     pid: int
     started: int
@@ -22,19 +22,19 @@ class _Stat(NamedTuple):
 
 
 def start_of(pid: int) -> int | None:
-    """Return when a process started, None if there is none or it is a zombie."""
+    """Return when a process started, None if it does not exist or is a zombie."""
     stat = _stat(pid)
     return None if stat is None or stat.state in "ZX" else stat.started
 
 
 def parent_of(pid: int) -> tuple[Process, int] | None:
-    """Return a process and the pid of its parent, None if there is none."""
+    """Return a process and the pid of its parent, None if it does not exist."""
     stat = _stat(pid)
     return None if stat is None else (Process(pid, stat.started), stat.parent)
 
 
 def descendants(root: int) -> list[Process]:
-    """Return the living processes below a process, the children of children included."""
+    """Return all living descendants of a process."""
     return _below([root], _all_stats())
 
 
@@ -51,7 +51,7 @@ def _below(roots: list[int], stats: dict[int, _Stat]) -> list[Process]:
 
 
 def marked(mark: bytes) -> list[Process]:
-    """Return the living processes whose environment holds an entry `NAME=VALUE`, and all below them."""
+    """Return the living processes whose environment holds the entry `mark` (`NAME=VALUE`), and their descendants."""
     stats = _all_stats()
     bearers = [pid for pid, stat in stats.items() if stat.state not in "ZX" and mark in _environment(pid)]
     found = {Process(pid, stats[pid].started) for pid in bearers} | set(_below(bearers, stats))
@@ -59,13 +59,13 @@ def marked(mark: bytes) -> list[Process]:
 
 
 def alive(pids: Iterable[int]) -> list[Process]:
-    """Return the processes of these pids that live."""
+    """Return those of the given processes that are alive."""
     starts = {pid: start_of(pid) for pid in pids}
     return [Process(pid, started) for pid, started in starts.items() if started is not None]
 
 
 def open_exactly(process: Process) -> int | None:
-    """Return a descriptor of exactly this process (pidfd_open(2)), None if it has ended; never of a later one."""
+    """Return a descriptor of exactly this process (pidfd_open(2)), never of a later one; None if it has ended."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except OSError:
@@ -77,7 +77,7 @@ def open_exactly(process: Process) -> int | None:
 
 
 def send(process: Process, number: int) -> bool:
-    """Signal exactly this process; return whether it was there. Never signals a later one of the same pid."""
+    """Signal exactly this process, never a later one with its pid; return whether it existed."""
     descriptor = open_exactly(process)
     if descriptor is None:
         return False
@@ -91,28 +91,28 @@ def send(process: Process, number: int) -> bool:
 
 
 def terminate(processes: list[Process]) -> None:
-    """Ask processes to end; stopped ones are woken, so that they can hear it."""
+    """Send SIGTERM to processes, and SIGCONT so that stopped ones handle it."""
     for process in processes:
         send(process, signal.SIGTERM)
         send(process, signal.SIGCONT)
 
 
 def kill(find: Callable[[], list[Process]]) -> set[Process]:
-    """Kill all that `find` returns; hold them still first, so that none can fork away. Return what there was."""
-    held: set[Process] = set()
-    while fresh := set(find()) - held:
+    """Kill all that `find` returns and return them; they are stopped first, so that none can fork in between."""
+    stopped: set[Process] = set()
+    while fresh := set(find()) - stopped:
         for process in fresh:
             send(process, signal.SIGSTOP)
-        held |= fresh
-        if len(held) > 100_000:  # noqa: PLR2004 - more than a host has; a loop that cannot win must end
+        stopped |= fresh
+        if len(stopped) > 100_000:  # noqa: PLR2004 - more than a host has; a loop that cannot win must end
             break
-    for process in held:
+    for process in stopped:
         send(process, signal.SIGKILL)
-    return held
+    return stopped
 
 
-def outlast(processes: Iterable[Process], seconds: float) -> bool:
-    """Wait until processes have ended, so many seconds at most; return whether they have."""
+def wait_for_end(processes: Iterable[Process], seconds: float) -> bool:
+    """Wait at most so many seconds for processes to end; return whether all have."""
     deadline = time.monotonic() + seconds
     return all(_has_ended(process, deadline) for process in processes)
 
