@@ -29,12 +29,12 @@ _LOOK_UP = 1.0  # seconds that a look-up of rights may hold up due times
 
 @cache
 def own_user() -> str:
-    """Return the principal of the user as whom the daemon runs; it has every right."""
+    """Return the principal of the daemon's own user, who has every right."""
     return user_of(os.geteuid())
 
 
 def user_of(uid: int) -> str:
-    """Return the principal of a user; one without a name, or whose name service is silent, is known by its number."""
+    """Return the principal of a user: its name, or `uid:N` if no name can be found."""
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -55,7 +55,7 @@ class Rights:
         }
 
     def may_at_once(self, principal: str) -> bool | None:
-        """Tell whether a principal has every right, or none; None if that needs a closer look."""
+        """Return True for every right, False for none, None if the answer needs a look-up."""
         if principal in {CONFIG_PRINCIPAL, own_user()}:
             return True
         if principal.startswith("token:"):
@@ -63,12 +63,12 @@ class Rights:
         return False if principal.startswith("run:") else None
 
     def is_admin(self, principal: str) -> bool:
-        """Tell whether a principal has every right."""
+        """Return whether a principal has every right."""
         known = self.may_at_once(principal)
         return _is_among(principal, self._admins) if known is None else known
 
     def may(self, principal: str, action: Action, agent: str) -> bool:
-        """Tell whether a principal may do something with an agent, its schedules or its runs."""
+        """Return whether a principal may perform an action on an agent, its schedules or its runs."""
         known = self.may_at_once(principal)
         if known is not None:
             return known
@@ -135,7 +135,7 @@ class Access:
 
 
 def _is_among(principal: str, granted: Iterable[str]) -> bool:
-    """Tell whether a principal is named, or lies in a named group; a user that does not exist any more is nobody."""
+    """Return whether a principal is listed or is in a listed group; a user that no longer exists is in neither."""
     names = {name for name in granted if not name.startswith("@")}
     groups = {name[1:] for name in granted if name.startswith("@")}
     if principal.startswith("token:"):

@@ -1,6 +1,6 @@
-"""The log: one event a line through structlog, as JSON or for the console, with nothing unescaped in it.
+"""The log: one event per line through structlog, as JSON or for the console, with all values escaped.
 
-On its way to the journal a line begins with its level, as sd-daemon(3) has it. A flood of lines of one kind is cut off
+In the journal, each line starts with its level, as sd-daemon(3) describes. Repeated lines beyond a limit are suppressed
 and counted.
 """
 
@@ -22,48 +22,48 @@ from daemon.text import escape
 from daemon.units import format_instant, utc_now
 
 _LOG = structlog.get_logger()
-_LOOK_EVERY = 1.0  # seconds between two looks whether the file was moved away
+_CHECK_EVERY = 1.0  # seconds between two checks whether the file was moved away
 _WINDOW = 10.0  # seconds
 _MOST_OF_A_KIND = 200  # lines in a window
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 
 
 class LogFile:
-    """Where lines go: a file that is opened again when it was moved away, or standard error.
+    """The destination of lines: a file, reopened after it was moved away, or standard error.
 
-    A line that cannot be written (disk full, closed pipe) is lost; it never ends the daemon.
+    A line that cannot be written (disk full, closed pipe) is lost; it never stops the daemon.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
         self._descriptor = _open(path) if path is not None else 2
 
     def write(self, text: str) -> None:
         """Write one line."""
-        if self._path is not None and time.monotonic() - self._looked > _LOOK_EVERY:
-            self._looked = time.monotonic()
+        if self._path is not None and time.monotonic() - self._checked_at > _CHECK_EVERY:
+            self._checked_at = time.monotonic()
             if self._was_moved(self._path):
                 self.reopen()
         data = text.encode(errors="backslashreplace")
-        with contextlib.suppress(OSError):  # there is nowhere left to say so
+        with contextlib.suppress(OSError):  # there is nowhere left to report it
             while data:
                 data = data[os.write(self._descriptor, data) :]
 
     def flush(self) -> None:
-        """Do nothing: every line is on its way when `write` returns."""
+        """Do nothing: `write` does not buffer."""
 
     def reopen(self) -> None:
-        """Open the file again, for a log that was rotated; keep the old one if that fails."""
+        """Reopen the file after log rotation; keep the old one if that fails."""
         if self._path is None:
             return
-        with contextlib.suppress(OSError):  # a moved folder, a full inode table: better the old file than none
+        with contextlib.suppress(OSError):  # a moved folder, no free inodes: better the old file than none
             fresh = _open(self._path)
-            os.dup2(fresh, self._descriptor, inheritable=False)  # in one step, for whoever writes in another thread
+            os.dup2(fresh, self._descriptor, inheritable=False)  # atomic, because other threads may be writing
             os.close(fresh)
 
     def is_terminal(self) -> bool:
-        """Tell whether a person is looking."""
+        """Return whether the destination is a terminal."""
         return os.isatty(self._descriptor)
 
     def _was_moved(self, path: Path) -> bool:
@@ -79,14 +79,14 @@ def _open(path: Path) -> int:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o640)
-        os.fchmod(descriptor, 0o640)  # whatever the daemon's umask is
+        os.fchmod(descriptor, 0o640)  # whatever the daemon's umask
     except FileExistsError:
         descriptor = os.open(path, flags)
     return descriptor
 
 
 class _Forward(logging.Handler):
-    """Brings what libraries log through the standard library into the log, one event a line."""
+    """Forwards records of the standard library's logging, which libraries use, to this log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info if record.exc_info and record.exc_info[0] else None
@@ -95,39 +95,41 @@ class _Forward(logging.Handler):
 
 
 class Flood:
-    """Lets so many lines of a kind through in each window of time, and says how many it left out.
+    """Passes a limited number of equal lines in each time window, and logs how many it suppressed.
 
-    Of a kind are lines of the same words about the same run, schedule or library: what is told of many runs or
-    schedules once each is no flood.
+    Lines are equal if they have the same text and concern the same run, schedule or library. So one line about each of
+    many runs or schedules is never suppressed.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._begun = now()
+        self._window_start = now()
         self._seen: Counter[tuple[object, ...]] = Counter()
         self._lock = threading.Lock()
 
     def __call__(self, _: object, __: str, event: "_Event") -> "_Event":
         """Pass an event on, as structlog's processors do, or raise DropEvent."""
-        self.tell()
-        said = event.get("logger") or event["event"]
-        kind = (said, event.get("run_id"), event.get("schedule"))
+        self.report_suppressed()
+        text = event.get("logger") or event["event"]
+        kind = (text, event.get("run_id"), event.get("schedule"))
         with self._lock:
             self._seen[kind] += 1
             if self._seen[kind] > _MOST_OF_A_KIND:
                 raise structlog.DropEvent
         return event
 
-    def tell(self, *, at_once: bool = False) -> None:
-        """Say what was left out in the last window, if it is over or nothing more will come."""
+    def report_suppressed(self, *, at_once: bool = False) -> None:
+        """Log how many lines the last window suppressed, once it is over, or at once at the end of the daemon."""
         with self._lock:
-            if not at_once and self._now() - self._begun < _WINDOW:
+            if not at_once and self._now() - self._window_start < _WINDOW:
                 return
-            seen, self._seen, self._begun = self._seen, Counter(), self._now()
-        for (said, run, schedule), count in seen.items():
+            seen, self._seen, self._window_start = self._seen, Counter(), self._now()
+        for (text, run, schedule), count in seen.items():
             if count > _MOST_OF_A_KIND:
                 about = {name: value for name, value in (("run_id", run), ("schedule", schedule)) if value is not None}
-                _LOG.warning("[daemon] Lines left out", lines=count - _MOST_OF_A_KIND, like=said, **about)
+                _LOG.warning(
+                    "[daemon] Suppressed repeated log lines", lines=count - _MOST_OF_A_KIND, like=text, **about
+                )
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def configure_log(
 
 def _with_priority(render: Callable[[object, str, "_Event"], object]) -> Callable[[object, str, "_Event"], str]:
     def prefixed(logger: object, method: str, event: _Event) -> str:
-        priority = _PRIORITIES[event["level"]]  # before the renderer takes it
+        priority = _PRIORITIES[event["level"]]  # before the renderer removes it
         return f"<{priority}>{render(logger, method, event)!s}"
 
     return prefixed

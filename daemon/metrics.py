@@ -1,4 +1,4 @@
-"""Figures for Prometheus; what is counted here begins at zero with each start of the daemon."""
+"""Metrics for Prometheus; counters start at zero with each start of the daemon."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -16,28 +16,43 @@ _DELETED = ("runs", "fires", "schedules", "folders")
 
 
 class Metrics:
-    """All figures of one daemon."""
+    """All metrics of one daemon."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._fires = self._counter("fires", "Due times decided, by outcome.", "outcome")
         self._runs = self._counter("run_changes", "Status changes of runs, by new status.", "status")
-        self._tries = self._counter("delivery_attempts", "Tries to hand inputs over, by result.", "type", "result")
-        self._tokens = self._counter("tokens", "Tokens that runs reported.", "agent", "direction")
-        self._cost = self._counter("cost_usd", "US dollars that runs reported.", "agent")
-        self._notified = self._counter("notifications", "Tries to send notifications, by result.", "result")
-        self._changes = self._counter("schedule_changes", "Changes of schedules asked for.", "action", "result")
-        self._lateness = self._histogram("lateness_seconds", "From due time to its record.", _LATENESS)
-        self._duration = self._histogram("run_duration_seconds", "From start to end of a run.", _DURATION)
-        self._lag = self._gauge("event_loop_lag_seconds", "By how much the event loop came late at the last look.")
-        self._queue = self._gauge("queue_length", "Runs that wait for their start.")
+        self._tries = self._counter(
+            "delivery_attempts",
+            "Attempts to deliver inputs to agentex and a2a agents, by type and result.",
+            "type",
+            "result",
+        )
+        self._tokens = self._counter(
+            "tokens", "Tokens that runs reported, by agent and direction.", "agent", "direction"
+        )
+        self._cost = self._counter("cost_usd", "US dollars that runs reported, by agent.", "agent")
+        self._notified = self._counter("notifications", "Attempts to send notifications, by result.", "result")
+        self._changes = self._counter(
+            "schedule_changes", "Requested changes of schedules, by action and result.", "action", "result"
+        )
+        self._lateness = self._histogram(
+            "lateness_seconds", "Seconds from a due time's planned start to its decision.", _LATENESS
+        )
+        self._duration = self._histogram(
+            "run_duration_seconds", "Seconds from the start to the end of a run.", _DURATION
+        )
+        self._lag = self._gauge("event_loop_lag_seconds", "Lag of the event loop when last measured.")
+        self._queue = self._gauge("queue_length", "Runs that wait in the queue.")
         self._statuses = self._gauge("runs", "Active runs, by status.", "status")
-        self._cleaned = self._counter("workspaces_cleaned", "Workspaces that were to be removed.", "result")
-        self._workspaces = self._gauge("workspaces", "Workspaces that are there, by environment.", "environment")
-        self._bytes = self._gauge("workspace_bytes", "Bytes they took at the last look.", "environment")
-        self._sweeps = self._counter("retention_sweeps", "Sweeps of retention, by how they ended.", "result")
-        self._deleted = self._counter("retention_deleted", "What retention deleted.", "kind")
-        self._freed = self._counter("retention_freed_bytes", "Bytes that retention gave back to the file system.")
+        self._cleaned = self._counter("workspaces_cleaned", "Attempts to remove workspaces, by result.", "result")
+        self._workspaces = self._gauge("workspaces", "Existing workspaces, by environment.", "environment")
+        self._bytes = self._gauge(
+            "workspace_bytes", "Bytes in workspaces when last measured, by environment.", "environment"
+        )
+        self._sweeps = self._counter("retention_sweeps", "Retention sweeps, by result.", "result")
+        self._deleted = self._counter("retention_deleted", "Rows and folders that retention deleted, by kind.", "kind")
+        self._freed = self._counter("retention_freed_bytes", "Bytes that retention returned to the file system.")
         for kind in ("agentex", "a2a"):
             for result in ("acknowledged", "failed"):
                 self._tries.labels(kind, result)
@@ -86,32 +101,33 @@ class Metrics:
         self._lateness.observe(max(0.0, lateness.total_seconds()))
 
     def notified(self, result: str) -> None:
-        """Count a try to send a notification: `sent`, `failed` or `given_up`."""
+        """Count an attempt to send a notification: `sent`, `failed` or `given_up`."""
         self._notified.labels(result).inc()
 
     def schedule_change(self, action: str, result: str) -> None:
-        """Count a change of a schedule that was asked for: `ok`, or the code of the refusal."""
+        """Count a requested change of a schedule: `ok`, or the error code of the refusal."""
         self._changes.labels(action, result).inc()
 
     def cleaned(self, result: str) -> None:
-        """Count a workspace that was to be removed: `removed` or `failed`."""
+        """Count an attempt to remove a workspace: `removed` or `failed`."""
         self._cleaned.labels(result).inc()
 
     def swept(self, result: str, deleted: Mapping[str, int], freed: int) -> None:
-        """Count a sweep of retention, which is `done`, `skipped` or `failed`, with what it deleted and freed."""
+        """Count a retention sweep (`done`, `skipped` or `failed`) and what it deleted and freed."""
         self._sweeps.labels(result).inc()
         for kind in _DELETED:
             self._deleted.labels(kind).inc(deleted.get(kind, 0))
         self._freed.inc(freed)
 
     def lagged(self, seconds: float) -> None:
-        """Note by how much the event loop came late."""
+        """Record the lag of the event loop."""
         self._lag.set(seconds)
 
     def text(self, active: dict[str, int], workspaces: dict[str, tuple[int, int]]) -> bytes:
-        """Return everything as Prometheus reads it.
+        """Return all metrics in the Prometheus text format.
 
-        `active` counts the active runs by status, `workspaces` those that are there and their bytes by environment.
+        `active` is the number of active runs by status, `workspaces` the number of workspaces and their bytes by
+        environment.
         """
         self._workspaces.clear()
         self._bytes.clear()

@@ -1,4 +1,4 @@
-"""The words of agentcron as types: statuses, outcomes, triggers, policies and the two kinds of time."""
+"""The vocabulary of agentcron as types: statuses, outcomes, triggers, policies and the two kinds of time."""
 
 import re
 from datetime import datetime
@@ -9,39 +9,39 @@ DueTime = NewType("DueTime", datetime)
 """The nominal instant (UTC) at which a schedule should fire."""
 
 WakeTime = NewType("WakeTime", datetime)
-"""The instant (UTC) at which the daemon looked at its schedules."""
+"""The instant (UTC) at which the daemon checked its schedules."""
 
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
-"""What agents, schedules and environments are called."""
+"""The pattern of the names of agents, schedules and environments."""
 
 DATABASE = "state.db"
 """The database's file in the state directory."""
 
 DATABASE_PARTS = ("", "-journal", "-wal", "-shm")
-"""What SQLite may put behind that name (sqlite.org/tempfiles.html); the first is the database itself."""
+"""Suffixes of the files that SQLite may create (sqlite.org/tempfiles.html); the first is the database itself."""
 
 OWN_TABLES = frozenset({"instance", "schedules", "fires", "runs"})
-"""By which a database is known as one of agentcron's."""
+"""A database with these tables is one of agentcron's."""
 
 WITNESS = "witness.json"
-"""What tells a lost database from a new one, in the state directory."""
+"""The file in the state directory that tells a lost database from a new one."""
 
 HOOK_KEY = "hook.key"
-"""What the tokens of hooks are derived from, in the state directory."""
+"""The file in the state directory with the key that hook tokens are derived from."""
 
 LOCK = "daemon.lock"
-"""Held by the daemon of a state directory."""
+"""The file in the state directory that its daemon locks."""
 
 STATE_FOLDERS = ("runs", "environments")
-"""What runs leave, and what they work in, in the state directory."""
+"""The folders in the state directory: files of runs, and environments with their workspaces."""
 
 CONFIG_PRINCIPAL = "config"
-"""Who declares the schedules of the config file; it has every right."""
+"""The principal that declares the config file's schedules; it has every right."""
 
 
 class RunStatus(StrEnum):
-    """Where a run stands; the first three are active, the others terminal."""
+    """The status of a run; the first three are active, the others terminal."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -57,7 +57,7 @@ ACTIVE = frozenset({RunStatus.PENDING, RunStatus.RUNNING, RunStatus.SUSPENDED})
 
 
 class FireOutcome(StrEnum):
-    """What became of one due time."""
+    """What happened to one due time."""
 
     LAUNCHED = "launched"
     BUFFERED = "buffered"
@@ -87,7 +87,7 @@ QUEUE_CLASS = {
     Trigger.CATCHUP: 2,
     Trigger.BACKFILL: 3,
 }
-"""The lower class starts first; within a class the earlier due time does."""
+"""The queue's order: the lower class starts first, within a class the earlier due time."""
 
 
 class Overlap(StrEnum):
@@ -102,7 +102,7 @@ class Overlap(StrEnum):
 
 
 class Catchup(StrEnum):
-    """Which of the due times missed while the daemon was away are started after all."""
+    """Which due times missed while the daemon was stopped or the host asleep are started later."""
 
     LATEST = "latest"
     ALL = "all"
@@ -110,7 +110,7 @@ class Catchup(StrEnum):
 
 
 class Step(StrEnum):
-    """The stages of a run, in their order."""
+    """The steps of a run, in order."""
 
     WORKSPACE = "workspace"
     DELIVER = "deliver"

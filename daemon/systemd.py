@@ -1,4 +1,4 @@
-"""The service manager's notification protocol (sd_notify(3)): a datagram to `$NOTIFY_SOCKET`."""
+"""Talk to the service manager: sd_notify(3) datagrams to `$NOTIFY_SOCKET`, and what it sets in the environment."""
 
 import asyncio
 import contextlib
@@ -6,12 +6,12 @@ import os
 import socket
 from collections.abc import AsyncIterator
 
-_ASK_EVERY = 20.0  # seconds
-_AT_A_TIME = 60.0  # seconds
+_EXTEND_EVERY = 20.0  # seconds
+_EXTEND_BY = 60.0  # seconds
 
 
 def notify(*assignments: str) -> None:
-    """Tell systemd each `NAME=value`; do nothing outside a service, and never fail for it."""
+    """Send each `NAME=value` to systemd; do nothing outside a service; never raise."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address or address[0] not in "@/":
         return
@@ -19,33 +19,33 @@ def notify(*assignments: str) -> None:
         try:
             channel.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
             channel.send("\n".join(assignments).encode())
-        except OSError:  # a manager that went away must not take the daemon with it
+        except OSError:  # a failing service manager must not stop the daemon
             return
 
 
 def more_time(seconds: float) -> str:
-    """Return the assignment that has systemd wait so many seconds from now for a start or a stop to end."""
+    """Return the assignment that extends systemd's timeout for a start or a stop to so many seconds from now."""
     return f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}"
 
 
 @contextlib.asynccontextmanager
 async def starting() -> AsyncIterator[None]:
-    """Have systemd wait as long as the block takes: a large database is migrated for as long as that needs."""
+    """Keep extending systemd's start timeout during the block: migrating a large database takes long."""
 
-    async def ask() -> None:
+    async def extend() -> None:
         while True:
-            await asyncio.sleep(_ASK_EVERY)
-            notify(more_time(_AT_A_TIME))
+            await asyncio.sleep(_EXTEND_EVERY)
+            notify(more_time(_EXTEND_BY))
 
-    asking = asyncio.create_task(ask())
+    extending = asyncio.create_task(extend())
     try:
         yield
     finally:
-        asking.cancel()
+        extending.cancel()
 
 
 def watchdog_interval() -> float | None:
-    """Return the seconds between two watchdog messages (half of what systemd allows), None if it asks for none."""
+    """Return the seconds between two watchdog messages (half of what systemd allows), None if it expects none."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
@@ -53,7 +53,7 @@ def watchdog_interval() -> float | None:
 
 
 def is_journal(descriptor: int) -> bool:
-    """Tell whether a descriptor leads to the journal (systemd.exec(5), `$JOURNAL_STREAM`)."""
+    """Return whether a descriptor is connected to the journal (systemd.exec(5), `$JOURNAL_STREAM`)."""
     try:
         found = os.fstat(descriptor)
     except OSError:

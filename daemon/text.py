@@ -1,12 +1,12 @@
-"""Text from outside, made safe to show."""
+"""Make text from outside safe to show."""
 
 import codecs
 
-_encode = codecs.getencoder("unicode_escape")  # found now: later there may be no file descriptor to load it with
+_encode = codecs.getencoder("unicode_escape")  # looked up now: later there may be no free file descriptor to load it
 
 
 def escape(text: str) -> str:
-    r"""Return text in which nothing can move a cursor, end a line or hide: it becomes `\xNN` or `\uNNNN`."""
+    r"""Return text with every character escaped (`\xNN`, `\uNNNN`) that could move a cursor, end a line or hide."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _encode(c, "surrogatepass")[0].decode() for c in text)

@@ -1,4 +1,4 @@
-"""Durations, sizes and instants as people write them, and back; and the wall clock."""
+"""Parse and format durations, sizes and instants as people write them; read the wall clock."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ _SECONDS_PER = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 def parse_duration(text: str) -> timedelta:
-    """Return the length of time that `90s`, `1h30m` or ISO 8601 `PT15M` names; raise ValueError otherwise."""
+    """Parse a duration such as `90s`, `1h30m` or ISO 8601 `PT15M`; raise ValueError for anything else."""
     match = _DURATION.fullmatch(text) or _ISO_DURATION.fullmatch(text)
     parts: tuple[str | None, ...] = match.groups() if match else ()
     if not any(parts):
@@ -31,7 +31,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(length: timedelta) -> str:
-    """Return a duration as the config writes it, in whole seconds: `1h30m`."""
+    """Format a duration as in the config, in whole seconds: `1h30m`."""
     rest = int(length.total_seconds())
     words = []
     for unit, seconds in _SECONDS_PER.items():
@@ -42,7 +42,7 @@ def format_duration(length: timedelta) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that `500MB` (powers of 1000) or `20GiB` (powers of 1024) names, else ValueError."""
+    """Parse a size such as `500MB` (powers of 1000) or `20GiB` (powers of 1024) to bytes; raise ValueError if bad."""
     match = _SIZE.fullmatch(text)
     if match is None or len(match[1]) > 18:  # noqa: PLR2004 - no disk holds 10**18 petabytes
         raise ValueError('not a size; write it like "500MB" or "20GiB"')
@@ -53,7 +53,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(count: int) -> str:
-    """Return a number of bytes for people, in powers of 1024: `1.5 GiB`."""
+    """Format a number of bytes for people, in powers of 1024: `1.5 GiB`."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":  # noqa: PLR2004 - the base of the units above
@@ -63,10 +63,10 @@ def format_size(count: int) -> str:
 
 
 def parse_instant(text: str) -> datetime:
-    """Return the UTC instant that an RFC 3339 date-time with an offset names; raise ValueError otherwise."""
+    """Parse an RFC 3339 date-time with an offset to a UTC instant; raise ValueError for anything else."""
     if not _INSTANT.fullmatch(text):
         raise ValueError("not an RFC 3339 time with an offset; write it like 2026-01-31T09:00:00Z")
-    if text[11:13] == "24":  # which Python 3.14 takes for the next midnight
+    if text[11:13] == "24":  # which Python 3.14 accepts as the next midnight
         raise ValueError("no such time of day")
     try:
         instant = datetime.fromisoformat(text.upper()).astimezone(UTC)
@@ -76,9 +76,9 @@ def parse_instant(text: str) -> datetime:
 
 
 def check_year(instant: datetime) -> datetime:
-    """Return the instant if calculating with it stays within what a date can be; raise ValueError otherwise."""
+    """Return the instant if date arithmetic on it cannot overflow; raise ValueError otherwise."""
     if not _FIRST_YEAR <= instant.year <= _LAST_YEAR:
-        raise ValueError(f"outside the years that are allowed, {_FIRST_YEAR} to {_LAST_YEAR}")
+        raise ValueError(f"outside the allowed years, {_FIRST_YEAR} to {_LAST_YEAR}")
     return instant
 
 
@@ -88,7 +88,7 @@ def utc_now() -> datetime:
 
 
 def format_instant(instant: datetime) -> str:
-    """Return an instant as the state on disk and all JSON write it: UTC, milliseconds, `Z`."""
+    """Format an instant as in the state on disk and all JSON: UTC, milliseconds, `Z`."""
     return _formatted(instant if instant.tzinfo is UTC else instant.astimezone(UTC))
 
 

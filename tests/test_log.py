@@ -69,10 +69,10 @@ def test_the_count_of_a_flood_comes_also_when_it_is_over(start_daemon: StartDaem
         "service.build = flood"
     )
     daemon = start_daemon("[agents.a]\ncommand = ['true']\n", slowed=slowed, WATCHDOG_USEC="1000000")
-    daemon.wait_for_log("Lines left out", like="[daemon] again and again")
+    daemon.wait_for_log("Suppressed repeated log lines", like="[daemon] again and again")
     assert daemon.stop() == 0
     passed = [event for event in daemon.log() if event["event"] == "[daemon] again and again"]
-    left_out = [event["lines"] for event in daemon.log() if event["event"] == "[daemon] Lines left out"]
+    left_out = [event["lines"] for event in daemon.log() if event["event"] == "[daemon] Suppressed repeated log lines"]
     assert len(passed) + sum(left_out) == 500
 
 

@@ -17,7 +17,7 @@ from daemon.errors import ConfigError, InvalidError, NotFoundError, StoreError
 from daemon.model import DATABASE, NAME, OWN_TABLES
 from daemon.store.lock import socket_in_use
 from daemon.store.migrate import migrations
-from daemon.store.read_only import open_to_look, why_not
+from daemon.store.read_only import explain, open_to_read
 from daemon.store.runs import Run, get_run
 from daemon.store.schedules import ScheduleRow, deleted_schedule, get_schedule
 from daemon.text import escape
@@ -139,12 +139,12 @@ def reading(config: Config) -> Iterator[sqlite3.Connection]:
     if not has_database(config):
         raise NotFoundError(f"there is no database in {path.parent} yet; start the daemon with `agentcron run`")
     try:
-        connection = open_to_look(path)
+        connection = open_to_read(path)
         with contextlib.closing(connection):
             check_schema(connection, path)
             yield connection
     except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be read: {why_not(path, error)}") from None
+        raise StoreError(f"{path} cannot be read: {explain(path, error)}") from None
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> None:
@@ -152,7 +152,7 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if not tables >= OWN_TABLES:
-        raise StoreError(f"{path} is no database of agentcron, or was emptied; `agentcron doctor` says more")
+        raise StoreError(f"{path} is not a database of agentcron, or was emptied; `agentcron doctor` says more")
     known = max(migrations())
     if version != known:
         mend = "start the daemon once, which brings it up" if version < known else "use the version that wrote it"

@@ -19,9 +19,9 @@ from daemon.runs.hook_tokens import open_key
 from daemon.store.backup import examine
 from daemon.store.connection import Transaction
 from daemon.store.lock import running_daemon
-from daemon.store.read_only import open_to_look
+from daemon.store.read_only import open_to_read
 from daemon.store.runs import active_runs
-from daemon.store.witness import find_loss, read_witness, testify
+from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.units import format_size
 
 _LARGEST_LOG = 64 * 1024**2
@@ -122,10 +122,10 @@ def _check_key(folder: Path) -> Iterator[Finding]:
 def _check_database(folder: Path) -> Iterator[Finding]:
     path = folder / DATABASE
     try:
-        contents = examine(path, look=open_to_look)
+        contents = examine(path, look=open_to_read)
         yield ok("database", f"{path} is whole: {contents.runs} runs, {format_size(path.stat().st_size)}")
-        with contextlib.closing(open_to_look(path)) as connection:
-            loss = find_loss(read_witness(folder), testify(connection))
+        with contextlib.closing(open_to_read(path)) as connection:
+            loss = find_loss(read_witness(folder), witness_of(connection))
         if loss is not None and running_daemon(folder) is None:  # a daemon is ahead of the one or the other for moments
             yield error("witness", f"{path} {loss}", _RESTORE)
     except NewerSchemaError as problem:
@@ -145,7 +145,7 @@ def _check_orphans(folder: Path) -> Iterator[Finding]:
     """Find what no run owns; what is there is looked up first, since a run is in the database before it is there."""
     supervisors, folders = living_supervisors(folder), runs_with_folders(folder)
     places = [place for place in sorted((folder / "environments").glob("*/tasks/*")) if place.name.isdigit()]
-    with contextlib.closing(open_to_look(folder / DATABASE)) as connection:
+    with contextlib.closing(open_to_read(folder / DATABASE)) as connection:
         active = set(active_runs(Transaction(connection)))
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
     still = living_supervisors(folder)  # one that has just ended is no orphan

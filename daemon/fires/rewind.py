@@ -5,7 +5,7 @@ from datetime import datetime
 from daemon.fires.summaries import end_summary
 from daemon.store.connection import Transaction
 from daemon.store.fires import summaries_beyond
-from daemon.store.runs import hurry_attempts
+from daemon.store.runs import rebase_waits
 from daemon.store.schedules import UNDECIDABLE, move_cursor, put_off, schedule_from, schedules_ahead
 
 
@@ -24,6 +24,6 @@ def step_back(tx: Transaction, now: datetime) -> int:
             move_cursor(tx, schedule_from(raw), now)
         except UNDECIDABLE:  # somebody damaged its row; the clock will tell of it
             put_off(tx, raw["id"], now)
-    hurry_attempts(tx, now)
+    rebase_waits(tx, now)
     tx.changes.count("clock", "stepped")
     return len(summaries)

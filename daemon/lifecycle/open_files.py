@@ -9,14 +9,14 @@ _LEAST = 64
 
 
 def raise_open_files() -> int:
-    """Let this process open many files, as systemd advises for servers; return the limit that programs expect.
+    """Raise this process's limit of open files, as systemd advises for servers; return the original soft limit.
 
-    Raise RefusedError where it may open too few for anything.
+    Raise RefusedError if the hard limit is too low to work at all.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < _LEAST:
         raise RefusedError(
-            f"this process may open {hard} files, and agentcron needs {_LEAST} at least; "
+            f"this process may open only {hard} files, but agentcron needs at least {_LEAST}; "
             "raise the limit (LimitNOFILE= of the service, ulimit -n)"
         )
     wanted = _MOST if hard == resource.RLIM_INFINITY else min(_MOST, hard)

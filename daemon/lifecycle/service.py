@@ -59,14 +59,14 @@ async def serve(config: Config, log: Log, *, accept_data_loss: bool = False) -> 
             hooks = HookTokens(await asyncio.to_thread(open_key, state_dir))
             agents = Agents(nursery, await asyncio.to_thread(take_delegated), session, umask)
             with listening(socket_path(config), config.control.group, config.control.listen) as listeners:
-                lock.tell(socket_path(config))
+                lock.record_socket(socket_path(config))
                 await _run(
                     Resources(live, log, stop, started, state_dir, database, agents, session, hooks, tokens, listeners)
                 )
     finally:
         lock.release()
         os.umask(umask)
-    log.flood.tell(at_once=True)
+    log.flood.report_suppressed(at_once=True)
     _LOG.info("[daemon] Stopped")
 
 

@@ -31,7 +31,7 @@ class Watchdog:
             await asyncio.sleep(pause)
             began = time.monotonic()
             self._metrics.lagged(began - before - pause)
-            self._flood.tell()
+            self._flood.report_suppressed()
             try:
                 await self._home.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
                 await self._home.database.check_room()

@@ -15,7 +15,7 @@ from daemon.http_client import HttpCall
 from daemon.notify.post import NotSentError, post
 from daemon.store.changes import Changes
 from daemon.store.home import Home
-from daemon.store.notifications import ailing_schedules
+from daemon.store.notifications import failing_schedules
 
 _LOG = structlog.get_logger()
 _PING_EVERY = 60.0  # seconds
@@ -76,7 +76,7 @@ class DeadManSwitches:
         """Name the failing schedules among those that a switch is about; a database out of order is one problem."""
         try:
             await self._home.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
-            failing = await self._home.database.read(ailing_schedules)
+            failing = await self._home.database.read(failing_schedules)
         except StoreUnavailableError as error:
             return [str(error)]
         return [address for agent, address in failing if {"*", agent} & set(settings.agents)]

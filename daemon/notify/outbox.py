@@ -15,7 +15,7 @@ from typing import Any
 from daemon.config.live import LiveConfig
 from daemon.errors import StoreUnavailableError
 from daemon.model import RunStatus
-from daemon.rules.notifications import Standing, Told, next_standing
+from daemon.rules.notifications import NotifyReason, Standing, next_standing
 from daemon.store.connection import Transaction
 from daemon.store.home import Home
 from daemon.store.notifications import add_notification, set_standing, standing_of
@@ -52,7 +52,7 @@ class Outbox:
         for notice in notices:
             if notice.subject is not None:
                 _, _, news = _update_standing(tx, notice.subject, notice.state, now)
-                if news is None or news is Told.RECOVERED:
+                if news is None or news is NotifyReason.RECOVERED:
                     continue
             self._send(tx, notice, now)
 
@@ -71,11 +71,11 @@ class Outbox:
         known, standing, news = _update_standing(tx, subject, status if status in _BAD else None, now)
         if news is not None:
             tx.changes.count("health", subject)
-        if news is Told.RECOVERED and known is not None:
+        if news is NotifyReason.RECOVERED and known is not None:
             text = f"{_name(run)} recovered after {count_of(known.count, 'failed run')} (run {run.id})"
             self._send(tx, _of_run(run, status, text, kind="recovered", **_figures(known)), now)
         elif news is not None and standing is not None:
-            details = {"error": error, **_figures(standing), "still": news is Told.STILL}
+            details = {"error": error, **_figures(standing), "still": news is NotifyReason.STILL}
             text = _failure_text(run, status, error, standing, news)
             self._send(tx, _of_run(run, status, text, **details), now)
 
@@ -99,7 +99,7 @@ class Outbox:
 
 def _update_standing(
     tx: Transaction, subject: str, state: str | None, now: datetime
-) -> tuple[Standing | None, Standing | None, Told | None]:
+) -> tuple[Standing | None, Standing | None, NotifyReason | None]:
     """Record the state that a subject was found in; return its former standing, its new one, and what is news."""
     known = standing_of(tx, subject)
     standing, news = next_standing(known, state, now)
@@ -108,9 +108,9 @@ def _update_standing(
     return known, standing, news
 
 
-def _failure_text(run: Run, status: RunStatus, error: str | None, standing: Standing, news: Told) -> str:
+def _failure_text(run: Run, status: RunStatus, error: str | None, standing: Standing, news: NotifyReason) -> str:
     reason = f": {error}" if error else ""
-    if news is Told.STILL:
+    if news is NotifyReason.STILL:
         failed, since = count_of(standing.count, "failed run"), format_instant(standing.since)
         return f"{_name(run)} is still failing, {failed} since {since}; run {run.id} {status}{reason}"
     word = "was interrupted" if status is RunStatus.INTERRUPTED else "failed"

@@ -12,14 +12,14 @@ import structlog
 
 from daemon.runs.queue import Queue
 from daemon.store.home import Home
-from daemon.store.runs import begun_runs
+from daemon.store.runs import started_runs
 
 _LOG = structlog.get_logger()
 
 
 async def adopt_runs(home: Home, queue: Queue) -> None:
     """Continue the runs that have begun and not ended."""
-    active = await home.database.read(begun_runs)
+    active = await home.database.read(started_runs)
     if active:
         _LOG.info("[run] Adopting the runs of an earlier daemon", runs=len(active))
     for run in active:

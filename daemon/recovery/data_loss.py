@@ -7,7 +7,7 @@ from daemon.fires.ledger import skip_undecided
 from daemon.model import RunStatus
 from daemon.notify.outbox import Outbox
 from daemon.store.connection import Transaction
-from daemon.store.runs import Run, assume_delivered, begun_runs, change_status, forbid_further_attempts, pending_runs
+from daemon.store.runs import Run, assume_delivered, change_status, forbid_further_attempts, pending_runs, started_runs
 from daemon.store.schedules import live_schedules, move_cursor
 
 
@@ -31,7 +31,7 @@ def start_from_copy(tx: Transaction, now: datetime, was_released: Callable[[int]
     _close_due_times(tx, now)
     for run in pending_runs(tx):
         _interrupt(tx, run, now, outbox)
-    for run in begun_runs(tx):
+    for run in started_runs(tx):
         if run.delivered_at is None and run.pid is not None and was_released(run.id):
             assume_delivered(tx, run.id)
         elif run.delivered_at is None:

@@ -21,7 +21,7 @@ from daemon.store.backup import BackupFile, Contents, examine
 from daemon.store.connection import Transaction, connect
 from daemon.store.lock import DaemonLock
 from daemon.store.migrate import has_whole_schema, migrate, migrations
-from daemon.store.read_only import why_not
+from daemon.store.read_only import explain
 from daemon.store.runs import active_runs
 from daemon.store.witness import Witness, read_witness, renew, write_witness
 
@@ -58,7 +58,7 @@ def restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox) 
         place = f": {error.filename}" if error.filename else ""
         raise StoreError(f"cannot restore into {state_dir}: {error.strerror}{place}") from None
     except sqlite3.Error as error:
-        why = why_not(state_dir / DATABASE, error)
+        why = explain(state_dir / DATABASE, error)
         raise StoreError(f"cannot restore {source.path} into {state_dir}: {why}") from None
     finally:
         lock.release()

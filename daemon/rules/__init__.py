@@ -1,1 +1,1 @@
-"""Decisions as pure functions: no I/O, and the time is always an argument."""
+"""Decisions as pure functions: no I/O, and time is always an argument."""

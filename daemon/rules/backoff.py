@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt."""
+"""How long a failed run waits before its next attempt."""
 
 from datetime import timedelta
 
@@ -7,9 +7,9 @@ _JITTER = 0.1
 
 
 def retry_delay(base: timedelta, attempt: int, chance: float) -> timedelta:
-    """Return the wait after a failed attempt (from 1): doubled each time, at most 1 h, within 10 % by chance.
+    """Return the wait after failed attempt number `attempt` (from 1): doubled each time, at most 1 h, jittered by 10 %.
 
-    `chance` lies in [0, 1).
+    `chance` is the random number of the jitter, in [0, 1).
     """
     doubled = base * 2.0 ** min(attempt - 1, 40)
     return min(doubled, _LONGEST) * (1 - _JITTER + 2 * _JITTER * chance)

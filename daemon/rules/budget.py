@@ -1,4 +1,4 @@
-"""What an agent may spend in one calendar day."""
+"""Budgets: what an agent may spend in one calendar day."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one calendar day may see; None is no limit."""
+    """The limits of one calendar day; None is no limit."""
 
     runs: int | None = None
     cost_usd: float | None = None
@@ -21,7 +21,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Spent:
-    """What the runs of one agent that were created in one calendar day came to."""
+    """What the runs of one agent spent that were created in one calendar day."""
 
     runs: int
     cost_usd: float
@@ -29,7 +29,7 @@ class Spent:
 
 
 def exhausted(limits: Limits, spent: Spent) -> str | None:
-    """Say which limits are reached, with the figures; None if another run may be started."""
+    """Return which limits are reached, with the figures; None if another run may start."""
     reached = []
     if limits.runs is not None and spent.runs >= limits.runs:
         reached.append(f"{spent.runs} of {limits.runs} runs")
@@ -41,6 +41,6 @@ def exhausted(limits: Limits, spent: Spent) -> str | None:
 
 
 def calendar_day(now: datetime, zone: str) -> tuple[datetime, datetime]:
-    """Return the instants at which the calendar day of a zone begins and ends that an instant lies in."""
+    """Return the UTC instants at which the calendar day that contains `now` begins and ends in a zone."""
     begin = now.astimezone(ZoneInfo(zone)).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     return begin.astimezone(UTC), (begin + timedelta(days=1)).astimezone(UTC)

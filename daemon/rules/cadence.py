@@ -1,4 +1,4 @@
-"""When a schedule is due: cron expressions and epoch-anchored intervals behind one face, and jitter."""
+"""When a schedule is due: cron expressions and epoch-anchored intervals behind one interface, and jitter."""
 
 import hashlib
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Cron:
 
 @dataclass(frozen=True)
 class Cadence:
-    """A rhythm between two inclusive bounds, and the most by which starts are spread."""
+    """A rhythm between two inclusive bounds, with the maximum jitter of starts."""
 
     rhythm: Rhythm
     start_at: datetime | None = None
@@ -69,7 +69,7 @@ class Cadence:
     jitter: timedelta = timedelta(0)
 
     def next_after(self, instant: datetime) -> DueTime | None:
-        """Return the first due time strictly after a UTC instant, None if there is none any more."""
+        """Return the first due time strictly after a UTC instant, None if no more follow."""
         if self.start_at is not None and instant < self.start_at:
             instant = self.start_at - _INSTANT
         due = self.rhythm.next_after(instant)
@@ -86,7 +86,7 @@ class Cadence:
         return self.rhythm.count(after, until) if after < until else 0
 
     def last_until(self, after: datetime, until: datetime) -> DueTime | None:
-        """Return the newest due time in after < due <= until: look back in ever longer stretches."""
+        """Return the newest due time in after < due <= until, None if there is none; search back in growing steps."""
         if self.end_at is not None:
             until = min(until, self.end_at)
         first = self.next_after(after)
@@ -104,10 +104,10 @@ class Cadence:
         return None
 
     def start_of(self, due: DueTime, key: str) -> datetime:
-        """Return the instant at which the run of a due time starts: the due time and its jitter.
+        """Return the instant at which a due time's run starts: the due time plus its jitter.
 
-        The jitter depends on `key` and the due time alone, so that a restart repeats it, and is at most half the gap
-        to the following due time, so that starts keep the order of due times.
+        The jitter depends only on `key` and the due time, so that a restart repeats it. It is at most half the gap to
+        the next due time, so that starts keep the order of due times.
         """
         if not self.jitter:
             return due
@@ -141,19 +141,19 @@ def _parsed(expression: str) -> CronExpression:
 
 
 def check_cron(expression: str) -> str:
-    """Return the expression if Debian's cron would accept it; raise ValueError saying why not."""
+    """Return the expression if Debian's cron would accept it; raise ValueError with the reason if not."""
     _parsed(expression)
     return expression
 
 
 @lru_cache(maxsize=1024)
 def check_zone(name: str) -> ZoneInfo:
-    """Return the IANA time zone of that name; raise ValueError for an unknown or path-like name."""
+    """Return the IANA time zone with that name; raise ValueError for an unknown or path-like name."""
     try:
         zone = ZoneInfo(name)
     except (ValueError, OSError, LookupError):
         zone = None
-    # some files of the zone database are no IANA names
+    # not every file of the zone database is an IANA name
     if zone is None or name.startswith(("right/", "posix/")) or name in {"posixrules", "localtime"}:
         raise ValueError('unknown time zone; write an IANA name such as "Europe/London" or "UTC"')
     return zone

@@ -1,4 +1,4 @@
-"""Which of the due times missed in a gap are started after all."""
+"""Which of the due times missed in a gap are caught up."""
 
 from datetime import datetime, timedelta
 
@@ -7,21 +7,21 @@ from daemon.rules.cadence import Cadence
 
 LATE = timedelta(seconds=60)
 MOST_ROWS = 1000
-"""More due times of one gap that are not started share one row of the ledger."""
+"""Due times of one gap beyond this number that are not started share one row of the ledger."""
 
 _INSTANT = timedelta(microseconds=1)
 
 
 def missed_before(now: datetime, daemon_started: datetime) -> datetime:
-    """Return the instant such that a start meant for before it was missed, and a later one is merely late.
+    """Return the limit between missed and late: a start planned before it was missed, a later one is only late.
 
-    A start of the daemon that lies in the future only says that the wall clock was stepped back since.
+    If the daemon's own start lies in the future, the wall clock was set back since, and it is ignored.
     """
     return now - LATE if daemon_started > now else max(daemon_started, now - LATE)
 
 
 def last_missed(cadence: Cadence, key: str, cursor: datetime, limit: datetime) -> DueTime | None:
-    """Return the newest due time after the cursor whose start lies before the limit."""
+    """Return the newest due time after the cursor whose start lies before the limit, None if there is none."""
     due = cadence.last_until(cursor, limit)
     while due is not None and cadence.start_of(due, key) >= limit:
         due = cadence.last_until(cursor, due - _INSTANT)
@@ -36,7 +36,7 @@ def first_started(
     gap: tuple[DueTime, DueTime],
     now: datetime,
 ) -> DueTime | None:
-    """Return the first due time of a gap (first, last) that is started; it and all after it are, none before it."""
+    """Return the first due time of a gap (first, last) to start; all later ones start too. None: none starts."""
     first, last = gap
     if policy is Catchup.NONE or cadence.start_of(last, key) < now - window:
         return None
@@ -49,9 +49,9 @@ def first_started(
 
 
 def reason(policy: Catchup, *, in_window: bool) -> str:
-    """Say in the ledger why a missed due time was not started."""
+    """Return the reason, for the ledger, why a missed due time was not started."""
     if policy is Catchup.NONE:
-        return "missed while the daemon was not running or asleep (catchup = none)"
+        return "missed while the daemon was stopped or the host asleep (catchup = none)"
     if policy is Catchup.LATEST and in_window:
-        return "missed, and not the latest that was (catchup = latest)"
-    return f"missed, and older than catchup_window (catchup = {policy})"
+        return "missed; only the latest missed due time is started (catchup = latest)"
+    return f"missed; older than catchup_window (catchup = {policy})"

@@ -1,4 +1,4 @@
-"""Which workspaces a cleanup removes, and why the others stay."""
+"""Which workspaces a cleanup removes, and why it keeps the others."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,26 +6,26 @@ from datetime import datetime, timedelta
 
 from daemon.model import ACTIVE, RunStatus
 
-ENDED_WELL = frozenset({RunStatus.COMPLETED, RunStatus.CANCELLED})
-"""Runs whose workspaces go by age alone."""
+WITHOUT_ERROR = frozenset({RunStatus.COMPLETED, RunStatus.CANCELLED})
+"""Statuses of runs whose workspaces are removed by age alone."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A workspace as the rules look at it."""
+    """What the rules need to know about a workspace."""
 
     run_id: int
     source: str
-    """Whose newest ones are kept: a schedule's."""
+    """The schedule, or the agent of a run without one; the newest errors are counted for each."""
     status: RunStatus
     kept: bool
-    """Whether a person wants it to stay."""
+    """Whether a person marked it to be kept."""
     ended_at: datetime | None
 
 
 @dataclass(frozen=True)
 class Policy:
-    """`[cleanup]` as it holds for one environment."""
+    """The cleanup settings of one environment."""
 
     max_age: timedelta
     keep_on_error: bool
@@ -37,20 +37,20 @@ class Policy:
 
 @dataclass(frozen=True)
 class CleanupDecision:
-    """What the policy says of one workspace."""
+    """The decision about one workspace."""
 
     reason: str
-    """Why it stays; if it may go, from when on."""
+    """Why it is kept, or why it may be removed."""
     may_go: bool
-    """Whether the policy lets it go, be it now or later."""
+    """Whether the policy allows its removal, now or later."""
     due: bool = False
-    """Whether it goes now."""
+    """Whether it is removed now."""
 
 
 def decide_cleanup(
     workspaces: Iterable[Candidate], policy: Policy, now: datetime, max_age: timedelta | None = None
 ) -> Mapping[int, CleanupDecision]:
-    """Return what becomes of the workspaces of one environment, by run; `max_age` overrules the policy's."""
+    """Decide about the workspaces of one environment, by run; `max_age` overrides the policy's."""
     found: dict[int, CleanupDecision] = {}
     errors: dict[str, int] = {}
     age = policy.max_age if max_age is None else max_age
@@ -69,22 +69,22 @@ def _decide_one(
     if workspace.status in ACTIVE or workspace.ended_at is None:
         return CleanupDecision("its run is active", may_go=False)
     newer = 0
-    if workspace.status not in ENDED_WELL:
+    if workspace.status not in WITHOUT_ERROR:
         newer = errors.get(workspace.source, 0)
         errors[workspace.source] = newer + 1
     if workspace.kept:
         return CleanupDecision("marked keep", may_go=False)
-    if workspace.status not in ENDED_WELL and policy.keep_on_error and newer < policy.keep_errors:
+    if workspace.status not in WITHOUT_ERROR and policy.keep_on_error and newer < policy.keep_errors:
         return CleanupDecision(
             f"{workspace.status}, among the newest {policy.keep_errors} of its schedule", may_go=False
         )
     if now - workspace.ended_at > age:
-        return CleanupDecision("old enough to go", may_go=True, due=True)
+        return CleanupDecision("old enough to be removed", may_go=True, due=True)
     return CleanupDecision("younger than max_age", may_go=True)
 
 
 def beyond_quota(sizes: Mapping[int, int], decisions: Mapping[int, CleanupDecision], quota: int) -> list[int]:
-    """Return the runs whose workspaces go so that the rest fits, oldest first; never one that the policy keeps."""
+    """Return the runs whose workspaces to remove to meet the quota, oldest first; none that the policy keeps."""
     over = sum(sizes.values()) - quota
     going = []
     for run_id in sorted(sizes):

@@ -1,9 +1,9 @@
-"""Cron expressions with the meaning of Debian's cron (crontab(5), cron(8)), on cronsim.
+"""Cron expressions with the meaning of Debian's cron (crontab(5), cron(8)), built on cronsim.
 
-cronsim walks naive wall-clock time here; what an instant is in a zone, and what happens where the zone's offset
-changes, is decided in this file after cron(8): clock changes of less than three hours are smoothed over. A job whose
-minute and hour fields are both fixed runs right after a skipped hour (cron paces several such starts over minutes;
-here they are one due time, the end of the gap) and once in a repeated one; a job with a wildcard in either of them
+cronsim only steps through naive wall-clock time. This file maps that to instants in a zone and decides what happens
+where the zone's offset changes, as cron(8) does: clock changes of less than three hours are smoothed over. A job whose
+minute and hour fields are both fixed runs right after a skipped hour (cron spreads several such starts over minutes;
+here they are one due time, the end of the gap) and once in a repeated hour. A job with a wildcard in either field
 follows the wall clock.
 """
 
@@ -51,7 +51,7 @@ class CronExpression:
 
     @classmethod
     def parse(cls, text: str) -> "CronExpression":
-        """Read five fields or a macro; raise ValueError saying what is wrong and what is allowed."""
+        """Parse five fields or a macro; raise ValueError that says what is wrong and what is allowed."""
         if len(text) > _LONGEST_EXPRESSION:
             raise ValueError(f"a cron expression has at most {_LONGEST_EXPRESSION} characters")
         if text.strip(" \t").startswith("@"):
@@ -79,7 +79,7 @@ class CronExpression:
     def _check_satisfiable(self) -> None:
         try:
             found = next(self.walls(datetime(2000, 1, 1)), None)  # noqa: DTZ001 - a wall clock has no zone
-        except CronSimError:  # each field is right by itself, so their combination is not
+        except CronSimError:  # each field is valid alone, so the combination is not
             found = None
         if found is None:
             raise ValueError("no date ever matches: such a day does not exist in such a month")
@@ -98,7 +98,7 @@ class CronExpression:
     def next_after(self, instant: datetime, zone: ZoneInfo) -> datetime | None:
         """Return the first due time strictly after a UTC instant, None if there is none in the next 50 years."""
         fixed = zone.utcoffset(None)
-        if fixed is not None:  # such as UTC: the wall clock never changes its pace
+        if fixed is not None:  # such as UTC: the offset never changes
             wall = next(self.walls((instant + fixed).replace(tzinfo=None)), None)
             return None if wall is None else (wall - fixed).replace(tzinfo=UTC)
         horizon = min(instant.year + 50, 9990)
@@ -109,7 +109,7 @@ class CronExpression:
                 return None
             near = wall.replace(tzinfo=UTC)
             if near > end + 3 * _DAY and end - instant == _DAY:
-                # nothing can match before the day of the next matching wall time, whatever the offset will be then
+                # nothing can match before the day of the next matching wall time, whatever the offset is then
                 then = _offset(near - _DAY, zone)
                 if then == _offset(near + _DAY, zone):
                     return near - then
@@ -132,7 +132,7 @@ class CronExpression:
             yield end
 
     def _fires_at_change(self, end: datetime, offset: timedelta, zone: ZoneInfo) -> bool:
-        """Tell whether a job is due at the instant of an offset change, be it for the hour that it skips."""
+        """Return whether a job is due at the instant of an offset change, possibly for the hour that it skips."""
         gap = _offset(end, zone) - offset
         after_change = (end + _offset(end, zone)).replace(tzinfo=None)
         first = after_change
@@ -200,7 +200,7 @@ def _offset(instant: datetime, zone: ZoneInfo) -> timedelta:
 
 
 def _segment(start: datetime, zone: ZoneInfo) -> tuple[datetime, timedelta]:
-    """Return the end of the stretch of unchanged offset that begins at an instant (a day at most), and the offset."""
+    """Return the end of the period of constant offset that starts at an instant (at most a day), and the offset."""
     offset, end = _offset(start, zone), start + _DAY
     if _offset(end, zone) == offset:
         return end, offset
@@ -215,7 +215,7 @@ def _segment(start: datetime, zone: ZoneInfo) -> tuple[datetime, timedelta]:
 
 
 def _is_repeat(due: datetime, zone: ZoneInfo) -> bool:
-    """Tell whether an instant lies in the second pass of a repeated stretch that cron smooths over."""
+    """Return whether an instant lies in the second pass of a repeated period that cron smooths over."""
     local = due.astimezone(zone)
     first = local.replace(fold=0).utcoffset()
     second = local.utcoffset()

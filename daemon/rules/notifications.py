@@ -1,4 +1,4 @@
-"""Who hears of what, and how often: once for each change, then at growing gaps while nothing changes."""
+"""Who is notified of what, and how often: once for each change, then at growing intervals while it lasts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,22 +10,22 @@ _FIRST_GAP, _LONGEST_GAP = timedelta(hours=1), timedelta(hours=24)
 
 @dataclass(frozen=True)
 class Target:
-    """One `[notify.NAME]` that is sent events."""
+    """A `[notify.NAME]` section that receives events."""
 
     name: str
     kinds: frozenset[str]
     agents: frozenset[str]
-    """Of which it hears; `*` stands for all."""
+    """The agents whose events it receives; `*` means all."""
 
 
 @dataclass(frozen=True)
 class Audience:
-    """Everybody who is sent events."""
+    """All targets that receive events."""
 
     targets: Sequence[Target] = ()
 
     def wanting(self, kind: str, agent: str | None) -> list[str]:
-        """Name the targets that want an event of a kind, about an agent or about none."""
+        """Return the names of the targets for a kind of event, about an agent or (None) about none."""
         return [
             target.name
             for target in self.targets
@@ -35,19 +35,19 @@ class Audience:
 
 @dataclass(frozen=True)
 class Standing:
-    """How something stands with which all is not well."""
+    """A known problem of a subject, such as a schedule that fails."""
 
     state: str
     since: datetime
     count: int
-    """How often in a row it was found not to be well."""
+    """How often in a row the problem was found."""
     told_at: datetime
     gap: timedelta
-    """How long nothing is said about it again."""
+    """How long to wait before the next notification about it."""
 
 
-class Told(Enum):
-    """Why something is worth telling."""
+class NotifyReason(Enum):
+    """Why a notification is sent."""
 
     CHANGED = "changed"
     STILL = "still"
@@ -57,19 +57,21 @@ class Told(Enum):
 NOBODY = Audience()
 
 
-def next_standing(known: Standing | None, state: str | None, now: datetime) -> tuple[Standing | None, Told | None]:
-    """Return how something stands after it was found in a state, None for well, and whether that is to be told."""
+def next_standing(
+    known: Standing | None, state: str | None, now: datetime
+) -> tuple[Standing | None, NotifyReason | None]:
+    """Return the problem of a subject found in `state` (None: healthy), and why to notify, None if not."""
     if state is None:
-        return None, Told.RECOVERED if known else None
+        return None, NotifyReason.RECOVERED if known else None
     if known is None or known.state != state:
         since, count = (known.since, known.count + 1) if known else (now, 1)
-        return Standing(state, since, count, now, _FIRST_GAP), Told.CHANGED
+        return Standing(state, since, count, now, _FIRST_GAP), NotifyReason.CHANGED
     known = replace(known, count=known.count + 1, told_at=min(known.told_at, now))  # the clock may have been ahead
     if now < known.told_at + known.gap:
         return known, None
-    return replace(known, told_at=now, gap=min(known.gap * 2, _LONGEST_GAP)), Told.STILL
+    return replace(known, told_at=now, gap=min(known.gap * 2, _LONGEST_GAP)), NotifyReason.STILL
 
 
 def next_try(tries: int) -> timedelta:
-    """Return the wait after so many failed tries to send something: doubled each time, at most 5 minutes."""
+    """Return the wait after so many failed attempts to send: doubled each time, at most 5 minutes."""
     return min(timedelta(seconds=2 ** min(tries, 20)), timedelta(minutes=5))

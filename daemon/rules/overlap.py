@@ -33,6 +33,6 @@ def decide(policy: Overlap, unfinished: int, waiting: int) -> OverlapDecision:
 
 
 def reason(policy: Overlap, unfinished: int) -> str:
-    """Say in the ledger why a due time was skipped."""
+    """Return the reason, for the ledger, why a due time was skipped."""
     runs = "run is" if unfinished == 1 else "runs are"
     return f"{unfinished} earlier {runs} unfinished (overlap = {policy})"

@@ -14,15 +14,15 @@ _USUAL = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})T(?:[01][0-9]|2[0-3]):[0-5][0-
 
 
 class Cutoff:
-    """An instant; what is older has expired."""
+    """An instant; records from before it have expired."""
 
     def __init__(self, instant: datetime) -> None:
-        """Compare with an instant, rounded down to the milliseconds that records have."""
+        """Use an instant, rounded down to the milliseconds that records have."""
         self._instant = instant - timedelta(microseconds=instant.microsecond % 1000)
         self.text = format_instant(self._instant)
 
     def is_after(self, text: str) -> bool:
-        """Tell whether a recorded time lies strictly before it; one that is no time never does."""
+        """Return whether a recorded time lies strictly before the cutoff; text that is not a time never does."""
         usual = _USUAL.fullmatch(text)
         if usual and _is_date(usual[1]):
             return text < self.text
@@ -46,14 +46,14 @@ class RunRetention:
     """How long the ended runs of one agent are kept."""
 
     cutoff: Cutoff | None
-    """None keeps them forever."""
+    """None: keep them forever."""
     keep_last: int
-    """How many of the newest of each schedule stay in any case."""
+    """How many of the newest runs of each schedule are always kept."""
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run as the rules look at it."""
+    """What the rules need to know about a run."""
 
     id: int
     agent: str
@@ -62,15 +62,15 @@ class PastRun:
     updated_at: str
     has_workspace: bool
     is_kept: bool
-    """Whether a person wants its workspace to stay."""
+    """Whether a person marked its workspace to be kept."""
 
 
 class Fate(StrEnum):
-    """What becomes of the attempts at one input."""
+    """What happens to all attempts at one input."""
 
     STAYS = "stays"
     RELEASES = "releases"
-    """Its workspaces go first, which renews it."""
+    """Their workspaces are removed now, which counts as an update, so that the runs stay for `days` more."""
     GOES = "goes"
 
 
@@ -80,22 +80,22 @@ class RetentionPolicy:
 
     by_agent: Mapping[str, RunRetention]
     general: RunRetention
-    """Of agents that the config does not know any more."""
+    """For agents that are no longer in the config."""
     spared_from: Mapping[int, int]
-    """For schedules whose newest runs stay in any case, the oldest of these."""
+    """By schedule, the oldest of the runs that `keep_last` always keeps."""
 
     def of(self, agent: str) -> RunRetention:
-        """Return what holds for an agent."""
+        """Return the retention of an agent's runs."""
         return self.by_agent.get(agent, self.general)
 
     @property
     def latest(self) -> Cutoff | None:
-        """The cutoff that expires most, None if nothing does."""
+        """The latest cutoff of all, None if nothing expires."""
         cutoffs = [term.cutoff for term in (self.general, *self.by_agent.values()) if term.cutoff is not None]
         return max(cutoffs, key=lambda cutoff: cutoff.text, default=None)
 
     def has_expired(self, number: int, agent: str, schedule_id: int | None, updated_at: str) -> bool:
-        """Tell whether an ended run by itself may be deleted."""
+        """Return whether an ended run, regarded alone, may be deleted."""
         cutoff = self.of(agent).cutoff
         if cutoff is None or not cutoff.is_after(updated_at):
             return False
@@ -103,7 +103,7 @@ class RetentionPolicy:
         return spared_from is None or number < spared_from
 
     def fate(self, attempts: Sequence[PastRun]) -> Fate:
-        """Return what becomes of the attempts at one input, all of them: they stay or go together."""
+        """Return what happens to all attempts at one input; they are kept or deleted together."""
         for run in attempts:
             if run.status in ACTIVE or run.is_kept:
                 return Fate.STAYS
@@ -113,7 +113,7 @@ class RetentionPolicy:
 
 
 def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Return numbers in ascending order as (first, last) of those that follow each other without a gap."""
+    """Return numbers as ascending ranges (first, last) without gaps."""
     found: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if found and found[-1][1] == number - 1:

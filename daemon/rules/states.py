@@ -1,12 +1,12 @@
-"""The one table of a run's status changes."""
+"""The table of all status changes that a run may make."""
 
 from daemon.model import ACTIVE, RunStatus
 
 _ENDS = frozenset(RunStatus) - ACTIVE
 ALLOWED: dict[RunStatus, frozenset[RunStatus]] = {
-    # by its hook a run can end between two daemons: delivered by the one, not yet by the other
+    # a hook can end a run that is pending again: one daemon delivered the input, the next one has not yet
     RunStatus.PENDING: _ENDS | {RunStatus.RUNNING},
-    # back to pending: the daemon went away before the agent was let loose, so the run never began
+    # back to pending: the daemon ended before the agent started
     RunStatus.RUNNING: _ENDS | {RunStatus.SUSPENDED, RunStatus.PENDING},
     RunStatus.SUSPENDED: _ENDS,
     **dict.fromkeys(_ENDS, frozenset()),
@@ -14,5 +14,5 @@ ALLOWED: dict[RunStatus, frozenset[RunStatus]] = {
 
 
 def is_allowed(before: RunStatus, after: RunStatus) -> bool:
-    """Tell whether a run may go from one status to another; nothing leaves a terminal one."""
+    """Return whether a run may change from one status to another; no run leaves a terminal status."""
     return after in ALLOWED[before]

@@ -24,5 +24,5 @@ def cancel_pending(tx: Transaction, now: datetime) -> list[Flag]:
     for flag in flags:
         run = get_run(tx, flag.run_id)
         if run is not None and run.status is RunStatus.PENDING:
-            change_status(tx, run, RunStatus.CANCELLED, now, {"error": flag.told})
+            change_status(tx, run, RunStatus.CANCELLED, now, {"error": flag.explanation})
     return flags

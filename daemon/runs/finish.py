@@ -78,7 +78,7 @@ def _with_flag(outcome: Outcome, flag: Flag | None) -> Outcome:
         )
     if flag is None or outcome.status is RunStatus.COMPLETED:
         return outcome
-    return replace(outcome, status=RunStatus.CANCELLED, error=flag.told)
+    return replace(outcome, status=RunStatus.CANCELLED, error=flag.explanation)
 
 
 def _is_tried_again(run: Run, outcome: Outcome, settings: RunSettings) -> bool:

@@ -239,7 +239,7 @@ class Pipeline:
             return
         now = self._home.now()
         if flag is not None:
-            change_status(tx, current, RunStatus.CANCELLED, now, {"error": flag.told})
+            change_status(tx, current, RunStatus.CANCELLED, now, {"error": flag.explanation})
             return
         nobody = dict.fromkeys(("boot_id", "pid", "pid_started", "delivered_at"))
         again = format_instant(now + outcome.again_after)

@@ -1,1 +1,1 @@
-"""The state on disk: one SQLite database, a witness beside it, and the lock that one daemon holds."""
+"""The state on disk: one SQLite database, a witness file beside it, and the lock of the one daemon."""

@@ -1,7 +1,7 @@
-"""Backups of the database: one SQLite file, consistent, verified, and with the key of the state's hooks.
+"""Back up the database: one consistent, verified SQLite file that also holds the key of hook tokens.
 
-A backup is made while a daemon writes (sqlite.org/backup.html), from one read transaction, so that it holds the
-database of one instant.
+A backup is made while a daemon writes (sqlite.org/backup.html), in one read transaction, so that it holds the database
+as of one instant.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ from typing import BinaryIO
 from daemon import __version__
 from daemon.errors import RefusedError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, OWN_TABLES
-from daemon.store.connection import code_of, connect, is_of_the_moment
+from daemon.store.connection import code_of, connect, is_transient
 from daemon.store.lock import running_daemon
 from daemon.store.migrate import migrations, newer_schema
-from daemon.store.read_only import open_to_look, why_not
-from daemon.store.witness import find_loss, read_witness, testify
+from daemon.store.read_only import explain, open_to_read
+from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.units import format_instant
 
 _AT_A_TIME = 2048  # pages between two reports of progress
-_MOST_PROBLEMS = 5  # that are named
+_MOST_PROBLEMS = 5  # that an error names
 Progress = Callable[[int, int], None]
-"""Hears how many pages of how many are done."""
+"""Called with the number of pages done and the total."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Contents:
     """What a backup holds."""
 
     made_at: str | None
-    """Unknown for a copy of the database that `back_up` did not make."""
+    """None for a copy of the database that `back_up` did not make."""
     runs: int
     fires: int
     schedules: int
@@ -45,16 +45,16 @@ class Contents:
     hook_key: bytes | None
 
 
-def _look(file: Path) -> sqlite3.Connection:
+def _open(file: Path) -> sqlite3.Connection:
     return connect(file, read_only=True)
 
 
 def back_up(state_dir: Path, target: Path, now: datetime, progress: Progress) -> Contents:
-    """Write a backup, whole and verified, or leave the target as it was; raise RefusedError or what `examine` does."""
+    """Write a complete, verified backup or leave the target unchanged; raise RefusedError, or as `examine` does."""
     try:
-        target = target.resolve()  # a link is written through
+        target = target.resolve()  # follow a link, so that its target is replaced
         _check_target(state_dir, target)
-        with _passing_file(target) as partial:
+        with _partial_file(target) as partial:
             _copy_database(state_dir / DATABASE, partial, progress)
             _complete(partial, _read_key(state_dir), now)
             contents = examine(partial, state_dir / DATABASE)
@@ -69,28 +69,28 @@ def back_up(state_dir: Path, target: Path, now: datetime, progress: Progress) ->
 
 def _check_target(state_dir: Path, target: Path) -> None:
     if target.is_relative_to(state_dir.resolve()):
-        raise RefusedError(f"{target} lies in the state directory, and would be lost with it; name another place")
+        raise RefusedError(f"{target} is in the state directory and would be lost with it; name another place")
     if target.is_dir():
         raise RefusedError(f"{target} is a folder; name a file in it")
     if target.exists() and not _is_backup(target):
-        raise RefusedError(f"{target} is there already and no backup of agentcron; name another file")
+        raise RefusedError(f"{target} exists and is not a backup of agentcron; name another file")
 
 
 def _check_witness(state_dir: Path, partial: Path) -> None:
-    """Raise StoreError for a database that no daemon would start on; beside a running one the witness is ahead."""
+    """Raise StoreError if no daemon would start on the database; skip this while one runs, as the witness is ahead."""
     if running_daemon(state_dir) is not None:
         return
     with contextlib.closing(connect(partial, read_only=True)) as connection:
-        loss = find_loss(read_witness(state_dir), testify(connection))
+        loss = find_loss(read_witness(state_dir), witness_of(connection))
     if loss is not None:
-        raise StoreError(f"{state_dir / DATABASE} {loss}; the earlier backup is the better one")
+        raise StoreError(f"{state_dir / DATABASE} {loss}; the earlier backup is better")
 
 
-def examine(file: Path, name: Path | None = None, look: Callable[[Path], sqlite3.Connection] = _look) -> Contents:
-    """Verify a database file, every page of it, and tell what it holds; raise StoreError for one that is not good.
+def examine(file: Path, name: Path | None = None, look: Callable[[Path], sqlite3.Connection] = _open) -> Contents:
+    """Verify every page of a database file and return what it holds; raise StoreError if it is unusable.
 
-    `name` is what errors call it, where it is a copy of what people know; `look` opens it. Raise
-    StoreUnavailableError where the disk or somebody's lock keeps it from being read.
+    `name` is what errors call the file, if it is a copy; `look` opens it. Raise StoreUnavailableError if a lock or the
+    disk prevents reading it at the moment.
     """
     name = name or file
     try:
@@ -100,15 +100,15 @@ def examine(file: Path, name: Path | None = None, look: Callable[[Path], sqlite3
                 raise newer_schema(name, version)
             tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
             if not tables >= OWN_TABLES:
-                raise StoreError(f"{name} is no database of agentcron, or was emptied")
+                raise StoreError(f"{name} is not a database of agentcron, or was emptied")
             found = connection.execute(f"PRAGMA integrity_check({_MOST_PROBLEMS})").fetchall()
             problems = [line for row in found for line in str(row[0]).splitlines() if line != "ok"]
             if problems:
                 raise StoreError(f"{name} is damaged: {'; '.join(problems)}")
             return _contents(connection, has_key="backup" in tables)
     except sqlite3.Error as error:
-        kind = StoreUnavailableError if is_of_the_moment(error) else StoreError
-        raise kind(f"{name} cannot be read: {why_not(file, error)}") from None
+        kind = StoreUnavailableError if is_transient(error) else StoreError
+        raise kind(f"{name} cannot be read: {explain(file, error)}") from None
 
 
 def _contents(connection: sqlite3.Connection, *, has_key: bool) -> Contents:
@@ -117,7 +117,7 @@ def _contents(connection: sqlite3.Connection, *, has_key: bool) -> Contents:
         "SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM fires) AS fires, "
         "(SELECT count(*) FROM schedules WHERE deleted_at IS NULL) AS schedules"
     ).fetchone()
-    known = testify(connection)
+    known = witness_of(connection)
     return Contents(
         made_at=row["made_at"] if row else None,
         runs=counts["runs"],
@@ -129,7 +129,7 @@ def _contents(connection: sqlite3.Connection, *, has_key: bool) -> Contents:
 
 
 def _is_backup(target: Path) -> bool:
-    """Tell whether a file may be replaced: it is a backup of ours, good or not, or empty."""
+    """Return whether a file may be replaced: it is empty, or a backup of agentcron, valid or not."""
     if not target.is_file():
         return False
     try:
@@ -141,14 +141,14 @@ def _is_backup(target: Path) -> bool:
 
 
 class BackupFile:
-    """A backup that was opened, and the log of writes that a plain copy of a database may have beside it."""
+    """An open backup, with the write-ahead log that a plain copy of a database may have beside it."""
 
     def __init__(self, path: Path) -> None:
-        """Open it for who we are now; raise StoreError."""
+        """Open it with the rights that this process has now; raise StoreError if that fails."""
         self.path = path
         try:
             if not stat.S_ISREG(path.stat().st_mode):
-                raise StoreError(f"{path} is no file; name one that `agentcron backup` wrote")
+                raise StoreError(f"{path} is not a file; name one that `agentcron backup` wrote")
             self._parts = {"": path.open("rb")}
             with contextlib.suppress(FileNotFoundError):
                 self._parts["-wal"] = path.with_name(f"{path.name}-wal").open("rb")
@@ -156,7 +156,7 @@ class BackupFile:
             raise StoreError(f"{path} cannot be read: {error.strerror}") from None
 
     def copy_to(self, target: Path) -> None:
-        """Copy it to where there is nothing; raise OSError."""
+        """Copy it to a path that does not exist; raise OSError."""
         for suffix, source in self._parts.items():
             with source, new_file(target.with_name(target.name + suffix)) as copy:
                 shutil.copyfileobj(source, copy)
@@ -165,7 +165,7 @@ class BackupFile:
 
 
 def new_file(path: Path) -> BinaryIO:
-    """Make a private file where there is nothing, not even a link; raise OSError."""
+    """Create a private file; raise OSError if anything, even a link, exists there."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     return open(os.open(path, flags, 0o600), "wb")  # noqa: PTH123 - the mode was given with the descriptor
 
@@ -173,22 +173,24 @@ def new_file(path: Path) -> BinaryIO:
 def _copy_database(source: Path, target: Path, progress: Progress) -> None:
     try:
         with (
-            contextlib.closing(open_to_look(source)) as reading,
+            contextlib.closing(open_to_read(source)) as reading,
             contextlib.closing(connect(target)) as writing,
         ):
             reading.execute("BEGIN")
-            reading.execute("SELECT count(*) FROM instance").fetchone()  # from now on it sees one instant only
+            reading.execute(
+                "SELECT count(*) FROM instance"
+            ).fetchone()  # the first read fixes the instant that the transaction sees
             reading.backup(
                 writing, pages=_AT_A_TIME, progress=lambda _, left, total: progress(total - left, total), sleep=0
             )
     except sqlite3.Error as error:
         if code_of(error) == sqlite3.SQLITE_FULL:
             raise StoreError(f"cannot write {target.parent}: the disk is full") from None
-        raise StoreError(f"{source} cannot be backed up: {why_not(source, error)}") from None
+        raise StoreError(f"{source} cannot be backed up: {explain(source, error)}") from None
 
 
 def _complete(partial: Path, hook_key: bytes | None, now: datetime) -> None:
-    """Make one file of the copy, and say in it what it is."""
+    """Turn the copy into a single file, and record in it when and by which version it was made."""
     with contextlib.closing(connect(partial)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("CREATE TABLE backup (made_at TEXT NOT NULL, made_by TEXT NOT NULL, hook_key BLOB) STRICT")
@@ -205,8 +207,8 @@ def _read_key(state_dir: Path) -> bytes | None:
 
 
 @contextlib.contextmanager
-def _passing_file(target: Path) -> Iterator[Path]:
-    """Give a private file beside a target that nobody else writes to, and take it away afterwards."""
+def _partial_file(target: Path) -> Iterator[Path]:
+    """Yield a private temporary file beside the target, and remove it afterwards."""
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:200]}.", suffix=".partial", dir=target.parent)
     os.close(descriptor)
     partial = Path(name)

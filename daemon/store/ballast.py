@@ -1,6 +1,6 @@
-"""A file that only takes up room: on a full disk it is given up, so that what ends can be recorded.
+"""The ballast: a file that only reserves space, deleted on a full disk so that ended runs can be recorded.
 
-While it is gone nothing new is started. It is laid down again as soon as the disk has room.
+While it is missing, nothing new is started. It is created again as soon as the disk has space.
 """
 
 import errno
@@ -9,10 +9,10 @@ from pathlib import Path
 
 NAME = "ballast"
 LARGEST = 16 * 1024 * 1024
-_SMALL_DISK = 8 * LARGEST  # on a disk not larger than that there is no ballast
-_SHARE = 4  # of the free room, the part that it takes at most
-LEAST_FREE = 1024 * 1024  # bytes beside the ballast: with less nothing is started
-_LEAST_FILES = 64  # inodes; a run takes ten
+_SMALL_DISK = 8 * LARGEST  # disks up to this size get no ballast
+_SHARE = 4  # it takes at most one part in so many of the free space
+LEAST_FREE = 1024 * 1024  # bytes beyond the ballast; with less, nothing is started
+_LEAST_FILES = 64  # free inodes; a run needs ten
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -20,27 +20,27 @@ class Ballast:
     """The ballast file of a state directory."""
 
     def __init__(self, state_dir: Path) -> None:
-        """Find out whether an earlier daemon left one; raise OSError where the directory cannot be used."""
+        """Prepare, without creating the file; raise OSError if the directory cannot be used."""
         self._path = state_dir / NAME
         disk = os.statvfs(state_dir)
         self._wanted = disk.f_blocks * disk.f_frsize > _SMALL_DISK
-        self._room_to_lay = _SHARE * LEAST_FREE
+        self._space_to_create = _SHARE * LEAST_FREE
 
     def release(self) -> bool:
-        """Give its room back; return whether there was a ballast."""
+        """Delete the ballast; return whether there was one."""
         try:
             size = self._path.stat().st_size
-            os.truncate(self._path, 0)  # some file systems need room to remove a file
+            os.truncate(self._path, 0)  # some file systems need space to remove a file
             self._path.unlink()
-        except OSError:  # there is none, or the disk takes no change at all
+        except OSError:  # there is none, or the disk accepts no change at all
             return False
-        self._room_to_lay = size + LEAST_FREE
+        self._space_to_create = size + LEAST_FREE
         return True
 
     def has_room(self) -> bool:
-        """Tell whether something new may be started: the ballast lies there (again), and the disk has more.
+        """Return whether something new may be started: the ballast exists, or can be created, with space to spare.
 
-        Raise OSError where the directory cannot be used.
+        Raise OSError if the directory cannot be used.
         """
         disk = os.statvfs(self._path.parent)
         if disk.f_files > 0 and disk.f_favail < _LEAST_FILES:
@@ -49,10 +49,10 @@ class Ballast:
             return True
         free = disk.f_bavail * disk.f_frsize
         if not self._path.exists():
-            return free >= self._room_to_lay and self._lay(min(LARGEST, free // _SHARE))
+            return free >= self._space_to_create and self._create(min(LARGEST, free // _SHARE))
         return free >= LEAST_FREE
 
-    def _lay(self, size: int) -> bool:
+    def _create(self, size: int) -> bool:
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:

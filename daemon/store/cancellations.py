@@ -1,4 +1,4 @@
-"""Rows of `cancellation_flags`: who wants which run to end, and how soon."""
+"""Rows of `cancellation_flags`: who asked which run to end, and how urgently."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from daemon.units import format_instant
 def flag_cancellation(
     tx: Transaction, run_id: int, now: datetime, by: str, *, at_once: bool = False, reason: str | None = None
 ) -> None:
-    """Ask for a run's cancellation; asking again can only make it more urgent."""
+    """Request the cancellation of a run; a second request can only make it more urgent."""
     tx.execute(
         "INSERT INTO cancellation_flags (run_id, requested_at, requested_by, at_once, reason) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT (run_id) DO UPDATE SET at_once = max(at_once, excluded.at_once)",
@@ -22,14 +22,14 @@ def flag_cancellation(
 
 
 def flag_unfinished(tx: Transaction, schedule_id: int, now: datetime, by: str, *, at_once: bool, reason: str) -> None:
-    """Ask for the cancellation of all active runs of a schedule."""
+    """Request the cancellation of all active runs of a schedule."""
     for run_id in unfinished_of(tx, schedule_id):
         flag_cancellation(tx, run_id, now, by, at_once=at_once, reason=reason)
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A request for cancellation that is not yet fulfilled."""
+    """A pending request for cancellation."""
 
     run_id: int
     by: str
@@ -37,8 +37,8 @@ class Flag:
     reason: str | None
 
     @property
-    def told(self) -> str:
-        """Say who wanted it and why."""
+    def explanation(self) -> str:
+        """Who requested it and why."""
         return f"cancelled by {self.by}" + (f": {self.reason}" if self.reason else "")
 
 
@@ -51,7 +51,7 @@ def cancellation_flags(source: Transaction | sqlite3.Connection) -> list[Flag]:
 
 
 def flag_of(source: Transaction | sqlite3.Connection, run_id: int) -> Flag | None:
-    """Return the flag of one run."""
+    """Return the flag of a run, None if it has none."""
     row = source.execute("SELECT * FROM cancellation_flags WHERE run_id = ?", (run_id,)).fetchone()
     return _flag_from(row) if row else None
 

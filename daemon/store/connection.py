@@ -1,4 +1,4 @@
-"""A connection to the database: its settings, what runs in a transaction, and what its errors mean."""
+"""Connections to the database: their settings, transactions, and the meaning of SQLite's errors."""
 
 import contextlib
 import sqlite3
@@ -10,7 +10,7 @@ from daemon.errors import DiskFullError, StoreDamagedError, StoreUnavailableErro
 from daemon.store.changes import Changes
 
 _BUSY_TIMEOUT = 2.0  # seconds
-_TROUBLE = {  # primary result codes (sqlite.org/rescode.html) that say nothing about the statement
+_TRANSIENT = {  # primary result codes (sqlite.org/rescode.html) that do not blame the statement
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_NOMEM,
@@ -41,7 +41,9 @@ class Transaction:
         except Exception as error:
             self.changes = changes
             if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError):
-                self._connection.execute("ROLLBACK TO part")  # else SQLite may have rolled back everything
+                self._connection.execute(
+                    "ROLLBACK TO part"
+                )  # after other errors SQLite may have rolled back everything
                 self._connection.execute("RELEASE part")
             raise
         self._connection.execute("RELEASE part")
@@ -56,9 +58,9 @@ class Transaction:
 
 
 def connect(path: Path, *, read_only: bool = False, at_rest: bool = False) -> sqlite3.Connection:
-    """Open the database with agentcron's settings; raise sqlite3.Error if that cannot be done.
+    """Open the database with agentcron's settings; raise sqlite3.Error if that fails.
 
-    `at_rest` says that nobody writes it meanwhile, so that nothing need be made beside it.
+    `at_rest` promises that nobody writes it meanwhile, so that SQLite creates no files beside it.
     """
     mode = "ro" if read_only else "rw"
     connection = sqlite3.connect(
@@ -72,28 +74,28 @@ def connect(path: Path, *, read_only: bool = False, at_rest: bool = False) -> sq
     if not read_only:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = FAST")  # pages that become free are not written over
+        connection.execute("PRAGMA secure_delete = FAST")  # do not overwrite pages that become free
     return connection
 
 
-def is_of_the_moment(error: Exception) -> bool:
-    """Tell whether an error comes from the disk or from somebody's lock, and says nothing of the database."""
-    return code_of(error) in _TROUBLE
+def is_transient(error: Exception) -> bool:
+    """Return whether an error comes from the disk or a lock, so that the same statement may succeed later."""
+    return code_of(error) in _TRANSIENT
 
 
-def told(error: Exception) -> Exception:
-    """Return what the waiting caller gets: trouble of the moment is told from a mistake in a statement."""
+def translated(error: Exception) -> Exception:
+    """Return the error to raise to callers: a StoreError for damage and transient errors, else the error itself."""
     code = code_of(error)
     if code in _DAMAGE:
-        mend = "stop the daemon and put a backup back with `agentcron restore`; agents that run go on meanwhile"
-        return StoreDamagedError(f"the database is damaged ({error}); {mend}")
-    if code not in _TROUBLE:
+        fix = "stop the daemon and restore a backup with `agentcron restore`; running agents continue meanwhile"
+        return StoreDamagedError(f"the database is damaged ({error}); {fix}")
+    if code not in _TRANSIENT:
         return error
     kind = DiskFullError if code == sqlite3.SQLITE_FULL else StoreUnavailableError
     return kind(f"the database cannot be written now: {error}")
 
 
 def code_of(error: Exception) -> int:
-    """Return the primary result code of an error of SQLite."""
+    """Return the primary result code of an SQLite error."""
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     return code & 0xFF

@@ -1,8 +1,8 @@
-"""SQLite as agentcron uses it: one group-committing writer, and connections of their own for readers.
+"""The daemon's database access: one writer that commits in groups, and separate connections for readers.
 
-The writer drains a queue of small synchronous closures into one transaction that runs as one hop in aiosqlite's
-thread, so that the fsync of `synchronous=FULL` is shared by all who wait. A closure has no effect outside the
-database and may run more than once.
+The writer drains a queue of small synchronous closures into one transaction, which runs as one call in aiosqlite's
+thread, so that all waiting callers share one fsync of `synchronous=FULL`. A closure has no effect outside the database
+and may run more than once.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ import structlog
 from daemon.errors import DiskFullError, NoRoomError, StoreDamagedError, StoreUnavailableError
 from daemon.store.ballast import Ballast
 from daemon.store.changes import Changes
-from daemon.store.connection import Transaction, connect, told
-from daemon.store.witness import WitnessFile, testify
+from daemon.store.connection import Transaction, connect, translated
+from daemon.store.witness import WitnessFile, witness_of
 
 T = TypeVar("T")
 Closure = Callable[[Transaction], T]
 _LOG = structlog.get_logger()
-_LAST_WRITES = 0.5  # seconds
+_LAST_WRITES = 0.5  # seconds that pending writes get at the end
 _LARGEST_BATCH = 100
-_CHECKPOINT = 1000  # pages of the write-ahead log after which a commit brings them into the database
-_LATE_CHECKPOINT = 3000  # while somebody else does that
+_CHECKPOINT = 1000  # pages in the write-ahead log after which a commit checkpoints it
+_LATE_CHECKPOINT = 3000  # while another connection checkpoints
 _RETRY_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -46,12 +46,12 @@ class Database:
     def __init__(self, path: Path, witness: WitnessFile, ballast: Ballast, *, lost: bool = False) -> None:
         self.path = path
         self.lost = lost
-        """Whether it was accepted although it knows less than its witness: what happened up to now is unknown."""
+        """Whether data loss was accepted at the start: what happened up to then is unknown."""
         self._witness = witness
         self._ballast = ballast
         self._has_room = True
         self.damaged = asyncio.Event()
-        """Whether a page was found that is not what was written."""
+        """Set once SQLite reports a damaged page."""
         self.commits = 0
         self._listeners: list[Callable[[Changes], None]] = []
         self._queue: asyncio.Queue[tuple[Closure[Any], asyncio.Future[Any]]] = asyncio.Queue()
@@ -71,7 +71,7 @@ class Database:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with contextlib.suppress(TimeoutError):  # a write that cannot be made must not hold up the end
+        with contextlib.suppress(TimeoutError):  # a write that cannot succeed must not block the shutdown
             async with asyncio.timeout(_LAST_WRITES):
                 await self._queue.join()
         self._pump.cancel()
@@ -88,26 +88,27 @@ class Database:
         self._listeners.append(committed)
 
     async def write(self, closure: Closure[T]) -> T:
-        """Return the closure's result once it is on disk; raise what it raised, or StoreUnavailableError.
+        """Run a closure in a transaction and return its result once that is on disk.
 
-        If the caller is cancelled the write may still stand.
+        Raise what the closure raised, or StoreUnavailableError. If the caller is cancelled, the write may still happen.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((closure, future))
         return await future
 
     async def write_patiently(self, closure: Closure[T]) -> T:
-        """Write as `write` does, and while the database cannot take it, say so and try again without end."""
+        """Write as `write` does; while the database cannot be written, log that and retry without end."""
         return await _patiently(lambda: self.write(closure), "written")
 
     async def read_patiently(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Read as `read` does, and while the database cannot be read, say so and try again without end."""
+        """Read as `read` does; while the database cannot be read, log that and retry without end."""
         return await _patiently(lambda: self.read(query), "read")
 
     async def write_without_keys(self, closure: Closure[T]) -> T:
-        """Write as `write` does, in a transaction of its own that follows no foreign keys.
+        """Write as `write` does, in a separate transaction without foreign keys.
 
-        It is for those who delete many rows with all that refers to them: having SQLite look for that costs much more.
+        This is for deleting many rows together with everything that refers to them; letting SQLite check the references
+        would cost much more.
         """
         result = await self._writer.run(partial(self._commit_without_keys, closure))
         if isinstance(result, Exception):
@@ -122,31 +123,31 @@ class Database:
             connection.execute("PRAGMA foreign_keys = ON")
 
     async def give_back(self, pages: int) -> int:
-        """Give so many free pages at the end of the file back to the file system, moving others there.
+        """Return free pages to the file system, at most `pages`, and return how many free pages are left.
 
-        Return how many are left; raise StoreUnavailableError.
+        Raise StoreUnavailableError if the database cannot be written.
         """
 
         def shrink(connection: sqlite3.Connection) -> int:
-            connection.executescript(f"PRAGMA incremental_vacuum({pages})")  # `execute` gives back a single one
+            connection.executescript(f"PRAGMA incremental_vacuum({pages})")  # `execute` would free a single page
             return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
 
         try:
             return await self._writer.run(shrink)
         except sqlite3.Error as error:
-            raise told(error) from None
+            raise translated(error) from None
 
     @contextlib.asynccontextmanager
     async def aside(self) -> AsyncIterator["Aside"]:
-        """Give a connection for long work, for which neither readers nor the writer wait.
+        """Yield a separate connection for long work, so that neither readers nor the writer wait for it.
 
-        Meanwhile the write-ahead log is brought into the database by this connection's `checkpoint`, not by commits.
+        Meanwhile this connection's `checkpoint`, not a commit, copies the write-ahead log into the database.
         """
         connection = _Connection(lambda: connect(self.path), iter_chunk_size=64)
         try:
             await connection
         except sqlite3.Error as error:
-            raise told(error) from None
+            raise translated(error) from None
         try:
             await self._checkpoint_after(_LATE_CHECKPOINT)
             try:
@@ -160,7 +161,7 @@ class Database:
         await self._writer.run(lambda writer: writer.execute(f"PRAGMA wal_autocheckpoint = {pages}"))
 
     async def check_room(self) -> None:
-        """Raise NoRoomError while the disk has too little room for anything new; tell the log when that changes.
+        """Raise NoRoomError while the disk has too little space to start anything new; log when that changes.
 
         Raise StoreUnavailableError while the state directory cannot be used at all.
         """
@@ -171,22 +172,22 @@ class Database:
         if room != self._has_room:
             self._has_room = room
             if room:
-                _LOG.warning("[daemon] The disk has room again", folder=str(self.path.parent))
+                _LOG.warning("[daemon] The disk has enough space again", folder=str(self.path.parent))
             else:
-                _LOG.error("[daemon] The disk has too little room; nothing is started", folder=str(self.path.parent))
+                _LOG.error("[daemon] The disk has too little space; nothing is started", folder=str(self.path.parent))
         if not room:
-            raise NoRoomError(f"the disk that holds {self.path.parent} has too little room")
+            raise NoRoomError(f"the disk that holds {self.path.parent} has too little space")
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a read-only query in the reader's thread; raise StoreUnavailableError while it cannot be answered."""
+        """Run a read-only query in the reader's thread; raise StoreUnavailableError if it cannot be answered now."""
         try:
             return await self._reader.run(query)
         except sqlite3.Error as error:
-            trouble = told(error)
-            self._heed(trouble)
-            raise trouble from None
+            translated_error = translated(error)
+            self._note_damage(translated_error)
+            raise translated_error from None
 
-    def _heed(self, result: object) -> None:
+    def _note_damage(self, result: object) -> None:
         if isinstance(result, StoreDamagedError):
             self.damaged.set()
 
@@ -200,11 +201,11 @@ class Database:
             results: list[object]
             try:
                 results = await self._writer.run(work)
-            except Exception as error:  # noqa: BLE001 - those who wait must hear of it, and the next ones be served
+            except Exception as error:  # noqa: BLE001 - the waiting callers get it, and the writer continues
                 results = [error] * len(batch)
             self.commits += 1
             for (_, future), result in zip(batch, results, strict=True):
-                self._heed(result)
+                self._note_damage(result)
                 _settle(future, result)
                 self._queue.task_done()
             for committed in self._listeners:
@@ -214,21 +215,21 @@ class Database:
         self, closures: list[Closure[Any]], changes: Changes, connection: sqlite3.Connection
     ) -> list[object]:
         if not self._is_there():
-            gone = "state.db was removed or replaced while the daemon uses it; move it back, or stop and restore it"
+            gone = "state.db was removed or replaced while in use; move it back, or stop the daemon and restore it"
             return [StoreUnavailableError(gone)] * len(closures)
         results = _commit(connection, closures, changes)
         if any(isinstance(result, DiskFullError) for result in results) and self._ballast.release():
-            _LOG.error("[daemon] The disk is full; the ballast file was given up so that what ends can be recorded")
+            _LOG.error("[daemon] The disk is full; deleted the ballast file so that ended runs can be recorded")
         try:
-            now = testify(connection)
+            now = witness_of(connection)
             if now is not None:
                 self._witness.record(now)
-        except (OSError, sqlite3.Error) as error:  # what was committed stands; the next commit tells it again
+        except (OSError, sqlite3.Error) as error:  # the commit stands; the next one writes the witness again
             _LOG.error("[daemon] The witness file cannot be written", error=str(error))
         return results
 
     def _is_there(self) -> bool:
-        """Tell whether the file that is written has its name still; what is written without one is lost."""
+        """Return whether the open file still has its name; writes to a removed file would be lost."""
         try:
             found = self.path.stat()
         except OSError:
@@ -237,20 +238,20 @@ class Database:
 
 
 class Aside:
-    """A connection beside the writer and the readers."""
+    """A separate connection for long work."""
 
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a query in the connection's thread; raise StoreUnavailableError while it cannot be answered."""
+        """Run a query in the connection's thread; raise StoreUnavailableError if it cannot be answered now."""
         try:
             return await self._connection.run(query)
         except sqlite3.Error as error:
-            raise told(error) from None
+            raise translated(error) from None
 
     async def checkpoint(self) -> None:
-        """Bring what the write-ahead log holds into the database, as far as readers allow, beside the writer."""
+        """Copy the write-ahead log into the database as far as readers allow, without blocking the writer."""
         await self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
 
 
@@ -261,7 +262,7 @@ async def _patiently(action: Callable[[], Awaitable[T]], verb: str) -> T:
             return await action()
         except StoreUnavailableError as error:
             delay = _RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)]
-            _LOG.error(f"[daemon] The database cannot be {verb}; trying again", error=str(error), delay_s=delay)
+            _LOG.error(f"[daemon] The database cannot be {verb}; retrying", error=str(error), delay_s=delay)
             attempt += 1
             await asyncio.sleep(delay)
 
@@ -278,23 +279,23 @@ def _settle(future: "asyncio.Future[Any]", result: object) -> None:
 def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]], changes: Changes) -> list[object]:
     """Run closures in one transaction, and add what they changed.
 
-    Where one of them fails all are run again under savepoints, which cost as much as the statements; where that makes
-    the transaction fail as a whole, they are replayed one by one.
+    If one fails, all run again, each under a savepoint; savepoints cost as much as the statements, so they are not used
+    at first. If the transaction then fails as a whole, the closures run one by one.
     """
     for way in (_bare, _guarded):
         tx = Transaction(connection)
         try:
             connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:  # nobody can write now: waiting again for each would only add up
-            return [told(error)] * len(closures)
+        except sqlite3.Error as error:  # nobody can write now: waiting again for each closure would only add up
+            return [translated(error)] * len(closures)
         try:
             results = [way(tx, closure) for closure in closures]
             connection.execute("UPDATE instance SET commits = commits + 1")
             connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - handed to the one who waits for it
+        except Exception as error:  # noqa: BLE001 - passed to the waiting caller
             _roll_back(connection)
             if len(closures) == 1:
-                return [told(error)]
+                return [translated(error)]
         else:
             changes.add(tx.changes)
             return results
@@ -306,9 +307,9 @@ def _bare(tx: Transaction, closure: Closure[Any]) -> object:
 
 
 def _guarded(tx: Transaction, closure: Closure[Any]) -> object:
-    """Run one closure under a savepoint; give back its result, or the exception it raised.
+    """Run one closure under a savepoint; return its result or the exception that it raised.
 
-    Errors of the database itself leave the function: SQLite may have rolled back the whole transaction.
+    Raise errors of the database itself: SQLite may have rolled back the whole transaction.
     """
     try:
         with tx.savepoint():
@@ -317,7 +318,7 @@ def _guarded(tx: Transaction, closure: Closure[Any]) -> object:
         return error
     except sqlite3.Error:
         raise
-    except Exception as error:  # noqa: BLE001 - handed to the one who waits for it
+    except Exception as error:  # noqa: BLE001 - passed to the waiting caller
         return error
     return result
 

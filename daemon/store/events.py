@@ -1,4 +1,4 @@
-"""Events and steps of runs: what happened, in order."""
+"""Rows of `events` and `steps`: what happened in a run, in order."""
 
 import json
 from datetime import datetime
@@ -19,7 +19,7 @@ def add_event(tx: Transaction, run_id: int, now: datetime, kind: str, data: dict
 
 
 def begin_step(tx: Transaction, run_id: int, step: Step, now: datetime) -> None:
-    """Note that a run entered a step; a step entered again starts anew."""
+    """Record that a run entered a step; a step that is entered again starts over."""
     tx.execute(
         "INSERT OR REPLACE INTO steps (run_id, name, started_at) VALUES (?, ?, ?)",
         (run_id, step, format_instant(now)),
@@ -27,7 +27,7 @@ def begin_step(tx: Transaction, run_id: int, step: Step, now: datetime) -> None:
 
 
 def end_step(tx: Transaction, run_id: int, step: Step, now: datetime, error: str | None = None) -> None:
-    """Note that a run left a step."""
+    """Record that a run left a step."""
     tx.execute(
         "UPDATE steps SET completed_at = ?, error = ? WHERE run_id = ? AND name = ? AND completed_at IS NULL",
         (format_instant(now), error, run_id, step),
@@ -35,7 +35,7 @@ def end_step(tx: Transaction, run_id: int, step: Step, now: datetime, error: str
 
 
 def end_open_steps(tx: Transaction, run_id: int, now: datetime, error: str | None) -> None:
-    """Note that a run left whatever step it was in."""
+    """Record that a run left whatever step it was in."""
     tx.execute(
         "UPDATE steps SET completed_at = ?, error = ? WHERE run_id = ? AND completed_at IS NULL",
         (format_instant(now), error, run_id),

@@ -1,4 +1,4 @@
-"""The ledger: one row for each due time of each schedule, or one for many that were not started."""
+"""Rows of `fires`, the ledger: one row for each due time, or a summary for many that were not started."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from daemon.units import format_instant, parse_instant
 
 
 def is_recorded(tx: Transaction, schedule_id: int, due: DueTime) -> bool:
-    """Tell whether a due time has a row, or a summary covers it."""
+    """Return whether a due time has a row or is covered by a summary."""
     at = format_instant(due)
     found = tx.execute(
         "SELECT 1 FROM fires WHERE schedule_id = ?1 AND scheduled_for = ?2 UNION ALL "
@@ -21,7 +21,7 @@ def is_recorded(tx: Transaction, schedule_id: int, due: DueTime) -> bool:
 
 
 def count_recorded(tx: Transaction, schedule_id: int, first: DueTime, last: DueTime) -> int:
-    """Count the due times in first <= due <= last that have a row of their own or lie under a summary there."""
+    """Count the due times in first <= due <= last that have their own row or are covered by a summary."""
     row = tx.execute(
         "SELECT coalesce(sum(coalesce(covers_count, 1)), 0) AS n FROM fires "
         "WHERE schedule_id = ? AND scheduled_for BETWEEN ? AND ?",
@@ -40,7 +40,7 @@ def record_fire(
     run_id: int | None = None,
     reason: str | None = None,
 ) -> None:
-    """Write the row of one due time; raise sqlite3.IntegrityError if it has one already."""
+    """Insert the row of one due time; raise sqlite3.IntegrityError if it already has one."""
     tx.execute(
         "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, run_id, decided_at) VALUES (?, ?, ?, ?, ?, ?)",
         (schedule_id, format_instant(due), outcome.value, reason, run_id, format_instant(now)),
@@ -60,11 +60,11 @@ class Summary:
     reason: str
     decided_at: str
     version: int | None
-    """The schedule's, by whose cadence these are due times; None in rows of an old agentcron."""
+    """The version of the schedule whose cadence these due times follow; None in rows of old versions of agentcron."""
 
 
 def summary_from(row: sqlite3.Row) -> Summary:
-    """Build a Summary from a row of `fires`; raise ValueError or TypeError for one that somebody damaged."""
+    """Return the Summary in a row of `fires`; raise ValueError or TypeError if somebody edited it badly."""
     return Summary(
         row["schedule_id"],
         DueTime(parse_instant(row["scheduled_for"])),
@@ -78,12 +78,12 @@ def summary_from(row: sqlite3.Row) -> Summary:
 
 
 def summaries_beyond(tx: Transaction, now: datetime) -> list[sqlite3.Row]:
-    """Return the rows of the summaries that reach beyond now."""
+    """Return the rows of summaries that cover due times after now."""
     return tx.execute("SELECT * FROM fires WHERE covers_until > ?", (format_instant(now),)).fetchall()
 
 
 def summary_over(tx: Transaction, schedule_id: int, due: DueTime) -> Summary | None:
-    """Return the summary that covers a due time."""
+    """Return the summary that covers a due time, None if there is none."""
     row = tx.execute(
         "SELECT * FROM fires WHERE schedule_id = ?1 AND covers_until >= ?2 AND scheduled_for <= ?2",
         (schedule_id, format_instant(due)),
@@ -101,7 +101,7 @@ def summaries_between(tx: Transaction, schedule_id: int, first: datetime, last: 
 
 
 def unstarted_between(tx: Transaction, schedule_id: int, first: datetime, last: datetime) -> list[DueTime]:
-    """Return the due times in first <= due <= last whose own rows say that they were not started."""
+    """Return the due times in first <= due <= last whose own rows have a `skipped_*` outcome."""
     rows = tx.execute(
         "SELECT scheduled_for FROM fires WHERE schedule_id = ? AND scheduled_for BETWEEN ? AND ? "
         "AND covers_until IS NULL AND outcome GLOB 'skipped_*'",
@@ -111,7 +111,7 @@ def unstarted_between(tx: Transaction, schedule_id: int, first: datetime, last: 
 
 
 def add_summary(tx: Transaction, summary: Summary) -> None:
-    """Write a summary; raise sqlite3.IntegrityError if its first due time has a row already."""
+    """Insert a summary; raise sqlite3.IntegrityError if its first due time already has a row."""
     tx.execute(
         "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, decided_at, covers_until, covers_count, "
         "schedule_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -129,7 +129,7 @@ def add_summary(tx: Transaction, summary: Summary) -> None:
 
 
 def shorten_summary(tx: Transaction, schedule_id: int, first: str, last: datetime, count: int) -> None:
-    """Have the summary that begins at a due time, as UTC text, end earlier."""
+    """Shorten the summary that starts at the due time `first` (UTC text)."""
     tx.execute(
         "UPDATE fires SET covers_until = ?, covers_count = ? "
         "WHERE schedule_id = ? AND scheduled_for = ? AND covers_until IS NOT NULL",
@@ -138,7 +138,7 @@ def shorten_summary(tx: Transaction, schedule_id: int, first: str, last: datetim
 
 
 def outcome_of(tx: Transaction, schedule_id: int, due: DueTime) -> FireOutcome | None:
-    """Return what the row of a due time's own says, None if it has none."""
+    """Return the outcome in a due time's own row, None if it has none."""
     row = tx.execute(
         "SELECT outcome FROM fires WHERE schedule_id = ? AND scheduled_for = ? AND covers_until IS NULL",
         (schedule_id, format_instant(due)),
@@ -153,7 +153,7 @@ def forget_fire(tx: Transaction, schedule_id: int, due: DueTime | str) -> None:
 
 
 def mark_launched(tx: Transaction, run_id: int) -> None:
-    """Turn the fire of a buffered run that starts into a launched one."""
+    """Set the outcome of a buffered run's fire to `launched` when the run starts."""
     turned = tx.execute("UPDATE fires SET outcome = 'launched' WHERE run_id = ? AND outcome = 'buffered'", (run_id,))
     if turned.rowcount > 0:
         tx.changes.count("fire", FireOutcome.LAUNCHED)

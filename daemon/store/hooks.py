@@ -1,4 +1,4 @@
-"""Rows of `hooks`: by which token a run may be ended from outside, until when, and whether that was done."""
+"""Rows of `hooks`: the tokens by which an agent may end its run, their expiry, and whether they were used."""
 
 import sqlite3
 from datetime import datetime
@@ -8,7 +8,7 @@ from daemon.units import format_instant
 
 
 def add_hook(tx: Transaction, run_id: int, token_hash: str, now: datetime, expires: datetime) -> None:
-    """Let a run be ended by a token; a redelivery repeats the token, and its time begins anew."""
+    """Add the token that may end a run; a redelivery uses the same token and restarts its lifetime."""
     tx.execute(
         "INSERT INTO hooks (run_id, token_hash, created_at, expires_at) VALUES (?, ?, ?, ?) "
         "ON CONFLICT (run_id, token_hash) DO UPDATE SET expires_at = excluded.expires_at",
@@ -17,7 +17,7 @@ def add_hook(tx: Transaction, run_id: int, token_hash: str, now: datetime, expir
 
 
 def run_of_hook(connection: sqlite3.Connection, token_hash: str, now: datetime) -> int | None:
-    """Return the active run that a token may end; None for a token that is unknown, used or expired."""
+    """Return the active run that a token may end, None if the token is unknown, used or expired."""
     row = connection.execute(
         "SELECT run_id FROM hooks JOIN runs ON runs.id = run_id "
         "WHERE token_hash = ? AND used_at IS NULL AND expires_at > ? AND completed_at IS NULL",
@@ -27,7 +27,7 @@ def run_of_hook(connection: sqlite3.Connection, token_hash: str, now: datetime) 
 
 
 def use_hook(tx: Transaction, token_hash: str, now: datetime) -> int | None:
-    """Use up a token and return its run; None for one that is unknown, used or expired."""
+    """Mark a token as used and return its run, None if the token is unknown, used or expired."""
     at = format_instant(now)
     row = tx.execute(
         "UPDATE hooks SET used_at = ?1 WHERE token_hash = ?2 AND used_at IS NULL AND expires_at > ?1 RETURNING run_id",

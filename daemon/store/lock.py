@@ -1,4 +1,4 @@
-"""The lock of a state directory: who holds it, and where the daemon that does so listens."""
+"""The lock of a state directory: which daemon holds it, and where that daemon listens."""
 
 import fcntl
 import os
@@ -13,9 +13,9 @@ _FLOCK = "hhqqi4x"  # struct flock of fcntl(2) on 64-bit Linux
 
 
 class DaemonLock:
-    """The lock of the one daemon of a state directory: a POSIX record lock, which the kernel drops with its holder.
+    """The lock of a state directory's one daemon: a POSIX record lock, which the kernel releases with its holder.
 
-    Nothing else in the process may open the file: closing any descriptor of it would drop the lock.
+    Nothing else in the process may open the file: closing any descriptor of it would release the lock.
     """
 
     def __init__(self, state_dir: Path) -> None:
@@ -32,29 +32,29 @@ class DaemonLock:
             os.close(self._descriptor)
             raise RefusedError(
                 f"a daemon (pid {holder or 'unknown'}) is running on {state_dir}; "
-                "stop it first, or give this one a state_dir of its own"
+                "stop it first, or set another state_dir for this one"
             ) from None
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
-    def tell(self, socket: Path) -> None:
-        """Write down where the daemon listens."""
+    def record_socket(self, socket: Path) -> None:
+        """Write into the lock file where the daemon listens."""
         os.pwrite(self._descriptor, b"%d\n%s\n" % (os.getpid(), os.fsencode(socket)), 0)
 
     def release(self) -> None:
-        """Let another daemon have the state directory."""
+        """Release the state directory to other daemons."""
         os.close(self._descriptor)
 
 
 def _close_to_others(state_dir: Path) -> None:
-    """Give a state directory mode 0700; a folder that holds other things and no state of ours is left as it is."""
+    """Set mode 0700 on a state directory; leave a folder alone that holds other files and none of agentcron's."""
     names = {entry.name for entry in state_dir.iterdir()}
     if state_dir.stat().st_mode & 0o077 and (not names or names & {LOCK, DATABASE}):
         state_dir.chmod(0o700)
 
 
 def running_daemon(state_dir: Path) -> int | None:
-    """Return the pid of the daemon that holds the state directory, None if there is none. Takes no lock."""
+    """Return the pid of the daemon that holds the state directory, None if there is none; take no lock."""
     try:
         descriptor = os.open(state_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -68,7 +68,7 @@ def running_daemon(state_dir: Path) -> int | None:
 
 
 def socket_in_use(state_dir: Path) -> tuple[Path, int] | None:
-    """Return where the daemon that holds a state directory says it listens, and its pid; None if it cannot be told."""
+    """Return the socket and the pid of the daemon that holds a state directory; None if either is unknown."""
     try:
         pid = running_daemon(state_dir)
         words = (state_dir / LOCK).read_bytes().split(b"\n")

@@ -1,4 +1,4 @@
-"""Numbered migrations, each in one transaction, after a backup; a newer database is refused, untouched."""
+"""Run numbered migrations, each in one transaction, after a backup; refuse a newer database unchanged."""
 
 import contextlib
 import re
@@ -22,9 +22,9 @@ def migrations() -> dict[int, str]:
 def migrate(
     connection: sqlite3.Connection, path: Path, steps: dict[int, str], *, keep_before: bool = True
 ) -> list[int]:
-    """Bring the database to the newest schema; return the numbers of the migrations that ran.
+    """Migrate the database to the newest schema; return the numbers of the migrations that ran.
 
-    What it was before is kept beside it. Raise StoreError for a database from a newer version.
+    A copy from before is kept beside it. Raise StoreError if a migration fails, or for a database of a newer version.
     """
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     newest = max(steps)
@@ -33,7 +33,7 @@ def migrate(
     waiting = [number for number in sorted(steps) if number > version]
     if waiting and version > 0 and keep_before:
         _back_up(connection, path.with_name(f"{path.name}.before-{waiting[0]:04d}"))
-    connection.execute("PRAGMA foreign_keys = OFF")  # a table that is rebuilt must not take its children with it
+    connection.execute("PRAGMA foreign_keys = OFF")  # rebuilding a table must not delete the rows that refer to it
     for number in waiting:
         _run(connection, number, steps[number])
     connection.execute("PRAGMA foreign_keys = ON")
@@ -41,10 +41,10 @@ def migrate(
 
 
 def newer_schema(path: Path, version: int) -> NewerSchemaError:
-    """Return the error that a database was written by a version of agentcron yet to come."""
+    """Return the error for a database that a newer version of agentcron wrote."""
     return NewerSchemaError(
         f"{path} has schema {version}, this agentcron knows up to {max(migrations())}: it was written by a newer "
-        "version; nothing was changed. Install that version again, or put back the backup made before the upgrade"
+        "version; nothing was changed. Install that version again, or restore the backup made before the upgrade"
     )
 
 
@@ -59,7 +59,7 @@ def _run(connection: sqlite3.Connection, number: int, sql: str) -> None:
     try:
         connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version = {number};")
         if _orphans(connection) - before:
-            raise sqlite3.IntegrityError("it would leave rows that refer to nothing")
+            raise sqlite3.IntegrityError("it would leave rows that refer to missing rows")
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         if connection.in_transaction:
@@ -68,12 +68,12 @@ def _run(connection: sqlite3.Connection, number: int, sql: str) -> None:
 
 
 def _orphans(connection: sqlite3.Connection) -> set[tuple[object, ...]]:
-    """Return the rows that refer to nothing; those that were there before a migration are not its doing."""
+    """Return the rows that refer to missing rows; a migration fails only if it adds some."""
     return {tuple(row) for row in connection.execute("PRAGMA foreign_key_check")}
 
 
 def has_whole_schema(connection: sqlite3.Connection) -> bool:
-    """Tell whether a database of the newest schema has all that migrations make, and nothing that acts by itself."""
+    """Return whether a database has everything that the migrations create, and no trigger or view."""
     with contextlib.closing(sqlite3.connect(":memory:")) as reference:
         for sql in migrations().values():
             reference.executescript(sql)

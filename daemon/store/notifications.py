@@ -1,4 +1,4 @@
-"""Rows of `notifications`, what is still to be sent, and of `notify_states`, what is known not to be well."""
+"""Rows of `notifications` (events still to be sent) and of `notify_states` (known problems)."""
 
 import json
 import sqlite3
@@ -24,7 +24,7 @@ class Notification:
 
 
 def add_notification(tx: Transaction, target: str, event: dict[str, Any], now: datetime) -> None:
-    """Have an event sent to a target."""
+    """Queue an event for a target."""
     at = format_instant(now)
     tx.execute(
         "INSERT INTO notifications (target, event, created_at, next_try_at) VALUES (?, ?, ?, ?)",
@@ -34,7 +34,7 @@ def add_notification(tx: Transaction, target: str, event: dict[str, Any], now: d
 
 
 def first_of_each(connection: sqlite3.Connection) -> list[Notification]:
-    """Return what is to be sent next to each target: events go in their order."""
+    """Return the next event for each target; events are sent in order."""
     rows = connection.execute(
         "SELECT * FROM notifications WHERE id IN (SELECT min(id) FROM notifications GROUP BY target)"
     )
@@ -52,19 +52,19 @@ def first_of_each(connection: sqlite3.Connection) -> list[Notification]:
 
 
 def remove_notification(tx: Transaction, number: int) -> None:
-    """Forget what was sent, or given up."""
+    """Delete a notification that was sent or given up."""
     tx.execute("DELETE FROM notifications WHERE id = ?", (number,))
 
 
 def put_off_notification(tx: Transaction, number: int, until: datetime) -> None:
-    """Have something tried again later."""
+    """Count a failed attempt, and postpone the next one until the given time."""
     tx.execute(
         "UPDATE notifications SET tries = tries + 1, next_try_at = ? WHERE id = ?", (format_instant(until), number)
     )
 
 
 def standing_of(tx: Transaction, subject: str) -> Standing | None:
-    """Return how a subject stands, None if all is well with it."""
+    """Return the known problem of a subject, None if it is healthy."""
     row = tx.execute("SELECT * FROM notify_states WHERE subject = ?", (subject,)).fetchone()
     if row is None:
         return None
@@ -73,7 +73,7 @@ def standing_of(tx: Transaction, subject: str) -> Standing | None:
 
 
 def set_standing(tx: Transaction, subject: str, standing: Standing | None) -> None:
-    """Remember how a subject stands; None for well."""
+    """Store the problem of a subject; None means healthy."""
     if standing is None:
         tx.execute("DELETE FROM notify_states WHERE subject = ?", (subject,))
         return
@@ -91,10 +91,10 @@ def set_standing(tx: Transaction, subject: str, standing: Standing | None) -> No
     )
 
 
-def ailing_schedules(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+def failing_schedules(connection: sqlite3.Connection) -> list[tuple[str, str]]:
     """Return agent and address of the live schedules whose last run failed or was interrupted.
 
-    One that somebody paused is somebody's business already; one that its failure paused is not.
+    Omit those that a person paused, who knows about them already, but not those that `pause_on_failure` paused.
     """
     rows = connection.execute(
         "SELECT s.agent, s.name FROM notify_states n JOIN schedules s ON n.subject = 'schedule:' || s.id "

@@ -1,4 +1,4 @@
-"""What retention reads and deletes: runs with all that belongs to them, fires, and deleted schedules."""
+"""The SQL of retention: find and delete expired runs with all their rows, fires, and deleted schedules."""
 
 import json
 import sqlite3
@@ -27,31 +27,31 @@ _PLAIN = (  # ended runs of one attempt without a workspace
 )
 _GIVEN = "(SELECT value FROM json_each(?1))"
 _OF_A_RUN = ("events", "steps", "hooks", "cancellation_flags", "trigger_keys", "workspaces")
-_ODD = "2 days"  # by which a time with another offset can be written later than it is
+_OFFSET_MARGIN = "2 days"  # a time written with another UTC offset can look later by less than that
 
 
 @dataclass
 class Expired:
-    """What of some runs goes."""
+    """Which of some runs retention removes."""
 
     gone: list[int] = field(default_factory=list)
-    """Runs that are deleted, attempts at one input beside each other."""
+    """Runs to delete; attempts at one input are adjacent."""
     released: list[tuple[int, int]] = field(default_factory=list)
-    """Runs whose workspaces have to go first, each with the lowest of its attempts."""
+    """Runs whose workspaces must be removed first, as (lowest attempt, run)."""
 
 
 def expirable(source: Source, after: int, before: Cutoff, limit: int) -> list[int]:
-    """Return ended runs above a number that may be older than a cutoff, lowest first."""
+    """Return ended runs with numbers above `after` that may be older than a cutoff, lowest first."""
     rows = source.execute(
         "SELECT id FROM runs NOT INDEXED WHERE id > ? AND completed_at IS NOT NULL "
-        f"AND updated_at < strftime('%Y-%m-%dT%H:%M:%fZ', ?, '+{_ODD}') ORDER BY id LIMIT ?",
+        f"AND updated_at < strftime('%Y-%m-%dT%H:%M:%fZ', ?, '+{_OFFSET_MARGIN}') ORDER BY id LIMIT ?",
         (after, before.text, limit),
     )
     return [row["id"] for row in rows]
 
 
 def sort_out(source: Source, numbers: Sequence[int], policy: RetentionPolicy) -> Expired:
-    """Return what of some ended runs goes; attempts at one input are looked at with the lowest of them."""
+    """Return which of some ended runs expire; attempts at one input are decided together, at the lowest of them."""
     found = Expired()
     plain: set[int] = set()
     for number, agent, schedule_id, updated_at in source.execute(_PLAIN, (json.dumps(numbers),)):
@@ -89,7 +89,7 @@ def _past(row: sqlite3.Row) -> PastRun:
 
 
 def _attempts(source: Source, number: int) -> list[PastRun]:
-    """Return all runs that hang together with a run as attempts, lowest first."""
+    """Return all attempts at the input of a run, lowest first."""
     rows = source.execute(
         "WITH RECURSIVE attempt (id) AS (VALUES (?1) "
         "UNION SELECT r.previous_run_id FROM runs r JOIN attempt a ON r.id = a.id "
@@ -105,7 +105,7 @@ def _attempts(source: Source, number: int) -> list[PastRun]:
 
 @dataclass(frozen=True)
 class ExpiredRun:
-    """A run that goes, as people are told of it."""
+    """An expired run, as reported to people."""
 
     id: int
     agent: str
@@ -124,7 +124,7 @@ def expired_runs(source: Source, numbers: Sequence[int]) -> list[ExpiredRun]:
 
 
 def delete_runs(tx: Transaction, numbers: Iterable[int]) -> None:
-    """Delete runs and all their rows; for a transaction without foreign keys, which would look for each of them."""
+    """Delete runs and all their rows, in a transaction without foreign keys, which would check each of them."""
     spans = ranges(numbers)
     for table in _OF_A_RUN:
         tx.executemany(f"DELETE FROM {table} WHERE run_id BETWEEN ? AND ?", spans)
@@ -133,7 +133,7 @@ def delete_runs(tx: Transaction, numbers: Iterable[int]) -> None:
 
 
 def spared_from(source: Source, policy: RetentionPolicy) -> dict[int, int]:
-    """Return for each schedule whose newest ended runs stay the oldest of these; less, if it has no more."""
+    """Return the oldest run that `keep_last` spares, by schedule; 0 if the schedule has fewer runs than that."""
     found: dict[int, int] = {}
     for schedule in source.execute("SELECT id, agent FROM schedules").fetchall():
         count = policy.of(schedule["agent"]).keep_last
@@ -148,7 +148,7 @@ def spared_from(source: Source, policy: RetentionPolicy) -> dict[int, int]:
 
 
 def count_expirable(source: Source, before: Cutoff) -> int:
-    """Return about how many ended runs are older than a cutoff."""
+    """Return approximately how many ended runs are older than a cutoff."""
     row = source.execute(
         "SELECT count(*) AS n FROM runs WHERE completed_at IS NOT NULL AND updated_at < ?", (before.text,)
     ).fetchone()
@@ -167,20 +167,20 @@ def schedules_with_old_fires(source: Source, policy: RetentionPolicy) -> list[in
 
 @dataclass(frozen=True)
 class PageOfFires:
-    """Some of the expired fires of a schedule."""
+    """A page of a schedule's expired fires."""
 
     due_times: list[str]
     until: str | None
-    """The last due time that they cover."""
+    """The last due time that they cover, None if there are none."""
     then: str | None
-    """Where to go on, None at the end."""
+    """Where the next page starts, None at the end."""
 
 
 def expired_fires(source: Source, schedule_id: int, after: str, policy: RetentionPolicy, limit: int) -> PageOfFires:
-    """Return the expired fires of a schedule among so many rows.
+    """Return the expired fires of a schedule among the next `limit` rows.
 
-    A fire expires when its due time, the last one that it covers and its decision are older than the cutoff. That of an
-    active run stays, and of a live schedule the newest.
+    A fire expires when its due time, the last one that it covers and its decision are all older than the cutoff. The
+    fires of active runs stay, and so does the newest fire of a live schedule.
     """
     schedule = source.execute("SELECT agent, deleted_at FROM schedules WHERE id = ?", (schedule_id,)).fetchone()
     cutoff = policy.of(schedule["agent"]).cutoff if schedule else None
@@ -210,14 +210,14 @@ def _old_fires(source: Source, schedule_id: int, after: str, cutoff: Cutoff, lim
     return source.execute(
         "SELECT scheduled_for, coalesce(covers_until, scheduled_for) AS until, decided_at, "
         "run_id IN (SELECT id FROM runs WHERE completed_at IS NULL) AS is_active FROM fires WHERE schedule_id = ? "
-        f"AND scheduled_for > ? AND scheduled_for < strftime('%Y-%m-%dT%H:%M:%fZ', ?, '+{_ODD}') "
+        f"AND scheduled_for > ? AND scheduled_for < strftime('%Y-%m-%dT%H:%M:%fZ', ?, '+{_OFFSET_MARGIN}') "
         "ORDER BY scheduled_for LIMIT ?",
         (schedule_id, after, cutoff.text, limit),
     ).fetchall()
 
 
 def delete_fires(tx: Transaction, schedule_id: int, page: PageOfFires) -> None:
-    """Delete expired fires of a schedule, which remembers up to where: none of them is started a second time."""
+    """Delete expired fires of a schedule, and record up to where, so that none of them is started again."""
     tx.executemany(
         "DELETE FROM fires WHERE schedule_id = ? AND scheduled_for = ?", ((schedule_id, due) for due in page.due_times)
     )
@@ -229,18 +229,18 @@ def delete_fires(tx: Transaction, schedule_id: int, page: PageOfFires) -> None:
 
 
 def purged_until(source: Source, schedule_id: int) -> datetime | None:
-    """Return the last due time of a schedule whose fire was deleted."""
+    """Return the last due time of a schedule whose fire retention deleted, None if there is none."""
     row = source.execute("SELECT purged_until AS at FROM schedules WHERE id = ?", (schedule_id,)).fetchone()
     return parse_instant(row["at"]) if row and row["at"] else None
 
 
 def deleted_schedules(source: Source) -> list[int]:
-    """Return the schedules that people deleted or took out of the config."""
+    """Return the schedules that were deleted or removed from the config."""
     return [row["id"] for row in source.execute("SELECT id FROM schedules WHERE deleted_at IS NOT NULL ORDER BY id")]
 
 
 def delete_remains(tx: Transaction, schedule_id: int, policy: RetentionPolicy) -> bool:
-    """Delete the expired revisions of a deleted schedule, and itself if nothing is left; return whether it went."""
+    """Delete a deleted schedule's expired revisions, then the schedule if nothing refers to it; return whether."""
     row = tx.execute("SELECT agent, deleted_at FROM schedules WHERE id = ?", (schedule_id,)).fetchone()
     cutoff = policy.of(row["agent"]).cutoff if row else None
     if cutoff is None or row["deleted_at"] is None:
@@ -266,17 +266,17 @@ def delete_remains(tx: Transaction, schedule_id: int, policy: RetentionPolicy) -
 
 
 def database_bytes(source: Source) -> int:
-    """Return how large the database is."""
+    """Return the size of the database in bytes."""
     pages, size = (source.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     return int(pages) * int(size)
 
 
 def last_sweep(source: Source) -> datetime | None:
-    """Return when retention last swept; of a database in which it never did, when that began."""
+    """Return when the last retention sweep ran; if there was none, when the database was created."""
     row = source.execute("SELECT coalesce(swept_at, created_at) AS at FROM instance").fetchone()
     return parse_instant(row["at"]) if row else None
 
 
 def note_sweep(tx: Transaction, now: datetime) -> None:
-    """Note that retention swept."""
+    """Record that a retention sweep ran."""
     tx.execute("UPDATE instance SET swept_at = ?", (format_instant(now),))

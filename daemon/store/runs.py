@@ -1,4 +1,4 @@
-"""Rows of `runs`: creation, status changes by compare-and-set, the queue, and cancellation flags."""
+"""Rows of `runs`: creation, compare-and-set status changes, the queue, and usage."""
 
 import json
 import sqlite3
@@ -20,13 +20,13 @@ from daemon.units import format_instant, parse_instant
 
 _MOST_COST = 1e12
 MICRO = 1_000_000
-"""Parts of a US dollar in which cost is counted for the figures."""
+"""Micro-dollars per US dollar, the unit in which the metrics count cost."""
 SELECT_RUNS = "SELECT r.*, s.name AS schedule, s.timezone FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run as the database has it; times are UTC text."""
+    """One row of `runs`, with its schedule's name and zone; times are UTC text."""
 
     id: int
     name: str
@@ -74,12 +74,12 @@ class Run:
 
     @property
     def address(self) -> str | None:
-        """The schedule as `AGENT/NAME`, None for a run without one."""
+        """The schedule as `AGENT/NAME`, None for a run without a schedule."""
         return f"{self.agent}/{self.schedule}" if self.schedule else None
 
     @property
     def due(self) -> datetime:
-        """The due time; of a manual run, the time of the request."""
+        """The due time, or the time of the request for a manual run."""
         return parse_instant(self.scheduled_for)
 
 
@@ -87,14 +87,14 @@ _COLUMNS = tuple(field.name for field in fields(Run))
 
 
 def run_from(row: sqlite3.Row) -> Run:
-    """Build a Run from a row of the common SELECT."""
+    """Return the Run in a row of SELECT_RUNS."""
     values = {name: row[name] for name in _COLUMNS}
     return Run(**{**values, "trigger": Trigger(row["trigger"]), "status": RunStatus(row["status"])})
 
 
 @dataclass(frozen=True)
 class NewRun:
-    """What is known of a run when it is created."""
+    """The values that a run is created with."""
 
     name: str
     agent: str
@@ -115,12 +115,12 @@ class NewRun:
 
     @property
     def idempotency_key(self) -> str:
-        """Derived from the run's unique name, so that the same fire always carries the same key."""
+        """Derived from the run's unique name, so that the same fire always has the same key."""
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.instance}/{self.name}"))
 
 
 def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
-    """Get or create the run of that name; return its number and whether it is new."""
+    """Get or create the run with that name; return its number and whether it is new."""
     at = format_instant(now)
     created = tx.execute(
         "INSERT INTO runs (name, agent, schedule_id, trigger, scheduled_for, attempt, status, created_at, updated_at, "
@@ -158,7 +158,7 @@ def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
 
 
 def get_run(source: Transaction | sqlite3.Connection, run_id: int) -> Run | None:
-    """Return a run by its number."""
+    """Return a run by its number, None if there is none."""
     row = source.execute(f"{SELECT_RUNS} WHERE r.id = ?", (run_id,)).fetchone()
     return run_from(row) if row else None
 
@@ -207,17 +207,17 @@ def change_status(
 
 
 def update_run(tx: Transaction, run_id: int, now: datetime, **columns: object) -> None:
-    """Set columns other than the status."""
+    """Set columns of a run other than its status."""
     values = {**columns, "updated_at": format_instant(now)}
     assignments = ", ".join(f"{name} = ?" for name in values)
     tx.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*values.values(), run_id))
 
 
 def startable(tx: Transaction, now: datetime, full_agents: Iterable[str], limit: int) -> list[Run]:
-    """Return the head of the queue: pending runs that nothing holds back, best first.
+    """Return the head of the queue: the pending runs that may start now, in order.
 
-    A held run waits until its schedule has no unfinished run of an earlier due time, further attempts included; an
-    attempt waits for its time.
+    A held run waits until its schedule has no unfinished run of an earlier due time, including later attempts at that.
+    A new attempt waits for its `not_before`.
     """
     rows = tx.execute(
         f"{SELECT_RUNS} WHERE r.status = 'pending' AND (r.not_before IS NULL OR r.not_before <= ?) "
@@ -231,7 +231,7 @@ def startable(tx: Transaction, now: datetime, full_agents: Iterable[str], limit:
 
 
 def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:
-    """Return when the next waiting attempt may start."""
+    """Return when the next waiting attempt may start, None if there is none."""
     row = tx.execute(
         "SELECT min(not_before) AS at FROM runs WHERE status = 'pending' AND not_before > ?",
         (format_instant(now),),
@@ -239,8 +239,8 @@ def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:
     return parse_instant(row["at"]) if row["at"] else None
 
 
-def hurry_attempts(tx: Transaction, now: datetime) -> None:
-    """Have attempts wait, from now on, as long as a clock that has been set back since told them to."""
+def rebase_waits(tx: Transaction, now: datetime) -> None:
+    """After the clock was set back, restart the waits of attempts from now, with the length they had."""
     rows = tx.execute(
         "SELECT id, not_before, updated_at FROM runs WHERE status = 'pending' AND not_before > ?1 AND updated_at > ?1",
         (format_instant(now),),
@@ -274,7 +274,7 @@ def count_active(source: Transaction | sqlite3.Connection) -> dict[str, int]:
 
 
 def spent_by(source: Transaction | sqlite3.Connection, agent: str, begin: datetime, end: datetime) -> Spent:
-    """Return what the runs of an agent came to that were created from one instant on and before another."""
+    """Return what the runs of an agent spent that were created in begin <= created_at < end."""
     row = source.execute(
         "SELECT count(*) AS runs, coalesce(sum(cost_usd), 0.0) AS cost, coalesce(sum(input_tokens), 0) "
         "+ coalesce(sum(output_tokens), 0) AS tokens FROM runs WHERE agent = ? AND created_at >= ? AND created_at < ?",
@@ -284,7 +284,7 @@ def spent_by(source: Transaction | sqlite3.Connection, agent: str, begin: dateti
 
 
 def attempts_of(tx: Transaction, base_name: str) -> list[Run]:
-    """Return all attempts under the name that they have in common."""
+    """Return all attempts that share a base name."""
     rows = tx.execute(
         f"{SELECT_RUNS} WHERE r.name = ?1 OR (r.name > ?1 || ':' AND r.name < ?1 || ';')",  # ';' comes after ':'
         (base_name,),
@@ -314,7 +314,7 @@ def running_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
     return [run_from(row) for row in rows]
 
 
-def begun_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
+def started_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
     """Return all runs that are running or suspended, oldest first."""
     rows = source.execute(
         f"{SELECT_RUNS} WHERE r.completed_at IS NULL AND r.status IN ('running', 'suspended') ORDER BY r.id"
@@ -346,7 +346,7 @@ def active_runs(tx: Transaction) -> list[int]:
 
 
 def count_usage(tx: Transaction, agent: str, columns: Mapping[str, object]) -> None:
-    """Add what a run of an agent reported as spent to the figures."""
+    """Add the usage that a run of an agent reported to the metrics."""
     for name in ("input_tokens", "output_tokens"):
         tokens = columns.get(name)
         if isinstance(tokens, int):
@@ -357,7 +357,7 @@ def count_usage(tx: Transaction, agent: str, columns: Mapping[str, object]) -> N
 
 
 def usage_columns(usage: dict[str, Any]) -> dict[str, object]:
-    """Return the usage columns for what an agent reported; whatever is not a sane number is left out."""
+    """Return the usage columns for what an agent reported; omit anything that is not a sane number."""
     columns: dict[str, object] = {}
     for name in ("input_tokens", "output_tokens"):
         value = usage.get(name)

@@ -1,4 +1,4 @@
-"""Open a state directory for a daemon: lock it, create or migrate the database, and confront it with its witness."""
+"""Open a state directory for a daemon: create or migrate the database and compare it with its witness."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ from daemon.store.ballast import LEAST_FREE, Ballast
 from daemon.store.connection import connect
 from daemon.store.database import Database
 from daemon.store.migrate import migrate, migrations, newer_schema
-from daemon.store.witness import Witness, WitnessFile, agree, find_loss, read_witness, testify
+from daemon.store.witness import Witness, WitnessFile, agree, find_loss, read_witness, witness_of
 
 
 def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Database:
-    """Prepare the database of a locked state directory and return it, not yet entered.
+    """Prepare the database of a locked state directory and return it, ready to be entered.
 
-    Raise StoreError if it is damaged, somebody else's, newer than this version, or not the one its witness knows;
-    it is untouched then.
+    Raise StoreError, and change nothing, if it is damaged, not agentcron's, newer than this version, or not the one
+    that its witness describes.
     """
     ballast = None
     try:
@@ -30,7 +30,7 @@ def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Dat
     except sqlite3.OperationalError as error:
         if ballast is None or not ballast.release():
             raise _unusable(state_dir / DATABASE, error) from None
-        try:  # a full disk may have been all that was wrong
+        try:  # a full disk may have been the only problem
             lost = _open(state_dir, now, accept_data_loss=accept_data_loss)
         except sqlite3.Error as again:
             raise _unusable(state_dir / DATABASE, again) from None
@@ -51,8 +51,8 @@ def _open(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> bool:
     loss = find_loss(read_witness(state_dir), found)
     if loss and not accept_data_loss:
         raise StoreError(
-            f"{path} {loss}; nothing was changed. Put a backup back with `agentcron restore`, or, to go on without "
-            "what is lost, start once with `agentcron run --accept-data-loss`"
+            f"{path} {loss}; nothing was changed. Restore a backup with `agentcron restore`, or, to continue without "
+            "the lost data, start once with `agentcron run --accept-data-loss`"
         )
     if found is None:
         _create(path)
@@ -70,16 +70,16 @@ def _unusable(path: Path, error: sqlite3.Error) -> StoreError:
     damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
     disk = os.statvfs(path.parent)
     if damaged:
-        mend = "; stop the daemon and put a backup back with `agentcron restore`"
+        fix = "; stop the daemon and restore a backup with `agentcron restore`"
     elif disk.f_bavail * disk.f_frsize < LEAST_FREE:
-        mend = "; the disk is full: make room on it"
+        fix = "; the disk is full: free some space"
     else:
-        mend = ""
-    return StoreError(f"{path} cannot be used: {error}{mend}")
+        fix = ""
+    return StoreError(f"{path} cannot be used: {error}{fix}")
 
 
 def _inspect(path: Path) -> Witness | None:
-    """Return what an existing database says of itself without changing it; None if it is missing or empty."""
+    """Return the witness that describes an existing database, None if it is missing or empty; change nothing."""
     if not path.exists() or path.stat().st_size == 0:
         return None
     connection = connect(path, read_only=True)
@@ -89,8 +89,8 @@ def _inspect(path: Path) -> Witness | None:
             raise newer_schema(path, version)
         tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         if tables and not tables >= OWN_TABLES:
-            raise StoreError(f"{path} is not a database of agentcron; nothing was changed. Move it away")
-        return testify(connection) if tables else None
+            raise StoreError(f"{path} is not a database of agentcron; nothing was changed. Move it to another place")
+        return witness_of(connection) if tables else None
     finally:
         connection.close()
 

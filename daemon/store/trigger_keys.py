@@ -1,4 +1,4 @@
-"""Rows of `trigger_keys`: which run answered a trigger under an Idempotency-Key."""
+"""Rows of `trigger_keys`: which run a trigger with an Idempotency-Key created."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ from daemon.store.connection import Transaction
 
 @dataclass(frozen=True)
 class KnownTrigger:
-    """A trigger that was answered."""
+    """A trigger that was handled earlier."""
 
     request: str
-    """A digest of what was asked for."""
+    """A digest of the request."""
     run_id: int
 
 
 def find_trigger(tx: Transaction, schedule_id: int, key: str) -> KnownTrigger | None:
-    """Return the trigger of a schedule that had this key."""
+    """Return the earlier trigger of a schedule with this key, None if there was none."""
     row = tx.execute(
         "SELECT request, run_id FROM trigger_keys WHERE schedule_id = ? AND key = ?", (schedule_id, key)
     ).fetchone()
@@ -23,7 +23,7 @@ def find_trigger(tx: Transaction, schedule_id: int, key: str) -> KnownTrigger | 
 
 
 def remember_trigger(tx: Transaction, schedule_id: int, key: str, request: str, run_id: int) -> None:
-    """Note which run answers a key from now on."""
+    """Record which run a key belongs to."""
     tx.execute(
         "INSERT INTO trigger_keys (schedule_id, key, request, run_id) VALUES (?, ?, ?, ?)",
         (schedule_id, key, request, run_id),

@@ -1,6 +1,7 @@
-"""A file beside the database that remembers who the database is and how far runs were numbered.
+"""The witness: a file beside the database that records the database's identity and its highest run number.
 
-It tells a new database from one that was emptied, replaced, or lost its tail, where SQLite itself says ok.
+It tells a new database from one that was emptied or replaced or that lost its last writes, where SQLite itself reports
+no error.
 """
 
 import json
@@ -16,14 +17,14 @@ from daemon.errors import StoreError
 from daemon.model import WITNESS
 from daemon.units import format_instant
 
-_LENGTH = 160  # fixed, so that the file can be written over in place
-_MARGIN = 1000  # after an accepted loss: numbers that may have been given after the last word of the witness
+_LENGTH = 160  # bytes; fixed, so that the file can be overwritten in place
+_MARGIN = 1000  # after an accepted loss: run numbers that may have been used after the witness was last synced
 _SYNC_EVERY = 1.0  # seconds
 
 
 @dataclass(frozen=True)
 class Witness:
-    """The database's identity, the highest run number it has given, and how far its writes have come."""
+    """The database's identity, its highest run number, and how many groups of writes it has committed."""
 
     instance: str
     highest_run: int
@@ -35,27 +36,27 @@ class Witness:
 
 
 class WitnessFile:
-    """The open witness of a running daemon, told after each commit how far the database has come."""
+    """The open witness file of a running daemon, written after each commit."""
 
     def __init__(self, state_dir: Path) -> None:
         self._synced = time.monotonic()
         self._descriptor = os.open(state_dir / WITNESS, os.O_WRONLY | os.O_CLOEXEC)
 
     def record(self, witness: Witness) -> None:
-        """Write it down; it survives the daemon at once, and a power cut takes back what it says of the last second."""
+        """Write the witness; it survives a killed daemon at once, and a power cut except for the last second."""
         os.pwrite(self._descriptor, witness.encode(), 0)
         if time.monotonic() - self._synced > _SYNC_EVERY:
             os.fdatasync(self._descriptor)
             self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Leave the last word on the disk."""
+        """Sync the file and close it."""
         os.fdatasync(self._descriptor)
         os.close(self._descriptor)
 
 
 def read_witness(state_dir: Path) -> Witness | None:
-    """Return what the file says, None if there is none; raise StoreError if it cannot be understood."""
+    """Return the content of the file, None if there is none; raise StoreError if it is unreadable."""
     path = state_dir / WITNESS
     try:
         content = json.loads(path.read_text())
@@ -67,7 +68,7 @@ def read_witness(state_dir: Path) -> Witness | None:
 
 
 def write_witness(state_dir: Path, witness: Witness) -> None:
-    """Put the file in place, whole or not at all, and on the disk before returning."""
+    """Write the file atomically, and return once it is on disk."""
     fresh = (state_dir / WITNESS).with_suffix(".new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -84,20 +85,20 @@ def write_witness(state_dir: Path, witness: Witness) -> None:
 
 
 def find_loss(witness: Witness | None, found: Witness | None) -> str | None:
-    """Say what a database lost in comparison with its witness, None if nothing."""
+    """Return what a database lost compared with its witness, None if nothing; the text continues its path."""
     if witness is None:
         return None
     if found is None:
-        return "is gone or empty, but its witness file knows it"
+        return "is missing or empty, but its witness file shows that it existed"
     if found.instance != witness.instance:
-        return "is another database than the one its witness file knows"
+        return "is not the database that its witness file describes"
     if found.highest_run < witness.highest_run or found.commits < witness.commits:
-        return "is older than its witness file: its tail is lost"
+        return "is older than its witness file: its last writes are lost"
     return None
 
 
-def testify(connection: sqlite3.Connection) -> Witness | None:
-    """Return what a database says of itself, None if it never was agentcron's."""
+def witness_of(connection: sqlite3.Connection) -> Witness | None:
+    """Return the witness that describes a database, None if the database was never used."""
     row = connection.execute(
         "SELECT id, commits, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'runs'), 0) AS highest "
         "FROM instance"
@@ -106,11 +107,11 @@ def testify(connection: sqlite3.Connection) -> Witness | None:
 
 
 def agree(connection: sqlite3.Connection, state_dir: Path, now: datetime, *, lost: bool) -> None:
-    """Make database and witness agree: a new or accepted database gets an identity of its own.
+    """Make database and witness agree: a new database, or one with an accepted loss, gets a new identity.
 
-    After a loss, run numbers go on above the highest ever given.
+    After a loss, run numbers continue above the highest ever used.
     """
-    witness, found = read_witness(state_dir), testify(connection)
+    witness, found = read_witness(state_dir), witness_of(connection)
     if found is None or lost:
         reached = max(witness.highest_run if witness else 0, found.highest_run if found else 0)
         connection.execute("BEGIN IMMEDIATE")
@@ -121,7 +122,7 @@ def agree(connection: sqlite3.Connection, state_dir: Path, now: datetime, *, los
 
 
 def renew(connection: sqlite3.Connection, reached: int, now: datetime, *, lost: bool) -> Witness:
-    """Give a database an identity of its own, and have its run numbers go on above `reached`, within a transaction."""
+    """Give a database a new identity and continue its run numbers above `reached`; call it in a transaction."""
     new = Witness(secrets.token_hex(16), reached + (_MARGIN if lost else 0), 0)
     connection.execute("DELETE FROM instance")
     connection.execute("INSERT INTO instance (id, created_at) VALUES (?, ?)", (new.instance, format_instant(now)))

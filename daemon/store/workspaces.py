@@ -1,4 +1,4 @@
-"""Rows of `workspaces`: where the runs of git environments work, or worked."""
+"""Rows of `workspaces`: the clones that runs of git environments work in."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ _SELECT = (
 
 @dataclass(frozen=True)
 class Workspace:
-    """A workspace with what matters of its run."""
+    """A workspace with the relevant columns of its run."""
 
     run_id: int
     environment: str
     path: str
     state: str
     kept: bool
-    """Whether a person wants it to stay."""
+    """Whether a person marked it to be kept."""
     created_at: str
     removed_at: str | None
     bytes: int | None
@@ -41,12 +41,12 @@ class Workspace:
 
     @property
     def candidate(self) -> Candidate:
-        """It as the rules look at it; those of an agent without a schedule count together."""
+        """The input of the cleanup rules; an agent's runs without a schedule count together."""
         return Candidate(self.run_id, f"{self.agent}/{self.schedule_id or ''}", self.status, self.kept, self.ended_at)
 
 
 def workspace_from(row: sqlite3.Row) -> Workspace:
-    """Build a Workspace from a row of the query."""
+    """Return the Workspace in a row of the query."""
     return Workspace(
         run_id=row["run_id"],
         environment=row["environment"],
@@ -69,7 +69,7 @@ def workspace_from(row: sqlite3.Row) -> Workspace:
 def add_workspace(
     tx: Transaction, run_id: int, environment: str, path: Path, now: datetime, base: str | None = None
 ) -> None:
-    """Note that a run has a workspace; one that is made again takes the place of the one before."""
+    """Record the workspace of a run; a second preparation replaces the first."""
     tx.execute(
         "INSERT INTO workspaces (run_id, environment, path, state, created_at, base) "
         "VALUES (?, ?, ?, 'present', ?, ?) ON CONFLICT (run_id) DO UPDATE SET environment = excluded.environment, "
@@ -80,18 +80,18 @@ def add_workspace(
 
 
 def get_workspace(source: Transaction | sqlite3.Connection, run_id: int) -> Workspace | None:
-    """Return the workspace of a run."""
+    """Return the workspace of a run, None if it never had one."""
     row = source.execute(f"{_SELECT} WHERE w.run_id = ?", (run_id,)).fetchone()
     return workspace_from(row) if row else None
 
 
 def present_workspaces(source: Transaction | sqlite3.Connection) -> list[Workspace]:
-    """Return the workspaces that are there, oldest run first."""
+    """Return the workspaces that exist, oldest run first."""
     return [workspace_from(row) for row in source.execute(f"{_SELECT} WHERE w.state = 'present' ORDER BY w.run_id")]
 
 
 def by_environment(workspaces: Iterable[Workspace]) -> dict[str, list[Workspace]]:
-    """Return workspaces by their environments, in the order they come."""
+    """Group workspaces by environment, in the given order."""
     found: dict[str, list[Workspace]] = {}
     for workspace in workspaces:
         found.setdefault(workspace.environment, []).append(workspace)
@@ -99,7 +99,7 @@ def by_environment(workspaces: Iterable[Workspace]) -> dict[str, list[Workspace]
 
 
 def count_workspaces(source: sqlite3.Connection) -> dict[str, tuple[int, int]]:
-    """Return how many workspaces are there, and how many bytes they take, by environment."""
+    """Return the number of existing workspaces and their bytes, by environment."""
     rows = source.execute(
         "SELECT environment, count(*) AS n, coalesce(sum(bytes), 0) AS bytes FROM workspaces "
         "WHERE state = 'present' GROUP BY environment"
@@ -108,23 +108,23 @@ def count_workspaces(source: sqlite3.Connection) -> dict[str, tuple[int, int]]:
 
 
 def set_kept(tx: Transaction, run_id: int, *, kept: bool) -> None:
-    """Note whether a person wants a workspace to stay."""
+    """Record whether a person wants a workspace to be kept."""
     tx.execute("UPDATE workspaces SET kept = ? WHERE run_id = ?", (int(kept), run_id))
 
 
 def set_bytes(tx: Transaction, sizes: dict[int, int]) -> None:
-    """Note how much room workspaces take."""
+    """Record the sizes of workspaces in bytes, by run."""
     tx.executemany("UPDATE workspaces SET bytes = ? WHERE run_id = ?", ((size, run) for run, size in sizes.items()))
 
 
 def set_note(tx: Transaction, run_id: int, note: str | None) -> bool:
-    """Note why a workspace could not be removed; return whether that is news."""
+    """Record why a workspace could not be removed; return whether the reason changed."""
     changed = tx.execute("UPDATE workspaces SET note = ?1 WHERE run_id = ?2 AND note IS NOT ?1", (note, run_id))
     return changed.rowcount > 0
 
 
 def mark_removed(tx: Transaction, run_id: int, now: datetime) -> None:
-    """Note that a workspace is gone."""
+    """Record that a workspace was removed."""
     tx.execute(
         "UPDATE workspaces SET state = 'removed', removed_at = ?, note = NULL WHERE run_id = ?",
         (format_instant(now), run_id),

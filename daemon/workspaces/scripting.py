@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from daemon.model import ACTIVE, DATABASE, RunStatus
-from daemon.rules.cleanup import ENDED_WELL, Candidate, Policy, decide_cleanup
+from daemon.rules.cleanup import WITHOUT_ERROR, Candidate, Policy, decide_cleanup
 from daemon.units import parse_instant
 from daemon.workspaces.clean import SALVAGE_MAX, clean, silent
 from daemon.workspaces.disk_usage import room_of
@@ -99,7 +99,7 @@ def cleanup_on_task_completion(
     """
     state_dir, say, name = _state_dir(data_dir), on_log or silent, str(task_id)
     task = _tasks(state_dir, [name]).get(name)
-    if keep_on_error and (task is None or task.status not in ENDED_WELL) and _exists(state_dir, env_id, name):
+    if keep_on_error and (task is None or task.status not in WITHOUT_ERROR) and _exists(state_dir, env_id, name):
         status = task.status if task is not None else "unknown"
         say(f"[cleanup] Keeping task workspace: {workspace_path(state_dir, env_id, name)} (status: {status})")
         return False

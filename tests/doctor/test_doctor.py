@@ -223,7 +223,7 @@ def test_a_flipped_page_is_found(used: DaemonProcess) -> None:
 def test_a_lost_database_and_a_lost_tail_are_found(used: DaemonProcess) -> None:
     witness = json.loads((used.state / "witness.json").read_text())
     (used.state / "witness.json").write_text(json.dumps({**witness, "highest_run": 9999}))
-    assert "its tail is lost" in found(used, "witness", "error")
+    assert "its last writes are lost" in found(used, "witness", "error")
     (used.state / "state.db").unlink()
     assert "is gone, but was there" in found(used, "database", "error")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from daemon.store.ballast import Ballast
-from daemon.store.read_only import open_to_look
+from daemon.store.read_only import open_to_read
 from tests.support.api import call
 from tests.support.daemon_process import DaemonProcess, StartDaemon, processes_of
 from tests.support.histories import fill as fill_with_runs
@@ -102,13 +102,13 @@ def test_a_start_on_a_full_disk_gives_up_the_ballast_and_keeps_what_ended(
     (tmp_path / "gate").write_text("")
     second = start_daemon(text, state=small_disk / "state", WATCHDOG_USEC="2000000")
     second.wait_for_run("completed", number=slow["id"])
-    second.wait_for_log("The disk has too little room")
-    wait_until(lambda: "too little room" in second.cli("status").stdout, what="the status that says so")
+    second.wait_for_log("The disk has too little space")
+    wait_until(lambda: "too little space" in second.cli("status").stdout, what="the status that says so")
     said = [event["event"] for event in second.log() if event["level"] == "error"]
     assert len(said) == len(set(said))
     filler.unlink()
-    second.wait_for_log("The disk has room again")
-    wait_until(lambda: "too little room" not in second.cli("status").stdout, what="the status without it")
+    second.wait_for_log("The disk has enough space again")
+    wait_until(lambda: "too little space" not in second.cli("status").stdout, what="the status without it")
     (tmp_path / "gate").write_text("")
     second.wait_for_row("SELECT 1 FROM runs WHERE id > ?", slow["id"])
     assert second.stop() == 0
@@ -143,7 +143,7 @@ def test_on_a_disk_that_takes_no_writes_all_can_still_be_read(
     allow_nothing()
     refused = daemon.cli("runs", "list")
     assert refused.returncode == 1
-    why = {"full": "its disk is full: make room on it", "read-only": "its disk takes no writes: mount it writable"}
+    why = {"full": "the disk is full: free some space", "read-only": "the disk is mounted read-only: mount it writable"}
     assert why[trouble] in refused.stderr
     found = json.loads(daemon.cli("doctor", "--json").stdout)["findings"]
     [mend] = [one["mend"] for one in found if one["about"] == "database"]
@@ -163,7 +163,7 @@ def test_a_database_that_somebody_holds_is_not_taken_for_one_at_rest(start_daemo
         holder.execute("PRAGMA locking_mode = EXCLUSIVE")
         holder.execute("BEGIN IMMEDIATE")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            open_to_look(daemon.state / "state.db")
+            open_to_read(daemon.state / "state.db")
 
 
 @pytest.mark.parametrize("small_disk", ["160m"], indirect=True)

@@ -129,7 +129,7 @@ def test_a_log_of_the_database_that_lost_its_tail_is_noticed(start_daemon: Start
     tail.write_bytes(whole[: len(whole) // 2])
     second = start_daemon(AGENT.format(folder=tmp_path), ready=False)
     assert second.process.wait(20) == 1
-    assert "its tail is lost" in second.log_text()
+    assert "its last writes are lost" in second.log_text()
     assert "--accept-data-loss" in second.log_text()
     assert tail.read_bytes() == whole[: len(whole) // 2]
     tail.write_bytes(whole)

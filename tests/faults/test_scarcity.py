@@ -48,7 +48,9 @@ def test_too_few_open_files_for_anything_are_told(start_daemon: StartDaemon, tmp
     daemon.stop()
     daemon = start_daemon(AGENT.format(folder=tmp_path), ready=False, slowed=few.format(63))
     assert daemon.process.wait(20) == 1
-    assert daemon.log_text().startswith("agentcron: this process may open 63 files, and agentcron needs 64 at least")
+    assert daemon.log_text().startswith(
+        "agentcron: this process may open only 63 files, but agentcron needs at least 64"
+    )
 
 
 def test_a_database_that_is_taken_away_is_told_and_nothing_is_acknowledged(

@@ -56,7 +56,7 @@ def test_a_stop_does_not_wait_for_a_database_that_cannot_be_written(start_daemon
     locked += "    holder.execute('BEGIN IMMEDIATE')\n    return await prepare(database, *others)\n"
     locked += "service.prepare_database = late"
     second = start_daemon(text, ready=False, slowed=locked)
-    second.wait_for_log("The database cannot be written; trying again")
+    second.wait_for_log("The database cannot be written; retrying")
     assert second.stop(deadline=10) == 0
     assert "Traceback" not in second.log_text()
 

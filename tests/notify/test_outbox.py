@@ -15,7 +15,7 @@ from daemon.model import RunStatus
 from daemon.notify.outbox import Notice, Outbox
 from daemon.notify.payload import request_of
 from daemon.rules.budget import Limits
-from daemon.rules.notifications import Standing, Told, next_standing, next_try
+from daemon.rules.notifications import NotifyReason, Standing, next_standing, next_try
 from daemon.runs.finish import finish
 from tests.support.ledger import SECOND, START, Ledger
 
@@ -47,14 +47,14 @@ def test_a_state_is_told_when_it_changes_and_then_at_growing_gaps() -> None:
         if said is not None:
             when.append(((now - START) // HOUR, said))
         now += timedelta(minutes=30)
-    still = [Told.STILL] * 5
-    assert when == [(0, Told.CHANGED), *zip((1, 3, 7, 15, 31), still, strict=True)]
+    still = [NotifyReason.STILL] * 5
+    assert when == [(0, NotifyReason.CHANGED), *zip((1, 3, 7, 15, 31), still, strict=True)]
     assert standing is not None
     assert standing.count == 80
-    assert next_standing(standing, None, now) == (None, Told.RECOVERED)
+    assert next_standing(standing, None, now) == (None, NotifyReason.RECOVERED)
     assert next_standing(None, None, now) == (None, None)
     changed, said = next_standing(standing, "interrupted", now)
-    assert said is Told.CHANGED
+    assert said is NotifyReason.CHANGED
     assert changed is not None
     assert (changed.since, changed.count) == (START, 81)
 
@@ -65,7 +65,7 @@ def test_gaps_grow_to_a_day_and_survive_a_clock_that_was_ahead() -> None:
     assert (known and known.told_at, said) == (START, None)
     assert known is not None
     known, said = next_standing(known, "failed", START + 24 * HOUR)
-    assert (known and known.gap, said) == (timedelta(hours=24), Told.STILL)
+    assert (known and known.gap, said) == (timedelta(hours=24), NotifyReason.STILL)
 
 
 def test_tries_go_on_at_growing_gaps() -> None:

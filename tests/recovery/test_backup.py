@@ -76,7 +76,7 @@ def test_a_database_that_lost_its_tail_replaces_no_backup(start_daemon: StartDae
     (daemon.state / "witness.json").write_text(json.dumps({**witness, "highest_run": 9999}))
     refused = daemon.cli("backup", str(tmp_path / "backup.db"))
     assert refused.returncode == 1
-    assert "its tail is lost" in refused.stderr
+    assert "its last writes are lost" in refused.stderr
     assert (tmp_path / "backup.db").read_bytes() == kept
     restored = json.loads(daemon.cli("restore", "--json", str(tmp_path / "backup.db")).stdout)
     assert restored["numbers_from"] > 9999  # above the highest ever given, which only the witness knows
@@ -163,7 +163,7 @@ def test_what_is_no_database_of_ours_is_told_so(start_daemon: StartDaemon, conte
         (daemon.state / "state.db").write_bytes(content)
     told = daemon.cli("status")
     assert told.returncode == 1
-    assert "is no database of agentcron, or was emptied" in told.stderr
+    assert "is not a database of agentcron, or was emptied" in told.stderr
 
 
 def test_nothing_is_finished_from_the_record_of_another_run_with_its_number(

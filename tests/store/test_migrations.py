@@ -97,6 +97,6 @@ def test_a_migration_that_would_orphan_rows_is_undone(tmp_path: Path) -> None:
     path = tmp_path / DATABASE
     with contextlib.closing(connect(path)) as connection:
         connection.executescript(OLDEST_WITH_RUNS)
-        with pytest.raises(StoreError, match="refer to nothing"):
+        with pytest.raises(StoreError, match="refer to missing rows"):
             migrate(connection, path, {**migrations(), 9000: "DELETE FROM runs;"})
         assert connection.execute("SELECT count(*) FROM runs").fetchone()[0] == 2
