@@ -21,7 +21,8 @@ def backup(
     json: Json = False,
 ) -> None:
     """Write the database into one file, verified, also while the daemon runs."""
-    from daemon.cli.offline import find_daemon, has_database
+    from daemon.cli.locate import find_daemon
+    from daemon.cli.offline import has_database
     from daemon.cli.progress import Bar
     from daemon.config.paths import state_dir
     from daemon.errors import NotFoundError
@@ -49,7 +50,7 @@ def restore(
     json: Json = False,
 ) -> None:
     """Put a backup in the place of the database, while no daemon runs; what was there is kept beside it."""
-    from daemon.cli.offline import read_config
+    from daemon.cli.locate import read_config
     from daemon.cli.privileges import become_owner
     from daemon.config.live import LiveConfig
     from daemon.config.paths import state_dir

@@ -45,7 +45,7 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 
 def _all(option: Path | None) -> Iterator["Finding"]:
     from daemon.cli.client import answers
-    from daemon.cli.offline import read_config, with_former_state
+    from daemon.cli.locate import read_config, with_running_state_dir
     from daemon.cli.privileges import become, become_owner
     from daemon.config.paths import state_dir
     from daemon.doctor.findings import error, note, ok, warning
@@ -71,7 +71,7 @@ def _all(option: Path | None) -> Iterator["Finding"]:
         mend = f"chgrp agentcron {config.file} && chmod 640 {config.file}"
         yield error("config", f"{config.file} is closed to {user}", mend)
     yield ok("config", f"{config.file} is good: {len(config.agents)} agents")
-    former = with_former_state(config)
+    former = with_running_state_dir(config)
     if former is not None:
         what = f"the daemon that runs by {config.file} has its state in {state_dir(former)}, not in {state_dir(config)}"
         yield warning("daemon", what, "restart it, or take that change back")

@@ -1,94 +1,21 @@
-"""What commands read when no daemon needs to run: the config, and the database read-only."""
+"""Read the database without a daemon: read-only, and only where the file permissions allow it."""
 
 import contextlib
 import getpass
 import os
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from daemon.config.loading import find_config, load_config
-from daemon.config.partial import load_whereabouts
-from daemon.config.paths import socket_path, state_dir
+from daemon.config.paths import state_dir
 from daemon.config.schema import Config
-from daemon.errors import ConfigError, InvalidError, NotFoundError, StoreError
+from daemon.errors import InvalidError, NotFoundError, StoreError
 from daemon.model import DATABASE, NAME, OWN_TABLES
-from daemon.store.lock import socket_in_use
 from daemon.store.migrate import migrations
 from daemon.store.read_only import explain, open_to_read
 from daemon.store.runs import Run, get_run
 from daemon.store.schedules import ScheduleRow, deleted_schedule, get_schedule
-from daemon.text import escape
-
-
-def read_config(option: Path | None) -> Config:
-    """Return the config that the option or the usual places name."""
-    return load_config(find_config(option))
-
-
-def find_daemon(option: Path | None, *, warn: bool = True) -> Config:
-    """Return the config with the state directory of the daemon that runs by it, until a restart the one as it was.
-
-    For one with mistakes return what leads to the daemon that runs on by the file as it was: state directory, socket
-    and zone, and no agents. Raise ConfigError for mistakes if there is no such daemon.
-    """
-    file = find_config(option)
-    try:
-        config = load_config(file)
-    except ConfigError:
-        known = _daemon_running_by(file)
-        if known is None:
-            raise
-        warning = "has mistakes; see `agentcron check`"
-    else:
-        known = with_former_state(config)
-        if known is None:
-            return config
-        told = f"the state of the daemon that runs by it is in {state_dir(known)}"
-        warning = f"leads to {state_dir(config)}, and {told}; what was changed in the file counts from its restart on"
-    if warn:
-        print(f"warning: {escape(f'{file} {warning}')}", file=sys.stderr)
-    return known
-
-
-def with_former_state(config: Config) -> Config | None:
-    """Return a config with the state directory of the daemon at its socket, if that runs by it; None if it has that."""
-    from daemon.cli.client import daemon_at
-
-    if "AGENTCRON_DAEMON__STATE_DIR" in os.environ:  # it is meant for this command
-        return None
-    place = socket_path(config)
-    told = socket_in_use(state_dir(config))
-    if told is not None and told[0] == place:
-        return None
-    daemon = daemon_at(config, place)
-    if daemon is None or not runs_by(daemon, config.file):
-        return None
-    if Path(daemon["state_dir"]).resolve() == state_dir(config).resolve():
-        return None
-    return _with_daemon(config, state_dir=Path(daemon["state_dir"]))
-
-
-def runs_by(daemon: dict[str, Any], file: Path) -> bool:
-    """Tell whether a daemon, as it says itself, runs by a config file."""
-    return Path(daemon["config_file"]).resolve() == file.resolve()
-
-
-def _daemon_running_by(file: Path) -> Config | None:
-    """Return what leads to a daemon that runs by a config file, whatever is in that now; None if none says that."""
-    from daemon.cli.client import daemon_at
-
-    known = load_whereabouts(file)
-    daemon = daemon_at(known) if known is not None else None
-    if known is None or daemon is None or not runs_by(daemon, file):
-        return None
-    return _with_daemon(known, state_dir=Path(daemon["state_dir"]), timezone=daemon["timezone"])
-
-
-def _with_daemon(config: Config, **settings: object) -> Config:
-    return config.model_copy(update={"daemon": config.daemon.model_copy(update=settings)})
 
 
 def has_database(config: Config) -> bool:

@@ -26,7 +26,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Delete what is older than retention.days: runs with all that belongs to them, fires, deleted schedules."""
-    from daemon.cli.offline import find_daemon
+    from daemon.cli.locate import find_daemon
     from daemon.cli.progress import ask_and_watch
 
     body, text = {"dry_run": dry_run}, "Looking for old runs" if dry_run else "Deleting old runs"

@@ -32,7 +32,8 @@ def list_command(
     json: Json = False,
 ) -> None:
     """List the newest runs."""
-    from daemon.cli.offline import document, find_daemon, split_address
+    from daemon.cli.locate import find_daemon
+    from daemon.cli.offline import document, split_address
     from daemon.views.documents import runs_page
 
     config = find_daemon(context.obj)
@@ -86,7 +87,8 @@ def _took(run: dict[str, Any]) -> str:
 @app.command(epilog="Example: agentcron runs show 42")
 def show(context: typer.Context, run: Number, json: Json = False) -> None:
     """Show one run with its steps and events."""
-    from daemon.cli.offline import document, find_daemon, run_numbered
+    from daemon.cli.locate import find_daemon
+    from daemon.cli.offline import document, run_numbered
     from daemon.units import format_size
     from daemon.views.documents import run_details
 
@@ -186,7 +188,7 @@ def logs(
     json: Json = False,
 ) -> None:
     """Show what a run printed."""
-    from daemon.cli.offline import find_daemon
+    from daemon.cli.locate import find_daemon
     from daemon.cli.run_output import output_of
     from daemon.cli.run_output import show as show_output
 
@@ -209,7 +211,7 @@ def cancel(
 ) -> None:
     """Cancel an active run, or all; without a daemon, the next one will do it."""
     from daemon.cli.cancellation import cancel_all, request_cancellation
-    from daemon.cli.offline import find_daemon
+    from daemon.cli.locate import find_daemon
 
     if (run is None) is not every:
         raise typer.BadParameter("name one run, or say --all", param_hint="RUN")
@@ -241,7 +243,7 @@ def retry(
     """Make the next attempt of a run that has ended."""
     from daemon.cli.client import Client
     from daemon.cli.follow import follow as follow_run
-    from daemon.cli.offline import find_daemon
+    from daemon.cli.locate import find_daemon
 
     client = Client(find_daemon(context.obj))
     attempt = client.ask("POST", f"/runs/{run}/retry")

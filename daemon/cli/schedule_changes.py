@@ -198,7 +198,7 @@ def delete(context: typer.Context, schedule: Address, json: Json = False) -> Non
 
 def _client(context: typer.Context) -> "Client":
     from daemon.cli.client import Client
-    from daemon.cli.offline import find_daemon
+    from daemon.cli.locate import find_daemon
 
     return Client(find_daemon(context.obj))
 

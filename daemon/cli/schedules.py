@@ -29,7 +29,7 @@ def list_command(
     json: Json = False,
 ) -> None:
     """List the schedules with their state and next due time."""
-    from daemon.cli.offline import find_daemon
+    from daemon.cli.locate import find_daemon
     from daemon.cli.schedule_views import listed
 
     view = listed(find_daemon(context.obj), agent, limit)
@@ -57,7 +57,7 @@ def list_command(
 @app.command(epilog="Example: agentcron schedules show triage/nightly")
 def show(context: typer.Context, schedule: Address, json: Json = False) -> None:
     """Show one schedule with its definition, state and next due times."""
-    from daemon.cli.offline import find_daemon
+    from daemon.cli.locate import find_daemon
     from daemon.cli.schedule_views import shown
 
     view = shown(find_daemon(context.obj), schedule)
@@ -111,7 +111,8 @@ def next_command(
     json: Json = False,
 ) -> None:
     """Show the next due times; of a schedule in the file, without a daemon or a database."""
-    from daemon.cli.offline import find_daemon, reading, schedule_named, split_address
+    from daemon.cli.locate import find_daemon
+    from daemon.cli.offline import reading, schedule_named, split_address
     from daemon.schedules.declared import definition_of
     from daemon.store.schedules import cadence_from
     from daemon.units import format_instant, utc_now
@@ -147,7 +148,7 @@ def _instant(text: str) -> "datetime":
 @app.command(epilog="Example: agentcron schedules history triage/nightly --limit 10")
 def history(context: typer.Context, schedule: Address, limit: Limit = 20, json: Json = False) -> None:
     """Show what became of each due time, and who changed the schedule."""
-    from daemon.cli.offline import find_daemon
+    from daemon.cli.locate import find_daemon
     from daemon.cli.schedule_views import history_of
 
     zone, view = history_of(find_daemon(context.obj), schedule, limit)

@@ -38,7 +38,7 @@ def run(
     import structlog
 
     from daemon.cli.gc_tuning import go_on
-    from daemon.cli.offline import read_config
+    from daemon.cli.locate import read_config
     from daemon.errors import AgentcronError, ConfigError
     from daemon.lifecycle.service import serve
     from daemon.log import configure_log
@@ -84,7 +84,7 @@ def check(
 ) -> None:
     """Validate the config and show each schedule with its zone and next three due times."""
     from daemon.cli.diff import changes_by_reload
-    from daemon.cli.offline import read_config
+    from daemon.cli.locate import read_config
     from daemon.doctor.settings import check_settings
     from daemon.errors import StoreError
     from daemon.schedules.declared import definition_of
@@ -184,12 +184,12 @@ def init(
 def reload(context: typer.Context, json: Json = False) -> None:
     """Have the daemon read the config file again; a bad one changes nothing."""
     from daemon.cli.client import Client, daemon_at
-    from daemon.cli.offline import find_daemon, runs_by
+    from daemon.cli.locate import find_daemon, uses_config
     from daemon.errors import RefusedError
 
     config = find_daemon(context.obj, warn=False)  # the daemon finds the mistakes, too, and tells of them in its log
     daemon = daemon_at(config)
-    if daemon is not None and not runs_by(daemon, config.file):
+    if daemon is not None and not uses_config(daemon, config.file):
         mend = f"name that one with --config, or restart the daemon with {config.file}"
         raise RefusedError(f"the daemon, pid {daemon['pid']}, runs by {daemon['config_file']}; {mend}")
     view = Client(config).ask("POST", "/reload")
@@ -206,7 +206,8 @@ def reload(context: typer.Context, json: Json = False) -> None:
 def status(context: typer.Context, json: Json = False) -> None:
     """Show how the daemon is doing: what ran, what failed and why, what is next, what waits, and what it cost."""
     from daemon.cli.client import what_is_amiss
-    from daemon.cli.offline import document, find_daemon
+    from daemon.cli.locate import find_daemon
+    from daemon.cli.offline import document
     from daemon.cli.status import print_overview
     from daemon.config.paths import state_dir
     from daemon.errors import DaemonUnreachableError, NotFoundError, StoreError

@@ -22,7 +22,8 @@ _BAR = 20  # characters
 @app.command("list", epilog="Example: agentcron workspaces list --json")
 def list_command(context: typer.Context, json: Json = False) -> None:
     """List the workspaces that are there: size, age, and why each is kept."""
-    from daemon.cli.offline import document, find_daemon
+    from daemon.cli.locate import find_daemon
+    from daemon.cli.offline import document
     from daemon.units import utc_now
     from daemon.views.workspaces import workspaces_view
 
@@ -82,7 +83,7 @@ def clean(
     json: Json = False,
 ) -> None:
     """Remove what the policy lets go, its unsaved work saved first."""
-    from daemon.cli.offline import find_daemon
+    from daemon.cli.locate import find_daemon
     from daemon.cli.progress import ask_and_watch
     from daemon.cli.schedule_changes import seconds_of
     from daemon.text import escape
@@ -126,6 +127,6 @@ def unkeep(context: typer.Context, run: Number, json: Json = False) -> None:
 
 def _client(context: typer.Context) -> "Client":
     from daemon.cli.client import Client
-    from daemon.cli.offline import find_daemon
+    from daemon.cli.locate import find_daemon
 
     return Client(find_daemon(context.obj), 3600.0)

@@ -1,4 +1,4 @@
-"""Where a daemon may be whose config file has mistakes: it runs on by the file as it was, and must be reached."""
+"""Read state directory and socket from a config file that has errors, to reach a daemon that still runs."""
 
 import os
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from daemon.errors import ConfigError
 _KEYS = (("daemon", "state_dir"), ("control", "socket"))
 
 
-def load_whereabouts(file: Path, environment: Mapping[str, str] = os.environ) -> Config | None:
-    """Return a config of nothing but state directory and socket, as far as the file can be read and says them.
+def load_location(file: Path, environment: Mapping[str, str] = os.environ) -> Config | None:
+    """Return a config of nothing but state directory and socket, as far as they can be read from the file.
 
-    They may be others than were meant: whoever answers there must be asked by which file it runs. Return None if
-    nothing can be made of the file.
+    An error in the file may make them point to another daemon, so ask the daemon that answers there which file it
+    uses. Return None if the file does not help.
     """
     overrides, problems = read_overrides(environment)
-    if problems or (overrides and _is_good(file)):  # the mistake is in the command's own environment
+    if problems or (overrides and _is_valid(file)):  # the error is in the command's own environment
         return None
     try:
         document = _readable_part(file, read_text(file))
@@ -41,7 +41,7 @@ def load_whereabouts(file: Path, environment: Mapping[str, str] = os.environ) ->
         return None
 
 
-def _is_good(file: Path) -> bool:
+def _is_valid(file: Path) -> bool:
     try:
         load_config(file, {})
     except ConfigError:
@@ -50,7 +50,7 @@ def _is_good(file: Path) -> bool:
 
 
 def _readable_part(file: Path, text: str) -> dict[str, Any]:
-    """Return the file as TOML, or the tables before the one with the mistake; raise ConfigError."""
+    """Return the file as TOML, or the tables before the one with the error; raise ConfigError."""
     try:
         return parse(file, text)
     except ConfigError as error:

@@ -54,7 +54,7 @@ def test_the_daemon_is_found_all_the_same(daemon: DaemonProcess, mistake: str) -
     daemon.config.write_text(MISTAKES[mistake])
     told = daemon.cli("runs", "cancel", str(run))
     assert told.returncode == 0, told.stderr
-    assert "has mistakes; see `agentcron check`" in told.stderr
+    assert "has errors, and the daemon still uses the version before them; see `agentcron check`" in told.stderr
     daemon.wait_for_run("cancelled", number=run)
     assert len(json.loads(daemon.cli("schedules", "next", "a/s", "--json").stdout)["next_action_times"]) == 5
 
@@ -117,7 +117,7 @@ def test_a_mistake_in_an_override_is_one_of_the_command(daemon: DaemonProcess) -
     environment = {**daemon.environment, "AGENTCRON_RETENTION__DAYS": "-3"}
     told = forked.run(["--config", str(daemon.config), "runs", "list"], environment, daemon.folder)
     assert told.returncode == 2
-    assert "has mistakes" not in told.stderr
+    assert "has errors" not in told.stderr
     assert not any("Reloaded" in event["event"] for event in daemon.log())
 
 

@@ -24,6 +24,7 @@ _SERVER.set_forkserver_preload(
         "daemon.recovery.restore",
         "daemon.cli.client",
         "daemon.cli.status",
+        "daemon.cli.locate",
         "daemon.cli.offline",
         "daemon.cli.schedule_views",
         "daemon.doctor.reachable",
