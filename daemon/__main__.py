@@ -1,15 +1,15 @@
-"""The command `agentcron`."""
+"""Start the command `agentcron`."""
 
 import signal
 import sys
 
-from daemon.cli.gc_tuning import hold_back
+from daemon.cli.gc_tuning import collect_rarely
 
-hold_back()  # before anything large is imported
+collect_rarely()  # before anything large is imported
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in the middle of an import is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C during an import
 if "run" in sys.argv and "retention" not in sys.argv:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # who asks for a reload before there is a daemon must not end it
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload requested during the start must not end the daemon
 
 from daemon.cli.app import main  # noqa: E402 - as above
 

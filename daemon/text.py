@@ -12,6 +12,6 @@ def escape(text: str) -> str:
     return "".join(c if c.isprintable() else _encode(c, "surrogatepass")[0].decode() for c in text)
 
 
-def count_of(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     """Return a number with its noun: `1 run`, `2 runs`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

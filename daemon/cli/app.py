@@ -1,4 +1,4 @@
-"""The command `agentcron` as a whole: its nouns, its options, and what it says when something is wrong."""
+"""The command `agentcron`: its commands and options, and how it reports errors."""
 
 import errno
 import os
@@ -12,14 +12,13 @@ import typer
 
 from daemon import __version__
 from daemon.cli import backup, doctor, retention, runs, schedules, service, workspaces
+from daemon.cli.help import CommandGroup
 from daemon.errors import AgentcronError, ConfigError
 
-app = typer.Typer(
+app = CommandGroup(
     name="agentcron",
-    help="cron for AI agents: starts agent runs on schedules, exactly once, and keeps their history.",
+    help="cron for AI agents: start agent runs on schedules, exactly once, and keep their history.",
     epilog="Example: agentcron --config config.toml run",
-    no_args_is_help=True,
-    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -41,46 +40,46 @@ def _show_version(value: bool) -> None:  # noqa: FBT001 - the signature of an op
 @app.callback()
 def common(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The config file to use.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Use this config file.")] = None,
     version: Annotated[  # noqa: ARG001 - acts through its callback
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Take the options that stand before every command."""
+    """Take the options that precede every command."""
     context.obj = config
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in a message and a status, never in a traceback."""
+    """Run the command line; a user's error ends in a message and an exit status, never in a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if sys.stdout is None:  # closed by who started us
+    if sys.stdout is None:  # closed by the parent process
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for as long as the process lives
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             app()
-        finally:  # it ends by SystemExit
+        finally:  # app() raises SystemExit
             sys.stdout.flush()
     except ConfigError as error:
-        _complain(*error.problems, status=error.exit_status)
+        _fail(*error.problems, status=error.exit_status)
     except AgentcronError as error:
-        _complain(f"agentcron: {error}", status=error.exit_status)
+        _fail(f"agentcron: {error}", status=error.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _complain("agentcron: the output cannot be written: no space left on device", status=1)
+        _fail("agentcron: cannot write the output: no space left on device", status=1)
 
 
-def _complain(*lines: str, status: int) -> NoReturn:
-    """Write lines to standard error, with nothing in them that could move a terminal's cursor, and exit."""
+def _fail(*lines: str, status: int) -> NoReturn:
+    """Write lines to standard error, with control characters escaped, and exit."""
     from daemon.systemd import is_journal
     from daemon.text import escape
 

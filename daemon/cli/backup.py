@@ -1,4 +1,4 @@
-"""`agentcron backup` and `restore`: the database in one file, and back."""
+"""`agentcron backup` and `restore`: save the database to one file, and restore it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,33 +6,40 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon.cli.output import Json, print_json
+from daemon.cli.output import print_json
+from daemon.cli.parameters import Json
 
 
 def register(app: typer.Typer) -> None:
-    """Add both commands, which have no noun."""
+    """Add both commands."""
     app.command(epilog="Example: agentcron backup /backup/agentcron.db")(backup)
     app.command(epilog="Example: agentcron restore /backup/agentcron.db")(restore)
 
 
 def backup(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; an earlier backup is replaced.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Write the backup to this file, replacing an earlier backup.")
+    ],
     json: Json = False,
 ) -> None:
-    """Write the database into one file, verified, also while the daemon runs."""
+    """Back up the database to one file.
+
+    This works while the daemon runs. Every page of the backup is verified.
+    """
     from daemon.cli.locate import find_daemon
     from daemon.cli.offline import has_database
     from daemon.cli.progress import Bar
     from daemon.config.paths import state_dir
     from daemon.errors import NotFoundError
     from daemon.store.backup import back_up
+    from daemon.text import plural
     from daemon.units import format_size, utc_now
 
     config = find_daemon(context.obj)
     folder = state_dir(config)
     if not has_database(config):
-        raise NotFoundError(f"there is no database in {folder} yet; nothing to back up")
+        raise NotFoundError(f"nothing to back up: no database in {folder} yet")
     with Bar("Backing up") as bar:
         contents = back_up(folder, file, utc_now(), bar.show)
     size = file.stat().st_size
@@ -40,29 +47,34 @@ def backup(
         facts: dict[str, Any] = {key: value for key, value in asdict(contents).items() if key != "hook_key"}
         print_json({"file": str(file.absolute()), "bytes": size, **facts})
         return
-    print(f"Wrote {file}: {contents.runs} runs, {contents.schedules} schedules, {format_size(size)}, verified.")
-    print("It holds no output and no artifacts; those are files in the folder runs of the state directory.")
+    counts = f"{plural(contents.runs, 'run')}, {plural(contents.schedules, 'schedule')}"
+    print(f"Wrote {file}: {counts}, {format_size(size)}, verified.")
+    print(f"Outputs and artifacts are not included: back up {folder / 'runs'} separately.")
 
 
 def restore(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `agentcron backup` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by `agentcron backup`.")],
     json: Json = False,
 ) -> None:
-    """Put a backup in the place of the database, while no daemon runs; what was there is kept beside it."""
+    """Restore the database from a backup.
+
+    Stop the daemon first. The current database is kept beside the restored one.
+    """
     from daemon.cli.locate import read_config
     from daemon.cli.privileges import become_owner
     from daemon.config.live import LiveConfig
     from daemon.config.paths import state_dir
     from daemon.notify.outbox import Outbox
-    from daemon.recovery.restore import restore as put_back
+    from daemon.recovery.restore import restore as restore_database
     from daemon.store.backup import BackupFile
+    from daemon.text import plural
     from daemon.units import utc_now
 
     config = read_config(context.obj)
     source = BackupFile(file)
     become_owner(state_dir(config))
-    restored = put_back(state_dir(config), source, utc_now(), Outbox(LiveConfig(config)))
+    restored = restore_database(state_dir(config), source, utc_now(), Outbox(LiveConfig(config)))
     contents = restored.contents
     if json:
         print_json(
@@ -78,14 +90,15 @@ def restore(
             }
         )
         return
-    print(f"Restored {contents.runs} runs and {contents.schedules} schedules, as of {contents.made_at or 'the copy'}.")
+    counts = f"{plural(contents.runs, 'run')} and {plural(contents.schedules, 'schedule')}"
+    print(f"Restored {counts} as of {contents.made_at or 'the time of the copy'}.")
     print(
-        f"The next run gets number {restored.numbers_from}. Due times up to now count as missed and are not caught up."
+        f"The next run is number {restored.numbers_from}. Due times before now count as missed and are not caught up."
     )
     if restored.unknown:
-        first, last = restored.unknown[0], restored.unknown[-1]
-        print(f"{len(restored.unknown)} runs between {first} and {last} are not in it; their folders stay in runs/.")
+        first, last, runs = restored.unknown[0], restored.unknown[-1], plural(len(restored.unknown), "run")
+        print(f"Not in the backup: {runs}, numbers {first} to {last}; the folders in runs/ are kept.")
     if restored.replaced is not None:
-        print(f"What was there is now {restored.replaced}; remove it when you need it no more.")
+        print(f"The previous database is now {restored.replaced}; delete it when you no longer need it.")
     if restored.replaced_folders is not None:
-        print(f"Folders of other runs with numbers of the backup's are now in {restored.replaced_folders}.")
+        print(f"Folders of other runs with the same numbers were moved to {restored.replaced_folders}.")

@@ -1,4 +1,4 @@
-"""Cancellations: asked of the daemon, or left in the database for the next one."""
+"""Cancel runs: through the daemon, or by a flag in the database that the next daemon obeys."""
 
 import contextlib
 import getpass
@@ -22,39 +22,41 @@ from daemon.views.documents import run_view
 
 
 def request_cancellation(config: Config, number: int) -> tuple[dict[str, Any], bool]:
-    """Have a run cancelled; return it, and whether a daemon was there to obey."""
+    """Cancel a run; return it, and whether a running daemon does it now."""
     try:
         return Client(config).ask("POST", f"/runs/{number}/cancel"), True
     except DaemonUnreachableError:
-        if _must_ask(config):
+        if _needs_daemon(config):
             raise
     if not has_database(config):
-        raise NotFoundError(f"there is no database in {state_dir(config)} yet, so there is no run {number}")
-    with _writing(config) as tx:
+        raise NotFoundError(f"no run {number}: no database in {state_dir(config)} yet")
+    with _write_transaction(config) as tx:
         return run_view(_flag(tx, number)), False
 
 
 def cancel_all(config: Config) -> tuple[list[int], bool]:
-    """Have all active runs cancelled that we may cancel; return their numbers, and whether a daemon was there."""
+    """Cancel all active runs that we may cancel; return their numbers, and whether a running daemon does it now."""
     try:
-        return _ask_for_all(Client(config)), True
+        return _cancel_through_daemon(Client(config)), True
     except DaemonUnreachableError:
-        if _must_ask(config):
+        if _needs_daemon(config):
             raise
     if not has_database(config):
-        raise NotFoundError(f"no daemon runs on {state_dir(config)}, and there is no database in it; nothing to cancel")
-    with _writing(config) as tx:
+        raise NotFoundError(f"nothing to cancel: no daemon runs on {state_dir(config)}, and it has no database yet")
+    with _write_transaction(config) as tx:
         return [_flag(tx, number).id for number in active_runs(tx)], False
 
 
-def _ask_for_all(client: Client) -> list[int]:
+def _cancel_through_daemon(client: Client) -> list[int]:
     cancelled = []
     for status in sorted(ACTIVE):
         cursor: str | None = None
         while True:
             page = client.get("/runs", status=status, limit=1000, cursor=cursor)
             for run in page["runs"]:
-                with contextlib.suppress(RefusedError, NotFoundError, ForbiddenError):  # it ended, or is not ours
+                with contextlib.suppress(
+                    RefusedError, NotFoundError, ForbiddenError
+                ):  # it has ended, or is another user's
                     client.ask("POST", f"/runs/{run['id']}/cancel")
                     cancelled.append(run["id"])
             cursor = page["next_cursor"]
@@ -63,14 +65,14 @@ def _ask_for_all(client: Client) -> list[int]:
     return sorted(cancelled)
 
 
-def _must_ask(config: Config) -> bool:
-    """Tell whether only a daemon could do it: one runs all the same, or the state directory is not ours to write."""
+def _needs_daemon(config: Config) -> bool:
+    """Tell whether only a daemon can cancel: one runs although it is unreachable, or we may not write its state."""
     return not may_use(config, os.W_OK | os.X_OK) or running_daemon(state_dir(config)) is not None
 
 
 @contextlib.contextmanager
-def _writing(config: Config) -> Iterator[Transaction]:
-    """Give a transaction of our own; raise StoreError if the database cannot be written."""
+def _write_transaction(config: Config) -> Iterator[Transaction]:
+    """Open a write transaction on the database; raise StoreError if it cannot be written."""
     path = state_dir(config) / DATABASE
     try:
         with contextlib.closing(connect(path)) as connection:
@@ -79,14 +81,14 @@ def _writing(config: Config) -> Iterator[Transaction]:
             yield Transaction(connection)
             connection.execute("COMMIT")
     except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be written: {error}") from None
+        raise StoreError(f"cannot write {path}: {error}") from None
 
 
 def _flag(tx: Transaction, number: int) -> Run:
     run = get_run(tx, number)
     if run is None:
-        raise NotFoundError(f"no run {number}; `agentcron runs list` shows those there are")
+        raise NotFoundError(f"no run {number}; `agentcron runs list` shows the runs")
     if run.status not in ACTIVE:
-        raise RefusedError(f"run {number} is {run.status} already")
+        raise RefusedError(f"run {number} is already {run.status}")
     flag_cancellation(tx, number, utc_now(), getpass.getuser())
     return run

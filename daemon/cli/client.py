@@ -1,4 +1,4 @@
-"""The control API from the command line, over the Unix socket, with the standard library alone."""
+"""Call the control API over the Unix socket, with the standard library alone."""
 
 import contextlib
 import http.client
@@ -25,15 +25,15 @@ from daemon.errors import (
 )
 from daemon.store.lock import socket_in_use
 
-_TIMEOUT = 60.0
-_MOMENT = 3.0
+_TIMEOUT = 60.0  # seconds
+_SHORT_TIMEOUT = 3.0  # seconds, to find out whether a daemon answers at all
 _CHUNK = 64 * 1024
 _UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 _ERRORS: dict[int, type[Exception]] = {400: InvalidError, 403: ForbiddenError, 404: NotFoundError, 422: InvalidError}
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to a Unix socket, whose path may be longer than sockaddr_un holds."""
+    """A connection to a Unix socket whose path may be longer than sockaddr_un allows."""
 
     def __init__(self, path: Path, timeout: float | None) -> None:
         super().__init__("localhost", timeout=timeout)
@@ -50,11 +50,11 @@ class _Connection(http.client.HTTPConnection):
 
 
 class Client:
-    """What commands ask of the running daemon; every method raises AgentcronError for what cannot be."""
+    """A client of the running daemon; every method raises AgentcronError if the request fails."""
 
     def __init__(self, config: Config, timeout: float = _TIMEOUT, path: Path | None = None) -> None:
-        """Ask the daemon of a config, or the one at a socket; an answer may take so many seconds."""
-        self._path = path or _told_socket(state_dir(config)) or socket_path(config)
+        """Use the daemon of a config, or the one at a socket; a response may take `timeout` seconds."""
+        self._path = path or _verified_socket(state_dir(config)) or socket_path(config)
         self._timeout = timeout
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Client:
         return self.ask("GET", f"{path}?{urlencode(given)}" if given else path)
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> dict[str, Any]:
-        """Return the JSON answer to a request."""
+        """Send a request and return the JSON response."""
         data = None if body is None else json.dumps(body).encode()
         if data is not None:
             headers["Content-Type"] = "application/json"
@@ -72,7 +72,7 @@ class Client:
         return document
 
     def stream(self, path: str) -> Iterator[bytes]:
-        """Yield the bytes of an answer as they come, however long that takes."""
+        """Yield the bytes of a response as they arrive, without a timeout."""
         yield from self._parts(self._send("GET", path, None, {}, None))
 
     def _parts(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -80,7 +80,7 @@ class Client:
             while chunk := answer.read1(_CHUNK):
                 yield chunk
         except (OSError, http.client.HTTPException):
-            raise DaemonUnreachableError("the daemon went away before it had answered; runs go on") from None
+            raise DaemonUnreachableError("the daemon stopped before it responded; running agents continue") from None
 
     def _send(
         self, method: str, path: str, data: bytes | None, headers: dict[str, str], timeout: float | None
@@ -91,25 +91,25 @@ class Client:
             answer = connection.getresponse()
         except PermissionError:
             raise DaemonUnreachableError(
-                f"{self._path} may not be used by you; ask an administrator to put you into control.group"
+                f"permission denied: {self._path}; ask an administrator to add you to its group (control.group)"
             ) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise DaemonUnreachableError(
-                f"the daemon cannot be reached at {self._path}: {reason}; start it, or look into its log for why"
+                f"cannot reach the daemon at {self._path}: {reason}; start it, or check its log"
             ) from None
         if answer.status >= http.HTTPStatus.BAD_REQUEST:
             raise _refusal(answer)
         return answer
 
 
-def _told_socket(folder: Path) -> Path | None:
-    """Return where the daemon of a state directory says it listens, if it is that daemon which does so."""
-    told = socket_in_use(folder)
-    if told is None:
+def _verified_socket(folder: Path) -> Path | None:
+    """Return the socket named in a state directory's lock file, if the process holding the lock listens on it."""
+    in_use = socket_in_use(folder)
+    if in_use is None:
         return None
-    path, holder = told
-    connection = _Connection(path, _MOMENT)
+    path, holder = in_use
+    connection = _Connection(path, _SHORT_TIMEOUT)
     try:
         with contextlib.closing(connection):
             connection.connect()
@@ -119,36 +119,36 @@ def _told_socket(folder: Path) -> Path | None:
     return path if _UCRED.unpack(credentials)[0] == holder else None
 
 
-def answers(config: Config) -> bool:
-    """Tell whether the daemon answers within a moment."""
+def is_responding(config: Config) -> bool:
+    """Tell whether the daemon responds within 3 seconds."""
     try:
-        Client(config, _MOMENT).get("/healthz")
+        Client(config, _SHORT_TIMEOUT).get("/healthz")
     except AgentcronError:
         return False
     return True
 
 
-def what_is_amiss(config: Config) -> str | None:
-    """Return what the daemon says keeps it from its work, None if it does not answer within a moment."""
+def current_problem(config: Config) -> str | None:
+    """Return what the daemon says keeps it from working, empty if nothing does; None if it does not respond."""
     daemon = daemon_at(config)
-    if daemon is None:  # one of an earlier version does not say
-        return "" if answers(config) else None
+    if daemon is None:  # a daemon of an earlier version has no such route
+        return "" if is_responding(config) else None
     return daemon["amiss"] or ""
 
 
 def daemon_at(config: Config, path: Path | None = None) -> dict[str, Any] | None:
-    """Return which daemon it is that answers a client of the same arguments, None if none does or it does not say."""
+    """Return how the daemon of a config, or at a socket, describes itself; None if none responds or it cannot."""
     try:
-        daemon = Client(config, _MOMENT, path).get("/daemon")
+        daemon = Client(config, _SHORT_TIMEOUT, path).get("/daemon")
     except (AgentcronError, ValueError):
         return None
-    said = daemon.keys() if isinstance(daemon, dict) else set()
-    return daemon if {"amiss", "config_file", "state_dir", "timezone"} <= said else None
+    keys = daemon.keys() if isinstance(daemon, dict) else set()
+    return daemon if {"amiss", "config_file", "state_dir", "timezone"} <= keys else None
 
 
-def schedule_path(agent: str, name: str, what: str = "") -> str:
-    """Return the path of a schedule, or of something of it."""
-    return f"/agents/{quote(agent)}/schedules/{quote(name)}" + (f"/{what}" if what else "")
+def schedule_path(agent: str, name: str, subresource: str = "") -> str:
+    """Return the API path of a schedule, or of one of its subresources."""
+    return f"/agents/{quote(agent)}/schedules/{quote(name)}" + (f"/{subresource}" if subresource else "")
 
 
 _OPTIONS = {
@@ -164,7 +164,7 @@ _OPTIONS = {
     "start_at": "--start-at",
     "end_at": "--end-at",
 }
-"""What the command line calls the fields of the API."""
+"""The options that set the fields of the API."""
 _FIELD = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, _OPTIONS)) + r")(?![\w.])")
 
 
@@ -173,17 +173,17 @@ def _refusal(answer: http.client.HTTPResponse) -> Exception:
         body = json.loads(answer.read())
         if body["code"] == "config":
             return ConfigError(body["data"]["problems"])
-        fields = [_in_options(field["field"], field["problem"]) for field in body["data"].get("fields", [])]
+        fields = [_in_terms_of_options(field["field"], field["problem"]) for field in body["data"].get("fields", [])]
         text = "; ".join(fields or [_FIELD.sub(_option, body["message"], count=1)])
     except (ValueError, LookupError, TypeError, AttributeError):
-        text = f"the daemon answered {answer.status} {answer.reason}"
+        text = f"the daemon returned {answer.status} {answer.reason}"
     return _ERRORS.get(answer.status, RefusedError)(text)
 
 
-def _in_options(field: str, problem: str) -> str:
-    """Tell a problem of a field of the API in the words of the command line."""
-    said = _FIELD.sub(_option, problem)
-    return said if field == "body" else f"{_FIELD.sub(_option, field)}: {said}"
+def _in_terms_of_options(field: str, problem: str) -> str:
+    """Return a problem with a field of the API, worded with the options of the command line."""
+    text = _FIELD.sub(_option, problem)
+    return text if field == "body" else f"{_FIELD.sub(_option, field)}: {text}"
 
 
 def _option(field: re.Match[str]) -> str:

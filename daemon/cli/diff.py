@@ -1,4 +1,4 @@
-"""What `check --diff` shows: what a reload would change."""
+"""`agentcron check --diff`: the schedules that a reload would change."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from daemon.schedules.declared import Declared, declared_changes
 
 
 def changes_by_reload(config: Config) -> list[dict[str, Any]]:
-    """Return what a reload would do to the schedules in the database; without a database all would be created.
+    """Return the changes a reload would make to the schedules in the database; without one, all would be created.
 
-    Raise ConfigError if a declared name is taken by a created schedule.
+    Raise ConfigError if a schedule in the config has the name of one created through the API.
     """
     if has_database(config):
         with reading(config) as connection:

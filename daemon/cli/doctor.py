@@ -1,4 +1,4 @@
-"""`agentcron doctor`: what is wrong with this installation, and how to mend it."""
+"""`agentcron doctor`: check an installation, and say how to fix what is wrong."""
 
 import os
 from collections.abc import Iterator
@@ -7,44 +7,43 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from daemon.cli.output import Json, print_json
+from daemon.cli.output import print_json
+from daemon.cli.parameters import Json
 
 if TYPE_CHECKING:
     from daemon.doctor.findings import Finding
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command, which has no noun."""
+    """Add the command."""
     app.command(epilog="Example: agentcron doctor")(doctor)
 
 
 def doctor(context: typer.Context, json: Json = False) -> None:
-    """Look at config, unit, permissions, database, agents, remotes, disk and clock; change nothing."""
+    """Check the installation, and say how to fix problems.
+
+    This checks config, systemd unit, permissions, database, agents, git remotes, disk and clock, and changes nothing.
+    Run it as root or as the daemon's user.
+    """
     from collections import Counter
-    from dataclasses import asdict
 
     from daemon.doctor.findings import Severity
+    from daemon.text import plural
 
-    findings = list(_all(context.obj))
+    findings = list(_run_checks(context.obj))
     counts = Counter(finding.severity for finding in findings)
+    errors, warnings, passed = (counts[kind] for kind in (Severity.ERROR, Severity.WARNING, Severity.OK))
     if json:
-        print_json(
-            {
-                "findings": [asdict(finding) for finding in findings],
-                "errors": counts[Severity.ERROR],
-                "warnings": counts[Severity.WARNING],
-            }
-        )
+        print_json({"findings": [finding.view() for finding in findings], "errors": errors, "warnings": warnings})
     else:
         _print(findings)
-        errors, warnings, good = (counts[kind] for kind in (Severity.ERROR, Severity.WARNING, Severity.OK))
-        print(f"{errors} errors, {warnings} warnings, {good} things are good.")
-    if counts[Severity.ERROR]:
+        print(f"{plural(errors, 'error')}, {plural(warnings, 'warning')}, {plural(passed, 'check')} passed.")
+    if errors:
         raise typer.Exit(1)
 
 
-def _all(option: Path | None) -> Iterator["Finding"]:
-    from daemon.cli.client import answers
+def _run_checks(option: Path | None) -> Iterator["Finding"]:
+    from daemon.cli.client import is_responding
     from daemon.cli.locate import read_config, with_running_state_dir
     from daemon.cli.privileges import become, become_owner
     from daemon.config.paths import state_dir
@@ -55,26 +54,27 @@ def _all(option: Path | None) -> Iterator["Finding"]:
     from daemon.doctor.settings import check_settings
     from daemon.doctor.state import check_state
     from daemon.errors import ConfigError
+    from daemon.text import plural
 
     try:
         config = read_config(option)
     except ConfigError as problem:
-        yield from (error("config", line, "correct it: `agentcron check`") for line in problem.problems)
+        yield from (error("config", line, "correct the file, then run `agentcron check`") for line in problem.problems)
         return
-    unit = find_unit(config)  # which root can ask systemd for on every host
-    user = become_owner(state_dir(config))  # what root may do says nothing of what the daemon can
+    unit = find_unit(config)  # before becoming another user: root can ask systemd on every host
+    user = become_owner(state_dir(config))  # what root may do says nothing about what the daemon may do
     if user is None and unit is not None and unit.user is not None:
-        user = become(unit.user)  # there is no state yet, or it is root's
+        user = become(unit.user)  # there is no state yet, or it belongs to root
     if user is not None:
-        yield note("doctor", f"looks as {user}")
+        yield note("doctor", f"checks run as user {user}")
     if not os.access(config.file, os.R_OK):
-        mend = f"chgrp agentcron {config.file} && chmod 640 {config.file}"
-        yield error("config", f"{config.file} is closed to {user}", mend)
-    yield ok("config", f"{config.file} is good: {len(config.agents)} agents")
-    former = with_running_state_dir(config)
-    if former is not None:
-        what = f"the daemon that runs by {config.file} has its state in {state_dir(former)}, not in {state_dir(config)}"
-        yield warning("daemon", what, "restart it, or take that change back")
+        fix = f"chgrp agentcron {config.file} && chmod 640 {config.file}"
+        yield error("config", f"{user} has no permission to read {config.file}", fix)
+    yield ok("config", f"{config.file} is valid: {plural(len(config.agents), 'agent')}")
+    running = with_running_state_dir(config)
+    if running is not None:
+        what = f"the daemon using {config.file} has its state in {state_dir(running)}, not in {state_dir(config)}"
+        yield warning("daemon", what, "restart the daemon, or revert the change of state_dir")
     if unit is None:
         yield from check_settings(config, credentials=False)
     else:
@@ -82,11 +82,11 @@ def _all(option: Path | None) -> Iterator["Finding"]:
     yield from check_unit(config, unit)
     yield from check_state(config, None if unit is None else unit.user or "root")
     yield from check_host(config)
-    yield from check_reachable(config, lambda: answers(config))
+    yield from check_reachable(config, lambda: is_responding(config))
 
 
 def _print(findings: list["Finding"]) -> None:
-    """Print one finding a paragraph, its mend below it, coloured on a terminal."""
+    """Print each finding with its fix below it, coloured on a terminal."""
     from rich.console import Console
     from rich.text import Text
 
@@ -100,5 +100,5 @@ def _print(findings: list["Finding"]) -> None:
         line.append(finding.severity.ljust(7), styles[finding.severity])
         line.append(f"  {escape(finding.about).ljust(width)}  {escape(finding.what)}")
         console.print(line)
-        if finding.mend is not None:
-            console.print(Text(f"{'':7}  {'':{width}}  mend: {escape(finding.mend)}", "dim"))
+        if finding.fix is not None:
+            console.print(Text(f"{'':7}  {'':{width}}  fix: {escape(finding.fix)}", "dim"))

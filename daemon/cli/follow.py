@@ -1,4 +1,4 @@
-"""Following a run to its end."""
+"""Follow the output of a run until it ends."""
 
 import sys
 from collections import deque
@@ -13,7 +13,7 @@ from daemon.text import escape
 
 
 def follow(client: Client, run: int, *, json: bool) -> None:
-    """Show what a run prints until it has ended, its further attempts included, and exit with 1 unless it completed."""
+    """Show the output of a run and of its further attempts until they end; exit with 1 unless the last completed."""
     following: int | None = run
     while following is not None:
         print(f"Following run {following}", file=sys.stderr)
@@ -26,7 +26,7 @@ def follow(client: Client, run: int, *, json: bool) -> None:
             ended = client.get(f"/runs/{following}")
         except DaemonUnreachableError:
             raise DaemonUnreachableError(
-                f"the daemon went away; run {following} goes on, and `agentcron runs logs {following} -f` follows it"
+                f"the daemon stopped; run {following} continues, follow it with `agentcron runs logs {following} -f`"
             ) from None
         following = ended["next_run_id"] if ended["status"] == "continued_as_new" else None
     if json:

@@ -1,17 +1,17 @@
-"""How often Python looks for garbage: loading commands makes next to none, and took a tenth longer with it."""
+"""Tune the garbage collector: run it rarely while commands load, which is 10 % faster."""
 
 import gc
 
-_USUAL = gc.get_threshold()
-_SELDOM = 50_000  # new objects
+_DEFAULT = gc.get_threshold()
+_RARE = 50_000  # new objects
 
 
-def hold_back() -> None:
-    """Look seldom."""
-    gc.set_threshold(_SELDOM)
+def collect_rarely() -> None:
+    """Collect garbage rarely; loading modules makes next to none."""
+    gc.set_threshold(_RARE)
 
 
-def go_on() -> None:
-    """Look as often as Python does by itself, but never again through what is there now: it would hold up the loop."""
+def collect_normally() -> None:
+    """Restore the default, and never scan again what is loaded by now: that would block the event loop."""
     gc.freeze()
-    gc.set_threshold(*_USUAL)
+    gc.set_threshold(*_DEFAULT)

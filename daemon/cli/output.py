@@ -1,15 +1,11 @@
-"""What people see: aligned tables and times in a schedule's zone, plain when nobody is at a terminal."""
+"""Print for people: aligned tables, facts and times in a schedule's timezone; plain text if not to a terminal."""
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datetime import datetime
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 _WIDEST = 100
 _STYLES = {
@@ -29,7 +25,7 @@ _STYLES = {
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document, in which nothing can move the cursor of a terminal."""
+    """Print one JSON document with all control characters escaped."""
     import json
 
     text = json.dumps(document, indent=2, ensure_ascii=sys.stdout.isatty())
@@ -37,7 +33,7 @@ def print_json(document: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Draw rows under their headings; say `empty` if there are none."""
+    """Print rows under their headings; print `empty` if there are none."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -61,7 +57,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 
 
 def _print_plain(columns: Sequence[str], lines: list[list[str]]) -> None:
-    """Print columns that line up and hold no escape sequences, however wide they are."""
+    """Print aligned columns without colours, cutting nothing off."""
     table = [[column.upper() for column in columns], *lines]
     widths = [max(len(line[n]) for line in table) for n in range(len(columns))]
     for line in table:
@@ -69,7 +65,7 @@ def _print_plain(columns: Sequence[str], lines: list[list[str]]) -> None:
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
-    """Print names and values under each other, leaving out what is not known."""
+    """Print names and values under each other, without those that have no value."""
     from daemon.text import escape
 
     known = [(name, escape(_text(value))) for name, value in facts if value not in {None, ""}]
@@ -79,7 +75,7 @@ def print_facts(facts: Iterable[tuple[str, object]]) -> None:
 
 
 def tell(view: dict[str, Any], text: str, *, json: bool) -> None:
-    """Say what was done: as a document, or in a sentence."""
+    """Print what a command did, as a JSON document or as a sentence."""
     if json:
         print_json(view)
     else:
@@ -87,7 +83,7 @@ def tell(view: dict[str, Any], text: str, *, json: bool) -> None:
 
 
 def local_time(instant: "datetime | str | None", zone: str = "UTC") -> str:
-    """Return an instant for people: in a zone, to the second."""
+    """Return an instant for people: in a timezone, to the second; `-` for None."""
     from zoneinfo import ZoneInfo
 
     from daemon.units import parse_instant
@@ -99,7 +95,7 @@ def local_time(instant: "datetime | str | None", zone: str = "UTC") -> str:
 
 
 def shortened(text: str | None) -> str:
-    """Return the beginning of a text, short enough for a column of a table."""
+    """Return a text, cut to the width of a table column."""
     text = text or ""
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
 

@@ -1,4 +1,4 @@
-"""Root working for the daemon's user: with that user's rights, in a folder where that user's agents may plant links."""
+"""Drop root's rights to those of the daemon's user, whose agents may have planted links in the state directory."""
 
 import os
 import pwd
@@ -10,9 +10,9 @@ from daemon.errors import RefusedError
 
 
 def become_owner(folder: Path) -> str | None:
-    """Go on for good as the user to whom a folder belongs, if we are root; return that user's name if it changed.
+    """If we are root, become the owner of a directory for good; return the name of the user if it changed.
 
-    A folder that is not there, or of a user without a name, changes nothing.
+    A directory that does not exist, or whose owner has no name, changes nothing.
     """
     try:
         return become(str(folder.stat().st_uid))
@@ -21,9 +21,9 @@ def become_owner(folder: Path) -> str | None:
 
 
 def become(account: str) -> str | None:
-    """Go on for good as the user of a name or a number, if we are root; return the name if that changed anything.
+    """If we are root, become the user with a name or number for good; return the name of the user if it changed.
 
-    A user who is not known, or root, changes nothing. Raise RefusedError if that user cannot go on by this program.
+    An unknown user, or root, changes nothing. Raise RefusedError if that user has no permission to read this program.
     """
     try:
         user = pwd.getpwuid(int(account)) if account.isdigit() else pwd.getpwnam(account)
@@ -35,7 +35,9 @@ def become(account: str) -> str | None:
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
     os.environ |= {"HOME": user.pw_dir, "USER": user.pw_name}
-    for place in (os.__file__, typer.__file__, __file__):  # Python, what was installed with us, and we
+    for place in (os.__file__, typer.__file__, __file__):  # Python, our dependencies, and agentcron
         if not os.access(place, os.R_OK):
-            raise RefusedError(f"{user.pw_name} cannot read {place}; install agentcron where its daemon's user can")
+            raise RefusedError(
+                f"{user.pw_name} cannot read {place}; install agentcron where the daemon's user can read it"
+            )
     return user.pw_name

@@ -1,4 +1,4 @@
-"""Long work, the daemon's for us or our own, with a bar on a terminal that shows how far it has come."""
+"""Show a progress bar on a terminal during long work of the command or of the daemon."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +9,12 @@ from daemon.cli.client import Client
 from daemon.config.schema import Config
 from daemon.errors import AgentcronError
 
-_LONGEST = 24 * 3600.0  # seconds
-_LOOK_EVERY = 0.5  # seconds
+_TIMEOUT = 24 * 3600.0  # seconds
+_POLL_INTERVAL = 0.5  # seconds
 
 
 class Bar:
-    """A bar for work of our own, on a terminal; elsewhere nothing is shown."""
+    """A progress bar for work of the command itself; shows nothing unless standard error is a terminal."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -35,34 +35,34 @@ class Bar:
             self._shown.stop()
 
     def show(self, done: int, total: int) -> None:
-        """Show how much of how much is done."""
+        """Show that `done` of `total` is done."""
         if self._shown is not None:
             self._shown.update(self._task, completed=done, total=total)
 
 
-def ask_and_watch(config: Config, path: str, body: dict[str, Any], sweep: str, text: str) -> dict[str, Any]:
-    """Have the daemon do a sweep, and return its answer; `text` stands beside the bar."""
-    client = Client(config, _LONGEST)
+def request_with_progress(config: Config, path: str, body: dict[str, Any], sweep: str, text: str) -> dict[str, Any]:
+    """Have the daemon run a sweep, and return its response; `text` labels the bar."""
+    client = Client(config, _TIMEOUT)
     if not sys.stderr.isatty():
         return client.ask("POST", path, body)
     from rich.console import Console
     from rich.progress import Progress
 
     with ThreadPoolExecutor(1) as pool, Progress(console=Console(stderr=True), transient=True) as bar:
-        answer = pool.submit(client.ask, "POST", path, body)
+        response = pool.submit(client.ask, "POST", path, body)
         task = bar.add_task(text, total=None)
         while True:
             try:
-                return answer.result(_LOOK_EVERY)
+                return response.result(_POLL_INTERVAL)
             except NotYetError:
-                found = _progress(config, sweep)
-                if found is not None:
-                    bar.update(task, completed=found["done"], total=found["total"] or None)
+                progress = _progress(config, sweep)
+                if progress is not None:
+                    bar.update(task, completed=progress["done"], total=progress["total"] or None)
 
 
 def _progress(config: Config, sweep: str) -> dict[str, int] | None:
     try:
-        found: dict[str, int] | None = Client(config).get("/status")["sweeps"].get(sweep)
-    except AgentcronError:  # the sweep goes on all the same
+        progress: dict[str, int] | None = Client(config).get("/status")["sweeps"].get(sweep)
+    except AgentcronError:  # the sweep continues
         return None
-    return found
+    return progress

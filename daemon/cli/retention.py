@@ -1,74 +1,83 @@
-"""`agentcron retention ...`: what is too old goes."""
+"""`agentcron retention ...`: delete old runs."""
 
 from typing import Annotated, Any
 
 import typer
 
-from daemon.cli.output import Json, local_time, print_json, print_table
+from daemon.cli.help import CommandGroup
+from daemon.cli.output import local_time, print_json, print_table
+from daemon.cli.parameters import Json
 
-app = typer.Typer(
-    help="Retention: old runs go with all that belongs to them.",
-    epilog="Example: agentcron retention run --dry-run",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = CommandGroup(help="Delete old runs.", epilog="Example: agentcron retention run --dry-run")
 
 
 @app.callback()
 def noun() -> None:
-    """Retention: old runs go with all that belongs to them."""
+    """Delete old runs."""
 
 
 @app.command(epilog="Example: agentcron retention run --dry-run")
 def run(
     context: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Delete what is older than retention.days: runs with all that belongs to them, fires, deleted schedules."""
-    from daemon.cli.locate import find_daemon
-    from daemon.cli.progress import ask_and_watch
+    """Delete runs older than retention.days now.
 
-    body, text = {"dry_run": dry_run}, "Looking for old runs" if dry_run else "Deleting old runs"
-    view = ask_and_watch(find_daemon(context.obj), "/retention/run", body, "retention", text)
+    A run is deleted with its events, output and artifacts. Fires and deleted schedules of that age are deleted too.
+    """
+    from daemon.cli.locate import find_daemon
+    from daemon.cli.progress import request_with_progress
+
+    body, text = {"dry_run": dry_run}, "Finding old runs" if dry_run else "Deleting old runs"
+    view = request_with_progress(find_daemon(context.obj), "/retention/run", body, "retention", text)
     if json:
         print_json(view)
     elif view["skipped"]:
-        print("Skipped: retention.days is not set, so everything is kept.")
+        print("Skipped: retention.days is not set, so all runs are kept.")
     elif dry_run:
-        _print_forecast(view["would_delete"])
+        _print_preview(view["would_delete"])
     else:
-        _print_swept(view)
+        _print_deleted(view)
 
 
-def _print_swept(view: dict[str, Any]) -> None:
+def _print_deleted(view: dict[str, Any]) -> None:
+    from daemon.text import plural
     from daemon.units import format_size
 
     freed, seconds = format_size(view["bytes_freed"]), view["duration_ms"] / 1000
     print(
-        f"Deleted {view['deleted']} run(s), {view['folders']} folder(s), {view['fires']} fire(s) and "
-        f"{view['schedules']} deleted schedule(s); {freed} freed in {seconds:.1f} s."
+        f"Deleted {plural(view['deleted'], 'run')}, {plural(view['folders'], 'folder')}, "
+        f"{plural(view['fires'], 'fire')} and {plural(view['schedules'], 'deleted schedule')}; "
+        f"freed {freed} in {seconds:.1f} s."
     )
     if view["workspaces"]:
-        print(f"Saved and removed {view['workspaces']} workspace(s); their runs go when they are old enough again.")
+        print(
+            f"Removed {plural(view['workspaces'], 'workspace')} after saving unsaved work; "
+            "their runs are deleted once they are old enough again."
+        )
 
 
-def _print_forecast(view: dict[str, Any]) -> None:
+def _print_preview(view: dict[str, Any]) -> None:
+    from daemon.text import plural
     from daemon.units import format_size
 
     print_table(
         ("agent", "schedule", "runs", "oldest", "newest", "size"),
         (_cells(group) for group in view["groups"]),
-        empty="No run is old enough to go.",
+        empty="No run is old enough to be deleted.",
     )
     print(
-        f"{view['runs']} run(s), {view['folders']} folder(s) of {format_size(view['bytes'])} and {view['fires']} "
-        "fire(s) would be deleted."
+        f"Would delete {plural(view['runs'], 'run')}, {plural(view['folders'], 'folder')} "
+        f"({format_size(view['bytes'])}) and {plural(view['fires'], 'fire')}."
     )
     if view["run_ids"]:
         print(f"Runs: {_numbers(view)}.")
     if view["workspaces"]:
-        print(f"{view['workspaces']} workspace(s) would be saved and removed, their runs staying for now.")
+        print(
+            f"Would remove {plural(view['workspaces'], 'workspace')} after saving unsaved work; "
+            "their runs are kept for now."
+        )
 
 
 def _cells(group: dict[str, Any]) -> list[object]:
@@ -79,7 +88,7 @@ def _cells(group: dict[str, Any]) -> list[object]:
 
 
 def _numbers(view: dict[str, Any]) -> str:
-    """Return the numbers of the runs that would go, those that follow each other as one."""
+    """Return the numbers of the runs that would be deleted, consecutive ones as a range."""
     from daemon.rules.retention import ranges
 
     spans = [str(first) if first == last else f"{first}-{last}" for first, last in ranges(view["run_ids"])]

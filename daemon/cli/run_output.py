@@ -1,4 +1,4 @@
-"""The output of a run on its way to standard output, up to the end of the run where that is wanted."""
+"""Copy the output of a run to standard output, and follow it to the end of the run if asked."""
 
 import codecs
 import re
@@ -23,17 +23,17 @@ from daemon.text import escape
 from daemon.views.documents import run_view
 
 _CHUNK = 1024 * 1024
-_PAUSE = 0.2  # seconds between two looks at a growing file
-_RESTART = 5.0  # seconds that a daemon gets to come back
+_POLL_INTERVAL = 0.2  # seconds, for a growing file
+_RESTART_TIMEOUT = 5.0  # seconds, for a daemon to come back
 _LONE_RETURN = re.compile(r"\r(?!\n)")
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 _LAYOUT = re.compile(r"(\r\n|\n|\t)")
-_UNFINISHED = re.compile(r"(?:\r|\x1b(?:\[[0-9;]{0,32})?)\Z")  # what the next chunk may go on with
+_UNFINISHED = re.compile(r"(?:\r|\x1b(?:\[[0-9;]{0,32})?)\Z")  # may continue in the next chunk
 _RESET = b"\x1b[0m"
 
 
 def output_of(config: Config, run: int, *, follow: bool) -> tuple[Iterator[bytes], Callable[[], dict[str, Any]]]:
-    """Return a run's output as it comes, and what tells of the run afterwards."""
+    """Return the output of a run as it arrives, and a function that returns the run afterwards."""
     if not may_read(config):
         client = Client(config)
         query = "?follow=true" if follow else ""
@@ -44,25 +44,25 @@ def output_of(config: Config, run: int, *, follow: bool) -> tuple[Iterator[bytes
             return run_view(run_numbered(connection, run))
 
     details()
-    return _copied(config, run, follow=follow), details
+    return _copy(config, run, follow=follow), details
 
 
-def _copied(config: Config, run: int, *, follow: bool) -> Iterator[bytes]:
-    at, folder, last_cared_for = 0, run_folder(state_dir(config), run), time.monotonic()
+def _copy(config: Config, run: int, *, follow: bool) -> Iterator[bytes]:
+    offset, folder, last_owned = 0, run_folder(state_dir(config), run), time.monotonic()
     while True:
         with reading(config) as connection:
-            found = get_run(connection, run)  # before reading, so that the last bytes are not missed
+            found = get_run(connection, run)  # read before the output, so that no last bytes are missed
         active = follow and found is not None and found.status in ACTIVE
         if running_daemon(state_dir(config)) is not None or _is_supervised(found):
-            last_cared_for = time.monotonic()
-        for chunk in _chunks(folder, at):
-            at += len(chunk)
+            last_owned = time.monotonic()
+        for chunk in _chunks(folder, offset):
+            offset += len(chunk)
             yield chunk
         if not active:
             return
-        if time.monotonic() - last_cared_for > _RESTART:
-            raise DaemonUnreachableError(f"no daemon runs, so the end of run {run} is not recorded; start one")
-        time.sleep(_PAUSE)
+        if time.monotonic() - last_owned > _RESTART_TIMEOUT:
+            raise DaemonUnreachableError(f"no daemon runs, so the end of run {run} is not recorded; start the daemon")
+        time.sleep(_POLL_INTERVAL)
 
 
 def _is_supervised(run: Run | None) -> bool:
@@ -70,13 +70,13 @@ def _is_supervised(run: Run | None) -> bool:
 
 
 def _chunks(folder: Path, start: int) -> Iterator[bytes]:
-    """Yield the output from a place on; raise RefusedError if an agent put something else in its stead."""
+    """Yield the output from an offset on; raise RefusedError if an agent replaced the file."""
     try:
         descriptor = open_in(str(folder), "output.log")
     except FileNotFoundError:
         return
     except OSError as error:
-        raise RefusedError(f"{folder / 'output.log'} is not the output any more: {error.strerror}") from None
+        raise RefusedError(f"{folder / 'output.log'} is no longer the output file: {error.strerror}") from None
     with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor
         stream.seek(start)
         while chunk := stream.read(_CHUNK):
@@ -84,12 +84,12 @@ def _chunks(folder: Path, start: int) -> Iterator[bytes]:
 
 
 def show(chunks: Iterable[bytes]) -> None:
-    """Write bytes as they come; on a terminal, nothing but colours that could move its cursor or mislead its reader."""
+    """Write bytes as they arrive; on a terminal, escape all control sequences except colours."""
     if not sys.stdout.isatty():
         for chunk in chunks:
             _write(chunk)
         return
-    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")  # a character may come in two parts
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")  # a chunk may end within a character
     held = ""
     try:
         for chunk in chunks:
@@ -99,7 +99,7 @@ def show(chunks: Iterable[bytes]) -> None:
             _write(_harmless(text.removesuffix(held)).encode())
         _write(_harmless(held + decoder.decode(b"", final=True)).encode())
     finally:
-        _write(_RESET)  # what is written next is not to be hidden
+        _write(_RESET)  # so that no colour of the output applies to what follows
 
 
 def _write(data: bytes) -> None:
@@ -108,7 +108,7 @@ def _write(data: bytes) -> None:
 
 
 def _harmless(text: str) -> str:
-    """Escape what is not printable, but for colours; what would be written over is shown on a line of its own."""
+    """Escape unprintable characters except colours; a lone carriage return becomes a new line."""
     parts = _COLOUR.split(_LONE_RETURN.sub("\n", text))
     return "".join(part if n % 2 else _escaped(part) for n, part in enumerate(parts))
 

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.output import Json, local_time, tell
+from daemon.cli.output import local_time, tell
+from daemon.cli.parameters import Json
 
 if TYPE_CHECKING:
     from daemon.cli.client import Client

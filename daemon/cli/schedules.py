@@ -1,34 +1,29 @@
-"""`agentcron schedules ...`: what is scheduled, when it is next due, and what became of each due time."""
+"""`agentcron schedules ...`: show schedules, their due times and their history."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from daemon.cli import schedule_changes
-from daemon.cli.output import Json, local_time, print_facts, print_json, print_table
+from daemon.cli.help import CommandGroup
+from daemon.cli.output import local_time, print_facts, print_json, print_table
+from daemon.cli.parameters import AgentName, Json, Limit, ScheduleAddress
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-app = typer.Typer(
-    help="Schedules: what is due when, and what became of it.",
-    epilog="Example: agentcron schedules list",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = CommandGroup(help="Show, create, change and trigger schedules.", epilog="Example: agentcron schedules list")
 schedule_changes.register(app)
-Address = Annotated[str, typer.Argument(metavar="AGENT/NAME", help="The schedule.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many rows.")]
 
 
 @app.command("list", epilog="Example: agentcron schedules list --agent triage")
 def list_command(
     context: typer.Context,
-    agent: Annotated[str | None, typer.Option("--agent", help="Only this agent's.")] = None,
+    agent: AgentName = None,
     limit: Limit = 100,
     json: Json = False,
 ) -> None:
-    """List the schedules with their state and next due time."""
+    """List schedules with their state and next due time."""
     from daemon.cli.locate import find_daemon
     from daemon.cli.schedule_views import listed
 
@@ -37,7 +32,7 @@ def list_command(
         print_json(view)
         return
     print_table(
-        ("schedule", "cadence", "zone", "state", "next due", "last started", "missed"),
+        ("schedule", "cadence", "timezone", "state", "next due", "last started", "missed"),
         (
             (
                 f"{view['agent']}/{view['name']}",
@@ -50,13 +45,13 @@ def list_command(
             )
             for view in view["run_schedules"]
         ),
-        empty=f"No schedules of agent {agent}." if agent else "No schedules yet; write one into the config file.",
+        empty=f"No schedules of agent {agent}." if agent else "No schedules yet; add one to the config file.",
     )
 
 
 @app.command(epilog="Example: agentcron schedules show triage/nightly")
-def show(context: typer.Context, schedule: Address, json: Json = False) -> None:
-    """Show one schedule with its definition, state and next due times."""
+def show(context: typer.Context, schedule: ScheduleAddress, json: Json = False) -> None:
+    """Show a schedule: definition, state and next due times."""
     from daemon.cli.locate import find_daemon
     from daemon.cli.schedule_views import shown
 
@@ -64,18 +59,19 @@ def show(context: typer.Context, schedule: Address, json: Json = False) -> None:
     if json:
         print_json(view)
         return
-    print_schedule(view)
+    _print_schedule(view)
 
 
-def print_schedule(view: dict[str, Any]) -> None:
-    """Show a schedule to people."""
+def _print_schedule(view: dict[str, Any]) -> None:
+    from daemon.text import plural
+
     zone = view["timezone"]
     print_facts(
         (
             ("schedule", f"{view['agent']}/{view['name']}"),
             ("description", view["description"]),
             ("cadence", _cadence(view)),
-            ("zone", zone),
+            ("timezone", zone),
             ("state", view["state"]),
             ("note", view["pause_note"]),
             ("from", view["start_at"] and local_time(view["start_at"], zone)),
@@ -85,11 +81,11 @@ def print_schedule(view: dict[str, Any]) -> None:
             ("input", view["initial_input"]["content"]),
             (
                 "started",
-                f"{view['num_actions_taken']} times, last {local_time(view['last_action_time'], zone)}",
+                f"{plural(view['num_actions_taken'], 'time')}, last {local_time(view['last_action_time'], zone)}",
             ),
             ("missed", view["missed_count"]),
             ("next due", ", ".join(local_time(time, zone) for time in view["next_action_times"] or ())),
-            ("left out", ", ".join(local_time(time, zone) for time in view["skipped_action_times"])),
+            ("skipped", ", ".join(local_time(time, zone) for time in view["skipped_action_times"])),
             ("source", f"{view['source']} by {view['creator_principal']}, version {view['version']}"),
         )
     )
@@ -105,12 +101,17 @@ def _cadence(view: dict[str, object]) -> str:
 @app.command("next", epilog="Example: agentcron schedules next triage/nightly -n 3 --from 2026-03-01T00:00:00Z")
 def next_command(
     context: typer.Context,
-    schedule: Address,
-    count: Annotated[int, typer.Option("-n", min=1, max=10_000, help="How many.")] = 5,
-    start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Due times after this one.")] = None,
+    schedule: ScheduleAddress,
+    count: Annotated[int, typer.Option("-n", min=1, max=10_000, metavar="N", help="Show this many.")] = 5,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Show due times after this one (RFC 3339).")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Show the next due times; of a schedule in the file, without a daemon or a database."""
+    """Show the next due times of a schedule.
+
+    For a schedule in the config file, this needs neither daemon nor database.
+    """
     from daemon.cli.locate import find_daemon
     from daemon.cli.offline import reading, schedule_named, split_address
     from daemon.schedules.declared import definition_of
@@ -133,7 +134,7 @@ def next_command(
         return
     zone = definition["timezone"]
     rows = ((local_time(time, zone), format_instant(time)) for time in times)
-    print_table(("due", "UTC"), rows, empty="This schedule is never due again.")
+    print_table(("due", "UTC"), rows, empty="This schedule has no further due times.")
 
 
 def _instant(text: str) -> "datetime":
@@ -146,8 +147,8 @@ def _instant(text: str) -> "datetime":
 
 
 @app.command(epilog="Example: agentcron schedules history triage/nightly --limit 10")
-def history(context: typer.Context, schedule: Address, limit: Limit = 20, json: Json = False) -> None:
-    """Show what became of each due time, and who changed the schedule."""
+def history(context: typer.Context, schedule: ScheduleAddress, limit: Limit = 20, json: Json = False) -> None:
+    """Show the outcome of each due time, and all changes."""
     from daemon.cli.locate import find_daemon
     from daemon.cli.schedule_views import history_of
 
@@ -158,7 +159,7 @@ def history(context: typer.Context, schedule: Address, limit: Limit = 20, json: 
     print_table(
         ("due", "outcome", "run", "reason"),
         ((_due(fire, zone), fire["outcome"], fire["run_id"], fire["reason"]) for fire in view["fires"]),
-        empty="No due time has come yet.",
+        empty="No due times yet.",
     )
     print()
     print_table(
@@ -173,7 +174,7 @@ def history(context: typer.Context, schedule: Address, limit: Limit = 20, json: 
             )
             for entry in view["revisions"]
         ),
-        empty="No revisions.",
+        empty="No changes.",
     )
 
 

@@ -1,4 +1,4 @@
-"""`agentcron run`, `check`, `init` and `status`: the daemon, its config, and how it is doing."""
+"""`agentcron run`, `check`, `init`, `status` and `reload`: the daemon and its config."""
 
 import os
 import sys
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.output import Json, local_time, print_json, print_table
+from daemon.cli.output import local_time, print_json, print_table
+from daemon.cli.parameters import Json
 
 if TYPE_CHECKING:
     import sqlite3
@@ -16,7 +17,7 @@ _NEXT_SHOWN = 3
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands that have no noun."""
+    """Add the commands."""
     app.command(epilog="Example: agentcron --config config.toml run")(run)
     app.command(epilog="Example: agentcron --config config.toml check")(check)
     app.command(epilog="Example: agentcron init ~/.config/agentcron")(init)
@@ -28,22 +29,25 @@ def run(
     context: typer.Context,
     accept_data_loss: Annotated[
         bool,
-        typer.Option("--accept-data-loss", help="Go on with a database that was lost, emptied or replaced."),
+        typer.Option("--accept-data-loss", help="Start although the database was lost, emptied or replaced."),
     ] = False,
 ) -> None:
-    """Run the daemon in the foreground; Ctrl-C stops it and what it runs."""
+    """Run the daemon in the foreground.
+
+    Ctrl-C stops it and cancels the runs that it started.
+    """
     import asyncio
     import faulthandler
 
     import structlog
 
-    from daemon.cli.gc_tuning import go_on
+    from daemon.cli.gc_tuning import collect_normally
     from daemon.cli.locate import read_config
     from daemon.errors import AgentcronError, ConfigError
     from daemon.lifecycle.service import serve
     from daemon.log import configure_log
 
-    go_on()
+    collect_normally()
     config = read_config(context.obj)
     path = config.resolve(config.log.file) if config.log.file is not None else None
     try:
@@ -55,19 +59,21 @@ def run(
         asyncio.run(serve(config, log, accept_data_loss=accept_data_loss))
     except AgentcronError:
         raise
-    except Exception as error:  # noqa: BLE001 - told in the log, one event a line, instead of a traceback
-        tell = structlog.get_logger()
+    except Exception as error:
+        logger = structlog.get_logger()
         damage = _damage_in(error)
         if damage is not None:
-            tell.error("[daemon] Stopping, so that nothing gets worse", reason=str(damage))
+            logger.error(  # noqa: TRY400 - the reason says enough, without a traceback
+                "[daemon] Stopping: the database is damaged", reason=str(damage)
+            )
         else:
-            tell.exception("[daemon] Fatal error; what runs goes on, and the next start finds it again")
+            logger.exception("[daemon] Fatal error. Running agents continue; the next start will adopt them")
         sys.stdout.flush()
-        os._exit(1)  # threads that wait for the loop that is gone must not keep a dead daemon alive
+        os._exit(1)  # threads that wait for the stopped loop must not keep the process alive
 
 
 def _damage_in(error: BaseException) -> BaseException | None:
-    """Return what says that the database is damaged, if that is among the reasons of an error."""
+    """Return the error that reports a damaged database, if it is among the causes of an error."""
     from daemon.errors import StoreDamagedError
 
     if isinstance(error, BaseExceptionGroup):
@@ -78,11 +84,14 @@ def _damage_in(error: BaseException) -> BaseException | None:
 def check(
     context: typer.Context,
     diff: Annotated[
-        bool, typer.Option("--diff", help="Show besides which schedules a reload would create, change or retire.")
+        bool, typer.Option("--diff", help="Also show which schedules a reload would create, change or retire.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Validate the config and show each schedule with its zone and next three due times."""
+    """Validate the config and show the next due times.
+
+    This shows each schedule with its timezone and its next three due times, and warns of probable mistakes.
+    """
     from daemon.cli.diff import changes_by_reload
     from daemon.cli.locate import read_config
     from daemon.doctor.settings import check_settings
@@ -108,34 +117,34 @@ def check(
                 }
             )
     warnings = [f"{found.about}: {found.what}" for found in check_settings(config)]
-    changes, hindrance = None, None
+    changes, diff_error = None, None
     try:
         changes = changes_by_reload(config) if diff else None
-    except StoreError as error:  # the config is good all the same
-        hindrance = error
+    except StoreError as error:  # the config is valid all the same
+        diff_error = error
     if json:
         print_json({"schedules": found, "warnings": warnings, **({} if changes is None else {"changes": changes})})
-        if hindrance is not None:
-            raise hindrance
+        if diff_error is not None:
+            raise diff_error
         return
     print_table(
-        ("schedule", "zone", "next three due times"),
+        ("schedule", "timezone", "next three due times"),
         ((entry["schedule"], entry["timezone"], _times(entry)) for entry in found),
-        empty="No schedules.",
+        empty="No schedules in the config.",
     )
     if changes is not None:
         _print_changes(changes)
     for warning in warnings:
         print(f"warning: {escape(warning)}", file=sys.stderr)
-    print(f"{config.file} is good.")
-    if hindrance is not None:
-        raise hindrance
+    print(f"{config.file} is valid.")
+    if diff_error is not None:
+        raise diff_error
 
 
 def _print_changes(changes: list[dict[str, Any]]) -> None:
-    print("\nOf the schedules a reload would change (other settings count for runs that start after it):")
+    print("\nA reload would change these schedules; changes of other settings apply to later runs:")
     print_table(
-        ("schedule", "would be", "what"),
+        ("schedule", "would be", "changes"),
         (
             (
                 change["schedule"],
@@ -144,7 +153,7 @@ def _print_changes(changes: list[dict[str, Any]]) -> None:
             )
             for change in changes
         ),
-        empty="No schedule.",
+        empty="None.",
     )
     print()
 
@@ -153,11 +162,11 @@ def _times(entry: dict[str, Any]) -> str:
     if entry["paused"]:
         return "paused"
     times = [local_time(time, entry["timezone"]) for time in entry["next_action_times"]]
-    return ", ".join(times) or "never again"
+    return ", ".join(times) or "none"
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write config.toml.")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Write config.toml to this directory.")] = Path(),
     json: Json = False,
 ) -> None:
     """Write a commented starter config."""
@@ -170,7 +179,7 @@ def init(
             folder.mkdir(parents=True)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     except FileExistsError as error:
-        raise RefusedError(f"{error.filename} is there already; move it away, or name another folder") from None
+        raise RefusedError(f"{error.filename} already exists; move it away, or name another directory") from None
     except OSError as error:
         raise RefusedError(f"cannot write {target}: {error.strerror}") from None
     with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 - the mode was given with the descriptor
@@ -182,16 +191,20 @@ def init(
 
 
 def reload(context: typer.Context, json: Json = False) -> None:
-    """Have the daemon read the config file again; a bad one changes nothing."""
+    """Have the daemon read the config file again.
+
+    A file with errors changes nothing.
+    """
     from daemon.cli.client import Client, daemon_at
     from daemon.cli.locate import find_daemon, uses_config
     from daemon.errors import RefusedError
+    from daemon.text import plural
 
-    config = find_daemon(context.obj, warn=False)  # the daemon finds the mistakes, too, and tells of them in its log
+    config = find_daemon(context.obj, warn=False)  # the daemon reports the errors itself
     daemon = daemon_at(config)
     if daemon is not None and not uses_config(daemon, config.file):
-        mend = f"name that one with --config, or restart the daemon with {config.file}"
-        raise RefusedError(f"the daemon, pid {daemon['pid']}, runs by {daemon['config_file']}; {mend}")
+        fix = f"name that file with --config, or restart the daemon with {config.file}"
+        raise RefusedError(f"the daemon, pid {daemon['pid']}, uses {daemon['config_file']}; {fix}")
     view = Client(config).ask("POST", "/reload")
     if json:
         print_json(view)
@@ -200,15 +213,18 @@ def reload(context: typer.Context, json: Json = False) -> None:
         print(f"{change['schedule']} was {change['action']}.")
     for warning in view["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"Reloaded; {len(view['changes'])} schedules changed.")
+    print(f"Reloaded, {plural(len(view['changes']), 'schedule')} changed.")
 
 
 def status(context: typer.Context, json: Json = False) -> None:
-    """Show how the daemon is doing: what ran, what failed and why, what is next, what waits, and what it cost."""
-    from daemon.cli.client import what_is_amiss
+    """Show running and failed runs, next due times and cost.
+
+    Exit status 3 if no daemon runs; what the database knows is shown all the same.
+    """
+    from daemon.cli.client import current_problem
     from daemon.cli.locate import find_daemon
     from daemon.cli.offline import document
-    from daemon.cli.status import print_overview
+    from daemon.cli.status import print_status
     from daemon.config.paths import state_dir
     from daemon.errors import DaemonUnreachableError, NotFoundError, StoreError
     from daemon.store.lock import running_daemon
@@ -221,21 +237,21 @@ def status(context: typer.Context, json: Json = False) -> None:
 
     def query(connection: "sqlite3.Connection") -> dict[str, Any]:
         pid = running_daemon(folder)
-        amiss = what_is_amiss(config) if pid is not None else None
-        return status_view(connection, folder, pid, utc_now(), zone, amiss=amiss)
+        problem = current_problem(config) if pid is not None else None
+        return status_view(connection, folder, pid, utc_now(), zone, amiss=problem)
 
     try:
         view = document(config, query, "/status")
     except NotFoundError as missing:
         pid = running_daemon(folder)
         if pid is not None:
-            raise StoreError(f"a daemon runs, pid {pid}, but its database is gone: {missing}") from None
+            raise StoreError(f"a daemon runs, pid {pid}, but its database is missing: {missing}") from None
         raise unreachable from None
     if json:
         print_json(view)
     else:
-        print_overview(view, zone)
+        print_status(view, zone)
     if not view["daemon"]["running"]:
         raise unreachable
     if not view["daemon"]["answers"]:
-        raise DaemonUnreachableError(f"the daemon, pid {view['daemon']['pid']}, does not answer; its log may say why")
+        raise DaemonUnreachableError(f"the daemon, pid {view['daemon']['pid']}, does not respond; check its log")

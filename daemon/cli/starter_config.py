@@ -1,4 +1,4 @@
-"""The commented config that `agentcron init` writes: the example that comes with agentcron."""
+"""The commented config that `agentcron init` writes: config.example.toml."""
 
 from importlib import resources
 from pathlib import Path
@@ -9,9 +9,9 @@ _NAME = "config.example.toml"
 
 
 def starter_config(target: Path) -> str:
-    """Return the example's text, from the installed package or from the source tree, as it fits the target file.
+    """Return the text of the example, from the installed package or the source tree, adapted to the target file.
 
-    Where agentcron looks for its config by itself, the state belongs into its standard place, too.
+    In a default location of the config, the state also goes to its default location.
     """
     packaged = resources.files("daemon") / _NAME
     source = Path(__file__).parents[2] / _NAME

@@ -1,8 +1,9 @@
-"""`agentcron status` for people."""
+"""Print the status of the daemon for people."""
 
 from typing import Any
 
 from daemon.cli.output import local_time, print_facts, print_table, shortened
+from daemon.text import plural
 
 _SIGNS = {
     None: "·",
@@ -17,32 +18,32 @@ _SIGNS = {
 }
 
 
-def print_overview(view: dict[str, Any], zone: str) -> None:
-    """Show how the daemon is doing."""
+def print_status(view: dict[str, Any], zone: str) -> None:
+    """Print what the daemon does now, its last 24 hours, what is next and what failed."""
     daemon, disk, cost = view["daemon"], view["disk"], view["cost_today_usd"]
     print_facts(
         (
-            ("daemon", _state_of(daemon)),
-            ("amiss", daemon.get("amiss")),  # a daemon of an earlier version does not say
+            ("daemon", _describe(daemon)),
+            ("problem", daemon.get("amiss")),  # not sent by daemons of earlier versions
             ("uptime", daemon["uptime"]),
-            ("waiting", f"{view['pending']} runs"),
+            ("waiting", plural(view["pending"], "run")),
             ("cost today", None if cost is None else f"{cost:.2f} USD"),
             ("tokens today", view["tokens_today"] or None),
-            ("disk", f"{disk['used']} in the database, {disk['free']} free"),
+            ("disk", f"{disk['used']} used by the database, {disk['free']} free"),
         )
     )
     _print_timeline(view["timeline"])
     parts = (
         (
-            "runs now",
+            "running now",
             ("run", "agent", "schedule", "status", "since"),
             view["running"],
             ("id", "agent", "schedule", "status", "started_at"),
         ),
-        ("next", ("schedule", "due"), view["next"], ("schedule", "scheduled_for")),
+        ("next due", ("schedule", "due"), view["next"], ("schedule", "scheduled_for")),
         (
             "last failures",
-            ("run", "agent", "schedule", "ended", "what was wrong"),
+            ("run", "agent", "schedule", "ended", "error"),
             view["last_failures"],
             ("id", "agent", "schedule", "completed_at", "error"),
         ),
@@ -53,16 +54,16 @@ def print_overview(view: dict[str, Any], zone: str) -> None:
         print_table(columns, rows, empty="none")
 
 
-def _state_of(daemon: dict[str, Any]) -> str:
+def _describe(daemon: dict[str, Any]) -> str:
     if not daemon["running"]:
         return "not running"
-    return f"running, pid {daemon['pid']}" + ("" if daemon["answers"] else ", but it does not answer")
+    return f"running, pid {daemon['pid']}" + ("" if daemon["answers"] else ", but does not respond")
 
 
 def _print_timeline(timeline: list[dict[str, Any]]) -> None:
-    print("\nthe last 24 hours, of each the worst")
+    print("\nlast 24 hours (worst status per hour)")
     rows = ((entry["schedule"], "".join(_SIGNS[hour] for hour in entry["hours"]), entry["runs"]) for entry in timeline)
-    print_table(("schedule", "24 h ago .......... now", "runs"), rows, empty="nothing ran")
+    print_table(("schedule", "24 h ago .......... now", "runs"), rows, empty="no runs")
     if timeline:
         print("  ".join(f"{sign} {status}" for status, sign in _SIGNS.items() if status is not None))
 

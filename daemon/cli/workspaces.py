@@ -1,27 +1,26 @@
-"""`agentcron workspaces ...`: where runs work, what stays of it, and why."""
+"""`agentcron workspaces ...`: list, clean up and keep the git clones of runs."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.output import Json, print_json, print_table, tell
+from daemon.cli.help import CommandGroup
+from daemon.cli.output import print_json, print_table, tell
+from daemon.cli.parameters import Json, RunNumber
 
 if TYPE_CHECKING:
     from daemon.cli.client import Client
 
-app = typer.Typer(
-    help="Workspaces: the private clones that runs worked in.",
-    epilog="Example: agentcron workspaces list",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+app = CommandGroup(
+    help="List, clean up and keep the private git clones of runs.", epilog="Example: agentcron workspaces list"
 )
-Number = Annotated[int, typer.Argument(metavar="RUN", min=1, max=2**63 - 1, help="The run's number.")]
-_BAR = 20  # characters
+_BAR_WIDTH = 20  # characters
+_TIMEOUT = 3600.0  # seconds; a large workspace takes long to save and remove
 
 
 @app.command("list", epilog="Example: agentcron workspaces list --json")
 def list_command(context: typer.Context, json: Json = False) -> None:
-    """List the workspaces that are there: size, age, and why each is kept."""
+    """List workspaces with size, age and why each is kept."""
     from daemon.cli.locate import find_daemon
     from daemon.cli.offline import document
     from daemon.units import utc_now
@@ -33,7 +32,7 @@ def list_command(context: typer.Context, json: Json = False) -> None:
         print_json(view)
         return
     print_table(
-        ("run", "environment", "agent", "schedule", "status", "size", "age", "why it is there"),
+        ("run", "environment", "agent", "schedule", "status", "size", "age", "kept because"),
         ([*_cells(workspace), workspace["reason"]] for workspace in view["workspaces"]),
         empty="No workspaces.",
     )
@@ -41,7 +40,7 @@ def list_command(context: typer.Context, json: Json = False) -> None:
         print()
         print_table(
             ("environment", "workspaces", "used", "quota", ""),
-            ([one["environment"], one["workspaces"], *_room(one)] for one in view["environments"]),
+            ([one["environment"], one["workspaces"], *_usage(one)] for one in view["environments"]),
             empty="",
         )
 
@@ -65,68 +64,74 @@ def _age(seconds: int | None) -> str:
     return "-" if seconds is None else format_duration(timedelta(seconds=seconds))
 
 
-def _room(environment: dict[str, Any]) -> list[str]:
+def _usage(environment: dict[str, Any]) -> list[str]:
     used, quota = environment["bytes"], environment["quota"]
     if not quota:
         return [_size(used), "none", ""]
-    filled = min(_BAR, round(_BAR * used / quota))
-    return [_size(used), _size(quota), f"{'█' * filled}{'░' * (_BAR - filled)} {used / quota:.0%}"]
+    filled = min(_BAR_WIDTH, round(_BAR_WIDTH * used / quota))
+    return [_size(used), _size(quota), f"{'█' * filled}{'░' * (_BAR_WIDTH - filled)} {used / quota:.0%}"]
 
 
 @app.command(epilog="Example: agentcron workspaces clean --older-than 2h --dry-run")
 def clean(
     context: typer.Context,
     older_than: Annotated[
-        str | None, typer.Option("--older-than", metavar="DURATION", help="Instead of max_age.")
+        str | None, typer.Option("--older-than", metavar="DURATION", help="Use this age instead of max_age.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove what the policy lets go, its unsaved work saved first."""
+    """Remove workspaces that are old enough.
+
+    Work that exists only in a workspace is saved with the artifacts of its run first.
+    """
     from daemon.cli.locate import find_daemon
-    from daemon.cli.progress import ask_and_watch
+    from daemon.cli.progress import request_with_progress
     from daemon.cli.schedule_changes import seconds_of
-    from daemon.text import escape
+    from daemon.text import escape, plural
 
     body: dict[str, Any] = {"dry_run": dry_run}
     if older_than is not None:
         body["older_than_seconds"] = seconds_of("older_than", older_than)
-    view = ask_and_watch(find_daemon(context.obj), "/workspaces/clean", body, "cleanup", "Cleaning workspaces")
+    view = request_with_progress(find_daemon(context.obj), "/workspaces/clean", body, "cleanup", "Cleaning workspaces")
     if json:
         print_json(view)
         return
-    runs = ", ".join(map(str, view["removed"]))
-    word = "would be removed" if dry_run else "removed"
-    print(f"{len(view['removed'])} workspace(s) {word}" + (f": {runs}" if runs else "") + ".")
+    removed = view["removed"]
+    runs = f", of run{'' if len(removed) == 1 else 's'} {', '.join(map(str, removed))}" if removed else ""
+    print(f"{'Would remove' if dry_run else 'Removed'} {plural(len(removed), 'workspace')}{runs}.")
     for failed in view["failed"]:
-        print(f"Run {failed['run_id']} keeps its workspace: {escape(failed['reason'])}")
+        print(f"Kept the workspace of run {failed['run_id']}: {escape(failed['reason'])}")
     if view["failed"]:
         raise typer.Exit(1)
 
 
 @app.command(epilog="Example: agentcron workspaces discard 42")
-def discard(context: typer.Context, run: Number, json: Json = False) -> None:
-    """Remove the workspace of an ended run, its unsaved work saved first."""
+def discard(context: typer.Context, run: RunNumber, json: Json = False) -> None:
+    """Remove the workspace of a run that has ended.
+
+    Work that exists only in the workspace is saved with the artifacts of the run first.
+    """
     view = _client(context).ask("POST", f"/workspaces/{run}/discard")
-    tell(view, f"The workspace of run {run} is gone; `agentcron runs show {run}` says what was saved of it.", json=json)
+    tell(view, f"Removed the workspace of run {run}; `agentcron runs show {run}` shows the saved work.", json=json)
 
 
 @app.command(epilog="Example: agentcron workspaces keep 42")
-def keep(context: typer.Context, run: Number, json: Json = False) -> None:
-    """Have a workspace stay until it is unkept."""
+def keep(context: typer.Context, run: RunNumber, json: Json = False) -> None:
+    """Keep a workspace until `unkeep`, whatever the policy."""
     view = _client(context).ask("POST", f"/workspaces/{run}/keep")
-    tell(view, f"The workspace of run {run} stays: {view['path']}", json=json)
+    tell(view, f"Keeping the workspace of run {run}: {view['path']}", json=json)
 
 
 @app.command(epilog="Example: agentcron workspaces unkeep 42")
-def unkeep(context: typer.Context, run: Number, json: Json = False) -> None:
-    """Let a workspace go again when the policy says so."""
+def unkeep(context: typer.Context, run: RunNumber, json: Json = False) -> None:
+    """Let cleanup remove a workspace again."""
     view = _client(context).ask("POST", f"/workspaces/{run}/unkeep")
-    tell(view, f"The workspace of run {run} is one like others: {view['reason']}.", json=json)
+    tell(view, f"No longer keeping the workspace of run {run}: {view['reason']}.", json=json)
 
 
 def _client(context: typer.Context) -> "Client":
     from daemon.cli.client import Client
     from daemon.cli.locate import find_daemon
 
-    return Client(find_daemon(context.obj), 3600.0)
+    return Client(find_daemon(context.obj), _TIMEOUT)

@@ -1,1 +1,1 @@
-"""What `agentcron doctor` looks at: one file for each part of a working installation."""
+"""The checks of `agentcron doctor`: one file for each part of an installation."""

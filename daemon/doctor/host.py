@@ -1,4 +1,4 @@
-"""The host: room on the disk, a clock that is right, and time zones that are up to date."""
+"""Check the host: free disk space, a synchronised clock, current timezone data."""
 
 import ctypes
 import importlib.metadata
@@ -13,7 +13,7 @@ from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.store.ballast import LEAST_FREE
 from daemon.units import format_size
 
-_LITTLE_ROOM = 64 * 1024**2  # bytes
+_LOW_SPACE = 64 * 1024**2  # bytes
 _LOW_SHARE = 0.05
 _STATUS_AT = 40  # bytes into struct timex, on 64-bit Linux (adjtimex(2))
 _TIMEX_SIZE = 208
@@ -21,7 +21,7 @@ _STA_UNSYNC = 0x40
 
 
 def check_host(config: Config) -> Iterator[Finding]:
-    """Find what the host lacks."""
+    """Check disk, clock and timezones."""
     yield from _check_disk(config)
     yield _check_clock()
     yield _check_zones()
@@ -33,26 +33,26 @@ def _check_disk(config: Config) -> Iterator[Finding]:
         folder = folder.parent
     disk = os.statvfs(folder)
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    room = f"{format_size(free)} of {format_size(size)} are free on the disk of {folder}"
+    space = f"{format_size(free)} of {format_size(size)} free on the disk of {folder}"
     if free < LEAST_FREE:
-        yield error("disk", room, "make room: nothing is started on a full disk")
-    elif free < max(_LITTLE_ROOM, size * _LOW_SHARE):
-        yield warning("disk", room, "make room, or let [retention] and [cleanup] keep less")
+        yield error("disk", space, "free some space: no run starts on a full disk")
+    elif free < max(_LOW_SPACE, size * _LOW_SHARE):
+        yield warning("disk", space, "free some space, or make [retention] and [cleanup] keep less")
     else:
-        yield ok("disk", room)
+        yield ok("disk", space)
     if disk.f_files and disk.f_favail < disk.f_files * _LOW_SHARE:
-        what = f"{disk.f_favail} of {disk.f_files} inodes are free on the disk of {folder}"
-        yield warning("disk", what, "remove small files; each run takes about ten")
+        what = f"{disk.f_favail} of {disk.f_files} inodes free on the disk of {folder}"
+        yield warning("disk", what, "delete small files; each run needs about ten")
     quotas = [one.quota or config.cleanup.quota or 0 for one in config.environments.values() if one.mode == "git"]
     if sum(quotas) > size:
-        what = f"the quotas of the environments, {format_size(sum(quotas))}, are more than the disk holds"
-        yield warning("disk", what, "lower them, so that they take effect before the disk is full")
+        what = f"the quotas of all environments add up to {format_size(sum(quotas))}, more than the disk holds"
+        yield warning("disk", what, "lower them, so that they apply before the disk is full")
 
 
 def _check_clock() -> Finding:
-    state = ctypes.create_string_buffer(_TIMEX_SIZE)  # modes = 0: only ask
+    state = ctypes.create_string_buffer(_TIMEX_SIZE)  # modes = 0: read only
     if ctypes.CDLL(None, use_errno=True).adjtimex(state) < 0:
-        return note("clock", f"cannot be asked: {os.strerror(ctypes.get_errno())}")
+        return note("clock", f"cannot be read: {os.strerror(ctypes.get_errno())}")
     status = int.from_bytes(state.raw[_STATUS_AT : _STATUS_AT + 4], "little")
     if status & _STA_UNSYNC:
         return warning("clock", "is not synchronised", "timedatectl set-ntp true, or install chrony")
@@ -60,19 +60,19 @@ def _check_clock() -> Finding:
 
 
 def _check_zones() -> Finding:
-    carried = importlib.metadata.version("tzdata")
+    packaged = importlib.metadata.version("tzdata")
     found = _host_zones()
     if found is None:
-        return ok("zones", f"from the package tzdata {carried}")
+        return ok("zones", f"version {packaged}, from the Python package tzdata")
     folder, version = found
-    if version and _release(version) < _release(carried):
-        what = f"{folder} has time zones of {version}, older than {carried}"
-        return warning("zones", what, "update the host's package of time zones (tzdata)")
-    return ok("zones", f"{version or 'of unknown version'}, from {folder}")
+    if version and _release(version) < _release(packaged):
+        what = f"{folder} holds timezone data {version}, older than {packaged}"
+        return warning("zones", what, "update the tzdata package of the host")
+    return ok("zones", f"{f'version {version}' if version else 'unknown version'}, from {folder}")
 
 
 def _host_zones() -> tuple[str, str] | None:
-    """Return which of the host's folders zones are read from, and the version of what is in it."""
+    """Return the directory from which timezones are read, and the version of its data; None if the host has none."""
     folder = next((place for place in zoneinfo.TZPATH if (Path(place) / "Europe/London").exists()), None)
     if folder is None:
         return None

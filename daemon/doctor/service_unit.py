@@ -1,4 +1,4 @@
-"""The systemd unit: that it is installed as it must be, and hands the daemon what the config asks for."""
+"""Check the systemd unit: that it is installed correctly, and loads the credentials that the config names."""
 
 import re
 import shlex
@@ -15,52 +15,52 @@ from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.doctor.settings import secrets_of
 
 _UNIT = "agentcron.service"
-_ASKED = (
+_PROPERTIES = (
     *("LoadState", "ActiveState", "NeedDaemonReload", "KillMode", "RemoveIPC", "Delegate"),
     *("Environment", "User", "ProtectHome", "BindPaths", "BindReadOnlyPaths"),
 )
 _CREDENTIAL = re.compile(r"^(?:(?:Load|Set)Credential(?:Encrypted)?|ImportCredential)\s*=\s*([^:\s]+)", re.MULTILINE)
-_GIVEN = dict.fromkeys(("HOME", "LANG", "LOGNAME", "SHELL", "USER"), "")
-"""What systemd itself puts into a service's environment (systemd.exec(5)), whatever is in it."""
+_SET_BY_SYSTEMD = dict.fromkeys(("HOME", "LANG", "LOGNAME", "SHELL", "USER"), "")
+"""Variables that systemd itself sets for a service (systemd.exec(5)); their values do not matter here."""
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
-_PATIENCE = 10.0  # seconds
-_NEW_UNIT = "install the unit that comes with agentcron (README, As a service), and systemctl daemon-reload"
+_TIMEOUT = 10.0  # seconds
+_INSTALL_UNIT = "install the unit that comes with agentcron (README, As a service), then `systemctl daemon-reload`"
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What systemd says of the unit."""
+    """The unit as systemd knows it."""
 
     properties: dict[str, str]
     text: str
-    """Its file with its drop-ins."""
+    """The text of the unit file and its drop-ins."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """What it puts into the environment of the daemon and its agents; files with more are not looked into."""
+        """The variables it sets for the daemon and its agents, without those from EnvironmentFile=."""
         words = shlex.split(self.properties.get("Environment", ""))
-        return {**_GIVEN, **dict(word.split("=", 1) for word in words if "=" in word)}
+        return {**_SET_BY_SYSTEMD, **dict(word.split("=", 1) for word in words if "=" in word)}
 
     @property
     def user(self) -> str | None:
-        """The user that it runs as, None for root."""
+        """The user the service runs as, None for root."""
         return self.properties.get("User") or None
 
     def hides(self, path: Path) -> bool:
-        """Tell whether the daemon and its agents do not see a path (systemd.exec(5), ProtectHome= and BindPaths=)."""
+        """Tell whether the unit hides a path from the daemon and its agents (ProtectHome= and BindPaths=)."""
         if self.properties.get("ProtectHome") not in {"yes", "tmpfs"}:
             return False
         bound = (self.properties.get(name, "").split() for name in ("BindPaths", "BindReadOnlyPaths"))
-        shown = [_place_of(path) for paths in bound for path in paths]
+        shown = [_mount_point(path) for paths in bound for path in paths]
         return _is_below(path, _HOMES) and not _is_below(path, shown)
 
     def loads(self, credential: str) -> bool:
-        """Tell whether the unit hands over a credential; what `systemctl show` says of them cannot be printed."""
+        """Tell whether the unit loads a credential; read from its text, since `systemctl show` does not print them."""
         return any(fnmatchcase(credential, name) for name in _CREDENTIAL.findall(self.text))
 
 
-def _place_of(bound: str) -> Path:
-    """Return where a path of BindPaths= is to be seen: `SOURCE[:PLACE[:OPTIONS]]`."""
+def _mount_point(bound: str) -> Path:
+    """Return where an entry of BindPaths= is mounted: `SOURCE[:PLACE[:OPTIONS]]`."""
     source, _, rest = bound.partition(":")
     return Path(rest.partition(":")[0] or source.removeprefix("-"))
 
@@ -70,22 +70,22 @@ def _is_below(path: Path, folders: Iterable[Path]) -> bool:
 
 
 def find_unit(config: Config) -> Unit | None:
-    """Return the unit that runs this config; None for a config that no unit of the host runs."""
+    """Return the systemd unit that uses this config, None if there is none."""
     if config.file != SYSTEM_FILE or not Path("/run/systemd/system").exists() or shutil.which("systemctl") is None:
         return None
-    shown = _systemctl("show", _UNIT, f"--property={','.join(_ASKED)}")
+    shown = _systemctl("show", _UNIT, f"--property={','.join(_PROPERTIES)}")
     properties = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     return Unit(properties, _systemctl("cat", _UNIT)) if properties.get("LoadState") == "loaded" else None
 
 
 def _systemctl(*arguments: str) -> str:
-    """Return what systemctl prints, nothing if it does not answer."""
+    """Return what systemctl prints, an empty string if it fails."""
     try:
         done = subprocess.run(
             ["systemctl", *arguments],  # noqa: S607 - wherever systemd is
             capture_output=True,
             text=True,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -94,18 +94,18 @@ def _systemctl(*arguments: str) -> str:
 
 
 def check_unit(config: Config, unit: Unit | None) -> Iterator[Finding]:
-    """Find what of the unit would harm runs, and which credentials it does not load."""
+    """Find settings of the unit that would harm runs, and credentials that it does not load."""
     wanted = {secret.value: place for place, secret in secrets_of(config) if secret.source == "credential"}
     if unit is None:
-        yield note("unit", f"no unit of the system is known to run {config.file}")
+        yield note("unit", f"no systemd unit uses {config.file}")
         if wanted:
             names = ", ".join(sorted(wanted))
-            yield note("credentials", f"{names}: only the service's own unit can tell whether they are there")
+            yield note("credentials", f"not checked: {names}; credentials exist only inside a service")
         return
     yield from _check_properties(config, unit.properties)
     for name in sorted(name for name in wanted if not unit.loads(name)):
-        mend = f"systemctl edit {_UNIT} with LoadCredential={name}:FILE, then restart it"
-        yield error(wanted[name], f"the unit loads no credential {name!r}", mend)
+        fix = f"add LoadCredential={name}:FILE with `systemctl edit {_UNIT}`, then restart it"
+        yield error(wanted[name], f"the unit does not load the credential {name!r}", fix)
 
 
 def _check_properties(config: Config, properties: dict[str, str]) -> Iterator[Finding]:
@@ -115,18 +115,26 @@ def _check_properties(config: Config, properties: dict[str, str]) -> Iterator[Fi
     elif state == "inactive":
         yield warning("unit", f"{_UNIT} is inactive", f"systemctl start {_UNIT}")
     else:
-        yield error("unit", f"{_UNIT} is {state}", f"`journalctl -u {_UNIT}` says why; mend that, then systemctl start")
+        yield error(
+            "unit",
+            f"{_UNIT} is {state}",
+            f"find the cause with `journalctl -u {_UNIT}`, fix it, then `systemctl start {_UNIT}`",
+        )
     if properties.get("NeedDaemonReload") == "yes":
-        yield warning("unit", "its file was changed since systemd read it", "systemctl daemon-reload")
+        yield warning("unit", "the unit file has changed since systemd loaded it", "systemctl daemon-reload")
     if properties.get("KillMode") != "process":
         kill_mode = properties.get("KillMode")
-        yield error("unit", f"KillMode={kill_mode}: a restart of the daemon would end all running agents", _NEW_UNIT)
+        yield error(
+            "unit", f"KillMode={kill_mode}: a restart of the daemon would kill all running agents", _INSTALL_UNIT
+        )
     if properties.get("RemoveIPC") == "yes":
-        yield error("unit", "RemoveIPC=yes: a restart would take the shared memory of all running agents", _NEW_UNIT)
+        yield error(
+            "unit", "RemoveIPC=yes: a restart would delete the shared memory of all running agents", _INSTALL_UNIT
+        )
     limited = [name for name, agent in config.agents.items() if isinstance(agent, ProcessAgent) and _has_limit(agent)]
     if properties.get("Delegate") != "yes" and limited:
-        what = f"without Delegate=yes memory_max and cpu_quota of {', '.join(limited)} do not hold"
-        yield error("unit", what, _NEW_UNIT)
+        what = f"memory_max and cpu_quota of {', '.join(limited)} are not enforced: the unit lacks Delegate=yes"
+        yield error("unit", what, _INSTALL_UNIT)
 
 
 def _has_limit(agent: ProcessAgent) -> bool:

@@ -1,4 +1,4 @@
-"""Settings that are probably not what was meant, or that name what is not there; `check` warns of them, too."""
+"""Check for settings that are probably mistakes, or that name something missing; `check` warns of them too."""
 
 import grp
 import os
@@ -19,7 +19,7 @@ from daemon.errors import SecretError
 from daemon.model import Overlap
 
 _LONGEST_FIRST_LINE = 256  # bytes, as the kernel reads
-_IF_MEANT = "change it in the config, unless it is meant"
+_IF_INTENDED = "change it, unless it is intended"
 
 
 def check_settings(
@@ -29,10 +29,10 @@ def check_settings(
     *,
     credentials: bool = True,
 ) -> Iterator[Finding]:
-    """Find what of the config cannot work here, or not as it looks.
+    """Find settings that cannot work on this host, or do not do what they seem to.
 
-    `environment` is the daemon's, `hides` tells what it does not see; without `credentials` those of the service are
-    left for its unit to tell.
+    `environment` is the daemon's; `hides` tells which paths the unit hides from it. Without `credentials`, systemd
+    credentials are left to the check of the unit.
     """
     for place, secret in secrets_of(config):
         if credentials or secret.source != "credential":
@@ -47,18 +47,22 @@ def check_settings(
             path = own.value if own and own.source == "plain" else environment.get("PATH")
             yield from _program(place, config, agent.command, path, hides)
         if isinstance(agent, AgentexAgent) and agent.acp_type != "sync" and not agent.await_completion:
-            what = "without await_completion a run ends at the acknowledgement; overlap cannot see its work"
-            yield warning(place, what, _IF_MEANT)
+            what = (
+                "without await_completion a run ends when the event is acknowledged; overlap ignores the work after it"
+            )
+            yield warning(place, what, _IF_INTENDED)
         if isinstance(agent, AgentexAgent) and agent.await_completion and not _has_tcp(config):
-            what = "without control.listen or public_url its hook_url leads to the socket of this host"
-            yield warning(place, what, _IF_MEANT)
+            what = (
+                "without control.listen or control.public_url, hook_url is a Unix socket that only this host can reach"
+            )
+            yield warning(place, what, _IF_INTENDED)
     for name, target in config.notify.items():
         if target.command is not None:
             yield from _program(f"notify.{name}", config, target.command, environment.get("PATH"), hides)
 
 
 def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
-    """Yield the secrets that agents get, with the place where each is written down."""
+    """Yield the secrets of agents, each with its key path in the config."""
     for name, agent in config.agents.items():
         if isinstance(agent, ProcessAgent):
             yield from ((f"agents.{name}.env.{variable}", secret) for variable, secret in agent.env.items())
@@ -67,18 +71,18 @@ def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
 
 
 def _group(name: str | None) -> Iterator[Finding]:
-    """Find a group that the daemon cannot give its socket to (chown(2): one that it is in)."""
+    """Find a group to which the daemon cannot assign its socket; chown(2) allows only groups of the process."""
     if name is None:
         return
     try:
         group = grp.getgrnam(name).gr_gid
     except KeyError:
-        yield error("control.group", f"there is no group {name!r}", f"groupadd {name}, or name another")
+        yield error("control.group", f"group {name!r} does not exist", f"`groupadd {name}`, or name another group")
         return
     if os.geteuid() != 0 and group not in {os.getegid(), *os.getgroups()}:
         user = pwd.getpwuid(os.geteuid()).pw_name
-        what = f"{user} is not in the group {name!r}, and cannot give it the socket"
-        yield error("control.group", what, f"usermod -aG {name} {user}, and restart the daemon")
+        what = f"{user} is not in the group {name!r}, so the daemon cannot assign its socket to it"
+        yield error("control.group", what, f"`usermod -aG {name} {user}`, then restart the daemon")
 
 
 def _has_tcp(config: Config) -> bool:
@@ -88,8 +92,8 @@ def _has_tcp(config: Config) -> bool:
 def _overlap(place: str, agent: BaseAgent) -> Iterator[Finding]:
     for name, schedule in agent.schedules.items():
         if schedule.overlap is Overlap.ALLOW_ALL and agent.max_concurrent == 1:
-            what = f'overlap = "allow_all" changes nothing while {place}.max_concurrent is 1'
-            yield warning(f"{place}.schedules.{name}", what, _IF_MEANT)
+            what = f'overlap = "allow_all" has no effect while {place}.max_concurrent is 1'
+            yield warning(f"{place}.schedules.{name}", what, _IF_INTENDED)
 
 
 def _program(
@@ -98,19 +102,19 @@ def _program(
     program = program_of(command, config)
     found = shutil.which(program, path=path or os.environ.get("PATH"))
     if found is None and os.sep in program and os.path.isfile(program):  # noqa: PTH113 - as below
-        yield error(f"{place}.command", f"{program} may not be executed", f"chmod +x {program}, if it is a program")
+        yield error(f"{place}.command", f"{program} is not executable", f"`chmod +x {program}`, if it is a program")
     elif found is None:
-        what = f"{program!r} is not an executable program here"
+        what = f"no executable program {program!r} found"
         yield error(
-            f"{place}.command", what, "install it, write its full path, or put its folder on the service's PATH"
+            f"{place}.command", what, "install it, write its full path, or add its directory to the PATH of the service"
         )
     elif (interpreter := _interpreter(found)) is not None and not os.access(interpreter, os.X_OK):
-        what = f"the first line of {found} names {interpreter}, which is no program here"
-        yield error(f"{place}.command", what, "correct that line, or install it")
+        what = f"the first line of {found} names {interpreter}, which is not an executable program"
+        yield error(f"{place}.command", what, "correct that line, or install the interpreter")
     elif hidden := next((part for part in (found, interpreter) if part and _is_hidden(part, hides)), None):
-        what = f"{hidden} is in a home, which ProtectHome= hides from the service"
-        mend = "install it for all users (/usr/local/bin), or show its folder to the service (drop-ins/places.conf)"
-        yield warning(f"{place}.command", what, mend)
+        what = f"{hidden} is in a home directory, which ProtectHome= hides from the service"
+        fix = "install it for all users (/usr/local/bin), or expose its directory to the service (drop-ins/places.conf)"
+        yield warning(f"{place}.command", what, fix)
 
 
 def _is_hidden(program: str, hides: Callable[[Path], bool]) -> bool:
@@ -118,37 +122,39 @@ def _is_hidden(program: str, hides: Callable[[Path], bool]) -> bool:
 
 
 def _interpreter(program: str) -> str | None:
-    """Return what executes a program that is a script, as the kernel reads it (execve(2), Interpreter scripts)."""
+    """Return the interpreter of a script as the kernel reads it (execve(2)), None if it is not a script."""
     try:
         with Path(program).open("rb") as stream:
             first = stream.readline(_LONGEST_FIRST_LINE)
-    except OSError:  # who may only execute it need not read it
+    except OSError:  # executable, but not readable by us
         return None
     if not first.startswith(b"#!"):
         return None
-    line = re.split(rb"[\n\0]", first[2:], maxsplit=1)[0].strip(b" \t")  # a carriage return is part of the name
+    line = re.split(rb"[\n\0]", first[2:], maxsplit=1)[0].strip(
+        b" \t"
+    )  # the kernel takes a carriage return as part of the name
     return os.fsdecode(re.split(rb"[ \t]", line, maxsplit=1)[0]) or None
 
 
 def _log_file(config: Config) -> Iterator[Finding]:
-    """Find a log file that the daemon cannot open, with which it does not start."""
+    """Find a log file that the daemon could not open, so that it would not start."""
     if config.log.file is None:
         return
     path = config.resolve(config.log.file)
     try:
         has_folder = S_ISDIR(path.parent.stat().st_mode)
-    except PermissionError:  # nothing can be said from here
+    except PermissionError:  # we cannot tell
         has_folder = True
     except OSError:
         has_folder = False
     if not has_folder:
-        yield error("log.file", f"there is no folder {path.parent}", "make it, or name another file")
-    elif _is_ours(state_dir(config)) and not _can_be_written(path):
-        yield error("log.file", f"{path} cannot be written", "give the daemon's user the right to, or name another")
+        yield error("log.file", f"directory {path.parent} does not exist", "create it, or name another file")
+    elif _have_daemons_rights(state_dir(config)) and not _is_writable(path):
+        yield error("log.file", f"cannot write {path}", "give the daemon's user write permission, or name another file")
 
 
-def _is_ours(folder: Path) -> bool:
-    """Tell whether we have the rights that the daemon of a state directory has, or would have."""
+def _have_daemons_rights(folder: Path) -> bool:
+    """Tell whether we run as the user that the daemon of a state directory runs as, or would."""
     try:
         return folder.stat().st_uid == os.geteuid()
     except FileNotFoundError:
@@ -157,10 +163,10 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-def _can_be_written(path: Path) -> bool:
+def _is_writable(path: Path) -> bool:
     try:
         return not S_ISDIR(path.stat().st_mode) and os.access(path, os.W_OK)
-    except FileNotFoundError:  # or a link to what is not there yet
+    except FileNotFoundError:  # or a link to a file that does not exist yet
         return os.access(path.resolve().parent, os.W_OK)
     except OSError:
         return False
@@ -171,9 +177,9 @@ def _secret(place: str, config: Config, secret: Secret, environment: Mapping[str
     try:
         read_secret(config, name, secret, environment)
     except SecretError as problem:
-        if secret.source == "inherit":  # the daemon's environment may be another than the one we know
-            what = "is not set, as far as can be seen from here"
-            yield warning(place, what, "set it with Environment= of the service, or take it out of the config")
+        if secret.source == "inherit":  # the daemon's environment may differ from ours
+            what = "is not set in this environment; that of the daemon may differ"
+            yield warning(place, what, "set it with Environment= of the service, or remove it from the config")
         else:
             what = str(problem).removeprefix(f"{name}: ")
-            yield error(place, what, "put it there as a plain file that the daemon's user may read")
+            yield error(place, what, "provide it as a regular file that the daemon's user can read")

@@ -1,4 +1,4 @@
-"""The state directory: who may see it, whether the database is whole, and what belongs to no run."""
+"""Check the state directory: permissions, integrity of the database, and files that belong to no run."""
 
 import contextlib
 import os
@@ -22,36 +22,38 @@ from daemon.store.lock import running_daemon
 from daemon.store.read_only import open_to_read
 from daemon.store.runs import active_runs
 from daemon.store.witness import find_loss, read_witness, witness_of
+from daemon.text import plural
 from daemon.units import format_size
 
-_LARGEST_LOG = 64 * 1024**2
-_RESTORE = "stop the daemon, and put a backup back with `agentcron restore`"
+_LARGEST_WAL = 64 * 1024**2  # bytes
+_AS_DAEMONS_USER = "run doctor as root or as the daemon's user"
+_RESTORE = "stop the daemon, and restore a backup with `agentcron restore FILE`"
 
 
 def check_state(config: Config, user: str | None) -> Iterator[Finding]:
-    """Find what is wrong with the state directory, for the user that the daemon runs as, and with what is in it."""
+    """Find problems of the state directory and its content; `user` is who the daemon runs as, None if unknown."""
     folder = state_dir(config)
     try:
         owner = folder.stat().st_uid
     except FileNotFoundError:
         if folder.is_symlink():
-            yield error("state", f"{folder} is a link to what is not there", f"make it, or rm {folder}")
+            yield error("state", f"{folder} is a dangling symbolic link", f"create its target, or `rm {folder}`")
         else:
-            yield note("state", f"{folder} is not there yet; the first start makes it")
+            yield note("state", f"{folder} does not exist yet; the first start creates it")
     except OSError as problem:
-        yield error("state", f"{folder}: {problem.strerror}", "run doctor as root or as the daemon's user")
+        yield error("state", f"{folder}: {problem.strerror}", _AS_DAEMONS_USER)
     else:
         yield from _check_folder(config, folder, owner, user)
 
 
 def _check_folder(config: Config, folder: Path, owner: int, user: str | None) -> Iterator[Finding]:
     if user is not None and _number(user) not in {None, owner}:
-        what = f"{folder} belongs to {_name(owner)}, and the unit runs as {user}"
+        what = f"{folder} belongs to {_name(owner)}, but the unit runs as {user}"
         yield error("state", what, f"chown -R {user} {folder}")
         return
     yield from _check_rights(config, folder)
     if not os.access(folder, os.R_OK | os.X_OK):
-        yield error("state", f"{folder} is closed to you", "run doctor as root or as the daemon's user")
+        yield error("state", f"no permission to read {folder}", _AS_DAEMONS_USER)
         return
     yield from _check_content(folder)
 
@@ -59,56 +61,62 @@ def _check_folder(config: Config, folder: Path, owner: int, user: str | None) ->
 def _check_content(folder: Path) -> Iterator[Finding]:
     if not (folder / DATABASE).exists():
         missing = (folder / WITNESS).exists()
-        what = f"{folder / DATABASE} is gone, but was there" if missing else f"there is no {folder / DATABASE} yet"
+        what = f"{folder / DATABASE} is missing, but existed" if missing else f"{folder / DATABASE} does not exist yet"
         yield error("database", what, _RESTORE) if missing else note("database", what)
         return
     if not os.access(folder / DATABASE, os.R_OK):
-        yield error("database", f"{folder / DATABASE} is closed to you", f"give it to {_name(folder.stat().st_uid)}")
+        yield error(
+            "database",
+            f"no permission to read {folder / DATABASE}",
+            f"chown {_name(folder.stat().st_uid)} {folder / DATABASE}",
+        )
         return
     yield from _check_database(folder)
     yield from _check_key(folder)
     try:
         yield from _check_orphans(folder)
     except NotADirectoryError:
-        return  # what is in the way was told
+        return  # already reported
     except OSError as problem:
         yield error(
             "state", f"{problem.filename}: {problem.strerror}", f"chown -R {_name(folder.stat().st_uid)} {folder}"
         )
     except (sqlite3.Error, StoreError):
-        return  # what is wrong with the database was told
+        return  # already reported
 
 
 def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
     found = folder.stat()
     owner = _name(found.st_uid)
     if found.st_mode & 0o077:
-        yield error("state", f"{folder} is open to others (mode {found.st_mode & 0o777:04o})", f"chmod 0700 {folder}")
+        yield error(
+            "state", f"{folder} is accessible to other users (mode {found.st_mode & 0o777:04o})", f"chmod 0700 {folder}"
+        )
     elif not os.access(folder, os.W_OK):
-        yield error("state", f"{folder} cannot be written", "mount it writable, or run doctor as the daemon's user")
+        yield error("state", f"cannot write to {folder}", "mount it writable, or run doctor as the daemon's user")
     else:
-        yield ok("state", f"{folder} belongs to {owner} alone")
+        yield ok("state", f"{folder} is accessible only to {owner}")
     files = [*(DATABASE + part for part in DATABASE_PARTS), WITNESS, HOOK_KEY, LOCK]
     for path in (folder / name for name in (*files, *STATE_FOLDERS)):
         with contextlib.suppress(OSError):
             stat = path.stat()
             if stat.st_uid != found.st_uid:
-                mend = f"chown {owner} {path}"
-                yield error("state", f"{path} belongs to {_name(stat.st_uid)}, the state to {owner}", mend)
+                fix = f"chown {owner} {path}"
+                yield error("state", f"{path} belongs to {_name(stat.st_uid)}, but the state directory to {owner}", fix)
             is_folder = path.name in STATE_FOLDERS
             if S_ISDIR(stat.st_mode) != is_folder:
-                what = f"{path} is {'no folder' if is_folder else 'no plain file'}"
-                yield error("state", what, f"look what put it there, and move it away: mv {path} {path}.odd")
+                what = f"{path} is not {'a directory' if is_folder else 'a regular file'}"
+                yield error("state", what, f"find out what created it, and move it away: `mv {path} {path}.odd`")
             elif stat.st_mode & 0o077:
-                mend = f"chmod {'0700' if is_folder else '0600'} {path}"
-                yield error("state", f"{path} is open to others (mode {stat.st_mode & 0o777:04o})", mend)
+                fix = f"chmod {'0700' if is_folder else '0600'} {path}"
+                yield error("state", f"{path} is accessible to other users (mode {stat.st_mode & 0o777:04o})", fix)
     with contextlib.suppress(OSError):
         place = socket_path(config)
         mode = place.stat().st_mode
         if not S_ISSOCK(mode):
-            yield error("socket", f"{place} is no socket", "move it away, or name another control.socket")
+            yield error("socket", f"{place} is not a socket", "move it away, or set another control.socket")
         elif mode & 0o007:
-            yield error("socket", f"{place} is open to everybody", f"chmod 0660 {place}")
+            yield error("socket", f"{place} is accessible to everybody", f"chmod 0660 {place}")
 
 
 def _check_key(folder: Path) -> Iterator[Finding]:
@@ -123,49 +131,52 @@ def _check_database(folder: Path) -> Iterator[Finding]:
     path = folder / DATABASE
     try:
         contents = examine(path, look=open_to_read)
-        yield ok("database", f"{path} is whole: {contents.runs} runs, {format_size(path.stat().st_size)}")
+        yield ok("database", f"{path} is intact: {plural(contents.runs, 'run')}, {format_size(path.stat().st_size)}")
         with contextlib.closing(open_to_read(path)) as connection:
             loss = find_loss(read_witness(folder), witness_of(connection))
-        if loss is not None and running_daemon(folder) is None:  # a daemon is ahead of the one or the other for moments
+        if loss is not None and running_daemon(folder) is None:  # a daemon updates them one after the other
             yield error("witness", f"{path} {loss}", _RESTORE)
     except NewerSchemaError as problem:
         yield error("database", str(problem), "install that version of agentcron again")
     except StoreUnavailableError as problem:
-        yield error("database", str(problem), "mend what keeps it from being read, and look again")
+        yield error("database", str(problem), "fix what prevents reading it, and run doctor again")
     except (StoreError, sqlite3.Error) as problem:
         yield error("database", str(problem), _RESTORE)
-    log = path.with_name(f"{path.name}-wal")
+    wal = path.with_name(f"{path.name}-wal")
     with contextlib.suppress(OSError):
-        if log.stat().st_size > _LARGEST_LOG:
-            what = f"{log} has grown to {format_size(log.stat().st_size)}"
-            yield warning("database", what, "somebody reads the database for long (sqlite3?); end that")
+        if wal.stat().st_size > _LARGEST_WAL:
+            what = f"{wal} has grown to {format_size(wal.stat().st_size)}"
+            yield warning("database", what, "a long-running reader, perhaps sqlite3, holds the database open; end it")
 
 
 def _check_orphans(folder: Path) -> Iterator[Finding]:
-    """Find what no run owns; what is there is looked up first, since a run is in the database before it is there."""
+    """Find processes and files that belong to no run.
+
+    The files are listed first, the runs after: a run is in the database before its files exist.
+    """
     supervisors, folders = living_supervisors(folder), runs_with_folders(folder)
     places = [place for place in sorted((folder / "environments").glob("*/tasks/*")) if place.name.isdigit()]
     with contextlib.closing(open_to_read(folder / DATABASE)) as connection:
         active = set(active_runs(Transaction(connection)))
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
-    still = living_supervisors(folder)  # one that has just ended is no orphan
+    still = living_supervisors(folder)  # one that has just ended is not an orphan
     for run, pid in supervisors.items():
         if run not in active and still.get(run) == pid:
-            what = f"process {pid} and its agent work for run {run}, which the database does not know as active"
-            yield warning("supervisors", what, f"kill {pid}, which ends the agent, too")
+            what = f"process {pid} and its agent work on run {run}, which is not active in the database"
+            yield warning("supervisors", what, f"`kill {pid}` ends both")
     lost = sorted(folders - known)
     if lost:
-        what = f"{len(lost)} folders in {folder / 'runs'} belong to no run, such as {lost[0]}"
-        yield note("runs", what, "retention removes them when they are `days` old; without it, look and remove them")
+        what = f"{plural(len(lost), 'folder')} in {folder / 'runs'} without a run, such as {lost[0]}"
+        yield note("runs", what, "retention deletes them after `days`; without retention, check and delete them")
     for place in sorted((folder / "environments").glob("*/quarantine/*")):
-        yield warning("workspaces", f"{place} belonged to no known run", "look whether it holds work, then remove it")
+        yield warning("workspaces", f"{place} belonged to no known run", "check whether it holds work, then delete it")
     for place in places:
         if int(place.name) not in known and place.exists():
-            yield warning("workspaces", f"{place} belongs to no run", "look whether it holds work, then remove it")
+            yield warning("workspaces", f"{place} belongs to no run", "check whether it holds work, then delete it")
 
 
 def _number(user: str) -> int | None:
-    """Return the uid of a user that a unit names, None if there is no such user (which the unit's failure tells)."""
+    """Return the uid of a user that a unit names, None if there is no such user (the unit then fails to start)."""
     if user.isdigit():
         return int(user)
     try:

@@ -36,7 +36,7 @@ from daemon.store.schedules import (
     schedule_from,
 )
 from daemon.store.skips import pending_skips
-from daemon.text import count_of
+from daemon.text import plural
 from daemon.units import format_instant
 
 _INSTANT = timedelta(microseconds=1)
@@ -137,7 +137,7 @@ class _Decision:
         missed = [fire for fire in self.ledger.fires if fire.outcome is FireOutcome.SKIPPED_MISSED]
         if missed:
             count, first = sum(fire.count for fire in missed), format_instant(missed[0].due)
-            text = f"{self.row.address} missed {count_of(count, 'due time')} since {first}: {missed[0].reason}"
+            text = f"{self.row.address} missed {plural(count, 'due time')} since {first}: {missed[0].reason}"
             details = {"count": count, "scheduled_for": first, "reason": missed[0].reason}
             yield Notice("missed", text, self.row.agent, self.row.address, details=details)
         over = [fire for fire in self.ledger.fires if fire.outcome is FireOutcome.SKIPPED_BUDGET]

@@ -37,7 +37,7 @@ from daemon.store.workspaces import (
     set_kept,
     set_note,
 )
-from daemon.text import count_of
+from daemon.text import plural
 from daemon.units import format_size
 from daemon.workspaces.client import Porter, PorterError, porter
 from daemon.workspaces.layout import RUNS, TOP, workspace_path
@@ -65,7 +65,7 @@ class CleanupResult:
         """Return what people may want to be notified of: nothing, if nothing was done."""
         if not self.removed and not self.failed:
             return []
-        text = f"removed {count_of(len(self.removed), 'workspace')}, {len(self.failed)} failed"
+        text = f"removed {plural(len(self.removed), 'workspace')}, {len(self.failed)} failed"
         details = {"removed": self.removed, "failed": self.view()["failed"]}
         if self.removed:
             return [Notice("cleanup", text, details=details)]

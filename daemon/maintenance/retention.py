@@ -22,7 +22,7 @@ from daemon.rules.cadence import Cadence
 from daemon.rules.retention import RetentionPolicy
 from daemon.store.home import Home
 from daemon.store.retention import count_expirable, database_bytes, last_sweep, note_sweep
-from daemon.text import count_of
+from daemon.text import plural
 from daemon.units import format_size
 from daemon.workspaces.client import PorterError, porter
 from daemon.workspaces.run_folders import check_reachable
@@ -116,9 +116,9 @@ class Retention:
         if not swept.skipped:
             freed = format_size(swept.bytes_freed)
             told = swept.counts | {"workspaces": swept.workspaces, "duration_ms": swept.duration_ms}
-            _LOG.info(f"[retention] Deleted {count_of(swept.deleted, 'run')}", **told, freed=freed)
+            _LOG.info(f"[retention] Deleted {plural(swept.deleted, 'run')}", **told, freed=freed)
         healthy = Notice("retention", "", subject="retention")
-        done = Notice("retention", f"retention deleted {count_of(swept.deleted, 'run')}", details=swept.counts)
+        done = Notice("retention", f"retention deleted {plural(swept.deleted, 'run')}", details=swept.counts)
         await self._outbox.post(self._home, [healthy, done] if swept.deleted else [healthy])
         return swept
 

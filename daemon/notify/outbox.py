@@ -20,7 +20,7 @@ from daemon.store.connection import Transaction
 from daemon.store.home import Home
 from daemon.store.notifications import add_notification, set_standing, standing_of
 from daemon.store.runs import Run
-from daemon.text import count_of
+from daemon.text import plural
 from daemon.units import format_instant
 
 _BAD = {RunStatus.FAILED, RunStatus.INTERRUPTED}
@@ -72,7 +72,7 @@ class Outbox:
         if news is not None:
             tx.changes.count("health", subject)
         if news is NotifyReason.RECOVERED and known is not None:
-            text = f"{_name(run)} recovered after {count_of(known.count, 'failed run')} (run {run.id})"
+            text = f"{_name(run)} recovered after {plural(known.count, 'failed run')} (run {run.id})"
             self._send(tx, _of_run(run, status, text, kind="recovered", **_figures(known)), now)
         elif news is not None and standing is not None:
             details = {"error": error, **_figures(standing), "still": news is NotifyReason.STILL}
@@ -111,7 +111,7 @@ def _update_standing(
 def _failure_text(run: Run, status: RunStatus, error: str | None, standing: Standing, news: NotifyReason) -> str:
     reason = f": {error}" if error else ""
     if news is NotifyReason.STILL:
-        failed, since = count_of(standing.count, "failed run"), format_instant(standing.since)
+        failed, since = plural(standing.count, "failed run"), format_instant(standing.since)
         return f"{_name(run)} is still failing, {failed} since {since}; run {run.id} {status}{reason}"
     word = "was interrupted" if status is RunStatus.INTERRUPTED else "failed"
     return f"{_name(run)} {word} (run {run.id}){reason}"

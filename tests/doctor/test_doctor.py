@@ -1,4 +1,4 @@
-"""`agentcron doctor`: one thing broken at a time, told with its severity, and mended by what it says."""
+"""`agentcron doctor`: one thing broken at a time, reported with its severity and its fix."""
 
 import contextlib
 import http.server
@@ -86,7 +86,7 @@ def test_a_working_installation_has_no_errors(start_daemon: StartDaemon) -> None
     good = {one["about"] for one in said if one["severity"] == "ok"}
     assert {"config", "state", "database", "daemon", "disk"} <= good
     shown = daemon.cli("doctor").stdout
-    assert f"pid {daemon.process.pid} answers" in shown
+    assert f"pid {daemon.process.pid} responds" in shown
     assert "0 errors" in shown
 
 
@@ -99,7 +99,7 @@ def test_a_bad_config_is_told_whole(used: DaemonProcess) -> None:
 
 def test_without_a_daemon_there_is_nothing_wrong(used: DaemonProcess) -> None:
     assert [one for one in findings(used) if one["severity"] == "error"] == []
-    assert "none runs on" in found(used, "daemon", "note")
+    assert "no daemon runs on" in found(used, "daemon", "note")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders to somebody else")
@@ -135,20 +135,20 @@ def test_what_may_not_be_seen_or_is_another_users_is_not_judged(
     command = [*powerless, sys.executable, "-m", "daemon", "--config", str(tmp_path / "config.toml"), "check", "--json"]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
-    expected = [f"log.file: {tmp_path}/{log} cannot be written"] if is_told else []
-    expected.append(f"agents.a.command: '{tmp_path}/bin/agent' is not an executable program here")
+    expected = [f"log.file: cannot write {tmp_path}/{log}"] if is_told else []
+    expected.append(f"agents.a.command: no executable program '{tmp_path}/bin/agent' found")
     assert sorted(json.loads(told.stdout)["warnings"]) == sorted(expected)
 
 
 def test_without_state_there_is_nothing_wrong(used: DaemonProcess) -> None:
     shutil.rmtree(used.state)
-    assert "the first start makes it" in found(used, "state", "note")
+    assert "the first start creates it" in found(used, "state", "note")
 
 
 @pytest.mark.parametrize("name", ["", "state.db", "witness.json", "hook.key"])
 def test_state_that_others_may_read_is_an_error(used: DaemonProcess, name: str) -> None:
     (used.state / name).chmod(0o755)
-    assert "open to others (mode 0755)" in found(used, "state", "error")
+    assert "accessible to other users (mode 0755)" in found(used, "state", "error")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -185,12 +185,12 @@ command = ["{tmp_path}/plain"]
     text = "\n".join(f"{about}: {what}; {mend}" for (about, what), mend in said.items())
     for words in (
         "hooks: ",
-        "runs is no folder; look what put it there, and move it away: mv ",
-        "c.sock is no socket; move it away",
-        f"log.file: there is no folder {tmp_path}/no/such",
-        "names /no/such/interpreter, which is no program here",
-        "names /bin/sh\r, which is no program here",
-        f"plain may not be executed; chmod +x {tmp_path}/plain, if it is a program",
+        "runs is not a directory; find out what created it, and move it away: `mv ",
+        "c.sock is not a socket; move it away",
+        f"log.file: directory {tmp_path}/no/such does not exist",
+        "names /no/such/interpreter, which is not an executable program",
+        "names /bin/sh\r, which is not an executable program",
+        f"plain is not executable; `chmod +x {tmp_path}/plain`, if it is a program",
     ):
         assert words in text
     assert "Not a directory" not in text
@@ -199,8 +199,8 @@ command = ["{tmp_path}/plain"]
 def test_a_state_directory_of_another_user_than_the_units_is_told_and_no_more(used: DaemonProcess) -> None:
     config = load_config(used.config)
     [finding] = check_state(config, "nobody")
-    assert finding.what == f"{used.state} belongs to {pwd.getpwuid(os.geteuid()).pw_name}, and the unit runs as nobody"
-    assert finding.mend == f"chown -R nobody {used.state}"
+    assert finding.what == f"{used.state} belongs to {pwd.getpwuid(os.geteuid()).pw_name}, but the unit runs as nobody"
+    assert finding.fix == f"chown -R nobody {used.state}"
     for same in (str(os.geteuid()), "no such user", None):
         assert not [one for one in check_state(config, same) if one.severity == "error"]
 
@@ -212,7 +212,7 @@ def test_a_link_to_nowhere_and_a_newer_schema_are_told(used: DaemonProcess) -> N
     assert newer["mend"] == "install that version of agentcron again"
     shutil.rmtree(used.state)
     used.state.symlink_to("nowhere")
-    assert "is a link to what is not there" in found(used, "state", "error")
+    assert "is a dangling symbolic link" in found(used, "state", "error")
 
 
 def test_a_flipped_page_is_found(used: DaemonProcess) -> None:
@@ -225,7 +225,7 @@ def test_a_lost_database_and_a_lost_tail_are_found(used: DaemonProcess) -> None:
     (used.state / "witness.json").write_text(json.dumps({**witness, "highest_run": 9999}))
     assert "its last writes are lost" in found(used, "witness", "error")
     (used.state / "state.db").unlink()
-    assert "is gone, but was there" in found(used, "database", "error")
+    assert "is missing, but existed" in found(used, "database", "error")
 
 
 def test_what_belongs_to_no_run_is_named(used: DaemonProcess) -> None:
@@ -246,7 +246,7 @@ def test_a_supervisor_without_a_run_is_named(start_daemon: StartDaemon) -> None:
         ["sqlite3", daemon.state / "state.db", "PRAGMA foreign_keys = OFF; DELETE FROM runs"], check=True, timeout=20
     )
     what = found(daemon, "supervisors", "warning")
-    assert f"process {run['pid']} and its agent work for run {run['id']}" in what
+    assert f"process {run['pid']} and its agent work on run {run['id']}" in what
     os.kill(run["pid"], 15)
 
 
@@ -281,13 +281,13 @@ url = "http://127.0.0.1:1/agent"
     with contextlib.closing(server.socket):
         said = {(one["about"], one["severity"]): one["what"] for one in findings(used)}
         server.shutdown()
-    assert "'no-such-program' is not an executable" in said["agents.missing.command", "error"]
+    assert "no executable program 'no-such-program' found" in said["agents.missing.command", "error"]
     assert "no-such-file" in said["agents.missing.env.KEY", "error"]
-    assert "answers" in said["agents.up", "ok"]
+    assert "responds" in said["agents.up", "ok"]
     assert "Connection refused" in said["agents.down", "error"]
-    assert "site.git answers" in said["environments.good.repository", "ok"]
+    assert "site.git responds" in said["environments.good.repository", "ok"]
     assert "nowhere.git" in said["environments.bad.repository", "error"]
-    assert "is no folder" in said["environments.gone.path", "error"]
+    assert "is not a directory" in said["environments.gone.path", "error"]
     assert "more than the disk holds" in said["disk", "warning"]
 
 
@@ -309,7 +309,7 @@ def test_a_server_that_answers_byte_by_byte_is_given_up(used: DaemonProcess) -> 
         )
         told = found(used, "agents.slow", "error")
         ended.set()
-    assert "has not answered within 10 s" in told
+    assert "did not respond within 10 s" in told
 
 
 def test_a_program_in_a_folder_that_the_service_hides_is_told(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_a_program_in_a_folder_that_the_service_hides_is_told(tmp_path: Path) ->
     assert [finding.severity for finding in check_settings(config)] == []
     for hidden in (program, interpreter):
         [finding] = check_settings(config, hides=lambda path, hidden=hidden: path == hidden)  # type: ignore[misc]
-        assert f"{hidden} is in a home, which ProtectHome= hides" in finding.what
+        assert f"{hidden} is in a home directory, which ProtectHome= hides" in finding.what
 
 
 def test_what_a_unit_hides_shows_and_sets() -> None:
@@ -344,7 +344,7 @@ def test_a_unit_that_harms_agents_at_a_restart_is_told(used: DaemonProcess) -> N
     for harmful in ({"KillMode": "mixed"}, {"RemoveIPC": "yes"}):
         _, told = check_unit(config, Unit({**good, **harmful}, ""))
         assert told.severity == "error"
-        assert "of all running agents" in told.what or "end all running agents" in told.what
+        assert "all running agents" in told.what
 
 
 def test_a_variable_to_inherit_is_looked_for_where_the_unit_sets_it(tmp_path: Path) -> None:
@@ -374,5 +374,5 @@ def test_root_can_look_as_the_user_of_the_unit() -> None:
 def test_a_daemon_that_does_not_answer_is_an_error(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(GOOD)
     daemon.process.send_signal(19)
-    assert f"pid {daemon.process.pid} does not answer" in found(daemon, "daemon", "error")
+    assert f"pid {daemon.process.pid} does not respond" in found(daemon, "daemon", "error")
     daemon.process.send_signal(18)

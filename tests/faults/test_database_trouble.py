@@ -146,8 +146,8 @@ def test_on_a_disk_that_takes_no_writes_all_can_still_be_read(
     why = {"full": "the disk is full: free some space", "read-only": "the disk is mounted read-only: mount it writable"}
     assert why[trouble] in refused.stderr
     found = json.loads(daemon.cli("doctor", "--json").stdout)["findings"]
-    [mend] = [one["mend"] for one in found if one["about"] == "database"]
-    assert mend == "mend what keeps it from being read, and look again"
+    [fix] = [one["mend"] for one in found if one["about"] == "database"]
+    assert fix == "fix what prevents reading it, and run doctor again"
     refused = daemon.cli("restore", str(tmp_path / "backup.db"))
     assert refused.returncode == 1
     assert {"full": "No space left on device", "read-only": "Read-only file system"}[trouble] in refused.stderr

@@ -118,7 +118,7 @@ def test_check_diff_says_what_keeps_it_from_the_database(start_daemon: StartDaem
         connection.execute("PRAGMA user_version = 1")
     found = daemon.cli("check", "--diff")
     assert found.returncode == 1
-    assert "is good." in found.stdout
+    assert "is valid." in found.stdout
     assert "has schema 1" in found.stderr
 
 
@@ -132,8 +132,8 @@ def test_a_closed_state_directory_is_told_without_a_traceback(start_daemon: Star
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     daemon.state.chmod(0o700)
     assert found.returncode == 1
-    assert "is good." in found.stdout
-    assert f"{daemon.state} is closed to" in found.stderr
+    assert "is valid." in found.stdout
+    assert f"no permission to read {daemon.state}" in found.stderr
     assert "Traceback" not in found.stderr
 
 
@@ -165,7 +165,7 @@ def test_another_file_than_the_daemons_is_not_said_to_be_reloaded(start_daemon: 
     other.write_text(CHANGED)
     told = forked.run(["--config", str(other), "reload"], daemon.environment, daemon.folder)
     assert told.returncode == 1
-    assert f"pid {daemon.process.pid}, runs by {daemon.config}; name that one with --config" in told.stderr
+    assert f"pid {daemon.process.pid}, uses {daemon.config}; name that file with --config" in told.stderr
     assert daemon.cli("reload").returncode == 0
 
 
@@ -180,7 +180,7 @@ def test_a_changed_state_dir_leads_to_the_daemon_as_it_runs_until_its_restart(st
             daemon.config.write_text(text.replace('"state"', f'"{place}"'))
             shown = daemon.cli("status")
             assert (shown.returncode, f"pid {daemon.process.pid}" in shown.stdout) == (0, True)
-            assert f"the daemon that runs by it is in {daemon.state}" in shown.stderr
+            assert f"the running daemon uses {daemon.state}" in shown.stderr
             assert f"has its state in {daemon.state}, not in" in daemon.cli("doctor").stdout
             assert daemon.cli("schedules", "trigger", "a/kept").returncode == 0
         assert len(daemon.query("SELECT 1 FROM runs WHERE trigger = 'manual'")) == 2

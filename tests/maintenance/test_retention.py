@@ -77,11 +77,11 @@ def test_a_person_runs_it_and_is_told_what_it_did(start_daemon: StartDaemon) -> 
     old, young = trigger(daemon), trigger(daemon)
     make_old(daemon, old)
     dry = daemon.cli("retention", "run", "--dry-run").stdout
-    assert "1 run(s), 1 folder(s)" in dry
+    assert "Would delete 1 run, 1 folder (" in dry
     assert f"Runs: {old}." in dry
     assert (daemon.state / "runs" / str(old)).exists()
     told = daemon.cli("retention", "run").stdout
-    assert told.startswith("Deleted 1 run(s), 1 folder(s), 0 fire(s)")
+    assert told.startswith("Deleted 1 run, 1 folder, 0 fires")
     assert [row["id"] for row in daemon.query("SELECT id FROM runs")] == [young]
     assert not (daemon.state / "runs" / str(old)).exists()
     assert call(daemon, "GET", f"/runs/{old}").status == 404

@@ -259,15 +259,15 @@ def test_doctor_finds_nothing_wrong_with_the_service(host: Host) -> None:
 def test_doctor_looks_with_the_eyes_of_the_daemons_user(host: Host) -> None:
     host.run("chmod 600 /etc/agentcron/config.toml && chown root /var/lib/agentcron/runs")
     told = host.run("agentcron doctor", check=False)
-    assert "/etc/agentcron/config.toml is closed to agentcron" in told
-    assert "/var/lib/agentcron/runs belongs to root, the state to agentcron" in told
+    assert "agentcron has no permission to read /etc/agentcron/config.toml" in told
+    assert "/var/lib/agentcron/runs belongs to root, but the state directory to agentcron" in told
     host.run("systemd-tmpfiles --create /etc/tmpfiles.d/agentcron.conf; chown agentcron /var/lib/agentcron/runs")
     host.run("agentcron doctor")
 
 
 def test_who_may_not_read_the_config_is_told_so(host: Host) -> None:
     told = host.run("runuser -u nobody -- agentcron runs list", check=False)
-    assert "/etc/agentcron/config.toml is closed to you" in told
+    assert "no permission to read /etc/agentcron/config.toml" in told
     assert "Traceback" not in told
 
 
@@ -288,9 +288,9 @@ def test_doctor_names_a_credential_that_the_unit_does_not_load(host: Host) -> No
     drop_in = host.root / "etc/systemd/system/agentcron.service.d/test.conf"
     drop_in.write_text(drop_in.read_text().replace("LoadCredential", "#LoadCredential"))
     changed = host.run("agentcron doctor", check=False)
-    assert "its file was changed since systemd read it" in changed
+    assert "the unit file has changed since systemd loaded it" in changed
     host.run("systemctl daemon-reload")
-    assert "the unit loads no credential 'pass'" in host.run("agentcron doctor", check=False)
+    assert "the unit does not load the credential 'pass'" in host.run("agentcron doctor", check=False)
 
 
 def test_a_persons_own_daemon_runs_by_the_readmes_lines_and_loses_no_run_at_a_restart(host: Host) -> None:

@@ -40,13 +40,13 @@ def test_runs_work_in_clones_of_their_own_that_a_cleanup_saves_and_removes(start
     assert "among the newest 5" in listed
     for run in (good, bad):
         age(daemon, run, 25)
-    assert daemon.cli("workspaces", "clean", "--dry-run").stdout == f"1 workspace(s) would be removed: {good}.\n"
+    assert daemon.cli("workspaces", "clean", "--dry-run").stdout == f"Would remove 1 workspace, of run {good}.\n"
     assert place_of(daemon, good).exists()
-    assert daemon.cli("workspaces", "clean").stdout == f"1 workspace(s) removed: {good}.\n"
+    assert daemon.cli("workspaces", "clean").stdout == f"Removed 1 workspace, of run {good}.\n"
     assert not place_of(daemon, good).exists()
     assert place_of(daemon, bad).exists()
     shown = daemon.cli("runs", "show", str(good)).stdout
-    assert "to get the saved work back" in shown
+    assert "to restore the saved work" in shown
     patch = daemon.state / "runs" / str(good) / "artifacts" / "saved-work" / "work.patch"
     assert "+mine" in patch.read_text()
     assert daemon.query("SELECT 1 FROM events WHERE run_id = ? AND type = 'workspace_cleaned'", good)
