@@ -1,54 +1,54 @@
-"""What can go wrong in ways that a person should read about without a traceback."""
+"""Expected failures, reported to people without a traceback."""
 
 
 class AgentcronError(Exception):
-    """An expected failure; its text says what is wrong and how to mend it."""
+    """An expected failure; its text says what is wrong and how to fix it."""
 
     exit_status = 1
 
 
 class ConfigError(AgentcronError):
-    """The config file cannot be used; `problems` holds one line for each thing that is wrong."""
+    """The config file is invalid; `problems` holds one line per error."""
 
     exit_status = 2
 
     def __init__(self, problems: list[str], line: int | None = None) -> None:
-        """Hold what is wrong, and the line from which on the file is no TOML."""
+        """Store the errors, and the line at which the file stops being valid TOML."""
         self.problems = problems
         self.line = line
         super().__init__("\n".join(problems))
 
 
 class NotFoundError(AgentcronError):
-    """What was asked for does not exist."""
+    """The requested object does not exist."""
 
 
 class RefusedError(AgentcronError):
-    """What was asked for is not possible in the present state."""
+    """The request is not possible in the current state."""
 
 
 class InvalidError(AgentcronError):
-    """What was asked for makes no sense: a value has the right shape and a wrong meaning."""
+    """The request is invalid: a value has the right type but makes no sense."""
 
     exit_status = 2
 
 
 class ForbiddenError(AgentcronError):
-    """The principal may see what it asked about, but not do it."""
+    """The principal may read the object, but not do this to it."""
 
 
 class StaleVersionError(AgentcronError):
-    """The schedule was changed since the version that the change was meant for."""
+    """The schedule has changed since the version that the change is for."""
 
 
 class DaemonUnreachableError(AgentcronError):
-    """No daemon answers for this state directory."""
+    """No daemon responds for this state directory."""
 
     exit_status = 3
 
 
 class StoreError(AgentcronError):
-    """The database cannot be opened or must not be used as it is."""
+    """The database cannot be opened, or must not be used as it is."""
 
 
 class NewerSchemaError(StoreError):
@@ -56,11 +56,11 @@ class NewerSchemaError(StoreError):
 
 
 class StoreDamagedError(StoreError):
-    """What the database holds is not what was written to it; going on could only make that worse."""
+    """The database is damaged; continuing could make it worse."""
 
 
 class StoreUnavailableError(AgentcronError):
-    """The database cannot take a write now (locked, disk full, I/O error); trying again later may succeed."""
+    """The database cannot be written now (locked, disk full, I/O error); a retry may succeed."""
 
 
 class DiskFullError(StoreUnavailableError):
@@ -68,7 +68,7 @@ class DiskFullError(StoreUnavailableError):
 
 
 class NoRoomError(StoreUnavailableError):
-    """The disk has too little room for anything new; the log was told."""
+    """The disk has too little free space for new runs; this has been logged."""
 
 
 class SecretError(AgentcronError):
@@ -76,4 +76,4 @@ class SecretError(AgentcronError):
 
 
 class StaleStatusError(AgentcronError):
-    """A compare-and-set found another status than the one it expected."""
+    """A compare-and-set found a status other than the expected one."""

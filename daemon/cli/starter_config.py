@@ -3,7 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-from daemon.config.loading import standard_files
+from daemon.config.loading import default_files
 
 _NAME = "config.example.toml"
 
@@ -16,4 +16,4 @@ def starter_config(target: Path) -> str:
     packaged = resources.files("daemon") / _NAME
     source = Path(__file__).parents[2] / _NAME
     text = packaged.read_text("utf-8") if packaged.is_file() else source.read_text("utf-8")
-    return text.replace("\nstate_dir = ", "\n# state_dir = ") if target.absolute() in standard_files() else text
+    return text.replace("\nstate_dir = ", "\n# state_dir = ") if target.absolute() in default_files() else text

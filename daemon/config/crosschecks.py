@@ -1,4 +1,4 @@
-"""Rules of the config that concern several keys at once, checked on the raw tables so that all mistakes show."""
+"""Check the rules that concern several keys, on the raw tables, so that all errors are reported at once."""
 
 import json
 import re
@@ -7,22 +7,22 @@ from typing import Any
 
 from daemon.config.key_lines import KeyPath
 
-Finding = tuple[KeyPath, str]
+BrokenRule = tuple[KeyPath, str]
 
 
-def cross_check(raw: dict[str, Any]) -> Iterator[Finding]:
-    """Yield the key path and the text of each broken rule; whatever has a wrong shape is the schema's to report."""
+def cross_check(raw: dict[str, Any]) -> Iterator[BrokenRule]:
+    """Yield the key path and a message for each broken rule; wrong types are left to the schema."""
     agents = _table(raw, "agents")
     if not agents:
-        yield ("agents",), "no agent; write at least one [agents.NAME] table"
+        yield ("agents",), "no agents; add at least one [agents.NAME] table"
     for section in ("retention", "cleanup"):
         if {"cron", "every"} <= _table(raw, section).keys():
-            yield (section, "cron"), "both cron and every are set; keep one of them"
+            yield (section, "cron"), "both cron and every are set; remove one of them"
     control = _table(raw, "control")
     if "listen" in control and not control.get("tokens"):
         yield (
             ("control", "listen"),
-            "listening on TCP needs tokens; add tokens = [{ name = ..., file = ... }]",
+            "listening on TCP requires tokens; add tokens = [{ name = ..., file = ... }]",
         )
     yield from _tokens(control.get("tokens"))
     environments = _table(raw, "environments")
@@ -32,79 +32,82 @@ def cross_check(raw: dict[str, Any]) -> Iterator[Finding]:
         yield from _agent(("agents", name), agent, environments)
     for name, notify in _tables(_table(raw, "notify")):
         if {"command", "url"} <= notify.keys():
-            yield ("notify", name, "url"), "both command and url are set; keep one of them"
+            yield ("notify", name, "url"), "both command and url are set; remove one of them"
         elif not {"command", "url", "ping"} & notify.keys():
-            yield ("notify", name), "nobody to notify; set command, url or ping"
-        yield from _notified(("notify", name, "agents"), notify.get("agents"), agents)
+            yield ("notify", name), "no target; set command, url or ping"
+        yield from _notified_agents(("notify", name, "agents"), notify.get("agents"), agents)
 
 
-def _tokens(tokens: object) -> Iterator[Finding]:
+def _tokens(tokens: object) -> Iterator[BrokenRule]:
     names = [token.get("name") for token in tokens if isinstance(token, dict)] if isinstance(tokens, list) else []
     for number, name in enumerate(names):
         if name in names[:number]:
-            yield ("control", "tokens", number, "name"), "another token has this name; rights could not tell them apart"
+            yield ("control", "tokens", number, "name"), "duplicate name of a token; access rights need unique names"
 
 
-def _notified(path: KeyPath, names: object, agents: dict[str, Any]) -> Iterator[Finding]:
+def _notified_agents(path: KeyPath, names: object, agents: dict[str, Any]) -> Iterator[BrokenRule]:
     for name in names if isinstance(names, list) else []:
         if isinstance(name, str) and name != "*" and name not in agents:
-            yield path, f'no [agents.{name}] table; write names of agents, or "*" for all'
+            yield path, f'no [agents.{name}] table; list names of agents, or "*" for all'
 
 
-def _environment(path: KeyPath, environment: dict[str, Any]) -> Iterator[Finding]:
+def _environment(path: KeyPath, environment: dict[str, Any]) -> Iterator[BrokenRule]:
     mode = environment.get("mode", "none")
     if mode == "git" and "repository" not in environment:
-        yield path, 'mode = "git" needs repository, a URL or a path'
+        yield path, 'mode = "git" requires repository, a URL or a path'
     if mode == "local" and "path" not in environment:
-        yield path, 'mode = "local" needs path, the folder to work in'
+        yield path, 'mode = "local" requires path, the directory to work in'
     for key, needed in (("path", "local"), ("repository", "git"), ("ref", "git")):
         if key in environment and mode in {"git", "local", "none"} and mode != needed:
-            yield (*path, key), f'{key} belongs to mode = "{needed}"; this environment has mode = "{mode}"'
+            yield (*path, key), f'{key} applies only to mode = "{needed}"; this environment has mode = "{mode}"'
 
 
-def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -> Iterator[Finding]:
+def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -> Iterator[BrokenRule]:
     if agent.get("acp_type") == "sync" and agent.get("await_completion") is True:
-        text = 'acp_type = "sync" needs none: the reply says when the work is done; remove it, or use "agentic"'
+        text = 'has no effect with acp_type = "sync", whose reply ends the run; remove it, or use acp_type = "agentic"'
         yield (*path, "await_completion"), text
     url = agent.get("url")
     if isinstance(url, str) and re.match(r"https?://[^/]*@", url):
-        yield (*path, "url"), "holds a name or password, which would be shown and logged; use api_key"
+        yield (*path, "url"), "contains a user name or password, which would be displayed and logged; use api_key"
     environment = agent.get("environment") if agent.get("type", "command") in {"command", "acp"} else None
     if isinstance(environment, str) and environment not in environments:
-        known = ", ".join(sorted(environments)) or "none is defined"
+        known = ", ".join(sorted(environments)) or "none"
         yield (*path, "environment"), f"no [environments.{environment}] table; defined: {known}"
     command = agent.get("command")
     if isinstance(command, list) and any(isinstance(word, str) and "\0" in word for word in command):
-        yield (*path, "command"), "a word of a command cannot hold a NUL character"
+        yield (*path, "command"), "an argument of a command cannot contain a NUL character"
     elif isinstance(command, list) and command[:1] == [""]:
-        yield (*path, "command"), "the first word of a command is the program to run; it is empty"
+        yield (*path, "command"), "the first item is the program to run, and it is empty"
     for name, schedule in _tables(_table(agent, "schedules")):
         yield from _schedule((*path, "schedules", name), schedule)
 
 
-def _schedule(path: KeyPath, schedule: dict[str, Any]) -> Iterator[Finding]:
+def _schedule(path: KeyPath, schedule: dict[str, Any]) -> Iterator[BrokenRule]:
     cadences = {"cron", "every"} & schedule.keys()
     if not cadences:
-        yield path, "no cadence; set exactly one of cron and every"
+        yield path, "not scheduled; set exactly one of cron and every"
     elif len(cadences) > 1:
-        yield (*path, "every"), "both cron and every are set; keep exactly one of them"
+        yield (*path, "every"), "both cron and every are set; remove one of them"
     if "offset" in schedule and "every" not in schedule:
-        yield (*path, "offset"), "offset shifts the phase of every; a cron schedule has none"
+        yield (*path, "offset"), "offset applies only to every, not to cron"
     for key in ("params", "metadata"):
         if key in schedule and not _is_json(schedule[key]):
-            yield (*path, key), "holds nan, inf or a value that JSON cannot hold; agents get it as JSON"
+            yield (
+                (*path, key),
+                "contains nan, inf or another value that JSON lacks; agents receive it as JSON",
+            )
     title = _table(schedule, "metadata").get("display_name", "")
     if not isinstance(title, str):
         yield (*path, "metadata", "display_name"), "should be a string"
     start, end = schedule.get("start_at"), schedule.get("end_at")
     if _is_after(start, end):
-        yield (*path, "end_at"), "lies before start_at, so the schedule would never be due"
+        yield (*path, "end_at"), "is before start_at, so the schedule would never be due"
 
 
 def _is_after(start: Any, end: Any) -> bool:  # noqa: ANN401 - raw values of any type
     try:
         return start is not None and end is not None and bool(start > end)
-    except TypeError:  # values of different types: the schema says which one is wrong
+    except TypeError:  # different types: the schema reports which one is wrong
         return False
 
 

@@ -1,4 +1,4 @@
-"""Which settings differ between two configs, by their key paths; values stay unsaid, since some are secret."""
+"""Find which settings differ between two configs, by key path only, since some values are secret."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from daemon.config.schema import Config
 
 
 def changed_settings(before: Config, after: Config) -> list[str]:
-    """Name the settings that differ, schedules apart: those are compared with the database."""
+    """Return the key paths that differ, except those of schedules, which are compared with the database."""
     return list(_differences("", dict(before), dict(after)))
 
 

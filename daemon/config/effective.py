@@ -1,4 +1,4 @@
-"""What holds for one environment or agent: `[cleanup]` and `[retention]`, as they override them."""
+"""Compute the settings in effect for an environment or agent: the general ones with their overrides."""
 
 from datetime import datetime, timedelta
 
@@ -10,7 +10,7 @@ from daemon.rules.retention import Cutoff, RetentionPolicy, RunRetention
 
 
 def policy_of(config: Config, environment: str) -> Policy:
-    """Return `[cleanup]` as an environment overrides it; one that left the config goes by `[cleanup]` alone."""
+    """Return `[cleanup]` with the overrides of an environment; one no longer in the config has none."""
     general = config.cleanup
     own = config.environments.get(environment) or Environment()
     return Policy(
@@ -24,7 +24,7 @@ def policy_of(config: Config, environment: str) -> Policy:
 
 
 def retention_policy(config: Config, now: datetime) -> RetentionPolicy:
-    """Return `[retention]` for every agent as of now, before anybody has looked which runs are the newest."""
+    """Return `[retention]` for every agent as of `now`, without the newest runs to keep, which need the database."""
     general = _run_retention(config, AgentRetention(), now)
     return RetentionPolicy(
         {name: _run_retention(config, agent.retention, now) for name, agent in config.agents.items()}, general, {}
@@ -32,7 +32,7 @@ def retention_policy(config: Config, now: datetime) -> RetentionPolicy:
 
 
 def budgets_of(config: Config) -> dict[str, Limits]:
-    """Return what agents may spend in a calendar day, those that have a limit."""
+    """Return the limits per calendar day of the agents that have any."""
     limits = {
         name: Limits(agent.budget.runs_per_day, agent.budget.cost_usd_per_day, agent.budget.tokens_per_day)
         for name, agent in config.agents.items()
@@ -41,7 +41,7 @@ def budgets_of(config: Config) -> dict[str, Limits]:
 
 
 def audience_of(config: Config) -> Audience:
-    """Return who is sent events; a target that is a dead-man's switch alone is not."""
+    """Return the targets that receive events; one with only a dead-man's switch does not."""
     return Audience(
         tuple(
             Target(name, frozenset(settings.on), frozenset(settings.agents))
@@ -52,7 +52,7 @@ def audience_of(config: Config) -> Audience:
 
 
 def days_of(config: Config, own: AgentRetention) -> int | None:
-    """Return for how many days the ended runs of an agent are kept, None for ever."""
+    """Return for how many days the ended runs of an agent are kept, None for forever."""
     return config.retention.days if own.days is None else own.days
 
 

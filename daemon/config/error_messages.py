@@ -1,4 +1,4 @@
-"""Mistakes in a config, each told in one line: where, which key, which value, and what is allowed."""
+"""Describe each error of a config in one line: file, line, key, value and what is allowed."""
 
 import difflib
 from collections.abc import Iterable
@@ -68,8 +68,8 @@ _SECRET_KEYS = frozenset({"env", "api_key", "tokens", "url", "ping", "repository
 _SECRET_WORDS = ("key", "token", "secret", "password", "credential", "auth")
 
 
-class Problems:
-    """Turns findings about one document into lines for people."""
+class ErrorMessages:
+    """Describes the errors of one document for people."""
 
     def __init__(self, file: Path, text: str, raw: dict[str, Any], overridden: Iterable[tuple[str, str]] = ()) -> None:
         self._file = file
@@ -77,14 +77,14 @@ class Problems:
         self._overridden = set(overridden)
         self._lines = key_lines(text)
 
-    def tell(self, error: ValidationError | None, findings: Iterable[tuple[KeyPath, str]]) -> list[str]:
-        """Return a line for each error of the schema and each other finding, in the order of the file."""
-        told = [] if error is None else [self._from_pydantic(d) for d in error.errors(include_url=False)]
-        told += [(self._line_of(path), self._told(path, message)) for path, message in findings]
-        return [text for _, text in sorted(told)]
+    def describe(self, error: ValidationError | None, findings: Iterable[tuple[KeyPath, str]]) -> list[str]:
+        """Return a line for each error of the schema and each broken rule, in the order of the file."""
+        lines = [] if error is None else [self._from_pydantic(d) for d in error.errors(include_url=False)]
+        lines += [(self._line_of(path), self._message(path, message)) for path, message in findings]
+        return [text for _, text in sorted(lines)]
 
-    def _told(self, path: KeyPath, message: str, *, show_value: bool = True) -> str:
-        """Return one finding with its place, its key and, unless it may be secret, its value."""
+    def _message(self, path: KeyPath, message: str, *, show_value: bool = True) -> str:
+        """Return one error with its place, its key and, unless it may be secret, its value."""
         if len(path) > 1 and (str(path[0]), str(path[1])) in self._overridden:
             place = f"environment variable {variable_name(str(path[0]), str(path[1]))}"
         else:
@@ -96,7 +96,7 @@ class Problems:
         return f"{place}{shown}: {message}"
 
     def _from_pydantic(self, details: ErrorDetails) -> tuple[int, str]:
-        path, message, show_value = self._path(details["loc"]), _told(details), True
+        path, message, show_value = self._path(details["loc"]), _in_toml_words(details), True
         kind = details["type"]
         if kind == "extra_forbidden":
             message = _unknown_key(path, self._raw)
@@ -104,11 +104,11 @@ class Problems:
             path, message, show_value = path[:-1], f"the key {path[-1]} is missing", False
         elif kind in {"union_tag_invalid", "union_tag_not_found"}:
             allowed = ", ".join(f'"{name}"' for name in _AGENT_MODELS)
-            path, message = (*path, "type"), f"no such type of agent; allowed are {allowed}"
-        return self._line_of(path), self._told(path, message, show_value=show_value)
+            path, message = (*path, "type"), f"unknown agent type; allowed are {allowed}"
+        return self._line_of(path), self._message(path, message, show_value=show_value)
 
     def _path(self, loc: tuple[int | str, ...]) -> KeyPath:
-        """Return pydantic's location without the tag it adds for an agent's type and its mark for a key."""
+        """Return pydantic's location without the tag it adds for the type of an agent and its mark for a key."""
         path = tuple(part for part in loc if part != "[key]")
         if path[0] == "agents" and len(path) > 2:  # noqa: PLR2004 - ("agents", NAME, tag, ...)
             path = (*path[:2], *path[3:])
@@ -161,13 +161,13 @@ def _shortened(text: str, most: int) -> str:
     return printable if len(printable) <= most else f"{printable[:most]}... ({len(text)} characters)"
 
 
-def _told(details: ErrorDetails) -> str:
-    """Say what is allowed in the words of TOML instead of Python's."""
+def _in_toml_words(details: ErrorDetails) -> str:
+    """Describe what is allowed in TOML's terms instead of Python's."""
     context = details.get("ctx", {})
     if details["type"] == "value_error":
         return str(context["error"])
     if details["type"] == "too_short":
-        return "is empty; give at least one item"
+        return "is empty; add at least one item"
     message = _IN_TOML.get(details["type"], details["msg"])
     return message.replace("Input should be", "should be").replace("String should", "should")
 
@@ -180,7 +180,7 @@ def _unknown_key(path: KeyPath, raw: dict[str, Any]) -> str:
 
 
 def _keys_beside(path: KeyPath, raw: dict[str, Any]) -> Iterable[str]:
-    """Return the keys that the schema knows in the table that holds a path."""
+    """Return the keys that the schema allows in the table that holds a path."""
     where = path[:-1]
     for pattern, model in _TABLES.items():
         if len(pattern) == len(where) and all(mine in {"*", part} for mine, part in zip(pattern, where, strict=True)):

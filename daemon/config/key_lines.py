@@ -1,4 +1,4 @@
-"""Lines of a TOML document's keys, found only when there is a mistake to point at (tomllib keeps none)."""
+"""Find the line of each key in a TOML document, for error messages; tomllib does not report it."""
 
 import re
 from collections.abc import Iterator

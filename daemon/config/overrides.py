@@ -1,4 +1,4 @@
-"""Overrides of config scalars by environment variables: `AGENTCRON_RETENTION__DAYS=30`."""
+"""Read overrides of config scalars from environment variables, such as `AGENTCRON_RETENTION__DAYS=30`."""
 
 import os
 import tomllib
@@ -17,7 +17,7 @@ SECTIONS = ("daemon", "log", "control", "retention", "cleanup")
 def read_overrides(
     environment: Mapping[str, str] = os.environ,
 ) -> tuple[dict[tuple[str, str], Any], list[str]]:
-    """Return the overriding value of each (section, key), and what is wrong with names that are nearly right."""
+    """Return the overriding value of each (section, key), and an error for each misspelt name of an override."""
     found: dict[tuple[str, str], Any] = {}
     problems = []
     for variable, text in sorted(environment.items()):
@@ -27,7 +27,7 @@ def read_overrides(
         keys = _scalars(section.lower())
         if variable != variable.upper() or key.lower() not in keys:
             allowed = ", ".join(f"{PREFIX}{section.upper()}__{name.upper()}" for name in keys)
-            problems.append(f"environment variable {variable}: no such override; allowed are {allowed}")
+            problems.append(f"environment variable {variable}: unknown override; allowed are {allowed}")
             continue
         found[section.lower(), key.lower()] = _typed(text, keys[key.lower()])
     return found, problems
@@ -39,7 +39,7 @@ def variable_name(section: str, key: str) -> str:
 
 
 def _scalars(section: str) -> dict[str, type]:
-    """Return the keys of a section that hold one value, with the TOML type that they take."""
+    """Return the scalar keys of a section with their TOML types."""
     model = Config.model_fields[section].annotation
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         raise TypeError(section)
@@ -58,7 +58,7 @@ def _toml_type(annotation: Any) -> type | None:  # noqa: ANN401 - annotations ar
 
 
 def _typed(text: str, kind: type) -> object:
-    """Read a variable's text as TOML would; what does not fit stays text, for the schema to refuse."""
+    """Parse the text of a variable as TOML would; text that does not fit is left for the schema to reject."""
     if kind is str:
         return text
     try:

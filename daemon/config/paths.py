@@ -1,4 +1,4 @@
-"""Where the state and the control socket live when the config does not say."""
+"""Locate the state directory and the control socket, with their defaults."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ SOCKET = "control.sock"
 
 
 def state_dir(config: Config, environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the state directory: the config's, `$STATE_DIRECTORY`, or the default for the config's place."""
+    """Return the state directory: from the config, `$STATE_DIRECTORY`, or the default for the config's location."""
     if config.daemon.state_dir is not None:
         return config.resolve(config.daemon.state_dir)
     if environment.get("STATE_DIRECTORY"):
@@ -23,7 +23,7 @@ def state_dir(config: Config, environment: Mapping[str, str] = os.environ) -> Pa
 
 
 def socket_path(config: Config, environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the control socket: the config's, the default for the config's place, or one beside the state."""
+    """Return the control socket: from the config, the default for its location, or one in the state directory."""
     if config.control.socket is not None:
         return config.resolve(config.control.socket)
     if environment.get("RUNTIME_DIRECTORY"):

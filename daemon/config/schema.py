@@ -1,4 +1,4 @@
-"""The whole config file as frozen, strict models; every default of agentcron stands here and nowhere else."""
+"""The schema of the config file: strict, frozen models with every default."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ from daemon.model import Catchup, Overlap
 
 
 class Section(BaseModel):
-    """A table of the file: unknown keys and values of another type are errors."""
+    """A table of the file; unknown keys and values of another type are errors."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -71,7 +71,7 @@ class Control(Section):
 
 
 class Access(Section):
-    """`[access]`: who has every right."""
+    """`[access]`: who has all rights."""
 
     admins: list[str] = ["root"]
 
@@ -123,7 +123,7 @@ class Environment(Section):
 
 
 class InitialInput(Section):
-    """What a schedule hands to its agent."""
+    """The input that a schedule passes to its agent."""
 
     type: Literal["text"] = "text"
     author: Literal["user", "agent"] = "user"
@@ -156,7 +156,7 @@ class Schedule(Section):
 
 
 class Budget(Section):
-    """`[agents.NAME.budget]`: the most that one calendar day may see."""
+    """`[agents.NAME.budget]`: limits per calendar day."""
 
     runs_per_day: int | None = Field(None, ge=1)
     cost_usd_per_day: float | None = Field(None, gt=0)
@@ -164,7 +164,7 @@ class Budget(Section):
 
 
 class BaseAgent(Section):
-    """What all agents have in common."""
+    """The settings that all agents share."""
 
     timeout: PositiveDuration = timedelta(hours=1)
     max_concurrent: int = Field(1, ge=1, le=10_000)
@@ -179,7 +179,7 @@ class BaseAgent(Section):
 
 
 class ProcessAgent(BaseAgent):
-    """What agents that are a command on this host have in common."""
+    """The settings of agents that run a command on this host."""
 
     command: Argv
     environment: Name | None = None
@@ -192,7 +192,7 @@ class ProcessAgent(BaseAgent):
 
 
 class CommandAgent(ProcessAgent):
-    """`type = "command"`: a command gets the input, and its exit status is the outcome."""
+    """`type = "command"`: a command that reads the input, and whose exit status is the outcome."""
 
     type: Literal["command"] = "command"
     input: Literal["stdin", "argument", "file"] = "stdin"
@@ -207,7 +207,7 @@ class AcpAgent(ProcessAgent):
 
 
 class RemoteAgent(BaseAgent):
-    """What agents behind a URL have in common."""
+    """The settings of agents behind a URL."""
 
     url: Url
     api_key: SecretValue | None = None
@@ -227,8 +227,8 @@ class A2aAgent(RemoteAgent):
     type: Literal["a2a"]
 
 
-def _kind(value: object) -> str | None:
-    """Return the tag of an agent table; one without a type is a command."""
+def _agent_type(value: object) -> str | None:
+    """Return the type of an agent table; the default is a command."""
     kind = value.get("type", "command") if isinstance(value, dict) else "command"
     return kind if isinstance(kind, str) else None
 
@@ -238,12 +238,12 @@ Agent = Annotated[
     | Annotated[AgentexAgent, Tag("agentex")]
     | Annotated[A2aAgent, Tag("a2a")]
     | Annotated[AcpAgent, Tag("acp")],
-    Discriminator(_kind),
+    Discriminator(_agent_type),
 ]
 
 
 class Notify(Section):
-    """`[notify.NAME]`: who hears about what."""
+    """`[notify.NAME]`: who is notified of which events."""
 
     on: list[
         Literal[
@@ -291,7 +291,7 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values from the file alone: what the environment may override is merged in before."""
+        """Take values from the file alone; overrides from the environment are merged into it before."""
         return (init_settings,)
 
     @property
@@ -300,5 +300,5 @@ class Config(BaseSettings):
         return self._file
 
     def resolve(self, path: Path) -> Path:
-        """Return a path of the file as an absolute one: relative paths start at the file's folder."""
+        """Return an absolute path; relative paths start at the directory of the config file."""
         return self._file.parent / path

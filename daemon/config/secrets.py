@@ -1,4 +1,4 @@
-"""Secret values, read at the moment a run needs them and kept nowhere."""
+"""Read secret values when a run needs them; they are stored nowhere."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ _SHORTEST_TOKEN = 8
 
 @dataclass(frozen=True)
 class Resolved:
-    """The environment of a run: values by name, and those among them that must never be shown."""
+    """The environment variables of a run by name, and the values among them that must never be shown."""
 
     values: dict[str, str]
     hidden: tuple[str, ...]
@@ -25,7 +25,7 @@ class Resolved:
 def resolve_environment(
     config: Config, env: Mapping[str, Secret], environment: Mapping[str, str] = os.environ
 ) -> Resolved:
-    """Read every value of an agent's `env`; raise SecretError naming the first that cannot be read."""
+    """Read all values of an agent's `env`; raise SecretError for the first that cannot be read."""
     values: dict[str, str] = {}
     hidden = []
     for name, secret in env.items():
@@ -43,7 +43,7 @@ def read_secret(config: Config, name: str, secret: Secret, environment: Mapping[
         case "inherit":
             if name not in environment:
                 raise SecretError(
-                    f"{name}: is not set in the daemon's environment, from which it is to be inherited; "
+                    f"{name}: is not set in the daemon's environment, so it cannot be inherited; "
                     "set it there (Environment= of the service), or give a value"
                 )
             return environment[name]
@@ -54,7 +54,7 @@ def read_secret(config: Config, name: str, secret: Secret, environment: Mapping[
             if not folder:
                 raise SecretError(
                     f"{name}: credential {secret.value!r} is not available: $CREDENTIALS_DIRECTORY is not set; "
-                    "add LoadCredential= to the service, or use { file = PATH }"
+                    'add LoadCredential= to the service, or use { file = "PATH" }'
                 )
             return _read(name, Path(folder) / secret.value)
 
@@ -67,13 +67,13 @@ def read_token(config: Config, token: Token) -> str:
     except SecretError as error:
         raise ConfigError([str(error)]) from None
     if len(value) < _SHORTEST_TOKEN or not value.isascii() or not value.isprintable() or " " in value:
-        raise ConfigError([f"{where}: the token should be {_SHORTEST_TOKEN} or more ASCII characters without blanks"])
+        raise ConfigError([f"{where}: a token must have at least {_SHORTEST_TOKEN} ASCII characters and no spaces"])
     return value
 
 
 def _read(name: str, path: Path) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for its writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # do not wait for the writer of a FIFO
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise SecretError(f"{name}: {path} is not a regular file")
@@ -89,5 +89,5 @@ def _read(name: str, path: Path) -> str:
     except UnicodeDecodeError:
         raise SecretError(f"{name}: {path} is not UTF-8 text") from None
     if "\0" in value:
-        raise SecretError(f"{name}: {path} holds a NUL character, which no environment variable can")
+        raise SecretError(f"{name}: {path} contains a NUL character, which an environment variable cannot")
     return value

@@ -1,4 +1,4 @@
-"""Kinds of values that the config knows beyond TOML's own, each with the words that say what is allowed."""
+"""Types of config values beyond TOML's own, each with an error message that says what is allowed."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from daemon.rules.cadence import check_cron, check_zone
 from daemon.units import check_year, parse_duration, parse_instant, parse_size
 
 _LEAST_MEMORY = 8 * 1024**2
-_LONGEST_SOCKET_NAME = 64  # bytes, so that it and what is put before it fit into the 107 of unix(7)
+_LONGEST_SOCKET_NAME = 64  # bytes, so that it fits, with a prefix, into the 107 of unix(7)
 
 
 def _duration(value: object) -> timedelta:
@@ -40,7 +40,7 @@ def _size(value: object) -> int:
 def _limit_size(value: object) -> int:
     size = _size(value)
     if size < _LEAST_MEMORY:
-        raise ValueError('should be at least "8MiB", or the command cannot even start')
+        raise ValueError('should be at least "8MiB", or the command could not start')
     return size
 
 
@@ -53,7 +53,7 @@ def _quota(value: object) -> float:
 
 def _path(value: object) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("a path is a string that is not empty")
+        raise ValueError("a path is a non-empty string")
     return Path(value)
 
 
@@ -64,8 +64,8 @@ def _instant(value: object) -> datetime:
         try:
             return check_year(value.astimezone(UTC))
         except OverflowError:
-            raise ValueError("no such date or time of day") from None
-    raise ValueError("a time has a date, a time of day and an offset, as in 2026-01-31T09:00:00Z")
+            raise ValueError("not a valid date and time") from None
+    raise ValueError("a time needs a date, a time of day and an offset, such as 2026-01-31T09:00:00Z")
 
 
 def _zone(value: str) -> str:
@@ -75,7 +75,7 @@ def _zone(value: str) -> str:
 
 def _name(value: str) -> str:
     if not NAME.fullmatch(value):
-        raise ValueError("a name has 1 to 64 characters a-z, 0-9 and -, and begins and ends with a letter or digit")
+        raise ValueError("a name has 1 to 64 characters of a-z, 0-9 and -, and begins and ends with a letter or digit")
     return value
 
 
@@ -92,21 +92,21 @@ def _url(value: str) -> str:
 def _listen(value: str) -> str:
     match = re.fullmatch(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})", value)
     if match is None or not 0 < int(match[1]) < 2**16:
-        raise ValueError('not an address to listen on; write HOST:PORT, as in "127.0.0.1:8321" or "[::1]:8321"')
+        raise ValueError('not an address to listen on; write HOST:PORT, such as "127.0.0.1:8321" or "[::1]:8321"')
     return value
 
 
 def _variable(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-        raise ValueError("not a name of an environment variable; allowed are letters, digits and _")
+        raise ValueError("not a name of an environment variable; use letters, digits and _, and no digit first")
     if value.startswith("AGENTCRON_"):
-        raise ValueError("variables that begin with AGENTCRON_ are set by agentcron itself")
+        raise ValueError("variables that begin with AGENTCRON_ are reserved; agentcron sets them")
     return value
 
 
 def _socket(value: Path) -> Path:
     if len(os.fsencode(value.name)) > _LONGEST_SOCKET_NAME:
-        raise ValueError(f"the file's name is too long for a socket; at most {_LONGEST_SOCKET_NAME} bytes")
+        raise ValueError(f"the file name is too long for a socket; at most {_LONGEST_SOCKET_NAME} bytes are allowed")
     return value
 
 
@@ -129,7 +129,7 @@ Argv = Annotated[list[str], Field(min_length=1)]
 
 @dataclass(frozen=True)
 class Secret:
-    """Where a secret value comes from; a plain value is kept out of every representation."""
+    """The source of a secret value; repr() never shows a plain one."""
 
     source: Literal["credential", "file", "inherit", "plain"]
     value: str = field(default="", repr=False)
@@ -141,7 +141,7 @@ def _secret(value: object) -> Secret:
             return Secret("plain", value)
         case {"credential": str() as name, **rest} if not rest:
             if not re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", name):
-                raise ValueError(f"{name!r} names no credential; allowed are letters, digits, '_', '.' and '-'")
+                raise ValueError(f"{name!r} is not a name of a credential; use letters, digits, '_', '.' and '-'")
             return Secret("credential", name)
         case {"file": str() as path, **rest} if path and not rest:
             return Secret("file", path)

@@ -1,4 +1,4 @@
-"""A backup takes the place of the database: what is not in it is treated as unknown, and nothing is started again."""
+"""Restore the database from a backup; what happened after the backup is unknown, so nothing of it is started again."""
 
 import contextlib
 import sqlite3
@@ -30,26 +30,26 @@ _FRESH = f"{DATABASE}.restoring"
 
 @dataclass(frozen=True)
 class Restored:
-    """What became of the state directory."""
+    """The result of a restore."""
 
     contents: Contents
     numbers_from: int
-    """The number that the next run gets at least."""
+    """The lowest number that the next run can get."""
     unknown: list[int]
-    """Runs that have a folder and are not in the backup."""
+    """Runs that have a folder but are not in the backup."""
     replaced: Path | None
-    """Where the database is now that was there before."""
+    """Where the previous database is now; None if there was none."""
     replaced_folders: Path | None
-    """Where the folders are now of commands that other runs had let loose than those of the same number in it."""
+    """Where the folders are now that belonged to other runs than those with the same numbers in the backup."""
 
 
 def restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox) -> Restored:
-    """Put a backup in the place of the database of a state directory on which no daemon runs.
+    """Restore the database of a state directory from a backup, while no daemon runs on it.
 
-    Due times up to now that it does not know get rows that say so, and runs that it has not seen begin are
-    interrupted. Run numbers go on above the highest ever given. The database that was there is kept beside it. Until
-    the backup is in its place the database is not changed. Raise RefusedError if a daemon runs, or agents that the
-    backup does not know; StoreError.
+    Due times before `now` that are not in the backup are recorded as missed; runs that have not begun in it become
+    interrupted. Run numbers continue above the highest ever given. The previous database is kept beside the restored
+    one, and is not changed until the backup replaces it. Raise RefusedError if a daemon runs, or agents of runs that
+    the backup does not know; raise StoreError if it fails.
     """
     lock = DaemonLock(state_dir)
     try:
@@ -65,14 +65,14 @@ def restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox) 
 
 
 @contextlib.contextmanager
-def _telling(replaced: Path | None) -> Iterator[None]:
-    """Say of what fails in the midst how to get out of it."""
+def _explain_failure(replaced: Path | None) -> Iterator[None]:
+    """If the replacement fails midway, raise StoreError that says how to recover."""
     try:
         yield
     except OSError as error:
-        place = f"; the database that was there is {replaced}" if replaced else ""
-        mend = "mend that and restore again, before a daemon is started"
-        raise StoreError(f"the restore was broken off: {error.strerror}: {error.filename}{place}; {mend}") from None
+        previous = f"; the previous database is {replaced}" if replaced else ""
+        fix = "fix this and restore again before you start a daemon"
+        raise StoreError(f"restore failed midway: {error.strerror}: {error.filename}{previous}; {fix}") from None
 
 
 def _restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox) -> Restored:
@@ -87,11 +87,11 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox)
         _refuse_beside_unknown_agents(state_dir, fresh, others)
         witness = _renewed(fresh, state_dir, folders, contents, now, outbox)
         replaced = _set_aside(path, now)
-        with _telling(replaced):
-            if contents.hook_key is not None:  # where there is one, the URLs that agents were given stay what they are
+        with _explain_failure(replaced):
+            if contents.hook_key is not None:  # so that hook URLs given to agents remain valid
                 put_key(state_dir, contents.hook_key)
             fresh.replace(path)
-            replaced_folders = _move_aside(state_dir, others, now)  # until the witness is there, too, no daemon starts
+            replaced_folders = _move_aside(state_dir, others, now)  # no daemon starts until the witness is written
             write_witness(state_dir, witness)
     finally:
         _remove(fresh)
@@ -103,22 +103,22 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox)
 def _renewed(
     fresh: Path, state_dir: Path, folders: Collection[int], contents: Contents, now: datetime, outbox: Outbox
 ) -> Witness:
-    """Bring a copy to this version's schema, give it an identity of its own, and close what is unknown."""
-    reached = max(contents.highest_run, max(folders, default=0), _highest_witnessed(state_dir))
+    """Migrate a copy to this version, give it its own identity, and end what is unknown in it; return its witness."""
+    highest_run = max(contents.highest_run, max(folders, default=0), _highest_witnessed(state_dir))
     with contextlib.closing(connect(fresh)) as connection:
         try:
             migrate(connection, fresh, migrations(), keep_before=False)
         except StoreError as error:
-            raise StoreError(f"the backup cannot be brought to this version: {error}") from None
+            raise StoreError(f"cannot migrate the backup to this version: {error}") from None
         if not has_whole_schema(connection):
-            raise StoreError("the backup lacks tables or indexes of agentcron, or has triggers; somebody changed it")
+            raise StoreError("the backup lacks tables or indexes of agentcron, or has triggers; it has been modified")
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("DROP TABLE IF EXISTS backup")
-        witness = renew(connection, reached, now, lost=True)
+        witness = renew(connection, highest_run, now, lost=True)
         begun = partial(_was_begun, state_dir)
         start_from_copy(Transaction(connection), now, begun, outbox)
         connection.execute("COMMIT")
-        connection.execute("PRAGMA journal_mode = DELETE")  # one file, which takes its place in one step
+        connection.execute("PRAGMA journal_mode = DELETE")  # one file, so that one rename replaces the database
     return witness
 
 
@@ -127,7 +127,7 @@ def _was_begun(state_dir: Path, run_id: int) -> bool:
 
 
 def _folders_of_others(state_dir: Path, fresh: Path, folders: Collection[int]) -> list[int]:
-    """Return the runs of the copy whose folders hold the records of another database's runs of the same numbers."""
+    """Return the runs of the copy whose folders belong to runs of another database with the same numbers."""
     with contextlib.closing(connect(fresh, read_only=True)) as connection:
         runs = connection.execute("SELECT id, idempotency_key FROM runs")
         return [
@@ -139,7 +139,7 @@ def _folders_of_others(state_dir: Path, fresh: Path, folders: Collection[int]) -
 
 
 def _move_aside(state_dir: Path, others: Collection[int], now: datetime) -> Path | None:
-    """Move the folders of other runs to where nothing takes them for those of the backup's."""
+    """Move the folders of other runs away, so that they are not taken for folders of the backup's runs."""
     if not others:
         return None
     place = _unused(state_dir / "runs" / f".replaced-{now:%Y%m%dT%H%M%SZ}")
@@ -150,20 +150,20 @@ def _move_aside(state_dir: Path, others: Collection[int], now: datetime) -> Path
 
 
 def _refuse_beside_unknown_agents(state_dir: Path, fresh: Path, others: Collection[int]) -> None:
-    """Raise RefusedError while agents work that nobody would own: those of runs that are not active in the copy."""
+    """Raise RefusedError if agents of runs that are not active in the copy still work, since no run would own them."""
     with contextlib.closing(connect(fresh, read_only=True)) as connection:
         active = set(active_runs(Transaction(connection)))
     unknown = {run: pid for run, pid in living_supervisors(state_dir).items() if run not in active or run in others}
     if unknown:
         pids = " ".join(str(pid) for pid in unknown.values())
         raise RefusedError(
-            f"agents still work for runs that the backup does not know: {', '.join(map(str, sorted(unknown)))}; wait "
-            f"for their end, or end them and their supervisors with: kill {pids}"
+            f"agents still work on runs that are not in the backup: {', '.join(map(str, sorted(unknown)))}; wait "
+            f"until they end, or end them with their supervisors: kill {pids}"
         )
 
 
 def _highest_witnessed(state_dir: Path) -> int:
-    """Return how far runs were numbered; a witness that cannot be read leaves that to the backup and the folders."""
+    """Return the highest run number in the witness; 0 if it cannot be read."""
     with contextlib.suppress(StoreError):
         witness = read_witness(state_dir)
         return witness.highest_run if witness else 0
@@ -176,7 +176,7 @@ def _set_aside(path: Path, now: datetime) -> Path | None:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         return None
     with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # so that it is one file, if it can be read at all
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # into one file, if the database is readable
     aside = _unused(path.with_name(f"{path.name}.replaced-{now:%Y%m%dT%H%M%SZ}"))
     for suffix in DATABASE_PARTS[1:]:
         part = path.with_name(path.name + suffix)
@@ -186,7 +186,7 @@ def _set_aside(path: Path, now: datetime) -> Path | None:
 
 
 def _unused(path: Path) -> Path:
-    """Return a path, or one like it that does not exist yet: what was kept is never written over."""
+    """Return a path, with a number appended if it exists, so that nothing kept is overwritten."""
     places = chain((path,), (path.with_name(f"{path.name}-{number}") for number in count(2)))
     return next(place for place in places if not place.exists())
 

@@ -113,7 +113,7 @@ def test_a_mistake_in_an_override_is_one_of_the_command(daemon: DaemonProcess) -
     environment = {**daemon.environment, "AGENTCRON_DAEMON__STATE_DRI": "/elsewhere"}
     told = forked.run(["--config", str(daemon.config), "reload"], environment, daemon.folder)
     assert told.returncode == 2
-    assert "AGENTCRON_DAEMON__STATE_DRI: no such override" in told.stderr
+    assert "AGENTCRON_DAEMON__STATE_DRI: unknown override" in told.stderr
     environment = {**daemon.environment, "AGENTCRON_RETENTION__DAYS": "-3"}
     told = forked.run(["--config", str(daemon.config), "runs", "list"], environment, daemon.folder)
     assert told.returncode == 2

@@ -121,23 +121,29 @@ days = -1
         ('[agents.a]\ntype = "agentex"', "the key url is missing"),
         ('[agents.a]\ntype = "a2a"\nurl = "ftp://x"', "not a URL"),
         ('[agents.a]\ntype = "a2a"\nurl = "http://x:99999"', "not a URL: Port out of range"),
-        ('[agents.a]\ntype = "a2a"\nurl = "http://me:secret@x/"', "holds a name or password"),
-        (SYNC + "await_completion = true", 'acp_type = "sync" needs none'),
+        ('[agents.a]\ntype = "a2a"\nurl = "http://me:secret@x/"', "contains a user name or password"),
+        (SYNC + "await_completion = true", 'has no effect with acp_type = "sync"'),
         (GOOD + "timeout = 5", "a duration is a string"),
         (GOOD + 'timeout = "0s"', 'at least "1s"'),
         (GOOD + "attempts = 1.0", "integer"),
         (GOOD + "attempts = true", "integer"),
         (GOOD + 'max_output = "5 bytes"', "not a size"),
         (GOOD + 'env = { "A B" = "x" }', "not a name of an environment variable"),
-        (GOOD + 'env = { AGENTCRON_X = "x" }', "set by agentcron itself"),
-        (GOOD + 'env = { X = { credential = "../x" } }', "'../x' names no credential"),
+        (GOOD + 'env = { AGENTCRON_X = "x" }', "AGENTCRON_ are reserved"),
+        (GOOD + 'env = { X = { credential = "../x" } }', "'../x' is not a name of a credential"),
         (GOOD + f'[control]\nsocket = "{"x" * 65}"', "too long for a socket; at most 64 bytes"),
         (GOOD + '[control]\nlisten = "127.0.0.1:99999"\ntokens = [{ name = "a", file = "a" }]', "HOST:PORT"),
-        (GOOD + '[[control.tokens]]\nname="a"\nfile="a"\n[[control.tokens]]\nname="a"\nfile="b"', "another token"),
+        (
+            GOOD + '[[control.tokens]]\nname="a"\nfile="a"\n[[control.tokens]]\nname="a"\nfile="b"',
+            "duplicate name of a token",
+        ),
         (GOOD + '[notify.n]\nping = "http://x"\nagents = ["b"]', "no [agents.b] table"),
         (GOOD + '[agents.a.schedules.s]\nevery = "1h"\nmetadata = { display_name = 5 }', "should be a string"),
         (GOOD + '[agents.a.schedules.s]\nevery = "1h"\nstart_at = 9999-12-31T23:30:00Z', "1970 to 9000"),
-        (GOOD + '[agents.a.schedules.s]\nevery = "1h"\nend_at = 9999-12-31T23:59:59-23:59', "no such date"),
+        (
+            GOOD + '[agents.a.schedules.s]\nevery = "1h"\nend_at = 9999-12-31T23:59:59-23:59',
+            "not a valid date and time",
+        ),
         (GOOD + "[retention]\ndays = 0x" + "f" * 100_000, "an integer of more than 64 bits"),
         (GOOD + "[agents.a.schedules.s]", "exactly one of cron and every"),
         (GOOD + '[agents.a.schedules.s]\ncron = "@daily"\noffset = "5m"', "offset"),
@@ -152,12 +158,12 @@ days = -1
         (GOOD + "[retention]\ndays = 0", "greater than or equal to 1"),
         (GOOD + "[retention]\ndays = 1.5", "integer"),
         (GOOD + '[retention]\nevery = "1h"\ncron = "@daily"', "both cron and every"),
-        (GOOD + '[control]\nlisten = "127.0.0.1:80"', "needs tokens"),
-        (GOOD + '[environments.e]\nmode = "git"', "needs repository"),
-        (GOOD + '[environments.e]\nmode = "local"', "needs path"),
-        (GOOD + '[environments.e]\nref = "main"', 'belongs to mode = "git"'),
+        (GOOD + '[control]\nlisten = "127.0.0.1:80"', "requires tokens"),
+        (GOOD + '[environments.e]\nmode = "git"', "requires repository"),
+        (GOOD + '[environments.e]\nmode = "local"', "requires path"),
+        (GOOD + '[environments.e]\nref = "main"', 'applies only to mode = "git"'),
         (GOOD + '[notify.n]\nurl = "http://x"\ncommand = ["x"]', "both command and url"),
-        (GOOD + "[notify.n]", "nobody to notify"),
+        (GOOD + "[notify.n]", "no target; set command"),
     ],
 )
 def test_each_rule_says_what_is_allowed(tmp_path: Path, line: str, why: str) -> None:
@@ -275,7 +281,7 @@ def test_mistakes_in_variables_are_told_by_their_names(tmp_path: Path) -> None:
     text = "\n".join(found)
     assert 'environment variable AGENTCRON_RETENTION__DAYS = "soon": should be an integer' in text
     assert 'environment variable AGENTCRON_LOG__LEVEL = "x": should be' in text
-    assert "environment variable AGENTCRON_LOG__COLOUR: no such override; allowed are AGENTCRON_LOG__LEVEL" in text
+    assert "environment variable AGENTCRON_LOG__COLOUR: unknown override; allowed are AGENTCRON_LOG__LEVEL" in text
 
 
 def test_the_config_is_looked_for_in_the_documented_order(tmp_path: Path) -> None:

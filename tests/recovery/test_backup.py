@@ -201,8 +201,8 @@ def test_a_restore_that_breaks_off_in_the_midst_says_how_to_go_on(start_daemon: 
     (daemon.state / "witness.new").mkdir()
     told = daemon.cli("restore", str(tmp_path / "backup.db"))
     assert told.returncode == 1
-    assert "witness.new; the database that was there is" in told.stderr
-    assert "mend that and restore again" in told.stderr
+    assert "witness.new; the previous database is" in told.stderr
+    assert "fix this and restore again" in told.stderr
     assert start_daemon(TICK, ready=False).process.wait(20) == 1
     (daemon.state / "witness.new").rmdir()
     assert daemon.cli("restore", str(tmp_path / "backup.db")).returncode == 0
