@@ -182,7 +182,7 @@ def _refusal(answer: http.client.HTTPResponse) -> Exception:
 
 def _in_terms_of_options(field: str, problem: str) -> str:
     """Return a problem with a field of the API, worded with the options of the command line."""
-    text = _FIELD.sub(_option, problem)
+    text = _FIELD.sub(_option, problem).replace("Input should", "should")  # pydantic's "input" is our option
     return text if field == "body" else f"{_FIELD.sub(_option, field)}: {text}"
 
 

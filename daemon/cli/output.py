@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datetime import datetime
 
-_WIDEST = 100
+_WIDEST = 100  # characters of a text in a table
+_LEAST_ROOM = 20  # columns of the terminal, to fold a text in them
 _STYLES = {
     "completed": "green",
     "launched": "green",
@@ -33,45 +34,58 @@ def print_json(document: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Print rows under their headings; print `empty` if there are none."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """Print rows under their headings, cutting nothing off; print `empty` if there are none.
 
+    On a terminal the last column is folded if there is room for it; otherwise the terminal wraps the lines.
+    """
     from daemon.text import escape
 
     lines = [[escape(_text(value)) for value in row] for row in rows]
     if not lines:
         print(empty)
         return
-    if not sys.stdout.isatty():
-        _print_plain(columns, lines)
+    heading = [column.upper() for column in columns]
+    widths = [max(len(line[n]) for line in [heading, *lines]) for n in range(len(columns))]
+    if sys.stdout.isatty():
+        _print_styled(heading, lines, widths)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns, 1):
-        last = number == len(columns)
-        table.add_column(column.upper(), no_wrap=not last, overflow="fold" if last else "ellipsis")
-    for line in lines:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in line))
-    Console(highlight=False).print(table)
-
-
-def _print_plain(columns: Sequence[str], lines: list[list[str]]) -> None:
-    """Print aligned columns without colours, cutting nothing off."""
-    table = [[column.upper() for column in columns], *lines]
-    widths = [max(len(line[n]) for line in table) for n in range(len(columns))]
-    for line in table:
+    for line in [heading, *lines]:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def _print_styled(heading: list[str], lines: list[list[str]], widths: list[int]) -> None:
+    from textwrap import wrap
+
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    indent = sum(widths[:-1]) + 2 * len(widths[:-1])
+    room = console.width - indent
+    for line in [heading, *lines]:
+        *cells, last = line
+        text = Text()
+        for cell, width in zip(cells, widths, strict=False):
+            text.append(cell.ljust(width) + "  ", _STYLES.get(cell, ""))
+        parts = wrap(last, room) if room >= _LEAST_ROOM and len(last) > room else [last]
+        text.append(f"\n{' ' * indent}".join(parts), _STYLES.get(last, ""))
+        if line is heading:
+            text.stylize("bold")
+        text.rstrip()
+        console.print(text)
+
+
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
-    """Print names and values under each other, without those that have no value."""
+    """Print names and values under each other, a list on several lines, without names that have no value."""
     from daemon.text import escape
 
-    known = [(name, escape(_text(value))) for name, value in facts if value not in {None, ""}]
+    known = [
+        (name, value if isinstance(value, list) else [value]) for name, value in facts if value not in (None, "", [])
+    ]
     width = max(len(name) for name, _ in known)
-    for name, value in known:
-        print(f"{name.ljust(width)}  {value}")
+    for name, values in known:
+        for number, value in enumerate(values):
+            print(f"{('' if number else name).ljust(width)}  {escape(_text(value))}")
 
 
 def tell(view: dict[str, Any], text: str, *, json: bool) -> None:

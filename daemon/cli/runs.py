@@ -51,12 +51,11 @@ def list_command(
         return
     zone = config.daemon.timezone
     print_table(
-        ("run", "agent", "schedule", "trigger", "due", "status", "took", "error"),
+        ("run", "schedule", "trigger", "due", "status", "took", "error"),
         (
             (
                 run["id"],
-                run["agent"],
-                run["schedule"],
+                run["schedule"] or run["agent"],
                 run["trigger"],
                 local_time(run["scheduled_for"], run["timezone"] or zone),
                 run["status"],
@@ -222,7 +221,8 @@ def cancel(
         if json:
             print_json({"cancelled": cancelled})
         else:
-            print(f"Cancelling {plural(len(cancelled), 'run')}{'' if running else ' when the daemon starts'}.")
+            when = "" if running or not cancelled else " when the daemon starts"
+            print(f"Cancelling {plural(len(cancelled), 'run')}{when}." if cancelled else "No active runs to cancel.")
         return
     view, running = request_cancellation(config, run)
     if json:

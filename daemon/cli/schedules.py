@@ -77,25 +77,33 @@ def _print_schedule(view: dict[str, Any]) -> None:
             ("from", view["start_at"] and local_time(view["start_at"], zone)),
             ("until", view["end_at"] and local_time(view["end_at"], zone)),
             ("overlap", view["overlap_policy"]),
-            ("catch-up", f"{view['catchup']}, within {view['catchup_window_seconds']} s"),
+            ("catch-up", f"{view['catchup']}, within {_duration(view['catchup_window_seconds'])}"),
             ("input", view["initial_input"]["content"]),
             (
                 "started",
                 f"{plural(view['num_actions_taken'], 'time')}, last {local_time(view['last_action_time'], zone)}",
             ),
             ("missed", view["missed_count"]),
-            ("next due", ", ".join(local_time(time, zone) for time in view["next_action_times"] or ())),
-            ("skipped", ", ".join(local_time(time, zone) for time in view["skipped_action_times"])),
+            ("next due", [local_time(time, zone) for time in view["next_action_times"] or ()]),
+            ("skipped", [local_time(time, zone) for time in view["skipped_action_times"]]),
             ("source", f"{view['source']} by {view['creator_principal']}, version {view['version']}"),
         )
     )
 
 
-def _cadence(view: dict[str, object]) -> str:
+def _cadence(view: dict[str, Any]) -> str:
     if view["cron_expression"] is not None:
         return str(view["cron_expression"])
     offset = view["offset_seconds"]
-    return f"every {view['interval_seconds']} s" + (f" + {offset} s" if offset else "")
+    return f"every {_duration(view['interval_seconds'])}" + (f" + {_duration(offset)}" if offset else "")
+
+
+def _duration(seconds: int) -> str:
+    from datetime import timedelta
+
+    from daemon.units import format_duration
+
+    return format_duration(timedelta(seconds=seconds))
 
 
 @app.command("next", epilog="Example: agentcron schedules next triage/nightly -n 3 --from 2026-03-01T00:00:00Z")

@@ -36,21 +36,21 @@ def print_status(view: dict[str, Any], zone: str) -> None:
     parts = (
         (
             "running now",
-            ("run", "agent", "schedule", "status", "since"),
+            ("run", "schedule", "status", "since"),
             view["running"],
-            ("id", "agent", "schedule", "status", "started_at"),
+            ("id", "schedule", "status", "started_at"),
         ),
         ("next due", ("schedule", "due"), view["next"], ("schedule", "scheduled_for")),
         (
             "last failures",
-            ("run", "agent", "schedule", "ended", "error"),
+            ("run", "schedule", "ended", "error"),
             view["last_failures"],
-            ("id", "agent", "schedule", "completed_at", "error"),
+            ("id", "schedule", "completed_at", "error"),
         ),
     )
     for title, columns, entries, keys in parts:
         print(f"\n{title}")
-        rows = ([_cell(key, entry[key], entry["timezone"] or zone) for key in keys] for entry in entries)
+        rows = ([_cell(entry, key, entry["timezone"] or zone) for key in keys] for entry in entries)
         print_table(columns, rows, empty="none")
 
 
@@ -64,9 +64,12 @@ def _print_timeline(timeline: list[dict[str, Any]]) -> None:
     print("\nlast 24 hours (worst status per hour)")
     rows = ((entry["schedule"], "".join(_SIGNS[hour] for hour in entry["hours"]), entry["runs"]) for entry in timeline)
     print_table(("schedule", "24 h ago .......... now", "runs"), rows, empty="no runs")
-    if timeline:
-        print("  ".join(f"{sign} {status}" for status, sign in _SIGNS.items() if status is not None))
+    shown = {hour for entry in timeline for hour in entry["hours"]} - {None}
+    if shown:
+        print("  ".join(f"{sign} {status}" for status, sign in _SIGNS.items() if status in shown))
 
 
-def _cell(key: str, value: Any, zone: str) -> str:  # noqa: ANN401 - cells of any kind
-    return local_time(value, zone) if key.endswith(("_at", "_for")) else shortened(str(value))
+def _cell(entry: dict[str, Any], key: str, zone: str) -> str:
+    if key.endswith(("_at", "_for")):
+        return local_time(entry[key], zone)
+    return shortened(str(entry["agent"] if key == "schedule" and entry[key] is None else entry[key]))

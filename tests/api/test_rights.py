@@ -233,7 +233,7 @@ def test_the_command_line_works_through_the_socket_where_the_state_is_closed(
     try:
         for arguments, shown in (
             ("schedules list", "a/s"),
-            ("schedules show a/s", "every 1 s"),
+            ("schedules show a/s", "every 1s"),
             ("schedules history a/s", "launched"),
             ("runs list", "completed"),
             ("runs show 1", "completed"),

@@ -146,7 +146,7 @@ def test_a_command_that_waits_says_when_the_daemon_goes_away(start_daemon: Start
         daemon.stop()
         _, said = waiting.communicate(timeout=20)
     assert waiting.returncode == 3
-    assert "run 1 goes on, and `agentcron runs logs 1 -f` follows it" in said
+    assert "run 1 continues, follow it with `agentcron runs logs 1 -f`" in said
     assert "Traceback" not in said
 
 

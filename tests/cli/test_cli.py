@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import sqlite3
 import subprocess
@@ -138,14 +139,23 @@ def test_what_comes_in_parts_is_shown_as_a_whole() -> None:
     assert _shown([sys.executable, "-c", script]) == expected
 
 
+def test_a_table_loses_nothing_on_a_narrow_terminal() -> None:
+    columns, row = ("run", "schedule", "error"), ("7", "triage/nightly", "exit status 1 after the budget was spent")
+    script = f"from daemon.cli.output import print_table; print_table({columns!r}, [{row!r}], empty='')"
+    for width in (50, 30):  # room to fold the last column, and none
+        shown = re.sub(rb"\x1b\[[0-9;]*m", b"", _shown([sys.executable, "-c", script], width)).decode()
+        assert " ".join(shown.split()) == " ".join((*(column.upper() for column in columns), *row))
+        assert (max(map(len, shown.splitlines())) <= width) is (width == 50)
+
+
 def _on_terminal(daemon: DaemonProcess, *arguments: str) -> bytes:
     return _shown([sys.executable, "-m", "daemon", "--config", str(daemon.config), *arguments])
 
 
-def _shown(command: list[str]) -> bytes:
+def _shown(command: list[str], columns: int = 200) -> bytes:
     """Return what a command writes to a terminal."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"}
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns)}
     environment.pop("NO_COLOR", None)
     process = subprocess.Popen(command, stdout=theirs, stdin=theirs, env=environment)
     os.close(theirs)
@@ -193,10 +203,10 @@ def test_following_ends_where_nobody_is_left_to_record_the_end(start_daemon: Sta
 
 
 MISTAKES = [
-    (("create", "a/new", "--every", "0s"), "--every: Input should be greater than or equal to 1"),
+    (("create", "a/new", "--every", "0s"), "--every: should be greater than or equal to 1"),
     (("create", "a/new", "--cron", "9"), "--cron: '9'"),
     (("create", "a/new", "--every", "1h", "--cron", "@daily"), "both --cron and --every are set"),
-    (("update", "a/nightly", "--overlap", "jump"), "--overlap: Input should be 'skip'"),
+    (("update", "a/nightly", "--overlap", "jump"), "--overlap: should be 'skip'"),
     (("update", "a/nightly", "--clear", "cron"), "'cron' is none of description, start_at"),
     (("update", "a/nightly", "--clear", "start-at", "--start-at", "x"), "start-at cannot be set and cleared at once"),
 ]
