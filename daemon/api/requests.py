@@ -1,11 +1,14 @@
-"""What requests must look like: the models behind validation and `/openapi.json`."""
+"""The shapes of requests: the models that validate them and stand in `/openapi.json`."""
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 from pydantic.config import JsonDict
 
-from daemon.model import NAME, Catchup, Overlap, RunStatus
+from daemon.config.schema import Config, InitialInput, Schedule
+from daemon.model import NAME, Overlap, RunStatus
+from daemon.rules.schedule_fields import DURATION, FIELDS, INSTANT, PAUSED, POSITIVE_DURATION, ScheduleField
+from daemon.schedules.declared import definition_of
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_length=40)]
@@ -18,9 +21,10 @@ def _whole(value: object) -> object:
 
 Seconds = Annotated[int, Field(ge=0, le=36500 * 86400), BeforeValidator(_whole)]
 Interval = Annotated[int, Field(ge=1, le=36500 * 86400), BeforeValidator(_whole)]
+_CADENCES = ("cron_expression", "interval_seconds")
 _BOTH_CADENCES: JsonDict = {
     "properties": {"cron_expression": {"type": "string"}, "interval_seconds": {"type": "integer"}},
-    "required": ["cron_expression", "interval_seconds"],
+    "required": [*_CADENCES],
 }
 Policy = Annotated[Overlap, Field(strict=False)]
 
@@ -31,47 +35,56 @@ class Shape(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class Input(Shape):
+class Input(InitialInput):
     """What a schedule hands to its agent."""
 
-    type: Literal["text"] = "text"
-    author: Literal["user", "agent"] = "user"
-    content: str
 
-
-class ScheduleChange(Shape):
-    """Keys of a schedule; a change names those that become another."""
-
+class _Change(Shape):
     model_config = ConfigDict(json_schema_extra={"not": _BOTH_CADENCES})
-
-    description: str | None = None
-    cron_expression: Annotated[str, Field(max_length=1000)] | None = None
-    interval_seconds: Interval | None = None
-    offset_seconds: Seconds = 0
-    timezone: Annotated[str, Field(max_length=100)] = "UTC"
-    start_at: Time | None = None
-    end_at: Time | None = None
-    paused: bool = False
-    task_params: dict[str, Any] | None = None
-    task_metadata: dict[str, Any] | None = None
-    initial_input: Input = Input(content="")
-    overlap_policy: Policy = Overlap.SKIP
-    catchup: Annotated[Catchup, Field(strict=False)] = Catchup.LATEST
-    catchup_window_seconds: Seconds = 86400
-    jitter_seconds: Seconds = 0
-    pause_on_failure: bool = False
 
     @model_validator(mode="after")
     def _one_cadence(self) -> Self:
-        if self.cron_expression is not None and self.interval_seconds is not None:
-            raise ValueError("both cron_expression and interval_seconds are set; keep exactly one of them")
+        if all(getattr(self, name) is not None for name in _CADENCES):
+            raise ValueError(f"both {' and '.join(_CADENCES)} are set; keep exactly one of them")
         return self
 
 
-class ScheduleCreate(ScheduleChange):
-    """A new schedule; it needs a name and exactly one of cron_expression and interval_seconds."""
-
+class _Create(_Change):
     name: Name
+
+
+DEFAULTS = {**definition_of(Schedule(), Config()), PAUSED.column: int(Schedule().paused)}
+"""The columns of a schedule of which nothing is said, `paused` included."""
+_TYPES_OF_KINDS = {POSITIVE_DURATION: Interval, DURATION: Seconds, INSTANT: Time}
+_TYPES_OF_KEYS = {  # their meaning is checked later, with status 400 instead of 422
+    "cron": Annotated[str, Field(max_length=1000)],
+    "timezone": Annotated[str, Field(max_length=100)],
+}
+
+
+def _key_of_requests(field: ScheduleField) -> tuple[Any, Any]:
+    """Return the type and the default of a field in requests; what the config schema allows goes unless said above."""
+    own, default = Schedule.model_fields[field.key], DEFAULTS[field.column]
+    kind = _TYPES_OF_KEYS.get(field.key) or _TYPES_OF_KINDS.get(field.kind) or own.rebuild_annotation()
+    return (kind | None, None) if field.clearable or default is None else (kind, field.shown(default))
+
+
+_KEYS: dict[str, Any] = {
+    field.api: _key_of_requests(field) for field in FIELDS if field.api == field.api_key and not field.file_only
+}
+_KEYS["initial_input"] = (Input, Input(content=DEFAULTS["input_content"]))
+ScheduleChange = create_model(
+    "ScheduleChange",
+    __base__=_Change,
+    __doc__="Keys of a schedule; a change names those that become another.",
+    **_KEYS,
+)
+ScheduleCreate = create_model(
+    "ScheduleCreate",
+    __base__=_Create,
+    __doc__="A new schedule; it needs a name and exactly one of cron_expression and interval_seconds.",
+    **_KEYS,
+)
 
 
 class Note(Shape):

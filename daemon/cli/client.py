@@ -23,6 +23,7 @@ from daemon.errors import (
     NotFoundError,
     RefusedError,
 )
+from daemon.rules.schedule_fields import FIELDS
 from daemon.store.lock import socket_in_use
 
 _TIMEOUT = 60.0  # seconds
@@ -151,20 +152,8 @@ def schedule_path(agent: str, name: str, subresource: str = "") -> str:
     return f"/agents/{quote(agent)}/schedules/{quote(name)}" + (f"/{subresource}" if subresource else "")
 
 
-_OPTIONS = {
-    "cron_expression": "--cron",
-    "interval_seconds": "--every",
-    "offset_seconds": "--offset",
-    "jitter_seconds": "--jitter",
-    "catchup_window_seconds": "--catchup-window",
-    "overlap_policy": "--overlap",
-    "initial_input.content": "--input",
-    "task_params": "--params",
-    "task_metadata": "--metadata",
-    "start_at": "--start-at",
-    "end_at": "--end-at",
-}
-"""The options that set the fields of the API."""
+_OPTIONS = {field.api: field.option.partition("/")[0] for field in FIELDS if field.help and "_" in field.api}
+"""What the command line calls the fields of the API whose name is not an everyday word."""
 _FIELD = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, _OPTIONS)) + r")(?![\w.])")
 
 

@@ -1,42 +1,46 @@
 """`agentcron schedules create|update|pause|...`: what changes a schedule, asked of the running daemon."""
 
+import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from daemon.cli.output import local_time, tell
 from daemon.cli.parameters import Json
+from daemon.model import Overlap
+from daemon.rules.schedule_fields import BOOLEAN, DURATION, FIELDS, Kind, ScheduleField, put
 
 if TYPE_CHECKING:
     from daemon.cli.client import Client
 
 Address = Annotated[str, typer.Argument(metavar="AGENT/NAME", help="The schedule.")]
 NoteText = Annotated[str | None, typer.Option("--note", help="Why; kept in the history.")]
-Cron = Annotated[str | None, typer.Option("--cron", metavar="EXPRESSION", help="When it is due, as in crontab(5).")]
-Every = Annotated[str | None, typer.Option("--every", metavar="DURATION", help="Due that often, counted from 1970.")]
-Offset = Annotated[str | None, typer.Option("--offset", metavar="DURATION", help="Shifts the phase of --every.")]
-ZoneName = Annotated[str | None, typer.Option("--timezone", metavar="ZONE", help="IANA zone of --cron.")]
-StartAt = Annotated[str | None, typer.Option("--start-at", metavar="TIME", help="Not due before, RFC 3339.")]
-EndAt = Annotated[str | None, typer.Option("--end-at", metavar="TIME", help="Not due after, RFC 3339.")]
-Jitter = Annotated[str | None, typer.Option("--jitter", metavar="DURATION", help="Spreads the starts at most so far.")]
 OverlapName = Annotated[
-    str | None,
-    typer.Option(
-        "--overlap",
-        metavar="POLICY",
-        help="skip, buffer_one, buffer_all, cancel_other, terminate_other or allow_all.",
-    ),
+    str | None, typer.Option("--overlap", metavar="POLICY", help=f"Overlap policy: {', '.join(Overlap)}.")
 ]
-CatchupName = Annotated[str | None, typer.Option("--catchup", metavar="POLICY", help="latest, all or none.")]
-Window = Annotated[str | None, typer.Option("--catchup-window", metavar="DURATION", help="No catch-up beyond it.")]
-PauseOnFailure = Annotated[
-    bool | None, typer.Option("--pause-on-failure/--no-pause-on-failure", help="After a failure.")
-]
-Paused = Annotated[bool | None, typer.Option("--paused/--not-paused", help="Whether it is paused.")]
-Description = Annotated[str | None, typer.Option("--description", help="For people.")]
-InputText = Annotated[str | None, typer.Option("--input", metavar="TEXT", help="What the agent is given.")]
-Params = Annotated[str | None, typer.Option("--params", metavar="JSON", help="task_params, a JSON object.")]
-Metadata = Annotated[str | None, typer.Option("--metadata", metavar="JSON", help="task_metadata, a JSON object.")]
+InputText = Annotated[str | None, typer.Option("--input", metavar="TEXT", help="Input of this run.")]
+Params = Annotated[str | None, typer.Option("--params", metavar="JSON", help="Parameters of this run, a JSON object.")]
+_OPTIONS = [field for field in FIELDS if field.help]
+_CLEARABLE = {field.key: field.api for field in _OPTIONS if field.clearable}
+
+
+def _with_fields(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of a schedule, which it gets as `**options`."""
+    signature = inspect.signature(command)
+    context, schedule, *others, _ = signature.parameters.values()
+    fields = [
+        inspect.Parameter(field.key, context.kind, default=None, annotation=_option_of(field)) for field in _OPTIONS
+    ]
+    parameters = [context, schedule, *fields, *others]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _option_of(field: ScheduleField) -> Any:  # noqa: ANN401 - an annotation
+    if field.kind is BOOLEAN:
+        return Annotated[bool | None, typer.Option(field.option, help=field.help)]
+    return Annotated[str | None, typer.Option(field.option, metavar=field.metavar, help=field.help)]
 
 
 def register(app: typer.Typer) -> None:
@@ -55,63 +59,30 @@ def register(app: typer.Typer) -> None:
         app.command(epilog=f"Example: agentcron schedules {example}")(command)
 
 
-def create(
-    context: typer.Context,
-    schedule: Address,
-    cron: Cron = None,
-    every: Every = None,
-    offset: Offset = None,
-    timezone: ZoneName = None,
-    start_at: StartAt = None,
-    end_at: EndAt = None,
-    jitter: Jitter = None,
-    overlap: OverlapName = None,
-    catchup: CatchupName = None,
-    catchup_window: Window = None,
-    pause_on_failure: PauseOnFailure = None,
-    paused: Paused = None,
-    description: Description = None,
-    content: InputText = None,
-    params: Params = None,
-    metadata: Metadata = None,
-    json: Json = False,
-) -> None:
+@_with_fields
+def create(context: typer.Context, schedule: Address, json: Json = False, **options: Any) -> None:  # noqa: ANN401
     """Create a schedule; it lives in the database, not in the config file."""
     from daemon.cli.offline import split_address
 
     agent, name = split_address(schedule)
-    body = _definition(locals())
+    body = _definition(options)
     view = _client(context).ask("POST", f"/agents/{agent}/schedules", {"name": name, **body})
     tell(view, f"{schedule} was created.", json=json)
 
 
+@_with_fields
 def update(
     context: typer.Context,
     schedule: Address,
-    cron: Cron = None,
-    every: Every = None,
-    offset: Offset = None,
-    timezone: ZoneName = None,
-    start_at: StartAt = None,
-    end_at: EndAt = None,
-    jitter: Jitter = None,
-    overlap: OverlapName = None,
-    catchup: CatchupName = None,
-    catchup_window: Window = None,
-    pause_on_failure: PauseOnFailure = None,
-    paused: Paused = None,
-    description: Description = None,
-    content: InputText = None,
-    params: Params = None,
-    metadata: Metadata = None,
     clear: Annotated[
         list[str] | None,
-        typer.Option("--clear", metavar="KEY", help="Empty it: description, start_at, end_at, params or metadata."),
+        typer.Option("--clear", metavar="KEY", help=f"Reset to the default: {', '.join(_CLEARABLE)}."),
     ] = None,
     json: Json = False,
+    **options: Any,  # noqa: ANN401
 ) -> None:
     """Change a created schedule; a new cadence replaces the old one."""
-    body = _definition(locals())
+    body = _definition(options)
     body |= _cleared(clear or [], body)
     view = _client(context).ask("PATCH", _path(schedule), body)
     tell(view, f"{schedule} is at version {view['version']}.", json=json)
@@ -143,7 +114,7 @@ def trigger(
     from daemon.cli.follow import follow
 
     client = _client(context)
-    body = _definition({"content": content, "params": params})
+    body = _definition({"input": content, "params": params})
     run = client.ask("POST", _path(schedule, "trigger"), body, **({"Idempotency-Key": key} if key else {}))
     if wait:
         follow(client, run["id"], json=json)
@@ -211,43 +182,13 @@ def _path(schedule: str, what: str = "") -> str:
     return schedule_path(*split_address(schedule), what)
 
 
-_PLAIN = {
-    "cron": "cron_expression",
-    "timezone": "timezone",
-    "start_at": "start_at",
-    "end_at": "end_at",
-    "overlap": "overlap_policy",
-    "catchup": "catchup",
-    "pause_on_failure": "pause_on_failure",
-    "paused": "paused",
-    "description": "description",
-}
-_DURATIONS = {
-    "every": "interval_seconds",
-    "offset": "offset_seconds",
-    "jitter": "jitter_seconds",
-    "catchup_window": "catchup_window_seconds",
-}
-
-
-_CLEARABLE = {
-    "description": "description",
-    "start_at": "start_at",
-    "end_at": "end_at",
-    "params": "task_params",
-    "metadata": "task_metadata",
-}
-
-
 def _definition(options: dict[str, Any]) -> dict[str, Any]:
     """Return the body that the given options make."""
-    body = {key: options[name] for name, key in _PLAIN.items() if options.get(name) is not None}
-    body |= {key: seconds_of(name, options[name]) for name, key in _DURATIONS.items() if options.get(name) is not None}
-    if options.get("content") is not None:
-        body["initial_input"] = {"content": options["content"]}
-    for name, key in (("params", "task_params"), ("metadata", "task_metadata")):
-        if options.get(name) is not None:
-            body[key] = _object(name, options[name])
+    body: dict[str, Any] = {}
+    for field in _OPTIONS:
+        value = options.get(field.key)
+        if value is not None:
+            put(body, field.api, _parsed(field.kind, field.option, value) if isinstance(value, str) else value)
     return body
 
 
@@ -266,21 +207,11 @@ def _cleared(keys: list[str], body: dict[str, Any]) -> dict[str, None]:
 
 def seconds_of(name: str, text: str) -> int:
     """Return the seconds of a duration; raise BadParameter for what is none."""
-    from daemon.units import parse_duration
+    return int(_parsed(DURATION, f"--{name.replace('_', '-')}", text))
 
+
+def _parsed(kind: Kind, option: str, text: str) -> Any:  # noqa: ANN401 - values of every kind
     try:
-        return int(parse_duration(text).total_seconds())
+        return kind.parse(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is {error}", param_hint=f"--{name.replace('_', '-')}") from None
-
-
-def _object(name: str, text: str) -> dict[str, Any]:
-    import json
-
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no JSON: {error}", param_hint=f"--{name}") from None
-    if not isinstance(value, dict):
-        raise typer.BadParameter(f"{text!r} is no JSON object", param_hint=f"--{name}")
-    return value
+        raise typer.BadParameter(f"{text!r} is {error}", param_hint=option) from None

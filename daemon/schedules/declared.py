@@ -1,19 +1,19 @@
 """Schedules of the config file: what a start or a reload makes of them."""
 
-import json
 import sqlite3
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Literal
 
 from daemon.config.schema import Config, Schedule
 from daemon.errors import ConfigError
 from daemon.model import CONFIG_PRINCIPAL
+from daemon.rules.schedule_fields import BY_COLUMN, DEFINITION, ScheduleField
 from daemon.schedules.revision import Mark, pause_columns, redefine, remove
 from daemon.store.connection import Transaction
 from daemon.store.schedules import (
-    DEFINITION_KEYS,
     ScheduleRow,
     add_revision,
     change_schedule,
@@ -22,19 +22,9 @@ from daemon.store.schedules import (
     move_cursor,
     retired_schedules,
 )
-from daemon.units import format_duration, format_instant
+from daemon.units import format_instant
 
 _NOTE = "paused in the config file"
-_FILE_KEYS = {
-    "every_ms": "every",
-    "offset_ms": "offset",
-    "jitter_ms": "jitter",
-    "catchup_window_ms": "catchup_window",
-    "input_author": "input.author",
-    "input_content": "input",
-    "task_params": "params",
-    "task_metadata": "metadata",
-}
 
 
 @dataclass(frozen=True)
@@ -84,14 +74,13 @@ class _Wanted:
         if self.live is None:
             return Declared(address, "revived" if self.retired else "created")
         if self.changes or self.new_pause:
-            return Declared(address, "changed", {_FILE_KEYS.get(k, k): _shown(k, v) for k, v in self.changes.items()})
+            return Declared(address, "changed", _in_file_terms(self.changes))
         return None
 
 
-def _shown(key: str, values: list[Any]) -> list[Any]:
-    if not key.endswith("_ms"):
-        return values
-    return [None if value is None else format_duration(timedelta(milliseconds=value)) for value in values]
+def _in_file_terms(changes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    named = ((BY_COLUMN[column], values) for column, values in changes.items())
+    return {entry.key: [entry.written(value) for value in values] for entry, values in named}
 
 
 def declared_changes(source: Transaction | sqlite3.Connection, config: Config) -> list[Declared]:
@@ -195,26 +184,10 @@ def _revive(tx: Transaction, row: ScheduleRow, definition: dict[str, Any], sched
 
 def definition_of(schedule: Schedule, config: Config) -> dict[str, Any]:
     """Return the columns that a schedule of the file fills."""
-    columns = {
-        "description": schedule.description,
-        "cron": schedule.cron,
-        "every_ms": _milliseconds(schedule.every) if schedule.every else None,
-        "offset_ms": _milliseconds(schedule.offset),
-        "timezone": schedule.timezone or config.daemon.timezone,
-        "start_at": format_instant(schedule.start_at) if schedule.start_at else None,
-        "end_at": format_instant(schedule.end_at) if schedule.end_at else None,
-        "jitter_ms": _milliseconds(schedule.jitter),
-        "overlap": str(schedule.overlap),
-        "catchup": str(schedule.catchup),
-        "catchup_window_ms": _milliseconds(schedule.catchup_window),
-        "pause_on_failure": int(schedule.pause_on_failure),
-        "input_author": schedule.input.author,
-        "input_content": schedule.input.content,
-        "task_params": json.dumps(schedule.params, default=str),
-        "task_metadata": json.dumps(schedule.metadata, default=str),
-    }
-    return {key: columns[key] for key in DEFINITION_KEYS}
+    columns = {entry.column: _column_value(entry, schedule) for entry in DEFINITION}
+    return {**columns, "timezone": schedule.timezone or config.daemon.timezone}
 
 
-def _milliseconds(length: timedelta) -> int:
-    return length // timedelta(milliseconds=1)
+def _column_value(entry: ScheduleField, schedule: Schedule) -> Any:  # noqa: ANN401 - values of every kind
+    value = attrgetter(entry.attribute)(schedule)
+    return None if value is None else entry.kind.from_file(value)

@@ -51,28 +51,26 @@ def find(tx: Transaction, agent: str, name: str, asked: Asked) -> ScheduleRow:
     return row
 
 
-def create(
-    tx: Transaction, agent: str, name: str, definition: dict[str, Any], asked: Asked, *, paused: bool
-) -> ScheduleRow:
-    """Create a schedule, due from now on; raise RefusedError if the name is taken."""
+def create(tx: Transaction, agent: str, name: str, values: dict[str, Any], asked: Asked) -> ScheduleRow:
+    """Create a schedule of a definition and `paused`, due from now on; raise RefusedError if the name is taken."""
     taken = get_schedule(tx, agent, name)
     if taken is not None:
         where = "in the config file" if taken.source == "declared" else "already"
         raise RefusedError(f"there is a schedule {agent}/{name} {where}; choose another name")
-    _check_bounds(definition)
+    _check_bounds(values)
     at = format_instant(asked.now)
     columns = {
         "agent": agent,
         "name": name,
         "source": "created",
-        **definition,
-        **pause_columns(None, asked.now, paused=paused),
+        **values,
+        **pause_columns(None, asked.now, paused=bool(values["paused"])),
         "creator": asked.principal,
         "created_at": at,
         "updated_at": at,
     }
     schedule_id = insert_schedule(tx, f"{agent}/{name}", asked.now, columns)
-    first = {key: [None, value] for key, value in {**definition, "paused": int(paused)}.items()}
+    first = {key: [None, value] for key, value in values.items()}
     add_revision(tx, schedule_id, 1, asked.now, asked.principal, "create", first)
     return find(tx, agent, name, replace(asked, versions=None))
 

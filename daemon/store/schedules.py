@@ -5,30 +5,19 @@ import sqlite3
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from daemon.model import Catchup, DueTime, Overlap
 from daemon.rules.cadence import Cadence, cron_cadence, interval_cadence
+from daemon.rules.schedule_fields import DEFINITION
 from daemon.store.connection import Transaction
 from daemon.store.skips import forget_past_skips
 from daemon.units import format_instant, parse_instant
 
 UNDECIDABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What a schedule raises whose row somebody damaged."""
-CADENCE_KEYS = ("cron", "every_ms", "offset_ms", "timezone", "start_at", "end_at")
-DEFINITION_KEYS = (
-    "description",
-    *CADENCE_KEYS,
-    "jitter_ms",
-    "overlap",
-    "catchup",
-    "catchup_window_ms",
-    "pause_on_failure",
-    "input_author",
-    "input_content",
-    "task_params",
-    "task_metadata",
-)
+CADENCE_KEYS = tuple(field.column for field in DEFINITION if field.cadence)
+DEFINITION_KEYS = tuple(field.column for field in DEFINITION)
 
 
 @dataclass(frozen=True)
@@ -38,7 +27,7 @@ class ScheduleRow:
     id: int
     agent: str
     name: str
-    source: str
+    source: Literal["declared", "created"]
     version: int
     paused: bool
     paused_at: datetime | None
@@ -80,7 +69,7 @@ class ScheduleRow:
 
 def cadence_from(definition: dict[str, Any]) -> Cadence:
     """Return when a schedule of that definition is due."""
-    return _cadence(*(definition[key] for key in (*CADENCE_KEYS, "jitter_ms")))
+    return _cadence(**{key: definition[key] for key in (*CADENCE_KEYS, "jitter_ms")})
 
 
 @lru_cache(maxsize=4096)

@@ -15,7 +15,7 @@ from daemon.api import requests, responses
 from daemon.api.cache import Answer
 from daemon.api.json_body import etag
 from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, ApiCall, Handler, Route, reply, written
-from daemon.api.schedule_columns import changed_columns, input_columns, instant, new_definition
+from daemon.api.schedule_columns import changed_columns, input_columns, instant, new_columns
 from daemon.config.effective import days_of
 from daemon.errors import NotFoundError
 from daemon.fires.backfill import Backfilled, backfill
@@ -36,11 +36,9 @@ async def _create(call: ApiCall) -> web.StreamResponse:
     await call.require("agent.update", agent, f"agent {agent}")
     if agent not in call.context.config.agents:
         raise NotFoundError(f"no agent {agent!r} is in the config")
-    definition = new_definition(body, call.context.config.daemon.timezone)
+    columns = new_columns(body, call.context.config.daemon.timezone)
     asked = call.asked()
-    row = await call.context.home.database.write(
-        lambda tx: management.create(tx, agent, body.name, definition, asked, paused=body.paused)
-    )
+    row = await call.context.home.database.write(lambda tx: management.create(tx, agent, body.name, columns, asked))
     return await _shown(call, row, status=201)
 
 
