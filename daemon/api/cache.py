@@ -1,7 +1,7 @@
 """Answers about schedules, each written once and given again until it would read differently."""
 
 import sqlite3
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -40,7 +40,7 @@ class ResponseCache:
         config: Config,
         key: Hashable,
         now: datetime,
-        view: Callable[[], dict[str, Any]],
+        view: Callable[[], Mapping[str, Any]],
     ) -> Answer:
         """Return the answer of that key, anew if anybody committed anything (PRAGMA data_version) or reloaded since."""
         state = connection.execute("PRAGMA data_version").fetchone()[0]
@@ -62,7 +62,7 @@ class ResponseCache:
         self._answers[key] = fresh
 
 
-def _written(body: dict[str, Any]) -> Answer:
+def _written(body: Mapping[str, Any]) -> Answer:
     schedules = body.get("run_schedules", [body])
     times = [at for one in schedules for at in [*(one["next_action_times"] or ()), *one["skipped_action_times"]]]
     return Answer(in_words(body), body.get("version", 0), min(times, default=None))

@@ -5,6 +5,7 @@ from typing import Any
 
 from aiohttp import web
 from pydantic import ValidationError
+from typing_extensions import TypedDict
 
 from daemon.errors import (
     AgentcronError,
@@ -16,6 +17,15 @@ from daemon.errors import (
     StaleVersionError,
     StoreUnavailableError,
 )
+
+
+class ErrorView(TypedDict):
+    """What is wrong and how to mend it; `code` is for programs."""
+
+    message: str
+    code: str
+    data: dict[str, Any]
+
 
 _STATUSES: dict[type[AgentcronError], tuple[int, str]] = {
     InvalidError: (400, "invalid"),
@@ -43,7 +53,7 @@ _CODES = {
 
 def refusal(status: int, message: str, data: dict[str, Any] | None = None, code: str | None = None) -> web.Response:
     """Return an answer that says what is wrong."""
-    body = {"message": message, "code": code or _CODES.get(status, "error"), "data": data or {}}
+    body: ErrorView = {"message": message, "code": code or _CODES.get(status, "error"), "data": data or {}}
     return web.Response(text=json.dumps(body), status=status, content_type="application/json")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from daemon.errors import InvalidError
@@ -34,7 +35,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def in_words(body: dict[str, Any]) -> str:
+def in_words(body: Mapping[str, object]) -> str:
     """Return the text of a JSON answer."""
     return json.dumps(body, ensure_ascii=False)
 

@@ -1,15 +1,18 @@
-"""`/openapi.json`: OpenAPI 3.1, made from the routes and the models that validate their requests."""
+"""`/openapi.json`: OpenAPI 3.1, made from the routes, the models of their requests and the types of their answers."""
 
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter, create_model
+from pydantic.json_schema import JsonSchemaMode
 
 from daemon import __version__
-from daemon.api.responses import ErrorView
+from daemon.api.errors import ErrorView
+from daemon.api.requests import DEFAULTS
 from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, Route
 from daemon.model import NAME
+from daemon.rules.schedule_fields import FIELDS
 
 _PARTS = {
     "token": ("What stands at the end of the hook URL that the agent was given.", {"type": "string"}),
@@ -45,14 +48,7 @@ _WITH_BODY = (400, 408, 413, 415)
 def describe(routes: Iterable[Route]) -> dict[str, Any]:
     """Return the document for the routes."""
     routes = list(routes)
-    taken = [(shape, "validation") for route in routes for shape in (route.body, route.query) if shape is not None]
-    given = [(route.answer, "serialization") for route in routes if not isinstance(route.answer, str)]
-    names, definitions = models_json_schema(
-        [*taken, *given, (ErrorView, "serialization")],  # type: ignore[list-item]
-        ref_template="#/components/schemas/{model}",
-    )
-    references: dict[Any, dict[str, Any]] = {model: found for (model, _), found in names.items()}
-    schemas = definitions["$defs"]
+    references, schemas = _schemas(routes)
     paths: dict[str, Any] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, references, schemas)
@@ -67,6 +63,35 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
         },
         "security": [{"token": []}],
     }
+
+
+def _schemas(routes: list[Route]) -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:
+    """Return what refers to each shape, and the schemas of all shapes by name."""
+    fields = _schedule_fields()
+    taken = [shape for route in routes for shape in (route.body, route.query) if shape is not None]
+    given = [route.answer for route in routes if not isinstance(route.answer, str)]
+    modes: dict[Any, JsonSchemaMode] = {
+        **dict.fromkeys(taken, "validation"),
+        **dict.fromkeys([*given, ErrorView, fields], "serialization"),
+    }
+    names, document = TypeAdapter.json_schemas(
+        [(shape, mode, TypeAdapter(shape)) for shape, mode in modes.items()],
+        ref_template="#/components/schemas/{model}",
+    )
+    schemas = document["$defs"]
+    found = schemas.pop(fields.__name__)
+    schemas["ScheduleView"]["properties"] |= found["properties"]
+    schemas["ScheduleView"]["required"] += found["required"]
+    return {shape: reference for (shape, _), reference in names.items()}, schemas
+
+
+def _schedule_fields() -> type[BaseModel]:
+    """Return the shape of the keys that a ScheduleView has from the field table."""
+    types: dict[str, Any] = {}
+    for field in FIELDS:
+        own = field.kind.json_type if field.api == field.api_key else dict[str, str]
+        types[field.api_key] = (own | None if DEFAULTS[field.column] is None else own, ...)
+    return create_model("ScheduleFields", **types)
 
 
 def _operation(route: Route, references: dict[Any, dict[str, Any]], schemas: dict[str, Any]) -> dict[str, Any]:

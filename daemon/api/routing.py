@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -84,7 +84,7 @@ class ApiCall:
             raise InvalidError(f"{IDEMPOTENCY_KEY} should have 1 to {_LONGEST_KEY} ASCII characters without blanks")
         return key
 
-    async def answer(self, query: Callable[[sqlite3.Connection], dict[str, Any]]) -> web.Response:
+    async def answer(self, query: Callable[[sqlite3.Connection], Mapping[str, object]]) -> web.Response:
         """Answer with what a query finds; a large document is put into words off the loop, too."""
         return written(await self.context.home.database.read(lambda connection: in_words(query(connection))))
 
@@ -117,8 +117,8 @@ class Route:
     path: str
     does: str
     handler: Handler
-    answer: type[BaseModel] | str
-    """The shape of a good answer, or its content type if it is no JSON."""
+    answer: type[object] | str
+    """The TypedDict of a good answer, or its content type if it is not JSON."""
     status: int = 200
     body: type[BaseModel] | None = None
     body_required: bool = True
@@ -162,6 +162,6 @@ def written(text: str, status: int = 200, **headers: str) -> web.Response:
     return web.Response(text=text, status=status, headers=headers or None, content_type="application/json")
 
 
-def reply(body: dict[str, Any], status: int = 200, **headers: str) -> web.Response:
+def reply(body: Mapping[str, object], status: int = 200, **headers: str) -> web.Response:
     """Return a JSON answer."""
     return written(in_words(body), status, **headers)

@@ -18,7 +18,7 @@ from daemon.store.connection import Transaction, connect
 from daemon.store.lock import running_daemon
 from daemon.store.runs import Run, active_runs, get_run
 from daemon.units import utc_now
-from daemon.views.documents import run_view
+from daemon.views.runs import run_view
 
 
 def request_cancellation(config: Config, number: int) -> tuple[dict[str, Any], bool]:
@@ -29,9 +29,9 @@ def request_cancellation(config: Config, number: int) -> tuple[dict[str, Any], b
         if _needs_daemon(config):
             raise
     if not has_database(config):
-        raise NotFoundError(f"no run {number}: no database in {state_dir(config)} yet")
+        raise NotFoundError(f"there is no database in {state_dir(config)} yet, so there is no run {number}")
     with _write_transaction(config) as tx:
-        return run_view(_flag(tx, number)), False
+        return dict(run_view(_flag(tx, number))), False
 
 
 def cancel_all(config: Config) -> tuple[list[int], bool]:

@@ -4,7 +4,7 @@ import contextlib
 import getpass
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,12 @@ def may_use(config: Config, rights: int) -> bool:
 
 
 def document(
-    config: Config, from_database: Callable[[sqlite3.Connection], dict[str, Any]], path: str, **query: object
+    config: Config, from_database: Callable[[sqlite3.Connection], Mapping[str, Any]], path: str, **query: object
 ) -> dict[str, Any]:
     """Return a JSON document: from the database if we may read it, else from the daemon, which checks our rights."""
     if config.agents and may_read(config):  # a config without agents is one with errors: only the daemon knows the rest
         with reading(config) as connection:
-            return from_database(connection)
+            return dict(from_database(connection))
     from daemon.cli.client import Client
 
     return Client(config).get(path, **query)

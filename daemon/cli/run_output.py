@@ -20,7 +20,7 @@ from daemon.runs.folder import run_folder
 from daemon.store.lock import running_daemon
 from daemon.store.runs import Run, get_run
 from daemon.text import escape
-from daemon.views.documents import run_view
+from daemon.views.runs import run_view
 
 _CHUNK = 1024 * 1024
 _POLL_INTERVAL = 0.2  # seconds, for a growing file
@@ -41,7 +41,7 @@ def output_of(config: Config, run: int, *, follow: bool) -> tuple[Iterator[bytes
 
     def details() -> dict[str, Any]:
         with reading(config) as connection:
-            return run_view(run_numbered(connection, run))
+            return dict(run_view(run_numbered(connection, run)))
 
     details()
     return _copy(config, run, follow=follow), details

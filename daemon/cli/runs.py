@@ -32,7 +32,7 @@ def list_command(
     """List the newest runs."""
     from daemon.cli.locate import find_daemon
     from daemon.cli.offline import document, split_address
-    from daemon.views.documents import runs_page
+    from daemon.views.runs import runs_page
 
     config = find_daemon(context.obj)
     if schedule is not None:
@@ -87,7 +87,7 @@ def show(context: typer.Context, run: RunNumber, json: Json = False) -> None:
     from daemon.cli.locate import find_daemon
     from daemon.cli.offline import document, run_numbered
     from daemon.units import format_size
-    from daemon.views.documents import run_details
+    from daemon.views.runs import run_details
 
     config = find_daemon(context.obj)
     details = document(

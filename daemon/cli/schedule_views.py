@@ -8,20 +8,21 @@ from daemon.cli.offline import document, may_read, reading, schedule_named, spli
 from daemon.config.schema import Config
 from daemon.errors import InvalidError, NotFoundError
 from daemon.units import utc_now
-from daemon.views.documents import history_view, schedule_view, schedules_page
+from daemon.views.history import HistoryView, history_view
+from daemon.views.schedules import ScheduleList, ScheduleView, schedule_view, schedules_page
 
 
 def listed(config: Config, agent: str | None, limit: int) -> dict[str, Any]:
     """Return the schedules of one agent or of all."""
 
-    def query(connection: sqlite3.Connection) -> dict[str, Any]:
+    def query(connection: sqlite3.Connection) -> ScheduleList:
         return schedules_page(connection, config, utc_now(), agent, limit, None)
 
     if agent is not None:
         return document(config, query, f"/agents/{agent}/schedules", limit=limit)
     if may_read(config):
         with reading(config) as connection:
-            return query(connection)
+            return dict(query(connection))
     return _of_all_agents(config, limit)
 
 
@@ -42,7 +43,7 @@ def _of_all_agents(config: Config, limit: int) -> dict[str, Any]:
 def shown(config: Config, address: str) -> dict[str, Any]:
     """Return one schedule, or the one deleted last of that name."""
 
-    def query(connection: sqlite3.Connection) -> dict[str, Any]:
+    def query(connection: sqlite3.Connection) -> ScheduleView:
         return schedule_view(connection, schedule_named(connection, address, deleted=True), config, utc_now())
 
     return document(config, query, schedule_path(*split_address(address)))
@@ -52,7 +53,7 @@ def history_of(config: Config, address: str, limit: int) -> tuple[str, dict[str,
     """Return the zone of a schedule, and its fires and revisions."""
     zone = ""
 
-    def query(connection: sqlite3.Connection) -> dict[str, Any]:
+    def query(connection: sqlite3.Connection) -> HistoryView:
         nonlocal zone
         row = schedule_named(connection, address, deleted=True)
         zone = row.definition["timezone"]

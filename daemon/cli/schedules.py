@@ -125,7 +125,7 @@ def next_command(
     from daemon.schedules.declared import definition_of
     from daemon.store.schedules import cadence_from
     from daemon.units import format_instant, utc_now
-    from daemon.views.documents import upcoming
+    from daemon.views.schedules import upcoming
 
     config = find_daemon(context.obj)
     after = _instant(start) if start else utc_now()

@@ -100,7 +100,7 @@ def check(
     from daemon.store.schedules import cadence_from
     from daemon.text import escape
     from daemon.units import format_instant, utc_now
-    from daemon.views.documents import upcoming
+    from daemon.views.schedules import upcoming
 
     config = read_config(context.obj)
     found = []
@@ -238,7 +238,7 @@ def status(context: typer.Context, json: Json = False) -> None:
     def query(connection: "sqlite3.Connection") -> dict[str, Any]:
         pid = running_daemon(folder)
         problem = current_problem(config) if pid is not None else None
-        return status_view(connection, folder, pid, utc_now(), zone, amiss=problem)
+        return dict(status_view(connection, folder, pid, utc_now(), zone, amiss=problem))
 
     try:
         view = document(config, query, "/status")

@@ -56,17 +56,13 @@ class CleanupResult:
     failed: dict[int, str] = field(default_factory=dict)
     dry_run: bool = False
 
-    def view(self) -> dict[str, Any]:
-        """Return it as everybody outside sees it."""
-        failed = [{"run_id": run, "reason": reason} for run, reason in self.failed.items()]
-        return {"removed": self.removed, "failed": failed, "dry_run": self.dry_run}
-
     def notices(self) -> list[Notice]:
         """Return what people may want to be notified of: nothing, if nothing was done."""
         if not self.removed and not self.failed:
             return []
         text = f"removed {plural(len(self.removed), 'workspace')}, {len(self.failed)} failed"
-        details = {"removed": self.removed, "failed": self.view()["failed"]}
+        failed = [{"run_id": run, "reason": reason} for run, reason in self.failed.items()]
+        details = {"removed": self.removed, "failed": failed}
         if self.removed:
             return [Notice("cleanup", text, details=details)]
         return [Notice("cleanup", text, subject="cleanup", state=str(sorted(self.failed)), details=details)]

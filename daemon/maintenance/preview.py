@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from daemon.maintenance.cleanup import tell
 from daemon.maintenance.purge import Purge
@@ -50,14 +49,6 @@ class Forecast:
         group.runs += 1
         group.bytes += size
         group.oldest, group.newest = min(group.oldest, run.updated_at), max(group.newest, run.updated_at)
-
-    def view(self) -> dict[str, Any]:
-        """Return it as everybody outside sees it."""
-        groups = [
-            {"agent": agent, "schedule": schedule or None, **vars(group)}
-            for (agent, schedule), group in sorted(self.groups.items())
-        ]
-        return {**vars(self), "groups": groups}
 
 
 async def forecast(database: Database, state_dir: Path, policy: RetentionPolicy, latest: Cutoff) -> Forecast:

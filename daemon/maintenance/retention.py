@@ -4,7 +4,6 @@ import asyncio
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import structlog
 
@@ -48,10 +47,6 @@ class RetentionResult:
     def counts(self) -> dict[str, int]:
         """How much of each kind."""
         return {"runs": self.deleted, "fires": self.fires, "schedules": self.schedules, "folders": self.folders}
-
-    def view(self) -> dict[str, Any]:
-        """Return it as everybody outside sees it."""
-        return dict(vars(self))
 
 
 class Retention:

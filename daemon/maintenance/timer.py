@@ -27,10 +27,6 @@ class Progress:
     total: int = 0
     """About how much there is to do."""
 
-    def view(self) -> dict[str, int]:
-        """Return it as everybody outside sees it."""
-        return dict(vars(self))
-
 
 async def wait_until_due(
     cadence: Callable[[], Cadence], last: datetime, now: Callable[[], datetime], woken: asyncio.Event | None = None

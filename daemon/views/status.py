@@ -9,13 +9,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from daemon.maintenance.timer import Progress
+from typing_extensions import TypedDict
+
 from daemon.model import RunStatus
 from daemon.rules.budget import calendar_day
 from daemon.store.runs import SELECT_RUNS, count_pending, run_from
 from daemon.store.schedules import UNDECIDABLE, schedule_from
 from daemon.units import format_duration, format_instant, format_size, parse_instant
-from daemon.views.documents import run_view
+from daemon.views.runs import RunView, run_view
 
 _FEW = 5
 _HOURS = 24
@@ -31,6 +32,24 @@ _WORST_LAST = (
 )
 
 
+class _Spent(TypedDict):
+    cost_today_usd: float | None
+    tokens_today: int
+
+
+class StatusView(_Spent):
+    """How the daemon is doing."""
+
+    daemon: dict[str, Any]
+    running: list[RunView]
+    pending: int
+    next: list[dict[str, Any]]
+    last_failures: list[RunView]
+    timeline: list[dict[str, Any]]
+    sweeps: dict[str, dict[str, int]]
+    disk: dict[str, str]
+
+
 def status_view(
     connection: sqlite3.Connection,
     state_dir: Path,
@@ -40,12 +59,12 @@ def status_view(
     agents: list[str] | None = None,
     *,
     amiss: str | None,
-    sweeps: Mapping[str, Progress | None] = MappingProxyType({}),
-) -> dict[str, Any]:
+    sweeps: Mapping[str, dict[str, int]] = MappingProxyType({}),
+) -> StatusView:
     """Return what runs now, what is next, what failed last, a day of runs, what they cost today, and the disk.
 
     `daemon` is its pid and `amiss` what it says is wrong with it, None if it does not answer; `agents` are those that
-    may be seen (None for all), `sweeps` are those that may be under way. The day begins in `zone`.
+    may be seen (None for all), `sweeps` how far those are that are under way. The day begins in `zone`.
     """
     seen = {"agents": None if agents is None else json.dumps(agents)}
     running = _runs(connection, "r.completed_at IS NULL AND r.status IN ('running', 'suspended')", seen, "r.id")
@@ -64,7 +83,7 @@ def status_view(
         "last_failures": failed,
         "timeline": _timeline(connection, now, seen),
         **_spent_since(connection, calendar_day(now, zone)[0], seen),
-        "sweeps": {name: progress.view() for name, progress in sweeps.items() if progress is not None},
+        "sweeps": dict(sweeps),
         "disk": _disk(state_dir),
     }
 
@@ -73,7 +92,7 @@ def _is_seen(column: str) -> str:
     return f"(:agents IS NULL OR {column} IN (SELECT value FROM json_each(:agents)))"
 
 
-def _runs(connection: sqlite3.Connection, which: str, seen: dict[str, Any], order: str) -> list[dict[str, Any]]:
+def _runs(connection: sqlite3.Connection, which: str, seen: dict[str, Any], order: str) -> list[RunView]:
     rows = connection.execute(f"{SELECT_RUNS} WHERE {which} AND {_is_seen('r.agent')} ORDER BY {order}", seen)
     return [run_view(run_from(row)) for row in rows]
 
@@ -130,7 +149,7 @@ def _worst(statuses: Iterable[RunStatus]) -> RunStatus | None:
     return max(statuses, key=_WORST_LAST.index, default=None)
 
 
-def _spent_since(connection: sqlite3.Connection, begin: datetime, seen: dict[str, Any]) -> dict[str, Any]:
+def _spent_since(connection: sqlite3.Connection, begin: datetime, seen: dict[str, Any]) -> _Spent:
     row = connection.execute(
         "SELECT sum(cost_usd) AS cost, coalesce(sum(input_tokens), 0) + coalesce(sum(output_tokens), 0) AS tokens "
         "FROM runs r WHERE r.completed_at IS NOT NULL AND r.updated_at >= :begin "

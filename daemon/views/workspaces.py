@@ -1,24 +1,53 @@
-"""Workspaces as everybody outside sees them: how large, how old, and why each is there."""
+"""Workspaces as the API and `--json` show them: how large, how old, and why each is there."""
 
 import sqlite3
 from datetime import datetime
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from daemon.config.effective import policy_of
 from daemon.config.schema import Config
+from daemon.model import RunStatus
 from daemon.rules.cleanup import CleanupDecision, decide_cleanup
 from daemon.store.workspaces import Workspace, by_environment, present_workspaces
 from daemon.units import format_instant
 
 
+class WorkspaceView(TypedDict):
+    """A workspace that is there, and why."""
+
+    run_id: int
+    agent: str
+    schedule: str | None
+    environment: str
+    path: str
+    status: RunStatus
+    kept: bool
+    reason: str
+    bytes: int | None
+    age_seconds: int | None
+    created_at: str
+    ended_at: str | None
+
+
+class WorkspaceList(TypedDict):
+    """The workspaces that are there, and the room that environments take."""
+
+    workspaces: list[WorkspaceView]
+    environments: list[dict[str, Any]]
+    total: int
+
+
 def workspaces_view(
     connection: sqlite3.Connection, config: Config, now: datetime, agents: list[str] | None = None
-) -> dict[str, Any]:
+) -> WorkspaceList:
     """Return the workspaces that are there, and how much room each environment takes.
 
     `agents` are those that may be seen, None for all; the figures of an environment count all of its workspaces.
     """
-    environments, found = [], []
+    environments: list[dict[str, Any]] = []
+    found: list[WorkspaceView] = []
     for name, group in sorted(by_environment(present_workspaces(connection)).items()):
         policy = policy_of(config, name)
         seen = [one for one in group if agents is None or one.agent in agents]
@@ -31,7 +60,7 @@ def workspaces_view(
     return {"workspaces": found, "environments": environments, "total": len(found)}
 
 
-def workspace_view(workspace: Workspace, decision: CleanupDecision, now: datetime) -> dict[str, Any]:
+def workspace_view(workspace: Workspace, decision: CleanupDecision, now: datetime) -> WorkspaceView:
     """Return one workspace that is there."""
     ended = workspace.ended_at
     return {

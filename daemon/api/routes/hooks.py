@@ -1,16 +1,26 @@
 """The route by which an agent elsewhere ends its run."""
 
-from aiohttp import web
+from typing import Literal
 
-from daemon.api import requests, responses
+from aiohttp import web
+from typing_extensions import TypedDict
+
+from daemon.api import requests
 from daemon.api.routing import ApiCall, Route, reply
+
+
+class HookView(TypedDict):
+    """The run that a hook ended."""
+
+    run_id: int
+    status: Literal["completed", "failed"]
 
 
 async def _take(call: ApiCall) -> web.StreamResponse:
     said = call.said(requests.HookCall)
     token = call.request.match_info["token"]
     run_id = await call.context.hook_calls.take(token, said.status, said.result, said.error)
-    return reply({"run_id": run_id, "status": said.status})
+    return reply(HookView(run_id=run_id, status=said.status))
 
 
 ROUTES = [
@@ -19,7 +29,7 @@ ROUTES = [
         "/hooks/{token}",
         "end the run that the token was given to",
         _take,
-        responses.HookView,
+        HookView,
         body=requests.HookCall,
         refusals=(404,),
         is_open=True,

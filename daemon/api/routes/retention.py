@@ -4,11 +4,10 @@ import asyncio
 
 from aiohttp import web
 
-from daemon.api import requests, responses
+from daemon.api import requests
 from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import StoreUnavailableError
-from daemon.maintenance.preview import Forecast
-from daemon.maintenance.retention import RetentionResult
+from daemon.views.sweeps import RetentionView, retention_view
 from daemon.workspaces.client import PorterError
 
 
@@ -25,8 +24,7 @@ async def _run(call: ApiCall) -> web.StreamResponse:
         if task.cancelled():
             raise StoreUnavailableError("the daemon stops; the next sweep goes on where this one was") from None
         raise
-    swept, foretold = (RetentionResult(), found.view()) if isinstance(found, Forecast) else (found, None)
-    return reply({**swept.view(), "dry_run": asked.dry_run, "would_delete": foretold})
+    return reply(retention_view(found, dry_run=asked.dry_run))
 
 
 ROUTES = [
@@ -35,7 +33,7 @@ ROUTES = [
         "/retention/run",
         "delete what has expired",
         _run,
-        responses.RetentionView,
+        RetentionView,
         body=requests.RetentionRequest,
         body_required=False,
     ),

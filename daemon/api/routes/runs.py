@@ -4,12 +4,11 @@ import asyncio
 import os
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
 from daemon.agents.process.supervisor.files import open_in
-from daemon.api import requests, responses
+from daemon.api import requests
 from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import AgentcronError, ForbiddenError, NotFoundError, RefusedError
 from daemon.model import ACTIVE
@@ -17,7 +16,7 @@ from daemon.runs.cancel import request_cancellation
 from daemon.runs.folder import run_folder
 from daemon.runs.retry import request_retry
 from daemon.store.runs import Run, get_run
-from daemon.views.documents import run_details, run_view, runs_page
+from daemon.views.runs import RunDetails, RunList, RunView, run_details, run_view, runs_page
 
 _CHUNK = 64 * 1024
 _PAUSE = 0.2  # seconds between two looks at a growing file
@@ -28,7 +27,7 @@ async def _list(call: ApiCall) -> web.StreamResponse:
     agents = await call.context.access.readable_agents(call.principal)
     own = _own_run(call.principal)
 
-    def view(connection: sqlite3.Connection) -> dict[str, Any]:
+    def view(connection: sqlite3.Connection) -> RunList:
         return runs_page(
             connection,
             agents=agents,
@@ -149,10 +148,8 @@ def _own_run(principal: str) -> int | None:
 
 
 ROUTES = [
-    Route(
-        "GET", "/runs", "list runs, newest first", _list, responses.RunList, query=requests.RunQuery, refusals=(400,)
-    ),
-    Route("GET", "/runs/{id}", "show a run", _get, responses.RunDetails, refusals=(404,)),
+    Route("GET", "/runs", "list runs, newest first", _list, RunList, query=requests.RunQuery, refusals=(400,)),
+    Route("GET", "/runs/{id}", "show a run", _get, RunDetails, refusals=(404,)),
     Route(
         "GET",
         "/runs/{id}/output",
@@ -162,8 +159,6 @@ ROUTES = [
         query=requests.OutputQuery,
         refusals=(404, 409),
     ),
-    Route("POST", "/runs/{id}/cancel", "cancel an active run", _cancel, responses.RunView, refusals=(404, 409)),
-    Route(
-        "POST", "/runs/{id}/retry", "make the next attempt", _retry, responses.RunView, status=201, refusals=(404, 409)
-    ),
+    Route("POST", "/runs/{id}/cancel", "cancel an active run", _cancel, RunView, refusals=(404, 409)),
+    Route("POST", "/runs/{id}/retry", "make the next attempt", _retry, RunView, status=201, refusals=(404, 409)),
 ]

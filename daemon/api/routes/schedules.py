@@ -9,9 +9,10 @@ from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 from daemon.access import Action
-from daemon.api import requests, responses
+from daemon.api import requests
 from daemon.api.cache import Answer
 from daemon.api.json_body import etag
 from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, ApiCall, Handler, Route, reply, written
@@ -26,9 +27,21 @@ from daemon.store.connection import Transaction
 from daemon.store.runs import get_run
 from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.units import utc_now
-from daemon.views.documents import fires_page, revisions_page, run_view, schedule_view, schedules_page
+from daemon.views.history import FireList, RevisionList, fires_page, revisions_page
+from daemon.views.runs import RunView, run_view
+from daemon.views.schedules import ScheduleList, ScheduleView, schedule_view, schedules_page
 
 Change = Callable[[Transaction, ScheduleRow, Asked], ScheduleRow]
+
+
+class BackfillView(TypedDict):
+    """What a backfill started, and what it left as it was."""
+
+    backfilled: int
+    already_run: int
+    skipped_overlap: int
+    upcoming: int
+    runs: list[int]
 
 
 async def _create(call: ApiCall) -> web.StreamResponse:
@@ -112,7 +125,7 @@ async def _trigger(call: ApiCall) -> web.StreamResponse:
         overrides["task_params"] = json.dumps(body.task_params)
     asked, instance = call.asked(), call.context.home.instance
 
-    def start(tx: Transaction) -> dict[str, Any]:
+    def start(tx: Transaction) -> RunView:
         run = get_run(tx, management.trigger(tx, agent, name, overrides, key, asked, instance))
         if run is None:
             raise NotFoundError("the run that answered this key was deleted")
@@ -148,13 +161,13 @@ async def _backfill(call: ApiCall) -> web.StreamResponse:
     await call.context.clock.settle()
     done = await call.context.home.database.write(start)
     return reply(
-        {
-            "backfilled": len(done.runs),
-            "already_run": done.already_run,
-            "skipped_overlap": done.skipped_overlap,
-            "upcoming": done.upcoming,
-            "runs": done.runs,
-        }
+        BackfillView(
+            backfilled=len(done.runs),
+            already_run=done.already_run,
+            skipped_overlap=done.skipped_overlap,
+            upcoming=done.upcoming,
+            runs=done.runs,
+        )
     )
 
 
@@ -167,7 +180,7 @@ async def _revisions(call: ApiCall) -> web.StreamResponse:
 
 
 async def _history(
-    call: ApiCall, page_of: Callable[[sqlite3.Connection, int, int, str | None], dict[str, Any]]
+    call: ApiCall, page_of: Callable[[sqlite3.Connection, int, int, str | None], FireList | RevisionList]
 ) -> web.StreamResponse:
     agent, name, page = call.agent, call.schedule, call.wanted(requests.Page)
     await call.require("schedule.read", agent, f"schedule {agent}/{name}")
@@ -192,7 +205,7 @@ async def _changed(call: ApiCall, action: Action, change: Change) -> web.StreamR
 
 
 async def _shown(call: ApiCall, row: ScheduleRow, status: int = 200) -> web.StreamResponse:
-    def view(connection: sqlite3.Connection) -> dict[str, Any]:
+    def view(connection: sqlite3.Connection) -> ScheduleView:
         return schedule_view(connection, row, call.context.config, utc_now())
 
     return reply(await call.context.home.database.read(view), status=status, ETag=etag(row.version))
@@ -209,7 +222,7 @@ def _on_one(what: str, does: str, handler: Handler, body: type[BaseModel], *, bo
         f"{_ONE}/{what}",
         does,
         handler,
-        responses.ScheduleView,
+        ScheduleView,
         body=body,
         body_required=body_required,
         headers=(IF_MATCH,),
@@ -224,7 +237,7 @@ ROUTES = [
         _ALL,
         "create a schedule",
         _create,
-        responses.ScheduleView,
+        ScheduleView,
         status=201,
         body=requests.ScheduleCreate,
         refusals=(404, 409),
@@ -235,17 +248,17 @@ ROUTES = [
         _ALL,
         "list the schedules of an agent",
         _list,
-        responses.ScheduleList,
+        ScheduleList,
         query=requests.Page,
         refusals=(400, 404),
     ),
-    Route("GET", _ONE, "show a schedule", _get, responses.ScheduleView, refusals=(404,)),
+    Route("GET", _ONE, "show a schedule", _get, ScheduleView, refusals=(404,)),
     Route(
         "PATCH",
         _ONE,
         "change a schedule",
         _update,
-        responses.ScheduleView,
+        ScheduleView,
         body=requests.ScheduleChange,
         headers=(IF_MATCH,),
         refusals=_CHANGE,
@@ -255,7 +268,7 @@ ROUTES = [
     _on_one("resume", "resume a schedule", _resume, requests.Note, body_required=False),
     replace(
         _on_one("trigger", "start a run now, out of band", _trigger, requests.TriggerRequest, body_required=False),
-        answer=responses.RunView,
+        answer=RunView,
         status=201,
         headers=(IF_MATCH, IDEMPOTENCY_KEY),
     ),
@@ -263,14 +276,14 @@ ROUTES = [
     _on_one("unskip", "start a skipped due time after all", _unskip, requests.SkipRequest),
     replace(
         _on_one("backfill", "start due times of the past", _backfill, requests.BackfillRequest),
-        answer=responses.BackfillView,
+        answer=BackfillView,
     ),
     Route(
         "DELETE",
         _ONE,
         "delete a schedule; its history stays",
         _delete,
-        responses.ScheduleView,
+        ScheduleView,
         headers=(IF_MATCH,),
         refusals=(404, 409, 412),
         action="delete",
@@ -280,7 +293,7 @@ ROUTES = [
         f"{_ONE}/fires",
         "what became of each due time",
         _fires,
-        responses.FireList,
+        FireList,
         query=requests.Page,
         refusals=(400, 404),
     ),
@@ -289,7 +302,7 @@ ROUTES = [
         f"{_ONE}/revisions",
         "who changed the schedule, when and what",
         _revisions,
-        responses.RevisionList,
+        RevisionList,
         query=requests.Page,
         refusals=(400, 404),
     ),

@@ -3,25 +3,48 @@
 import asyncio
 import os
 import sqlite3
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from daemon import metrics
-from daemon.api import responses
 from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import ForbiddenError
 from daemon.store.runs import count_active
 from daemon.store.workspaces import count_workspaces
 from daemon.units import utc_now
-from daemon.views.status import status_view
+from daemon.views.status import StatusView, status_view
+
+
+class ReloadView(TypedDict):
+    """What a reload changed."""
+
+    changes: list[dict[str, Any]]
+    warnings: list[str]
+
+
+class Health(TypedDict):
+    """That the daemon answers."""
+
+    status: Literal["ok"]
+
+
+class DaemonView(TypedDict):
+    """Which daemon this is: the file that it runs by, where its state is, and what keeps it from its work."""
+
+    pid: int
+    config_file: str
+    state_dir: str
+    timezone: str
+    amiss: str | None
 
 
 async def _reload(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("reload the config")
     changes, late = await call.context.reload()
     warnings = [f"{setting}: takes effect at the next start" for setting in late]
-    return reply({"changes": [change.view() for change in changes], "warnings": warnings})
+    return reply(ReloadView(changes=[change.view() for change in changes], warnings=warnings))
 
 
 def _refuse_runs(call: ApiCall) -> None:
@@ -33,9 +56,10 @@ async def _status(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
     agents = await call.context.access.readable_agents(call.principal)
     amiss, zone = call.context.health.problems(), call.context.config.daemon.timezone
-    sweeps = {"cleanup": call.context.cleanup.progress, "retention": call.context.retention.progress}
+    progress = {"cleanup": call.context.cleanup.progress, "retention": call.context.retention.progress}
+    sweeps = {name: dict(vars(sweep)) for name, sweep in progress.items() if sweep is not None}
 
-    def view(connection: sqlite3.Connection) -> dict[str, Any]:
+    def view(connection: sqlite3.Connection) -> StatusView:
         folder, now = call.context.home.state_dir, utc_now()
         return status_view(connection, folder, os.getpid(), now, zone, agents, amiss=amiss, sweeps=sweeps)
 
@@ -46,19 +70,19 @@ async def _daemon(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
     config = call.context.config
     return reply(
-        {
-            "pid": os.getpid(),
-            "config_file": str(config.file),
-            "state_dir": str(call.context.home.state_dir),
-            "timezone": config.daemon.timezone,
-            "amiss": call.context.health.problems() or None,
-        }
+        DaemonView(
+            pid=os.getpid(),
+            config_file=str(config.file),
+            state_dir=str(call.context.home.state_dir),
+            timezone=config.daemon.timezone,
+            amiss=call.context.health.problems() or None,
+        )
     )
 
 
 async def _healthz(call: ApiCall) -> web.StreamResponse:
     await call.context.home.database.read(lambda c: c.execute("SELECT 1").fetchone())
-    return reply({"status": "ok"})
+    return reply(Health(status="ok"))
 
 
 async def _metrics(call: ApiCall) -> web.StreamResponse:
@@ -70,9 +94,9 @@ async def _metrics(call: ApiCall) -> web.StreamResponse:
 
 
 ROUTES = [
-    Route("POST", "/reload", "read the config file again", _reload, responses.ReloadView, refusals=(400,)),
-    Route("GET", "/daemon", "which daemon this is, and what keeps it from its work", _daemon, responses.DaemonView),
-    Route("GET", "/status", "how the daemon is doing", _status, responses.StatusView),
-    Route("GET", "/healthz", "whether the daemon answers", _healthz, responses.Health, is_open=True),
+    Route("POST", "/reload", "read the config file again", _reload, ReloadView, refusals=(400,)),
+    Route("GET", "/daemon", "which daemon this is, and what keeps it from its work", _daemon, DaemonView),
+    Route("GET", "/status", "how the daemon is doing", _status, StatusView),
+    Route("GET", "/healthz", "whether the daemon answers", _healthz, Health, is_open=True),
     Route("GET", "/metrics", "figures for Prometheus", _metrics, "text/plain"),
 ]

@@ -3,14 +3,23 @@
 from datetime import timedelta
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
-from daemon.api import requests, responses
+from daemon.api import requests
 from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import ForbiddenError, NotFoundError, RefusedError, StoreUnavailableError
 from daemon.store.runs import get_run
 from daemon.units import utc_now
-from daemon.views.workspaces import cleanup_decision, workspace_view, workspaces_view
+from daemon.views.sweeps import CleanView, clean_view
+from daemon.views.workspaces import WorkspaceList, WorkspaceView, cleanup_decision, workspace_view, workspaces_view
 from daemon.workspaces.client import PorterError
+
+
+class DiscardView(TypedDict):
+    """That a workspace is gone."""
+
+    run_id: int
+    removed: bool
 
 
 async def _list(call: ApiCall) -> web.StreamResponse:
@@ -28,7 +37,7 @@ async def _clean(call: ApiCall) -> web.StreamResponse:
         swept = await call.context.cleanup.sweep(older_than=older_than, dry_run=asked.dry_run)
     except (PorterError, OSError) as error:
         raise StoreUnavailableError(f"the workspaces cannot be cleaned now: {error}") from None
-    return reply(swept.view())
+    return reply(clean_view(swept))
 
 
 async def _discard(call: ApiCall) -> web.StreamResponse:
@@ -36,7 +45,7 @@ async def _discard(call: ApiCall) -> web.StreamResponse:
     reason = await call.context.cleanup.discard(run_id)
     if reason is not None:
         raise RefusedError(f"the workspace of run {run_id} is not gone: {reason}")
-    return reply({"run_id": run_id, "removed": True})
+    return reply(DiscardView(run_id=run_id, removed=True))
 
 
 async def _keep(call: ApiCall) -> web.StreamResponse:
@@ -67,13 +76,13 @@ async def _changeable(call: ApiCall) -> int:
 _CHANGE = (404, 409)
 
 ROUTES = [
-    Route("GET", "/workspaces", "list workspaces", _list, responses.WorkspaceList),
+    Route("GET", "/workspaces", "list workspaces", _list, WorkspaceList),
     Route(
         "POST",
         "/workspaces/clean",
         "remove what the policy lets go",
         _clean,
-        responses.CleanView,
+        CleanView,
         body=requests.CleanRequest,
         body_required=False,
     ),
@@ -82,7 +91,7 @@ ROUTES = [
         "/workspaces/{run_id}/discard",
         "save and remove a workspace whatever the policy says",
         _discard,
-        responses.DiscardView,
+        DiscardView,
         refusals=_CHANGE,
     ),
     Route(
@@ -90,7 +99,7 @@ ROUTES = [
         "/workspaces/{run_id}/keep",
         "have a workspace stay",
         _keep,
-        responses.WorkspaceView,
+        WorkspaceView,
         refusals=_CHANGE,
     ),
     Route(
@@ -98,7 +107,7 @@ ROUTES = [
         "/workspaces/{run_id}/unkeep",
         "let a workspace go again",
         _unkeep,
-        responses.WorkspaceView,
+        WorkspaceView,
         refusals=_CHANGE,
     ),
 ]

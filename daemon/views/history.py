@@ -1,0 +1,126 @@
+"""A schedule's fires and revisions as the API and `--json` show them."""
+
+import json
+import sqlite3
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from daemon.model import FireOutcome
+from daemon.rules.schedule_fields import BY_COLUMN
+from daemon.units import format_instant, parse_instant
+from daemon.views.pages import number_of, unknown_cursor
+
+
+class FireView(TypedDict):
+    """What became of one due time, or of the many that a summary covers."""
+
+    scheduled_for: str
+    outcome: FireOutcome
+    reason: str | None
+    run_id: int | None
+    decided_at: str
+    covers_until: str | None
+    covers_count: int | None
+
+
+class FireList(TypedDict):
+    """The ledger of a schedule, newest first."""
+
+    fires: list[FireView]
+    total: int
+    next_cursor: str | None
+
+
+class RevisionView(TypedDict):
+    """One change of a schedule: `changes` holds before and after of each key."""
+
+    version: int
+    at: str
+    principal: str
+    action: str
+    changes: dict[str, list[Any]]
+    note: str | None
+
+
+class RevisionList(TypedDict):
+    """The audit trail of a schedule, newest first."""
+
+    revisions: list[RevisionView]
+    total: int
+    next_cursor: str | None
+
+
+class HistoryView(TypedDict):
+    """The newest fires and revisions of a schedule."""
+
+    fires: list[FireView]
+    revisions: list[RevisionView]
+
+
+def fires_page(connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None) -> FireList:
+    """Return the newest fires of a schedule; the cursor is the due time that the last page ended with."""
+    try:
+        before = "~" if cursor is None else format_instant(parse_instant(cursor))
+    except ValueError:
+        raise unknown_cursor(cursor or "") from None
+    rows = connection.execute(
+        "SELECT * FROM fires WHERE schedule_id = ? AND scheduled_for < ? ORDER BY scheduled_for DESC LIMIT ?",
+        (schedule_id, before, limit),
+    )
+    found: list[FireView] = [
+        {
+            "scheduled_for": row["scheduled_for"],
+            "outcome": row["outcome"],
+            "reason": row["reason"],
+            "run_id": row["run_id"],
+            "decided_at": row["decided_at"],
+            "covers_until": row["covers_until"],
+            "covers_count": row["covers_count"],
+        }
+        for row in rows
+    ]
+    total = connection.execute("SELECT count(*) AS n FROM fires WHERE schedule_id = ?", (schedule_id,)).fetchone()["n"]
+    return {"fires": found, "total": total, "next_cursor": found[-1]["scheduled_for"] if len(found) == limit else None}
+
+
+def revisions_page(connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None) -> RevisionList:
+    """Return the newest revisions of a schedule; the cursor is the version that the last page ended with."""
+    rows = connection.execute(
+        "SELECT * FROM schedule_revisions WHERE schedule_id = ? AND version < ? ORDER BY version DESC LIMIT ?",
+        (schedule_id, number_of(cursor), limit),
+    )
+    found: list[RevisionView] = [
+        {
+            "version": row["version"],
+            "at": row["at"],
+            "principal": row["principal"],
+            "action": row["action"],
+            "changes": _changes_view(json.loads(row["changes"])),
+            "note": row["note"],
+        }
+        for row in rows
+    ]
+    total = connection.execute(
+        "SELECT count(*) AS n FROM schedule_revisions WHERE schedule_id = ?", (schedule_id,)
+    ).fetchone()["n"]
+    following = str(found[-1]["version"]) if len(found) == limit else None
+    return {"revisions": found, "total": total, "next_cursor": following}
+
+
+def _changes_view(changes: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return the changes of a revision under the names and in the units of the API."""
+    found: dict[str, list[Any]] = {}
+    for column, pair in changes.items():
+        values = pair if isinstance(pair, list) else (None, pair)
+        field = BY_COLUMN.get(column)
+        found[field.api if field else column] = [field.shown(value) if field else value for value in values]
+    return found
+
+
+def history_view(connection: sqlite3.Connection, schedule_id: int, limit: int) -> HistoryView:
+    """Return the newest fires of a schedule with outcomes and reasons, and its revisions, newest first."""
+    return {
+        "fires": fires_page(connection, schedule_id, limit, None)["fires"],
+        "revisions": revisions_page(connection, schedule_id, limit, None)["revisions"],
+    }

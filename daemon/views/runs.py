@@ -1,0 +1,186 @@
+"""Runs as the API and `--json` show them."""
+
+import json
+import sqlite3
+from datetime import timedelta
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from daemon.model import RunStatus, Step, Trigger
+from daemon.store.runs import SELECT_RUNS, Run, run_from
+from daemon.store.workspaces import get_workspace
+from daemon.units import parse_instant
+from daemon.views.pages import number_of
+
+
+class RunView(TypedDict):
+    """A run."""
+
+    id: int
+    name: str
+    display_name: str
+    agent: str
+    schedule: str | None
+    timezone: str | None
+    schedule_id: int | None
+    trigger: Trigger
+    scheduled_for: str
+    attempt: int
+    status: RunStatus
+    created_at: str
+    started_at: str | None
+    delivered_at: str | None
+    completed_at: str | None
+    updated_at: str
+    duration_ms: int | None
+    not_before: str | None
+    exit_code: int | None
+    signal: int | None
+    error: str | None
+    message: str | None
+    usage: dict[str, float | None]
+    output_bytes: int | None
+    output_dropped: int | None
+    memory_peak_bytes: int | None
+    cpu_seconds: float | None
+    previous_run_id: int | None
+    next_run_id: int | None
+    creator_principal: str
+
+
+class RunDetails(RunView):
+    """A run with its input, steps and events."""
+
+    initial_input: dict[str, str]
+    task_params: dict[str, Any]
+    task_metadata: dict[str, Any]
+    steps: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    workspace: dict[str, Any] | None
+
+
+class RunList(TypedDict):
+    """Runs, newest first."""
+
+    runs: list[RunView]
+    total: int
+    next_cursor: str | None
+
+
+def run_view(run: Run) -> RunView:
+    """Return one run."""
+    return {
+        "id": run.id,
+        "name": run.name,
+        "display_name": run.display_name,
+        "agent": run.agent,
+        "schedule": run.address,
+        "timezone": run.timezone,
+        "schedule_id": run.schedule_id,
+        "trigger": run.trigger,
+        "scheduled_for": run.scheduled_for,
+        "attempt": run.attempt,
+        "status": run.status,
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "delivered_at": run.delivered_at,
+        "completed_at": run.completed_at,
+        "updated_at": run.updated_at,
+        "duration_ms": _duration_ms(run),
+        "not_before": run.not_before,
+        "exit_code": run.exit_code,
+        "signal": run.signal,
+        "error": run.error,
+        "message": run.message,
+        "usage": {
+            "input_tokens": run.input_tokens,
+            "output_tokens": run.output_tokens,
+            "cost_usd": run.cost_usd,
+        },
+        "output_bytes": run.output_bytes,
+        "output_dropped": run.output_dropped,
+        "memory_peak_bytes": run.memory_peak_bytes,
+        "cpu_seconds": run.cpu_seconds,
+        "previous_run_id": run.previous_run_id,
+        "next_run_id": run.next_run_id,
+        "creator_principal": run.creator,
+    }
+
+
+def run_details(connection: sqlite3.Connection, run: Run) -> RunDetails:
+    """Return one run with its input, steps and events."""
+    found = connection.execute("SELECT * FROM steps WHERE run_id = ?", (run.id,)).fetchall()
+    steps = sorted(found, key=lambda row: list(Step).index(Step(row["name"])))
+    events = connection.execute("SELECT * FROM events WHERE run_id = ? ORDER BY number", (run.id,))
+    return {
+        **run_view(run),
+        "initial_input": {"type": "text", "author": run.input_author, "content": run.input_content},
+        "task_params": json.loads(run.task_params),
+        "task_metadata": json.loads(run.task_metadata),
+        "steps": [{key: row[key] for key in ("name", "started_at", "completed_at", "error")} for row in steps],
+        "events": [
+            {"number": row["number"], "at": row["at"], "type": row["type"], "data": json.loads(row["data"])}
+            for row in events
+        ],
+        "workspace": _workspace_of(connection, run.id),
+    }
+
+
+def _workspace_of(connection: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
+    """Return where a run of a git environment works, and what was saved of it when that was removed."""
+    workspace = get_workspace(connection, run_id)
+    if workspace is None:
+        return None
+    cleaned = connection.execute(
+        "SELECT data FROM events WHERE run_id = ? AND type = 'workspace_cleaned' ORDER BY number DESC LIMIT 1",
+        (run_id,),
+    ).fetchone()
+    saved = json.loads(cleaned["data"]).get("saved") if cleaned and workspace.state == "removed" else None
+    names = ("environment", "path", "state", "kept", "base", "bytes", "created_at", "removed_at", "note")
+    return {**{name: getattr(workspace, name) for name in names}, "saved": saved}
+
+
+def _duration_ms(run: Run) -> int | None:
+    if run.started_at is None or run.completed_at is None:
+        return None
+    return (parse_instant(run.completed_at) - parse_instant(run.started_at)) // timedelta(milliseconds=1)
+
+
+def runs_page(
+    connection: sqlite3.Connection,
+    *,
+    agents: list[str] | None = None,
+    only: int | None = None,
+    agent: str | None = None,
+    address: str | None = None,
+    status: str | None = None,
+    limit: int,
+    cursor: str | None = None,
+) -> RunList:
+    """Return the newest runs that match, and how many match.
+
+    `agents` are those that may be seen, None for all; `only` is the one run that may be. `address` is a schedule's. The
+    cursor is the run that the last page ended with.
+    """
+    values: dict[str, Any] = {"agent": agent, "of": None, "schedule": None, "status": status, "only": only}
+    if address is not None:
+        values["of"], _, values["schedule"] = address.partition("/")
+    conditions = {
+        "agent": "r.agent = :agent",
+        "of": "r.agent = :of",
+        "schedule": "s.name = :schedule",
+        "status": "r.status = :status",
+        "only": "r.id = :only",
+    }
+    chosen = [text for name, text in conditions.items() if values[name] is not None]
+    if agents is not None and only is None:
+        values["agents"] = json.dumps(agents)
+        chosen.append("r.agent IN (SELECT value FROM json_each(:agents))")
+    where = " AND ".join(chosen) or "1"
+    values |= {"limit": limit, "cursor": number_of(cursor)}
+    rows = connection.execute(f"{SELECT_RUNS} WHERE {where} AND r.id < :cursor ORDER BY r.id DESC LIMIT :limit", values)
+    found = [run_view(run_from(row)) for row in rows]
+    joined = "runs r LEFT JOIN schedules s ON s.id = r.schedule_id" if address else "runs r"
+    total = connection.execute(f"SELECT count(*) AS n FROM {joined} WHERE {where}", values).fetchone()["n"]
+    return {"runs": found, "total": total, "next_cursor": str(found[-1]["id"]) if len(found) == limit else None}

@@ -1,0 +1,160 @@
+"""Schedules as the API and `--json` show them."""
+
+import sqlite3
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Literal, cast
+
+from typing_extensions import TypedDict
+
+from daemon.config.schema import A2aAgent, AcpAgent, AgentexAgent, CommandAgent, Config
+from daemon.model import DueTime
+from daemon.rules.cadence import Cadence
+from daemon.rules.schedule_fields import FIELDS, put
+from daemon.store.schedules import ScheduleRow, schedule_from
+from daemon.store.skips import pending_skips
+from daemon.units import format_instant
+from daemon.views.pages import unknown_cursor
+
+_NEXT_TIMES = 5
+
+
+class _Identity(TypedDict):
+    id: int
+    agent: str
+    name: str
+    source: Literal["declared", "created"]
+
+
+class _Figures(TypedDict):
+    last_action_time: str | None
+    num_actions_taken: int
+    missed_count: int
+
+
+class _State(_Figures):
+    pause_note: str | None
+    initial_input_method: str | None
+    state: Literal["active", "paused", "deleted"]
+    next_action_times: list[str] | None
+    skipped_action_times: list[str]
+    creator_principal: str
+    version: int
+    created_at: str
+    updated_at: str
+
+
+class ScheduleView(_Identity, _State):
+    """A schedule with its state and figures; live fields are null where they cannot be computed."""
+
+    # the keys of the field table are also in it; `/openapi.json` takes their types from there
+
+
+class ScheduleList(TypedDict):
+    """Schedules of one agent by name."""
+
+    run_schedules: list[ScheduleView]
+    total: int
+    next_cursor: str | None
+
+
+def upcoming(cadence: Cadence, after: datetime, count: int) -> list[DueTime]:
+    """Return the next due times strictly after an instant."""
+    times: list[DueTime] = []
+    due = cadence.next_after(after)
+    while due is not None and len(times) < count:
+        times.append(due)
+        due = cadence.next_after(due)
+    return times
+
+
+def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Config, now: datetime) -> ScheduleView:
+    """Return one schedule with its state, its next due times and its figures."""
+    skips = [at for at in pending_skips(connection, row.id) if not row.paused or at > format_instant(now)]
+    identity: _Identity = {"id": row.id, "agent": row.agent, "name": row.name, "source": row.source}
+    state: _State = {
+        "pause_note": row.pause_note,
+        "initial_input_method": _input_method(config, row.agent),
+        "state": "deleted" if row.deleted_at else "paused" if row.paused else "active",
+        "next_action_times": _next_times(row, now, skips),
+        "skipped_action_times": skips,
+        **_figures(connection, row.id),
+        "creator_principal": row.creator,
+        "version": row.version,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+    }
+    return cast("ScheduleView", {**identity, **_fields(row), **state})
+
+
+def _fields(row: ScheduleRow) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    columns = {**row.definition, "paused": row.paused}
+    for field in FIELDS:
+        put(found, field.api, field.shown(columns[field.column]))
+    found["initial_input"] = {"type": "text", **found["initial_input"]}
+    return found
+
+
+def _next_times(row: ScheduleRow, now: datetime, skips: list[str]) -> list[str] | None:
+    """Return the next due times that are to be started; None for a schedule whose row somebody damaged."""
+    if row.paused or row.deleted_at:
+        return []
+    wanted = _NEXT_TIMES + len(skips)
+    try:
+        times = [due for due in _following(row.cadence, row.cursor, wanted) if due > now]
+        if len(times) < wanted:
+            times = upcoming(row.cadence, now, wanted)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return None
+    return [at for at in map(format_instant, times) if at not in skips][:_NEXT_TIMES]
+
+
+@lru_cache(maxsize=4096)  # a cursor moves only when something was due: most look-ups find what an earlier one found
+def _following(cadence: Cadence, cursor: datetime, count: int) -> tuple[DueTime, ...]:
+    return tuple(upcoming(cadence, cursor, count))
+
+
+def _figures(connection: sqlite3.Connection, schedule_id: int) -> _Figures:
+    row = connection.execute(
+        "SELECT count(*) FILTER (WHERE outcome = 'launched') AS started, "
+        "max(scheduled_for) FILTER (WHERE outcome = 'launched') AS last, "
+        "coalesce(sum(coalesce(covers_count, 1)) FILTER (WHERE outcome = 'skipped_missed'), 0) AS missed "
+        "FROM fires WHERE schedule_id = ?",
+        (schedule_id,),
+    ).fetchone()
+    return {"last_action_time": row["last"], "num_actions_taken": row["started"], "missed_count": row["missed"]}
+
+
+def _input_method(config: Config, agent: str) -> str | None:
+    """Say how the input reaches the agent; computed from its settings, never stored."""
+    match config.agents.get(agent):
+        case CommandAgent(input=way):
+            return way
+        case AgentexAgent(acp_type=kind):
+            return "message/send" if kind == "sync" else "event/send"
+        case A2aAgent():
+            return "SendMessage"
+        case AcpAgent():
+            return "session/prompt"
+    return None
+
+
+def schedules_page(
+    connection: sqlite3.Connection, config: Config, now: datetime, agent: str | None, limit: int, cursor: str | None
+) -> ScheduleList:
+    """Return live schedules by address, of one agent or of all; the cursor is the last page's last address."""
+    begin = tuple(("/" if cursor is None else cursor).split("/", 1))
+    if len(begin) != 2:  # noqa: PLR2004 - agent and name
+        raise unknown_cursor(cursor or "")
+    rows = connection.execute(
+        "SELECT * FROM schedules WHERE deleted_at IS NULL AND (?1 IS NULL OR agent = ?1) AND (agent, name) > (?2, ?3) "
+        "ORDER BY agent, name LIMIT ?4",
+        (agent, *begin, limit),
+    )
+    found = [schedule_from(row) for row in rows]
+    total = connection.execute(
+        "SELECT count(*) AS n FROM schedules WHERE deleted_at IS NULL AND (?1 IS NULL OR agent = ?1)", (agent,)
+    ).fetchone()["n"]
+    views = [schedule_view(connection, row, config, now) for row in found]
+    return {"run_schedules": views, "total": total, "next_cursor": found[-1].address if len(found) == limit else None}

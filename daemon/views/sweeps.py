@@ -1,0 +1,101 @@
+"""What cleanup and retention did, as the API and `--json` show it."""
+
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from daemon.maintenance.cleanup import CleanupResult
+from daemon.maintenance.preview import Forecast
+from daemon.maintenance.retention import RetentionResult
+
+
+class CleanView(TypedDict):
+    """What a cleanup removed, or would remove."""
+
+    removed: list[int]
+    failed: list[dict[str, Any]]
+    dry_run: bool
+
+
+class ExpiredGroup(TypedDict):
+    """The expired runs of one schedule; oldest and newest say when they were touched last."""
+
+    agent: str
+    schedule: str | None
+    runs: int
+    oldest: str
+    newest: str
+    bytes: int
+
+
+class ForecastView(TypedDict):
+    """What a sweep would delete; `run_ids` names the first thousand runs."""
+
+    runs: int
+    fires: int
+    workspaces: int
+    folders: int
+    bytes: int
+    run_ids: list[int]
+    groups: list[ExpiredGroup]
+
+
+class RetentionView(TypedDict):
+    """What a sweep deleted; `skipped` where nothing is ever deleted, and `would_delete` of a dry run."""
+
+    deleted: int
+    skipped: bool
+    fires: int
+    schedules: int
+    workspaces: int
+    folders: int
+    bytes_freed: int
+    duration_ms: int
+    dry_run: bool
+    would_delete: ForecastView | None
+
+
+def clean_view(result: CleanupResult) -> CleanView:
+    """Return what a cleanup did."""
+    failed = [{"run_id": run, "reason": reason} for run, reason in result.failed.items()]
+    return {"removed": result.removed, "failed": failed, "dry_run": result.dry_run}
+
+
+def retention_view(found: RetentionResult | Forecast, *, dry_run: bool) -> RetentionView:
+    """Return what a sweep deleted, or what one would delete."""
+    result, forecast = (RetentionResult(), found) if isinstance(found, Forecast) else (found, None)
+    return {
+        "deleted": result.deleted,
+        "skipped": result.skipped,
+        "fires": result.fires,
+        "schedules": result.schedules,
+        "workspaces": result.workspaces,
+        "folders": result.folders,
+        "bytes_freed": result.bytes_freed,
+        "duration_ms": result.duration_ms,
+        "dry_run": dry_run,
+        "would_delete": None if forecast is None else _forecast_view(forecast),
+    }
+
+
+def _forecast_view(forecast: Forecast) -> ForecastView:
+    groups: list[ExpiredGroup] = [
+        {
+            "agent": agent,
+            "schedule": schedule or None,
+            "runs": group.runs,
+            "oldest": group.oldest,
+            "newest": group.newest,
+            "bytes": group.bytes,
+        }
+        for (agent, schedule), group in sorted(forecast.groups.items())
+    ]
+    return {
+        "runs": forecast.runs,
+        "fires": forecast.fires,
+        "workspaces": forecast.workspaces,
+        "folders": forecast.folders,
+        "bytes": forecast.bytes,
+        "run_ids": forecast.run_ids,
+        "groups": groups,
+    }
