@@ -1,5 +1,6 @@
 """The shapes of requests: the models that validate them and stand in `/openapi.json`."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
@@ -62,17 +63,19 @@ _TYPES_OF_KEYS = {  # their meaning is checked later, with status 400 instead of
 }
 
 
-def _key_of_requests(field: ScheduleField) -> tuple[Any, Any]:
-    """Return the type and the default of a field in requests; what the config schema allows goes unless said above."""
+def keys_of(fields: Iterable[ScheduleField]) -> dict[str, Any]:
+    """Return the keys of requests with their types and defaults; parts of objects are left out."""
+    return {field.api: _key_of(field) for field in fields if field.api == field.api_key and not field.file_only}
+
+
+def _key_of(field: ScheduleField) -> tuple[Any, Any]:
+    """Return the type and the default of a key; the type is that of the config schema unless JSON differs from TOML."""
     own, default = Schedule.model_fields[field.key], DEFAULTS[field.column]
     kind = _TYPES_OF_KEYS.get(field.key) or _TYPES_OF_KINDS.get(field.kind) or own.rebuild_annotation()
     return (kind | None, None) if field.clearable or default is None else (kind, field.shown(default))
 
 
-_KEYS: dict[str, Any] = {
-    field.api: _key_of_requests(field) for field in FIELDS if field.api == field.api_key and not field.file_only
-}
-_KEYS["initial_input"] = (Input, Input(content=DEFAULTS["input_content"]))
+_KEYS = {**keys_of(FIELDS), "initial_input": (Input, Input(content=DEFAULTS["input_content"]))}
 ScheduleChange = create_model(
     "ScheduleChange",
     __base__=_Change,

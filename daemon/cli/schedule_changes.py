@@ -21,7 +21,7 @@ OverlapName = Annotated[
 ]
 InputText = Annotated[str | None, typer.Option("--input", metavar="TEXT", help="Input of this run.")]
 Params = Annotated[str | None, typer.Option("--params", metavar="JSON", help="Parameters of this run, a JSON object.")]
-_OPTIONS = [field for field in FIELDS if field.help]
+_OPTIONS = [field for field in FIELDS if field.help and not field.file_only]
 _CLEARABLE = {field.key: field.api for field in _OPTIONS if field.clearable}
 
 

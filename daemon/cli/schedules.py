@@ -1,5 +1,6 @@
 """`agentcron schedules ...`: show schedules, their due times and their history."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,12 +9,27 @@ from daemon.cli import schedule_changes
 from daemon.cli.help import CommandGroup
 from daemon.cli.output import local_time, print_facts, print_json, print_table
 from daemon.cli.parameters import AgentName, Json, Limit, ScheduleAddress
+from daemon.rules.schedule_fields import FIELDS
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 app = CommandGroup(help="Show, create, change and trigger schedules.", epilog="Example: agentcron schedules list")
 schedule_changes.register(app)
+_WITH_A_LINE = {
+    "description",
+    "cron_expression",
+    "interval_seconds",
+    "offset_seconds",
+    "timezone",
+    "start_at",
+    "end_at",
+    "overlap_policy",
+    "catchup",
+    "catchup_window_seconds",
+    "paused",
+}
+"""The fields of a schedule that `show` words itself; whatever else is set gets a line as it is."""
 
 
 @app.command("list", epilog="Example: agentcron schedules list --agent triage")
@@ -59,10 +75,10 @@ def show(context: typer.Context, schedule: ScheduleAddress, json: Json = False) 
     if json:
         print_json(view)
         return
-    _print_schedule(view)
+    print_schedule(view)
 
 
-def _print_schedule(view: dict[str, Any]) -> None:
+def print_schedule(view: dict[str, Any]) -> None:
     from daemon.text import plural
 
     zone = view["timezone"]
@@ -79,6 +95,7 @@ def _print_schedule(view: dict[str, Any]) -> None:
             ("overlap", view["overlap_policy"]),
             ("catch-up", f"{view['catchup']}, within {_duration(view['catchup_window_seconds'])}"),
             ("input", view["initial_input"]["content"]),
+            *_other_fields(view),
             (
                 "started",
                 f"{plural(view['num_actions_taken'], 'time')}, last {local_time(view['last_action_time'], zone)}",
@@ -89,6 +106,16 @@ def _print_schedule(view: dict[str, Any]) -> None:
             ("source", f"{view['source']} by {view['creator_principal']}, version {view['version']}"),
         )
     )
+
+
+def _other_fields(view: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the fields that are set and have no line of their own."""
+    from json import dumps
+
+    for field in FIELDS:
+        value = view.get(field.api)
+        if value and field.api not in _WITH_A_LINE:
+            yield field.api.replace("_", " "), value if isinstance(value, str) else dumps(value)
 
 
 def _cadence(view: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.api import TOKEN, call, start_on_tcp
+from tests.support.api import TOKEN, call, create, start_on_tcp
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 
 SETTINGS = """\
@@ -56,6 +56,8 @@ def test_every_route_is_described(daemon: DaemonProcess) -> None:
     assert described == set(CONTRACT_ROUTES.split("\n")) - {""}
     references = set(re.findall(r'"#/components/schemas/(\w+)"', str(document).replace("'", '"')))
     assert references <= document["components"]["schemas"].keys()
+    described = document["components"]["schemas"]["ScheduleView"]
+    assert set(create(daemon)) == described["properties"].keys() == set(described["required"])
 
 
 def summary_of(found: subprocess.CompletedProcess[str]) -> str:

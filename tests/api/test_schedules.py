@@ -329,7 +329,9 @@ def test_lists_come_in_pages(daemon: DaemonProcess) -> None:
         call(daemon, "POST", f"{SCHEDULES}/s0/resume", {"note": "again"})
     page = call(daemon, "GET", f"{SCHEDULES}/s0/revisions?limit=4").body
     assert (page["total"], [entry["version"] for entry in page["revisions"]]) == (11, [11, 10, 9, 8])
-    assert call(daemon, "GET", f"{SCHEDULES}/s0/fires?cursor=garbage").status == 400
+    for path in (SCHEDULES, f"{SCHEDULES}/s0/fires", f"{SCHEDULES}/s0/revisions"):
+        refused = call(daemon, "GET", f"{path}?cursor=garbage")
+        assert (refused.status, refused.body["message"]) == (400, "cursor: 'garbage' was not returned by this list")
     page = call(daemon, "GET", f"{SCHEDULES}/s0/revisions?limit=4&cursor={page['next_cursor']}").body
     assert [entry["version"] for entry in page["revisions"]] == [7, 6, 5, 4]
     assert page["revisions"][0]["changes"] == {"paused": [True, False]}
