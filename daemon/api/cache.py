@@ -1,4 +1,4 @@
-"""Answers about schedules, each written once and given again until it would read differently."""
+"""Cached answers about schedules, each valid until the next commit or the first due time in it."""
 
 import sqlite3
 from collections.abc import Callable, Hashable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from daemon.api.json_body import in_words
+from daemon.api.json_body import to_json
 from daemon.config.schema import Config
 from daemon.units import format_instant
 
@@ -22,11 +22,11 @@ class Answer:
     version: int
     """Of the one schedule that it shows, 0 for a list."""
     until: str | None
-    """The first due time in it, as UTC text: from then on it reads differently."""
+    """The first due time in it, as UTC text: from then on the answer is outdated."""
 
 
 class ResponseCache:
-    """What was answered under one config since the database last changed; used in the reader's thread alone."""
+    """The answers given under one config since the last commit; used only in the reader's thread."""
 
     def __init__(self) -> None:
         self._answers: dict[Hashable, Answer] = {}
@@ -42,7 +42,7 @@ class ResponseCache:
         now: datetime,
         view: Callable[[], Mapping[str, Any]],
     ) -> Answer:
-        """Return the answer of that key, anew if anybody committed anything (PRAGMA data_version) or reloaded since."""
+        """Return the answer for a key, a new one after any commit (PRAGMA data_version) and any reload."""
         state = connection.execute("PRAGMA data_version").fetchone()[0]
         if state != self._state or config is not self._config:
             self._answers, self._size, self._state, self._config = {}, 0, state, config
@@ -65,4 +65,4 @@ class ResponseCache:
 def _written(body: Mapping[str, Any]) -> Answer:
     schedules = body.get("run_schedules", [body])
     times = [at for one in schedules for at in [*(one["next_action_times"] or ()), *one["skipped_action_times"]]]
-    return Answer(in_words(body), body.get("version", 0), min(times, default=None))
+    return Answer(to_json(body), body.get("version", 0), min(times, default=None))

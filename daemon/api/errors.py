@@ -1,4 +1,4 @@
-"""Errors as answers: `{"message", "code", "data"}` with the status that says whose turn it is."""
+"""Errors as answers: `{"message", "code", "data"}` with the matching status."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ from daemon.errors import (
 
 
 class ErrorView(TypedDict):
-    """What is wrong and how to mend it; `code` is for programs."""
+    """What is wrong and how to fix it; `code` is for programs."""
 
     message: str
     code: str
@@ -88,5 +88,5 @@ def fields_of(error: ValidationError) -> list[dict[str, str]]:
 
 
 def _plain(message: str) -> str:
-    """Return what pydantic says of a rule of ours as we put it."""
+    """Return the message of one of our own rules without pydantic's prefix."""
     return message.removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""JSON as it comes from clients, strictly read, and as it goes to them; and headers that name versions."""
+"""JSON from clients, parsed strictly, and JSON to them; and the headers that carry versions."""
 
 import json
 import re
@@ -11,7 +11,7 @@ _ETAG = re.compile(r'(W/)?"([^"]*)"')
 
 
 def parse_document(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
-    """Return the JSON value of a body; raise InvalidError for what RFC 8259 does not allow or no agent could read."""
+    """Return the JSON value of a body; raise InvalidError if RFC 8259 forbids it or no agent could read it."""
     try:
         document = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode()  # no infinities, no half characters
@@ -27,15 +27,15 @@ def parse_document(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key occurs twice in one object")
     return document
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def in_words(body: Mapping[str, object]) -> str:
+def to_json(body: Mapping[str, object]) -> str:
     """Return the text of a JSON answer."""
     return json.dumps(body, ensure_ascii=False)
 

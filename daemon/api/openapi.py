@@ -15,27 +15,27 @@ from daemon.model import NAME
 from daemon.rules.schedule_fields import FIELDS
 
 _PARTS = {
-    "token": ("What stands at the end of the hook URL that the agent was given.", {"type": "string"}),
+    "token": ("The last part of the hook URL that the agent was given.", {"type": "string"}),
     "agent": ("An agent of the config.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
     "name": ("A schedule of the agent.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
     "id": ("A run.", {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}),
     "run_id": ("The run that a workspace belongs to.", {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}),
 }
 _HEADERS = {
-    IF_MATCH: ("Versions that the change is meant for; any other is 412.", {"type": "string"}),
+    IF_MATCH: ("Versions to which the change applies; any other is refused with 412.", {"type": "string"}),
     IDEMPOTENCY_KEY: (
-        "The same key and body give the same run.",
+        "Repeating a request with the same key and body returns the same run.",
         {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
     ),
 }
 _MEANINGS = {
-    400: "The request makes no sense as it is.",
+    400: "The request has an invalid value.",
     401: "A bearer token is missing or wrong.",
     403: "The principal may not do this.",
-    404: "There is no such thing, or the principal may not see it.",
-    408: "The body took too long.",
+    404: "Not found, or not visible to the principal.",
+    408: "The body did not arrive in time.",
     409: "Not possible in the present state.",
-    412: "The schedule has moved on to another version.",
+    412: "The schedule is at another version.",
     413: "The body is larger than 1 MiB.",
     415: "The body is not application/json.",
     422: "The request has a wrong shape; data.fields names each field.",
@@ -66,7 +66,7 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
 
 
 def _schemas(routes: list[Route]) -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:
-    """Return what refers to each shape, and the schemas of all shapes by name."""
+    """Return the reference to each shape, and the schemas of all shapes by name."""
     fields = _schedule_fields()
     taken = [shape for route in routes for shape in (route.body, route.query) if shape is not None]
     given = [route.answer for route in routes if not isinstance(route.answer, str)]

@@ -16,7 +16,7 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_lengt
 
 
 def _whole(value: object) -> object:
-    """Take 60.0 for 60: JSON knows one kind of number."""
+    """Accept 60.0 as 60: JSON has one kind of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -37,7 +37,7 @@ class Shape(BaseModel):
 
 
 class Input(InitialInput):
-    """What a schedule hands to its agent."""
+    """The input of a schedule's runs."""
 
 
 class _Change(Shape):
@@ -55,7 +55,7 @@ class _Create(_Change):
 
 
 DEFAULTS = {**definition_of(Schedule(), Config()), PAUSED.column: int(Schedule().paused)}
-"""The columns of a schedule of which nothing is said, `paused` included."""
+"""The columns of a schedule for which a request sets nothing, `paused` included."""
 _TYPES_OF_KINDS = {POSITIVE_DURATION: Interval, DURATION: Seconds, INSTANT: Time}
 _TYPES_OF_KEYS = {  # their meaning is checked later, with status 400 instead of 422
     "cron": Annotated[str, Field(max_length=1000)],
@@ -79,7 +79,7 @@ _KEYS = {**keys_of(FIELDS), "initial_input": (Input, Input(content=DEFAULTS["inp
 ScheduleChange = create_model(
     "ScheduleChange",
     __base__=_Change,
-    __doc__="Keys of a schedule; a change names those that become another.",
+    __doc__="Fields of a schedule; a change holds those to set.",
     **_KEYS,
 )
 ScheduleCreate = create_model(
@@ -91,13 +91,13 @@ ScheduleCreate = create_model(
 
 
 class Note(Shape):
-    """Why something is done."""
+    """The reason for a change."""
 
     note: str | None = None
 
 
 class TriggerRequest(Shape):
-    """What one run out of band gets instead of what the schedule hands over."""
+    """What replaces the schedule's input and parameters in one run."""
 
     initial_input: Input | None = None
     task_params: dict[str, Any] | None = None
@@ -110,7 +110,7 @@ class SkipRequest(Shape):
 
 
 class BackfillRequest(Shape):
-    """A span of the past, both ends included, and what its due times do to each other."""
+    """A span of the past, both ends included, and the overlap policy for its due times."""
 
     from_: Time = Field(alias="from")
     to: Time
@@ -118,20 +118,20 @@ class BackfillRequest(Shape):
 
 
 class CleanRequest(Shape):
-    """Which workspaces go: those older than the environments' max_age, or than this."""
+    """Which workspaces to remove: those older than the environments' max_age, or than `older_than_seconds`."""
 
     older_than_seconds: Seconds | None = None
     dry_run: bool = False
 
 
 class RetentionRequest(Shape):
-    """Whether a sweep deletes, or only tells what it would delete."""
+    """Whether the sweep deletes, or only reports what it would delete."""
 
     dry_run: bool = False
 
 
 class HookCall(Shape):
-    """How the work of a run ended, as its agent says."""
+    """How the work of a run ended, as its agent reports."""
 
     status: Literal["completed", "failed"]
     result: Any = None
@@ -142,7 +142,7 @@ class HookCall(Shape):
 
 
 class Page(BaseModel):
-    """Which part of a list is wanted."""
+    """Which page of a list to return."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -151,7 +151,7 @@ class Page(BaseModel):
 
 
 class RunQuery(Page):
-    """Which runs are wanted, newest first."""
+    """Which runs to return, newest first."""
 
     agent: Name | None = None
     schedule: Annotated[str, Field(pattern=f"^{NAME.pattern}/{NAME.pattern}$")] | None = None

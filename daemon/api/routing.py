@@ -1,4 +1,4 @@
-"""A route as data, from which both the server and `/openapi.json` are made, and what its handler gets and gives."""
+"""Routes as data, from which the server and `/openapi.json` are made, and the calls that their handlers get."""
 
 import re
 import sqlite3
@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from daemon.access import Action
 from daemon.api.context import ApiContext
-from daemon.api.json_body import in_words, parse_document, versions_of
+from daemon.api.json_body import parse_document, to_json, versions_of
 from daemon.api.requests import Name, NoQuery
 from daemon.errors import ForbiddenError, InvalidError, NotFoundError, RefusedError
 from daemon.schedules.management import Asked
@@ -26,7 +26,7 @@ _LARGEST_ID = 2**63 - 1
 
 @dataclass(frozen=True)
 class ApiCall:
-    """One request, its principal known."""
+    """One request and its principal."""
 
     request: web.Request
     context: ApiContext
@@ -36,17 +36,17 @@ class ApiCall:
 
     @property
     def agent(self) -> str:
-        """The agent that the path names; raises NotFoundError for what cannot be one."""
+        """The agent that the path names; raises NotFoundError if it cannot be one."""
         return self._name("agent")
 
     @property
     def schedule(self) -> str:
-        """The schedule that the path names; raises NotFoundError for what cannot be one."""
+        """The schedule that the path names; raises NotFoundError if it cannot be one."""
         return self._name("name")
 
     @property
     def run_id(self) -> int:
-        """The run that the path names; raises NotFoundError for what cannot be one."""
+        """The run that the path names; raises NotFoundError if it cannot be one."""
         match = self.request.match_info
         text = match["run_id"] if "run_id" in match else match["id"]
         if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= _LARGEST_ID):  # noqa: PLR2004
@@ -81,24 +81,24 @@ class ApiCall:
         """The key under which a repeated request is the same; raises InvalidError for one that is too long."""
         key = self.request.headers.get(IDEMPOTENCY_KEY)
         if key is not None and not re.fullmatch(f"[!-~]{{1,{_LONGEST_KEY}}}", key):
-            raise InvalidError(f"{IDEMPOTENCY_KEY} should have 1 to {_LONGEST_KEY} ASCII characters without blanks")
+            raise InvalidError(f"{IDEMPOTENCY_KEY} should have 1 to {_LONGEST_KEY} ASCII characters without spaces")
         return key
 
     async def answer(self, query: Callable[[sqlite3.Connection], Mapping[str, object]]) -> web.Response:
-        """Answer with what a query finds; a large document is put into words off the loop, too."""
-        return written(await self.context.home.database.read(lambda connection: in_words(query(connection))))
+        """Answer with the result of a query, which is turned into JSON off the loop."""
+        return written(await self.context.home.database.read(lambda connection: to_json(query(connection))))
 
     async def require(self, action: Action, agent: str, what: str) -> None:
-        """Raise NotFoundError if the principal may not see an agent's things, ForbiddenError if it may only see."""
+        """Raise NotFoundError if the principal may not read an agent, ForbiddenError if it may only read it."""
         if not await self.context.access.may(self.principal, "schedule.read", agent):
             raise NotFoundError(f"no {what}")
         if action != "schedule.read" and not await self.context.access.may(self.principal, action, agent):
             raise ForbiddenError(f"{self.principal} may see {what} but lacks {action}; agents.{agent}.allow grants it")
 
     def require_configured(self, agent: str) -> None:
-        """Raise RefusedError for an agent that the config does not have any more."""
+        """Raise RefusedError for an agent that is no longer in the config."""
         if agent not in self.context.config.agents:
-            raise RefusedError(f"no agent {agent!r} is in the config any more")
+            raise RefusedError(f"agent {agent!r} is no longer in the config")
 
     async def require_admin(self, what: str) -> None:
         """Raise ForbiddenError unless the principal has every right."""
@@ -111,7 +111,7 @@ Handler = Callable[[ApiCall], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Route:
-    """What one method of one path does, takes and answers."""
+    """One method of one path: what it does, takes and returns."""
 
     method: str
     path: str
@@ -125,7 +125,7 @@ class Route:
     query: type[BaseModel] = NoQuery
     headers: tuple[str, ...] = ()
     refusals: tuple[int, ...] = field(default=())
-    """Statuses besides those that every route may answer with."""
+    """Error statuses in addition to those of every route."""
     is_open: bool = False
     """Whether anybody may ask, without a principal."""
     action: str | None = None
@@ -158,10 +158,10 @@ class Route:
 
 
 def written(text: str, status: int = 200, **headers: str) -> web.Response:
-    """Return a JSON answer whose text is at hand."""
+    """Return a JSON answer of a given text."""
     return web.Response(text=text, status=status, headers=headers or None, content_type="application/json")
 
 
 def reply(body: Mapping[str, object], status: int = 200, **headers: str) -> web.Response:
     """Return a JSON answer."""
-    return written(in_words(body), status, **headers)
+    return written(to_json(body), status, **headers)

@@ -15,12 +15,12 @@ from daemon.units import parse_instant
 
 
 def new_columns(asked: BaseModel, timezone: str) -> dict[str, Any]:
-    """Return the columns of a new schedule; `timezone` is the default zone. Raise InvalidError for a bad meaning."""
+    """Return the columns of a new schedule; `timezone` is the default zone. Raise InvalidError for an invalid value."""
     return {**DEFAULTS, "timezone": timezone, **changed_columns(asked)}
 
 
 def changed_columns(asked: BaseModel) -> dict[str, Any]:
-    """Return the columns that a request sets; raise InvalidError for a bad meaning."""
+    """Return the columns that a request sets; raise InvalidError for an invalid value."""
     columns = {field.column: _column_value(field, asked) for field in FIELDS if field.api_key in asked.model_fields_set}
     if columns.get("cron") is not None:
         columns = {"offset_ms": 0, **columns, "every_ms": None}
@@ -71,4 +71,4 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "timezone": lambda text: check_zone(text).key,
     "metadata": _metadata,
 }
-"""What the shape of a request does not say, by the key in the file."""
+"""Checks beyond the shape of a request, by the key in the file."""

@@ -1,4 +1,4 @@
-"""`agentcron schedules create|update|pause|...`: what changes a schedule, asked of the running daemon."""
+"""`agentcron schedules create|update|pause|...`: commands that change a schedule through the running daemon."""
 
 import inspect
 from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from daemon.cli.client import Client
 
 Address = Annotated[str, typer.Argument(metavar="AGENT/NAME", help="The schedule.")]
-NoteText = Annotated[str | None, typer.Option("--note", help="Why; kept in the history.")]
+NoteText = Annotated[str | None, typer.Option("--note", help="Reason, kept in the history.")]
 OverlapName = Annotated[
     str | None, typer.Option("--overlap", metavar="POLICY", help=f"Overlap policy: {', '.join(Overlap)}.")
 ]
@@ -95,10 +95,10 @@ def pause(context: typer.Context, schedule: Address, note: NoteText = None, json
 
 
 def resume(context: typer.Context, schedule: Address, note: NoteText = None, json: Json = False) -> None:
-    """Resume a paused schedule; nothing of the pause is caught up."""
+    """Resume a paused schedule; due times during the pause are not caught up."""
     view = _client(context).ask("POST", _path(schedule, "resume"), {"note": note})
     due = next(iter(view["next_action_times"] or ()), None)
-    tell(view, f"{schedule} goes on; next due {local_time(due, view['timezone']) if due else 'never'}.", json=json)
+    tell(view, f"{schedule} is resumed; next due {local_time(due, view['timezone']) if due else 'never'}.", json=json)
 
 
 def trigger(
@@ -106,11 +106,13 @@ def trigger(
     schedule: Address,
     content: InputText = None,
     params: Params = None,
-    key: Annotated[str | None, typer.Option("--key", help="The same key and input give the same run.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the run, and exit with its outcome.")] = False,
+    key: Annotated[
+        str | None, typer.Option("--key", help="Repeating the command with this key returns the same run.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the run, and exit with its outcome.")] = False,
     json: Json = False,
 ) -> None:
-    """Start a run now, whatever the schedule says."""
+    """Start a run now, regardless of the schedule."""
     from daemon.cli.follow import follow
 
     client = _client(context)
@@ -128,20 +130,20 @@ def skip(
     due: Annotated[str, typer.Argument(metavar="TIME", help="The upcoming due time, RFC 3339.")],
     json: Json = False,
 ) -> None:
-    """Leave out one upcoming due time."""
+    """Skip one upcoming due time."""
     view = _client(context).ask("POST", _path(schedule, "skip"), {"scheduled_time": due})
-    tell(view, f"{schedule} leaves out {local_time(due, view['timezone'])}.", json=json)
+    tell(view, f"{schedule} will skip {local_time(due, view['timezone'])}.", json=json)
 
 
 def unskip(
     context: typer.Context,
     schedule: Address,
-    due: Annotated[str, typer.Argument(metavar="TIME", help="The due time that was left out, RFC 3339.")],
+    due: Annotated[str, typer.Argument(metavar="TIME", help="The skipped due time, RFC 3339.")],
     json: Json = False,
 ) -> None:
-    """Start a due time after all that was to be left out."""
+    """Cancel the skip of a due time."""
     view = _client(context).ask("POST", _path(schedule, "unskip"), {"scheduled_time": due})
-    tell(view, f"{schedule} does not leave out {local_time(due, view['timezone'])} any more.", json=json)
+    tell(view, f"{schedule} will not skip {local_time(due, view['timezone'])}.", json=json)
 
 
 def backfill(
@@ -152,14 +154,14 @@ def backfill(
     overlap: OverlapName = None,
     json: Json = False,
 ) -> None:
-    """Start due times of the past that were not started."""
+    """Start past due times that were not started."""
     body = {"from": start, "to": end, **({"overlap_policy": overlap} if overlap else {})}
     view = _client(context).ask("POST", _path(schedule, "backfill"), body)
-    text = f"{view['backfilled']} due times are started, {view['already_run']} had been"
+    text = f"Due times started: {view['backfilled']}; already run: {view['already_run']}"
     if view["skipped_overlap"]:
-        text += f", {view['skipped_overlap']} were skipped because of the overlap policy"
+        text += f"; skipped by the overlap policy: {view['skipped_overlap']}"
     if view["upcoming"]:
-        text += f", {view['upcoming']} will start by themselves when their jitter is over"
+        text += f"; starting later because of their jitter: {view['upcoming']}"
     tell(view, f"{text}.", json=json)
 
 
@@ -183,7 +185,7 @@ def _path(schedule: str, what: str = "") -> str:
 
 
 def _definition(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the body that the given options make."""
+    """Return the request body for the given options."""
     body: dict[str, Any] = {}
     for field in _OPTIONS:
         value = options.get(field.key)
@@ -193,12 +195,12 @@ def _definition(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cleared(keys: list[str], body: dict[str, Any]) -> dict[str, None]:
-    """Return the body that clears what was named, and nothing that is set at once."""
+    """Return the body that clears the named keys; raise BadParameter for one that is also set."""
     found: dict[str, None] = {}
     for key in keys:
         name = _CLEARABLE.get(key.replace("-", "_"))
         if name is None:
-            raise typer.BadParameter(f"{key!r} is none of {', '.join(_CLEARABLE)}", param_hint="--clear")
+            raise typer.BadParameter(f"{key!r} is not one of {', '.join(_CLEARABLE)}", param_hint="--clear")
         if name in body:
             raise typer.BadParameter(f"{key} cannot be set and cleared at once", param_hint="--clear")
         found[name] = None
@@ -206,7 +208,7 @@ def _cleared(keys: list[str], body: dict[str, Any]) -> dict[str, None]:
 
 
 def seconds_of(name: str, text: str) -> int:
-    """Return the seconds of a duration; raise BadParameter for what is none."""
+    """Return the seconds of a duration; raise BadParameter if it is not one."""
     return int(_parsed(DURATION, f"--{name.replace('_', '-')}", text))
 
 

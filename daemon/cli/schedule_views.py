@@ -1,4 +1,4 @@
-"""What `schedules list`, `show` and `history` say: from the database where it may be read, else from the daemon."""
+"""Data for `schedules list`, `show` and `history`: from the database if it is readable, else from the daemon."""
 
 import sqlite3
 from typing import Any
@@ -28,7 +28,7 @@ def listed(config: Config, agent: str | None, limit: int) -> dict[str, Any]:
 
 def _of_all_agents(config: Config, limit: int) -> dict[str, Any]:
     if not config.agents:
-        raise InvalidError("only a config without mistakes says which agents there are; name one with --agent")
+        raise InvalidError("the config has errors, so its agents are unknown; name one with --agent")
     client, found, total = Client(config), [], 0
     for agent in config.agents:
         try:

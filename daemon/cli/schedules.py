@@ -79,6 +79,7 @@ def show(context: typer.Context, schedule: ScheduleAddress, json: Json = False) 
 
 
 def print_schedule(view: dict[str, Any]) -> None:
+    """Print one schedule for people."""
     from daemon.text import plural
 
     zone = view["timezone"]

@@ -123,7 +123,7 @@ class Environment(Section):
 
 
 class InitialInput(Section):
-    """The input that a schedule passes to its agent."""
+    """The input of a schedule's runs."""
 
     type: Literal["text"] = "text"
     author: Literal["user", "agent"] = "user"

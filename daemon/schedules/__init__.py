@@ -1,1 +1,1 @@
-"""What people do to schedules: in the config file, over the control API and on the command line."""
+"""Changes of schedules: by the config file, the control API and the command line."""

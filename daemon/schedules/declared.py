@@ -1,4 +1,4 @@
-"""Schedules of the config file: what a start or a reload makes of them."""
+"""Schedules declared in the config file, and how a start or a reload applies them."""
 
 import sqlite3
 from dataclasses import dataclass, field
@@ -37,13 +37,13 @@ class Declared:
     """What it was and what it will be, by the file's keys."""
 
     def view(self) -> dict[str, Any]:
-        """Return it as everybody outside sees it."""
+        """Return it as the API and `check --diff` show it."""
         return {"schedule": self.address, "action": self.action, "changes": self.changes}
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A schedule of the file beside what the database has of it."""
+    """A schedule of the file and its counterpart in the database."""
 
     agent: str
     name: str
@@ -65,11 +65,11 @@ class _Wanted:
 
     @property
     def new_pause(self) -> bool:
-        """Whether the file's line `paused` was edited; only then does it count."""
+        """Whether `paused` was edited in the file; only then is it applied."""
         return self.live is not None and self.live.declared_paused != self.schedule.paused
 
-    def told(self) -> Declared | None:
-        """Say what will be done, None if nothing."""
+    def change(self) -> Declared | None:
+        """Return what will change, None if nothing."""
         address = f"{self.agent}/{self.name}"
         if self.live is None:
             return Declared(address, "revived" if self.retired else "created")
@@ -86,8 +86,8 @@ def _in_file_terms(changes: dict[str, list[Any]]) -> dict[str, list[Any]]:
 def declared_changes(source: Transaction | sqlite3.Connection, config: Config) -> list[Declared]:
     """Return what declaring the file's schedules would change; raise ConfigError if a name is taken."""
     wanted, leaving = _compare(source, config)
-    told = [entry.told() for entry in wanted]
-    return [*(Declared(row.address, "retired") for row in leaving), *(change for change in told if change)]
+    changes = [entry.change() for entry in wanted]
+    return [*(Declared(row.address, "retired") for row in leaving), *(change for change in changes if change)]
 
 
 def sync_declared(tx: Transaction, config: Config, now: datetime) -> list[Declared]:
@@ -98,7 +98,7 @@ def sync_declared(tx: Transaction, config: Config, now: datetime) -> list[Declar
         remove(tx, row, now, Mark(CONFIG_PRINCIPAL, "retire"))
         done.append(Declared(row.address, "retired"))
     for entry in wanted:
-        change = entry.told()
+        change = entry.change()
         if change is None:
             continue
         if entry.live is not None:
@@ -112,7 +112,7 @@ def sync_declared(tx: Transaction, config: Config, now: datetime) -> list[Declar
 
 
 def _compare(source: Transaction | sqlite3.Connection, config: Config) -> tuple[list[_Wanted], list[ScheduleRow]]:
-    """Return the file's schedules beside the database's, and the declared ones that the file has no more."""
+    """Return the file's schedules with the database's, and the declared ones that are no longer in the file."""
     live = {(row.agent, row.name): row for row in live_schedules(source)}
     retired = {(row.agent, row.name): row for row in retired_schedules(source)}
     wanted = [

@@ -38,11 +38,11 @@ class Asked:
     principal: str
     now: datetime
     versions: Collection[int] | None = None
-    """None: whichever there is."""
+    """None: any version."""
 
 
 def find(tx: Transaction, agent: str, name: str, asked: Asked) -> ScheduleRow:
-    """Return the live schedule to be changed; raise NotFoundError, or StaleVersionError if it has moved on."""
+    """Return the live schedule to be changed; raise NotFoundError, or StaleVersionError if its version differs."""
     row = get_schedule(tx, agent, name)
     if row is None:
         raise NotFoundError(f"no schedule {agent}/{name}")
@@ -103,7 +103,7 @@ def _check_bounds(definition: dict[str, Any]) -> None:
 
 
 def pause(tx: Transaction, row: ScheduleRow, note: str | None, asked: Asked) -> ScheduleRow:
-    """Pause a schedule; a new note on one that is paused already is a change, too."""
+    """Pause a schedule; a new note on a paused one is also a change."""
     if row.paused and note in {None, row.pause_note}:
         return row
     changes = _note_changes(row, note) | ({} if row.paused else {"paused": [0, 1]})
@@ -112,7 +112,7 @@ def pause(tx: Transaction, row: ScheduleRow, note: str | None, asked: Asked) -> 
 
 
 def resume(tx: Transaction, row: ScheduleRow, note: str | None, asked: Asked) -> ScheduleRow:
-    """Let a paused schedule go on; nothing of the pause is caught up."""
+    """Resume a paused schedule; due times during the pause are not caught up."""
     if not row.paused:
         return row
     values = pause_columns(None, asked.now, paused=False)
@@ -127,7 +127,7 @@ def _note_changes(row: ScheduleRow, note: str | None) -> dict[str, list[Any]]:
 def delete(tx: Transaction, row: ScheduleRow, asked: Asked) -> ScheduleRow:
     """Delete a schedule softly; raise RefusedError for a schedule of the config file."""
     if row.source == "declared":
-        raise RefusedError(f"{row.address} is declared in the config file; take it out there and reload")
+        raise RefusedError(f"{row.address} is declared in the config file; remove it there and reload")
     return remove(tx, row, asked.now, Mark(asked.principal, "delete"))
 
 
@@ -136,7 +136,7 @@ def trigger(
 ) -> int:
     """Create a run now, out of band, and return its number; the same key and request give the same run.
 
-    A repeated request is answered whatever became of the schedule's version since. `overrides` are columns of the run
+    A repeated request is answered even if the schedule has another version by now. `overrides` are columns of the run
     that replace the schedule's. Raise RefusedError if the key was used for another request.
     """
     row = find(tx, agent, name, replace(asked, versions=None))
@@ -159,10 +159,10 @@ def trigger(
 
 
 def skip(tx: Transaction, row: ScheduleRow, due: datetime, asked: Asked) -> ScheduleRow:
-    """Leave out one upcoming due time; raise InvalidError if it is none."""
+    """Skip one upcoming due time; raise InvalidError if it is not one."""
     upcoming = due > row.cursor and row.cadence.start_of(DueTime(due), row.address) > asked.now
     if not upcoming or row.cadence.next_after(due - _INSTANT) != due:
-        raise InvalidError(f"{format_instant(due)} is no upcoming due time of {row.address}")
+        raise InvalidError(f"{format_instant(due)} is not an upcoming due time of {row.address}")
     if format_instant(due) in pending_skips(tx, row.id):
         return row
     add_skip(tx, row.id, due, asked.now, asked.principal)
@@ -171,7 +171,7 @@ def skip(tx: Transaction, row: ScheduleRow, due: datetime, asked: Asked) -> Sche
 
 
 def unskip(tx: Transaction, row: ScheduleRow, due: datetime, asked: Asked) -> ScheduleRow:
-    """Have a skipped due time start after all; raise InvalidError if it was not to be skipped, or is past."""
+    """Cancel the skip of a due time; raise InvalidError if it is not skipped, or came during a pause."""
     if not remove_skip(tx, row.id, due):
         raise InvalidError(f"{format_instant(due)} is not skipped")
     if row.paused and due <= asked.now:

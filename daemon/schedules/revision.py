@@ -1,4 +1,4 @@
-"""Changes of a schedule's row, whoever makes them: each settles what has come due before it and leaves a revision."""
+"""Changes of a schedule's row: each first settles the due times before it, then adds a revision."""
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ _INSTANT = timedelta(milliseconds=1)
 
 @dataclass(frozen=True)
 class Mark:
-    """What a revision says of a change: who, what, and why."""
+    """What a revision records of a change: who, what and why."""
 
     principal: str
     action: str
@@ -58,7 +58,7 @@ def _is_due(cadence: Cadence, at: datetime) -> bool:
 
 
 def _without_old_skips(tx: Transaction, row: ScheduleRow, cadence: Cadence, mark: Mark) -> Mark:
-    """Drop the requests to leave out what is not due any more under a new cadence, and say so in the mark."""
+    """Drop the skips that are not due under a new cadence, and add that to the mark."""
     pending = pending_skips(tx, row.id)
     left = [at for at in pending if _is_due(cadence, parse_instant(at))]
     for at in pending:
@@ -77,7 +77,7 @@ def remove(tx: Transaction, row: ScheduleRow, now: datetime, mark: Mark) -> Sche
 
 
 def change(tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: datetime, mark: Mark) -> ScheduleRow:
-    """Set columns of a schedule, raise its version, and leave the revision that the mark describes."""
+    """Set columns of a schedule, raise its version, and add the revision that the mark describes."""
     return change_schedule(
         tx, row, values, now, principal=mark.principal, action=mark.action, changes=mark.changes, note=mark.note
     )

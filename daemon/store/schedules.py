@@ -15,7 +15,7 @@ from daemon.store.skips import forget_past_skips
 from daemon.units import format_instant, parse_instant
 
 UNDECIDABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What a schedule raises whose row somebody damaged."""
+"""What reading a schedule with a damaged row raises."""
 CADENCE_KEYS = tuple(field.column for field in DEFINITION if field.cadence)
 DEFINITION_KEYS = tuple(field.column for field in DEFINITION)
 
@@ -63,7 +63,7 @@ class ScheduleRow:
 
     @property
     def catchup_window(self) -> timedelta:
-        """How old a missed due time may be to be started."""
+        """The greatest age at which a missed due time is still started."""
         return timedelta(milliseconds=self.definition["catchup_window_ms"])
 
 
@@ -145,7 +145,7 @@ def deleted_schedule(source: Transaction | sqlite3.Connection, agent: str, name:
 
 
 def retired_schedules(source: Transaction | sqlite3.Connection) -> list[ScheduleRow]:
-    """Return the schedules that were taken out of the file, of those with the same address the latest last."""
+    """Return the schedules that were removed from the file; of several with one address, the latest is last."""
     rows = source.execute(
         "SELECT * FROM schedules WHERE deleted_at IS NOT NULL AND source = 'declared' ORDER BY deleted_at, id"
     )
@@ -173,7 +173,7 @@ def next_wake(source: Transaction | sqlite3.Connection, unreadable: datetime | N
 
 
 def move_cursor(tx: Transaction, row: ScheduleRow, cursor: datetime) -> None:
-    """Note that every due time up to the cursor is decided, and when the next start is."""
+    """Record that every due time up to the cursor is decided, and when the next start is."""
     forget_past_skips(tx, row.id, cursor)
     values = _after(row.cadence, row.address, cursor)
     tx.execute("UPDATE schedules SET cursor = ?, next_due = ?, wake_at = ? WHERE id = ?", (*values, row.id))
@@ -189,7 +189,7 @@ def _after(cadence: Cadence, address: str, cursor: datetime) -> tuple[str, str |
 
 
 def put_off(tx: Transaction, schedule_id: int, until: datetime) -> None:
-    """Look at a schedule again only later, its due times undecided."""
+    """Postpone the decision about a schedule's due times."""
     at = format_instant(until)
     tx.execute("UPDATE schedules SET wake_at = ?1, next_due = coalesce(next_due, ?1) WHERE id = ?2", (at, schedule_id))
 
@@ -222,7 +222,7 @@ def change_schedule(
     changes: dict[str, Any] | None = None,
     note: str | None = None,
 ) -> ScheduleRow:
-    """Set columns of a schedule, raise its version and leave a revision; return the schedule as it is now."""
+    """Set columns of a schedule, raise its version and add a revision; return the schedule as it is now."""
     columns = {**values, "version": row.version + 1, "updated_at": format_instant(now)}
     assignments = ", ".join(f"{name} = ?" for name in columns)
     tx.execute(f"UPDATE schedules SET {assignments} WHERE id = ?", (*columns.values(), row.id))
@@ -256,7 +256,7 @@ def add_revision(
     changes: dict[str, Any] | None = None,
     note: str | None = None,
 ) -> None:
-    """Leave the mark of a change: who, when, what, and why."""
+    """Record a change: who made it, when, what and why."""
     tx.execute(
         "INSERT INTO schedule_revisions (schedule_id, version, at, principal, action, changes, note) "
         "VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -1,1 +1,1 @@
-"""JSON bodies shared by `--json` and the control API."""
+"""The JSON documents that the control API and `--json` share."""

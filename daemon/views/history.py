@@ -13,7 +13,7 @@ from daemon.views.pages import number_of, unknown_cursor
 
 
 class FireView(TypedDict):
-    """What became of one due time, or of the many that a summary covers."""
+    """The outcome of one due time, or of all that a summary covers."""
 
     scheduled_for: str
     outcome: FireOutcome

@@ -128,7 +128,7 @@ def run_details(connection: sqlite3.Connection, run: Run) -> RunDetails:
 
 
 def _workspace_of(connection: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
-    """Return where a run of a git environment works, and what was saved of it when that was removed."""
+    """Return the workspace of a run in a git environment, and what was saved when it was removed."""
     workspace = get_workspace(connection, run_id)
     if workspace is None:
         return None

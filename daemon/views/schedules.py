@@ -97,7 +97,7 @@ def _fields(row: ScheduleRow) -> dict[str, Any]:
 
 
 def _next_times(row: ScheduleRow, now: datetime, skips: list[str]) -> list[str] | None:
-    """Return the next due times that are to be started; None for a schedule whose row somebody damaged."""
+    """Return the next due times that are to be started; None for a schedule with a damaged row."""
     if row.paused or row.deleted_at:
         return []
     wanted = _NEXT_TIMES + len(skips)
@@ -127,7 +127,7 @@ def _figures(connection: sqlite3.Connection, schedule_id: int) -> _Figures:
 
 
 def _input_method(config: Config, agent: str) -> str | None:
-    """Say how the input reaches the agent; computed from its settings, never stored."""
+    """Return how the input reaches the agent; computed from its settings, never stored."""
     match config.agents.get(agent):
         case CommandAgent(input=way):
             return way

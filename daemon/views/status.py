@@ -1,4 +1,4 @@
-"""How the daemon is doing, in one document: what one looks at first in the morning."""
+"""The state of the daemon in one document, as `agentcron status` shows it."""
 
 import json
 import shutil

@@ -32,7 +32,7 @@ class WorkspaceView(TypedDict):
 
 
 class WorkspaceList(TypedDict):
-    """The workspaces that are there, and the room that environments take."""
+    """The workspaces that are there, and the space that environments take."""
 
     workspaces: list[WorkspaceView]
     environments: list[dict[str, Any]]
@@ -42,7 +42,7 @@ class WorkspaceList(TypedDict):
 def workspaces_view(
     connection: sqlite3.Connection, config: Config, now: datetime, agents: list[str] | None = None
 ) -> WorkspaceList:
-    """Return the workspaces that are there, and how much room each environment takes.
+    """Return the workspaces that are there, and how much space each environment takes.
 
     `agents` are those that may be seen, None for all; the figures of an environment count all of its workspaces.
     """
@@ -82,7 +82,7 @@ def workspace_view(workspace: Workspace, decision: CleanupDecision, now: datetim
 def cleanup_decision(
     connection: sqlite3.Connection, config: Config, workspace: Workspace, now: datetime
 ) -> CleanupDecision:
-    """Return what the policy says of one workspace, beside the others of its environment."""
+    """Return what the policy decides about one workspace among those of its environment."""
     group = by_environment(present_workspaces(connection)).get(workspace.environment, [])
     others = [one.candidate for one in group if one.run_id != workspace.run_id]  # it may be gone again by now
     decisions = decide_cleanup([*others, workspace.candidate], policy_of(config, workspace.environment), now)

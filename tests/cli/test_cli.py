@@ -207,7 +207,7 @@ MISTAKES = [
     (("create", "a/new", "--cron", "9"), "--cron: '9'"),
     (("create", "a/new", "--every", "1h", "--cron", "@daily"), "both --cron and --every are set"),
     (("update", "a/nightly", "--overlap", "jump"), "--overlap: should be 'skip'"),
-    (("update", "a/nightly", "--clear", "cron"), "'cron' is none of description, start_at"),
+    (("update", "a/nightly", "--clear", "cron"), "'cron' is not one of description, start_at"),
     (("update", "a/nightly", "--clear", "start-at", "--start-at", "x"), "start-at cannot be set and cleared at once"),
 ]
 

@@ -231,7 +231,7 @@ def test_a_stop_during_a_sweep_that_somebody_asked_for_is_clean(start_daemon: St
     assert daemon.stop() == 0
     assert time.monotonic() - began < 5
     told = sweep.communicate()[0]
-    assert not told or "the daemon stops" in told
+    assert not told or "the daemon is stopping" in told
     assert "Traceback" not in daemon.log_text()
     assert "Unexpected" not in daemon.log_text()
     assert whole(daemon)

@@ -1,4 +1,4 @@
-"""The route by which an agent elsewhere ends its run."""
+"""The route by which a remote agent ends its run."""
 
 from typing import Literal
 
@@ -27,7 +27,7 @@ ROUTES = [
     Route(
         "POST",
         "/hooks/{token}",
-        "end the run that the token was given to",
+        "end the run to which the token belongs",
         _take,
         HookView,
         body=requests.HookCall,

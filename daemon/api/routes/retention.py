@@ -19,10 +19,12 @@ async def _run(call: ApiCall) -> web.StreamResponse:
     try:
         found = await asyncio.shield(task)
     except (PorterError, OSError) as error:
-        raise StoreUnavailableError(f"retention cannot go on now: {error}") from None
+        raise StoreUnavailableError(f"retention cannot continue now: {error}") from None
     except asyncio.CancelledError:
         if task.cancelled():
-            raise StoreUnavailableError("the daemon stops; the next sweep goes on where this one was") from None
+            raise StoreUnavailableError(
+                "the daemon is stopping; the next sweep continues where this one stopped"
+            ) from None
         raise
     return reply(retention_view(found, dry_run=asked.dry_run))
 

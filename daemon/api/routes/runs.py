@@ -19,7 +19,7 @@ from daemon.store.runs import Run, get_run
 from daemon.views.runs import RunDetails, RunList, RunView, run_details, run_view, runs_page
 
 _CHUNK = 64 * 1024
-_PAUSE = 0.2  # seconds between two looks at a growing file
+_PAUSE = 0.2  # seconds between two reads of a growing file
 
 
 async def _list(call: ApiCall) -> web.StreamResponse:
@@ -64,7 +64,7 @@ async def _output(call: ApiCall) -> web.StreamResponse:
 
 
 async def _send(call: ApiCall, response: web.StreamResponse, folder: Path, chunk: bytes, followed: int | None) -> None:
-    """Send the output from its first chunk on, of a followed run to its end."""
+    """Send the output from its first chunk on; if the run is followed, until it ends."""
     at = 0
     while True:
         active = followed is not None and await _is_active(call, followed)  # before reading, so that nothing is missed
@@ -86,13 +86,13 @@ async def _is_active(call: ApiCall, run_id: int) -> bool:
 
 
 def _read(folder: Path, start: int) -> bytes:
-    """Return a part of the output; raise RefusedError if an agent put something else in its stead."""
+    """Return a part of the output; raise RefusedError if an agent replaced it with something else."""
     try:
         descriptor = open_in(str(folder), "output.log")
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise RefusedError(f"the output of this run is not there any more: {error.strerror}") from None
+        raise RefusedError(f"the output of this run is gone: {error.strerror}") from None
     try:
         return os.pread(descriptor, _CHUNK, start)
     finally:
@@ -153,12 +153,12 @@ ROUTES = [
     Route(
         "GET",
         "/runs/{id}/output",
-        "what a run printed",
+        "output of a run",
         _output,
         "application/octet-stream",
         query=requests.OutputQuery,
         refusals=(404, 409),
     ),
     Route("POST", "/runs/{id}/cancel", "cancel an active run", _cancel, RunView, refusals=(404, 409)),
-    Route("POST", "/runs/{id}/retry", "make the next attempt", _retry, RunView, status=201, refusals=(404, 409)),
+    Route("POST", "/runs/{id}/retry", "retry a run", _retry, RunView, status=201, refusals=(404, 409)),
 ]

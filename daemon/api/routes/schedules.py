@@ -35,7 +35,7 @@ Change = Callable[[Transaction, ScheduleRow, Asked], ScheduleRow]
 
 
 class BackfillView(TypedDict):
-    """What a backfill started, and what it left as it was."""
+    """What a backfill started, and the due times that it left alone."""
 
     backfilled: int
     already_run: int
@@ -195,7 +195,7 @@ def _row(connection: sqlite3.Connection, agent: str, name: str) -> ScheduleRow:
 
 
 async def _changed(call: ApiCall, action: Action, change: Change) -> web.StreamResponse:
-    """Change a schedule after what has come due by now was decided; answer with what it is then."""
+    """Decide what has come due by now, change the schedule, and return it."""
     agent, name = call.agent, call.schedule
     await call.require(action, agent, f"schedule {agent}/{name}")
     await call.context.clock.settle()
@@ -272,10 +272,10 @@ ROUTES = [
         status=201,
         headers=(IF_MATCH, IDEMPOTENCY_KEY),
     ),
-    _on_one("skip", "leave out one upcoming due time", _skip, requests.SkipRequest),
-    _on_one("unskip", "start a skipped due time after all", _unskip, requests.SkipRequest),
+    _on_one("skip", "skip one upcoming due time", _skip, requests.SkipRequest),
+    _on_one("unskip", "cancel the skip of a due time", _unskip, requests.SkipRequest),
     replace(
-        _on_one("backfill", "start due times of the past", _backfill, requests.BackfillRequest),
+        _on_one("backfill", "start past due times", _backfill, requests.BackfillRequest),
         answer=BackfillView,
     ),
     Route(
@@ -291,7 +291,7 @@ ROUTES = [
     Route(
         "GET",
         f"{_ONE}/fires",
-        "what became of each due time",
+        "outcomes of the due times",
         _fires,
         FireList,
         query=requests.Page,

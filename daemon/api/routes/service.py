@@ -25,13 +25,13 @@ class ReloadView(TypedDict):
 
 
 class Health(TypedDict):
-    """That the daemon answers."""
+    """The daemon answers."""
 
     status: Literal["ok"]
 
 
 class DaemonView(TypedDict):
-    """Which daemon this is: the file that it runs by, where its state is, and what keeps it from its work."""
+    """Which daemon this is: its config file, its state directory, and its current problem."""
 
     pid: int
     config_file: str
@@ -94,9 +94,9 @@ async def _metrics(call: ApiCall) -> web.StreamResponse:
 
 
 ROUTES = [
-    Route("POST", "/reload", "read the config file again", _reload, ReloadView, refusals=(400,)),
-    Route("GET", "/daemon", "which daemon this is, and what keeps it from its work", _daemon, DaemonView),
+    Route("POST", "/reload", "reload the config file", _reload, ReloadView, refusals=(400,)),
+    Route("GET", "/daemon", "which daemon this is, and its current problem", _daemon, DaemonView),
     Route("GET", "/status", "how the daemon is doing", _status, StatusView),
     Route("GET", "/healthz", "whether the daemon answers", _healthz, Health, is_open=True),
-    Route("GET", "/metrics", "figures for Prometheus", _metrics, "text/plain"),
+    Route("GET", "/metrics", "metrics for Prometheus", _metrics, "text/plain"),
 ]

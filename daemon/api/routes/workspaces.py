@@ -16,7 +16,7 @@ from daemon.workspaces.client import PorterError
 
 
 class DiscardView(TypedDict):
-    """That a workspace is gone."""
+    """A workspace that was removed."""
 
     run_id: int
     removed: bool
@@ -44,7 +44,7 @@ async def _discard(call: ApiCall) -> web.StreamResponse:
     run_id = await _changeable(call)
     reason = await call.context.cleanup.discard(run_id)
     if reason is not None:
-        raise RefusedError(f"the workspace of run {run_id} is not gone: {reason}")
+        raise RefusedError(f"the workspace of run {run_id} was not removed: {reason}")
     return reply(DiscardView(run_id=run_id, removed=True))
 
 
@@ -80,7 +80,7 @@ ROUTES = [
     Route(
         "POST",
         "/workspaces/clean",
-        "remove what the policy lets go",
+        "remove the workspaces that the policy does not keep",
         _clean,
         CleanView,
         body=requests.CleanRequest,
@@ -89,7 +89,7 @@ ROUTES = [
     Route(
         "POST",
         "/workspaces/{run_id}/discard",
-        "save and remove a workspace whatever the policy says",
+        "save the work in a workspace and remove it, regardless of the policy",
         _discard,
         DiscardView,
         refusals=_CHANGE,
@@ -97,7 +97,7 @@ ROUTES = [
     Route(
         "POST",
         "/workspaces/{run_id}/keep",
-        "have a workspace stay",
+        "keep a workspace",
         _keep,
         WorkspaceView,
         refusals=_CHANGE,
@@ -105,7 +105,7 @@ ROUTES = [
     Route(
         "POST",
         "/workspaces/{run_id}/unkeep",
-        "let a workspace go again",
+        "stop keeping a workspace",
         _unkeep,
         WorkspaceView,
         refusals=_CHANGE,
