@@ -1,13 +1,11 @@
 """The cleanup of workspaces: what the policy lets go is saved and removed, one after the other, by a helper process."""
 
 import asyncio
-import contextlib
-import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -39,8 +37,9 @@ from daemon.store.workspaces import (
 )
 from daemon.text import plural
 from daemon.units import format_size
-from daemon.workspaces.client import Porter, PorterError, porter
-from daemon.workspaces.layout import RUNS, TOP, workspace_path
+from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError, workspace_helper
+from daemon.workspaces.jobs import CleanedWorkspace, CleanWorkspace, MeasureWorkspaces, QuarantineWorkspace
+from daemon.workspaces.layout import ENVIRONMENTS, RUNS, workspace_path
 from daemon.workspaces.removal import TRASH
 
 T = TypeVar("T")
@@ -94,7 +93,7 @@ class Cleanup:
         while True:
             try:
                 await self.sweep()
-            except (PorterError, OSError, StoreUnavailableError) as error:
+            except (WorkspaceHelperError, OSError, StoreUnavailableError) as error:
                 _LOG.error("[cleanup] The cleanup failed, will retry at its next time", error=str(error))
             except Exception:  # noqa: BLE001 - whatever agents put there must not stop the daemon
                 _LOG.exception("[cleanup] The cleanup failed unexpectedly, will retry at its next time")
@@ -111,7 +110,7 @@ class Cleanup:
         return cadence_of(self._live.config.cleanup, self._live.config)
 
     async def sweep(self, *, older_than: timedelta | None = None, dry_run: bool = False) -> CleanupResult:
-        """Remove what the policy lets go; raise PorterError, OSError or StoreUnavailableError if nothing could be done.
+        """Remove what the policy lets go; raise WorkspaceHelperError, OSError or StoreUnavailableError if it failed.
 
         `older_than` overrules the environments' max_age; a dry run only tells.
         """
@@ -124,8 +123,8 @@ class Cleanup:
             present = await self._home.database.read(present_workspaces)
             if not present and not await asyncio.to_thread(self._has_anything):
                 return swept
-            async with self._porter() as helper:
-                await helper.do("sweep_up")
+            async with workspace_helper(self._home.state_dir) as helper:
+                await helper.delete_leftovers()
                 await self._reconcile(helper, present)
                 await self._measure(helper, await self._home.database.read(present_workspaces))
             try:
@@ -145,7 +144,7 @@ class Cleanup:
 
     def _has_anything(self) -> bool:
         """Tell whether there may be anything to look after, though the ledger has no workspace."""
-        places = (self._home.state_dir / TOP, self._home.state_dir / RUNS / TRASH)
+        places = (self._home.state_dir / ENVIRONMENTS, self._home.state_dir / RUNS / TRASH)
         return any(place.is_dir() and any(place.iterdir()) for place in places)
 
     def _going(
@@ -223,36 +222,32 @@ class Cleanup:
                 return "it is being removed just now"
             self._removing.add(workspace.run_id)
         try:
-            async with self._porter() as helper:
-                done = await helper.do(
-                    "clean",
-                    environment=workspace.environment,
-                    run_id=str(workspace.run_id),
-                    base=workspace.base,
-                    salvage_max=salvage_max,
+            async with workspace_helper(self._home.state_dir) as helper:
+                done = await helper.clean_workspace(
+                    CleanWorkspace(workspace.environment, workspace.run_id, workspace.base, salvage_max)
                 )
-        except (PorterError, OSError) as error:
-            done = {"gone": False, "in_trash": False, "reason": str(error), "saved": None}
+        except (WorkspaceHelperError, OSError) as error:
+            done = CleanedWorkspace(gone=False, reason=str(error))
         finally:
             self._removing.discard(workspace.run_id)
         record = partial(self._record, workspace.run_id, done, renews=renews)
-        if done["gone"] or done["in_trash"]:
+        if done.gone or done.in_trash:
             await self._home.database.write_patiently(record)
         else:  # what stays is found again, and the disk may be too full to say so
             await self._write_if_possible(record)
-        self._metrics.cleaned("removed" if done["gone"] else "failed")
-        return None if done["gone"] else str(done["reason"])
+        self._metrics.cleaned("removed" if done.gone else "failed")
+        return None if done.gone else str(done.reason)
 
-    def _record(self, run_id: int, done: dict[str, Any], tx: Transaction, *, renews: bool) -> None:
-        now, saved = self._home.now(), done["saved"]
-        if done["gone"] or done["in_trash"]:
+    def _record(self, run_id: int, done: CleanedWorkspace, tx: Transaction, *, renews: bool) -> None:
+        now, saved = self._home.now(), asdict(done.saved) if done.saved else None
+        if done.gone or done.in_trash:
             mark_removed(tx, run_id, now)
             if renews or (saved and saved["folder"]):
                 update_run(tx, run_id, now)  # what was saved stays as long as the run
-            left = {"left_in_trash": done["reason"]} if done["in_trash"] else {}
+            left = {"left_in_trash": done.reason} if done.in_trash else {}
             add_event(tx, run_id, now, "workspace_cleaned", {"saved": saved, **left})
-        elif set_note(tx, run_id, done["reason"]):
-            add_event(tx, run_id, now, "workspace_not_cleaned", {"reason": done["reason"], "saved": saved})
+        elif set_note(tx, run_id, str(done.reason)):
+            add_event(tx, run_id, now, "workspace_not_cleaned", {"reason": done.reason, "saved": saved})
 
     async def discard(self, run_id: int) -> str | None:
         """Save and remove the workspace of a run, whatever the policy says; return why it is not gone.
@@ -285,17 +280,17 @@ class Cleanup:
                 raise RefusedError(f"the workspace of run {run_id} is being removed just now")
             return await self._home.database.write(mark)
 
-    async def _measure(self, helper: Porter, present: Iterable[Workspace]) -> None:
+    async def _measure(self, helper: WorkspaceHelper, present: Iterable[Workspace]) -> None:
         sizes: dict[int, int] = {}
         for name, group in by_environment(present).items():
-            measured = await helper.do("measure", environment=name, runs=[str(one.run_id) for one in group])
-            sizes |= {int(run): size for run, size in measured.items()}
+            measured = await helper.measure_workspaces(MeasureWorkspaces(name, tuple(one.run_id for one in group)))
+            sizes |= measured.by_run
         if sizes:
             await self._write_if_possible(lambda tx: set_bytes(tx, sizes))
 
-    async def _reconcile(self, helper: Porter, present: Iterable[Workspace]) -> None:
+    async def _reconcile(self, helper: WorkspaceHelper, present: Iterable[Workspace]) -> None:
         """Bring ledger and disk in line: unknown folders are taken in or put aside, rows without folders ended."""
-        survey = await helper.do("survey")
+        survey = (await helper.list_workspaces()).by_environment
         on_disk = {(environment, name) for environment, names in survey.items() for name in names or ()}
         in_ledger = {(one.environment, str(one.run_id)): one for one in present}
         for place, workspace in in_ledger.items():
@@ -314,13 +309,13 @@ class Cleanup:
         except StoreUnavailableError:
             return None
 
-    async def _put_aside(self, helper: Porter, environment: str, name: str) -> None:
+    async def _put_aside(self, helper: WorkspaceHelper, environment: str, name: str) -> None:
         try:
-            moved = await helper.do("quarantine", environment=environment, name=name)
-        except PorterError as error:
+            moved = await helper.quarantine_workspace(QuarantineWorkspace(environment, name))
+        except WorkspaceHelperError as error:
             _LOG.error("[cleanup] A workspace of no known run cannot be put aside", name=name, error=str(error))
         else:
-            _LOG.warning("[cleanup] A workspace of no known run was put aside", path=moved["path"])
+            _LOG.warning("[cleanup] A workspace of no known run was put aside", path=str(moved.path))
 
     def _lose(self, run_id: int, tx: Transaction) -> None:
         mark_removed(tx, run_id, self._home.now())
@@ -341,14 +336,3 @@ class Cleanup:
         add_workspace(tx, run.id, environment, path, self._home.now())
         add_event(tx, run.id, self._home.now(), "workspace_found", {"environment": environment})
         return True
-
-    def _porter(self) -> contextlib.AbstractAsyncContextManager[Porter]:
-        return porter(self._home.state_dir, tell)
-
-
-def tell(text: str) -> None:
-    """Log what a helper process says, under its own words."""
-    if re.match(r"\[[a-z]+\] (ERROR|Refusing)", text):
-        _LOG.warning(text)
-    else:
-        _LOG.info(text)

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.maintenance.cleanup import tell
 from daemon.maintenance.purge import Purge
 from daemon.rules.retention import Cutoff, RetentionPolicy
 from daemon.store.database import Database
 from daemon.store.retention import ExpiredRun, expired_runs
-from daemon.workspaces.client import porter
+from daemon.workspaces.client import workspace_helper
+from daemon.workspaces.jobs import MeasureRunFolders, RemoveOrphans
 
 _MOST_NAMED = 1000  # runs
 _TOGETHER = 2000  # runs that are looked at and measured at once
@@ -52,22 +52,22 @@ class Forecast:
 
 
 async def forecast(database: Database, state_dir: Path, policy: RetentionPolicy, latest: Cutoff) -> Forecast:
-    """Tell what a sweep by some terms would delete; raise StoreUnavailableError, PorterError or OSError."""
+    """Tell what a sweep by some terms would delete; raise StoreUnavailableError, WorkspaceHelperError or OSError."""
     found = Forecast()
-    async with database.aside() as aside, porter(state_dir, tell) as helper:
+    async with database.aside() as aside, workspace_helper(state_dir) as helper:
         purge = Purge(database, aside, policy, latest)
         async for some in purge.candidates(_TOGETHER):
             expired = await purge.look(some)
             numbers = expired.gone
             found.workspaces += len(expired.released)
-            sizes = await helper.do("measure_runs", runs=list(map(str, numbers)))
+            sizes = (await helper.measure_run_folders(MeasureRunFolders(tuple(numbers)))).by_run
             found.folders += len(sizes)
             for run in await aside.read(lambda c, numbers=numbers: expired_runs(c, numbers)):  # type: ignore[misc]
-                found.add(run, sizes.get(str(run.id), 0))
+                found.add(run, sizes.get(run.id, 0))
         cutoff = policy.general.cutoff
-        left = await helper.do("remove_orphans", expired=cutoff.text if cutoff else None, dry_run=True)
-        found.folders += left["folders"]
-        found.bytes += left["bytes"]
+        left = await helper.remove_orphans(RemoveOrphans(cutoff.text if cutoff else None, dry_run=True))
+        found.folders += left.folders
+        found.bytes += left.bytes
         for schedule_id in await purge.schedules_with_old_fires():
             found.fires += await purge.expired_fires(schedule_id)
     return found

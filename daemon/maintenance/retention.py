@@ -11,7 +11,7 @@ from daemon.config.effective import retention_policy
 from daemon.config.live import LiveConfig
 from daemon.config.schema import Config
 from daemon.errors import StoreUnavailableError
-from daemon.maintenance.cleanup import Cleanup, tell
+from daemon.maintenance.cleanup import Cleanup
 from daemon.maintenance.preview import Forecast, forecast
 from daemon.maintenance.purge import Purge
 from daemon.maintenance.timer import Progress, cadence_of, wait_until_due
@@ -23,7 +23,8 @@ from daemon.store.home import Home
 from daemon.store.retention import count_expirable, database_bytes, last_sweep, note_sweep
 from daemon.text import plural
 from daemon.units import format_size
-from daemon.workspaces.client import PorterError, porter
+from daemon.workspaces.client import WorkspaceHelperError, workspace_helper
+from daemon.workspaces.jobs import RemoveOrphans
 from daemon.workspaces.run_folders import check_reachable
 
 _LOG = structlog.get_logger()
@@ -69,7 +70,7 @@ class Retention:
             last = self._home.now()
             try:
                 await self.sweep()
-            except (PorterError, OSError, StoreUnavailableError):  # logged where it was raised
+            except (WorkspaceHelperError, OSError, StoreUnavailableError):  # logged where it was raised
                 continue
             except Exception:  # noqa: BLE001 - whatever a row holds must not stop the daemon
                 _LOG.exception("[retention] The sweep failed unexpectedly, will retry at its next time")
@@ -87,9 +88,9 @@ class Retention:
         return now if last is None else min(last, now)
 
     async def sweep(self) -> RetentionResult:
-        """Delete what has expired; raise StoreUnavailableError, PorterError or OSError where that cannot go on.
+        """Delete what has expired; raise StoreUnavailableError, WorkspaceHelperError or OSError if that fails.
 
-        What was deleted until then stays deleted, every run wholly.
+        What was deleted until then stays deleted, and no run is half deleted.
         """
         async with self._one_at_a_time:
             began, swept = time.monotonic(), RetentionResult()
@@ -98,7 +99,7 @@ class Retention:
                     _LOG.info("[retention] The config was changed; the sweep restarts with the new one")
             except BaseException as error:
                 self._metrics.swept("failed", swept.counts, swept.bytes_freed)
-                if isinstance(error, PorterError | OSError | StoreUnavailableError):
+                if isinstance(error, WorkspaceHelperError | OSError | StoreUnavailableError):
                     _LOG.error("[retention] The sweep failed, will retry at its next time", error=str(error))
                     text = f"the retention sweep failed: {error}"
                     notice = Notice("retention", text, subject="retention", state="failed")
@@ -118,7 +119,7 @@ class Retention:
         return swept
 
     async def foretell(self) -> RetentionResult | Forecast:
-        """Tell what a sweep would delete now; raise StoreUnavailableError, PorterError or OSError."""
+        """Tell what a sweep would delete now; raise StoreUnavailableError, WorkspaceHelperError or OSError."""
         async with self._one_at_a_time:
             policy = retention_policy(self._live.config, self._home.now())
             latest = policy.latest
@@ -188,8 +189,8 @@ class Retention:
 
     async def _remove_folders(self, policy: RetentionPolicy, swept: RetentionResult) -> None:
         cutoff = policy.general.cutoff
-        async with porter(self._home.state_dir, tell) as helper:
+        async with workspace_helper(self._home.state_dir) as helper:
             expired = cutoff.text if cutoff else None
-            done = await helper.do("remove_orphans", expired=expired, dry_run=False)
-        swept.folders += done["folders"]
-        swept.bytes_freed += done["bytes"]
+            done = await helper.remove_orphans(RemoveOrphans(expired, dry_run=False))
+        swept.folders += done.folders
+        swept.bytes_freed += done.bytes

@@ -1,62 +1,61 @@
-"""The making of a run's workspace in a git environment, which may take a while and can be stopped."""
+"""Make the workspace of a run in a git environment, which may take minutes and can be cancelled."""
 
 import asyncio
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import structlog
 
 from daemon.config.schema import Config, Environment
 from daemon.runs.folder import RunPreparationError
-from daemon.workspaces.client import Porter, PorterError, porter
-from daemon.workspaces.mirror import Source
+from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError, workspace_helper
+from daemon.workspaces.jobs import PrepareWorkspace, Source
 
 _LOG = structlog.get_logger()
 _REMOTE = re.compile(r"[^/]+:")  # scheme://..., or host:path as ssh has it (git-fetch(1), GIT URLS)
 
 
 class WorkspacePreparation:
-    """One workspace in the making."""
+    """The preparation of one workspace; while it lasts, it stands where the run's agent will stand."""
 
     def __init__(self, state_dir: Path, run_id: int, umask: int) -> None:
         self._state_dir = state_dir
         self._run_id = run_id
         self._umask = umask
-        self._porter: Porter | None = None
+        self._helper: WorkspaceHelper | None = None
         self.stopped = False
 
-    def stop(self, *, at_once: bool) -> None:  # noqa: ARG002 - there is nobody to be gentle to
-        """Give it up."""
+    def stop(self, *, at_once: bool) -> None:  # noqa: ARG002 - git is always ended the same way
+        """Cancel the preparation."""
         self.stopped = True
-        if self._porter is not None:
-            self._porter.kill()
+        if self._helper is not None:
+            self._helper.kill()
 
     def note_cancellation(self, told: str) -> None:
-        """Leave no word: what is not complete is nobody's workspace."""
+        """Record nothing: an incomplete workspace is never used."""
 
     async def make(self, source: Source, seconds: float) -> tuple[Path, str]:
-        """Return the workspace and the commit that it begins at; raise PreparationError."""
+        """Return the workspace and the commit that it starts from; raise RunPreparationError."""
         try:
-            async with asyncio.timeout(seconds), porter(self._state_dir, self._tell) as helper:
-                self._porter = helper
+            async with asyncio.timeout(seconds), workspace_helper(self._state_dir, self._log) as helper:
+                self._helper = helper
                 if self.stopped:
                     helper.kill()
-                made = await helper.do(
-                    "prepare", source=asdict(source), run_id=self._run_id, umask=self._umask, timeout=seconds
+                prepared = await helper.prepare_workspace(
+                    PrepareWorkspace(source, self._run_id, umask=self._umask, timeout=seconds)
                 )
         except TimeoutError:
-            raise RunPreparationError(f"timeout: its workspace was not ready within {seconds:.0f} s") from None
-        except (PorterError, OSError) as error:
+            raise RunPreparationError(f"timeout: the workspace was not ready within {seconds:.0f} s") from None
+        except (WorkspaceHelperError, OSError) as error:
             raise RunPreparationError(f"environment {source.environment}: {error}") from None
-        return Path(made["path"]), made["base"]
+        return prepared.path, prepared.base
 
-    def _tell(self, text: str) -> None:
-        _LOG.warning("[run] While its workspace was made", run_id=self._run_id, told=text)
+    def _log(self, text: str) -> None:
+        _LOG.warning("[run] Preparing the workspace", run_id=self._run_id, message=text)
 
 
 def source_of(config: Config, name: str, environment: Environment) -> Source:
-    """Return what the workspaces of a git environment are made from."""
+    """Return what the workspaces of a git environment are cloned from."""
     repository = environment.repository or ""
     if not _REMOTE.match(repository):
         repository = str(config.resolve(Path(repository)))

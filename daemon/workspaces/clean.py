@@ -1,94 +1,80 @@
-"""The end of one workspace: nobody uses it, its work is saved, and then it goes through the door.
+"""Clean up one workspace: lock it, save its unsaved work, and move it to the trash to be deleted.
 
 Standard library only: the helper process imports this.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from daemon.workspaces.layout import TOP, tasks_of, workspace_path
-from daemon.workspaces.lock import InUseError, unused
+from daemon.workspaces.jobs import CleanedWorkspace, SavedWork
+from daemon.workspaces.layout import ENVIRONMENTS, tasks_of, workspace_path
+from daemon.workspaces.lock import InUseError, locked_workspace
 from daemon.workspaces.removal import RefusedRemovalError, discard, empty_trash
-from daemon.workspaces.salvage.save import SalvageError, Saved, save
+from daemon.workspaces.salvage.save import SalvageError, save
 
 SALVAGE_MAX = 200 * 1024**2
-TIMEOUT = 600.0  # seconds that one git command may take
+GIT_TIMEOUT = 600.0  # seconds for one git command
 
 
-def silent(_: str) -> None:
-    """Say nothing of what is done."""
-
-
-@dataclass(frozen=True)
-class Cleaned:
-    """What became of a workspace that was to be removed."""
-
-    gone: bool
-    """Whether nothing of it is left."""
-    reason: str | None = None
-    """Why it is not gone."""
-    in_trash: bool = False
-    """Whether what is left of it lies in the trash, where it is tried again."""
-    saved: Saved | None = None
-
-    def view(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return asdict(self)
+def no_log(_: str) -> None:
+    """Drop a log message."""
 
 
 def clean(
     state_dir: Path,
     environment: str,
     run_id: str,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     *,
     base: str | None = None,
     salvage_max: int | None = SALVAGE_MAX,
-) -> Cleaned:
-    """Save the work of a workspace and remove it; one that is missing is gone.
+) -> CleanedWorkspace:
+    """Save the work of a workspace and remove it; a missing workspace counts as gone.
 
-    `base` is the commit that it began at; with more than `salvage_max` bytes of unsaved work it stays, unless that is
-    None.
+    `base` is the commit that it started from. A workspace with more than `salvage_max` bytes of unsaved work stays;
+    None means no limit.
     """
     path = workspace_path(state_dir, environment, run_id)
     try:
-        with unused(state_dir, tasks_of(environment), run_id):
-            say(f"[cleanup] Removing task workspace: {path}")
-            saved = save(state_dir, environment, run_id, path, base=base, most=salvage_max, timeout=TIMEOUT)
+        with locked_workspace(state_dir, tasks_of(environment), run_id):
+            log(f"[cleanup] Removing task workspace: {path}")
+            saved = save(
+                state_dir, environment, run_id, path, base=base, salvage_max=salvage_max, git_timeout=GIT_TIMEOUT
+            )
             trashed = discard(state_dir, tasks_of(environment), run_id)
     except FileNotFoundError:
-        return Cleaned(gone=True)
+        return CleanedWorkspace(gone=True)
     except (InUseError, RefusedRemovalError) as error:
-        return _kept(say, f"[cleanup] Refusing to remove {path}: {error}", str(error))
+        return _not_removed(log, f"[cleanup] Refusing to remove {path}: {error}", str(error))
     except SalvageError as error:
-        return _kept(
-            say, f"[cleanup] ERROR: Failed to remove task workspace: {error}", f"its work cannot be saved: {error}"
-        )
+        message = f"[cleanup] ERROR: Failed to remove task workspace: cannot save the work in {path}: {error}"
+        return _not_removed(log, message, f"its work cannot be saved: {error}")
     except (OSError, UnicodeError) as error:  # whatever an agent did to its files must not stop other cleanups
         reason = getattr(error, "strerror", None) or str(error)
-        return _kept(say, f"[cleanup] Refusing to remove {path}: {reason}", reason)
-    return _finish(state_dir, path, trashed, saved, say)
+        return _not_removed(log, f"[cleanup] Refusing to remove {path}: {reason}", reason)
+    return _delete(state_dir, path, trashed, saved, log)
 
 
-def _kept(say: Callable[[str], None], message: str, reason: str) -> Cleaned:
-    say(message)
-    return Cleaned(gone=False, reason=readable(reason))
+def _not_removed(log: Callable[[str], None], message: str, reason: str) -> CleanedWorkspace:
+    log(message)
+    return CleanedWorkspace(gone=False, reason=_printable(reason))
 
 
-def readable(text: str) -> str:
-    """Return a text that names of any bytes were put into as one that can be written everywhere."""
+def _printable(text: str) -> str:
+    """Escape the bytes of file names that are not UTF-8, so that a text can be stored and printed anywhere."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def _finish(state_dir: Path, path: Path, trashed: str | None, saved: Saved, say: Callable[[str], None]) -> Cleaned:
+def _delete(
+    state_dir: Path, path: Path, trashed: str | None, saved: SavedWork, log: Callable[[str], None]
+) -> CleanedWorkspace:
+    """Delete a workspace from the trash, and log what was saved of it."""
     if saved.folder is not None:
-        say(f"[cleanup] Saved {saved.commits} commits and {saved.files} changed files of {path} in {saved.folder}")
-    left = empty_trash(state_dir, TOP, trashed) if trashed is not None else None
+        log(f"[cleanup] Saved {saved.commits} commits and {saved.files} changed files of {path} in {saved.folder}")
+    left = empty_trash(state_dir, ENVIRONMENTS, trashed) if trashed is not None else None
     if left is not None and left.count:
-        reason = f"{left.count} entries cannot be deleted, the trash keeps them: {'; '.join(left.reasons)}"
-        say(f"[cleanup] ERROR: Failed to remove task workspace: {reason}")
-        return Cleaned(gone=False, reason=readable(reason), in_trash=True, saved=saved)
-    say("[cleanup] Workspace cleaned up")
-    return Cleaned(gone=True, saved=saved)
+        reason = f"{left.count} entries cannot be deleted and stay in the trash: {'; '.join(left.reasons)}"
+        log(f"[cleanup] ERROR: Failed to remove task workspace: {reason}")
+        return CleanedWorkspace(gone=False, reason=_printable(reason), in_trash=True, saved=saved)
+    log("[cleanup] Workspace cleaned up")
+    return CleanedWorkspace(gone=True, saved=saved)

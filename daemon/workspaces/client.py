@@ -1,75 +1,125 @@
-"""Calling a porter, the helper process that works on workspaces, from the daemon's loop."""
+"""The daemon's side of the helper process that works on workspaces, with one method per job."""
 
 import asyncio
 import contextlib
-import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import TypeVar
 
+import structlog
+
+from daemon.workspaces import jobs
+from daemon.workspaces.pipe import Failure, Log, MessageError, Success, decode, decode_reply, encode_job
+
+T = TypeVar("T")
 START = "import sys; sys.path.insert(0, sys.argv[1]); from daemon.workspaces.helper import main; main()"
 PACKAGE = str(Path(__file__).parents[2])
 _LONGEST_LINE = 64 * 1024**2
+_LOG = structlog.get_logger()
 
 
-class PorterError(Exception):
-    """A job failed; the text says why."""
+class WorkspaceHelperError(Exception):
+    """A job failed, or the helper process broke; the text says why."""
 
 
-class Porter:
-    """One helper process."""
+class WorkspaceHelper:
+    """A running helper process. Every method waits for its job and raises WorkspaceHelperError if that fails."""
 
-    def __init__(self, process: asyncio.subprocess.Process, state_dir: Path, say: Callable[[str], None]) -> None:
-        """Serve as the way to a process; `say` hears what it has to tell meanwhile."""
+    def __init__(self, process: asyncio.subprocess.Process, log: Callable[[str], None]) -> None:
+        """Send jobs to a process; `log` receives the messages that it logs meanwhile."""
         self._process = process
-        self._state_dir = state_dir
-        self._say = say
+        self._log = log
 
-    async def do(self, what: str, **facts: object) -> dict[str, Any]:
-        """Have a job done and return its result; raise PorterError."""
+    async def prepare_workspace(self, job: jobs.PrepareWorkspace) -> jobs.PreparedWorkspace:
+        """Make the workspace of a run."""
+        return await self._do(job, jobs.PreparedWorkspace)
+
+    async def clean_workspace(self, job: jobs.CleanWorkspace) -> jobs.CleanedWorkspace:
+        """Save the work of a workspace and remove it."""
+        return await self._do(job, jobs.CleanedWorkspace)
+
+    async def list_workspaces(self) -> jobs.WorkspaceNames:
+        """List what the `tasks` folders hold."""
+        return await self._do(jobs.ListWorkspaces(), jobs.WorkspaceNames)
+
+    async def quarantine_workspace(self, job: jobs.QuarantineWorkspace) -> jobs.QuarantinedWorkspace:
+        """Move an entry that belongs to no run out of a `tasks` folder."""
+        return await self._do(job, jobs.QuarantinedWorkspace)
+
+    async def measure_workspaces(self, job: jobs.MeasureWorkspaces) -> jobs.DiskUsage:
+        """Measure workspaces."""
+        return await self._do(job, jobs.DiskUsage)
+
+    async def measure_run_folders(self, job: jobs.MeasureRunFolders) -> jobs.DiskUsage:
+        """Measure the folders of runs."""
+        return await self._do(job, jobs.DiskUsage)
+
+    async def delete_leftovers(self) -> None:
+        """Empty the trash, and delete the temporary folders of helper processes that were killed."""
+        await self._do(jobs.DeleteLeftovers(), NoneType)
+
+    async def remove_orphans(self, job: jobs.RemoveOrphans) -> jobs.RemovedFolders:
+        """Remove the folders of runs that have no row."""
+        return await self._do(job, jobs.RemovedFolders)
+
+    async def _do(self, job: jobs.Job, kind: type[T]) -> T:
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
-            raise PorterError("the helper process has no pipes")
-        job = {"do": what, "state_dir": str(self._state_dir), **facts}
+            raise WorkspaceHelperError("the helper process has no pipes")
         with contextlib.suppress(ConnectionError):
-            stdin.write(json.dumps(job).encode() + b"\n")
+            stdin.write(encode_job(job))
             await stdin.drain()
-        while line := await stdout.readline():
-            message = json.loads(line)
-            if "say" in message:
-                self._say(message["say"])
-            elif "failed" in message:
-                raise PorterError(message["failed"])
-            else:
-                result: dict[str, Any] = message["done"]
-                return result
-        raise PorterError("the helper process was ended")
+        try:
+            while line := await stdout.readline():
+                match decode_reply(line):
+                    case Log(text):
+                        self._log(text)
+                    case Failure(reason):
+                        raise WorkspaceHelperError(reason)
+                    case Success(result):
+                        return decode(kind, result)
+        except (MessageError, ValueError) as error:  # ValueError: a line longer than the limit
+            raise WorkspaceHelperError(f"invalid reply from the helper process: {error}") from None
+        raise WorkspaceHelperError("the helper process ended before its job was done")
 
     def kill(self) -> None:
-        """End the process at once, and the git processes that it started with it."""
+        """End the process at once, and with it the git processes that it started."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
 
+def log_helper_message(text: str) -> None:
+    """Log a message of the helper process in its own words: a warning if it reports an error or a refusal."""
+    if re.match(r"\[[a-z]+\] (ERROR|Refusing)", text):
+        _LOG.warning(text)
+    else:
+        _LOG.info(text)
+
+
 @contextlib.asynccontextmanager
-async def porter(state_dir: Path, say: Callable[[str], None]) -> AsyncIterator[Porter]:
-    """Start a helper process for some jobs, and end it after them; raise OSError if there can be none."""
+async def workspace_helper(
+    state_dir: Path, log: Callable[[str], None] = log_helper_message
+) -> AsyncIterator[WorkspaceHelper]:
+    """Start a helper process, and end it when the block ends; raise OSError if it cannot be started."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",
         "-c",
         START,
         PACKAGE,
+        state_dir,
         str(os.getpid()),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
         limit=_LONGEST_LINE,
     )
-    helper = Porter(process, state_dir, say)
+    helper = WorkspaceHelper(process, log)
     try:
         yield helper
     except BaseException:

@@ -1,4 +1,7 @@
-"""A private clone for one run, made from the environment's mirror. Standard library only: the helper imports this."""
+"""Make a private clone for one run from the environment's mirror.
+
+Standard library only: the helper process imports this.
+"""
 
 import errno
 import os
@@ -7,75 +10,78 @@ from collections.abc import Callable
 from pathlib import Path
 
 from daemon.workspaces.git import Git, GitError, config_value, run_program
-from daemon.workspaces.layout import INCOMING, TOP, tasks_of, workspace_path
-from daemon.workspaces.lock import working_folder
-from daemon.workspaces.mirror import CloneError, Mirror, Source
+from daemon.workspaces.jobs import PreparedWorkspace, Source
+from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, tasks_of, workspace_path
+from daemon.workspaces.lock import locked_temporary_folder
+from daemon.workspaces.mirror import CloneError, Mirror
 from daemon.workspaces.openat import open_path
-from daemon.workspaces.removal import remove_scrap
+from daemon.workspaces.removal import remove_temporary
 
 _LFS = "filter=lfs"
 
 
 def prepare_workspace(
-    state_dir: Path, source: Source, run_id: int, timeout: float, say: Callable[[str], None]
-) -> tuple[Path, str]:
-    """Make the workspace of a run and return it with the commit it begins at; raise PreparationError.
+    state_dir: Path, source: Source, run_id: int, git_timeout: float, log: Callable[[str], None]
+) -> PreparedWorkspace:
+    """Make the workspace of a run; raise CloneError.
 
-    It appears under its own name only when it is complete. A first try that fails is removed, and made again once.
+    It appears under its own name only when it is complete. If git fails, what it left is removed and the clone is
+    tried once more.
     """
     os.close(open_path(state_dir, *tasks_of(source.environment), create=True))
-    mirror = Mirror(state_dir, source, timeout, say)
-    for last in (False, True):
+    mirror = Mirror(state_dir, source, git_timeout, log)
+    for is_last in (False, True):
         try:
-            return _cloned(state_dir, mirror, run_id, timeout)
+            return _clone(state_dir, mirror, run_id, git_timeout)
         except GitError as error:
-            if last or error.full:
+            if is_last or error.is_disk_full:
                 raise CloneError(str(error)) from None
-            say(f"WARNING: the workspace could not be made and is tried once more: {error}")
-            mirror.forget_if_damaged()
-        except CloneError:  # what is not found may be what is damaged
-            if last or not mirror.forget_if_damaged():
+            log(f"WARNING: cloning failed and is tried once more: {error}")
+            mirror.delete_if_damaged()
+        except CloneError:  # a ref may be missing because the mirror is damaged
+            if is_last or not mirror.delete_if_damaged():
                 raise
-    raise AssertionError  # the last try returns or raises
+    raise AssertionError  # the last attempt returns or raises
 
 
-def _cloned(state_dir: Path, mirror: Mirror, run_id: int, timeout: float) -> tuple[Path, str]:
+def _clone(state_dir: Path, mirror: Mirror, run_id: int, git_timeout: float) -> PreparedWorkspace:
     final = workspace_path(state_dir, mirror.source.environment, run_id)
     name = f"{run_id}.{secrets.token_hex(4)}"
-    with working_folder(state_dir, INCOMING, name) as place:
+    with locked_temporary_folder(state_dir, INCOMING, name) as folder:
         try:
-            git = Git(timeout, place)
-            with mirror.fresh():
+            git = Git(git_timeout, folder)
+            with mirror.up_to_date():
                 commit = mirror.commit()
                 options = ("--shared", "--no-checkout", "--origin", "origin", "--template=")
-                git.run("clone", "--quiet", *options, str(mirror.path), str(place))
-                _own_objects(place, mirror, timeout)
-            _name_origin(place, mirror)
-            _fill(git, place, mirror, f"agentcron/{run_id}", commit)
-            place.rename(final)
+                git.run("clone", "--quiet", *options, str(mirror.path), str(folder))
+                _copy_objects(folder, mirror, git_timeout)
+            _set_origin(folder, mirror)
+            _check_out_all(git, folder, mirror, f"agentcron/{run_id}", commit)
+            folder.rename(final)
         except BaseException:
-            remove_scrap(state_dir, (TOP, INCOMING), name)
+            remove_temporary(state_dir, (ENVIRONMENTS, INCOMING), name)
             raise
-    return final, commit
+    return PreparedWorkspace(final, commit)
 
 
-def _own_objects(place: Path, mirror: Mirror, timeout: float) -> None:
+def _copy_objects(clone: Path, mirror: Mirror, timeout: float) -> None:
     """Give a clone that borrows the mirror's objects its own: shared blocks where the file system has them, or copies.
 
-    Never the same files under another name: what an agent does to those it would do to all.
+    Never hard links: an agent that changed one of those would change it for all.
     """
-    objects = place / ".git" / "objects"
+    objects = clone / ".git" / "objects"
     command = ["cp", "-R", "--reflink=auto", f"{mirror.path / 'objects'}/.", str(objects)]
-    done = run_program(command, place, timeout)
+    done = run_program(command, clone, timeout)
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise GitError(f"the mirror's objects cannot be copied: {''.join(said[-1:])}")
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise GitError(f"the mirror's objects cannot be copied: {''.join(lines[-1:])}")
     (objects / "info" / "alternates").unlink()
 
 
-def _fill(git: Git, place: Path, mirror: Mirror, branch: str, commit: str) -> None:
-    _check_out(git, place, branch, commit)
-    if (place / ".gitmodules").is_file():
+def _check_out_all(git: Git, clone: Path, mirror: Mirror, branch: str, commit: str) -> None:
+    """Check out a commit with its submodules and its files in Git LFS."""
+    _check_out(git, clone, branch, commit)
+    if (clone / ".gitmodules").is_file():
         local = ("-c", "protocol.file.allow=always") if mirror.source.repository.startswith("/") else ()
         git.run(*local, "submodule", "--quiet", "update", "--init", "--recursive")
     if _uses_lfs(git):
@@ -85,8 +91,8 @@ def _fill(git: Git, place: Path, mirror: Mirror, branch: str, commit: str) -> No
         git.run("lfs", "pull")
 
 
-def _check_out(git: Git, place: Path, branch: str, commit: str) -> None:
-    """Write the files of a commit, all of them; raise GitError, which says if the disk is full: git does not."""
+def _check_out(git: Git, clone: Path, branch: str, commit: str) -> None:
+    """Write all files of a commit; raise GitError, which reports a full disk even where git does not."""
     try:
         for head in git.text("for-each-ref", "--format=%(refname)", "refs/heads").splitlines():
             git.run("update-ref", "-d", head)  # it could stand in the way of the branch
@@ -95,7 +101,7 @@ def _check_out(git: Git, place: Path, branch: str, commit: str) -> None:
         _check_complete(git)
     except GitError as error:
         sizes = (line.split()[3] for line in git.run("ls-tree", "-r", "--long", commit).splitlines())
-        disk = os.statvfs(place)
+        disk = os.statvfs(clone)
         if sum(int(size) for size in sizes if size.isdigit()) > disk.f_bavail * disk.f_frsize:
             raise GitError(f"{error}: {os.strerror(errno.ENOSPC)}") from None
         raise
@@ -107,9 +113,9 @@ def _check_complete(git: Git) -> None:
         raise GitError(f"git checkout: {len(missing)} files are missing, {os.fsdecode(missing[0])!r} first")
 
 
-def _name_origin(place: Path, mirror: Mirror) -> None:
-    """Have `origin` be the true remote, by way of the file: an argument could be seen by all users of the host."""
-    config = place / ".git" / "config"
+def _set_origin(clone: Path, mirror: Mirror) -> None:
+    """Set `origin` to the true remote by editing the file: every user of the host could read a git argument."""
+    config = clone / ".git" / "config"
     text = config.read_text()
     lines = [line for line in text.splitlines() if not line.strip().startswith("url = ")]
     at = lines.index('[remote "origin"]') + 1

@@ -1,150 +1,148 @@
-"""The helper process: it makes, saves, measures and removes workspaces, away from the daemon's loop.
+"""The helper process: it makes, saves, measures and removes workspaces, so that the daemon's event loop never waits.
 
-Jobs come as lines of JSON on standard input, what it has to say and the results go as lines of JSON to standard output.
-It ends with its input, and with the daemon. Standard library only, so that it starts quickly.
+It reads jobs from standard input and writes log messages and results to standard output (`pipe.py` has the format). It
+exits when its input ends or the daemon dies. Standard library only, so that it starts quickly.
 """
 
 import contextlib
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from daemon.model import NAME
-from daemon.workspaces.clean import SALVAGE_MAX, clean, silent
+from daemon.workspaces import jobs
+from daemon.workspaces.clean import clean, no_log
 from daemon.workspaces.clone import prepare_workspace
-from daemon.workspaces.disk_usage import rooms_in, rooms_of
-from daemon.workspaces.git import die_with, end_all
-from daemon.workspaces.layout import INCOMING, QUARANTINE, RUNS, SCRATCH, TOP, tasks_of
-from daemon.workspaces.lock import unused_in
-from daemon.workspaces.mirror import CloneError, Source
+from daemon.workspaces.disk_usage import entry_sizes, workspace_sizes
+from daemon.workspaces.git import exit_with_parent, terminate_all
+from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, QUARANTINE, RUNS, SCRATCH, tasks_of
+from daemon.workspaces.lock import abandoned_folders
+from daemon.workspaces.mirror import CloneError
 from daemon.workspaces.openat import free_name, names_in, open_path
-from daemon.workspaces.removal import empty_trash, remove_scrap
+from daemon.workspaces.pipe import MessageError, decode_job, encode_error, encode_log, encode_result
+from daemon.workspaces.removal import empty_trash, remove_temporary
 from daemon.workspaces.run_folders import remove_orphans
 
-Say = Callable[[str], None]
-Result = dict[str, Any]
+Log = Callable[[str], None]
 _NICE = 19
 
 
-def _prepare(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
-    os.umask(job["umask"])
-    source = Source(**job["source"])
-    run_id: int = job["run_id"]
-    before = clean(state_dir, source.environment, str(run_id), silent)  # of a try that never came to its agent
-    if not before.gone and not before.in_trash:
-        raise CloneError(f"what an earlier try left cannot be removed: {before.reason}")
-    path, base = prepare_workspace(state_dir, source, run_id, job["timeout"], say)
-    return {"path": str(path), "base": base}
+def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) -> jobs.PreparedWorkspace:
+    os.umask(job.umask)
+    earlier = clean(state_dir, job.source.environment, str(job.run_id), no_log)  # left by an attempt that was cut off
+    if not earlier.gone and not earlier.in_trash:
+        raise CloneError(f"the workspace of an earlier attempt cannot be removed: {earlier.reason}")
+    return prepare_workspace(state_dir, job.source, job.run_id, job.timeout, log)
 
 
-def _clean(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
+def _clean_workspace(state_dir: Path, job: jobs.CleanWorkspace, log: Log) -> jobs.CleanedWorkspace:
     os.nice(_NICE)
-    most = job.get("salvage_max", SALVAGE_MAX)
-    return clean(state_dir, job["environment"], job["run_id"], say, base=job.get("base"), salvage_max=most).view()
+    return clean(state_dir, job.environment, str(job.run_id), log, base=job.base, salvage_max=job.salvage_max)
 
 
-def _measure(state_dir: Path, job: dict[str, Any], _: Say) -> Result:
-    os.nice(_NICE)
-    return rooms_of(state_dir, job["environment"], job["runs"])
-
-
-def _survey(state_dir: Path, _: dict[str, Any], say: Say) -> Result:
-    """Return what lies below the tasks folders of what may be environments, None where that cannot be told."""
-    found: Result = {}
-    for name in names_in(state_dir, TOP):
-        if NAME.fullmatch(name):
+def _list_workspaces(state_dir: Path, _: jobs.ListWorkspaces, log: Log) -> jobs.WorkspaceNames:
+    found: dict[str, tuple[str, ...] | None] = {}
+    for environment in names_in(state_dir, ENVIRONMENTS):
+        if NAME.fullmatch(environment):
             try:
-                found[name] = names_in(state_dir, *tasks_of(name))
+                found[environment] = tuple(names_in(state_dir, *tasks_of(environment)))
             except OSError as error:
-                say(f"[cleanup] ERROR: {state_dir.joinpath(*tasks_of(name))} cannot be looked into: {error.strerror}")
-                found[name] = None
-    return found
+                folder = state_dir.joinpath(*tasks_of(environment))
+                log(f"[cleanup] ERROR: Cannot read {folder}: {error.strerror}")
+                found[environment] = None
+    return jobs.WorkspaceNames(found)
 
 
-def _quarantine(state_dir: Path, job: dict[str, Any], _: Say) -> Result:
-    """Move what belongs to no run out of the tasks folder; nothing of it is deleted."""
-    environment, name = job["environment"], job["name"]
-    tasks = open_path(state_dir, *tasks_of(environment))
-    quarantine = open_path(state_dir, TOP, environment, QUARANTINE, create=True)
+def _quarantine_workspace(state_dir: Path, job: jobs.QuarantineWorkspace, _: Log) -> jobs.QuarantinedWorkspace:
+    tasks = open_path(state_dir, *tasks_of(job.environment))
+    quarantine = open_path(state_dir, ENVIRONMENTS, job.environment, QUARANTINE, create=True)
     try:
-        place = free_name(quarantine, name, ".")
-        os.rename(name, place, src_dir_fd=tasks, dst_dir_fd=quarantine)
+        name = free_name(quarantine, job.name, ".")
+        os.rename(job.name, name, src_dir_fd=tasks, dst_dir_fd=quarantine)
     finally:
         os.close(quarantine)
         os.close(tasks)
-    return {"path": str(state_dir / TOP / environment / QUARANTINE / place)}
+    return jobs.QuarantinedWorkspace(state_dir / ENVIRONMENTS / job.environment / QUARANTINE / name)
 
 
-def _sweep_up(state_dir: Path, _: dict[str, Any], say: Say) -> Result:
-    """Delete what lies in the trash, and what cut-off work left behind."""
+def _measure_workspaces(state_dir: Path, job: jobs.MeasureWorkspaces, _: Log) -> jobs.DiskUsage:
+    os.nice(_NICE)
+    return _disk_usage(workspace_sizes(state_dir, job.environment, map(str, job.runs)))
+
+
+def _measure_run_folders(state_dir: Path, job: jobs.MeasureRunFolders, _: Log) -> jobs.DiskUsage:
+    os.nice(_NICE)
+    return _disk_usage(entry_sizes(state_dir, (RUNS,), map(str, job.runs)))
+
+
+def _disk_usage(sizes: Mapping[str, int]) -> jobs.DiskUsage:
+    return jobs.DiskUsage({int(name): size for name, size in sizes.items()})
+
+
+def _delete_leftovers(state_dir: Path, _: jobs.DeleteLeftovers, log: Log) -> None:
     os.nice(_NICE)
     for folder in (INCOMING, SCRATCH):
-        for name in unused_in(state_dir, folder):
-            remove_scrap(state_dir, (TOP, folder), name)
-    for top in (TOP, RUNS):
+        for name in abandoned_folders(state_dir, folder):
+            remove_temporary(state_dir, (ENVIRONMENTS, folder), name)
+    for top in (ENVIRONMENTS, RUNS):
         left = empty_trash(state_dir, top)
         if left.count:
-            say(f"[cleanup] ERROR: {left.count} entries of the trash cannot be deleted: {'; '.join(left.reasons)}")
-    return {}
+            reasons = "; ".join(left.reasons)
+            log(f"[cleanup] ERROR: Cannot delete {left.count} entries of the trash: {reasons}")
 
 
-def _measure_runs(state_dir: Path, job: dict[str, Any], _: Say) -> Result:
+def _remove_orphans(state_dir: Path, job: jobs.RemoveOrphans, log: Log) -> jobs.RemovedFolders:
     os.nice(_NICE)
-    return rooms_in(state_dir, (RUNS,), job["runs"])
+    return remove_orphans(state_dir, job.expired, log, dry_run=job.dry_run)
 
 
-def _remove_orphans(state_dir: Path, job: dict[str, Any], say: Say) -> Result:
-    os.nice(_NICE)
-    return remove_orphans(state_dir, job["expired"], say, dry_run=job["dry_run"]).view()
-
-
-_JOBS: dict[str, Callable[[Path, dict[str, Any], Say], Result]] = {
-    "prepare": _prepare,
-    "clean": _clean,
-    "measure": _measure,
-    "survey": _survey,
-    "quarantine": _quarantine,
-    "sweep_up": _sweep_up,
-    "measure_runs": _measure_runs,
-    "remove_orphans": _remove_orphans,
+_HANDLERS: Mapping[type[jobs.Job], Callable[[Path, Any, Log], object]] = {
+    jobs.PrepareWorkspace: _prepare_workspace,
+    jobs.CleanWorkspace: _clean_workspace,
+    jobs.ListWorkspaces: _list_workspaces,
+    jobs.QuarantineWorkspace: _quarantine_workspace,
+    jobs.MeasureWorkspaces: _measure_workspaces,
+    jobs.MeasureRunFolders: _measure_run_folders,
+    jobs.DeleteLeftovers: _delete_leftovers,
+    jobs.RemoveOrphans: _remove_orphans,
 }
 
 
 def main() -> None:
-    """Do jobs until there are no more, for the process whose pid is the second argument."""
-    die_with(int(sys.argv[2]))
-    signal.signal(signal.SIGTERM, _end)
+    """Do jobs until the input ends. Arguments: the package's folder, the state directory, the pid of the daemon."""
+    exit_with_parent(int(sys.argv[3]))
+    signal.signal(signal.SIGTERM, _terminate)
     os.umask(0o077)
-    for line in sys.stdin:
-        job = json.loads(line)
-        _tell(_done(job))
+    state_dir = Path(sys.argv[2])
+    for line in sys.stdin.buffer:
+        _write(_reply(state_dir, line))
 
 
-def _end(*_: object) -> None:
-    """End at once, git and all that it started included."""
-    end_all()
+def _terminate(*_: object) -> None:
+    """Exit at once, and end git with everything that it started."""
+    terminate_all()
     os._exit(1)
 
 
-def _done(job: dict[str, Any]) -> dict[str, Any]:
+def _reply(state_dir: Path, line: bytes) -> bytes:
+    """Do the job that a line holds; return its result or its error as a line."""
     try:
-        result = _JOBS[job["do"]](Path(job["state_dir"]), job, lambda text: _tell({"say": text}))
-    except CloneError as error:
-        return {"failed": str(error)}
+        job = decode_job(line)
+        return encode_result(_HANDLERS[type(job)](state_dir, job, lambda text: _write(encode_log(text))))
+    except (CloneError, MessageError) as error:
+        return encode_error(str(error))
     except OSError as error:
-        return {"failed": f"{error.strerror}: {error.filename!r}" if error.filename else str(error)}
-    except Exception as error:  # noqa: BLE001 - whoever asked must hear of it
-        return {"failed": f"unexpected error: {type(error).__name__}: {error}"}
-    return {"done": result}
+        return encode_error(f"{error.strerror}: {error.filename!r}" if error.filename else str(error))
+    except Exception as error:  # noqa: BLE001 - the daemon must get an answer
+        return encode_error(f"unexpected error: {type(error).__name__}: {error}")
 
 
-def _tell(message: dict[str, Any]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody listens any more; the end comes with the input's
-        sys.stdout.write(json.dumps(message) + "\n")
+def _write(line: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the daemon is gone, and so the input ends next
+        sys.stdout.buffer.write(line)
         sys.stdout.flush()
 
 

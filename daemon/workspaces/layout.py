@@ -1,13 +1,13 @@
-"""Where workspaces lie below the state directory.
+"""Where workspaces, and what is needed to make and remove them, are in the state directory.
 
-`environments/ENV/mirror` is a bare copy of the environment's repository, `environments/ENV/tasks/RUN` the workspace of
-a run, `environments/.incoming` holds clones in the making, `environments/.scratch` what salvage works with, and
-`environments/.trash` what is being deleted. Standard library only.
+`environments/ENV/mirror` is a bare copy of the environment's repository and `environments/ENV/tasks/RUN` the workspace
+of a run. `environments/.incoming` holds unfinished clones, `environments/.scratch` the temporary repositories of
+salvage, and `environments/.trash` what is being deleted. Standard library only: the helper process imports this.
 """
 
 from pathlib import Path
 
-TOP = "environments"
+ENVIRONMENTS = "environments"
 RUNS = "runs"
 TASKS = "tasks"
 MIRROR = "mirror"
@@ -17,10 +17,10 @@ QUARANTINE = "quarantine"
 
 
 def tasks_of(environment: str) -> tuple[str, ...]:
-    """Return the folders that lead to the workspaces of an environment."""
-    return (TOP, environment, TASKS)
+    """Return the folder that holds the workspaces of an environment, as names below the state directory."""
+    return (ENVIRONMENTS, environment, TASKS)
 
 
 def workspace_path(state_dir: Path, environment: str, run_id: int | str) -> Path:
-    """Return where the workspace of a run lies."""
+    """Return the path of a run's workspace."""
     return state_dir.joinpath(*tasks_of(environment), str(run_id))

@@ -1,4 +1,4 @@
-"""Whether a workspace is in use: the supervisor of a run holds a lock on the workspace's folder (flock(2)).
+"""Locks on workspaces: the supervisor of a run holds a lock on the workspace's folder while it is in use (flock(2)).
 
 Standard library only: the helper process imports this.
 """
@@ -10,18 +10,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from daemon.workspaces.layout import TOP
+from daemon.workspaces.layout import ENVIRONMENTS
 from daemon.workspaces.openat import make_folder, open_below, open_forcibly, open_path
 
 
 class InUseError(Exception):
-    """Somebody works in a workspace."""
+    """A process works in the workspace."""
 
 
 @contextlib.contextmanager
-def unused(state_dir: Path, folders: tuple[str, ...], name: str) -> Iterator[int]:
-    """Hold the lock of a workspace that nobody uses, and give its folder; raise InUseError or OSError."""
-    parent = open_path(state_dir, *folders)
+def locked_workspace(state_dir: Path, parents: tuple[str, ...], name: str) -> Iterator[None]:
+    """Hold the lock of a workspace; raise InUseError if somebody else holds it, OSError if it cannot be opened."""
+    parent = open_path(state_dir, *parents)
     try:
         folder = open_forcibly(parent, name)
     finally:
@@ -33,42 +33,42 @@ def unused(state_dir: Path, folders: tuple[str, ...], name: str) -> Iterator[int
             if error.errno != errno.EWOULDBLOCK:
                 raise
             raise InUseError("a process works in it") from None
-        yield folder
+        yield
     finally:
         os.close(folder)
 
 
 @contextlib.contextmanager
-def working_folder(state_dir: Path, place: str, name: str) -> Iterator[Path]:
-    """Make a folder for passing work below `environments`, and mark it as in use; raise OSError."""
-    above = open_path(state_dir, TOP, place, create=True)
+def locked_temporary_folder(state_dir: Path, parent: str, name: str) -> Iterator[Path]:
+    """Make a temporary folder in a folder of `environments`, and hold its lock; raise OSError."""
+    above = open_path(state_dir, ENVIRONMENTS, parent, create=True)
     try:
-        fcntl.flock(above, fcntl.LOCK_SH)
+        fcntl.flock(above, fcntl.LOCK_SH)  # so that `abandoned_folders` cannot see it before it is locked
         make_folder(above, name)
         folder = open_below(above, name)
         fcntl.flock(folder, fcntl.LOCK_EX)
     finally:
         os.close(above)
     try:
-        yield state_dir / TOP / place / name
+        yield state_dir / ENVIRONMENTS / parent / name
     finally:
         os.close(folder)
 
 
-def unused_in(state_dir: Path, place: str) -> list[str]:
-    """Return the folders for passing work that nobody uses: those of processes that were cut off."""
+def abandoned_folders(state_dir: Path, parent: str) -> list[str]:
+    """Return the temporary folders that nobody holds a lock on: their processes were killed."""
     try:
-        above = open_path(state_dir, TOP, place)
+        above = open_path(state_dir, ENVIRONMENTS, parent)
     except FileNotFoundError:
         return []
     try:
         fcntl.flock(above, fcntl.LOCK_EX)
-        return [name for name in os.listdir(above) if _is_unused(above, name)]
+        return [name for name in os.listdir(above) if _is_unlocked(above, name)]
     finally:
         os.close(above)
 
 
-def _is_unused(above: int, name: str) -> bool:
+def _is_unlocked(above: int, name: str) -> bool:
     try:
         folder = open_forcibly(above, name)
     except OSError:

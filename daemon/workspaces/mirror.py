@@ -1,6 +1,6 @@
-"""The mirror of an environment's repository: a bare copy from which workspaces are made.
+"""The mirror of an environment's repository: a bare copy from which workspaces are cloned.
 
-Its lock is taken alone to change it and together to read it. Standard library only: the helper process imports this.
+Its lock is shared by readers and exclusive for a fetch. Standard library only: the helper process imports this.
 """
 
 import contextlib
@@ -9,66 +9,52 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from daemon.workspaces.git import Git, GitError, config_value
-from daemon.workspaces.layout import MIRROR, TOP
-from daemon.workspaces.removal import remove_scrap
+from daemon.workspaces.jobs import Source
+from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
+from daemon.workspaces.removal import remove_temporary
 
-_STALE = 300.0  # seconds after which a lock that git left behind is nobody's
-_STALE_OF_OURS = 5.0  # seconds: git dies with its helper, but perhaps not at once
-_CHANGING = b"changing\n"  # what the mirror's own lock file holds meanwhile
-_PAUSE = 0.5  # seconds between two looks at a younger one
-_FETCHED = "agentcron-fetched"  # its mtime says when the remote was last asked, its content for which ref
+_STALE_LOCK = 300.0  # seconds after which a lock file of git is certainly not in use
+_STALE_LOCK_OF_OURS = 5.0  # seconds: git dies with its helper, but perhaps not at once
+_CHANGING = b"changing\n"  # what the mirror's own lock file holds during a change
+_LOCK_POLL = 0.5  # seconds
+_STAMP = "agentcron-fetched"  # its mtime is the time of the last fetch, its content the ref that was fetched
 _REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
-_ASK = (
+_CREDENTIAL_HELPER = (
     '!f() { [ "$1" != get ] || [ -z "$AGENTCRON_GIT_USER" ] || '
     'printf "username=%s\\npassword=%s\\n" "$AGENTCRON_GIT_USER" "$AGENTCRON_GIT_PASSWORD"; }; f'
 )
-"""A credential helper that says what the environment holds (gitcredentials(7))."""
+"""A credential helper that prints what the environment holds (gitcredentials(7))."""
 _HEAD = re.compile(rb"ref: refs/|[0-9a-f]{40}")
 
 
 class CloneError(Exception):
-    """A workspace cannot be made; the text says why."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What an environment's workspaces are made from."""
-
-    environment: str
-    repository: str
-    """A URL, or an absolute path."""
-    ref: str | None
-    """A branch, a tag or a commit; None for the remote's HEAD."""
-    fetch_every: float
-    """Seconds within which the remote is asked once."""
-    require_fetch: bool
+    """A workspace cannot be cloned; the text says why."""
 
 
 class Mirror:
-    """A mirror under its lock."""
+    """The mirror of one source, with its lock."""
 
-    def __init__(self, state_dir: Path, source: Source, timeout: float, say: Callable[[str], None]) -> None:
+    def __init__(self, state_dir: Path, source: Source, git_timeout: float, log: Callable[[str], None]) -> None:
         self._state_dir = state_dir
-        self.path = state_dir / TOP / source.environment / MIRROR
+        self.path = state_dir / ENVIRONMENTS / source.environment / MIRROR
         self.source = source
-        self._say = say
+        self._log = log
         self._lock = self.path.with_name(f"{MIRROR}.lock")
-        self._url, who = _parted(source.repository)
-        self._git = Git(timeout, self.path.parent, alone=False, **{"GIT_DIR": str(self.path), **who})
+        self._url, credentials = _split_credentials(source.repository)
+        self._git = Git(git_timeout, self.path.parent, isolated=False, **{"GIT_DIR": str(self.path), **credentials})
 
     @contextlib.contextmanager
-    def fresh(self) -> Iterator[None]:
-        """Have the mirror as fresh as the source wants it, and hold it while it is read; raise PreparationError."""
+    def up_to_date(self) -> Iterator[None]:
+        """Fetch unless the mirror is recent enough, then lock it for reading; raise CloneError."""
         with self._locked(fcntl.LOCK_SH) as lock:
-            if not self._is_fresh():
+            if not self._is_recent():
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 with self._changing(lock) as was_cut_off:
-                    self._freshen(was_cut_off=was_cut_off)
+                    self._update(was_cut_off=was_cut_off)
                 fcntl.flock(lock, fcntl.LOCK_SH)
             yield
 
@@ -83,7 +69,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def _changing(self, lock: int) -> Iterator[bool]:
-        """Mark the mirror as being changed; give whether the one who did so last was cut off."""
+        """Mark the mirror as being changed; yield whether the process that last changed it was killed meanwhile."""
         was_cut_off = os.pread(lock, len(_CHANGING), 0) == _CHANGING
         os.pwrite(lock, _CHANGING, 0)
         try:
@@ -91,94 +77,94 @@ class Mirror:
         finally:
             os.ftruncate(lock, 0)
 
-    def forget_if_damaged(self) -> bool:
-        """Give up a mirror that is damaged for certain, if the remote is there to make another from; tell if so."""
+    def delete_if_damaged(self) -> bool:
+        """Delete a mirror that is certainly damaged, if the remote can be reached to fetch it again; return if so."""
         with self._locked():
             try:
                 self._git.run("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
             except GitError as error:
                 if error.code is not None and self._git.succeeds("ls-remote", "origin", "HEAD"):
-                    self._say(f"WARNING: the mirror is damaged and made anew: {error}")
-                    self._forget()
+                    self._log(f"WARNING: the mirror is damaged and will be fetched again: {error}")
+                    self._delete()
                     return True
         return False
 
-    def _forget(self) -> None:
-        remove_scrap(self._state_dir, (TOP, self.source.environment), MIRROR)
+    def _delete(self) -> None:
+        remove_temporary(self._state_dir, (ENVIRONMENTS, self.source.environment), MIRROR)
 
     def commit(self) -> str:
-        """Return the commit that the source's ref names; raise PreparationError if there is none."""
+        """Return the commit that the source's ref names; raise CloneError if there is none."""
         ref = self.source.ref
         if ref is None:
-            head = self._named("HEAD")
+            head = self._resolve("HEAD")
             if head is None:
-                raise CloneError("the repository has no commit on its HEAD yet; set ref, or make one")
+                raise CloneError("the repository has no commit on its HEAD yet: push one, or set ref")
             return head
         for name in (f"refs/heads/{ref}", f"refs/tags/{ref}", ref):
-            found = self._named(name)
+            found = self._resolve(name)
             if found is not None:
                 return found
-        raise CloneError(f"ref {ref!r} is no branch, tag or commit of the repository")
+        raise CloneError(f"ref {ref!r} is not a branch, tag or commit of the repository")
 
-    def _named(self, name: str) -> str | None:
+    def _resolve(self, name: str) -> str | None:
         try:
             return self._git.text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
         except GitError:
             return None
 
-    def _freshen(self, *, was_cut_off: bool) -> None:
-        if not self._is_there():
+    def _update(self, *, was_cut_off: bool) -> None:
+        if not self._exists():
             self._create()
-        self._mind_locks(are_ours=was_cut_off)
-        if self._is_fresh():  # somebody else fetched it meanwhile
+        self._wait_for_locks(are_ours=was_cut_off)
+        if self._is_recent():  # somebody else fetched it meanwhile
             return
-        stamp = self.path / _FETCHED
-        if not self._is_of_source():
-            stamp.unlink(missing_ok=True)  # what it holds is of another repository
+        stamp = self.path / _STAMP
+        if not self._matches_source():
+            stamp.unlink(missing_ok=True)  # the mirror holds another repository
             self._write_config()
         try:
             self._fetch()
         except GitError as error:
-            if not stamp.exists() or self.source.require_fetch or error.full:
-                raise CloneError(f"the repository cannot be fetched: {error}") from None
-            self._say(f"WARNING: the repository cannot be fetched, the mirror is used as it is: {error}")
-            os.utime(stamp)  # it is asked again no sooner than one that answers
+            if not stamp.exists() or self.source.require_fetch or error.is_disk_full:
+                raise CloneError(f"cannot fetch the repository: {error}") from None
+            self._log(f"WARNING: cannot fetch the repository; using the mirror as it is: {error}")
+            os.utime(stamp)  # retry no sooner than after a successful fetch
         else:
-            stamp.write_text(self._wanted)
+            stamp.write_text(self._stamp_text)
 
-    def _is_fresh(self) -> bool:
-        stamp = self.path / _FETCHED
+    def _is_recent(self) -> bool:
+        stamp = self.path / _STAMP
         try:
-            heard, wanted = stamp.stat().st_mtime, stamp.read_text(errors="replace")
+            fetched_at, text = stamp.stat().st_mtime, stamp.read_text(errors="replace")
         except FileNotFoundError:
             return False
-        is_young = 0 <= time.time() - heard < self.source.fetch_every
-        return is_young and wanted == self._wanted and self._is_of_source()
+        is_young = 0 <= time.time() - fetched_at < self.source.fetch_every
+        return is_young and text == self._stamp_text and self._matches_source()
 
     @property
-    def _wanted(self) -> str:
-        """What the stamp holds of a fetch for the source's ref."""
+    def _stamp_text(self) -> str:
+        """The content of the stamp after a fetch of the source's ref."""
         return f"{self.source.ref or ''}\n"
 
-    def _is_there(self) -> bool:
-        """Tell whether there is a mirror; a power loss may have left half of one, which git does not take for one."""
+    def _exists(self) -> bool:
+        """Return whether there is a mirror that git accepts; a power loss may leave half of one."""
         try:
             head = (self.path / "HEAD").read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return False
         return _HEAD.match(head) is not None and all((self.path / name).is_dir() for name in ("objects", "refs"))
 
-    def _is_of_source(self) -> bool:
+    def _matches_source(self) -> bool:
         return self._git.text("config", "--get", "--default", "", "remote.origin.url") == self._url
 
     def _create(self) -> None:
-        """Make an empty mirror; one that was cut off in the making is made again."""
-        self._forget()
+        """Make an empty mirror in place of a missing or incomplete one."""
+        self._delete()
         self._git.run("init", "--quiet", "--bare", "--initial-branch=main", "--template=", str(self.path))
 
     def _write_config(self) -> None:
-        """Name the remote in a file, and nowhere who asks it: git puts the URL into arguments that all can see."""
-        url, helper = config_value(self._url), config_value(_ASK)
+        """Write the remote's URL without credentials: git passes it in arguments that every user can read."""
+        url, helper = config_value(self._url), config_value(_CREDENTIAL_HELPER)
         refspecs = "".join(f'\tfetch = "{refspec}"\n' for refspec in _REFSPECS)
         core = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
         text = f'{core}[credential]\n\thelper = {helper}\n[remote "origin"]\n\turl = {url}\n{refspecs}'
@@ -191,61 +177,61 @@ class Mirror:
         ref = self.source.ref
         if ref is None:
             self._follow_head()
-        elif self._named(f"refs/heads/{ref}") is None and self._named(f"refs/tags/{ref}") is None:
-            # perhaps a commit that no branch holds any more; `commit` says if it is missing
+        elif self._resolve(f"refs/heads/{ref}") is None and self._resolve(f"refs/tags/{ref}") is None:
+            # perhaps a commit that is no longer on any branch; `commit` reports it if it is missing
             self._git.succeeds(
                 "fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "origin", "--end-of-options", ref
             )
 
     def _follow_head(self) -> None:
-        """Have the mirror's HEAD name the branch that the remote's does."""
-        said = self._git.text("ls-remote", "--symref", "origin", "HEAD")
-        for line in said.splitlines():
+        """Point the mirror's HEAD to the branch that the remote's HEAD names."""
+        output = self._git.text("ls-remote", "--symref", "origin", "HEAD")
+        for line in output.splitlines():
             if line.startswith("ref: refs/heads/"):
                 self._git.run("symbolic-ref", "HEAD", line.removeprefix("ref: ").partition("\t")[0])
                 return
-        detached = said.partition("\t")[0]
+        detached = output.partition("\t")[0]
         if detached:
             self._git.run("fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "origin", "HEAD")
             self._git.run("update-ref", "--no-deref", "HEAD", detached)
 
-    def _mind_locks(self, *, are_ours: bool) -> None:
-        """Wait for locks of git processes that may still live; remove those that nobody can be holding any more.
+    def _wait_for_locks(self, *, are_ours: bool) -> None:
+        """Wait for lock files of git processes that may still be running, and remove stale ones.
 
-        Those are old ones; after a change of ours that was cut off all, since git ended with it.
+        `are_ours` says that an earlier change was cut off: its git died with it, so its lock files are soon stale.
         """
         for pattern in ("*.lock", "refs/**/*.lock", "objects/**/*.lock"):
             for lock in self.path.glob(pattern):
-                self._outlast(lock, _STALE_OF_OURS if are_ours else _STALE)
+                self._wait_for_lock(lock, _STALE_LOCK_OF_OURS if are_ours else _STALE_LOCK)
 
-    def _outlast(self, lock: Path, stale: float) -> None:
-        is_told = False
+    def _wait_for_lock(self, lock: Path, stale: float) -> None:
+        is_logged = False
         while (age := _age_of(lock)) is not None:
-            if age >= stale or age < 0:  # of a clock that was ahead
+            if age >= stale or age < 0:  # written while the clock was ahead
                 lock.unlink(missing_ok=True)
-                self._say(f"WARNING: removed a lock that git left in the mirror {age:.0f} s ago: {lock}")
+                self._log(f"WARNING: removed a lock file that git left in the mirror {age:.0f} s ago: {lock}")
                 return
-            if not is_told:
-                self._say(f"waiting for a lock that git left in the mirror, {stale - age:.0f} s at most: {lock}")
-                is_told = True
-            time.sleep(_PAUSE)
+            if not is_logged:
+                self._log(f"waiting at most {stale - age:.0f} s for a lock file that git left in the mirror: {lock}")
+                is_logged = True
+            time.sleep(_LOCK_POLL)
 
 
 def ask_remote(repository: str, timeout: float) -> None:
-    """Ask a remote for its HEAD as a fetch would; raise GitError if it does not answer within some seconds."""
-    url, who = _parted(repository)
-    Git(timeout, Path("/"), alone=False, **who).run("ls-remote", "--quiet", "--", url, "HEAD")
+    """Ask a remote for its HEAD as a fetch would; raise GitError if it does not answer within `timeout` seconds."""
+    url, credentials = _split_credentials(repository)
+    Git(timeout, Path("/"), isolated=False, **credentials).run("ls-remote", "--quiet", "--", url, "HEAD")
 
 
-def _parted(repository: str) -> tuple[str, dict[str, str]]:
-    """Return a URL without user and password, and these as variables for the credential helper."""
+def _split_credentials(repository: str) -> tuple[str, dict[str, str]]:
+    """Return a URL without user and password, and these as environment variables for the credential helper."""
     if not repository.startswith(("http://", "https://")):
         return repository, {}
     parts = urlsplit(repository)
     user, _, host = parts.netloc.rpartition("@")
     name, _, password = user.partition(":")
-    who = {"AGENTCRON_GIT_USER": unquote(name), "AGENTCRON_GIT_PASSWORD": unquote(password)} if user else {}
-    return urlunsplit(parts._replace(netloc=host)), who
+    variables = {"AGENTCRON_GIT_USER": unquote(name), "AGENTCRON_GIT_PASSWORD": unquote(password)}
+    return urlunsplit(parts._replace(netloc=host)), variables if user else {}
 
 
 def _age_of(lock: Path) -> float | None:

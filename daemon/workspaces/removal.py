@@ -1,6 +1,6 @@
-"""The one door to deletion: a direct child of a known folder is moved into the trash, and deleted from there.
+"""The only code that deletes folders: it moves a direct child of a known folder to the trash, and deletes it there.
 
-Nothing is reached through a link or across a mount. What cannot be deleted stays in the trash, is told, and is tried
+It never follows a link and never crosses a mount. What cannot be deleted is reported, stays in the trash, and is tried
 again later. Standard library only: the helper process imports this.
 """
 
@@ -14,42 +14,42 @@ from pathlib import Path
 
 from daemon.workspaces.openat import (
     BadNameError,
-    allow_changes,
     check_name,
+    grant_owner_access,
     open_forcibly,
     open_path,
 )
 
 TRASH = ".trash"
-_DEEPEST = 100  # folders that are open at once; what lies deeper is moved up first
-_TRIES = 5  # for a folder in which something appears while it is emptied
+_DEEPEST = 100  # folders open at once; deeper ones are first moved up into the trash
+_ATTEMPTS = 5  # to empty a folder in which new entries appear
 _MOST_REASONS = 20
 
 
 class RefusedRemovalError(Exception):
-    """What is to be removed is not what may be removed; the text says why."""
+    """This must not be removed; the text says why."""
 
 
 @dataclass
 class Leftovers:
-    """What could not be deleted, and why; only the first of many."""
+    """How many entries could not be deleted, and why: the reasons of the first ones."""
 
     count: int = 0
     reasons: list[str] = field(default_factory=list)
 
     def add(self, name: str, error: OSError) -> None:
-        """Note one."""
+        """Add an entry that could not be deleted."""
         self.count += 1
         if len(self.reasons) < _MOST_REASONS:
             self.reasons.append(f"{name!r}: {error.strerror}")
 
 
 def discard(state_dir: Path, folders: tuple[str, ...], name: str) -> str | None:
-    """Move a direct child of a folder below the state directory into the trash; return its name there.
+    """Move a direct child of a folder below the state directory to the trash; return its name there.
 
-    `folders` lead from the state directory to the child's folder; the trash lies in the first of them. Return None if
-    there is no such child. Raise RefusedRemovalError if it is no folder that was reached without following a link,
-    OSError if it cannot be moved.
+    `folders` are the names from the state directory down to the child's parent; the trash is in the first of them.
+    Return None if the child does not exist. Raise RefusedRemovalError if it is not a folder, or if a link or a mount
+    point leads to it, and OSError if it cannot be moved.
     """
     try:
         check_name(name)
@@ -61,23 +61,23 @@ def discard(state_dir: Path, folders: tuple[str, ...], name: str) -> str | None:
     except OSError as error:
         raise RefusedRemovalError(_refusal(error)) from None
     try:
-        return _moved(state_dir, folders[0], parent, name)
+        return _move(state_dir, folders[0], parent, name)
     finally:
         os.close(parent)
 
 
 def _refusal(error: OSError) -> str:
     if error.errno in {errno.ELOOP, errno.ENOTDIR}:
-        return f"{error.filename!r} is a link or no folder"
+        return f"{error.filename!r} is a link or not a folder"
     if error.errno == errno.EXDEV:
         return f"{error.filename!r} is a mount point"
     return f"{error.filename!r}: {error.strerror}"
 
 
-def _moved(state_dir: Path, top: str, parent: int, name: str) -> str | None:
+def _move(state_dir: Path, top: str, parent: int, name: str) -> str | None:
     try:
         if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
-            raise RefusedRemovalError(f"{name!r} is a link or no folder")
+            raise RefusedRemovalError(f"{name!r} is a link or not a folder")
     except FileNotFoundError:
         return None
     try:
@@ -89,7 +89,7 @@ def _moved(state_dir: Path, top: str, parent: int, name: str) -> str | None:
     trash = open_path(state_dir, top, TRASH, create=True)
     try:
         trashed = f"{name[:200]}.{secrets.token_hex(8)}"
-        _in_writable(child, lambda: os.rename(name, trashed, src_dir_fd=parent, dst_dir_fd=trash))
+        _with_write_access(child, lambda: os.rename(name, trashed, src_dir_fd=parent, dst_dir_fd=trash))
         moved = os.lstat(trashed, dir_fd=trash)
         if not os.path.samestat(os.fstat(child), moved):
             if stat.S_ISDIR(moved.st_mode):
@@ -102,7 +102,7 @@ def _moved(state_dir: Path, top: str, parent: int, name: str) -> str | None:
 
 
 def empty_trash(state_dir: Path, top: str, only: str | None = None) -> Leftovers:
-    """Delete what lies in a trash folder, or one entry of it; return what could not be deleted."""
+    """Delete the entries of a trash folder, or only one of them; return what could not be deleted."""
     left = Leftovers()
     try:
         trash = open_path(state_dir, top, TRASH)
@@ -116,8 +116,8 @@ def empty_trash(state_dir: Path, top: str, only: str | None = None) -> Leftovers
     return left
 
 
-def remove_scrap(state_dir: Path, folders: tuple[str, ...], name: str) -> None:
-    """Remove a folder of our own making that holds nobody's work; what cannot be deleted is left to later."""
+def remove_temporary(state_dir: Path, folders: tuple[str, ...], name: str) -> None:
+    """Remove a folder of our own that holds nobody's work; a later cleanup retries what cannot be deleted now."""
     try:
         trashed = discard(state_dir, folders, name)
     except (RefusedRemovalError, OSError):
@@ -127,7 +127,7 @@ def remove_scrap(state_dir: Path, folders: tuple[str, ...], name: str) -> None:
 
 
 class _Deletion:
-    """The end of one tree in the trash; folders too deep to hold open are moved up into the trash first."""
+    """The deletion of one tree in the trash, with a bounded number of open folders however deep it is."""
 
     def __init__(self, trash: int, left: Leftovers) -> None:
         self.trash = trash
@@ -135,16 +135,16 @@ class _Deletion:
         self.moved_up: list[str] = []
 
     def delete(self, name: str) -> None:
-        """Delete an entry of the trash and all below it."""
+        """Delete an entry of the trash with everything below it."""
         self._delete_in(self.trash, name, 0)
         while self.moved_up:
             self._delete_in(self.trash, self.moved_up.pop(), 0)
 
     def _delete_in(self, folder: int, name: str, depth: int) -> None:
-        """Delete an entry of a folder; what cannot be deleted is noted."""
+        """Delete an entry of a folder, and add what cannot be deleted to the leftovers."""
         try:
             if not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
-                _in_writable(folder, lambda: os.unlink(name, dir_fd=folder))
+                _with_write_access(folder, lambda: os.unlink(name, dir_fd=folder))
             elif depth >= _DEEPEST:
                 self._move_up(folder, name)
             else:
@@ -158,32 +158,32 @@ class _Deletion:
         moved = f"deep.{secrets.token_hex(8)}"
         try:
             os.rename(name, moved, src_dir_fd=folder, dst_dir_fd=self.trash)
-        except PermissionError:  # moving a folder changes its `..`
+        except PermissionError:  # moving a folder changes its `..`, so the folder itself must be writable
             os.close(open_forcibly(folder, name))
-            _in_writable(folder, lambda: os.rename(name, moved, src_dir_fd=folder, dst_dir_fd=self.trash))
+            _with_write_access(folder, lambda: os.rename(name, moved, src_dir_fd=folder, dst_dir_fd=self.trash))
         self.moved_up.append(moved)
 
     def _delete_folder(self, folder: int, name: str, depth: int) -> None:
-        within = open_forcibly(folder, name)
+        inner = open_forcibly(folder, name)
         try:
-            for _ in range(_TRIES):
+            for _ in range(_ATTEMPTS):
                 before = self.left.count
-                self._delete_all(within, depth)
+                self._delete_entries(inner, depth)
                 try:
-                    _in_writable(folder, lambda: os.rmdir(name, dir_fd=folder))
+                    _with_write_access(folder, lambda: os.rmdir(name, dir_fd=folder))
                 except OSError as error:
                     if error.errno != errno.ENOTEMPTY:
                         raise
-                    if self.left.count > before:  # told already
+                    if self.left.count > before:  # reported already
                         return
                 else:
                     return
-            raise OSError(errno.ENOTEMPTY, "something goes on appearing in it", name)
+            raise OSError(errno.ENOTEMPTY, "new entries keep appearing in it", name)
         finally:
-            os.close(within)
+            os.close(inner)
 
-    def _delete_all(self, folder: int, depth: int) -> None:
-        """Delete what a folder holds, the files of it first and in one go."""
+    def _delete_entries(self, folder: int, depth: int) -> None:
+        """Delete the entries of an open folder."""
         with os.scandir(folder) as entries:
             found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         for name, is_folder in found:
@@ -196,10 +196,10 @@ class _Deletion:
                     self._delete_in(folder, name, depth + 1)
 
 
-def _in_writable(folder: int, change: Callable[[], None]) -> None:
-    """Change an open folder, giving ourselves the right to first where we lack it."""
+def _with_write_access(folder: int, change: Callable[[], None]) -> None:
+    """Change an open folder, after giving ourselves write access if we lack it."""
     try:
         change()
     except PermissionError:
-        allow_changes(folder)
+        grant_owner_access(folder)
         change()

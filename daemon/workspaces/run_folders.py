@@ -1,4 +1,4 @@
-"""The folders of runs that retention has deleted: whatever lies in `runs` without a row goes, with its bytes counted.
+"""Remove the folders of deleted runs: those in `runs` that have no row in the database.
 
 Standard library only: the helper process imports this.
 """
@@ -11,78 +11,60 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from daemon.model import DATABASE
-from daemon.workspaces.disk_usage import rooms_in
+from daemon.workspaces.disk_usage import entry_sizes
+from daemon.workspaces.jobs import RemovedFolders
 from daemon.workspaces.layout import RUNS
 from daemon.workspaces.openat import open_forcibly, open_path
 from daemon.workspaces.removal import TRASH, RefusedRemovalError, discard, empty_trash
 
-_TOGETHER = 500  # folders that are looked up and measured at once
-
-
-@dataclass
-class Removed:
-    """What became of folders without a run."""
-
-    folders: int = 0
-    bytes: int = 0
-
-    def view(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return asdict(self)
+_BATCH = 500  # folders looked up and measured at once
 
 
 def check_reachable(state_dir: Path) -> None:
-    """Raise OSError if the folders of runs could not be removed: a link or a mount leads to them or to their trash."""
+    """Raise OSError if the folders of runs could not be removed: `runs` or its trash is a link or a mount point."""
     for folders in ((RUNS,), (RUNS, TRASH)):
         try:
             os.close(open_path(state_dir, *folders, create=True))
         except OSError as error:
-            place = state_dir.joinpath(*folders)
-            reason = f"{place} is a link, a mount point or no folder, and nothing is deleted through those"
+            path = state_dir.joinpath(*folders)
+            reason = f"{path} is a link, a mount point or not a folder; nothing is deleted through those"
             raise OSError(error.errno, reason) from None
 
 
 def remove_orphans(
-    state_dir: Path, expired: str | None, say: Callable[[str], None], *, dry_run: bool = False
-) -> Removed:
-    """Remove the folders of runs that have no row any more, or only count them.
+    state_dir: Path, expired: str | None, log: Callable[[str], None], *, dry_run: bool = False
+) -> RemovedFolders:
+    """Remove the folders of runs that have no row, or only count them.
 
-    Those from before a loss of the database that somebody accepted may be all that is left of their runs: they stay
-    until they are older than `expired`, an instant as records have it, or for ever if that is None.
+    A folder older than the database may be all that is left of its run after a data loss that somebody accepted. It
+    stays until it is older than `expired`, an instant as the database writes it, or forever if that is None.
     """
-    removed = Removed()
-    with _opened(state_dir) as connection:
-        [begun] = connection.execute("SELECT created_at FROM instance").fetchone()
+    removed = RemovedFolders(0, 0)
+    with _database(state_dir) as connection:
+        [created_at] = connection.execute("SELECT created_at FROM instance").fetchone()
         runs = open_path(state_dir, RUNS)
         try:
             with os.scandir(runs) as entries:
                 numbers = (entry.name for entry in entries if _is_number(entry.name))
-                while some := list(islice(numbers, _TOGETHER)):
-                    orphans = [name for name in _without_row(connection, some) if _may_go(runs, name, begun, expired)]
-                    sizes = rooms_in(state_dir, (RUNS,), orphans)
-                    if dry_run:
-                        folders = [name for name in orphans if stat.S_ISDIR((state_dir / RUNS / name).lstat().st_mode)]
-                        removed.folders += len(folders)
-                        removed.bytes += sum(sizes.get(name, 0) for name in folders)
-                        continue
-                    for name in orphans:
-                        _remove(state_dir, name, sizes.get(name, 0), removed, say)
+                while some := list(islice(numbers, _BATCH)):
+                    unknown = _without_row(connection, some)
+                    orphans = [name for name in unknown if _is_removable(runs, name, created_at, expired)]
+                    for size in _remove_all(state_dir, orphans, log, dry_run=dry_run):
+                        removed = RemovedFolders(removed.folders + 1, removed.bytes + size)
         finally:
             os.close(runs)
     return removed
 
 
 @contextlib.contextmanager
-def _opened(state_dir: Path) -> Iterator[sqlite3.Connection]:
-    place = f"{(state_dir / DATABASE).absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(place, uri=True, timeout=10, isolation_level=None)) as connection:
+def _database(state_dir: Path) -> Iterator[sqlite3.Connection]:
+    uri = f"{(state_dir / DATABASE).absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=10, isolation_level=None)) as connection:
         yield connection
 
 
@@ -98,15 +80,15 @@ def _without_row(connection: sqlite3.Connection, names: list[str]) -> list[str]:
     return [name for (name,) in rows]
 
 
-def _may_go(runs: int, name: str, begun: str, expired: str | None) -> bool:
-    """Tell whether nobody works in a run's folder, and it is of this database's time or has expired."""
+def _is_removable(runs: int, name: str, created_at: str, expired: str | None) -> bool:
+    """Return whether nobody works in a run's folder, and it is younger than the database or has expired."""
     try:
         folder = open_forcibly(runs, name)
     except OSError:
-        return True  # it is no folder that can be reached, as the door will tell
+        return True  # not a folder that can be opened: its removal will be refused and logged
     try:
-        made = min(os.fstat(folder).st_mtime, _age_of_input(folder))
-        if made < _seconds(begun) and (expired is None or made >= _seconds(expired)):
+        made_at = min(os.fstat(folder).st_mtime, _input_written_at(folder))
+        if made_at < _seconds(created_at) and (expired is None or made_at >= _seconds(expired)):
             return False
         with _status(folder) as status:
             if status is not None:
@@ -118,8 +100,8 @@ def _may_go(runs: int, name: str, begun: str, expired: str | None) -> bool:
     return True
 
 
-def _age_of_input(folder: int) -> float:
-    """Return when a run's input was written, which is when it began; infinity if that is gone."""
+def _input_written_at(folder: int) -> float:
+    """Return when a run's input was written, which is when the run was started; infinity if the file is gone."""
     try:
         return os.stat("input.txt", dir_fd=folder, follow_symlinks=False).st_mtime
     except FileNotFoundError:
@@ -128,7 +110,7 @@ def _age_of_input(folder: int) -> float:
 
 @contextlib.contextmanager
 def _status(folder: int) -> Iterator[int | None]:
-    """Open the record that a supervisor locks as long as it lives."""
+    """Open the status file that a supervisor locks while it is alive; None if it cannot be opened."""
     try:
         status = os.open("status", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError:
@@ -144,15 +126,27 @@ def _seconds(instant: str) -> float:
     return datetime.fromisoformat(instant).timestamp()
 
 
-def _remove(state_dir: Path, name: str, size: int, removed: Removed, say: Callable[[str], None]) -> None:
+def _remove_all(state_dir: Path, names: list[str], log: Callable[[str], None], *, dry_run: bool) -> Iterator[int]:
+    """Remove the folders of some runs, or only count them; yield the bytes of each one that is or would be gone."""
+    sizes = entry_sizes(state_dir, (RUNS,), names)
+    for name in names:
+        if _is_folder(state_dir / RUNS / name) if dry_run else _remove(state_dir, name, log):
+            yield sizes.get(name, 0)
+
+
+def _is_folder(path: Path) -> bool:
+    return stat.S_ISDIR(path.lstat().st_mode)
+
+
+def _remove(state_dir: Path, name: str, log: Callable[[str], None]) -> bool:
+    """Remove the folder of a run; return whether it existed and is gone."""
     try:
         trashed = discard(state_dir, (RUNS,), name)
         left = empty_trash(state_dir, RUNS, trashed) if trashed is not None else None
     except (RefusedRemovalError, OSError) as error:
-        say(f"[retention] Refusing to remove {state_dir / RUNS / name}: {error}")
-        return
+        log(f"[retention] Refusing to remove {state_dir / RUNS / name}: {error}")
+        return False
     if left is not None and left.count:
-        say(f"[retention] ERROR: {left.count} entries of run {name} cannot be deleted: {'; '.join(left.reasons)}")
-    elif trashed is not None:
-        removed.folders += 1
-        removed.bytes += size
+        log(f"[retention] ERROR: Cannot delete {left.count} entries of run {name}: {'; '.join(left.reasons)}")
+        return False
+    return trashed is not None

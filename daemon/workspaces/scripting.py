@@ -1,7 +1,8 @@
-"""Cleaning up workspaces from a script: the functions that the daemon's cleanup is made of, under the domain's names.
+"""Functions that clean up workspaces from a script, as the daemon's own cleanup does.
 
-A task is a run, an environment one of the config; `data_dir` is the state directory. What happens is told to `on_log`,
-line by line. The database is only read; a running daemon notices by itself what is gone.
+A task is a run, an environment one of the config; `data_dir` is the state directory, by default that of the config that
+`agentcron` would use. `on_log` receives each log line. The database is only read; a running daemon notices by itself
+which workspaces are gone.
 """
 
 import contextlib
@@ -15,8 +16,8 @@ from pathlib import Path
 from daemon.model import ACTIVE, DATABASE, RunStatus
 from daemon.rules.cleanup import WITHOUT_ERROR, Candidate, Policy, decide_cleanup
 from daemon.units import parse_instant
-from daemon.workspaces.clean import SALVAGE_MAX, clean, silent
-from daemon.workspaces.disk_usage import room_of
+from daemon.workspaces.clean import SALVAGE_MAX, clean, no_log
+from daemon.workspaces.disk_usage import folder_size
 from daemon.workspaces.layout import tasks_of, workspace_path
 from daemon.workspaces.openat import names_in
 
@@ -25,10 +26,10 @@ OnLog = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Task(Candidate):
-    """A run as the database has it."""
+    """A run, read from the database."""
 
     base: str | None
-    """The commit that its workspace began at."""
+    """The commit that its workspace started from."""
 
 
 def cleanup_task_workspace(
@@ -36,16 +37,16 @@ def cleanup_task_workspace(
 ) -> bool:
     """Save the unsaved work of a task's workspace and remove it; return whether nothing of it is left.
 
-    A missing workspace is gone already. One in use, marked keep or of an active task stays, and one whose work cannot
-    be saved.
+    A missing workspace counts as gone. A workspace stays if its task is active, if a process works in it, if it is
+    marked keep, or if its work cannot be saved.
     """
-    state_dir, say, name = _state_dir(data_dir), on_log or silent, str(task_id)
+    state_dir, log, name = _state_dir(data_dir), on_log or no_log, str(task_id)
     task = _tasks(state_dir, [name]).get(name)
     if task is not None and (task.status in ACTIVE or task.kept) and _exists(state_dir, env_id, name):
         why = "it is marked keep" if task.kept else f"its run is {task.status}"
-        say(f"[cleanup] Refusing to remove {workspace_path(state_dir, env_id, name)}: {why}")
+        log(f"[cleanup] Refusing to remove {workspace_path(state_dir, env_id, name)}: {why}")
         return False
-    return clean(state_dir, env_id, name, say, base=task.base if task else None).gone
+    return clean(state_dir, env_id, name, log, base=task.base if task else None).gone
 
 
 def cleanup_old_task_workspaces(
@@ -57,12 +58,12 @@ def cleanup_old_task_workspaces(
     keep_on_error: bool = True,
     keep_errors: int = 5,
 ) -> int:
-    """Clean up the workspaces of an environment whose runs ended longer ago than that; return how many are gone.
+    """Clean up the workspaces whose tasks ended more than `max_age_hours` ago; return how many are gone.
 
-    Those of active and unknown runs stay, those marked keep, and of failed and interrupted runs the newest
-    `keep_errors` of each schedule. One that fails does not stop the others.
+    Workspaces of active and unknown tasks stay, and those marked keep. With `keep_on_error` those of failed and
+    interrupted tasks stay too, but only the newest `keep_errors` of each schedule. One failure does not stop the rest.
     """
-    state_dir, say = _state_dir(data_dir), on_log or silent
+    state_dir, log = _state_dir(data_dir), on_log or no_log
     names, now = _names(state_dir, env_id), datetime.now(UTC)
     tasks = _tasks(state_dir, names)
     age = timedelta(hours=max_age_hours)
@@ -72,18 +73,18 @@ def cleanup_old_task_workspaces(
     for name in names:
         task = tasks.get(name)
         if task is None:
-            say(f"[cleanup] Keeping {workspace_path(state_dir, env_id, name)}: no run of that number is known")
+            log(f"[cleanup] Keeping {workspace_path(state_dir, env_id, name)}: no run has this number")
         elif decisions[task.run_id].due and task.ended_at is not None:
-            say(f"[cleanup] Removing old task {name} (age: {(now - task.ended_at) / timedelta(hours=1):.1f}h)")
-            removed += cleanup_task_workspace(env_id, name, state_dir, say)
+            log(f"[cleanup] Removing old task {name} (age: {(now - task.ended_at) / timedelta(hours=1):.1f}h)")
+            removed += cleanup_task_workspace(env_id, name, state_dir, log)
     if removed:
-        say(f"[cleanup] Removed {removed} old task workspace(s)")
+        log(f"[cleanup] Removed {removed} old task workspace(s)")
     return removed
 
 
 def get_task_workspace_size(env_id: str, task_id: str | int, data_dir: str | Path | None = None) -> int:
-    """Return the bytes that a task's workspace takes on the disk, 0 if there is none."""
-    return room_of(_state_dir(data_dir), (*tasks_of(env_id), str(task_id)))
+    """Return the bytes that a task's workspace takes on the disk; 0 if it has none."""
+    return folder_size(_state_dir(data_dir), (*tasks_of(env_id), str(task_id)))
 
 
 def cleanup_on_task_completion(
@@ -97,19 +98,19 @@ def cleanup_on_task_completion(
 
     With `keep_on_error` the workspace stays unless the task completed or was cancelled.
     """
-    state_dir, say, name = _state_dir(data_dir), on_log or silent, str(task_id)
+    state_dir, log, name = _state_dir(data_dir), on_log or no_log, str(task_id)
     task = _tasks(state_dir, [name]).get(name)
     if keep_on_error and (task is None or task.status not in WITHOUT_ERROR) and _exists(state_dir, env_id, name):
         status = task.status if task is not None else "unknown"
-        say(f"[cleanup] Keeping task workspace: {workspace_path(state_dir, env_id, name)} (status: {status})")
+        log(f"[cleanup] Keeping task workspace: {workspace_path(state_dir, env_id, name)} (status: {status})")
         return False
-    return cleanup_task_workspace(env_id, name, state_dir, say)
+    return cleanup_task_workspace(env_id, name, state_dir, log)
 
 
 def _state_dir(data_dir: str | Path | None) -> Path:
     if data_dir is not None:
         return Path(data_dir)
-    from daemon.config.loading import find_config, load_config  # noqa: PLC0415 - most callers name the folder
+    from daemon.config.loading import find_config, load_config  # noqa: PLC0415 - most callers pass the folder
     from daemon.config.paths import state_dir  # noqa: PLC0415
 
     return state_dir(load_config(find_config(None)))
@@ -127,7 +128,7 @@ def _names(state_dir: Path, env_id: str) -> list[str]:
 
 
 def _tasks(state_dir: Path, names: list[str]) -> dict[str, _Task]:
-    """Return the runs of those numbers that are known; none if there is no database."""
+    """Return the runs that exist in the database, by number; none if there is no database."""
     path = state_dir / DATABASE
     if not path.exists():
         return {}

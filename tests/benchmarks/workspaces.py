@@ -16,11 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from pathlib import Path
 
-from daemon.workspaces.client import porter
-from daemon.workspaces.mirror import Source
+from daemon.workspaces.clean import no_log
+from daemon.workspaces.client import workspace_helper
+from daemon.workspaces.jobs import MeasureWorkspaces, PrepareWorkspace, Source
 from daemon.workspaces.removal import discard
 
 ROUNDS = 3
@@ -85,8 +85,8 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
         figures.setdefault(name, []).append(value)
 
     async def make(number: int) -> None:
-        async with porter(state, lambda _: None) as helper:
-            await helper.do("prepare", source=asdict(source), run_id=number, umask=0o022, timeout=600.0)
+        async with workspace_helper(state, no_log) as helper:
+            await helper.prepare_workspace(PrepareWorkspace(source, number, umask=0o022, timeout=600.0))
 
     await make(99)  # which fetches the mirror
     mirror = state / "environments" / "site" / "mirror"
@@ -95,19 +95,20 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
         note("git clone --local", taken(run, folder, "git", "clone", "-q", "--local", str(mirror), str(peer)))
         note("making", await stalls["making"].during(make(number)))
         note("du -s", taken(run, folder, "du", "-s", str(peer)))
-        async with porter(state, lambda _: None) as helper:
-            await helper.do("survey")  # as a sweep does before it measures
-            note("size", await stalls["size"].during(helper.do("measure", environment="site", runs=[str(number)])))
+        async with workspace_helper(state, no_log) as helper:
+            await helper.list_workspaces()  # as a sweep does before it measures
+            measured = helper.measure_workspaces(MeasureWorkspaces("site", (number,)))
+            note("size", await stalls["size"].during(measured))
             shutil.copytree(peer, folder / f"walk-{number}", symlinks=True)
             note("rm -rf", taken(run, folder, "rm", "-rf", str(peer)))
             note("gone", taken(discard, state, TASKS, str(number)))
             assert not ours.exists()
             before = time.process_time()
-            await helper.do("sweep_up", at_start=False)
+            await helper.delete_leftovers()
             note("removal, CPU here", time.process_time() - before)
             await make(number)
             discard(state, TASKS, str(number))
-            note("removal", await stalls["removal"].during(helper.do("sweep_up", at_start=False)))
+            note("removal", await stalls["removal"].during(helper.delete_leftovers()))
         before = time.process_time()
         shutil.rmtree(folder / f"walk-{number}")
         note("walk, CPU here", time.process_time() - before)

@@ -1,7 +1,6 @@
 """Promise 5 under faults: kill -9 of the daemon at any moment of a workspace's life, and a full disk."""
 
 import hashlib
-import json
 import os
 import random
 import shutil
@@ -12,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from daemon.workspaces.client import PACKAGE, START
+from daemon.workspaces.jobs import PrepareWorkspace, Source
+from daemon.workspaces.pipe import encode_job
 from tests.support.api import call
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.git_site import commit, git
@@ -98,25 +99,26 @@ def test_kill_9_leaves_no_half_clone_no_lost_work_and_nothing_behind(
     assert fingerprint(origin) == before
 
 
-HELPER = [sys.executable, "-I", "-c", START, PACKAGE]
+def helper(folder: Path) -> list[str]:
+    """Return the command of a helper for the state in a folder, but for the pid of the daemon that ends it."""
+    return [sys.executable, "-I", "-c", START, PACKAGE, str(folder / "state")]
 
 
 def preparation(folder: Path, origin: Path) -> Path:
     """Write down the job to prepare the workspace of run 1 in `state/`, as a helper reads it."""
-    source = {"environment": "site", "repository": str(origin), "ref": None, "fetch_every": 0, "require_fetch": True}
-    job = {"do": "prepare", "state_dir": str(folder / "state"), "source": source, "run_id": 1, "timeout": 60}
+    source = Source("site", str(origin), ref=None, fetch_every=0, require_fetch=True)
     (folder / "state").mkdir()
-    (folder / "job").write_text(json.dumps({**job, "umask": 0o77}) + "\n")
+    (folder / "job").write_bytes(encode_job(PrepareWorkspace(source, run_id=1, umask=0o77, timeout=60)))
     return folder / "job"
 
 
 def test_a_helper_that_comes_too_late_for_its_daemon_does_nothing(tmp_path: Path) -> None:
     """A daemon may be killed while its helper starts; the next daemon has one of its own do the job."""
-    job = preparation(tmp_path, repository(tmp_path))
-    alive = subprocess.run(["sh", "-c", '"$@" $$ <"$0"; :', job, *HELPER], capture_output=True, text=True, check=True)
-    assert '"done"' in alive.stdout, alive.stderr
+    job, command = preparation(tmp_path, repository(tmp_path)), helper(tmp_path)
+    alive = subprocess.run(["sh", "-c", '"$@" $$ <"$0"; :', job, *command], capture_output=True, text=True, check=True)
+    assert '"result"' in alive.stdout, alive.stderr
     shutil.rmtree(tmp_path / "state" / "environments")
-    gone = subprocess.run(["sh", "-c", '"$@" $$ <"$0" &', job, *HELPER], capture_output=True, text=True, check=True)
+    gone = subprocess.run(["sh", "-c", '"$@" $$ <"$0" &', job, *command], capture_output=True, text=True, check=True)
     assert (gone.stdout, gone.stderr) == ("", "")
     assert not (tmp_path / "state" / "environments").exists()
 
@@ -128,17 +130,17 @@ def test_what_a_helper_that_was_killed_left_locked_holds_up_the_next_one_for_a_m
     (tmp_path / "bin/git").write_text(f'#!/bin/sh\n{stuck}\nexec {shutil.which("git")} "$@"\n')
     (tmp_path / "bin/git").chmod(0o755)
     lock = tmp_path / "state/environments/site/mirror/HEAD.lock"
-    helper = [*HELPER, str(os.getpid())]
+    command = [*helper(tmp_path), str(os.getpid())]
     with job.open() as jobs:
         path = f"{tmp_path}/bin:{os.environ['PATH']}"
-        first = subprocess.Popen(helper, stdin=jobs, stdout=subprocess.DEVNULL, env={**os.environ, "PATH": path})
+        first = subprocess.Popen(command, stdin=jobs, stdout=subprocess.DEVNULL, env={**os.environ, "PATH": path})
     wait_until(lock.exists, what="the lock that git holds")
     first.kill()
     first.wait()
     with job.open() as jobs:
-        second = subprocess.run(helper, stdin=jobs, capture_output=True, text=True, check=True, timeout=60)
-    assert "removed a lock that git left in the mirror" in second.stdout
-    assert '"done"' in second.stdout
+        second = subprocess.run(command, stdin=jobs, capture_output=True, text=True, check=True, timeout=60)
+    assert "removed a lock file that git left in the mirror" in second.stdout
+    assert '"result"' in second.stdout
 
 
 def start_on(start_daemon: StartDaemon, disk: Path, origin: Path, script: str) -> DaemonProcess:

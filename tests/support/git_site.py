@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 from daemon.workspaces.clone import prepare_workspace
-from daemon.workspaces.mirror import Source
+from daemon.workspaces.jobs import Source
 
 _IDENTITY = ("-c", "user.name=tester", "-c", "user.email=tester@localhost")
 
@@ -25,15 +25,15 @@ def commit(place: Path, name: str, text: str) -> str:
     return git(place, "rev-parse", "HEAD")
 
 
-class Site:
-    """An environment called `site` in a state directory, and its repository."""
+class GitSite:
+    """The git environment `site` in a state directory, and the repository that its workspaces are cloned from."""
 
     def __init__(self, folder: Path) -> None:
         self.state = folder / "state"
         self.state.mkdir()
         self.origin = folder / "origin"
         self.origin.mkdir()
-        self.said: list[str] = []
+        self.logged: list[str] = []
         self.bases: dict[int, str] = {}
         git(self.origin, "init", "-q", "-b", "main")
         (self.origin / ".gitignore").write_text("*.log\n")
@@ -45,8 +45,9 @@ class Site:
         return Source("site", str(facts.pop("repository", self.origin)), **facts)  # type: ignore[arg-type]
 
     def prepare(self, run: int = 1, **keys: object) -> Path:
-        place, self.bases[run] = prepare_workspace(self.state, self.source(**keys), run, 60, self.said.append)
-        return place
+        prepared = prepare_workspace(self.state, self.source(**keys), run, 60, self.logged.append)
+        self.bases[run] = prepared.base
+        return prepared.path
 
     @property
     def tasks(self) -> Path:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.git_site import Site
+from tests.support.git_site import GitSite
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def site(tmp_path: Path) -> GitSite:
+    return GitSite(tmp_path)

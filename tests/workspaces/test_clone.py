@@ -14,10 +14,10 @@ import pytest
 
 from daemon.workspaces.git import without_credentials
 from daemon.workspaces.mirror import CloneError
-from tests.support.git_site import Site, commit, git
+from tests.support.git_site import GitSite, commit, git
 
 
-def test_a_workspace_is_a_clone_of_the_true_remote_on_a_branch_of_its_own(site: Site) -> None:
+def test_a_workspace_is_a_clone_of_the_true_remote_on_a_branch_of_its_own(site: GitSite) -> None:
     place = site.prepare(7)
     assert place == site.tasks / "7"
     assert git(place, "rev-parse", "--abbrev-ref", "HEAD") == "agentcron/7"
@@ -32,7 +32,7 @@ def test_a_workspace_is_a_clone_of_the_true_remote_on_a_branch_of_its_own(site: 
     assert site.remnants() == []
 
 
-def test_the_ref_may_be_a_branch_a_tag_or_a_commit(site: Site) -> None:
+def test_the_ref_may_be_a_branch_a_tag_or_a_commit(site: GitSite) -> None:
     git(site.origin, "tag", "-a", "-m", "x", "v1")
     second = commit(site.origin, "b.txt", "two\n")
     git(site.origin, "checkout", "-q", "-b", "side", site.first)
@@ -40,21 +40,21 @@ def test_the_ref_may_be_a_branch_a_tag_or_a_commit(site: Site) -> None:
     expected = {None: side, "main": second, "v1": site.first, second: second, "side": side, second[:10]: second}
     for run, (ref, wanted) in enumerate(expected.items(), 1):
         assert git(site.prepare(run, ref=ref), "rev-parse", "HEAD") == wanted, ref
-    with pytest.raises(CloneError, match="'none' is no branch, tag or commit"):
+    with pytest.raises(CloneError, match="'none' is not a branch, tag or commit"):
         site.prepare(20, ref="none")
-    with pytest.raises(CloneError, match="no branch, tag or commit"):
+    with pytest.raises(CloneError, match="not a branch, tag or commit"):
         site.prepare(20, ref="--upload-pack=touch x")
     assert site.remnants() == []
 
 
-def test_a_commit_that_no_branch_holds_any_more_is_fetched(site: Site) -> None:
+def test_a_commit_that_no_branch_holds_any_more_is_fetched(site: GitSite) -> None:
     gone = commit(site.origin, "b.txt", "two\n")
     git(site.origin, "reset", "-q", "--hard", site.first)
     git(site.origin, "config", "uploadpack.allowAnySHA1InWant", "true")
     assert git(site.prepare(ref=gone), "rev-parse", "HEAD") == gone
 
 
-def test_the_mirror_is_fetched_when_it_is_old_enough(site: Site) -> None:
+def test_the_mirror_is_fetched_when_it_is_old_enough(site: GitSite) -> None:
     site.prepare(1, fetch_every=3600.0)
     second = commit(site.origin, "b.txt", "two\n")
     assert git(site.prepare(2, fetch_every=3600.0), "rev-parse", "HEAD") == site.first
@@ -66,17 +66,17 @@ def test_the_mirror_is_fetched_when_it_is_old_enough(site: Site) -> None:
     assert git(place, "rev-parse", "origin/trunk") == second
 
 
-def test_an_unreachable_remote_is_a_warning_or_fails_the_run(site: Site) -> None:
+def test_an_unreachable_remote_is_a_warning_or_fails_the_run(site: GitSite) -> None:
     site.prepare(1)
     site.origin.rename(site.origin.with_name("elsewhere"))
     assert git(site.prepare(2), "rev-parse", "HEAD") == site.first
-    assert any("WARNING: the repository cannot be fetched" in line for line in site.said)
-    with pytest.raises(CloneError, match="cannot be fetched"):
+    assert any("WARNING: cannot fetch the repository" in line for line in site.logged)
+    with pytest.raises(CloneError, match="cannot fetch"):
         site.prepare(3, require_fetch=True)
     assert not (site.tasks / "3").exists()
 
 
-def test_another_repository_under_the_same_name_is_fetched_at_once(site: Site, tmp_path: Path) -> None:
+def test_another_repository_under_the_same_name_is_fetched_at_once(site: GitSite, tmp_path: Path) -> None:
     site.prepare(1, fetch_every=3600.0)
     other = tmp_path / "other"
     git(tmp_path, "clone", "-q", str(site.origin), str(other))
@@ -86,7 +86,7 @@ def test_another_repository_under_the_same_name_is_fetched_at_once(site: Site, t
     assert git(place, "remote", "get-url", "origin") == str(other)
 
 
-def test_a_damaged_mirror_is_made_anew_at_the_second_try(site: Site) -> None:
+def test_a_damaged_mirror_is_made_anew_at_the_second_try(site: GitSite) -> None:
     site.prepare(1)
     for pack in (site.tasks.parent / "mirror" / "objects").rglob("*.pack"):
         pack.chmod(0o600)
@@ -99,7 +99,7 @@ def test_a_damaged_mirror_is_made_anew_at_the_second_try(site: Site) -> None:
 
 
 @pytest.mark.parametrize("damage", ["HEAD", "objects"])
-def test_what_a_power_loss_left_of_a_mirror_is_made_anew(site: Site, damage: str) -> None:
+def test_what_a_power_loss_left_of_a_mirror_is_made_anew(site: GitSite, damage: str) -> None:
     site.prepare(1)
     mirror = site.tasks.parent / "mirror"
     for path in [mirror / "HEAD"] if damage == "HEAD" else mirror.glob("objects/??/*"):
@@ -108,7 +108,7 @@ def test_what_a_power_loss_left_of_a_mirror_is_made_anew(site: Site, damage: str
     assert git(site.prepare(2), "rev-parse", "HEAD") == site.first
 
 
-def test_an_agent_that_spoils_its_objects_spoils_nobody_elses(site: Site) -> None:
+def test_an_agent_that_spoils_its_objects_spoils_nobody_elses(site: GitSite) -> None:
     place = site.prepare(1)
     for path in [path for path in (place / ".git" / "objects").rglob("*") if path.is_file()]:
         path.chmod(0o600)
@@ -117,18 +117,18 @@ def test_an_agent_that_spoils_its_objects_spoils_nobody_elses(site: Site) -> Non
     git(site.tasks.parent / "mirror", "fsck", "--no-progress")
 
 
-def test_a_branch_called_like_the_folder_of_ours_is_not_in_the_way(site: Site) -> None:
+def test_a_branch_called_like_the_folder_of_ours_is_not_in_the_way(site: GitSite) -> None:
     git(site.origin, "checkout", "-q", "-b", "agentcron")
     assert git(site.prepare(1), "branch", "--show-current") == "agentcron/1"
 
 
-def test_a_repository_without_a_commit_says_so(site: Site, tmp_path: Path) -> None:
+def test_a_repository_without_a_commit_says_so(site: GitSite, tmp_path: Path) -> None:
     git(tmp_path, "init", "-q", "empty")
     with pytest.raises(CloneError, match="no commit on its HEAD yet"):
         site.prepare(1, repository=tmp_path / "empty")
 
 
-def test_submodules_are_checked_out(site: Site, tmp_path: Path) -> None:
+def test_submodules_are_checked_out(site: GitSite, tmp_path: Path) -> None:
     git(tmp_path, "init", "-q", "-b", "main", "library")
     commit(tmp_path / "library", "lib.txt", "library\n")
     git(site.origin, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(tmp_path / "library"), "lib")
@@ -137,7 +137,7 @@ def test_submodules_are_checked_out(site: Site, tmp_path: Path) -> None:
 
 
 def test_files_in_lfs_are_refused_with_a_clear_word(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit(site.origin, ".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n")
     real = next(Path(part) / "git" for part in os.environ["PATH"].split(":") if (Path(part) / "git").exists())
@@ -152,7 +152,7 @@ def test_files_in_lfs_are_refused_with_a_clear_word(
     assert site.remnants() == []
 
 
-def test_stale_locks_of_git_are_removed_and_young_ones_waited_for(site: Site) -> None:
+def test_stale_locks_of_git_are_removed_and_young_ones_waited_for(site: GitSite) -> None:
     site.prepare(1)
     stale, young = (site.tasks.parent / "mirror" / name for name in ("packed-refs.lock", "HEAD.lock"))
     stale.touch()
@@ -166,10 +166,10 @@ def test_stale_locks_of_git_are_removed_and_young_ones_waited_for(site: Site) ->
     maker.join(20)
     assert (site.tasks / "2").exists()
     assert not stale.exists()
-    assert any("removed a lock that git left" in line for line in site.said)
+    assert any("removed a lock file that git left" in line for line in site.logged)
 
 
-def test_locks_of_a_git_that_was_killed_with_its_helper_hold_up_nobody(site: Site) -> None:
+def test_locks_of_a_git_that_was_killed_with_its_helper_hold_up_nobody(site: GitSite) -> None:
     site.prepare(1)
     mirror = site.tasks.parent / "mirror"
     (site.tasks.parent / "mirror.lock").write_text("changing\n")
@@ -178,11 +178,11 @@ def test_locks_of_a_git_that_was_killed_with_its_helper_hold_up_nobody(site: Sit
     site.prepare(2)
     assert (site.tasks / "2").exists()
     assert not (mirror / "HEAD.lock").exists()
-    assert any("removed a lock that git left" in line for line in site.said)
+    assert any("removed a lock file that git left" in line for line in site.logged)
     assert (site.tasks.parent / "mirror.lock").read_text() == ""
 
 
-def test_concurrent_clones_do_not_disturb_each_other(site: Site) -> None:
+def test_concurrent_clones_do_not_disturb_each_other(site: GitSite) -> None:
     makers = [threading.Thread(target=site.prepare, args=(run,)) for run in range(1, 9)]
     for maker in makers:
         maker.start()
@@ -196,14 +196,14 @@ def test_concurrent_clones_do_not_disturb_each_other(site: Site) -> None:
     git(site.tasks / "2", "fsck", "--no-progress")
 
 
-def test_credentials_are_left_out_of_what_is_told(site: Site) -> None:
+def test_credentials_are_left_out_of_what_is_told(site: GitSite) -> None:
     assert without_credentials("fatal: https://me:pw@host/x and ssh://k@h") == "fatal: https://host/x and ssh://h"
     with pytest.raises(CloneError) as caught:
         site.prepare(1, repository="https://me:hunter2@127.0.0.1:1/x.git")
-    assert "hunter2" not in f"{caught.value} {site.said}"
+    assert "hunter2" not in f"{caught.value} {site.logged}"
     with pytest.raises(CloneError) as caught:
         site.prepare(1, repository="https://127.0.0.1:1/x.git?token=hunter3")
-    assert "hunter3" not in f"{caught.value} {site.said}"
+    assert "hunter3" not in f"{caught.value} {site.logged}"
 
 
 class _Guarded(SimpleHTTPRequestHandler):
@@ -226,7 +226,7 @@ class _Guarded(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_a_password_in_the_url_opens_the_remote_and_is_no_argument_of_a_process(site: Site, tmp_path: Path) -> None:
+def test_a_password_in_the_url_opens_the_remote_and_is_no_argument_of_a_process(site: GitSite, tmp_path: Path) -> None:
     git(tmp_path, "clone", "-q", "--bare", str(site.origin), "served.git")
     git(tmp_path / "served.git", "update-server-info")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Guarded, directory=str(tmp_path))) as server:
@@ -240,7 +240,9 @@ def test_a_password_in_the_url_opens_the_remote_and_is_no_argument_of_a_process(
     assert not any("lyrebird" in words for words in _Guarded.seen)
 
 
-def test_a_mirror_outlives_a_git_that_cannot_run(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_outlives_a_git_that_cannot_run(
+    site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site.prepare(1)
     home = tmp_path / "home"
     home.mkdir()
@@ -254,7 +256,7 @@ def test_a_mirror_outlives_a_git_that_cannot_run(site: Site, tmp_path: Path, mon
     assert git(site.prepare(3), "rev-parse", "HEAD") == site.first
 
 
-def test_another_ref_is_fetched_at_once(site: Site) -> None:
+def test_another_ref_is_fetched_at_once(site: GitSite) -> None:
     site.prepare(1, ref="main", fetch_every=3600.0)
     git(site.origin, "checkout", "-q", "-b", "trunk")
     trunk = commit(site.origin, "trunk.txt", "trunk\n")
@@ -263,7 +265,7 @@ def test_another_ref_is_fetched_at_once(site: Site) -> None:
     assert git(site.prepare(3, ref="new", fetch_every=3600.0), "rev-parse", "HEAD") == trunk
 
 
-def test_a_remote_that_is_on_no_branch_is_followed(site: Site) -> None:
+def test_a_remote_that_is_on_no_branch_is_followed(site: GitSite) -> None:
     git(site.origin, "checkout", "-q", "--detach")
     alone = commit(site.origin, "alone.txt", "alone\n")
     place = site.prepare(1)
@@ -271,16 +273,16 @@ def test_a_remote_that_is_on_no_branch_is_followed(site: Site) -> None:
     assert git(place, "branch", "--format=%(refname:short)") == "agentcron/1"
 
 
-def test_a_remote_that_does_not_answer_is_asked_no_more_often_than_one_that_does(site: Site) -> None:
+def test_a_remote_that_does_not_answer_is_asked_no_more_often_than_one_that_does(site: GitSite) -> None:
     site.prepare(1)
     site.origin.rename(site.origin.with_name("away"))
     os.utime(site.tasks.parent / "mirror" / "agentcron-fetched", (1, 1))
     for run in (2, 3):
         site.prepare(run, fetch_every=3600.0)
-    assert sum("cannot be fetched" in said for said in site.said) == 1
+    assert sum("cannot fetch" in said for said in site.logged) == 1
 
 
-def test_a_lock_of_a_clock_that_was_ahead_is_waited_for_by_nobody(site: Site) -> None:
+def test_a_lock_of_a_clock_that_was_ahead_is_waited_for_by_nobody(site: GitSite) -> None:
     site.prepare(1)
     lock = site.tasks.parent / "mirror" / "packed-refs.lock"
     lock.touch()

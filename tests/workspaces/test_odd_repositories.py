@@ -6,20 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from daemon.workspaces.clean import Cleaned, clean
+from daemon.workspaces.clean import clean
+from daemon.workspaces.jobs import CleanedWorkspace
 from daemon.workspaces.salvage import snapshot
-from tests.support.git_site import Site, commit, git
+from tests.support.git_site import GitSite, commit, git
 
 PRECIOUS = "precious\n"
 
 
-def clean_up(site: Site, run: int = 1) -> Cleaned:
-    done = clean(site.state, "site", str(run), site.said.append, base=site.bases[run], salvage_max=None)
+def clean_up(site: GitSite, run: int = 1) -> CleanedWorkspace:
+    done = clean(site.state, "site", str(run), site.logged.append, base=site.bases[run], salvage_max=None)
     assert done.gone, done.reason
     return done
 
 
-def saved_text(site: Site, tmp_path: Path) -> str:
+def saved_text(site: GitSite, tmp_path: Path) -> str:
     """Return every change in every commit of every bundle that was saved."""
     text = ""
     for number, bundle in enumerate(sorted(site.saved().rglob("work.bundle"))):
@@ -28,7 +29,7 @@ def saved_text(site: Site, tmp_path: Path) -> str:
     return text
 
 
-def submodule(site: Site, tmp_path: Path) -> None:
+def submodule(site: GitSite, tmp_path: Path) -> None:
     """Give the repository a submodule `lib`."""
     git(tmp_path, "init", "-q", "-b", "main", "library")
     commit(tmp_path / "library", "lib.txt", "library\n")
@@ -36,7 +37,7 @@ def submodule(site: Site, tmp_path: Path) -> None:
     git(site.origin, "commit", "-q", "-m", "submodule")
 
 
-def test_a_repository_that_was_committed_as_an_embedded_one_is_saved(site: Site, tmp_path: Path) -> None:
+def test_a_repository_that_was_committed_as_an_embedded_one_is_saved(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     git(place, "init", "-q", "-b", "main", "inner")
     commit(place / "inner", "mine.txt", PRECIOUS)
@@ -46,7 +47,7 @@ def test_a_repository_that_was_committed_as_an_embedded_one_is_saved(site: Site,
     assert "+precious" in saved_text(site, tmp_path)
 
 
-def test_a_commit_of_a_submodule_that_was_committed_outside_is_saved(site: Site, tmp_path: Path) -> None:
+def test_a_commit_of_a_submodule_that_was_committed_outside_is_saved(site: GitSite, tmp_path: Path) -> None:
     submodule(site, tmp_path)
     place = site.prepare()
     commit(place / "lib", "lib.txt", PRECIOUS)
@@ -56,7 +57,7 @@ def test_a_commit_of_a_submodule_that_was_committed_outside_is_saved(site: Site,
 
 
 @pytest.mark.parametrize("name", ["refs/files", "refs/staged", "refs/lost-0", "refs/stash-0", "refs/notes/commits"])
-def test_refs_that_are_called_like_ours_are_saved(site: Site, tmp_path: Path, name: str) -> None:
+def test_refs_that_are_called_like_ours_are_saved(site: GitSite, tmp_path: Path, name: str) -> None:
     place = site.prepare()
     commit(place, "mine.txt", PRECIOUS)
     git(place, "update-ref", name, "HEAD")
@@ -72,7 +73,7 @@ def test_refs_that_are_called_like_ours_are_saved(site: Site, tmp_path: Path, na
 @pytest.mark.parametrize(
     "path", ["heads/agentcron/1.lock", "heads/my~branch", "heads/a..b", "heads/HEAD.", "odd/.hidden", "heads/a b"]
 )
-def test_refs_with_names_that_git_refuses_are_saved(site: Site, tmp_path: Path, path: str) -> None:
+def test_refs_with_names_that_git_refuses_are_saved(site: GitSite, tmp_path: Path, path: str) -> None:
     place = site.prepare()
     mine = commit(place, "mine.txt", PRECIOUS)
     git(place, "reset", "-q", "--hard", "HEAD~1")
@@ -84,7 +85,7 @@ def test_refs_with_names_that_git_refuses_are_saved(site: Site, tmp_path: Path, 
     assert "+precious" in saved_text(site, tmp_path)
 
 
-def test_a_branch_that_stands_above_ours_is_saved(site: Site, tmp_path: Path) -> None:
+def test_a_branch_that_stands_above_ours_is_saved(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     git(place, "checkout", "-q", "-b", "aside")
     git(place, "branch", "-q", "-D", "agentcron/1")
@@ -95,7 +96,7 @@ def test_a_branch_that_stands_above_ours_is_saved(site: Site, tmp_path: Path) ->
     assert "+precious" in saved_text(site, tmp_path)
 
 
-def test_branches_called_like_a_commit_or_like_a_folder_of_another_are_saved(site: Site, tmp_path: Path) -> None:
+def test_branches_called_like_a_commit_or_like_a_folder_of_another_are_saved(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     mine = commit(place, "mine.txt", PRECIOUS)
     (place / ".git/refs/heads" / mine).write_text(mine + "\n")
@@ -105,7 +106,7 @@ def test_branches_called_like_a_commit_or_like_a_folder_of_another_are_saved(sit
     assert "+precious" in saved_text(site, tmp_path)
 
 
-def test_what_is_staged_beside_a_conflict_is_saved(site: Site, tmp_path: Path) -> None:
+def test_what_is_staged_beside_a_conflict_is_saved(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     git(place, "checkout", "-q", "-b", "other")
     commit(place, "a.txt", "other\n")
@@ -120,7 +121,7 @@ def test_what_is_staged_beside_a_conflict_is_saved(site: Site, tmp_path: Path) -
     assert "+precious" in saved_text(site, tmp_path)
 
 
-def test_a_clone_of_a_folder_that_may_be_gone_is_saved(site: Site, tmp_path: Path) -> None:
+def test_a_clone_of_a_folder_that_may_be_gone_is_saved(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     git(tmp_path, "init", "-q", "-b", "main", "elsewhere")
     commit(tmp_path / "elsewhere", "mine.txt", PRECIOUS)
@@ -133,7 +134,7 @@ def test_a_clone_of_a_folder_that_may_be_gone_is_saved(site: Site, tmp_path: Pat
     assert "+precious" in saved_text(site, tmp_path)
 
 
-def test_a_split_index_is_read(site: Site, tmp_path: Path) -> None:
+def test_a_split_index_is_read(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     (place / "a.txt").write_text(PRECIOUS)
     git(place, "add", "a.txt")
@@ -144,7 +145,7 @@ def test_a_split_index_is_read(site: Site, tmp_path: Path) -> None:
     assert "+precious" in saved_text(site, tmp_path)
 
 
-def test_what_a_sparse_checkout_leaves_out_is_not_saved_as_deleted(site: Site) -> None:
+def test_what_a_sparse_checkout_leaves_out_is_not_saved_as_deleted(site: GitSite) -> None:
     commit(site.origin, "big/b.txt", "two\n")
     place = site.prepare()
     git(place, "sparse-checkout", "set", "small")
@@ -157,9 +158,9 @@ def test_what_a_sparse_checkout_leaves_out_is_not_saved_as_deleted(site: Site) -
 
 
 def test_a_long_history_is_saved_on_what_the_remote_still_has(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "_WHOLE", 0)
+    monkeypatch.setattr(snapshot, "_SELF_CONTAINED_MAX", 0)
     commit(site.origin, "b.txt", "rewritten later\n")
     place = site.prepare(1)
     commit(place, "mine.txt", PRECIOUS)
@@ -176,7 +177,7 @@ def test_a_long_history_is_saved_on_what_the_remote_still_has(
 
 
 def test_work_that_an_earlier_cleanup_saved_and_somebody_spoilt_is_saved_again(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: GitSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = site.prepare()
     (place / "mine.txt").write_text(PRECIOUS)
@@ -187,7 +188,7 @@ def test_work_that_an_earlier_cleanup_saved_and_somebody_spoilt_is_saved_again(
     with monkeypatch.context() as patch:
         patch.setattr("daemon.workspaces.clean.discard", refuse)
         for _ in range(2):
-            assert not clean(site.state, "site", "1", site.said.append, base=site.bases[1]).gone
+            assert not clean(site.state, "site", "1", site.logged.append, base=site.bases[1]).gone
     assert [entry.name for entry in site.saved().parent.iterdir()] == ["saved-work"]
     bundle = site.saved() / "work.bundle"
     bundle.write_bytes(bundle.read_bytes()[:-60])
@@ -195,36 +196,36 @@ def test_work_that_an_earlier_cleanup_saved_and_somebody_spoilt_is_saved_again(
     assert sorted(entry.name for entry in site.saved().parent.iterdir()) == ["saved-work", "saved-work-2"]
 
 
-def test_a_name_that_is_no_text_is_told_as_one_that_is(site: Site) -> None:
+def test_a_name_that_is_no_text_is_told_as_one_that_is(site: GitSite) -> None:
     place = site.prepare()
     Path(os.fsdecode(os.fsencode(place) + b"/caf\xe9/.git")).mkdir(parents=True)
-    done = clean(site.state, "site", "1", site.said.append, base=site.bases[1])
+    done = clean(site.state, "site", "1", site.logged.append, base=site.bases[1])
     assert not done.gone
     assert "caf\\udce9" in str(done.reason)
 
 
 @pytest.mark.parametrize("name", [".gitattributes", ".gitignore", "inner/.git", "inner/.gitignore"])
-def test_a_pipe_that_git_would_hang_on_is_told_at_once(site: Site, name: str) -> None:
+def test_a_pipe_that_git_would_hang_on_is_told_at_once(site: GitSite, name: str) -> None:
     place = site.prepare()
     (place / name).parent.mkdir(exist_ok=True)
     (place / name).unlink(missing_ok=True)
     os.mkfifo(place / name)
     (place / "mine.txt").write_text(PRECIOUS)
-    done = clean(site.state, "site", "1", site.said.append, base=site.bases[1])
+    done = clean(site.state, "site", "1", site.logged.append, base=site.bases[1])
     assert not done.gone
-    assert f"{name} is no plain file" in str(done.reason)
+    assert f"{name} is not a regular file" in str(done.reason)
 
 
-def test_more_than_the_disk_holds_is_refused_at_once(site: Site) -> None:
+def test_more_than_the_disk_holds_is_refused_at_once(site: GitSite) -> None:
     place = site.prepare()
     with (place / "huge.bin").open("wb") as huge:
         huge.truncate(1 << 43)
-    done = clean(site.state, "site", "1", site.said.append, base=site.bases[1], salvage_max=None)
+    done = clean(site.state, "site", "1", site.logged.append, base=site.bases[1], salvage_max=None)
     assert not done.gone
-    assert "bytes of room on the disk" in str(done.reason)
+    assert "do not fit on the disk" in str(done.reason)
 
 
-def test_repositories_and_worktrees_in_ignored_folders_are_saved(site: Site, tmp_path: Path) -> None:
+def test_repositories_and_worktrees_in_ignored_folders_are_saved(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     commit(place, ".gitignore", "*.log\n/vendor\n/trees\n")
     git(place, "init", "-q", "-b", "main", "vendor/inner")
@@ -237,7 +238,7 @@ def test_repositories_and_worktrees_in_ignored_folders_are_saved(site: Site, tmp
     assert "+in the tree" in text
 
 
-def test_files_that_git_would_convert_come_back_as_they_were(site: Site, tmp_path: Path) -> None:
+def test_files_that_git_would_convert_come_back_as_they_were(site: GitSite, tmp_path: Path) -> None:
     attributes = "*.bat text eol=crlf\n*.u16 text working-tree-encoding=UTF-16LE\n*.id ident\n"
     commit(site.origin, ".gitattributes", attributes)
     (site.origin / "k.u16").write_bytes("l1\nl2\n".encode("utf-16-le"))

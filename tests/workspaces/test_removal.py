@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from daemon.workspaces import removal
-from daemon.workspaces.disk_usage import room_of
+from daemon.workspaces.disk_usage import folder_size
 from daemon.workspaces.openat import open_below, open_root
 from daemon.workspaces.removal import RefusedRemovalError, discard, empty_trash
 
@@ -97,7 +97,7 @@ def test_nothing_is_reached_through_a_link(state: Path, level: str) -> None:
 
 def test_a_file_is_refused(state: Path) -> None:
     state.joinpath(*FOLDERS, "1").write_text("x")
-    with pytest.raises(RefusedRemovalError, match="link or no folder"):
+    with pytest.raises(RefusedRemovalError, match="link or not a folder"):
         discard(state, FOLDERS, "1")
 
 
@@ -318,6 +318,6 @@ def test_the_size_is_what_du_says(state: Path) -> None:
     (place / "sub" / "deeper").mkdir(parents=True)
     (place / "sub" / "deeper" / "f").write_text("x" * 9000)
     said = subprocess.run(["du", "-s", "-B1", str(place)], capture_output=True, text=True, check=True).stdout
-    assert room_of(state, (*FOLDERS, "1")) == int(said.split()[0])
-    assert room_of(state, (*FOLDERS, "2")) == 0
-    assert room_of(state, (*FOLDERS, "..")) == 0
+    assert folder_size(state, (*FOLDERS, "1")) == int(said.split()[0])
+    assert folder_size(state, (*FOLDERS, "2")) == 0
+    assert folder_size(state, (*FOLDERS, "..")) == 0

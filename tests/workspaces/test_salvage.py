@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from daemon.workspaces.clean import Cleaned, clean
+from daemon.workspaces.clean import clean
 from daemon.workspaces.git import Git
-from tests.support.git_site import Site, commit, git
+from daemon.workspaces.jobs import CleanedWorkspace
+from tests.support.git_site import GitSite, commit, git
 
 
-def clean_up(site: Site, run: int = 1, **keys: Any) -> Cleaned:  # noqa: ANN401 - whatever clean takes
-    return clean(site.state, "site", str(run), site.said.append, base=site.bases.get(run, site.first), **keys)
+def clean_up(site: GitSite, run: int = 1, **keys: Any) -> CleanedWorkspace:  # noqa: ANN401 - whatever clean takes
+    return clean(site.state, "site", str(run), site.logged.append, base=site.bases.get(run, site.first), **keys)
 
 
 def contents(place: Path) -> dict[str, tuple[int, bytes]]:
@@ -30,7 +31,7 @@ def contents(place: Path) -> dict[str, tuple[int, bytes]]:
     return found
 
 
-def restored(site: Site, tmp_path: Path, patch_on: str, run: int = 1) -> Path:
+def restored(site: GitSite, tmp_path: Path, patch_on: str, run: int = 1) -> Path:
     """Bring saved work back as the instructions say: clone the bundle, apply the patch."""
     back = tmp_path / f"back-{run}"
     git(tmp_path, "clone", "-q", str(site.saved(run) / "work.bundle"), str(back))
@@ -39,7 +40,7 @@ def restored(site: Site, tmp_path: Path, patch_on: str, run: int = 1) -> Path:
     return back
 
 
-def test_all_kinds_of_unsaved_work_come_back_byte_for_byte(site: Site, tmp_path: Path) -> None:
+def test_all_kinds_of_unsaved_work_come_back_byte_for_byte(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     commit(place, "committed.txt", "committed\n")
     git(place, "commit", "-q", "--allow-empty", "-m", "nothing but a word")
@@ -72,7 +73,7 @@ def test_all_kinds_of_unsaved_work_come_back_byte_for_byte(site: Site, tmp_path:
     assert site.remnants() == []
     saved = done.saved
     assert saved is not None
-    assert (saved.commits, saved.ignored, saved.ignored_names) == (4, 1, ["ignored.log"])  # two, and two of the stash
+    assert (saved.commits, saved.ignored, saved.ignored_names) == (4, 1, ("ignored.log",))  # two, and two of the stash
     back = restored(site, tmp_path, head)
     assert contents(back) == expected
     assert git(back, "log", "--format=%s", "-2").splitlines() == ["nothing but a word", "committed.txt"]
@@ -86,7 +87,7 @@ def test_all_kinds_of_unsaved_work_come_back_byte_for_byte(site: Site, tmp_path:
     assert all(step in text for step in saved.restore)
 
 
-def test_the_commands_that_are_told_bring_the_work_back(site: Site, tmp_path: Path) -> None:
+def test_the_commands_that_are_told_bring_the_work_back(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     commit(place, "mine.txt", "mine\n")
     (place / "more.txt").write_text("more\n")
@@ -102,7 +103,7 @@ def test_the_commands_that_are_told_bring_the_work_back(site: Site, tmp_path: Pa
     assert (tmp_path / "run-1-within-1" / "inner.txt").read_text() == "inner\n"
 
 
-def test_nothing_is_saved_where_nothing_is_new(site: Site) -> None:
+def test_nothing_is_saved_where_nothing_is_new(site: GitSite) -> None:
     place = site.prepare()
     (place / "x.log").write_text("ignored")
     git(place, "push", "-q", "origin", "HEAD:refs/heads/pushed")
@@ -113,7 +114,7 @@ def test_nothing_is_saved_where_nothing_is_new(site: Site) -> None:
     assert not site.saved().exists()
 
 
-def test_what_was_pushed_and_fetched_is_not_saved_again(site: Site) -> None:
+def test_what_was_pushed_and_fetched_is_not_saved_again(site: GitSite) -> None:
     place = site.prepare(1)
     commit(place, "mine.txt", "mine\n")
     git(place, "push", "-q", "origin", "HEAD:refs/heads/mine")
@@ -123,7 +124,7 @@ def test_what_was_pushed_and_fetched_is_not_saved_again(site: Site) -> None:
     assert done.saved.folder is None
 
 
-def test_a_remote_branch_that_was_only_claimed_to_be_pushed_is_saved(site: Site) -> None:
+def test_a_remote_branch_that_was_only_claimed_to_be_pushed_is_saved(site: GitSite) -> None:
     place = site.prepare()
     mine = commit(place, "mine.txt", "mine\n")
     git(place, "update-ref", "refs/remotes/origin/main", mine)
@@ -132,7 +133,7 @@ def test_a_remote_branch_that_was_only_claimed_to_be_pushed_is_saved(site: Site)
     assert done.saved.commits == 1
 
 
-def test_commits_that_no_branch_leads_to_are_saved(site: Site, tmp_path: Path) -> None:
+def test_commits_that_no_branch_leads_to_are_saved(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     lost = commit(place, "lost.txt", "lost\n")
     git(place, "reset", "-q", "--hard", "HEAD~1")
@@ -144,7 +145,7 @@ def test_commits_that_no_branch_leads_to_are_saved(site: Site, tmp_path: Path) -
     assert {lost, detached} <= set(known)
 
 
-def test_commits_that_nothing_leads_to_are_saved(site: Site, tmp_path: Path) -> None:
+def test_commits_that_nothing_leads_to_are_saved(site: GitSite, tmp_path: Path) -> None:
     commit(site.origin, "dir/f.txt", "f\n")
     place = site.prepare()
     alone = git(place, "commit-tree", "-m", "alone", "HEAD^{tree}")
@@ -167,7 +168,7 @@ def test_commits_that_nothing_leads_to_are_saved(site: Site, tmp_path: Path) -> 
     assert all(text in everything for text in (alone, gone, "PRECIOUS", "staged elsewhere"))
 
 
-def test_repositories_within_are_saved_too(site: Site, tmp_path: Path) -> None:
+def test_repositories_within_are_saved_too(site: GitSite, tmp_path: Path) -> None:
     git(tmp_path, "init", "-q", "-b", "main", "library")
     commit(tmp_path / "library", "lib.txt", "library\n")
     git(site.origin, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(tmp_path / "library"), "lib")
@@ -193,7 +194,7 @@ def test_repositories_within_are_saved_too(site: Site, tmp_path: Path) -> None:
     assert {"inner.txt", "dirty.txt", "lib.txt"} <= files
 
 
-def test_too_much_unsaved_work_stays_unless_there_is_no_limit(site: Site) -> None:
+def test_too_much_unsaved_work_stays_unless_there_is_no_limit(site: GitSite) -> None:
     place = site.prepare()
     (place / "big.bin").write_bytes(os.urandom(3_000_000))
     done = clean_up(site, salvage_max=1_000_000)
@@ -205,7 +206,7 @@ def test_too_much_unsaved_work_stays_unless_there_is_no_limit(site: Site) -> Non
     assert (site.saved() / "work.bundle").stat().st_size > 3_000_000
 
 
-def test_a_workspace_whose_work_cannot_be_saved_stays(site: Site) -> None:
+def test_a_workspace_whose_work_cannot_be_saved_stays(site: GitSite) -> None:
     place = site.prepare()
     commit(place, "mine.txt", "mine\n")
     for path in (place / ".git" / "objects").glob("??/*"):
@@ -216,10 +217,10 @@ def test_a_workspace_whose_work_cannot_be_saved_stays(site: Site) -> None:
     assert "its work cannot be saved" in str(done.reason)
     assert (place / "mine.txt").exists()
     assert site.remnants() == []
-    assert any("[cleanup] ERROR: Failed to remove task workspace" in line for line in site.said)
+    assert any("[cleanup] ERROR: Failed to remove task workspace" in line for line in site.logged)
 
 
-def test_files_are_saved_even_if_the_repository_was_deleted(site: Site, tmp_path: Path) -> None:
+def test_files_are_saved_even_if_the_repository_was_deleted(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     (place / "mine.txt").write_text("mine\n")
     subprocess.run(["rm", "-rf", str(place / ".git")], check=True)
@@ -228,7 +229,7 @@ def test_files_are_saved_even_if_the_repository_was_deleted(site: Site, tmp_path
     assert (back / "mine.txt").read_text() == "mine\n"
 
 
-def test_a_git_folder_behind_a_link_is_not_believed(site: Site, tmp_path: Path) -> None:
+def test_a_git_folder_behind_a_link_is_not_believed(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     (place / ".git").rename(tmp_path / "stolen")
     (place / ".git").symlink_to(tmp_path / "stolen")
@@ -240,7 +241,7 @@ def test_a_git_folder_behind_a_link_is_not_believed(site: Site, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("spoiled", ["objects", "refs/heads", "HEAD", "index", "refs/heads/agentcron/1"])
-def test_a_repository_that_cannot_be_read_is_not_taken_for_none(site: Site, tmp_path: Path, spoiled: str) -> None:
+def test_a_repository_that_cannot_be_read_is_not_taken_for_none(site: GitSite, tmp_path: Path, spoiled: str) -> None:
     place = site.prepare()
     commit(place, "mine.txt", "mine\n")
     (place / ".git" / spoiled).rename(tmp_path / "away")
@@ -249,7 +250,7 @@ def test_a_repository_that_cannot_be_read_is_not_taken_for_none(site: Site, tmp_
     assert (place / "mine.txt").exists()
 
 
-def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(site: GitSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """Git only warns of such a folder, and ends well; here it warns as it would for any user but root."""
     place = site.prepare()
     real, run = Git.run, []
@@ -267,7 +268,7 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(site: Site, monkeyp
     assert place.exists()
 
 
-def test_repositories_of_all_kinds_below_are_found(site: Site, tmp_path: Path) -> None:
+def test_repositories_of_all_kinds_below_are_found(site: GitSite, tmp_path: Path) -> None:
     commit(site.origin, "lib/code.txt", "code\n")
     place = site.prepare()
     git(place / "lib", "init", "-q", "-b", "main")
@@ -287,7 +288,7 @@ def test_repositories_of_all_kinds_below_are_found(site: Site, tmp_path: Path) -
     assert all(name in everything for name in (lost, "inner.txt", "dirty.txt"))
 
 
-def test_modules_that_are_not_checked_out_any_more_are_saved(site: Site, tmp_path: Path) -> None:
+def test_modules_that_are_not_checked_out_any_more_are_saved(site: GitSite, tmp_path: Path) -> None:
     git(tmp_path, "init", "-q", "-b", "main", "library")
     commit(tmp_path / "library", "lib.txt", "library\n")
     git(site.origin, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(tmp_path / "library"), "lib")
@@ -301,7 +302,7 @@ def test_modules_that_are_not_checked_out_any_more_are_saved(site: Site, tmp_pat
     )
 
 
-def test_odd_names_of_branches_folders_and_files_are_saved(site: Site, tmp_path: Path) -> None:
+def test_odd_names_of_branches_folders_and_files_are_saved(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     inner = place / os.fsdecode(b"caf\xe9\n@rm")
     inner.mkdir()
@@ -327,7 +328,7 @@ def test_odd_names_of_branches_folders_and_files_are_saved(site: Site, tmp_path:
 
 
 def test_a_cleanup_that_fails_again_and_again_saves_the_same_work_once(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: GitSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = site.prepare()
     commit(place, "mine.txt", "mine\n")
@@ -344,7 +345,7 @@ def test_a_cleanup_that_fails_again_and_again_saves_the_same_work_once(
     assert [path.name for path in site.saved().parent.iterdir()] == ["saved-work"]
 
 
-def test_a_pipe_in_the_place_of_a_file_and_a_shallow_clone_within_are_saved(site: Site) -> None:
+def test_a_pipe_in_the_place_of_a_file_and_a_shallow_clone_within_are_saved(site: GitSite) -> None:
     place = site.prepare()
     (place / "a.txt").unlink()
     os.mkfifo(place / "a.txt")
@@ -354,7 +355,7 @@ def test_a_pipe_in_the_place_of_a_file_and_a_shallow_clone_within_are_saved(site
     assert done.gone, done.reason
 
 
-def test_line_endings_that_a_repository_converts_are_no_change(site: Site) -> None:
+def test_line_endings_that_a_repository_converts_are_no_change(site: GitSite) -> None:
     commit(site.origin, ".gitattributes", "*.txt text eol=crlf\n")
     place = site.prepare()
     assert b"\r\n" in (place / "a.txt").read_bytes()
@@ -384,7 +385,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_nothing_that_an_agent_planted_is_executed(site: Site, tmp_path: Path, kind: str) -> None:
+def test_nothing_that_an_agent_planted_is_executed(site: GitSite, tmp_path: Path, kind: str) -> None:
     place = site.prepare()
     canary, hooks, included = tmp_path / "canary", tmp_path / "hooks", tmp_path / "included"
     included.write_text(f'[core]\n\tfsmonitor = "touch {canary}; false"\n')
@@ -412,7 +413,7 @@ def test_nothing_that_an_agent_planted_is_executed(site: Site, tmp_path: Path, k
     assert not canary.exists()
 
 
-def test_artifacts_that_are_there_are_not_overwritten(site: Site) -> None:
+def test_artifacts_that_are_there_are_not_overwritten(site: GitSite) -> None:
     place = site.prepare()
     site.saved().mkdir(parents=True)
     (site.saved() / "README.txt").write_text("the agent's\n")
@@ -425,7 +426,7 @@ def test_artifacts_that_are_there_are_not_overwritten(site: Site) -> None:
     assert told["files"] == 1
 
 
-def test_a_link_in_the_place_of_the_artifacts_is_not_followed(site: Site, tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_the_artifacts_is_not_followed(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     (tmp_path / "elsewhere").mkdir()
     (site.state / "runs" / "1").mkdir(parents=True)

@@ -20,13 +20,13 @@ from daemon.workspaces import (
     cleanup_task_workspace,
     get_task_workspace_size,
 )
-from tests.support.git_site import Site
+from tests.support.git_site import GitSite
 
 NOW = datetime.now(UTC)
 
 
 async def run_with_workspace(
-    database: Database, site: Site, status: RunStatus, hours: float, *, kept: bool = False
+    database: Database, site: GitSite, status: RunStatus, hours: float, *, kept: bool = False
 ) -> int:
     """Write a run that ended so many hours ago, and make its workspace."""
 
@@ -64,7 +64,7 @@ def said() -> list[str]:
     return []
 
 
-async def test_one_workspace_is_cleaned_and_a_missing_one_is_success(site: Site, said: list[str]) -> None:
+async def test_one_workspace_is_cleaned_and_a_missing_one_is_success(site: GitSite, said: list[str]) -> None:
     async with open_state(site.state, NOW, accept_data_loss=False) as database:
         run = await run_with_workspace(database, site, RunStatus.COMPLETED, 0)
         assert get_task_workspace_size("site", run, site.state) > 10_000
@@ -79,7 +79,7 @@ async def test_one_workspace_is_cleaned_and_a_missing_one_is_success(site: Site,
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "suspended"])
-async def test_an_active_task_keeps_its_workspace(site: Site, said: list[str], status: str) -> None:
+async def test_an_active_task_keeps_its_workspace(site: GitSite, said: list[str], status: str) -> None:
     async with open_state(site.state, NOW, accept_data_loss=False) as database:
         run = await run_with_workspace(database, site, RunStatus(status), 100)
         assert not cleanup_task_workspace("site", run, site.state, said.append)
@@ -89,7 +89,7 @@ async def test_an_active_task_keeps_its_workspace(site: Site, said: list[str], s
     assert f"Refusing to remove {site.tasks / str(run)}: its run is {status}" in said[0]
 
 
-async def test_one_that_a_person_keeps_stays(site: Site, said: list[str]) -> None:
+async def test_one_that_a_person_keeps_stays(site: GitSite, said: list[str]) -> None:
     async with open_state(site.state, NOW, accept_data_loss=False) as database:
         run = await run_with_workspace(database, site, RunStatus.COMPLETED, 48, kept=True)
     assert not cleanup_task_workspace("site", run, site.state, said.append)
@@ -97,7 +97,7 @@ async def test_one_that_a_person_keeps_stays(site: Site, said: list[str]) -> Non
     assert "it is marked keep" in said[-1]
 
 
-async def test_age_is_that_of_the_run_and_not_of_the_files(site: Site, said: list[str]) -> None:
+async def test_age_is_that_of_the_run_and_not_of_the_files(site: GitSite, said: list[str]) -> None:
     async with open_state(site.state, NOW, accept_data_loss=False) as database:
         old = await run_with_workspace(database, site, RunStatus.COMPLETED, 48)
         young = await run_with_workspace(database, site, RunStatus.COMPLETED, 2)
@@ -116,10 +116,10 @@ async def test_age_is_that_of_the_run_and_not_of_the_files(site: Site, said: lis
     assert any(line.startswith(f"[cleanup] Removing old task {old} (age: 48.") for line in said)
     assert "[cleanup] Removed 1 old task workspace(s)" in said
     assert any("Refusing to remove" in line and "a process works in it" in line for line in said)
-    assert any("no run of that number is known" in line for line in said)
+    assert any("no run has this number" in line for line in said)
 
 
-async def test_a_failed_task_keeps_its_workspace_where_that_is_wanted(site: Site, said: list[str]) -> None:
+async def test_a_failed_task_keeps_its_workspace_where_that_is_wanted(site: GitSite, said: list[str]) -> None:
     async with open_state(site.state, NOW, accept_data_loss=False) as database:
         failed = [await run_with_workspace(database, site, RunStatus.FAILED, 100 - hour) for hour in range(3)]
         assert not cleanup_on_task_completion(failed[0], "site", site.state, on_log=said.append)
@@ -134,7 +134,7 @@ async def test_a_failed_task_keeps_its_workspace_where_that_is_wanted(site: Site
 
 
 @pytest.mark.parametrize(("env", "task"), [("site", ""), ("site", ".."), ("site", "../.."), ("", "1"), ("a/b", "1")])
-def test_what_is_no_name_is_refused_and_told(site: Site, said: list[str], env: str, task: str) -> None:
+def test_what_is_no_name_is_refused_and_told(site: GitSite, said: list[str], env: str, task: str) -> None:
     site.prepare(1)
     assert not cleanup_task_workspace(env, task, site.state, said.append)
     assert said[0].startswith("[cleanup] Refusing to remove")
@@ -142,7 +142,7 @@ def test_what_is_no_name_is_refused_and_told(site: Site, said: list[str], env: s
     assert (site.tasks / "1").exists()
 
 
-async def test_one_failure_does_not_stop_the_rest(site: Site, said: list[str], tmp_path: Path) -> None:
+async def test_one_failure_does_not_stop_the_rest(site: GitSite, said: list[str], tmp_path: Path) -> None:
     async with open_state(site.state, NOW, accept_data_loss=False) as database:
         runs = [await run_with_workspace(database, site, RunStatus.COMPLETED, 48) for _ in range(3)]
         (site.tasks / str(runs[1])).rename(tmp_path / "moved")

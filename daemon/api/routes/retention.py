@@ -8,7 +8,7 @@ from daemon.api import requests
 from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import StoreUnavailableError
 from daemon.views.sweeps import RetentionView, retention_view
-from daemon.workspaces.client import PorterError
+from daemon.workspaces.client import WorkspaceHelperError
 
 
 async def _run(call: ApiCall) -> web.StreamResponse:
@@ -18,7 +18,7 @@ async def _run(call: ApiCall) -> web.StreamResponse:
     task = call.context.background.start(retention.foretell() if asked.dry_run else retention.sweep())
     try:
         found = await asyncio.shield(task)
-    except (PorterError, OSError) as error:
+    except (WorkspaceHelperError, OSError) as error:
         raise StoreUnavailableError(f"retention cannot continue now: {error}") from None
     except asyncio.CancelledError:
         if task.cancelled():

@@ -12,7 +12,7 @@ from daemon.store.runs import get_run
 from daemon.units import utc_now
 from daemon.views.sweeps import CleanView, clean_view
 from daemon.views.workspaces import WorkspaceList, WorkspaceView, cleanup_decision, workspace_view, workspaces_view
-from daemon.workspaces.client import PorterError
+from daemon.workspaces.client import WorkspaceHelperError
 
 
 class DiscardView(TypedDict):
@@ -35,7 +35,7 @@ async def _clean(call: ApiCall) -> web.StreamResponse:
     older_than = None if asked.older_than_seconds is None else timedelta(seconds=asked.older_than_seconds)
     try:
         swept = await call.context.cleanup.sweep(older_than=older_than, dry_run=asked.dry_run)
-    except (PorterError, OSError) as error:
+    except (WorkspaceHelperError, OSError) as error:
         raise StoreUnavailableError(f"the workspaces cannot be cleaned now: {error}") from None
     return reply(clean_view(swept))
 

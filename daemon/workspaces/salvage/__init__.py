@@ -1,1 +1,1 @@
-"""Salvage: saving work that exists only in a workspace."""
+"""Save the work that exists only in a workspace, before the workspace is removed."""

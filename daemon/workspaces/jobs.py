@@ -1,0 +1,172 @@
+"""The jobs that the helper process does: what each request holds, and what comes back.
+
+The daemon and the helper share these classes; `pipe.py` turns them into lines of JSON and back. Every number is a
+count, a size, an id or a duration, so none is negative. Standard library only: the helper process imports this.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an environment's workspaces are cloned from."""
+
+    environment: str
+    repository: str
+    """A URL, or an absolute path."""
+    ref: str | None
+    """A branch, a tag or a commit; None for the remote's HEAD."""
+    fetch_every: float
+    """Seconds for which a fetched mirror counts as up to date."""
+    require_fetch: bool
+    """Whether an unreachable remote is an error; if not, the mirror is used as it is."""
+
+
+@dataclass(frozen=True)
+class PrepareWorkspace:
+    """Clone the workspace of a run, after removing what an earlier attempt left."""
+
+    source: Source
+    run_id: int
+    umask: int
+    timeout: float
+    """Seconds that one git command may take."""
+
+
+@dataclass(frozen=True)
+class PreparedWorkspace:
+    """A workspace that is complete."""
+
+    path: Path
+    base: str
+    """The commit that it starts from."""
+
+
+@dataclass(frozen=True)
+class CleanWorkspace:
+    """Save the unsaved work of a workspace, then remove it."""
+
+    environment: str
+    run_id: int
+    base: str | None
+    """The commit that it started from, if known."""
+    salvage_max: int | None
+    """Keep a workspace with more bytes of unsaved work than this; None: no limit."""
+
+
+@dataclass(frozen=True)
+class SavedWork:
+    """The work that was saved from a workspace."""
+
+    folder: str | None = None
+    """Where it is, relative to the run's folder; None if there was nothing to save."""
+    commits: int = 0
+    files: int = 0
+    ignored: int = 0
+    """Entries that git ignores: not saved."""
+    ignored_names: tuple[str, ...] = ()
+    """The first of them."""
+    bytes: int = 0
+    tips: tuple[str, ...] = ()
+    """The object ids that the bundles lead to."""
+    restore: tuple[str, ...] = ()
+    """Shell commands that bring the work back."""
+
+
+@dataclass(frozen=True)
+class CleanedWorkspace:
+    """What happened to a workspace that was to be removed."""
+
+    gone: bool
+    """Whether nothing of it is left."""
+    reason: str | None = None
+    """Why it is not gone."""
+    in_trash: bool = False
+    """Whether the rest of it is in the trash, where deletion is retried."""
+    saved: SavedWork | None = None
+
+
+@dataclass(frozen=True)
+class ListWorkspaces:
+    """List the entries of every environment's `tasks` folder."""
+
+
+@dataclass(frozen=True)
+class WorkspaceNames:
+    """The entries of `tasks` folders, by environment."""
+
+    by_environment: dict[str, tuple[str, ...] | None]
+    """None for a folder that cannot be read."""
+
+
+@dataclass(frozen=True)
+class QuarantineWorkspace:
+    """Move an entry that belongs to no run out of the `tasks` folder, without deleting any of it."""
+
+    environment: str
+    name: str
+
+
+@dataclass(frozen=True)
+class QuarantinedWorkspace:
+    """An entry that was moved."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class MeasureWorkspaces:
+    """Measure the workspaces of some runs of one environment."""
+
+    environment: str
+    runs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MeasureRunFolders:
+    """Measure the folders of some runs."""
+
+    runs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DiskUsage:
+    """Bytes on the disk by run; runs that have no folder, or one that cannot be measured, are left out."""
+
+    by_run: dict[int, int]
+
+
+@dataclass(frozen=True)
+class DeleteLeftovers:
+    """Delete what is in the trash, and the temporary folders of helper processes that were killed."""
+
+
+@dataclass(frozen=True)
+class RemoveOrphans:
+    """Remove the folders of runs that have no row in the database."""
+
+    expired: str | None
+    """Folders older than the database go only if they are older than this instant; None: never."""
+    dry_run: bool
+    """Only count."""
+
+
+@dataclass(frozen=True)
+class RemovedFolders:
+    """How many folders were removed, or would be, and the bytes that this frees."""
+
+    folders: int
+    bytes: int
+
+
+Job = (
+    PrepareWorkspace
+    | CleanWorkspace
+    | ListWorkspaces
+    | QuarantineWorkspace
+    | MeasureWorkspaces
+    | MeasureRunFolders
+    | DeleteLeftovers
+    | RemoveOrphans
+)

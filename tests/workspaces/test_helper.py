@@ -1,0 +1,175 @@
+"""The helper process as the daemon calls it: jobs, failures, and replies that cannot be used."""
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import NoneType
+from typing import get_args
+
+import pytest
+
+from daemon.workspaces import jobs
+from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError, workspace_helper
+from daemon.workspaces.helper import _HANDLERS
+from daemon.workspaces.pipe import MessageError, decode, decode_job, encode_job, encode_result
+from tests.support.git_site import GitSite, commit
+
+SOURCE = jobs.Source("site", "/origin", ref=None, fetch_every=0.5, require_fetch=True)
+JOBS: list[jobs.Job] = [
+    jobs.PrepareWorkspace(SOURCE, run_id=1, umask=0o22, timeout=60.0),
+    jobs.CleanWorkspace("site", run_id=2**63 - 1, base=None, salvage_max=0),
+    jobs.ListWorkspaces(),
+    jobs.QuarantineWorkspace("site", "caf\udce9"),
+    jobs.MeasureWorkspaces("site", (1, 2)),
+    jobs.MeasureRunFolders(()),
+    jobs.DeleteLeftovers(),
+    jobs.RemoveOrphans(expired="2026-11-21T02:00:00.000Z", dry_run=True),
+]
+SAVED = jobs.SavedWork("artifacts/saved-work", 1, 2, 3, ("x.log",), 4, ("ab" * 20,), ("git clone",))
+RESULTS = [
+    jobs.PreparedWorkspace(Path("/state/tasks/1"), "ab" * 20),
+    jobs.CleanedWorkspace(gone=False, reason="it is busy", in_trash=True, saved=SAVED),
+    jobs.CleanedWorkspace(gone=True),
+    jobs.WorkspaceNames({"site": ("1", "caf\udce9"), "other": None}),
+    jobs.DiskUsage({1: 4096, 2: 0}),
+    jobs.RemovedFolders(folders=1, bytes=2),
+]
+
+
+def test_every_job_has_a_handler_and_arrives_as_it_was_sent() -> None:
+    assert set(_HANDLERS) == set(get_args(jobs.Job)) == {type(job) for job in JOBS}
+    assert [decode_job(encode_job(job)) for job in JOBS] == JOBS
+
+
+@pytest.mark.parametrize("result", RESULTS)
+def test_every_result_arrives_as_it_was_sent(result: object) -> None:
+    assert decode(type(result), json.loads(encode_result(result))["result"]) == result
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ({"folders": 1}, "missing or unknown fields: 'bytes'"),
+        ({"folders": 1, "bytes": 2, "byts": 2}, "missing or unknown fields: 'byts'"),
+        ({"folders": -1, "bytes": 2}, "RemovedFolders.folders is not a valid int: -1"),
+        ({"folders": 1, "bytes": 2**63}, "RemovedFolders.bytes is not a valid int"),
+        ({"folders": True, "bytes": 2}, "RemovedFolders.folders is not a valid int: True"),
+        ({"folders": 1.0, "bytes": 2}, "RemovedFolders.folders is not a valid int: 1.0"),
+        ({"folders": "1", "bytes": 2}, "RemovedFolders.folders is not a valid int: '1'"),
+        ([1, 2], "RemovedFolders is not a dict"),
+        (None, "RemovedFolders is not a dict: None"),
+    ],
+)
+def test_a_result_with_a_wrong_field_is_an_error_that_names_it(data: object, reason: str) -> None:
+    with pytest.raises(MessageError) as caught:
+        decode(jobs.RemovedFolders, data)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "reason"),
+    [
+        (jobs.DiskUsage, {"by_run": {"-1": 1}}, "key of DiskUsage.by_run"),
+        (jobs.DiskUsage, {"by_run": {"9" * 30: 1}}, "key of DiskUsage.by_run"),
+        (jobs.DiskUsage, {"by_run": {"1": None}}, "DiskUsage.by_run['1'] is not a valid int"),
+        (jobs.WorkspaceNames, {"by_environment": {"site": [1]}}, "['site'][0] is not a valid str: 1"),
+        (jobs.WorkspaceNames, {"by_environment": {"site": "1"}}, "['site'] is not a list"),
+        (jobs.PreparedWorkspace, {"path": "", "base": "ab"}, "PreparedWorkspace.path is not a valid Path"),
+        (jobs.PreparedWorkspace, {"path": "/a\0b", "base": "ab"}, "PreparedWorkspace.path is not a valid Path"),
+        (jobs.PreparedWorkspace, {"path": "/a", "base": None}, "PreparedWorkspace.base is not a valid str: None"),
+        (NoneType, {}, "NoneType is not a valid NoneType: {}"),
+    ],
+)
+def test_wrong_values_deep_in_a_result_are_named_with_their_place(kind: type, data: object, reason: str) -> None:
+    with pytest.raises(MessageError) as caught:
+        decode(kind, data)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("timeout", [-1.0, float("nan"), float("inf"), None, "60", True])
+def test_a_duration_is_a_finite_number_of_seconds(timeout: object) -> None:
+    with pytest.raises(MessageError, match=r"PrepareWorkspace\.timeout is not a valid float"):
+        decode(jobs.PrepareWorkspace, {**dataclasses.asdict(JOBS[0]), "timeout": timeout})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\xff",
+        pytest.param(b"[" * 100_000, id="too deep"),
+        b"[]",
+        b"{}",
+        b'{"job": "RemoveAll", "request": {}}',
+        b'{"job": []}',
+    ],
+)
+def test_a_line_that_is_no_job_is_refused(line: bytes) -> None:
+    with pytest.raises(MessageError):
+        decode_job(line)
+
+
+async def test_a_workspace_is_made_listed_measured_and_cleaned(site: GitSite) -> None:
+    async with workspace_helper(site.state, site.logged.append) as helper:
+        made = await helper.prepare_workspace(jobs.PrepareWorkspace(site.source(), 1, umask=0o77, timeout=60))
+        assert made == jobs.PreparedWorkspace(site.tasks / "1", site.first)
+        (site.tasks / "stranger").mkdir()
+        assert (await helper.list_workspaces()).by_environment == {"site": ("1", "stranger")}
+        moved = await helper.quarantine_workspace(jobs.QuarantineWorkspace("site", "stranger"))
+        assert moved.path.is_dir()
+        assert moved.path.parent.name == "quarantine"
+        usage = await helper.measure_workspaces(jobs.MeasureWorkspaces("site", (1, 2)))
+        assert list(usage.by_run) == [1]
+        assert usage.by_run[1] > 0
+        commit(made.path, "mine.txt", "mine\n")
+        done = await helper.clean_workspace(jobs.CleanWorkspace("site", 1, made.base, salvage_max=None))
+        assert (done.gone, done.saved and done.saved.commits) == (True, 1)
+        assert list((await helper.measure_run_folders(jobs.MeasureRunFolders((1, 2)))).by_run) == [1]
+        await helper.delete_leftovers()
+    assert site.remnants() == []
+
+
+async def test_a_job_that_fails_says_why_and_the_next_one_is_done(site: GitSite) -> None:
+    source = site.source(ref="nowhere")
+    async with workspace_helper(site.state, site.logged.append) as helper:
+        with pytest.raises(WorkspaceHelperError, match="ref 'nowhere' is not a branch, tag or commit"):
+            await helper.prepare_workspace(jobs.PrepareWorkspace(source, 1, umask=0o77, timeout=60))
+        with pytest.raises(WorkspaceHelperError, match="unexpected error: OperationalError"):
+            await helper.remove_orphans(jobs.RemoveOrphans(expired=None, dry_run=True))  # there is no database
+        assert (await helper.list_workspaces()).by_environment == {"site": ()}
+
+
+@asynccontextmanager
+async def broken_helper(folder: Path, reply: bytes) -> AsyncIterator[WorkspaceHelper]:
+    """Yield the client of a process that replies to its first job with some bytes, and exits."""
+    (folder / "reply").write_bytes(reply)
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'read -r job; cat "$0"', str(folder / "reply")),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=2**16,
+    )
+    try:
+        yield WorkspaceHelper(process, lambda _: None)
+    finally:
+        await process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (b"", "ended before its job was done"),
+        (b"Traceback (most recent call last):\n", "not JSON"),
+        (b'{"result": {"folders": 1}}\n', "missing or unknown fields: 'bytes'"),
+        (b'{"log": 1}\n', "unknown reply"),
+        (b'{"log": "a"}\n{"done": {}}\n', "unknown reply"),
+        pytest.param(b"x" * 2**18, "invalid reply", id="longer than a line may be"),
+    ],
+)
+async def test_a_reply_that_cannot_be_used_is_an_error(tmp_path: Path, reply: bytes, reason: str) -> None:
+    async with broken_helper(tmp_path, reply) as helper:
+        with pytest.raises(WorkspaceHelperError, match=reason):
+            await helper.remove_orphans(jobs.RemoveOrphans(expired=None, dry_run=True))
