@@ -10,7 +10,7 @@ from typing import Any, Literal
 from daemon.config.schema import Config, Schedule
 from daemon.errors import ConfigError
 from daemon.model import CONFIG_PRINCIPAL
-from daemon.rules.schedule_fields import BY_COLUMN, DEFINITION, ScheduleField
+from daemon.rules.schedule_fields import BY_COLUMN, DEFINITION
 from daemon.schedules.revision import Mark, pause_columns, redefine, remove
 from daemon.store.connection import Transaction
 from daemon.store.schedules import (
@@ -25,6 +25,7 @@ from daemon.store.schedules import (
 from daemon.units import format_instant
 
 _NOTE = "paused in the config file"
+_COLUMNS = [(entry.column, attrgetter(entry.attribute), entry.kind.from_file) for entry in DEFINITION]
 
 
 @dataclass(frozen=True)
@@ -184,10 +185,9 @@ def _revive(tx: Transaction, row: ScheduleRow, definition: dict[str, Any], sched
 
 def definition_of(schedule: Schedule, config: Config) -> dict[str, Any]:
     """Return the columns that a schedule of the file fills."""
-    columns = {entry.column: _column_value(entry, schedule) for entry in DEFINITION}
-    return {**columns, "timezone": schedule.timezone or config.daemon.timezone}
-
-
-def _column_value(entry: ScheduleField, schedule: Schedule) -> Any:  # noqa: ANN401 - values of every kind
-    value = attrgetter(entry.attribute)(schedule)
-    return None if value is None else entry.kind.from_file(value)
+    columns = {
+        column: None if (value := value_of(schedule)) is None else stored(value)
+        for column, value_of, stored in _COLUMNS
+    }
+    columns["timezone"] = schedule.timezone or config.daemon.timezone
+    return columns

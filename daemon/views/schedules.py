@@ -10,13 +10,14 @@ from typing_extensions import TypedDict
 from daemon.config.schema import A2aAgent, AcpAgent, AgentexAgent, CommandAgent, Config
 from daemon.model import DueTime
 from daemon.rules.cadence import Cadence
-from daemon.rules.schedule_fields import FIELDS, put
+from daemon.rules.schedule_fields import FIELDS
 from daemon.store.schedules import ScheduleRow, schedule_from
 from daemon.store.skips import pending_skips
 from daemon.units import format_instant
 from daemon.views.pages import unknown_cursor
 
 _NEXT_TIMES = 5
+_SHOWN = [(field.api, field.column, field.kind.to_api) for field in FIELDS]
 
 
 class _Identity(TypedDict):
@@ -88,12 +89,10 @@ def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Conf
 
 
 def _fields(row: ScheduleRow) -> dict[str, Any]:
-    found: dict[str, Any] = {}
     columns = {**row.definition, "paused": row.paused}
-    for field in FIELDS:
-        put(found, field.api, field.shown(columns[field.column]))
-    found["initial_input"] = {"type": "text", **found["initial_input"]}
-    return found
+    found = {name: None if (value := columns[column]) is None else shown(value) for name, column, shown in _SHOWN}
+    author, content = found.pop("initial_input.author"), found.pop("initial_input.content")
+    return {**found, "initial_input": {"type": "text", "author": author, "content": content}}
 
 
 def _next_times(row: ScheduleRow, now: datetime, skips: list[str]) -> list[str] | None:
