@@ -68,17 +68,17 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         if data is not None:
             headers["Content-Type"] = "application/json"
-        answer = self._send(method, path, data, headers, self._timeout)
-        document: dict[str, Any] = json.loads(b"".join(self._parts(answer)) or b"{}")
+        response = self._send(method, path, data, headers, self._timeout)
+        document: dict[str, Any] = json.loads(b"".join(self._parts(response)) or b"{}")
         return document
 
     def stream(self, path: str) -> Iterator[bytes]:
         """Yield the bytes of a response as they arrive, without a timeout."""
         yield from self._parts(self._send("GET", path, None, {}, None))
 
-    def _parts(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+    def _parts(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
-            while chunk := answer.read1(_CHUNK):
+            while chunk := response.read1(_CHUNK):
                 yield chunk
         except (OSError, http.client.HTTPException):
             raise DaemonUnreachableError("the daemon stopped before it responded; running agents continue") from None
@@ -89,7 +89,7 @@ class Client:
         connection = _Connection(self._path, timeout)
         try:
             connection.request(method, path, body=data, headers=headers)
-            answer = connection.getresponse()
+            response = connection.getresponse()
         except PermissionError:
             raise DaemonUnreachableError(
                 f"permission denied: {self._path}; ask an administrator to add you to its group (control.group)"
@@ -99,9 +99,9 @@ class Client:
             raise DaemonUnreachableError(
                 f"cannot reach the daemon at {self._path}: {reason}; start it, or check its log"
             ) from None
-        if answer.status >= http.HTTPStatus.BAD_REQUEST:
-            raise _refusal(answer)
-        return answer
+        if response.status >= http.HTTPStatus.BAD_REQUEST:
+            raise _refusal(response)
+        return response
 
 
 def _verified_socket(folder: Path) -> Path | None:
@@ -157,16 +157,16 @@ _OPTIONS = {field.api: field.option.partition("/")[0] for field in FIELDS if fie
 _FIELD = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, _OPTIONS)) + r")(?![\w.])")
 
 
-def _refusal(answer: http.client.HTTPResponse) -> Exception:
+def _refusal(response: http.client.HTTPResponse) -> Exception:
     try:
-        body = json.loads(answer.read())
+        body = json.loads(response.read())
         if body["code"] == "config":
             return ConfigError(body["data"]["problems"])
         fields = [_in_terms_of_options(field["field"], field["problem"]) for field in body["data"].get("fields", [])]
         text = "; ".join(fields or [_FIELD.sub(_option, body["message"], count=1)])
     except (ValueError, LookupError, TypeError, AttributeError):
-        text = f"the daemon returned {answer.status} {answer.reason}"
-    return _ERRORS.get(answer.status, RefusedError)(text)
+        text = f"the daemon returned {response.status} {response.reason}"
+    return _ERRORS.get(response.status, RefusedError)(text)
 
 
 def _in_terms_of_options(field: str, problem: str) -> str:

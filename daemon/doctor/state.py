@@ -47,8 +47,8 @@ def check_state(config: Config, user: str | None) -> Iterator[Finding]:
 
 
 def _check_folder(config: Config, folder: Path, owner: int, user: str | None) -> Iterator[Finding]:
-    if user is not None and _number(user) not in {None, owner}:
-        what = f"{folder} belongs to {_name(owner)}, but the unit runs as {user}"
+    if user is not None and _uid_of(user) not in {None, owner}:
+        what = f"{folder} belongs to {_user_name(owner)}, but the unit runs as {user}"
         yield error("state", what, f"chown -R {user} {folder}")
         return
     yield from _check_rights(config, folder)
@@ -68,7 +68,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
         yield error(
             "database",
             f"no permission to read {folder / DATABASE}",
-            f"chown {_name(folder.stat().st_uid)} {folder / DATABASE}",
+            f"chown {_user_name(folder.stat().st_uid)} {folder / DATABASE}",
         )
         return
     yield from _check_database(folder)
@@ -79,7 +79,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
         return  # already reported
     except OSError as problem:
         yield error(
-            "state", f"{problem.filename}: {problem.strerror}", f"chown -R {_name(folder.stat().st_uid)} {folder}"
+            "state", f"{problem.filename}: {problem.strerror}", f"chown -R {_user_name(folder.stat().st_uid)} {folder}"
         )
     except (sqlite3.Error, StoreError):
         return  # already reported
@@ -87,7 +87,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
 
 def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
     found = folder.stat()
-    owner = _name(found.st_uid)
+    owner = _user_name(found.st_uid)
     if found.st_mode & 0o077:
         yield error(
             "state", f"{folder} is accessible to other users (mode {found.st_mode & 0o777:04o})", f"chmod 0700 {folder}"
@@ -102,7 +102,9 @@ def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
             stat = path.stat()
             if stat.st_uid != found.st_uid:
                 fix = f"chown {owner} {path}"
-                yield error("state", f"{path} belongs to {_name(stat.st_uid)}, but the state directory to {owner}", fix)
+                yield error(
+                    "state", f"{path} belongs to {_user_name(stat.st_uid)}, but the state directory to {owner}", fix
+                )
             is_folder = path.name in STATE_FOLDERS
             if S_ISDIR(stat.st_mode) != is_folder:
                 what = f"{path} is not {'a directory' if is_folder else 'a regular file'}"
@@ -111,12 +113,12 @@ def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
                 fix = f"chmod {'0700' if is_folder else '0600'} {path}"
                 yield error("state", f"{path} is accessible to other users (mode {stat.st_mode & 0o777:04o})", fix)
     with contextlib.suppress(OSError):
-        place = socket_path(config)
-        mode = place.stat().st_mode
+        socket = socket_path(config)
+        mode = socket.stat().st_mode
         if not S_ISSOCK(mode):
-            yield error("socket", f"{place} is not a socket", "move it away, or set another control.socket")
+            yield error("socket", f"{socket} is not a socket", "move it away, or set another control.socket")
         elif mode & 0o007:
-            yield error("socket", f"{place} is accessible to everybody", f"chmod 0660 {place}")
+            yield error("socket", f"{socket} is accessible to everybody", f"chmod 0660 {socket}")
 
 
 def _check_key(folder: Path) -> Iterator[Finding]:
@@ -155,7 +157,7 @@ def _check_orphans(folder: Path) -> Iterator[Finding]:
     The files are listed first, the runs after: a run is in the database before its files exist.
     """
     supervisors, folders = living_supervisors(folder), runs_with_folders(folder)
-    places = [place for place in sorted((folder / "environments").glob("*/tasks/*")) if place.name.isdigit()]
+    workspaces = [path for path in sorted((folder / "environments").glob("*/tasks/*")) if path.name.isdigit()]
     with contextlib.closing(open_to_read(folder / DATABASE)) as connection:
         active = set(active_runs(Transaction(connection)))
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
@@ -168,14 +170,14 @@ def _check_orphans(folder: Path) -> Iterator[Finding]:
     if lost:
         what = f"{plural(len(lost), 'folder')} in {folder / 'runs'} without a run, such as {lost[0]}"
         yield note("runs", what, "retention deletes them after `days`; without retention, check and delete them")
-    for place in sorted((folder / "environments").glob("*/quarantine/*")):
-        yield warning("workspaces", f"{place} belonged to no known run", "check whether it holds work, then delete it")
-    for place in places:
-        if int(place.name) not in known and place.exists():
-            yield warning("workspaces", f"{place} belongs to no run", "check whether it holds work, then delete it")
+    for path in sorted((folder / "environments").glob("*/quarantine/*")):
+        yield warning("workspaces", f"{path} belonged to no known run", "check whether it holds work, then delete it")
+    for path in workspaces:
+        if int(path.name) not in known and path.exists():
+            yield warning("workspaces", f"{path} belongs to no run", "check whether it holds work, then delete it")
 
 
-def _number(user: str) -> int | None:
+def _uid_of(user: str) -> int | None:
     """Return the uid of a user that a unit names, None if there is no such user (the unit then fails to start)."""
     if user.isdigit():
         return int(user)
@@ -185,7 +187,7 @@ def _number(user: str) -> int | None:
         return None
 
 
-def _name(uid: int) -> str:
+def _user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
