@@ -33,6 +33,6 @@ def follow(client: Client, run: int, *, json: bool) -> None:
         print_json(ended)
     else:
         reason = f": {escape(ended['error'])}" if ended["error"] else ""
-        print(f"Run {ended['id']} is {ended['status']}{reason}", file=sys.stderr)
+        print(f"Run {ended['id']} {ended['status']}{reason}", file=sys.stderr)
     if ended["status"] != "completed":
         raise typer.Exit(1)
