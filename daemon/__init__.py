@@ -1,3 +1,1 @@
 """agentcron: cron for AI agents."""
-
-__version__ = "0.1.0"

@@ -14,7 +14,7 @@ from http import HTTPStatus
 import aiohttp
 from yarl import URL
 
-from daemon import __version__
+from daemon.version import VERSION
 
 TO_HEADERS = 120.0  # seconds from connecting to the response headers
 LARGEST_BODY = 16 * 1024 * 1024
@@ -68,7 +68,7 @@ def open_session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-        headers={"User-Agent": f"agentcron/{__version__}", "Accept-Encoding": "identity"},
+        headers={"User-Agent": f"agentcron/{VERSION}", "Accept-Encoding": "identity"},
     )
 
 

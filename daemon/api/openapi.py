@@ -7,12 +7,12 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, create_model
 from pydantic.json_schema import JsonSchemaMode
 
-from daemon import __version__
 from daemon.api.errors import ErrorView
 from daemon.api.requests import DEFAULTS
 from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, Route
 from daemon.model import NAME
 from daemon.rules.schedule_fields import FIELDS
+from daemon.version import VERSION
 
 _PARTS = {
     "token": ("The last part of the hook URL that the agent was given.", {"type": "string"}),
@@ -55,7 +55,7 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
     paths["/openapi.json"] = {"get": _own_operation()}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "agentcron control API", "version": __version__},
+        "info": {"title": "agentcron control API", "version": VERSION},
         "paths": paths,
         "components": {
             "schemas": schemas,

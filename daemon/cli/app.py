@@ -10,10 +10,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from daemon import __version__
 from daemon.cli import backup, doctor, retention, runs, schedules, service, workspaces
 from daemon.cli.help import CommandGroup
 from daemon.errors import AgentcronError, ConfigError
+from daemon.version import VERSION
 
 app = CommandGroup(
     name="agentcron",
@@ -33,7 +33,7 @@ doctor.register(app)
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - the signature of an option's callback
     if value:
-        typer.echo(f"agentcron {__version__}")
+        typer.echo(f"agentcron {VERSION}")
         raise typer.Exit
 
 

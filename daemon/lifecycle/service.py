@@ -10,7 +10,6 @@ from functools import partial
 
 import structlog
 
-from daemon import __version__
 from daemon.agents.factory import Agents
 from daemon.agents.process.cgroups import take_delegated
 from daemon.agents.process.launcher import Nursery
@@ -34,6 +33,7 @@ from daemon.store.lock import DaemonLock
 from daemon.store.state_dir import open_state
 from daemon.systemd import more_time, notify, starting
 from daemon.units import utc_now
+from daemon.version import VERSION
 
 _LOG = structlog.get_logger()
 _STOP_MARGIN = 10.0  # seconds beyond stop_timeout, of which a stop needs 5 at most
@@ -127,7 +127,7 @@ class Service:
                 )
             ]
             notify("READY=1", await parts.status.text())
-            _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._home.state_dir), version=__version__)
+            _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._home.state_dir), version=VERSION)
             await self._until_stopped()
         await self._stop(standing)
 

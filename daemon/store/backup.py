@@ -16,7 +16,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from daemon import __version__
 from daemon.errors import RefusedError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, OWN_TABLES
 from daemon.store.connection import code_of, connect, is_transient
@@ -25,6 +24,7 @@ from daemon.store.migrate import migrations, newer_schema
 from daemon.store.read_only import explain, open_to_read
 from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.units import format_instant
+from daemon.version import VERSION
 
 _AT_A_TIME = 2048  # pages between two reports of progress
 _MOST_PROBLEMS = 5  # that an error names
@@ -195,7 +195,7 @@ def _complete(partial: Path, hook_key: bytes | None, now: datetime) -> None:
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("CREATE TABLE backup (made_at TEXT NOT NULL, made_by TEXT NOT NULL, hook_key BLOB) STRICT")
         connection.execute(
-            "INSERT INTO backup VALUES (?, ?, ?)", (format_instant(now), f"agentcron {__version__}", hook_key)
+            "INSERT INTO backup VALUES (?, ?, ?)", (format_instant(now), f"agentcron {VERSION}", hook_key)
         )
 
 

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from daemon import __version__
 from daemon.agents.base import Work
 from daemon.agents.process.spec import process_spec, program_of
 from daemon.config.schema import AcpAgent, Config
+from daemon.version import VERSION
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from acp_client.client import main; main(sys.argv[2:])"
 
@@ -25,7 +25,7 @@ def acp_spec(work: Work, agent_config: AcpAgent, config: Config, umask: int) -> 
         agent_config,
         config,
         umask,
-        [*client, __version__, agent_config.permissions, str(patience), *command],
+        [*client, VERSION, agent_config.permissions, str(patience), *command],
         reads_input=True,
         ends_its_own=True,
     )
