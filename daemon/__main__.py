@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from daemon.cli.gc_tuning import collect_rarely
+from daemon.cli.memory import collect_rarely
 
 collect_rarely()  # before anything large is imported
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -11,7 +11,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 if "run" in sys.argv and "retention" not in sys.argv:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload requested during the start must not end the daemon
 
-from daemon.cli.app import main  # noqa: E402 - as above
+from daemon.cli.main import main  # noqa: E402 - as above
 
 if __name__ == "__main__":
     main()

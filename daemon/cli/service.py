@@ -36,49 +36,9 @@ def run(
 
     Ctrl-C stops it and cancels the runs that it started.
     """
-    import asyncio
-    import faulthandler
+    from daemon.cli.run import run_daemon
 
-    import structlog
-
-    from daemon.cli.gc_tuning import collect_normally
-    from daemon.cli.locate import read_config
-    from daemon.errors import AgentcronError, ConfigError
-    from daemon.lifecycle.service import serve
-    from daemon.log import configure_log
-
-    collect_normally()
-    config = read_config(context.obj)
-    path = config.resolve(config.log.file) if config.log.file is not None else None
-    try:
-        log = configure_log(config.log.level, config.log.format, path)
-    except OSError as error:
-        raise ConfigError([f"{config.file}: log.file: cannot open {path}: {error.strerror}"]) from None
-    faulthandler.enable()  # a watchdog's SIGABRT shows where the daemon hung
-    try:
-        asyncio.run(serve(config, log, accept_data_loss=accept_data_loss))
-    except AgentcronError:
-        raise
-    except Exception as error:
-        logger = structlog.get_logger()
-        damage = _damage_in(error)
-        if damage is not None:
-            logger.error(  # noqa: TRY400 - the reason says enough, without a traceback
-                "[daemon] Stopping: the database is damaged", reason=str(damage)
-            )
-        else:
-            logger.exception("[daemon] Fatal error. Running agents continue; the next start will adopt them")
-        sys.stdout.flush()
-        os._exit(1)  # threads that wait for the stopped loop must not keep the process alive
-
-
-def _damage_in(error: BaseException) -> BaseException | None:
-    """Return the error that reports a damaged database, if it is among the causes of an error."""
-    from daemon.errors import StoreDamagedError
-
-    if isinstance(error, BaseExceptionGroup):
-        return next((found for one in error.exceptions if (found := _damage_in(one)) is not None), None)
-    return error if isinstance(error, StoreDamagedError) else None
+    run_daemon(context.obj, accept_data_loss=accept_data_loss)
 
 
 def check(

@@ -454,7 +454,7 @@ def test_a_terminal_gets_nothing_of_an_agents_words_that_could_mislead(
 def test_a_signal_in_the_middle_of_the_imports_is_no_traceback(tmp_path: Path, number: int) -> None:
     (tmp_path / "config.toml").write_text('[daemon]\nstate_dir = "state"\n' + CONFIG)
     sent = f"import os; os.kill(os.getpid(), {int(number)})"
-    (tmp_path / "typer.py").write_text(f"{sent}\nraise SystemExit('alive')\n")  # what is imported first
+    (tmp_path / "structlog.py").write_text(f"{sent}\nraise SystemExit('alive')\n")  # what is imported first
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
     command = [sys.executable, "-m", "daemon", "--config", "config.toml", "run"]
     found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)

@@ -14,13 +14,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from daemon.cli.app import main
+from daemon.cli.main import main
 
 _LONGEST = 60.0  # seconds
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        "daemon.lifecycle.service",
+        "daemon.cli.app",
+        "daemon.cli.run",
         "daemon.recovery.restore",
         "daemon.cli.client",
         "daemon.cli.status",

@@ -1,0 +1,50 @@
+"""The daemon's process: it reads the config, opens the log, and runs the service until that ends."""
+
+import asyncio
+import faulthandler
+import os
+import sys
+from pathlib import Path
+
+import structlog
+
+from daemon.cli.locate import read_config
+from daemon.cli.memory import collect_normally, share_heap
+from daemon.errors import AgentcronError, ConfigError, StoreDamagedError
+from daemon.lifecycle.service import serve
+from daemon.log import configure_log
+
+
+def run_daemon(file: Path | None, *, accept_data_loss: bool) -> None:
+    """Run the daemon by a config file, None for the usual places; raise AgentcronError if it cannot start."""
+    collect_normally()
+    share_heap()
+    config = read_config(file)
+    path = config.resolve(config.log.file) if config.log.file is not None else None
+    try:
+        log = configure_log(config.log.level, config.log.format, path)
+    except OSError as error:
+        raise ConfigError([f"{config.file}: log.file: cannot open {path}: {error.strerror}"]) from None
+    faulthandler.enable()  # a watchdog's SIGABRT shows where the daemon hung
+    try:
+        asyncio.run(serve(config, log, accept_data_loss=accept_data_loss))
+    except AgentcronError:
+        raise
+    except Exception as error:
+        logger = structlog.get_logger()
+        damage = _damage_in(error)
+        if damage is not None:
+            logger.error(  # noqa: TRY400 - the reason says enough, without a traceback
+                "[daemon] Stopping: the database is damaged", reason=str(damage)
+            )
+        else:
+            logger.exception("[daemon] Fatal error. Running agents continue; the next start will adopt them")
+        sys.stdout.flush()
+        os._exit(1)  # threads that wait for the stopped loop must not keep the process alive
+
+
+def _damage_in(error: BaseException) -> BaseException | None:
+    """Return the error that reports a damaged database, if it is among the causes of an error."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for one in error.exceptions if (found := _damage_in(one)) is not None), None)
+    return error if isinstance(error, StoreDamagedError) else None
