@@ -33,7 +33,7 @@ Policy = Annotated[Overlap, Field(strict=False)]
 class Shape(BaseModel):
     """A request body: strict types, no unknown keys."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, defer_build=True)
 
 
 class Input(InitialInput):
@@ -144,7 +144,7 @@ class HookCall(Shape):
 class Page(BaseModel):
     """Which page of a list to return."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     cursor: Annotated[str, Field(max_length=200)] | None = None
@@ -161,7 +161,7 @@ class RunQuery(Page):
 class OutputQuery(BaseModel):
     """Whether the output is followed to the end of the run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     follow: bool = False
 
@@ -169,4 +169,4 @@ class OutputQuery(BaseModel):
 class NoQuery(BaseModel):
     """A request without a query."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)

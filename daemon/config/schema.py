@@ -31,7 +31,7 @@ from daemon.model import Catchup, Overlap
 class Section(BaseModel):
     """A table of the file; unknown keys and values of another type are errors."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
 
 
 class Daemon(Section):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from daemon.cli.main import plain_run
-from tests.conftest import StartDaemon
-from tests.daemon_process import wait_until
+from tests.support.daemon_process import StartDaemon
+from tests.support.waiting import wait_until
 
 PLAIN = '[agents.a]\ncommand = ["true"]\n[agents.a.schedules.s]\ncron = "0 0 1 1 *"\n'
 OPTIONAL = {
