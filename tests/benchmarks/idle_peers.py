@@ -84,6 +84,7 @@ def proportional_mib(pid: int) -> float:
 
 
 def main() -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed comes with its modules compiled
     for count in [int(word) for word in sys.argv[1:]] or [1, 1000]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

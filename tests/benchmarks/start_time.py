@@ -55,6 +55,7 @@ def measure(file: Path) -> str:
 
 
 def main() -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed comes with its modules compiled
     for count in [int(word) for word in sys.argv[1:]] or [1, 1000, 10_000]:
         with tempfile.TemporaryDirectory() as folder:
             file = write_config(Path(folder), count)
