@@ -8,6 +8,8 @@ import weakref
 from collections.abc import Callable
 from typing import Literal
 
+import aiofiles
+
 from daemon.agents.base import Outcome
 from daemon.agents.process.report import in_brief
 from daemon.agents.process.supervisor.files import open_anew
@@ -66,7 +68,7 @@ class HookCalls:
         outcome = Outcome(RunStatus.COMPLETED, message=message)
         if status == "failed":
             outcome = Outcome(RunStatus.FAILED, in_brief(error or "the agent reported a failure"), message=message)
-        await asyncio.to_thread(self._keep, run_id, said, None if result is None else words + "\n")
+        await self._keep(run_id, said, None if result is None else words + "\n")
         chance = random.random()
         await self._home.database.write(
             lambda tx: settle(
@@ -81,15 +83,16 @@ class HookCalls:
         )
         self._control.settle(run_id)
 
-    def _keep(self, run_id: int, said: str, output: str | None) -> None:
+    async def _keep(self, run_id: int, said: str, output: str | None) -> None:
         """Keep what was said in the run's folder: the result file as it came, its words as the output.
 
         The outcome stands also where that is not possible.
         """
         folder = run_folder(self._home.state_dir, run_id)
         for name, text in (("result.json", said), ("output.log", output or "")):
-            with contextlib.suppress(OSError), open_anew(str(folder / name)) as stream:
-                stream.write(text.encode(errors="replace"))
+            with contextlib.suppress(OSError):
+                async with aiofiles.open(str(folder / name), "wb", opener=open_anew) as stream:
+                    await stream.write(text.encode(errors="replace"))
 
 
 def _masked(value: object, mask: Callable[[str], str]) -> object:

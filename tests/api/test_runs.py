@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -136,6 +137,22 @@ def test_followers_neither_outlive_their_client_nor_hold_up_a_stop(start_daemon:
     assert time.monotonic() - began < 5
     assert "Unexpected error" not in daemon.log_text()
     assert "Traceback" not in daemon.log_text()
+
+
+def test_a_follower_of_a_silent_run_keeps_no_file_open(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(SLOW)
+    run = trigger(daemon)
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE id = ? AND delivered_at IS NOT NULL", run)
+    connection = UnixConnection(daemon.folder / "c.sock")
+    connection.request("GET", f"/runs/{run}/output?follow=true")
+    assert connection.getresponse().read1() == b"begun\n"
+
+    def is_open() -> bool:
+        links = (str(link.resolve()) for link in Path(f"/proc/{daemon.process.pid}/fd").iterdir())
+        return any(link.endswith("output.log") for link in links)
+
+    wait_until(lambda: not is_open(), what="the file to be closed")
+    connection.close()
 
 
 def test_a_command_that_waits_says_when_the_daemon_goes_away(start_daemon: StartDaemon) -> None:

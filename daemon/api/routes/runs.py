@@ -1,10 +1,13 @@
 """The routes of runs."""
 
-import asyncio
+import contextlib
 import os
 import sqlite3
+from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from pathlib import Path
 
+import aiofiles
 from aiohttp import web
 
 from daemon.agents.process.supervisor.files import open_in
@@ -18,8 +21,13 @@ from daemon.runs.retry import request_retry
 from daemon.store.runs import Run, get_run
 from daemon.views.runs import RunDetails, RunList, RunView, run_details, run_view, runs_page
 
-_CHUNK = 64 * 1024
+_OUTPUT = "output.log"
+_CHUNK = 256 * 1024
 _PAUSE = 0.2  # seconds between two reads of a growing file
+
+
+class _NothingNewError(Exception):
+    """The output has not grown."""
 
 
 async def _list(call: ApiCall) -> web.StreamResponse:
@@ -50,34 +58,44 @@ async def _get(call: ApiCall) -> web.StreamResponse:
 async def _output(call: ApiCall) -> web.StreamResponse:
     run = await _visible(call)
     folder, follow = run_folder(call.context.home.state_dir, run.id), call.wanted(requests.OutputQuery).follow
-    first = await asyncio.to_thread(_read, folder, 0)  # what is no output is refused before an answer begins
-    response = web.StreamResponse()
-    response.content_type = "application/octet-stream"
-    await response.prepare(call.request)
-    try:
-        await _send(call, response, folder, first, run.id if follow else None)
-        await response.write_eof()
-    except (ConnectionError, AgentcronError):  # the client is gone, or must see that this is not the end
-        if call.request.transport is not None:
-            call.request.transport.abort()
+    async with contextlib.aclosing(_chunks(folder, 0)) as chunks:
+        first = await anext(chunks, b"")  # what is no output is refused before an answer begins
+        response = web.StreamResponse()
+        response.content_type = "application/octet-stream"
+        await response.prepare(call.request)
+        try:
+            at = await _pass_on(response, chunks, first)
+            if follow:
+                await _follow(call, response, folder, at, run.id)
+            await response.write_eof()
+        except (ConnectionError, AgentcronError):  # the client is gone, or must see that this is not the end
+            if call.request.transport is not None:
+                call.request.transport.abort()
     return response
 
 
-async def _send(call: ApiCall, response: web.StreamResponse, folder: Path, chunk: bytes, followed: int | None) -> None:
-    """Send the output from its first chunk on; if the run is followed, until it ends."""
-    at = 0
+async def _follow(call: ApiCall, response: web.StreamResponse, folder: Path, at: int, run_id: int) -> None:
+    """Send what is added to the output after its first `at` bytes until the run has ended."""
     while True:
-        active = followed is not None and await _is_active(call, followed)  # before reading, so that nothing is missed
-        while chunk:
-            at += len(chunk)
-            await response.write(chunk)
-            chunk = await asyncio.to_thread(_read, folder, at)
+        active = await _is_active(call, run_id)  # before reading, so that nothing is missed
+        async with contextlib.aclosing(_chunks(folder, at)) as chunks:
+            at += await _pass_on(response, chunks)
         if not active:
             return
         await call.context.pause(_PAUSE)
         if call.request.transport is None or call.request.transport.is_closing():
             raise ConnectionResetError
-        chunk = await asyncio.to_thread(_read, folder, at)
+
+
+async def _pass_on(response: web.StreamResponse, chunks: AsyncIterator[bytes], first: bytes = b"") -> int:
+    """Send a first chunk and those after it; return how many bytes they had."""
+    if first:
+        await response.write(first)
+    sent = len(first)
+    async for chunk in chunks:
+        await response.write(chunk)
+        sent += len(chunk)
+    return sent
 
 
 async def _is_active(call: ApiCall, run_id: int) -> bool:
@@ -85,18 +103,32 @@ async def _is_active(call: ApiCall, run_id: int) -> bool:
     return run is not None and run.status in ACTIVE
 
 
-def _read(folder: Path, start: int) -> bytes:
-    """Return a part of the output; raise RefusedError if an agent replaced it with something else."""
+async def _chunks(folder: Path, start: int) -> AsyncGenerator[bytes, None]:
+    """Yield the output from a position to its present end; raise RefusedError if an agent put something else there.
+
+    The file is open only meanwhile: followers that wait must not use up the files that the daemon may have open.
+    """
+    opener = partial(_open_at, folder, start)
     try:
-        descriptor = open_in(str(folder), "output.log")
-    except FileNotFoundError:
-        return b""
+        async with aiofiles.open(_OUTPUT, "rb", buffering=0, opener=opener) as output:
+            while chunk := await output.read(_CHUNK):
+                yield chunk
+                if len(chunk) < _CHUNK:
+                    return
+    except (FileNotFoundError, _NothingNewError):
+        return
     except OSError as error:
         raise RefusedError(f"the output of this run is gone: {error.strerror}") from None
-    try:
-        return os.pread(descriptor, _CHUNK, start)
-    finally:
+
+
+def _open_at(folder: Path, start: int, name: str, _: int) -> int:
+    """Open the output at a position, as the opener of `open`; raise OSError, and _NothingNewError if it ends there."""
+    descriptor = open_in(str(folder), name)
+    if os.fstat(descriptor).st_size <= start:
         os.close(descriptor)
+        raise _NothingNewError
+    os.lseek(descriptor, start, os.SEEK_SET)
+    return descriptor
 
 
 async def _cancel(call: ApiCall) -> web.StreamResponse:

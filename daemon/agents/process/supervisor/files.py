@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-from typing import BinaryIO
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
@@ -24,7 +23,10 @@ def open_in(folder: str, name: str) -> int:
         os.close(place)
 
 
-def open_anew(path: str) -> BinaryIO:
-    """Open a regular file for writing, empty and private, without following a link; raise OSError on failure."""
+def open_anew(path: str, _: int = 0) -> int:
+    """Open a regular file for writing, empty and private, without following a link; raise OSError on failure.
+
+    It can be the opener of `open`, whose flags it ignores.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return open(os.open(path, flags, 0o600), "wb")
+    return os.open(path, flags, 0o600)
