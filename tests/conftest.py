@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from daemon.store.state_dir import open_state
+from tests.support import in_memory
 from tests.support.daemon_process import StartDaemon, daemons_in
 from tests.support.git_site import commit, git
 from tests.support.ledger import START, Ledger
@@ -17,6 +18,9 @@ settings.register_profile("suite", deadline=None, max_examples=50)  # how fast i
 settings.load_profile("suite")
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a third of a daemon's start is the compiler's without a cache
+IN_MEMORY = "/dev/shm"  # fsync, which the daemon calls for each commit, waits for no disk there
+if in_memory.has_room(IN_MEMORY):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", IN_MEMORY)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what is to run in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

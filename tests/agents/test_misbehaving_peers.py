@@ -20,8 +20,8 @@ pytestmark = pytest.mark.xdist_group("misbehaving")  # its tests share a daemon
 QUICK = """
 from daemon import http_client
 from daemon.agents.remote import delivery
-delivery.WAITS = (0.2, 0.4, 0.8, 5.0)
-http_client.TO_HEADERS = 4.0
+delivery.WAITS = (0.2, 0.4, 0.8, 3.0)
+http_client.TO_HEADERS = 2.0
 """
 
 
@@ -35,8 +35,8 @@ class End(NamedTuple):
 
 ENDS = {
     "well": End("completed", "", 1),
-    "hang": End("failed", "message/send: no answer within 4 s (after 5 attempts)", 5),
-    "hang-in-headers": End("failed", "message/send: no answer within 4 s (after 5 attempts)", 5),
+    "hang": End("failed", "message/send: no answer within 2 s (after 5 attempts)", 5),
+    "hang-in-headers": End("failed", "message/send: no answer within 2 s (after 5 attempts)", 5),
     "error-500": End("failed", "message/send: HTTP 500 X: it broke (after 5 attempts)", 5),
     "not-found": End("failed", "message/send: HTTP 404 X: nothing here", 1),
     "unavailable-for-years": End("failed", "it asks to wait 11574d1h46m40s, which is longer than the run has left", 1),
@@ -76,7 +76,7 @@ ENDS = {
 def config(url: str, late: int) -> str:
     agents = [
         f"[agents.{mode}]\ntype = 'agentex'\nacp_type = 'sync'\nurl = '{url}/{mode}'\n"
-        f"timeout = '{'4s' if mode == 'byte-a-second' else '1m'}'\n"
+        f"timeout = '{'3s' if mode == 'byte-a-second' else '1m'}'\n"
         f"[agents.{mode}.schedules.s]\n{SELDOM}input = 'go'\n"
         for mode in ENDS
     ]
@@ -142,7 +142,7 @@ def test_a_wait_that_is_over_takes_nothing_from_ours(outcome: tuple[DaemonProces
     daemon, _ = outcome
     events = "SELECT data FROM events WHERE run_id = ? AND type = 'delivery_failed' ORDER BY number"
     tries = [json.loads(row["data"]) for row in daemon.query(events, run_of(daemon, "unavailable-until-1999")["id"])]
-    assert [one.get("again_after_seconds") for one in tries] == [0.2, 0.4, 0.8, 5.0, None]
+    assert [one.get("again_after_seconds") for one in tries] == [0.2, 0.4, 0.8, 3.0, None]
 
 
 def test_what_came_before_the_end_is_kept(outcome: tuple[DaemonProcess, Peer]) -> None:

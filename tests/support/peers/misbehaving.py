@@ -128,7 +128,7 @@ async def endless(exchange: Exchange) -> None:
 
 
 async def gzip_bomb(exchange: Exchange) -> None:
-    bomb = await asyncio.to_thread(gzip.compress, b" " * (100 * MEGABYTE), 1)
+    bomb = await asyncio.to_thread(gzip.compress, b" " * (32 * MEGABYTE), 1)
     await exchange.answer(bomb, more="Content-Encoding: gzip\r\n")
 
 
