@@ -10,9 +10,9 @@ import pytest
 from daemon.agents.remote.a2a_card import interface_of
 from daemon.agents.remote.a2a_task import RemoteTask
 from daemon.agents.remote.json_rpc import AnswerError
+from tests.support.configs import config_text, triggered_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
 from tests.support.peers.processes import Peer, peer
-from tests.support.remote_agents import agent
 from tests.support.runs import cancel, ended, finished, triggered
 from tests.support.waiting import wait_until
 
@@ -35,9 +35,14 @@ class World:
         return [one for one in self.peers[version].requests() if one["body"]["method"] == name]
 
 
-def text(peers: dict[str, Peer], key: str = "") -> str:
-    agents = [agent(name, f"type = 'a2a'\nurl = '{one.url}'\n{key}", **WORDS) for name, one in peers.items()]
-    return "[daemon]\nstate_dir = 'state'\nmax_concurrent_runs = 50\n" + "".join(agents)
+def text(peers: dict[str, Peer], **keys: object) -> str:
+    agents = {name: triggered_agent(WORDS, type="a2a", url=one.url, **keys) for name, one in peers.items()}
+    return config_text(daemon={"max_concurrent_runs": 50}, agents=agents)
+
+
+def only(url: str, **inputs: str) -> str:
+    """Return a config with one agent `a`."""
+    return config_text(agents={"a": triggered_agent(inputs, type="a2a", url=url, timeout="6s")})
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("a2a")
     with peer(folder, "a2a_sdk") as new, peer(folder, "a2a_sdk", "--v03") as old, daemons_in(folder) as start:
         peers = {"new": new, "old": old}
-        yield World(start(text(peers, "api_key = 'sesame'")), peers)
+        yield World(start(text(peers, api_key="sesame")), peers)
 
 
 @pytest.mark.parametrize("version", METHODS)
@@ -137,7 +142,7 @@ def test_a_suspended_run_is_found_again_and_not_delivered_again(start_daemon: St
 
 def test_a_task_that_outlasts_the_timeout_fails_and_is_cancelled(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "a2a_sdk") as new:
-        daemon = start_daemon(agent("a", f"type = 'a2a'\nurl = '{new.url}'\ntimeout = '6s'", long="long"))
+        daemon = start_daemon(only(new.url, long="long"))
         run = finished(daemon, "a/long")
         assert (run["status"], run["error"]) == ("failed", "timeout: the run took longer than its timeout")
         wait_until(lambda: [one for one in new.requests() if one["body"]["method"] == "CancelTask"], what="the cancel")
@@ -145,7 +150,7 @@ def test_a_task_that_outlasts_the_timeout_fails_and_is_cancelled(start_daemon: S
 
 def test_a_server_without_a_card_is_told(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "agentex_plain", "sync") as other:
-        run = finished(start_daemon(agent("a", f"type = 'a2a'\nurl = '{other.url}'", echo="x")), "a/echo")
+        run = finished(start_daemon(only(other.url, echo="x")), "a/echo")
         assert (run["status"], run["error"]) == ("failed", "agent card: HTTP 404 Not Found: 404: Not Found")
 
 
@@ -226,7 +231,7 @@ def test_the_card_names_the_header_of_the_key(scheme: dict[str, object], header:
 
 def test_an_answer_that_holds_nothing_fails_the_run(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "a2a_nothing") as found:
-        run = finished(start_daemon(agent("a", f"type = 'a2a'\nurl = '{found.url}'", x="x")), "a/x")
+        run = finished(start_daemon(only(found.url, x="x")), "a/x")
         assert (run["status"], run["error"]) == (
             "failed",
             "SendMessage: the answer contains neither a task nor a message",

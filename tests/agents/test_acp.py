@@ -1,15 +1,14 @@
 """Agents that speak the Agent Client Protocol, built with its own SDK: what they tell, ask, and how they end."""
 
-import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.support.configs import Table, config_text, triggered_agent
 from tests.support.daemon_process import DaemonProcess, daemons_in, processes_of
-from tests.support.remote_agents import agent
 from tests.support.runs import cancel, ended, finished, triggered
 from tests.support.waiting import wait_until
 
@@ -26,26 +25,25 @@ WORDS = {
 SDK = f"{sys.executable} {PEERS / 'acp_sdk.py'}"
 
 
-def acp(*command: str) -> str:
-    return f"type = 'acp'\ncommand = {json.dumps(command)}\nkill_grace = '4s'\n"
+def acp(inputs: Mapping[str, str], *command: str, **keys: object) -> Table:
+    return triggered_agent(inputs, type="acp", command=command, kill_grace="4s", **keys)
 
 
 def text(folder: str = "/nowhere") -> str:
-    sdk = acp(*SDK.split())
     child = f"(trap 'touch {folder}/ended; exit' TERM; touch {folder}/there; while :; do sleep 0.1; done) &"
     verdict = """echo '{"status": "failed", "message": "my own word"}' > $AGENTCRON_RESULT"""
     old = """read x; echo '{"id": 1, "result": {"protocolVersion": 9}}'; sleep 60"""
-    agents = [
-        agent("a", sdk, **WORDS),
-        agent("yes", sdk + "permissions = 'allow'", permit="permit", often="permit 120"),
-        agent("none", acp("no-such-agent"), echo="echo"),
-        agent("cat", acp("cat"), echo="echo"),
-        agent("old", acp("sh", "-c", old), echo="echo"),
-        agent("parent", acp("sh", "-c", f"{child} exec {SDK}"), echo="echo x"),
-        agent("judge", acp("sh", "-c", f"{verdict}; exec {SDK}"), usage="usage"),
-        agent("noisy", acp("sh", "-c", f"echo starting up; exec {SDK}"), echo="echo quiet"),
-    ]
-    return "[daemon]\nstate_dir = 'state'\nmax_concurrent_runs = 20\n" + "".join(agents)
+    agents = {
+        "a": acp(WORDS, *SDK.split()),
+        "yes": acp({"permit": "permit", "often": "permit 120"}, *SDK.split(), permissions="allow"),
+        "none": acp({"echo": "echo"}, "no-such-agent"),
+        "cat": acp({"echo": "echo"}, "cat"),
+        "old": acp({"echo": "echo"}, "sh", "-c", old),
+        "parent": acp({"echo": "echo x"}, "sh", "-c", f"{child} exec {SDK}"),
+        "judge": acp({"usage": "usage"}, "sh", "-c", f"{verdict}; exec {SDK}"),
+        "noisy": acp({"echo": "echo quiet"}, "sh", "-c", f"echo starting up; exec {SDK}"),
+    }
+    return config_text(daemon={"max_concurrent_runs": 20}, agents=agents)
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from daemon.agents.remote.transcript import Transcript
 from daemon.config.schema import AgentexAgent as AgentexSettings
 from daemon.config.schema import Config
 from tests.support.api import call
+from tests.support.configs import config_text, triggered_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
 from tests.support.peers.processes import Peer, free_port, peer
-from tests.support.remote_agents import agent
 from tests.support.runs import cancel, ended, finished, triggered
 from tests.support.waiting import wait_until
 
@@ -50,20 +50,18 @@ class World:
 
 
 def text(sync: Peer, later: Peer) -> str:
-    key = "api_key = { file = 'key' }\n"
-    return (
-        "[daemon]\nstate_dir = 'state'\nmax_concurrent_runs = 50\n"
-        + agent(
-            "s",
-            f"type = 'agentex'\nacp_type = 'sync'\n{key}url = '{sync.url}/'",
-            echo="echo hello",
-            boom="boom",
-            stream="stream hello you",
-        )
-        + agent("wrong", f"type = 'agentex'\nacp_type = 'sync'\napi_key = 'no'\nurl = '{sync.url}'", echo="echo x")
-        + agent("later", f"type = 'agentex'\nurl = '{later.url}'\nacp_type = 'async'", go="go")
-        + agent("hooked", f"type = 'agentex'\nurl = '{later.url}'\nawait_completion = true", hook="hook", long="long")
-        + "[control]\nlisten = '127.0.0.1:{port}'\ntokens = [{ name = 'ci', file = 'token' }]\n"
+    of_sync = {"type": "agentex", "acp_type": "sync", "url": sync.url}
+    of_later = {"type": "agentex", "url": later.url}
+    inputs = {"echo": "echo hello", "boom": "boom", "stream": "stream hello you"}
+    return config_text(
+        daemon={"max_concurrent_runs": 50},
+        control={"listen": "127.0.0.1:{port}", "tokens": [{"name": "ci", "file": "token"}]},
+        agents={
+            "s": triggered_agent(inputs, **{**of_sync, "api_key": {"file": "key"}, "url": f"{sync.url}/"}),
+            "wrong": triggered_agent({"echo": "echo x"}, **of_sync, api_key="no"),
+            "later": triggered_agent({"go": "go"}, **of_later, acp_type="async"),
+            "hooked": triggered_agent({"hook": "hook", "long": "long"}, **of_later, await_completion=True),
+        },
     )
 
 
@@ -224,8 +222,9 @@ def test_a_key_is_sent_to_the_server_only_that_it_was_written_down_with() -> Non
 
 def test_a_key_in_the_reply_is_masked(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "agentex_plain", "sync") as sync:
-        settings = f"type = 'agentex'\nacp_type = 'sync'\napi_key = 'sesame'\nurl = '{sync.url}'"
-        daemon = start_daemon(agent("s", settings, echo="echo the key is sesame, sesame"))
+        inputs = {"echo": "echo the key is sesame, sesame"}
+        agent = triggered_agent(inputs, type="agentex", acp_type="sync", api_key="sesame", url=sync.url)
+        daemon = start_daemon(config_text(agents={"s": agent}))
         run = finished(daemon, "s/echo")
         assert run["message"] == "the key is ***, ***"
         assert daemon.output(run["id"]) == "the key is ***, ***"

@@ -11,6 +11,7 @@ import pytest
 
 from daemon.agents.process.supervisor import cgroup
 from tests.support.booted import removed
+from tests.support.configs import config_text, shell_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.waiting import wait_until
 
@@ -39,11 +40,8 @@ def delegated() -> Iterator[Path]:
 
 
 def config(**scripts: str) -> str:
-    parts = ["[daemon]\nstate_dir = 'state'\nmax_concurrent_runs = 9\n"]
-    for name, script in scripts.items():
-        schedule = f"[agents.{name}.schedules.s]\nevery = '1s'\n"
-        parts.append(f"[agents.{name}]\ncommand = ['sh', '-c', '''{script}''']\nkill_grace = '1s'\n{schedule}")
-    return "\n".join(parts)
+    agents = {name: shell_agent(script, kill_grace="1s") for name, script in scripts.items()}
+    return config_text(daemon={"max_concurrent_runs": 9}, agents=agents)
 
 
 def first(daemon: DaemonProcess, agent: str, condition: str) -> dict[str, object]:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.configs import EACH_SECOND, config_text, one_agent
 from tests.support.daemon_process import StartDaemon, processes_of
 from tests.support.runs import ended
-from tests.support.shell_agents import SECOND_BY_SECOND, config, side_by_side
+from tests.support.shell_agents import side_by_side
 from tests.support.waiting import wait_until
 
 
@@ -22,10 +23,10 @@ def seconds_taken(run: dict[str, object]) -> float:
 
 def test_the_command_gets_its_input_and_the_named_environment_only(start_daemon: StartDaemon, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cret-value\n")
-    text = config(
+    text = one_agent(
         "env | sort; pwd; cat; umask; touch $TMPDIR/x $AGENTCRON_ARTIFACTS/y",
-        'env = { KEY = { file = "key" }, MODE = "ci", OUTSIDE = { inherit = true } }',
-        schedule=SECOND_BY_SECOND + 'input = "the input\\n"\n',
+        env={"KEY": {"file": "key"}, "MODE": "ci", "OUTSIDE": {"inherit": True}},
+        schedule={"input": "the input\n"},
     )
     daemon = start_daemon(text, OUTSIDE="from outside", HIDDEN="never seen", LANG="C.UTF-8")
     run = ended(daemon)
@@ -53,15 +54,14 @@ def test_the_command_gets_its_input_and_the_named_environment_only(start_daemon:
     [("argument", 'printf %s "$0"'), ("file", 'cat "$AGENTCRON_INPUT"; [ -z "$(cat)" ] || echo also on stdin')],
 )
 def test_the_other_ways_of_input(start_daemon: StartDaemon, way: str, script: str) -> None:
-    schedule = SECOND_BY_SECOND + 'input = "grüße \\n $x"\n'
-    daemon = start_daemon(config(script, f'input = "{way}"', schedule=schedule))
+    daemon = start_daemon(one_agent(script, input=way, schedule={"input": "grüße \n $x"}))
     assert ended(daemon)["status"] == "completed"
     assert daemon.output(1) == "grüße \n $x"
 
 
 def test_a_local_environment_is_worked_in_and_left_alone(start_daemon: StartDaemon, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
-    text = config("pwd; touch made", 'environment = "site"') + '[environments.site]\nmode = "local"\npath = "site"\n'
+    text = one_agent("pwd; touch made", environment="site") + '[environments.site]\nmode = "local"\npath = "site"\n'
     daemon = start_daemon(text)
     ended(daemon)
     assert daemon.output(1) == f"{tmp_path}/site\n"
@@ -88,7 +88,9 @@ def test_how_a_command_ended_is_recorded(start_daemon: StartDaemon) -> None:
 
 
 def test_a_command_that_cannot_start_fails_with_the_reason(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon('[agents.a]\ncommand = ["no-such-program"]\nattempts = 3\n' + SECOND_BY_SECOND)
+    daemon = start_daemon(
+        config_text(agents={"a": {"command": ["no-such-program"], "attempts": 3, "schedules": EACH_SECOND}})
+    )
     run = ended(daemon)
     assert run["status"] == "failed"  # not continued: another attempt could not end otherwise
     assert run["error"] == "cannot start 'no-such-program': No such file or directory"
@@ -96,14 +98,14 @@ def test_a_command_that_cannot_start_fails_with_the_reason(start_daemon: StartDa
 
 
 def test_an_unreadable_secret_fails_the_run_with_the_reason(start_daemon: StartDaemon) -> None:
-    run = ended(start_daemon(config("echo never", 'env = { KEY = { file = "missing" } }')))
+    run = ended(start_daemon(one_agent("echo never", env={"KEY": {"file": "missing"}})))
     assert run["status"] == "failed"
     assert "KEY: cannot read" in str(run["error"])
     assert run["delivered_at"] is None
 
 
 def test_a_variable_that_there_is_not_to_inherit_fails_the_run_with_the_reason(start_daemon: StartDaemon) -> None:
-    run = ended(start_daemon(config("echo never", "env = { NOT_SET = { inherit = true } }")))
+    run = ended(start_daemon(one_agent("echo never", env={"NOT_SET": {"inherit": True}})))
     assert run["status"] == "failed"
     assert "NOT_SET: is not set in the daemon's environment" in str(run["error"])
     assert run["delivered_at"] is None
@@ -111,7 +113,7 @@ def test_a_variable_that_there_is_not_to_inherit_fails_the_run_with_the_reason(s
 
 def test_usage_is_stored(start_daemon: StartDaemon) -> None:
     result = json.dumps({"usage": {"input_tokens": 5, "output_tokens": 7, "cost_usd": 0.25}, "message": "done"})
-    run = ended(start_daemon(config(f"echo '{result}' > $AGENTCRON_RESULT")))
+    run = ended(start_daemon(one_agent(f"echo '{result}' > $AGENTCRON_RESULT")))
     assert (run["input_tokens"], run["output_tokens"], run["cost_usd"], run["message"]) == (5, 7, 0.25, "done")
 
 
@@ -147,7 +149,7 @@ def test_the_json_that_claude_prints_is_understood(start_daemon: StartDaemon, tm
     for number, (printed, _, _) in enumerate(PRINTED):
         (tmp_path / f"printed{number}").write_text(printed)
     scripts = [f"cat {tmp_path}/printed{number}" for number in range(len(PRINTED))]
-    runs = side_by_side(start_daemon, scripts, 'result_format = "claude"')
+    runs = side_by_side(start_daemon, scripts, result_format="claude")
     for (_, status, message), run in zip(PRINTED, runs, strict=True):
         assert (run["status"], run["message"]) == (status, message)
         assert (run["input_tokens"], run["output_tokens"], run["cost_usd"]) == (113, 9, 0.0123)
@@ -157,19 +159,19 @@ def test_standard_error_is_no_result(start_daemon: StartDaemon, tmp_path: Path) 
     (tmp_path / "printed").write_text(json.dumps(CLAUDE))
     forged = json.dumps({**CLAUDE, "is_error": True, "result": "forged"})
     script = f"cat {tmp_path}/printed; echo '{forged}' >&2"
-    run = ended(start_daemon(config(script, 'result_format = "claude"', 'max_output = "10B"')))
+    run = ended(start_daemon(one_agent(script, result_format="claude", max_output="10B")))
     assert (run["status"], run["message"], run["output_tokens"]) == ("completed", "All done.", 9)
 
 
 def test_what_an_agent_says_cannot_break_the_record(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(config(r"""printf '{"message": "a\\ud800b"}' > $AGENTCRON_RESULT"""))
+    daemon = start_daemon(one_agent(r"""printf '{"message": "a\\ud800b"}' > $AGENTCRON_RESULT"""))
     run = ended(daemon)
     assert (run["status"], run["message"]) == ("completed", "a?b")
     ended(daemon, 2)
 
 
 def test_a_report_that_is_left_aside_is_told_with_the_run(start_daemon: StartDaemon) -> None:
-    run = ended(start_daemon(config("echo '{' > $AGENTCRON_RESULT")))
+    run = ended(start_daemon(one_agent("echo '{' > $AGENTCRON_RESULT")))
     assert run["status"] == "completed"
     assert "its report was ignored: the result file is not JSON" in str(run["message"])
 
@@ -178,7 +180,7 @@ def test_a_command_that_cannot_start_just_now_is_started_later(start_daemon: Sta
     program = tmp_path / "agent"
     shutil.copy("/bin/true", program)
     with program.open("ab"):  # a file that is being written cannot be executed: ETXTBSY
-        daemon = start_daemon(f'[agents.a]\ncommand = ["{program}"]\n' + SECOND_BY_SECOND)
+        daemon = start_daemon(config_text(agents={"a": {"command": [str(program)], "schedules": EACH_SECOND}}))
         event = daemon.wait_for_log("[run] Run pending")
         assert "Text file busy" in event["error"]
     run = daemon.wait_for_run("completed", number=event["run_id"])
@@ -190,7 +192,7 @@ _OF_THE_C_LIBRARY = 0x180000000  # signals 32 and 33, which posix_spawn(3) leave
 
 def test_the_command_starts_with_default_signals_and_three_descriptors(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(
-        config("ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status; cat /proc/$$/oom_score_adj")
+        one_agent("ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status; cat /proc/$$/oom_score_adj")
     )
     ended(daemon)
     lines = daemon.output(1).split()
@@ -216,18 +218,18 @@ def test_a_relative_program_lies_beside_the_config(start_daemon: StartDaemon, tm
 
 
 def test_a_long_reason_in_any_script_fits_the_record(start_daemon: StartDaemon) -> None:
-    run = ended(start_daemon(f"[agents.a]\ncommand = ['{'é' * 2000}']\n{SECOND_BY_SECOND}"))
+    run = ended(start_daemon(config_text(agents={"a": {"command": ["é" * 2000], "schedules": EACH_SECOND}})))
     assert run["status"] == "failed"
     assert str(run["error"]).startswith("cannot start 'é")
 
 
 def test_a_timeout_of_months_is_no_trouble(start_daemon: StartDaemon) -> None:
-    assert ended(start_daemon(config("exit 3", 'timeout = "365d"', 'idle_timeout = "365d"')))["exit_code"] == 3
+    assert ended(start_daemon(one_agent("exit 3", timeout="365d", idle_timeout="365d")))["exit_code"] == 3
 
 
 def test_the_exit_status_survives_what_cannot_be_written_after_it(start_daemon: StartDaemon) -> None:
     script = "mkdir ../output.tail ../stdout.tail; seq 1 1000; exit 7"
-    run = ended(start_daemon(config(script, 'max_output = "100B"', 'result_format = "claude"')))
+    run = ended(start_daemon(one_agent(script, max_output="100B", result_format="claude")))
     assert (run["status"], run["exit_code"]) == ("failed", 7)
     assert run["output_dropped"] == run["output_bytes"] - 50
 
@@ -235,7 +237,7 @@ def test_the_exit_status_survives_what_cannot_be_written_after_it(start_daemon: 
 def test_streams_cannot_break_each_others_secrets(start_daemon: StartDaemon, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("hunter2-hunter2")
     script = "printf hunter2-; sleep 0.6; printf '[err]' >&2; sleep 0.6; printf hunter2"
-    daemon = start_daemon(config(script, 'env = { KEY = { file = "key" } }', 'result_format = "claude"'))
+    daemon = start_daemon(one_agent(script, env={"KEY": {"file": "key"}}, result_format="claude"))
     ended(daemon)
     assert daemon.output(1) == "[err]***"
     assert (daemon.state / "runs/1/stdout.tail").read_text() == "***"
@@ -245,7 +247,7 @@ def test_streams_cannot_break_each_others_secrets(start_daemon: StartDaemon, tmp
 
 
 def test_timeout_and_grace_are_kept(start_daemon: StartDaemon) -> None:
-    text = config("trap '' TERM; while :; do sleep 0.1; done", 'timeout = "1s"', 'kill_grace = "1s"')
+    text = one_agent("trap '' TERM; while :; do sleep 0.1; done", timeout="1s", kill_grace="1s")
     run = ended(start_daemon(text))
     assert run["status"] == "failed"
     assert "timeout" in str(run["error"])
@@ -254,7 +256,7 @@ def test_timeout_and_grace_are_kept(start_daemon: StartDaemon) -> None:
 
 
 def test_idle_timeout_counts_from_the_last_output(start_daemon: StartDaemon) -> None:
-    run = ended(start_daemon(config("for i in 1 2 3; do echo $i; sleep 1.2; done; sleep 60", 'idle_timeout = "2s"')))
+    run = ended(start_daemon(one_agent("for i in 1 2 3; do echo $i; sleep 1.2; done; sleep 60", idle_timeout="2s")))
     assert run["status"] == "failed"
     assert "idle timeout" in str(run["error"])
     assert 4.4 <= seconds_taken(run) < 8
@@ -273,7 +275,7 @@ HOSTILE = {
 
 
 def test_nothing_is_left_of_a_hostile_agent(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    runs = side_by_side(start_daemon, list(HOSTILE.values()), 'timeout = "1s"', 'kill_grace = "1s"')
+    runs = side_by_side(start_daemon, list(HOSTILE.values()), timeout="1s", kill_grace="1s")
     for (name, script), run in zip(HOSTILE.items(), runs, strict=True):
         assert run["status"] == ("completed" if "exit 0" in script else "failed"), name
         assert seconds_taken(run) < 8, name
@@ -292,7 +294,7 @@ def _is_in(cmdline: Path, folder: Path) -> bool:
 
 def test_the_log_stays_one_event_a_line_whatever_agents_say(start_daemon: StartDaemon) -> None:
     forged = r'{"status": "failed", "message": "\u001b[2J\n{\"event\": \"[run] forged\"}\r\u2028end"}'
-    daemon = start_daemon(config(f"printf '%s' '{forged}' > $AGENTCRON_RESULT"))
+    daemon = start_daemon(one_agent(f"printf '%s' '{forged}' > $AGENTCRON_RESULT"))
     ended(daemon)
     event = daemon.wait_for_log("[run] Run failed", run_id=1)
     assert "forged" in event["error"]
@@ -303,7 +305,7 @@ def test_the_log_stays_one_event_a_line_whatever_agents_say(start_daemon: StartD
 
 
 def test_the_log_for_people_is_one_event_a_line_too(start_daemon: StartDaemon) -> None:
-    text = config("""printf '{"status": "failed", "message": "a\\\\nb=c\\\\u001b[31m"}' > $AGENTCRON_RESULT""")
+    text = one_agent("""printf '{"status": "failed", "message": "a\\\\nb=c\\\\u001b[31m"}' > $AGENTCRON_RESULT""")
     daemon = start_daemon('[log]\nformat = "console"\n' + text, ready=False)
     wait_until(lambda: "Run failed" in daemon.log_text(), what="a failed run in the log")
     line = next(line for line in daemon.log_text().splitlines() if "Run failed" in line)

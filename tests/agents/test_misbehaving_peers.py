@@ -9,9 +9,9 @@ import pytest
 
 from daemon import http_client
 from daemon.agents.remote import delivery
+from tests.support.configs import config_text, shell_agent, triggered_agent
 from tests.support.daemon_process import DaemonProcess, daemons_in
 from tests.support.peers.processes import Peer, free_port, peer
-from tests.support.remote_agents import SELDOM
 from tests.support.runs import triggered
 from tests.support.waiting import wait_until
 
@@ -74,17 +74,18 @@ ENDS = {
 
 
 def config(url: str, late: int) -> str:
-    agents = [
-        f"[agents.{mode}]\ntype = 'agentex'\nacp_type = 'sync'\nurl = '{url}/{mode}'\n"
-        f"timeout = '{'3s' if mode == 'byte-a-second' else '1m'}'\n"
-        f"[agents.{mode}.schedules.s]\n{SELDOM}input = 'go'\n"
-        for mode in ENDS
-    ]
-    agents.append(
-        agents[0].replace("agents.well", "agents.refused").replace(f"{url}/well", f"http://127.0.0.1:{late}/well")
-    )
-    punctual = "[agents.punctual]\ncommand = ['true']\n[agents.punctual.schedules.s]\nevery = '1s'\n"
-    return "\n".join(["[daemon]", "state_dir = 'state'", "max_concurrent_runs = 100", *agents, punctual])
+    urls = {**{mode: f"{url}/{mode}" for mode in ENDS}, "refused": f"http://127.0.0.1:{late}/well"}
+    agents = {
+        name: triggered_agent(
+            {"s": "go"},
+            type="agentex",
+            acp_type="sync",
+            url=place,
+            timeout="3s" if name == "byte-a-second" else "1m",
+        )
+        for name, place in urls.items()
+    }
+    return config_text(daemon={"max_concurrent_runs": 100}, agents={**agents, "punctual": shell_agent("true")})
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ import os
 import re
 from pathlib import Path
 
+from tests.support.configs import config_text, one_agent, shell_agent
 from tests.support.daemon_process import StartDaemon
 from tests.support.runs import ended, first_run
-from tests.support.shell_agents import beside_each_other, config
 from tests.support.waiting import wait_until
 
 
 def test_output_beyond_the_limit_keeps_the_first_and_the_last_part(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(config("seq 1 20000", 'max_output = "1KiB"'))
+    daemon = start_daemon(one_agent("seq 1 20000", max_output="1KiB"))
     run = ended(daemon)
     everything = "".join(f"{n}\n" for n in range(1, 20001))
     kept = daemon.output(1)
@@ -25,10 +25,11 @@ def test_output_beyond_the_limit_keeps_the_first_and_the_last_part(start_daemon:
 
 def test_output_at_the_edges_of_the_limit(start_daemon: StartDaemon) -> None:
     edges = [(1024, 1024), (1000, 1024), (1025, 1024), (5, 3), (5, 0)]
-    text = beside_each_other([f"head -c {size} /dev/zero | tr '\\0' x" for size, _ in edges], 'max_output = "LIMIT"')
-    for _, limit in edges:
-        text = text.replace("LIMIT", f"{limit}B", 1)
-    daemon = start_daemon(text)
+    agents = {
+        f"a{number}": shell_agent(f"head -c {size} /dev/zero | tr '\\0' x", max_output=f"{limit}B")
+        for number, (size, limit) in enumerate(edges)
+    }
+    daemon = start_daemon(config_text(daemon={"max_concurrent_runs": len(edges)}, agents=agents))
     for number, (size, limit) in enumerate(edges):
         run = first_run(daemon, number)
         assert run["output_dropped"] == max(0, size - limit)
@@ -39,7 +40,7 @@ def test_secrets_are_masked_across_writes_and_without_a_newline(start_daemon: St
     (tmp_path / "key").write_text("hunter2-hunter2\n")
     script = "printf hunter2-; sleep 0.1; printf 'hunter2 '; printf 'plain '; printf hunter2-hun; "
     script += "echo '{\"message\": \"'$KEY'\"}' > $AGENTCRON_RESULT"
-    daemon = start_daemon(config(script, 'env = { KEY = { file = "key" }, OTHER = "plain" }'))
+    daemon = start_daemon(one_agent(script, env={"KEY": {"file": "key"}, "OTHER": "plain"}))
     run = ended(daemon)
     assert daemon.output(1) == "*** plain hunter2-hun"
     assert run["message"] == "***"
@@ -57,7 +58,7 @@ def test_a_flood_of_output_grows_neither_daemon_nor_supervisor(start_daemon: Sta
     os.mkfifo(gate)
     wait = f"cat {gate} >/dev/null"
     flood = f"{wait}; head -c 200000000 /dev/zero | tr '\\0' x; head -c 100000000 /dev/zero; {wait}"
-    daemon = start_daemon(config(flood, 'max_output = "1MiB"'))
+    daemon = start_daemon(one_agent(flood, max_output="1MiB"))
     run = daemon.wait_for_row("SELECT * FROM runs WHERE id = 1 AND delivered_at IS NOT NULL")
     before = [_resident_kib(pid) for pid in (daemon.process.pid, run["pid"])]
     gate.write_text("go")

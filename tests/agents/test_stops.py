@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.configs import config_text, triggered_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.peers.processes import Peer, peer
-from tests.support.remote_agents import agent
 from tests.support.runs import cancel, ended, triggered
 from tests.support.waiting import wait_until
 
 
-def text(found: Peer, mode: str, stop_timeout: str = "20s", *settings: str) -> str:
-    more = "\n".join(["type = 'agentex'", "acp_type = 'sync'", f"url = '{found.url}/{mode}'", *settings])
-    return f"[daemon]\nstate_dir = 'state'\nstop_timeout = '{stop_timeout}'\n" + agent("a", more, x="go")
+def text(found: Peer, mode: str, stop_timeout: str = "20s", **keys: object) -> str:
+    agent = triggered_agent({"x": "go"}, type="agentex", acp_type="sync", url=f"{found.url}/{mode}", **keys)
+    return config_text(daemon={"stop_timeout": stop_timeout}, agents={"a": agent})
 
 
 def in_flight(daemon: DaemonProcess, found: Peer) -> int:
@@ -69,7 +69,7 @@ def test_input_that_waits_for_its_next_try_is_left_to_the_next_daemon(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     with peer(tmp_path, "misbehaving") as found:
-        first = start_daemon(text(found, "unavailable-for-a-second", "1s").replace("1s'", "2s'"), slowed=LONG_WAIT)
+        first = start_daemon(text(found, "unavailable-for-a-second", "2s"), slowed=LONG_WAIT)
         number = in_flight(first, found)
         first.wait_for_log("[delivery] Delivery attempt failed")
         assert first.stop() == 0
@@ -111,12 +111,11 @@ def test_after_a_crash_acknowledged_input_is_not_delivered_again(start_daemon: S
 
 def test_an_interrupted_call_is_rerun_where_the_config_says_so(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "misbehaving") as found:
-        settings = "on_interrupt = 'rerun'"
-        first = start_daemon(text(found, "stall", "20s", settings))
+        first = start_daemon(text(found, "stall", on_interrupt="rerun"))
         number = in_flight(first, found)
         wait_until(lambda: first.query("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL"), what="the marker")
         first.kill()
-        second = start_daemon(text(found, "well", "20s", settings))
+        second = start_daemon(text(found, "well", on_interrupt="rerun"))
         assert ended(second, number)["status"] == "continued_as_new"
         assert ended(second, number + 1)["status"] == "completed"
         assert len({one["headers"]["x-idempotency-key"] for one in found.requests()}) == 2
@@ -124,21 +123,21 @@ def test_an_interrupted_call_is_rerun_where_the_config_says_so(start_daemon: Sta
 
 def test_a_cancel_while_the_daemon_was_away_is_obeyed(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "agentex_plain", "async") as found:
-        settings = f"type = 'agentex'\nurl = '{found.url}'\nawait_completion = true"
-        first = start_daemon(agent("a", settings, x="wait"))
+        agent = triggered_agent({"x": "wait"}, type="agentex", url=found.url, await_completion=True)
+        first = start_daemon(config_text(agents={"a": agent}))
         number = triggered(first, "a/x")
         first.wait_for_run("suspended", number=number)
         first.kill()
         flag = "INSERT INTO cancellation_flags VALUES (?, '2026-01-01T00:00:00.000Z', 'alice', 0, NULL)"
         write(first, flag, number)
-        run = ended(start_daemon(agent("a", settings, x="wait")), number)
+        run = ended(start_daemon(config_text(agents={"a": agent})), number)
         assert (run["status"], run["error"]) == ("cancelled", "cancelled by alice")
         assert [one["method"] for one in found.requests()] == ["task/create", "event/send", "task/cancel"]
 
 
 def test_a_suspended_run_whose_agent_left_the_config_goes_on(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "a2a_sdk") as found:
-        first = start_daemon(agent("a", f"type = 'a2a'\nurl = '{found.url}'", x="slow made"))
+        first = start_daemon(config_text(agents={"a": triggered_agent({"x": "slow made"}, type="a2a", url=found.url)}))
         number = triggered(first, "a/x")
         first.wait_for_run("suspended", number=number)
         first.kill()

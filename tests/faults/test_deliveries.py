@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.configs import config_text
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.ledger import assert_the_ledger_is_exact
 from tests.support.peers.processes import Peer, peer
@@ -16,12 +17,10 @@ CLOCK_GRAIN = timedelta(milliseconds=2)  # the marker's time is kept in millisec
 
 
 def config(found: Peer, *, paused: bool) -> str:
-    agents = [
-        f"[agents.{mode}]\ntype = 'agentex'\nacp_type = 'sync'\nurl = '{found.url}/{mode}'\nmax_concurrent = 50\n"
-        f"[agents.{mode}.schedules.s]\nevery = '1s'\noverlap = 'allow_all'\npaused = {str(paused).lower()}\n"
-        for mode in MODES
-    ]
-    return "[daemon]\nstate_dir = 'state'\nmax_concurrent_runs = 100\n" + "".join(agents)
+    schedules = {"s": {"every": "1s", "overlap": "allow_all", "paused": paused}}
+    sync = {"type": "agentex", "acp_type": "sync", "max_concurrent": 50, "schedules": schedules}
+    agents = {mode: {"url": f"{found.url}/{mode}", **sync} for mode in MODES}
+    return config_text(daemon={"max_concurrent_runs": 100}, agents=agents)
 
 
 def assert_nothing_was_delivered_after_its_acknowledgement(daemon: DaemonProcess, found: Peer) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from daemon.agents.process.supervisor import tree
+from tests.support.configs import one_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon, processes_of
 from tests.support.runs import ended, first_run
-from tests.support.shell_agents import beside_each_other, config, side_by_side
+from tests.support.shell_agents import beside_each_other, side_by_side
 from tests.support.waiting import wait_until
 
 INSTEAD = ["true", "mkfifo status", "mkdir status", "ln -s /dev/zero status", "ln -s ../1/input.txt status"]
@@ -17,7 +18,7 @@ INSTEAD = ["true", "mkfifo status", "mkdir status", "ln -s /dev/zero status", "l
 
 def test_the_exit_status_is_known_whatever_an_agent_does_to_its_records(start_daemon: StartDaemon) -> None:
     spoilt = [*(f"cd ..; rm status; {made}" for made in INSTEAD), "rm -rf ../../$AGENTCRON_RUN_ID"]
-    runs = side_by_side(start_daemon, [f"{instead}; exit 7" for instead in spoilt], 'on_interrupt = "rerun"')
+    runs = side_by_side(start_daemon, [f"{instead}; exit 7" for instead in spoilt], on_interrupt="rerun")
     for instead, run in zip(spoilt, runs, strict=True):
         assert (run["status"], run["exit_code"], run["error"]) == ("failed", 7, "exit status 7"), instead
 
@@ -89,7 +90,7 @@ def test_a_run_that_spoils_its_records_and_kills_its_supervisor_is_interrupted(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     spoil = "dd if=/dev/zero of=../status bs=4096 count=1; kill -9 $PPID"
-    daemon = start_daemon(config(f"echo $AGENTCRON_RUN_ID >> {tmp_path}/starts; {spoil}"))
+    daemon = start_daemon(one_agent(f"echo $AGENTCRON_RUN_ID >> {tmp_path}/starts; {spoil}"))
     assert ended(daemon)["status"] == "interrupted"
     ended(daemon, 2)
     starts = (tmp_path / "starts").read_text().split()
@@ -114,7 +115,7 @@ def test_logs_shows_nothing_that_an_agent_put_in_the_place_of_its_output(start_d
 
 
 def test_a_supervisor_that_is_stopped_does_not_outlive_the_timeout(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(config("kill -STOP $PPID; sleep 300", 'timeout = "1s"', 'kill_grace = "1s"'))
+    daemon = start_daemon(one_agent("kill -STOP $PPID; sleep 300", timeout="1s", kill_grace="1s"))
     run = ended(daemon)
     assert run["status"] == "failed"
     assert "timeout" in str(run["error"])
@@ -124,7 +125,7 @@ def test_a_supervisor_that_is_stopped_does_not_outlive_the_timeout(start_daemon:
 def test_a_supervisor_that_is_stopped_can_be_cancelled(start_daemon: StartDaemon, tmp_path: Path) -> None:
     go = tmp_path / "go"  # one that is stopped before it has told of the start is woken
     script = f"until [ -e {go} ]; do sleep 0.02; done; kill -STOP $PPID; sleep 300"
-    daemon = start_daemon(config(script, 'kill_grace = "1s"'))
+    daemon = start_daemon(one_agent(script, kill_grace="1s"))
     run = daemon.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
     go.touch()
     stat = Path(f"/proc/{run['pid']}/stat")
@@ -135,6 +136,6 @@ def test_a_supervisor_that_is_stopped_can_be_cancelled(start_daemon: StartDaemon
 
 
 def test_a_supervisor_ended_from_outside_is_no_cancellation(start_daemon: StartDaemon) -> None:
-    run = ended(start_daemon(config("kill -TERM $PPID; sleep 300")))
+    run = ended(start_daemon(one_agent("kill -TERM $PPID; sleep 300")))
     assert run["status"] == "interrupted"
     assert "from outside" in str(run["error"])

@@ -10,20 +10,21 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from daemon.agents.process.supervisor import tree
+from tests.support.configs import SELDOM, Table, one_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in, processes_of
 from tests.support.runs import begun
-from tests.support.shell_agents import TICK, agent
 from tests.support.waiting import wait_until
 
 
-def gated(folder: Path, *settings: str, daemon: str = "", code: int = 0) -> str:
+def gated(folder: Path, *, code: int = 0, daemon: Table | None = None, **keys: Any) -> str:  # noqa: ANN401 - of any setting
     """Return an agent that ends with a status as soon as somebody opens the gate."""
     os.mkfifo(folder / "gate")
-    return agent(f"echo begun; cat {folder}/gate; echo done; exit {code}", *settings, daemon=daemon)
+    return one_agent(f"echo begun; cat {folder}/gate; echo done; exit {code}", daemon=daemon, **keys)
 
 
 def test_sigterm_detaches_and_the_next_daemon_adopts(start_daemon: StartDaemon, tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_an_exit_while_no_daemon_lived_is_not_lost(start_daemon: StartDaemon, tm
 
 
 def test_a_killed_supervisor_interrupts_the_run_and_leaves_nothing(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(agent("echo begun; setsid sleep 300 & env -i sleep 300"))
+    daemon = start_daemon(one_agent("echo begun; setsid sleep 300 & env -i sleep 300"))
     run = begun(daemon)
     os.kill(int(str(run["pid"])), signal.SIGKILL)
     row = daemon.wait_for_run("interrupted", number=1)
@@ -66,7 +67,7 @@ def test_a_killed_supervisor_interrupts_the_run_and_leaves_nothing(start_daemon:
 
 
 def test_an_interrupted_run_is_rerun_where_that_is_wanted(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(agent("echo begun; [ $AGENTCRON_ATTEMPT -gt 1 ] || sleep 300", 'on_interrupt = "rerun"'))
+    daemon = start_daemon(one_agent("echo begun; [ $AGENTCRON_ATTEMPT -gt 1 ] || sleep 300", on_interrupt="rerun"))
     run = begun(daemon)
     os.kill(int(str(run["pid"])), signal.SIGKILL)
     assert daemon.wait_for_run("continued_as_new", number=1)["next_run_id"] == 2
@@ -102,7 +103,7 @@ def nursery_of(daemon: DaemonProcess) -> tree.Process:
 
 
 def test_the_nursery_may_die(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    text = gated(tmp_path, "max_concurrent = 50", daemon="max_concurrent_runs = 50") + 'overlap = "allow_all"\n'
+    text = gated(tmp_path, max_concurrent=50, daemon={"max_concurrent_runs": 50}, schedule={"overlap": "allow_all"})
     daemon = start_daemon(text)
     begun(daemon)
     nursery = nursery_of(daemon)
@@ -113,7 +114,7 @@ def test_the_nursery_may_die(start_daemon: StartDaemon, tmp_path: Path) -> None:
 
 
 def test_a_stopped_nursery_stops_nobody(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(agent("echo begun"))
+    daemon = start_daemon(one_agent("echo begun"))
     begun(daemon)
     nursery = nursery_of(daemon)
     os.kill(nursery.pid, signal.SIGSTOP)
@@ -124,23 +125,23 @@ def test_a_stopped_nursery_stops_nobody(start_daemon: StartDaemon) -> None:
 
 
 def test_all_that_a_stopped_daemon_left_is_cancelled_by_the_next_one(start_daemon: StartDaemon) -> None:
-    text = agent("echo begun; sleep 300", "max_concurrent = 2", 'kill_grace = "1s"')
-    first = start_daemon(text.replace(TICK, '[agents.a.schedules.s]\nevery = "36500d"\n'))
+    script = "echo begun; sleep 300"
+    first = start_daemon(one_agent(script, max_concurrent=2, kill_grace="1s", schedule={"every": SELDOM}))
     for _ in range(3):
         assert first.cli("schedules", "trigger", "a/s").returncode == 0
     begun(first, 2)
     first.stop()
     told = first.cli("runs", "cancel", "--all")
     assert (told.returncode, told.stdout) == (0, "3 runs will be cancelled when the daemon starts.\n")
-    second = start_daemon(text)
+    second = start_daemon(one_agent(script, max_concurrent=2, kill_grace="1s"))
     for run in (1, 2, 3):
         second.wait_for_run("cancelled", number=run)
 
 
 @pytest.mark.parametrize("how", ["on_stop", "SIGINT"])
 def test_cancel_ends_every_run(start_daemon: StartDaemon, how: str) -> None:
-    setting = 'on_stop = "cancel"' if how == "on_stop" else ""
-    daemon = start_daemon(agent("trap '' TERM; echo begun; sleep 300", 'kill_grace = "1s"', daemon=setting))
+    setting = {"on_stop": "cancel"} if how == "on_stop" else {}
+    daemon = start_daemon(one_agent("trap '' TERM; echo begun; sleep 300", kill_grace="1s", daemon=setting))
     run = begun(daemon)
     assert daemon.stop(signal.SIGTERM if how == "on_stop" else signal.SIGINT) == 0
     row = daemon.query("SELECT * FROM runs WHERE id = 1")[0]
@@ -150,8 +151,8 @@ def test_cancel_ends_every_run(start_daemon: StartDaemon, how: str) -> None:
 
 
 def test_cancel_takes_no_longer_than_stop_timeout(start_daemon: StartDaemon) -> None:
-    text = agent(
-        "trap '' TERM; echo begun; sleep 300", 'kill_grace = "1h"', daemon='on_stop = "cancel"\nstop_timeout = "1s"'
+    text = one_agent(
+        "trap '' TERM; echo begun; sleep 300", kill_grace="1h", daemon={"on_stop": "cancel", "stop_timeout": "1s"}
     )
     daemon = start_daemon(text)
     begun(daemon)
@@ -162,7 +163,7 @@ def test_cancel_takes_no_longer_than_stop_timeout(start_daemon: StartDaemon) -> 
 
 
 def test_a_second_signal_does_not_wait(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(agent("trap '' TERM; echo begun; sleep 300", 'kill_grace = "1h"'))
+    daemon = start_daemon(one_agent("trap '' TERM; echo begun; sleep 300", kill_grace="1h"))
     begun(daemon)
     daemon.process.send_signal(signal.SIGINT)
     daemon.wait_for_log("[daemon] Stopping")
@@ -171,7 +172,7 @@ def test_a_second_signal_does_not_wait(start_daemon: StartDaemon) -> None:
 
 
 def test_drain_waits_for_runs_and_starts_none(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    daemon = start_daemon(gated(tmp_path, daemon='on_stop = "drain"'))
+    daemon = start_daemon(gated(tmp_path, daemon={"on_stop": "drain"}))
     begun(daemon)
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait_for_log("[daemon] Stopping", mode="drain")
@@ -182,7 +183,7 @@ def test_drain_waits_for_runs_and_starts_none(start_daemon: StartDaemon, tmp_pat
 
 
 def test_a_second_daemon_names_the_first_and_disturbs_nothing(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(agent("echo begun"))
+    daemon = start_daemon(one_agent("echo begun"))
     other = daemon.cli("run")
     assert other.returncode == 1
     assert f"pid {daemon.process.pid}" in other.stderr
@@ -191,7 +192,7 @@ def test_a_second_daemon_names_the_first_and_disturbs_nothing(start_daemon: Star
 
 
 def test_a_stop_does_not_wait_for_a_locked_database(start_daemon: StartDaemon) -> None:
-    text = agent("echo begun; sleep 300", "max_concurrent = 3", daemon='on_stop = "cancel"\nstop_timeout = "1s"')
+    text = one_agent("echo begun; sleep 300", max_concurrent=3, daemon={"on_stop": "cancel", "stop_timeout": "1s"})
     daemon = start_daemon(text + 'overlap = "allow_all"\n')
     begun(daemon, 2)
     with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as connection:
@@ -206,7 +207,7 @@ def test_a_stop_does_not_wait_for_a_locked_database(start_daemon: StartDaemon) -
 
 
 def test_signals_before_the_daemon_is_ready_do_not_end_it(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(agent("echo begun"), ready=False)
+    daemon = start_daemon(one_agent("echo begun"), ready=False)
     wait_until((daemon.state / "daemon.lock").exists)
     for _ in range(20):
         daemon.process.send_signal(signal.SIGHUP)
@@ -228,7 +229,7 @@ def test_a_folder_of_any_name_will_do(tmp_path: Path) -> None:
 
 def test_the_log_file_is_reopened_when_moved_away_and_on_sighup(start_daemon: StartDaemon, tmp_path: Path) -> None:
     path = tmp_path / "agentcron.log"
-    daemon = start_daemon('[log]\nfile = "agentcron.log"\n' + agent("echo begun"), ready=False)
+    daemon = start_daemon('[log]\nfile = "agentcron.log"\n' + one_agent("echo begun"), ready=False)
     wait_until(lambda: path.exists() and "Run completed" in path.read_text())
     assert path.stat().st_mode & 0o777 == 0o640
     path.rename(tmp_path / "old.log")
@@ -242,7 +243,7 @@ def test_the_log_file_is_reopened_when_moved_away_and_on_sighup(start_daemon: St
 
 
 def test_a_log_that_cannot_be_opened_is_a_config_error(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon('[log]\nfile = "/nowhere/agentcron.log"\n' + agent("true"), ready=False)
+    daemon = start_daemon('[log]\nfile = "/nowhere/agentcron.log"\n' + one_agent("true"), ready=False)
     assert daemon.process.wait(20) == 2
     assert "log.file: cannot open" in daemon.log_text()
     assert "Traceback" not in daemon.log_text()

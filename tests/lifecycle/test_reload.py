@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import forked
+from tests.support.configs import one_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
 from tests.support.runs import begun
-from tests.support.shell_agents import agent
 from tests.support.waiting import wait_until
 
 TWO = """\
@@ -32,7 +32,7 @@ CHANGED = TWO.replace('every = "1h"', 'every = "2h"\njitter = "5s"', 1).replace(
 
 
 def test_a_reload_applies_the_file_as_a_whole(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(agent("echo begun"))
+    daemon = start_daemon(one_agent("echo begun"))
     begun(daemon)
     daemon.config.write_text(daemon.config.read_text().replace("schedules.s]", "schedules.other]"))
     daemon.process.send_signal(signal.SIGHUP)
@@ -42,7 +42,7 @@ def test_a_reload_applies_the_file_as_a_whole(start_daemon: StartDaemon) -> None
 
 
 def test_a_bad_file_changes_nothing(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(agent("echo begun"))
+    daemon = start_daemon(one_agent("echo begun"))
     before = daemon.query("SELECT version, updated_at FROM schedules")
     daemon.config.write_text(daemon.config.read_text() + "bogus = 1\n")
     daemon.process.send_signal(signal.SIGHUP)

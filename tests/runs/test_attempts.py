@@ -4,14 +4,14 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.support.configs import one_agent
 from tests.support.daemon_process import StartDaemon, processes_of
 from tests.support.runs import ended
-from tests.support.shell_agents import SECOND_BY_SECOND, config
 
 
 def test_a_failing_agent_gets_its_attempts_as_new_runs(start_daemon: StartDaemon) -> None:
-    settings = ("attempts = 3", 'retry_delay = "1s"')
-    daemon = start_daemon(config('echo "attempt $AGENTCRON_ATTEMPT $AGENTCRON_TRIGGER"; exit 1', *settings))
+    script = 'echo "attempt $AGENTCRON_ATTEMPT $AGENTCRON_TRIGGER"; exit 1'
+    daemon = start_daemon(one_agent(script, attempts=3, retry_delay="1s"))
     ended(daemon, 3, deadline=40)
     runs = daemon.query("SELECT * FROM runs ORDER BY id LIMIT 3")
     assert [run["status"] for run in runs] == ["continued_as_new", "continued_as_new", "failed"]
@@ -26,7 +26,7 @@ def test_a_failing_agent_gets_its_attempts_as_new_runs(start_daemon: StartDaemon
 
 def test_retry_after_delays_the_next_attempt(start_daemon: StartDaemon) -> None:
     script = """echo '{"status": "failed", "retry_after": 3600}' > $AGENTCRON_RESULT"""
-    daemon = start_daemon(config(script, "attempts = 2"))
+    daemon = start_daemon(one_agent(script, attempts=2))
     ended(daemon)
     waiting = daemon.wait_for_row("SELECT * FROM runs WHERE id = 2")
     delay = datetime.fromisoformat(waiting["not_before"]) - datetime.now(UTC)
@@ -35,7 +35,7 @@ def test_retry_after_delays_the_next_attempt(start_daemon: StartDaemon) -> None:
 
 
 def test_pause_on_failure(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(config("exit 1", schedule=SECOND_BY_SECOND + "pause_on_failure = true\n"))
+    daemon = start_daemon(one_agent("exit 1", schedule={"pause_on_failure": True}))
     ended(daemon)
     row = daemon.wait_for_row("SELECT * FROM schedules WHERE paused = 1")
     assert row["pause_note"] == "run 1 failed (pause_on_failure)"
@@ -46,7 +46,7 @@ def test_pause_on_failure(start_daemon: StartDaemon) -> None:
 
 
 def test_a_running_run_is_cancelled_with_its_whole_tree(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(config("sleep 300 & sleep 300"))
+    daemon = start_daemon(one_agent("sleep 300 & sleep 300"))
     run = daemon.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
     answer = daemon.cli("runs", "cancel", "1")
     assert answer.returncode == 0, answer.stderr
@@ -61,7 +61,7 @@ def test_a_running_run_is_cancelled_with_its_whole_tree(start_daemon: StartDaemo
 
 
 def test_a_flag_set_while_no_daemon_runs_is_obeyed_at_the_next_start(start_daemon: StartDaemon) -> None:
-    text = config("sleep 300")
+    text = one_agent("sleep 300")
     first = start_daemon(text)
     first.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
     first.kill()
@@ -70,7 +70,7 @@ def test_a_flag_set_while_no_daemon_runs_is_obeyed_at_the_next_start(start_daemo
 
 
 def test_the_steps_and_events_of_a_run_are_kept(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(config("true"))
+    daemon = start_daemon(one_agent("true"))
     ended(daemon)
     steps = daemon.query("SELECT * FROM steps WHERE run_id = 1 ORDER BY started_at")
     assert {step["name"] for step in steps} == {"workspace", "deliver", "work", "record"}

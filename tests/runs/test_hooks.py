@@ -11,9 +11,9 @@ import pytest
 
 from daemon.runs.hook_tokens import HookTokens
 from tests.support.api import call
+from tests.support.configs import Table, config_text, triggered_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
 from tests.support.peers.processes import Peer, free_port, peer
-from tests.support.remote_agents import agent
 from tests.support.runs import cancel, ended, triggered
 from tests.support.waiting import pause, wait_until
 
@@ -23,10 +23,13 @@ QUICK = "from daemon.agents.remote import delivery\ndelivery.WAITS = (0.2, 0.2, 
 DONE = {"status": "completed", "result": {"built": 3}}
 
 
-def text(url: str, *settings: str, control: str = "") -> str:
-    more = "\n".join(["type = 'agentex'", f"url = '{url}'", "await_completion = true", *settings])
-    daemon = "[daemon]\nstate_dir = 'state'\nmax_concurrent_runs = 1\n[control]\nsocket = 'c.sock'\n"
-    return daemon + control + agent("a", more, x="wait", e="early", f="early-fail", slow="slow")
+def text(url: str, *, control: Table | None = None, daemon: Table | None = None, **keys: object) -> str:
+    inputs = {"x": "wait", "e": "early", "f": "early-fail", "slow": "slow"}
+    return config_text(
+        daemon={"max_concurrent_runs": 1, **(daemon or {})},
+        control={"socket": "c.sock", **(control or {})},
+        agents={"a": triggered_agent(inputs, type="agentex", url=url, await_completion=True, **keys)},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +123,7 @@ def test_only_the_hash_of_a_token_is_kept(world: tuple[DaemonProcess, Peer]) -> 
 def test_the_hook_may_be_called_before_the_event_is_acknowledged(start_daemon: StartDaemon, tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "token").write_text("0123456789abcdef0123456789abcdef\n")
-    control = f"listen = '127.0.0.1:{port}'\ntokens = [{{ name = 'ci', file = 'token' }}]\n"
+    control = {"listen": f"127.0.0.1:{port}", "tokens": [{"name": "ci", "file": "token"}]}
     with peer(tmp_path, "agentex_plain", "async") as found:
         daemon = start_daemon(text(found.url, control=control))
         number = triggered(daemon, "a/e")
@@ -133,7 +136,7 @@ def test_the_hook_may_be_called_before_the_event_is_acknowledged(start_daemon: S
 def test_nothing_is_delivered_any_more_once_the_hook_was_called(start_daemon: StartDaemon, tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "token").write_text("0123456789abcdef0123456789abcdef\n")
-    control = f"listen = '127.0.0.1:{port}'\ntokens = [{{ name = 'ci', file = 'token' }}]\n"
+    control = {"listen": f"127.0.0.1:{port}", "tokens": [{"name": "ci", "file": "token"}]}
     with peer(tmp_path, "agentex_plain", "async") as found:
         daemon = start_daemon(text(found.url, control=control), slowed=QUICK)
         run = ended(daemon, triggered(daemon, "a/f"))
@@ -144,7 +147,7 @@ def test_nothing_is_delivered_any_more_once_the_hook_was_called(start_daemon: St
 
 
 def test_public_url_is_what_hook_urls_begin_with(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    control = "public_url = 'https://cron.example.org/base/'\n"
+    control = {"public_url": "https://cron.example.org/base/"}
     with peer(tmp_path, "agentex_plain", "async") as found:
         daemon = start_daemon(text(found.url, control=control))
         run = dict(daemon.wait_for_run("suspended", number=triggered(daemon, "a/x")))
@@ -153,7 +156,7 @@ def test_public_url_is_what_hook_urls_begin_with(start_daemon: StartDaemon, tmp_
 
 def test_a_hook_that_is_not_called_in_time_expires_with_the_run(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "agentex_plain", "async") as found:
-        daemon = start_daemon(text(found.url, "timeout = '6s'"))
+        daemon = start_daemon(text(found.url, timeout="6s"))
         number = triggered(daemon, "a/x")
         run = ended(daemon, number)
         assert (run["status"], run["error"]) == ("failed", "timeout: the run took longer than its timeout")
@@ -164,12 +167,12 @@ def test_a_hook_that_is_not_called_in_time_expires_with_the_run(start_daemon: St
 
 def test_the_time_of_a_run_goes_on_without_the_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "agentex_plain", "async") as found:
-        first = start_daemon(text(found.url, "timeout = '4s'"))
+        first = start_daemon(text(found.url, timeout="4s"))
         number = triggered(first, "a/x")
         first.wait_for_run("suspended", number=number)
         first.kill()
         pause(2.5)
-        run = ended(start_daemon(text(found.url, "timeout = '4s'")), number)
+        run = ended(start_daemon(text(found.url, timeout="4s")), number)
         took = datetime.fromisoformat(run["completed_at"]) - datetime.fromisoformat(run["started_at"])
         assert run["error"] == "timeout: the run took longer than its timeout"
         assert took < timedelta(seconds=6)
@@ -177,7 +180,7 @@ def test_the_time_of_a_run_goes_on_without_the_daemon(start_daemon: StartDaemon,
 
 def test_draining_does_not_wait_for_suspended_runs(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "agentex_plain", "async") as found:
-        daemon = start_daemon(text(found.url).replace("[daemon]", "[daemon]\non_stop = 'drain'"))
+        daemon = start_daemon(text(found.url, daemon={"on_stop": "drain"}))
         number = triggered(daemon, "a/x")
         daemon.wait_for_run("suspended", number=number)
         assert daemon.stop(deadline=10) == 0
@@ -210,13 +213,13 @@ def test_a_result_of_any_depth_is_kept_or_refused(world: tuple[DaemonProcess, Pe
 
 def test_what_an_agent_repeats_of_key_and_token_is_masked(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "misbehaving") as found:
-        daemon = start_daemon(text(f"{found.url}/tell-secrets", "api_key = 'sesame-open'", "attempts = 1"))
+        daemon = start_daemon(text(f"{found.url}/tell-secrets", api_key="sesame-open", attempts=1))
         run = ended(daemon, triggered(daemon, "a/x"))
         assert run["error"].startswith("task/create: *** http+unix://")
         assert_no_secret(daemon, run)
         daemon.stop()
     with peer(tmp_path, "agentex_plain", "async") as found:
-        daemon = start_daemon(text(found.url, """api_key = 'a "sesame-open"'"""))
+        daemon = start_daemon(text(found.url, api_key='a "sesame-open"'))
         run = dict(daemon.wait_for_run("suspended", number=triggered(daemon, "a/x")))
         path = "/hooks/" + hook_of(found, run).rpartition("/")[2]
         key = 'a "sesame-open"'
@@ -237,7 +240,7 @@ def assert_no_secret(daemon: DaemonProcess, run: dict[str, Any]) -> None:
 
 def test_a_failure_by_hook_starts_the_next_attempt(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "agentex_plain", "async") as found:
-        daemon = start_daemon(text(found.url, "attempts = 2", "retry_delay = '0s'"))
+        daemon = start_daemon(text(found.url, attempts=2, retry_delay="0s"))
         run = dict(daemon.wait_for_run("suspended", number=triggered(daemon, "a/x")))
         path = "/hooks/" + hook_of(found, run).rpartition("/")[2]
         call(daemon, "POST", path, {"status": "failed"})
