@@ -55,7 +55,7 @@ class DaemonProcess:
         self.log_file.touch()
         command = ["--config", str(self.config), "run", *arguments]
         self.process: subprocess.Popen[bytes] | forked.Forked
-        if slowed or cgroup or "LD_PRELOAD" in environment:
+        if cgroup or "LD_PRELOAD" in environment:
             with self.log_file.open("ab") as log:
                 self.process = subprocess.Popen(
                     [*_inside(cgroup), sys.executable, *_program(slowed), *command],
@@ -65,7 +65,8 @@ class DaemonProcess:
                     env=self.environment,
                 )
         else:
-            self.process = forked.Forked(command, self.environment, Path.cwd(), self.log_file, self.log_file)
+            streams = (self.log_file, self.log_file)
+            self.process = forked.Forked(command, self.environment, Path.cwd(), *streams, slowed=slowed)
 
     # what it says
 

@@ -1,6 +1,6 @@
 """agentcron in a process of its own, forked from one that has loaded it: most of a start is Python's imports.
 
-What depends on the start itself (a preloaded library, a changed program, a cgroup) is for `subprocess` to start.
+What depends on the start itself (a preloaded library, a cgroup) is for `subprocess` to start.
 """
 
 import contextlib
@@ -40,10 +40,17 @@ class Forked:
     """A process that runs a command of agentcron, with as much of `subprocess.Popen` as tests need."""
 
     def __init__(
-        self, arguments: list[str], environment: Mapping[str, str], folder: Path, output: Path, errors: Path
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        output: Path,
+        errors: Path,
+        *,
+        slowed: str = "",
     ) -> None:
         self.arguments = arguments
-        given = (arguments, dict(environment), str(folder), str(output), str(errors))
+        given = (arguments, dict(environment), str(folder), str(output), str(errors), slowed)
         self._process = _SERVER.Process(target=_enter, args=given, daemon=True)
         self._process.start()
 
@@ -92,7 +99,9 @@ def run(arguments: list[str], environment: Mapping[str, str], folder: Path) -> s
         return subprocess.CompletedProcess(arguments, status, output.read_text(), errors.read_text())
 
 
-def _enter(arguments: list[str], environment: dict[str, str], folder: str, output: str, errors: str) -> None:
+def _enter(
+    arguments: list[str], environment: dict[str, str], folder: str, output: str, errors: str, slowed: str
+) -> None:
     """Be the command: with its own environment, folder and standard streams."""
     os.environ.clear()
     os.environ.update(environment)
@@ -109,4 +118,14 @@ def _enter(arguments: list[str], environment: dict[str, str], folder: str, outpu
     sys.stdin, sys.stdout = open(0), open(1, "w")  # noqa: SIM115 - descriptors
     sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115 - likewise
     sys.argv = ["agentcron", *arguments]
-    main()
+    if slowed:
+        _run_slowed(slowed)
+    else:
+        main()
+
+
+def _run_slowed(slowed: str) -> None:
+    """Run code, then the program, whose modules are loaded anew so that they meet what the code has changed."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "daemon"]:
+        del sys.modules[name]
+    exec(f"{slowed}\nfrom daemon.__main__ import main\nmain()", {"__name__": "__main__"})  # noqa: S102 - the test's own
