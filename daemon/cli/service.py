@@ -202,10 +202,11 @@ def status(context: typer.Context, json: Json = False) -> None:
 
     try:
         view = document(config, query, "/status")
-    except NotFoundError as missing:
+    except NotFoundError:
         pid = running_daemon(folder)
         if pid is not None:
-            raise StoreError(f"a daemon runs, pid {pid}, but its database is missing: {missing}") from None
+            problem = f"a daemon runs, pid {pid}, but its database is missing; run `agentcron doctor` for details"
+            raise StoreError(problem) from None
         raise unreachable from None
     if json:
         print_json(view)

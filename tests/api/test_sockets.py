@@ -161,7 +161,7 @@ def test_a_token_has_the_rights_it_is_given(start_daemon: StartDaemon, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(None, "cannot read"), ("short", "8 or more"), ("with a blank in it", "8 or")]
+    ("content", "why"), [(None, "cannot read"), ("short", "at least 8"), ("with a blank in it", "at least 8")]
 )
 def test_a_token_that_cannot_be_used_is_a_config_error(
     start_daemon: StartDaemon, tmp_path: Path, port: int, content: str | None, why: str

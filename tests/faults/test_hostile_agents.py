@@ -111,7 +111,7 @@ def test_logs_shows_nothing_that_an_agent_put_in_the_place_of_its_output(start_d
         shown = daemon.cli("runs", "logs", str(first_run(daemon, number)["id"]))
         assert shown.returncode == 1, instead
         assert shown.stdout == ""
-        assert "is not the output any more" in shown.stderr
+        assert "is no longer the output file" in shown.stderr
 
 
 def test_a_supervisor_that_is_stopped_does_not_outlive_the_timeout(start_daemon: StartDaemon) -> None:

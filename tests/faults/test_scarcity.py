@@ -62,7 +62,7 @@ def test_a_database_that_is_taken_away_is_told_and_nothing_is_acknowledged(
     created = call(daemon, "POST", "/agents/a/schedules", {"name": "mine", "interval_seconds": 3600})
     assert created.status == 503
     assert "removed or replaced" in created.body["message"]
-    assert f"a daemon runs, pid {daemon.process.pid}, but its database is gone" in daemon.cli("status").stderr
+    assert f"a daemon runs, pid {daemon.process.pid}, but its database is missing" in daemon.cli("status").stderr
     (tmp_path / "aside.db").rename(daemon.state / "state.db")
     [known] = daemon.query("SELECT max(id) AS id FROM runs")
     daemon.wait_for_row("SELECT 1 FROM runs WHERE id > ? AND status = 'completed'", known["id"])

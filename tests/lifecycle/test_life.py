@@ -132,7 +132,7 @@ def test_all_that_a_stopped_daemon_left_is_cancelled_by_the_next_one(start_daemo
     begun(first, 2)
     first.stop()
     told = first.cli("runs", "cancel", "--all")
-    assert (told.returncode, told.stdout) == (0, "3 runs will be cancelled when the daemon starts.\n")
+    assert (told.returncode, told.stdout) == (0, "Cancelling 3 runs when the daemon starts.\n")
     second = start_daemon(one_agent(script, max_concurrent=2, kill_grace="1s"))
     for run in (1, 2, 3):
         second.wait_for_run("cancelled", number=run)

@@ -87,7 +87,7 @@ def test_the_status_says_what_is_amiss_until_it_is_mended(start_daemon: StartDae
     daemon.config.write_text(good + "bogus = 1\nworse = 2\n")
     daemon.process.send_signal(signal.SIGHUP)
     manager.wait_for(lambda: last_status().endswith("; config not reloaded (mistakes in it: 2), see the log"))
-    assert "amiss    config not reloaded (mistakes in it: 2)" in daemon.cli("status").stdout
+    assert "problem  config not reloaded (mistakes in it: 2)" in daemon.cli("status").stdout
     daemon.config.write_text(good)
     daemon.process.send_signal(signal.SIGHUP)
     manager.wait_for(lambda: "not reloaded" not in last_status())
