@@ -9,7 +9,7 @@ import typer
 from daemon.cli.output import local_time, tell
 from daemon.cli.parameters import Json
 from daemon.model import Overlap
-from daemon.rules.schedule_fields import BOOLEAN, DURATION, FIELDS, Kind, ScheduleField, put
+from daemon.rules.schedule_fields import BOOLEAN, DURATION, FIELDS, Kind, ScheduleField
 
 if TYPE_CHECKING:
     from daemon.cli.client import Client
@@ -190,8 +190,16 @@ def _definition(options: dict[str, Any]) -> dict[str, Any]:
     for field in _OPTIONS:
         value = options.get(field.key)
         if value is not None:
-            put(body, field.api, _parsed(field.kind, field.option, value) if isinstance(value, str) else value)
+            _put(body, field.api, _parsed(field.kind, field.option, value) if isinstance(value, str) else value)
     return body
+
+
+def _put(body: dict[str, Any], name: str, value: object) -> None:
+    """Set a value under a name of the API, where `a.b` is the key b of the object a."""
+    *outer, last = name.split(".")
+    for key in outer:
+        body = body.setdefault(key, {})
+    body[last] = value
 
 
 def _cleared(keys: list[str], body: dict[str, Any]) -> dict[str, None]:

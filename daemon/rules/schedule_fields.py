@@ -196,11 +196,3 @@ FIELDS = (
 DEFINITION = tuple(entry for entry in FIELDS if entry is not PAUSED)
 """The fields that a change replaces; pausing has operations of its own."""
 BY_COLUMN = {entry.column: entry for entry in FIELDS}
-
-
-def put(document: dict[str, Any], name: str, value: object) -> None:
-    """Set a value in a JSON object under a name of the API, where `a.b` is the key b of the object a."""
-    *outer, last = name.split(".")
-    for key in outer:
-        document = document.setdefault(key, {})
-    document[last] = value
