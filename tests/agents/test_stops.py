@@ -1,7 +1,6 @@
 """Calls in flight when the daemon stops or dies: drained, given up, or delivered again, but not once acknowledged."""
 
 import signal
-import sqlite3
 import time
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from tests.support.configs import config_text, triggered_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.database import change_database
 from tests.support.peers.processes import Peer, peer
 from tests.support.runs import cancel, ended, triggered
 from tests.support.waiting import wait_until
@@ -129,7 +129,7 @@ def test_a_cancel_while_the_daemon_was_away_is_obeyed(start_daemon: StartDaemon,
         first.wait_for_run("suspended", number=number)
         first.kill()
         flag = "INSERT INTO cancellation_flags VALUES (?, '2026-01-01T00:00:00.000Z', 'alice', 0, NULL)"
-        write(first, flag, number)
+        change_database(first, flag, number)
         run = ended(start_daemon(config_text(agents={"a": agent})), number)
         assert (run["status"], run["error"]) == ("cancelled", "cancelled by alice")
         assert [one["method"] for one in found.requests()] == ["task/create", "event/send", "task/cancel"]
@@ -143,11 +143,6 @@ def test_a_suspended_run_whose_agent_left_the_config_goes_on(start_daemon: Start
         first.kill()
         second = start_daemon("[agents.b]\ncommand = ['true']\n")
         assert ended(second, number)["message"] == "made"
-
-
-def write(daemon: DaemonProcess, sql: str, *values: object) -> None:
-    with sqlite3.connect(daemon.state / "state.db") as connection:
-        connection.execute(sql, values)
 
 
 def assert_one_key(found: Peer, deliveries: int) -> None:

@@ -15,6 +15,7 @@ import pytest
 from daemon.units import format_instant
 from tests.support.api import call
 from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.database import change_database
 from tests.support.histories import fill
 from tests.support.peers.processes import free_port
 from tests.support.site_daemon import config as site_config
@@ -42,14 +43,9 @@ def config(retention: str = 'every = "100d"', every: str = "20d") -> str:
     return CONFIG.format(retention=retention, every=every)
 
 
-def execute(daemon: DaemonProcess, sql: str, *values: object) -> None:
-    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", timeout=20, isolation_level=None)) as connection:
-        connection.execute(sql, values)
-
-
 def make_old(daemon: DaemonProcess, run: int, days: int = 40) -> None:
     """Have a run be touched last so many days ago."""
-    execute(
+    change_database(
         daemon, f"UPDATE runs SET updated_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-{days} days') WHERE id = ?", run
     )
 
@@ -122,7 +118,7 @@ def test_a_sweep_that_was_missed_is_made_up_for_at_the_start(start_daemon: Start
     run = trigger(first)
     first.stop()
     make_old(first, run)
-    execute(first, "UPDATE instance SET swept_at = '2026-01-01T00:00:00.000Z'")
+    change_database(first, "UPDATE instance SET swept_at = '2026-01-01T00:00:00.000Z'")
     start_daemon(config()).wait_for_log("[retention] Deleted 1 run")
 
 
@@ -247,7 +243,7 @@ def test_what_may_have_run_is_not_started_again_after_its_fire_was_deleted(start
     for run in (1, 2, 3):
         daemon.wait_for_run("completed", number=run)
         make_old(daemon, run, 12)
-    execute(daemon, "UPDATE fires SET decided_at = scheduled_for")
+    change_database(daemon, "UPDATE fires SET decided_at = scheduled_for")
     daemon.config.write_text(daemon.config.read_text().replace("days = 30", "days = 7"))
     assert call(daemon, "POST", "/reload").status == 200
     swept = call(daemon, "POST", "/retention/run").body

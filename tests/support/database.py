@@ -7,9 +7,10 @@ from pathlib import Path
 from tests.support.daemon_process import DaemonProcess
 
 
-def change_database(daemon: DaemonProcess, sql: str) -> None:
-    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", timeout=10, isolation_level=None)) as connection:
-        connection.execute(sql)
+def change_database(daemon: DaemonProcess, sql: str, *values: object) -> None:
+    """Run one statement that commits at once."""
+    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", timeout=20, isolation_level=None)) as connection:
+        connection.execute(sql, values)
 
 
 def damaged(file: Path, page: int = 4) -> None:
