@@ -32,7 +32,7 @@ signal.signal(signal.SIGUSR2, tell)
 def modules_at_ready(start_daemon: StartDaemon, folder: Path, config: str) -> set[str]:
     """Ask a daemon that has become ready which modules it has imported."""
     file = folder / "modules"
-    daemon = start_daemon(config, slowed=TELL_MODULES.format(file=file))
+    daemon = start_daemon(config, anew=True, slowed=TELL_MODULES.format(file=file))
     daemon.process.send_signal(signal.SIGUSR2)
     wait_until(file.exists)
     return set(file.read_text().split())

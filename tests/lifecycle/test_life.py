@@ -62,7 +62,7 @@ def test_a_killed_supervisor_interrupts_the_run_and_leaves_nothing(start_daemon:
     run = begun(daemon)
     os.kill(int(str(run["pid"])), signal.SIGKILL)
     row = daemon.wait_for_run("interrupted", number=1)
-    assert "supervisor ended" in row["error"]
+    assert "its supervisor was killed or failed" in row["error"]
     assert processes_of(str(run["idempotency_key"])) == []
 
 

@@ -272,7 +272,7 @@ def test_where_folders_cannot_be_removed_the_rows_stay_too(
     daemon = start_daemon(config())
     refused = call(daemon, "POST", "/retention/run")
     assert refused.status == 503
-    assert "is a link, a mount point or no folder" in refused.body["message"]
+    assert "is a link, a mount point or not a folder" in refused.body["message"]
     daemon.wait_for_log("[retention] The sweep failed")
     assert [row["id"] for row in daemon.query("SELECT id FROM runs")] == [run]
 

@@ -59,4 +59,4 @@ def test_the_command_works_with_python_daemon_installed_over_it_and_removed_agai
         folder = installed.parent / change.__name__
         assert agentcron(installed, "--version") == f"agentcron {VERSION}\n"
         assert "Wrote" in agentcron(installed, "init", str(folder))
-        assert "is good" in agentcron(installed, "--config", str(folder / "config.toml"), "check")
+        assert "is valid" in agentcron(installed, "--config", str(folder / "config.toml"), "check")

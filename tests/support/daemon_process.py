@@ -30,7 +30,8 @@ def _inside(cgroup: Path | None) -> list[str]:
 class DaemonProcess:
     """`agentcron run` on a config in a folder; its state is in `state/` there unless told otherwise.
 
-    `slowed` is code that puts a delay into one place of the program before it starts.
+    `slowed` is code that puts a delay into one place of the program before it starts. The process is forked from one
+    that has the program loaded; `anew` starts an interpreter, which imports only what this daemon needs.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class DaemonProcess:
         state: Path | None = None,
         slowed: str = "",
         cgroup: Path | None = None,
+        anew: bool = False,
         **environment: str,
     ) -> None:
         self.folder = folder
@@ -55,7 +57,7 @@ class DaemonProcess:
         self.log_file.touch()
         command = ["--config", str(self.config), "run", *arguments]
         self.process: subprocess.Popen[bytes] | forked.Forked
-        if cgroup or "LD_PRELOAD" in environment:
+        if anew or cgroup or "LD_PRELOAD" in environment:
             with self.log_file.open("ab") as log:
                 self.process = subprocess.Popen(
                     [*_inside(cgroup), sys.executable, *_program(slowed), *command],

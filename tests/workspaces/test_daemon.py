@@ -136,7 +136,7 @@ def test_an_unreachable_repository_fails_the_run_in_its_step(start_daemon: Start
     daemon = start_daemon(config())
     run = trigger(daemon)
     row = daemon.wait_for_run("failed", number=run)
-    assert "environment site: the repository cannot be fetched" in row["error"]
+    assert "environment site: cannot fetch the repository" in row["error"]
     assert daemon.query("SELECT error FROM steps WHERE run_id = ? AND name = 'workspace'", run)[0]["error"]
     assert daemon.query("SELECT 1 FROM workspaces") == []
 
@@ -222,7 +222,7 @@ def test_a_bad_name_and_a_stray_file_stop_no_cleanup(start_daemon: StartDaemon) 
     assert (cleaned.status, cleaned.body["removed"]) == (200, [good])
     assert [one["run_id"] for one in cleaned.body["failed"]] == [spoilt]
     assert call(daemon, "POST", f"/workspaces/{spoilt}/discard").status == 409
-    assert daemon.wait_for_log("cannot be looked into: Not a directory")
+    assert daemon.wait_for_log("environments/stray/tasks: Not a directory")
 
 
 @pytest.mark.usefixtures("origin")
