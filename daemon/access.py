@@ -76,13 +76,13 @@ class Rights:
         return _is_among(principal, self._admins | granted)
 
     def may_start(self, claim: Claim) -> bool:
-        """Tell whether a creator's schedules may start an agent."""
+        """Return whether a creator's schedules may start an agent."""
         creator, agent = claim
         return self.may(creator, "agent.execute", agent) and self.may(creator, "task.create", agent)
 
 
 class Access:
-    """Looks up the rights that the config in force grants, off the event loop."""
+    """Looks up in threads which rights the current config grants."""
 
     def __init__(self, live: LiveConfig) -> None:
         self._live = live
@@ -95,15 +95,15 @@ class Access:
         self._known = {}
 
     async def is_admin(self, principal: str) -> bool:
-        """Tell whether a principal has every right; an answer is kept for a few seconds."""
+        """Return whether a principal has every right; answers are cached for a few seconds."""
         return await self._look_up((principal, "", ""), lambda rights: rights.is_admin(principal))
 
     async def may(self, principal: str, action: Action, agent: str) -> bool:
-        """Tell whether a principal may do something with an agent; an answer is kept for a few seconds."""
+        """Return whether a principal may perform an action on an agent; answers are cached for a few seconds."""
         return await self._look_up((principal, action, agent), lambda rights: rights.may(principal, action, agent))
 
     async def may_now(self, principal: str, action: Action, agent: str) -> bool:
-        """Tell the same as it is at this moment."""
+        """Return the same as `may`, but look it up now."""
         at_once = self._rights.may_at_once(principal)
         return at_once if at_once is not None else await asyncio.to_thread(self._rights.may, principal, action, agent)
 
@@ -114,7 +114,7 @@ class Access:
         return [agent for agent in self._live.config.agents if await self.may(principal, "schedule.read", agent)]
 
     async def may_start(self, claims: Iterable[Claim]) -> dict[Claim, bool]:
-        """Tell of each claim whether its schedules may start; leave out what takes longer than a second to look up."""
+        """Return for each claim whether its schedules may start; omit those that take too long to look up (1 s)."""
         asked = {claim: asyncio.ensure_future(asyncio.to_thread(self._rights.may_start, claim)) for claim in claims}
         if asked:
             await asyncio.wait(asked.values(), timeout=_LOOK_UP)
@@ -124,13 +124,13 @@ class Access:
         at_once = self._rights.may_at_once(key[0])
         if at_once is not None:
             return at_once
-        memory = self._known  # another one takes its place when the config changes
-        known = memory.get(key)
+        cache = self._known  # a change of the config replaces it
+        known = cache.get(key)
         if known is None or time.monotonic() > known[0]:
             answer = await asyncio.to_thread(look_up, self._rights)
-            if len(memory) > _MOST_KEPT:
-                memory.clear()
-            known = memory[key] = (time.monotonic() + _KEPT, answer)
+            if len(cache) > _MOST_KEPT:
+                cache.clear()
+            known = cache[key] = (time.monotonic() + _KEPT, answer)
         return known[1]
 
 
