@@ -208,8 +208,14 @@ class Database:
                 self._note_damage(result)
                 _settle(future, result)
                 self._queue.task_done()
-            for committed in self._listeners:
+            self._publish(changes)
+
+    def _publish(self, changes: Changes) -> None:
+        for committed in self._listeners:
+            try:
                 committed(changes)
+            except Exception:  # noqa: BLE001 - what was committed stands, and the next writers are served
+                _LOG.exception("[daemon] Unexpected error after a commit")
 
     def _commit_and_witness(
         self, closures: list[Closure[Any]], changes: Changes, connection: sqlite3.Connection

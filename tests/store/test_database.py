@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from daemon.errors import RefusedError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE
+from daemon.store.changes import Changes
 from daemon.store.connection import Transaction, connect
 from daemon.store.database import Database
 from daemon.store.lock import DaemonLock, running_daemon
@@ -66,6 +68,39 @@ async def test_one_failing_closure_harms_no_other(database: Database) -> None:
         sqlite3.Cursor,
     ]
     assert await names(database) == {"one", "two"}
+
+
+async def test_what_was_committed_is_published_once_and_what_was_undone_is_not(database: Database) -> None:
+    published: list[Changes] = []
+    database.on_commit(published.append)
+
+    def half(tx: Transaction) -> None:
+        tx.changes.count("run", "half")
+        raise LookupError("half-way")
+
+    results = await asyncio.gather(
+        database.write(lambda tx: tx.changes.count("run", "one")),
+        database.write(half),
+        database.write(lambda tx: tx.execute("nonsense")),
+        database.write(lambda tx: tx.changes.count("run", "two", 2)),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [type(None), LookupError, sqlite3.OperationalError, type(None)]
+    assert sum((changes.counts for changes in published), Counter()) == {("run", "one"): 1, ("run", "two"): 2}
+
+
+async def test_a_listener_that_fails_stops_neither_the_writer_nor_other_listeners(database: Database) -> None:
+    published: list[Changes] = []
+
+    def fail(_: Changes) -> None:
+        raise LookupError("a bug")
+
+    database.on_commit(fail)
+    database.on_commit(published.append)
+    for name in ("one", "two"):
+        await database.write(lambda tx, name=name: tx.execute(RUN, (name,)).fetchall())  # type: ignore[misc]
+    assert await names(database) == {"one", "two"}
+    assert len(published) == 2
 
 
 async def test_a_locked_database_is_told_from_a_mistake_and_recovers(database: Database) -> None:
