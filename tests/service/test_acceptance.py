@@ -307,7 +307,7 @@ def test_a_persons_own_daemon_runs_by_the_readmes_lines_and_loses_no_run_at_a_re
         path = "/usr/local/bin:/usr/bin:/bin"
         return host.run(f"runuser -u alice -- env -i {environment} PATH={path} sh -e /var/tmp/script")
 
-    as_alice(readme("A person's own daemon").replace("loginctl", "true loginctl"))
+    as_alice(readme("Your own daemon").replace("loginctl", "true loginctl"))
     assert as_alice("systemctl --user is-active agentcron").strip() == "active"
     long = '[agents.long]\ncommand = ["sleep", "600"]\n[agents.long.schedules.never]\nevery = "36500d"\n'
     as_alice(f"cat >>.config/agentcron/config.toml <<'END'\n{long}END\nsystemctl --user reload agentcron")
