@@ -1,1 +1,1 @@
-"""The alarm for the next due time, and the watch for steps of the wall clock."""
+"""The alarm for the next due time, and the watch for wall-clock steps."""

@@ -1,6 +1,6 @@
-"""The alarm: it rings at the earliest start, and has the due times that have come decided from the database.
+"""The alarm: wakes up when the next start is due and decides all due times that have come.
 
-APScheduler only wakes the daemon up; it holds one job and knows no schedule.
+Schedules are read from the database. APScheduler only provides the wake-up: it holds one job and knows no schedule.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ from daemon.units import format_instant
 _LOG = structlog.get_logger()
 _ALARM = "alarm"
 _BATCH = 100  # schedules decided in one transaction
-_LAST_STRETCH = timedelta(seconds=1)  # a longer sleep ends that much earlier, because the kernel may oversleep it
+_WAKE_EARLY = timedelta(seconds=1)  # a long sleep ends that much earlier, because the kernel may oversleep
 _RETRY_AFTER = timedelta(seconds=2)
 
 
 class Clock:
-    """Wakes up at each start and has due times decided."""
+    """Wakes up at each start and decides due times."""
 
     def __init__(self, home: Home, live: LiveConfig, access: Access, outbox: Outbox, metrics: Metrics) -> None:
         self._home = home
@@ -50,7 +50,7 @@ class Clock:
         live.on_change(self._wake.set)
 
     def _committed(self, changes: Changes) -> None:
-        """Arm again for what others changed; the decisions of this clock return the next start themselves."""
+        """Re-arm after a commit by another part; this clock's own decisions return the next start."""
         if changes.labels("schedule") or changes.labels("clock"):
             self._wake.set()
 
@@ -65,14 +65,14 @@ class Clock:
         finally:
             self._scheduler.shutdown(wait=False)
 
-    async def settle(self) -> None:
-        """Have what has come due decided, so that a change counts from now on only."""
+    async def decide_overdue(self) -> None:
+        """Decide due times up to now, so that a change that follows affects later ones only."""
         wake = await self._home.database.read(next_wake)
         if wake is not None and wake <= self._home.now():
             await self.decide()
 
     async def decide(self) -> datetime | None:
-        """Decide all that is due; return the instant of the next start."""
+        """Decide all due times that have come; return the instant of the next start, None without one."""
         try:
             await self._home.database.check_room()
             rights: dict[Claim, bool] = {}
@@ -83,7 +83,8 @@ class Clock:
                 for schedule, reason in decided.failures:
                     _LOG.error("[clock] Due times cannot be decided", schedule=schedule, reason=reason)
                 for fire in decided.fires:
-                    self._report(fire)
+                    self._record_metrics(fire)
+                    _log(fire)
                 if decided.unknown:
                     rights |= await self._access.may_start(decided.unknown)
                     unanswered |= decided.unknown - rights.keys()
@@ -106,19 +107,18 @@ class Clock:
             config.daemon.timezone,
         )
 
-    def _report(self, fire: Fire) -> None:
+    def _record_metrics(self, fire: Fire) -> None:
         if fire.run_id is not None:
             self._metrics.late(fire.late)
-        _log(fire)
 
     def _arm(self, wake_at: datetime | None) -> None:
-        """Have the scheduler set the event at an instant, or shortly before one that is far away."""
+        """Set the alarm to an instant, or shortly before it if it is far away; None removes the alarm."""
         if wake_at is None:
             with contextlib.suppress(LookupError):
                 self._scheduler.remove_job(_ALARM)
             return
-        if wake_at - self._home.now() > 2 * _LAST_STRETCH:
-            wake_at -= _LAST_STRETCH
+        if wake_at - self._home.now() > 2 * _WAKE_EARLY:
+            wake_at -= _WAKE_EARLY
         self._scheduler.add_job(self._ring, "date", run_date=wake_at, id=_ALARM, replace_existing=True)
 
     async def _ring(self) -> None:
@@ -126,9 +126,9 @@ class Clock:
 
 
 async def decide_some(database: Database, present: Present, outbox: Outbox, schedules: int) -> Decided:
-    """Decide the due times of some schedules in one transaction; one that cannot be decided stops no other.
+    """Decide the due times of up to `schedules` schedules in one transaction.
 
-    Raise StoreUnavailableError if they cannot be recorded.
+    One that cannot be decided does not affect the others. Raise StoreUnavailableError if nothing can be recorded.
     """
     decide = partial(decide_due, present=present, outbox=outbox, schedules=schedules)
     try:

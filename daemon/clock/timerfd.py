@@ -1,6 +1,6 @@
-"""A descriptor that becomes readable when the wall clock is set: timerfd_create(2) with TFD_TIMER_CANCEL_ON_SET.
+"""A file descriptor that becomes readable when the wall clock is set: timerfd_create(2), TFD_TIMER_CANCEL_ON_SET.
 
-Python has os.timerfd_create only from 3.13, and no name for that flag.
+Called through ctypes, because Python has os.timerfd_create only since 3.13, and no constant for that flag.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ class _Itimerspec(ctypes.Structure):
 
 
 def open_clock_watch() -> int:
-    """Return a new descriptor; raise OSError where the kernel has none."""
+    """Return a new descriptor; raise OSError if the kernel does not support it."""
     descriptor: int = _LIBC.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
     if descriptor < 0:
         raise OSError(ctypes.get_errno(), "timerfd_create")
@@ -36,8 +36,8 @@ def open_clock_watch() -> int:
 
 
 def acknowledge(descriptor: int) -> None:
-    """Take note of a set clock, so that the descriptor becomes readable again only at the next one."""
+    """Acknowledge that the clock was set, so that the descriptor becomes readable again only at the next time."""
     try:
         os.read(descriptor, 8)
-    except OSError:  # ECANCELED is the message itself; EAGAIN means that there was none
+    except OSError:  # ECANCELED reports that the clock was set; EAGAIN means that it was not
         return

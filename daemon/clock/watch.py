@@ -1,4 +1,4 @@
-"""The watch for steps of the wall clock and for suspends: what they change is computed anew at once."""
+"""Watches for steps of the wall clock and for suspends, and recomputes what depends on the time at once."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,11 @@ from daemon.store.home import Home
 
 _LOG = structlog.get_logger()
 _HEARTBEAT = 5.0  # seconds
-_JUMP = 1.0  # seconds by which wall clock and monotonic time may drift apart between two heartbeats
+_TOLERANCE = 1.0  # seconds by which wall clock and monotonic time may drift apart between two heartbeats
 
 
 class ClockWatch:
-    """Notices when the wall clock jumps: within a few seconds, at once where the kernel reports it."""
+    """Detects jumps of the wall clock: at once if the kernel reports them, otherwise within a few seconds."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -34,37 +34,37 @@ class ClockWatch:
                         await was_set.wait()
                 was_set.clear()
                 jump = _wall_minus_monotonic() - offset
-                if abs(jump) > _JUMP:
+                if abs(jump) > _TOLERANCE:
                     offset += jump
                     await self.jumped(timedelta(seconds=jump))
 
     async def jumped(self, by: timedelta) -> None:
-        """Bring the database in line with the clock; the commit wakes all that wait for a time."""
-        _LOG.warning("[clock] The wall clock jumped; alarms are computed anew", seconds=round(by.total_seconds(), 3))
+        """Adapt the database to the new time; the commit wakes every part that waits for a time."""
+        _LOG.warning("[clock] The wall clock jumped; recomputing alarms", seconds=round(by.total_seconds(), 3))
         shortened = await self._home.database.write_patiently(lambda tx: step_back(tx, self._home.now()))
         if shortened:
             _LOG.warning(
-                "[clock] Due times that were missed under a clock ahead of time are open again", schedules=shortened
+                "[clock] Due times recorded as missed while the clock was ahead are pending again", schedules=shortened
             )
 
 
 @contextlib.contextmanager
 def _clock_set() -> Iterator[asyncio.Event]:
-    """Give an event that the kernel sets when the wall clock is set; without timerfd nothing sets it."""
+    """Yield an event that is set when the wall clock is set; never set without timerfd."""
     event = asyncio.Event()
     try:
         descriptor = open_clock_watch()
     except OSError as error:
-        _LOG.info("[clock] No timerfd here; only the heartbeat notices jumps", reason=error.strerror)
+        _LOG.info("[clock] timerfd is not available; only the heartbeat detects clock jumps", reason=error.strerror)
         yield event
         return
 
-    def note() -> None:
+    def on_clock_set() -> None:
         acknowledge(descriptor)
         event.set()
 
     loop = asyncio.get_running_loop()
-    loop.add_reader(descriptor, note)
+    loop.add_reader(descriptor, on_clock_set)
     try:
         yield event
     finally:
@@ -73,5 +73,5 @@ def _clock_set() -> Iterator[asyncio.Event]:
 
 
 def _wall_minus_monotonic() -> float:
-    """Return a figure that changes when the wall clock is set, and in a suspend, where the other clock stands still."""
+    """Return an offset that changes when the wall clock is set, and in a suspend, when monotonic time stops."""
     return time.clock_gettime(time.CLOCK_REALTIME) - time.monotonic()

@@ -1,1 +1,1 @@
-"""The daemon's life cycle: wiring, startup, reload, watchdog, shutdown."""
+"""The daemon's life cycle: wiring, startup, reload, watchdog and shutdown."""

@@ -1,4 +1,4 @@
-"""The wiring of the daemon: which part works with which. It stands here and nowhere else."""
+"""Builds the parts of the daemon and wires them together, the only place that does."""
 
 import asyncio
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ from daemon.views.health import Health
 
 @dataclass(frozen=True)
 class Resources:
-    """What a start has opened, and its end closes."""
+    """What the daemon opens at its start and closes at its end."""
 
     live: LiveConfig
     log: Log
@@ -77,7 +77,7 @@ class Parts:
 
 
 def build(resources: Resources, home: Home, runs: asyncio.TaskGroup, requests: asyncio.TaskGroup) -> Parts:
-    """Make all parts; the tasks of runs and of what people ask for belong to the groups."""
+    """Build all parts; the tasks of runs and of requests belong to the two groups."""
     live, session, agents = resources.live, resources.session, resources.agents
     metrics, health, control = Metrics(), Health(), RunControl()
     home.database.on_commit(metrics.committed)

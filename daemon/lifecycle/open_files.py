@@ -1,4 +1,4 @@
-"""The limit of open files: the daemon raises its own, and its agents get the usual one."""
+"""The limit on open files: the daemon raises its own, and agents keep the original one."""
 
 import resource
 
@@ -9,7 +9,7 @@ _LEAST = 64
 
 
 def raise_open_files() -> int:
-    """Raise this process's limit of open files, as systemd advises for servers; return the original soft limit.
+    """Raise this process's limit on open files, as systemd advises for servers; return the original soft limit.
 
     Raise RefusedError if the hard limit is too low to work at all.
     """

@@ -1,4 +1,4 @@
-"""The daemon as a whole: open, recover, arm, ready, reload, stop."""
+"""The daemon from start to stop: opens its resources, adopts runs, serves, and shuts down in order."""
 
 import asyncio
 import contextlib
@@ -36,8 +36,8 @@ from daemon.units import utc_now
 from daemon.version import VERSION
 
 _LOG = structlog.get_logger()
-_STOP_MARGIN = 10.0  # seconds beyond stop_timeout, of which a stop needs 5 at most
-_THREADS = 32  # made as they are needed
+_STOP_MARGIN = 10.0  # seconds beyond stop_timeout; a stop needs at most 5 of them
+_THREADS = 32  # at most; they are created on demand
 
 
 async def serve(config: Config, log: Log, *, accept_data_loss: bool = False) -> None:
@@ -46,7 +46,7 @@ async def serve(config: Config, log: Log, *, accept_data_loss: bool = False) -> 
     umask = os.umask(0o077)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until something handles it
     open_files = raise_open_files()
-    # names that resolve slowly must not hold up the folders of other runs
+    # more threads than by default, so that slow name lookups do not delay the file work of other runs
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "agentcron"))
     lock = DaemonLock(state_dir)
     try:
@@ -55,7 +55,7 @@ async def serve(config: Config, log: Log, *, accept_data_loss: bool = False) -> 
         async with starting():
             opened = await asyncio.to_thread(opening)
         async with opened as database, _nursery(open_files) as nursery, open_session() as session:
-            tokens = Tokens(read_tokens(config))  # one that cannot be used is reported before anything begins
+            tokens = Tokens(read_tokens(config))  # before anything starts, so that an invalid one stops the start
             hooks = HookTokens(await asyncio.to_thread(open_key, state_dir))
             agents = Agents(nursery, await asyncio.to_thread(take_delegated), session, umask)
             with listening(socket_path(config), config.control.group, config.control.listen) as listeners:
@@ -80,7 +80,7 @@ async def _nursery(open_files: int) -> AsyncIterator[Nursery]:
 
 
 async def _run(resources: Resources) -> None:
-    """Bring the database in line, build the parts, and run them until a stop is requested."""
+    """Prepare the database, build the parts, and run them until a stop is requested."""
     preparing = prepare_database(resources.database, resources.state_dir, resources.live, resources.started)
     limit = resources.live.config.daemon.stop_timeout.total_seconds()
     async with starting():
@@ -104,16 +104,16 @@ class Service:
         self._parts = parts
 
     async def run(self, loops: asyncio.TaskGroup) -> None:
-        """Adopt runs, arm the clock, be ready, and stay until a stop is requested."""
+        """Adopt runs, arm the clock, report ready, and serve until a stop is requested."""
         parts = self._parts
         self._resources.agents.warn_of_unenforced_limits(self._live.config)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
         await parts.server.start()
         async with starting():
             await adopt_runs(self._home, parts.queue)
-        standing: list[asyncio.Task[None]] = []
+        serving: list[asyncio.Task[None]] = []
         if not self._stop_signal.requested.is_set():
-            standing = [
+            serving = [
                 loops.create_task(part.serve())
                 for part in (
                     parts.queue,
@@ -129,10 +129,10 @@ class Service:
             notify("READY=1", await parts.status.text())
             _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._home.state_dir), version=VERSION)
             await self._until_stopped()
-        await self._stop(standing)
+        await self._stop(serving)
 
     async def _until_stopped(self) -> None:
-        """Return when a stop is requested; raise StoreDamagedError as soon as the database is found damaged."""
+        """Wait for a stop request; raise StoreDamagedError as soon as the database is found to be damaged."""
         stop, damaged = self._stop_signal.requested, self._home.database.damaged
         waiting = {asyncio.create_task(event.wait()) for event in (stop, damaged)}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -142,15 +142,15 @@ class Service:
             raise StoreDamagedError("the database is damaged; restore a backup with `agentcron restore`")
 
     def _on_hangup(self) -> None:
-        """Open the log file anew and reload the config."""
+        """Reopen the log file and reload the config."""
         self._parts.background.start_unattended(self._reopen_and_reload())
 
     async def _reopen_and_reload(self) -> None:
         self._resources.log.file.reopen()
         await self._parts.reloader.on_signal()
 
-    async def _stop(self, standing: list[asyncio.Task[None]]) -> None:
-        """Start nothing more, let runs end as the mode says, and leave the rest to the next daemon."""
+    async def _stop(self, serving: list[asyncio.Task[None]]) -> None:
+        """Start no more runs, end or wait for runs as the mode says, and leave the rest to the next daemon."""
         parts, mode = self._parts, self._stop_signal.mode or "detach"
         limit = self._live.config.daemon.stop_timeout.total_seconds()
         notify("STOPPING=1")
@@ -159,7 +159,7 @@ class Service:
         parts.queue.close()
         await parts.shutdown.wait_for_runs(mode, limit)
         await parts.server.close()
-        for task in standing:
+        for task in serving:
             task.cancel()
         await parts.background.stop()
         left = parts.queue.abandon()

@@ -1,4 +1,4 @@
-"""What happens to runs under way when the daemon stops: which are waited for, how long, and what is aborted."""
+"""What happens to active runs when the daemon stops: which are waited for, for how long, and which are aborted."""
 
 import asyncio
 import contextlib
@@ -10,12 +10,12 @@ from daemon.model import CONFIG_PRINCIPAL
 from daemon.runs.control import RunControl
 from daemon.runs.queue import Queue
 
-_LAST_MOMENT = 1.0  # seconds that a run gets after it was ended at once
+_LAST_MOMENT = 1.0  # seconds that a run gets to end after it was killed or aborted
 _REASON = "the daemon was stopped"
 
 
 class Shutdown:
-    """Waits for the runs that are to end before the daemon does."""
+    """Waits for the runs that must end before the daemon does."""
 
     def __init__(self, queue: Queue, control: RunControl, background: Background, stop: Stop) -> None:
         self._queue = queue
@@ -26,7 +26,7 @@ class Shutdown:
     async def wait_for_runs(self, mode: StopMode, limit: float) -> None:
         """Wait up to `limit` seconds for runs to end; then abort the calls in flight.
 
-        Nobody needs to wait for suspended runs, and under detach only calls in flight are waited for.
+        Suspended runs need no waiting; in mode detach, only calls in flight are waited for.
         """
         awaited = self._awaited(mode)
         waits = {
@@ -56,5 +56,5 @@ class Shutdown:
                 return lambda: self._queue.under_way
 
     def _cancel_all(self, *, at_once: bool) -> None:
-        """Stop all runs beside the wait for their end; an error of it is logged and harms nothing."""
+        """Cancel all runs while their end is waited for; an error is only logged."""
         self._background.start_unattended(self._queue.cancel_all(CONFIG_PRINCIPAL, _REASON, at_once=at_once))

@@ -1,4 +1,4 @@
-"""The wish to stop, as signals express it: the first says how, a second one that it must be at once."""
+"""Stop requests from signals: the first one selects how to stop, a second one stops at once."""
 
 import asyncio
 import signal
@@ -11,10 +11,10 @@ StopMode = Literal["detach", "drain", "cancel"]
 
 
 class Stop:
-    """Whether and how the daemon is to stop; it listens from its creation on."""
+    """Whether and how to stop the daemon; handles signals from its creation on."""
 
     def __init__(self, live: LiveConfig) -> None:
-        """Listen for SIGTERM, which means what the config in force says, and for SIGINT, which means cancel."""
+        """Handle SIGTERM, which stops as `on_stop` of the config in force says, and SIGINT, which cancels runs."""
         self._live = live
         self.mode: StopMode | None = None
         self.requested = asyncio.Event()

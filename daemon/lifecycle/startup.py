@@ -1,4 +1,4 @@
-"""What a start does to the database before anything is due: it is brought in line with the file and the clock."""
+"""Prepares the database at a start: handles lost data and clock steps, and applies the schedules of the config."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 async def prepare_database(database: Database, state_dir: Path, live: LiveConfig, started: datetime) -> Home:
-    """Close what is unknown after a loss, follow the clock, and declare the schedules of the file.
+    """Record what is unknown after a loss, undo a backward clock step, and apply the schedules of the config file.
 
-    Wait for a database that cannot be written.
+    Wait while the database cannot be written.
     """
     if database.lost:
         begun, outbox = await asyncio.to_thread(runs_with_folders, state_dir), Outbox(live)
@@ -34,7 +34,7 @@ async def prepare_database(database: Database, state_dir: Path, live: LiveConfig
 
 
 async def unless_stopped(work: Coroutine[Any, Any, T], stop: Stop, limit: float) -> T | None:
-    """Return the result of some work, None if a stop was requested and it has not ended so many seconds later."""
+    """Return the result of some work; None if it has not ended `limit` seconds after a stop was requested."""
     working = asyncio.create_task(work)
     requested = asyncio.create_task(stop.requested.wait())
     await asyncio.wait({working, requested}, return_when=asyncio.FIRST_COMPLETED)

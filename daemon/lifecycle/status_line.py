@@ -11,7 +11,7 @@ from daemon.views.health import Health
 
 
 class StatusLine:
-    """Counts, the next start, and problems."""
+    """Counts of runs, the next start, and current problems."""
 
     def __init__(self, home: Home, queue: Queue, health: Health) -> None:
         self._home = home

@@ -1,4 +1,4 @@
-"""What the service manager learns of a running daemon: that it advances, and in one line how it is."""
+"""Reports to the service manager that the daemon makes progress, with its status in one line."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ _EVERY = 10.0  # seconds
 
 
 class Watchdog:
-    """Sends `WATCHDOG=1` while the loop and the database writer advance, and `STATUS=`."""
+    """Sends `WATCHDOG=1` while the event loop and the database writer make progress, and `STATUS=`."""
 
     def __init__(self, home: Home, status: StatusLine, metrics: Metrics, flood: Flood) -> None:
         self._home = home
@@ -23,7 +23,7 @@ class Watchdog:
         self._flood = flood
 
     async def serve(self) -> None:
-        """Report for as long as the daemon runs, twice as often as the watchdog asks for."""
+        """Report until the task is cancelled, twice as often as the service manager requires."""
         interval = min(watchdog_interval() or _EVERY, _EVERY)
         took = 0.0
         while True:
@@ -36,7 +36,7 @@ class Watchdog:
                 await self._home.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
                 await self._home.database.check_room()
                 self._status.health.store = ""
-            except StoreUnavailableError as error:  # the writer answered: it advances
+            except StoreUnavailableError as error:  # the writer responded, so it makes progress
                 self._status.health.store = str(error)
             notify("WATCHDOG=1")
             notify(await self._status.text())

@@ -86,8 +86,8 @@ def test_the_status_says_what_is_amiss_until_it_is_mended(start_daemon: StartDae
 
     daemon.config.write_text(good + "bogus = 1\nworse = 2\n")
     daemon.process.send_signal(signal.SIGHUP)
-    manager.wait_for(lambda: last_status().endswith("; config not reloaded (mistakes in it: 2), see the log"))
-    assert "problem  config not reloaded (mistakes in it: 2)" in daemon.cli("status").stdout
+    manager.wait_for(lambda: last_status().endswith("; config not reloaded (2 errors), see the log"))
+    assert "problem  config not reloaded (2 errors)" in daemon.cli("status").stdout
     daemon.config.write_text(good)
     daemon.process.send_signal(signal.SIGHUP)
     manager.wait_for(lambda: "not reloaded" not in last_status())

@@ -158,7 +158,7 @@ async def _backfill(call: ApiCall) -> web.StreamResponse:
             instance=call.context.home.instance,
         )
 
-    await call.context.clock.settle()
+    await call.context.clock.decide_overdue()
     done = await call.context.home.database.write(start)
     return reply(
         BackfillView(
@@ -198,7 +198,7 @@ async def _changed(call: ApiCall, action: Action, change: Change) -> web.StreamR
     """Decide what has come due by now, change the schedule, and return it."""
     agent, name = call.agent, call.schedule
     await call.require(action, agent, f"schedule {agent}/{name}")
-    await call.context.clock.settle()
+    await call.context.clock.decide_overdue()
     asked = call.asked()
     row = await call.context.home.database.write(lambda tx: change(tx, management.find(tx, agent, name, asked), asked))
     return await _shown(call, row)
