@@ -1,1 +1,1 @@
-"""Fires: each due time becomes one ledger row, and perhaps a run."""
+"""Fires: each due time becomes one row of the ledger and, unless it is skipped, a run."""

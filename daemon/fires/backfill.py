@@ -1,4 +1,4 @@
-"""Backfill: starts due times of the past that were not started."""
+"""Backfill: starts past due times that were not started when they were due."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,20 +27,20 @@ from daemon.store.schedules import ScheduleRow
 from daemon.units import format_instant
 
 MOST = 1000
-"""Due times that one request may ask for."""
+"""The most due times that one request may cover."""
 _INSTANT = timedelta(microseconds=1)
 _STARTED = {FireOutcome.LAUNCHED, FireOutcome.BUFFERED}
 
 
 @dataclass
 class Backfilled:
-    """What a backfill did."""
+    """The result of a backfill."""
 
     runs: list[int] = field(default_factory=list)
     already_run: int = 0
     skipped_overlap: int = 0
     upcoming: int = 0
-    """Due times whose jitter has the clock start them yet."""
+    """Due times that the clock will still start, because jitter delays them."""
 
 
 def backfill(
@@ -54,33 +54,31 @@ def backfill(
     oldest: datetime | None,
     instance: str,
 ) -> Backfilled:
-    """Start the due times of a span, both ends included, that were not; raise InvalidError if that cannot be done.
+    """Start the due times in a span, both ends included, that were not started; raise InvalidError for a bad span.
 
-    `oldest` is how far back a due time may lie.
+    `oldest` is the earliest instant that the span may include; None: no limit.
     """
     due_times = _due_times(tx, row, span, now, oldest)
-    work = _Backfill(tx, row, policy, principal, now, instance)
+    request = _Backfill(tx, row, policy, principal, now, instance)
     for due in due_times:
-        work.start(due)
-    return work.done
+        request.start(due)
+    return request.result
 
 
 def _due_times(
     tx: Transaction, row: ScheduleRow, span: tuple[datetime, datetime], now: datetime, oldest: datetime | None
 ) -> list[DueTime]:
-    """Return the due times of a span: by the cadence of now, and those that were recorded under an earlier one."""
+    """Return the due times in a span: those of the current cadence, and those recorded under an earlier one."""
     first, last = span
     if first > last:
-        raise InvalidError("from lies after to")
+        raise InvalidError("from is after to")
     if last > now:
-        raise InvalidError("to lies in the future; a backfill takes due times of the past")
+        raise InvalidError("to is in the future; a backfill starts past due times only")
     if oldest is not None and first < oldest:
-        raise InvalidError(f"from lies before {format_instant(oldest)}, as far back as retention keeps anything")
+        raise InvalidError(f"from is before {format_instant(oldest)}; retention keeps nothing that old")
     purged = purged_until(tx, row.id)
     if purged is not None and first <= purged:
-        raise InvalidError(
-            f"retention deleted what is known of due times up to {format_instant(purged)}; from must lie after that"
-        )
+        raise InvalidError(f"retention has deleted the fires up to {format_instant(purged)}; from must be after that")
     count = row.cadence.count(first - _INSTANT, last)
     if count > MOST:
         raise _too_many(count)
@@ -96,7 +94,7 @@ def _due_times(
 
 
 def _too_many(count: int) -> InvalidError:
-    return InvalidError(f"{count} due times lie between from and to; at most {MOST} can be started at once")
+    return InvalidError(f"{count} due times are between from and to; one request can start at most {MOST}")
 
 
 def _between(cadence: Cadence, first: datetime, last: datetime) -> Iterator[DueTime]:
@@ -107,7 +105,7 @@ def _between(cadence: Cadence, first: datetime, last: datetime) -> Iterator[DueT
 
 
 class _Backfill:
-    """One request at work, due time by due time."""
+    """One request, which starts due times one by one."""
 
     def __init__(
         self, tx: Transaction, row: ScheduleRow, policy: Overlap, principal: str, now: datetime, instance: str
@@ -118,23 +116,23 @@ class _Backfill:
         self.principal = principal
         self.now = now
         self.instance = instance
-        self.done = Backfilled()
+        self.result = Backfilled()
 
     def start(self, due: DueTime) -> None:
-        """Start one due time unless it was started before, or the overlap policy forbids it."""
+        """Start one due time unless it was already started or the overlap policy skips it."""
         tx, row = self.tx, self.row
         if not row.paused and due > row.cursor and row.cadence.start_of(due, row.address) > self.now:
-            self.done.upcoming += 1
+            self.result.upcoming += 1
             return
         before = outcome_of(tx, row.id, due)
         if before in _STARTED:
-            self.done.already_run += 1
+            self.result.already_run += 1
             return
         decision = overlap.decide(self.policy, *count_unfinished(tx, row.id))
         if decision.outcome is FireOutcome.SKIPPED_OVERLAP:
-            self.done.skipped_overlap += 1
+            self.result.skipped_overlap += 1
             if before is None and summary_over(tx, row.id, due) is None:
-                reason = "an earlier run was unfinished at the backfill"
+                reason = "an earlier run was unfinished when the backfill was requested"
                 record_fire(tx, row.id, due, decision.outcome, self.now, reason=reason)
             return
         if decision.stop_others is not None:
@@ -144,9 +142,9 @@ class _Backfill:
         before = before or split_summary(tx, row, due)
         forget_fire(tx, row.id, due)
         record_fire(tx, row.id, due, decision.outcome, self.now, run_id=run_id)
-        told = {"by": self.principal, "due": format_instant(due), "was": str(before) if before else None}
-        add_event(tx, run_id, self.now, "backfilled", told)
-        self.done.runs.append(run_id)
+        details = {"by": self.principal, "due": format_instant(due), "was": str(before) if before else None}
+        add_event(tx, run_id, self.now, "backfilled", details)
+        self.result.runs.append(run_id)
 
     def _stop_others(self, *, at_once: bool) -> None:
         reason = f"a backfill started another run (overlap = {self.policy})"

@@ -1,13 +1,13 @@
-"""The decision of due times: each that has come gets its one row of the ledger, and a run where it is to have one.
+"""Decides due times: each one that has come gets exactly one row in the ledger and, unless it is skipped, a run.
 
-Two kinds of due times are told apart. Those of a gap lie before what the daemon, had it been there, would have
-decided: it was stopped, or the host slept. They are decided first. The catch-up policy picks the few among them that
-are started after all, and everything before the first of these is skipped in one go, since a gap of a year may hold
-millions: by a row each while they are few, else by a summary. From there on each due time is decided by itself until
-one is skipped; nothing can end in the middle of a transaction, so all that follow are skipped for the same reason.
-Ordinary due times come after the gap and are decided one by one. The cursor moves with every row, and moves for good
-only if the transaction commits; a batch that was too long is continued from there. Everything here happens inside one
-transaction and has no effect outside it.
+A gap is the time during which the daemon was stopped or the host was suspended. The due times in a gap were missed, and
+they are decided first. The catch-up policy selects the ones that are still started; these are always the last ones of
+the gap. All earlier ones are skipped in one step, because a gap of a year can contain millions: with one row each if
+they are few, otherwise with one summary row. The selected ones are then decided one by one, until one of them is
+skipped. No run can end during a transaction, so all later ones in the gap are skipped for the same reason. After the
+gap, ordinary due times are decided one by one. Each row advances the schedule's cursor, which is stored in the same
+transaction; if a batch reaches its limit, the next one continues from there. Nothing here has an effect outside the
+transaction.
 """
 
 import sqlite3
@@ -41,56 +41,56 @@ from daemon.units import format_instant
 
 _INSTANT = timedelta(microseconds=1)
 _MOST_AT_ONCE = 100
-_PUT_OFF = timedelta(minutes=1)
-_ASK_AGAIN = timedelta(seconds=5)
+_RETRY_AFTER = timedelta(minutes=1)
+_RETRY_LOOKUP_AFTER = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
 class Present:
-    """What a decision depends on besides the database."""
+    """What a decision depends on in addition to the database."""
 
     now: datetime
     daemon_started: datetime
     agents: frozenset[str]
     instance: str
     budgets: Mapping[str, Limits] = field(default_factory=dict)
-    """What agents may spend in a calendar day."""
+    """What each agent may spend in a calendar day."""
     zone: str = "UTC"
-    """Where the calendar day begins at midnight."""
+    """The time zone of that calendar day."""
     rights: Mapping[Claim, bool] = field(default_factory=dict)
-    """Which creators may start runs of which agents, as far as that was looked up."""
+    """Which creators may start runs of which agents, as far as this was looked up."""
     unanswered: frozenset[Claim] = frozenset()
-    """Claims that could not be looked up in time; their schedules are put off."""
+    """Claims that could not be looked up in time; their schedules are postponed."""
 
     def may_start(self, claim: Claim) -> bool | None:
-        """Tell whether the creator of a schedule may start its agent, None if that was not looked up."""
+        """Return whether the creator of a schedule may start its agent, None if this was not looked up."""
         return True if claim[0] == CONFIG_PRINCIPAL else self.rights.get(claim)
 
 
 @dataclass
 class Decided:
-    """What one pass over the schedules decided."""
+    """The result of one pass over the schedules that are due."""
 
     fires: list[Fire]
     failures: list[tuple[str, str]]
-    """Schedules that could not be decided, and why; they are tried again after a minute."""
+    """Schedules that could not be decided, and why; they are retried after a minute."""
     next_wake: datetime | None = None
-    """When the next start is; not after now if other schedules are still due."""
+    """When the next start is due; not after now if other schedules are still due."""
     unknown: set[Claim] = field(default_factory=set)
-    """Creators and agents whose rights must be looked up before the schedules they concern can be decided."""
+    """Claims that must be looked up before the schedules they concern can be decided."""
 
 
 def decide_due(tx: Transaction, present: Present, outbox: Outbox, schedules: int, *, guarded: bool = False) -> Decided:
-    """Decide the due times that have come of at most so many schedules.
+    """Decide the due times that have come, of at most `schedules` schedules.
 
-    A schedule that cannot be decided makes all fail with one of `UNDECIDABLE`, so that nothing is written. Guarded, it
-    is put off and reported while the others are decided; that is slower.
+    A schedule that cannot be decided raises one of `UNDECIDABLE`, so that nothing is written. With `guarded`, which is
+    slower, it is postponed and reported, and the others are decided.
     """
     decided = Decided([], [])
     for raw in due_schedules(tx, present.now, schedules):
         claim = raw["creator"], raw["agent"]
         if claim in present.unanswered:
-            put_off(tx, raw["id"], present.now + _ASK_AGAIN)
+            put_off(tx, raw["id"], present.now + _RETRY_LOOKUP_AFTER)
             reason = f"the rights of {claim[0]} cannot be looked up now"
             decided.failures.append((f"{raw['agent']}/{raw['name']}", reason))
         elif present.may_start(claim) is None:
@@ -99,7 +99,7 @@ def decide_due(tx: Transaction, present: Present, outbox: Outbox, schedules: int
             _decide_guarded(tx, present, outbox, raw, decided)
         else:
             decided.fires.extend(_Decision(tx, present, outbox, schedule_from(raw)).decide())
-    decided.next_wake = next_wake(tx, present.now + _PUT_OFF)
+    decided.next_wake = next_wake(tx, present.now + _RETRY_AFTER)
     return decided
 
 
@@ -108,12 +108,12 @@ def _decide_guarded(tx: Transaction, present: Present, outbox: Outbox, raw: sqli
         with tx.savepoint():
             decided.fires.extend(_Decision(tx, present, outbox, schedule_from(raw)).decide())
     except UNDECIDABLE as error:
-        put_off(tx, raw["id"], present.now + _PUT_OFF)
+        put_off(tx, raw["id"], present.now + _RETRY_AFTER)
         decided.failures.append((f"{raw['agent']}/{raw['name']}", f"{type(error).__name__}: {error}"))
 
 
 class _Decision:
-    """The due times of one schedule that have come, oldest first."""
+    """Decides the due times of one schedule that have come, oldest first."""
 
     def __init__(self, tx: Transaction, present: Present, outbox: Outbox, row: ScheduleRow) -> None:
         self.tx = tx
@@ -123,7 +123,7 @@ class _Decision:
         self.ledger = Ledger(tx, row, present.now)
 
     def decide(self) -> list[Fire]:
-        """Decide what was missed, then what is due, and move the schedule's cursor past both."""
+        """Decide the missed due times, then the ordinary ones, and advance the schedule's cursor past both."""
         limit = catchup.missed_before(self.present.now, self.present.daemon_started)
         last = catchup.last_missed(self.row.cadence, self.row.address, self.ledger.cursor, limit)
         if last is None or self._decide_gap(last):
@@ -133,18 +133,19 @@ class _Decision:
         return self.ledger.fires
 
     def _notices(self) -> Iterator[Notice]:
-        """Yield what people may want to know of these due times."""
+        """Yield a notice for missed due times, and one for an exhausted budget."""
         missed = [fire for fire in self.ledger.fires if fire.outcome is FireOutcome.SKIPPED_MISSED]
         if missed:
             count, first = sum(fire.count for fire in missed), format_instant(missed[0].due)
             text = f"{self.row.address} missed {plural(count, 'due time')} since {first}: {missed[0].reason}"
             details = {"count": count, "scheduled_for": first, "reason": missed[0].reason}
             yield Notice("missed", text, self.row.agent, self.row.address, details=details)
-        over = [fire for fire in self.ledger.fires if fire.outcome is FireOutcome.SKIPPED_BUDGET]
-        if over:
+        over_budget = [fire for fire in self.ledger.fires if fire.outcome is FireOutcome.SKIPPED_BUDGET]
+        if over_budget:
             day = format_instant(calendar_day(self.present.now, self.present.zone)[0])
             subject = f"budget:{self.row.agent}"
-            yield Notice("budget", str(over[0].reason), self.row.agent, self.row.address, subject=subject, state=day)
+            reason = str(over_budget[0].reason)
+            yield Notice("budget", reason, self.row.agent, self.row.address, subject=subject, state=day)
 
     def _decide_ordinary(self) -> None:
         for _ in range(_MOST_AT_ONCE):
@@ -155,16 +156,16 @@ class _Decision:
             self.ledger.cursor = due
 
     def _decide_gap(self, last: DueTime) -> bool:
-        """Decide missed due times up to the last; return whether all are decided."""
+        """Decide the missed due times up to `last`; return whether all of them are decided."""
         first = self.row.cadence.next_after(self.ledger.cursor)
         if first is None:
             return True
         row = self.row
         window = (row.catchup, row.catchup_window)
-        wanted = self._newest_wanted(last)
+        newest = self._newest_not_skipped(last)
         started = None
-        if wanted is not None:
-            started = catchup.first_started(*window, row.cadence, row.address, (first, wanted), self.present.now)
+        if newest is not None:
+            started = catchup.first_started(*window, row.cadence, row.address, (first, newest), self.present.now)
         end = last if started is None else DueTime(started - _INSTANT)
         in_window = row.cadence.start_of(last, row.address) >= self.present.now - row.catchup_window
         self.ledger.skip_all(end, FireOutcome.SKIPPED_MISSED, catchup.reason(row.catchup, in_window=in_window))
@@ -173,15 +174,15 @@ class _Decision:
             if due is None or due > last:
                 return True
             decision, reason = self._present_decision()
-            if reason is not None:  # nothing can end meanwhile: all that follows is skipped for the same reason
+            if reason is not None:  # no run can end meanwhile, so the rest is skipped for the same reason
                 self.ledger.skip_all(last, decision.outcome, reason)
                 return True
             self._decide_one(due, Trigger.CATCHUP, decision)
             self.ledger.cursor = due
         return self.ledger.cursor >= last
 
-    def _newest_wanted(self, last: DueTime) -> DueTime | None:
-        """Return the newest due time up to the last that nobody asked to skip."""
+    def _newest_not_skipped(self, last: DueTime) -> DueTime | None:
+        """Return the newest due time up to `last` for which no skip was requested."""
         skips = set(pending_skips(self.tx, self.row.id))
         due: DueTime | None = last
         while due is not None and format_instant(due) in skips:
@@ -189,12 +190,12 @@ class _Decision:
         return due
 
     def _present_decision(self) -> tuple[overlap.OverlapDecision, str | None]:
-        """Return what a due time of this schedule does as things are, and why if it does not start."""
+        """Return how a due time of this schedule is decided now, and the reason if it is skipped."""
         if self.row.agent not in self.present.agents:
             gone = f"no agent {self.row.agent!r} is in the config"
             return overlap.OverlapDecision(FireOutcome.SKIPPED_AGENT_DELETED), gone
         if not self.present.may_start((self.row.creator, self.row.agent)):
-            revoked = f"{self.row.creator}, who created the schedule, may not start runs of {self.row.agent} any more"
+            revoked = f"{self.row.creator}, who created the schedule, may no longer start runs of {self.row.agent}"
             return overlap.OverlapDecision(FireOutcome.SKIPPED_PERMISSION_DENIED), revoked
         spent = self._spent()
         if spent is not None:
@@ -205,7 +206,7 @@ class _Decision:
         return decision, overlap.reason(self.row.overlap, unfinished) if skipped else None
 
     def _spent(self) -> str | None:
-        """Say that the agent has spent its budget of the day, and when the schedule starts again; None if not."""
+        """Return the reason if the agent has spent its budget of the day, None otherwise."""
         limits = self.present.budgets.get(self.row.agent)
         if limits is None:
             return None
@@ -215,10 +216,10 @@ class _Decision:
             return None
         then = self.row.cadence.next_after(end - _INSTANT)
         again = "" if then is None else f"; the next start is due at {format_instant(then)}"
-        return f"the budget of {self.row.agent} for the day is spent: {reached}{again}"
+        return f"the daily budget of {self.row.agent} is spent: {reached}{again}"
 
     def _decide_one(self, due: DueTime, trigger: Trigger, decision: overlap.OverlapDecision | None = None) -> None:
-        """Decide one due time, unless it was decided before; a decision that starts it may be known already."""
+        """Decide one due time unless it is already decided; `decision` is passed if it is known to start."""
         if self.ledger.has(due) or self.ledger.skip_if_requested(due):
             return
         if decision is None:

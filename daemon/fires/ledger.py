@@ -1,4 +1,4 @@
-"""The ledger of one schedule: due times get their rows here, and none gets two."""
+"""The ledger of one schedule: records one row for each due time, and never two."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ _ON_REQUEST = "skipped on request"
 
 @dataclass(frozen=True)
 class Fire:
-    """A decided due time, as the log reports it."""
+    """A decided due time, or a summary of many, as the log reports it."""
 
     agent: str
     schedule: str
@@ -28,7 +28,7 @@ class Fire:
     count: int = 1
     """How many due times the row covers."""
     late: timedelta = timedelta(0)
-    """From the start of the first one, jitter included, to its decision."""
+    """How long after its start time, jitter included, the first one was decided."""
 
 
 class Ledger:
@@ -44,25 +44,25 @@ class Ledger:
         """What was recorded."""
 
     def has(self, due: DueTime) -> bool:
-        """Tell whether a due time has its row, or a summary covers it."""
+        """Return whether a due time has a row or is covered by a summary."""
         return is_recorded(self.tx, self.row.id, due)
 
     def record(
         self, due: DueTime, outcome: FireOutcome, *, run_id: int | None = None, reason: str | None = None
     ) -> None:
-        """Give a due time its row; raise sqlite3.IntegrityError if it has one."""
+        """Record a due time; raise sqlite3.IntegrityError if it already has a row."""
         record_fire(self.tx, self.row.id, due, outcome, self.now, run_id=run_id, reason=reason)
         self._note(due, outcome, run_id=run_id, reason=reason)
 
     def skip_if_requested(self, due: DueTime) -> bool:
-        """Record a due time that somebody asked to skip; return whether it was one."""
+        """Record a due time as skipped if a skip was requested for it; return whether it was."""
         requested = remove_skip(self.tx, self.row.id, due)
         if requested:
             self.record(due, FireOutcome.SKIPPED_REQUESTED, reason=_ON_REQUEST)
         return requested
 
     def skip_all(self, last: DueTime, outcome: FireOutcome, reason: str) -> None:
-        """Give the due times after the cursor and up to `last` their rows, or one row if they are too many."""
+        """Record the due times after the cursor and up to `last` as skipped; one row for all if they are too many."""
         cadence = self.row.cadence
         self._record_requested_skips(last)
         first = cadence.next_after(self.cursor)
@@ -80,7 +80,7 @@ class Ledger:
         self.cursor = last
 
     def summarise(self, first: DueTime, last: DueTime, count: int, outcome: FireOutcome, reason: str) -> None:
-        """Cover many due times by one row, less those that have rows already."""
+        """Record many due times in one row, except those that already have rows."""
         cadence = self.row.cadence
         while self.has(first) and first < last:
             first = cadence.next_after(first) or last
@@ -97,7 +97,7 @@ class Ledger:
             self._note(first, outcome, reason=reason, count=count)
 
     def _record_requested_skips(self, last: DueTime) -> None:
-        """Give the due times up to `last` that somebody asked to skip their rows."""
+        """Record the due times up to `last` for which a skip was requested."""
         for requested in map(parse_instant, pending_skips(self.tx, self.row.id)):
             due = self.row.cadence.next_after(requested - _INSTANT)
             if due == requested and self.cursor < due <= last and not self.has(due):
@@ -117,18 +117,18 @@ class Ledger:
 
 
 def waiting_for_jitter(row: ScheduleRow, now: datetime) -> DueTime | None:
-    """Return the due time of a schedule that has come, but whose jitter has it start later."""
+    """Return the due time that has come but is delayed by jitter, None if there is none."""
     due = row.cadence.last_until(row.cursor, now)
     return due if due is not None and row.cadence.start_of(due, row.address) > now else None
 
 
 def skip_undecided(tx: Transaction, row: ScheduleRow, now: datetime, reason: str) -> None:
-    """Give every due time that has come but was not decided its row, before its cadence goes."""
+    """Record every due time that has come but is undecided as missed, before its cadence changes."""
     Ledger(tx, row, now).skip_all(DueTime(now), FireOutcome.SKIPPED_MISSED, reason)
 
 
 def record_pause(tx: Transaction, row: ScheduleRow, now: datetime) -> None:
-    """Write the one row that covers the due times of a pause that ends now."""
+    """Record the due times of a pause that ends now in one row."""
     first = row.cadence.next_after(row.cursor)
     if first is not None and first <= now:
         reason = f"paused since {format_instant(row.paused_at or now)}"

@@ -1,4 +1,4 @@
-"""What a backward step of the wall clock undoes."""
+"""Undoes what was recorded about the future when the wall clock steps backward."""
 
 from datetime import datetime
 
@@ -10,11 +10,11 @@ from daemon.store.schedules import UNDECIDABLE, move_cursor, put_off, schedule_f
 
 
 def step_back(tx: Transaction, now: datetime) -> int:
-    """Make the future open again after a backward step of the clock, and after a start with the clock set back.
+    """Make future due times pending again after the clock was set back, while the daemon ran or before it started.
 
-    Cursors that lie there go back to now, and summaries end now: what they covered beyond has not come yet. Due times
-    with rows of their own stay barred by them. Attempts wait no longer than they were told to. Return how many
-    summaries were shortened.
+    Cursors in the future move back to now, and summaries end now, since the rest of what they covered is yet to come.
+    A due time with its own row keeps it and does not fire again. Retries wait no longer than their original delay.
+    Return the number of shortened summaries.
     """
     summaries = summaries_beyond(tx, now)
     for summary in summaries:
@@ -22,7 +22,7 @@ def step_back(tx: Transaction, now: datetime) -> int:
     for raw in schedules_ahead(tx, now):
         try:
             move_cursor(tx, schedule_from(raw), now)
-        except UNDECIDABLE:  # somebody damaged its row; the clock will tell of it
+        except UNDECIDABLE:  # its row is damaged; the clock will report it
             put_off(tx, raw["id"], now)
     rebase_waits(tx, now)
     tx.changes.count("clock", "stepped")

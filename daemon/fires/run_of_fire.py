@@ -1,4 +1,4 @@
-"""The run that a due time starts: its name, its display name, and what its agent is given."""
+"""Describes the run that a due time starts: its name, its display name, and the agent's input and metadata."""
 
 import json
 
@@ -11,13 +11,13 @@ from daemon.units import format_instant
 def run_of_fire(
     row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, creator: str | None = None, held: bool = False
 ) -> NewRun:
-    """Describe the run of a due time under its deterministic name; its creator is the schedule's, or who asked."""
+    """Describe the run of a due time, with a deterministic name; `creator` defaults to the schedule's creator."""
     at = format_instant(due)
     metadata = json.loads(row.definition["task_metadata"])
     display_name = metadata.get("display_name")
     if not isinstance(display_name, str):
         display_name = f"Scheduled Message: {row.name} · {at[:10]} {at[11:16]} UTC"
-    handed = {
+    run_metadata = {
         **metadata,
         "display_name": display_name,
         "schedule_id": row.id,
@@ -36,7 +36,7 @@ def run_of_fire(
         input_author=row.definition["input_author"],
         input_content=row.definition["input_content"],
         task_params=row.definition["task_params"],
-        task_metadata=json.dumps(handed),
+        task_metadata=json.dumps(run_metadata),
         instance=instance,
         held=held,
     )

@@ -1,6 +1,6 @@
-"""Rows of the ledger that cover many due times: where one ends, and how one is split.
+"""Shortens and splits summaries, the rows of the ledger that cover many due times.
 
-What a summary covers follows from the cadence that the schedule had when it was written.
+The due times that a summary covers follow from the cadence that the schedule had when the summary was written.
 """
 
 import sqlite3
@@ -28,7 +28,7 @@ _STEP = timedelta(milliseconds=1)
 
 
 def end_summary(tx: Transaction, raw: sqlite3.Row, now: datetime) -> None:
-    """Have a summary end now, and go if it begins later; what it covered before stays covered."""
+    """Shorten a summary so that it ends now, or delete it if it begins later; earlier due times stay covered."""
     schedule_id, first, count = raw["schedule_id"], raw["scheduled_for"], raw["covers_count"]
     if first > format_instant(now):
         forget_fire(tx, schedule_id, first)
@@ -42,13 +42,13 @@ def end_summary(tx: Transaction, raw: sqlite3.Row, now: datetime) -> None:
         if cadence is not None and newest is not None:
             others = count_recorded(tx, schedule_id, summary.first, newest) - count
             last, count = newest, min(max(cadence.count(summary.first - _INSTANT, newest) - others, 1), count)
-    except UNDECIDABLE:  # somebody damaged a row: up to now it covers what it did
+    except UNDECIDABLE:  # a row is damaged: keep the count, and end the summary now
         last = now
     shorten_summary(tx, schedule_id, first, last, count)
 
 
 def split_summary(tx: Transaction, row: ScheduleRow, due: DueTime) -> FireOutcome | None:
-    """Split the summary that covers a due time into what lies before it and after it; return its outcome."""
+    """Split the summary that covers a due time into the parts before and after it; return its outcome."""
     summary = summary_over(tx, row.id, due)
     if summary is None:
         return None
@@ -60,7 +60,7 @@ def split_summary(tx: Transaction, row: ScheduleRow, due: DueTime) -> FireOutcom
 
 
 def cadence_of(tx: Transaction, row: ScheduleRow, summary: Summary) -> Cadence | None:
-    """Return the cadence by which a summary's due times are due; None if that is not known for certain."""
+    """Return the cadence that a summary's due times follow, None if this is not certain."""
     cadence = cadence_at(tx, row, row.version if summary.version is None else summary.version)
     before = summary.first - _INSTANT
     ends_agree = (
@@ -70,7 +70,7 @@ def cadence_of(tx: Transaction, row: ScheduleRow, summary: Summary) -> Cadence |
 
 
 def _divided(tx: Transaction, summary: Summary, cadence: Cadence, due: DueTime) -> list[Summary]:
-    """Return what is left of a summary without one of the instants that it covers, by due times."""
+    """Return the rest of a summary without one due time, computed from the cadence."""
     left = summary.count - cadence.count(due - _INSTANT, due)
     before = _part_of(tx, summary, cadence, summary.first, DueTime(due - _INSTANT))
     after = _part_of(tx, summary, cadence, DueTime(due + _INSTANT), summary.last)
@@ -84,7 +84,7 @@ def _divided(tx: Transaction, summary: Summary, cadence: Cadence, due: DueTime) 
 
 
 def _part_of(tx: Transaction, summary: Summary, cadence: Cadence, first: DueTime, last: DueTime) -> Summary | None:
-    """Return what a summary covers of a stretch: its due times without rows of their own."""
+    """Return the part of a summary from `first` to `last`, without due times that have their own rows."""
     begin, end = cadence.next_after(first - _INSTANT), cadence.last_until(first - _INSTANT, last)
     while begin is not None and end is not None and begin <= end and outcome_of(tx, summary.schedule_id, begin):
         begin = cadence.next_after(begin)
@@ -95,7 +95,7 @@ def _part_of(tx: Transaction, summary: Summary, cadence: Cadence, first: DueTime
 
 
 def _cut(summary: Summary, due: DueTime) -> list[Summary]:
-    """Return what is left of a summary without one of the instants that it covers, whatever its due times were."""
+    """Return the rest of a summary without one due time, estimated by time because its cadence is not known."""
     left = max(summary.count - 1, 1)
     share = round(left * (due - summary.first) / max(summary.last - summary.first, _STEP))
     parts = []

@@ -66,7 +66,7 @@ def test_a_backfill_may_cancel_what_runs(start_daemon: StartDaemon) -> None:
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (span(1, 5), "from lies after to"),
+        (span(1, 5), "from is after to"),
         ({"from": hours_ago(1), "to": "2999-01-01T00:00:00Z"}, "in the future"),
         ({"from": "2020-01-01T00:00:00Z", "to": hours_ago(1)}, "at most 1000"),
         ({"from": "x", "to": hours_ago(1)}, "from"),

@@ -33,7 +33,7 @@ async def test_runs_beyond_the_days_number_are_skipped_with_the_figures_until_mi
     fires = [fire for seconds in (10, 20, 30) for fire in await decide(ledger, START + seconds * SECOND, limits)]
     assert [fire.outcome for fire in fires] == ["launched", "launched", "skipped_budget"]
     midnight = "2026-11-22T00:00:00.000Z"
-    assert fires[2].reason == f"the budget of a for the day is spent: 2 of 2 runs; the next start is due at {midnight}"
+    assert fires[2].reason == f"the daily budget of a is spent: 2 of 2 runs; the next start is due at {midnight}"
     [row] = await ledger.select("SELECT * FROM fires WHERE outcome = 'skipped_budget'")
     assert (row["run_id"], row["reason"]) == (None, fires[2].reason)
     fires = await decide(ledger, datetime(2026, 11, 22, tzinfo=UTC), limits)

@@ -252,7 +252,7 @@ def test_what_may_have_run_is_not_started_again_after_its_fire_was_deleted(start
     assert call(daemon, "POST", "/reload").status == 200
     again = call(daemon, "POST", path, span)
     assert again.status == 400
-    assert "retention deleted what is known of due times up to" in again.body["message"]
+    assert "retention has deleted the fires up to" in again.body["message"]
     newest = {**span, "from": span["to"]}
     assert call(daemon, "POST", path, newest).body["already_run"] == 1
 
