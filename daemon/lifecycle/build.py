@@ -34,7 +34,6 @@ from daemon.runs.hook_calls import HookCalls
 from daemon.runs.hook_tokens import HookTokens
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
-from daemon.runs.status_log import log_changes
 from daemon.store.database import Database
 from daemon.store.home import Home
 from daemon.views.health import Health
@@ -76,12 +75,12 @@ class Parts:
     shutdown: Shutdown
 
 
-def build(resources: Resources, home: Home, runs: asyncio.TaskGroup, requests: asyncio.TaskGroup) -> Parts:
+def build(
+    resources: Resources, home: Home, metrics: Metrics, runs: asyncio.TaskGroup, requests: asyncio.TaskGroup
+) -> Parts:
     """Build all parts; the tasks of runs and of requests belong to the two groups."""
     live, session, agents = resources.live, resources.session, resources.agents
-    metrics, health, control = Metrics(), Health(), RunControl()
-    home.database.on_commit(metrics.committed)
-    home.database.on_commit(log_changes)
+    health, control = Health(), RunControl()
     access, outbox, background = Access(live), Outbox(live), Background(requests)
     queue = Queue(home, live, Pipeline(home, agents, resources.hooks, access, outbox, control), control, runs)
     clock = Clock(home, live, access, outbox, metrics)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,11 +22,13 @@ from daemon.errors import StoreDamagedError
 from daemon.http_client import open_session
 from daemon.lifecycle.build import Parts, Resources, build
 from daemon.lifecycle.open_files import raise_open_files
-from daemon.lifecycle.signals import Stop
+from daemon.lifecycle.signals import Hangup, Stop, ignore_hangups
 from daemon.lifecycle.startup import prepare_database, unless_stopped
 from daemon.log import Log
+from daemon.metrics import Metrics
 from daemon.recovery.adoption import adopt_runs
 from daemon.runs.hook_tokens import HookTokens, open_key
+from daemon.runs.status_log import log_changes
 from daemon.store.home import Home
 from daemon.store.lock import DaemonLock
 from daemon.store.state_dir import open_state
@@ -44,7 +45,7 @@ async def serve(config: Config, log: Log, *, accept_data_loss: bool = False) -> 
     """Run the daemon until it is stopped; raise AgentcronError if it cannot start."""
     live, started, state_dir = LiveConfig(config), utc_now(), state_dir_of(config)
     umask = os.umask(0o077)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until something handles it
+    ignore_hangups()
     open_files = raise_open_files()
     # more threads than by default, so that slow name lookups do not delay the file work of other runs
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "agentcron"))
@@ -81,6 +82,9 @@ async def _nursery(open_files: int) -> AsyncIterator[Nursery]:
 
 async def _run(resources: Resources) -> None:
     """Prepare the database, build the parts, and run them until a stop is requested."""
+    metrics = Metrics()
+    resources.database.on_commit(metrics.committed)
+    resources.database.on_commit(log_changes)
     preparing = prepare_database(resources.database, resources.state_dir, resources.live, resources.started)
     limit = resources.live.config.daemon.stop_timeout.total_seconds()
     async with starting():
@@ -90,7 +94,7 @@ async def _run(resources: Resources) -> None:
         _LOG.warning("[daemon] Stopping before the database could be written; running agents continue")
         return
     async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as requests, asyncio.TaskGroup() as loops:
-        await Service(resources, home, build(resources, home, runs, requests)).run(loops)
+        await Service(resources, home, build(resources, home, metrics, runs, requests)).run(loops)
 
 
 class Service:
@@ -107,7 +111,7 @@ class Service:
         """Adopt runs, arm the clock, report ready, and serve until a stop is requested."""
         parts = self._parts
         self._resources.agents.warn_of_unenforced_limits(self._live.config)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
+        Hangup(self._resources.log, parts.reloader, parts.background)
         await parts.server.start()
         async with starting():
             await adopt_runs(self._home, parts.queue)
@@ -140,14 +144,6 @@ class Service:
             task.cancel()
         if damaged.is_set() and not stop.is_set():
             raise StoreDamagedError("the database is damaged; restore a backup with `agentcron restore`")
-
-    def _on_hangup(self) -> None:
-        """Reopen the log file and reload the config."""
-        self._parts.background.start_unattended(self._reopen_and_reload())
-
-    async def _reopen_and_reload(self) -> None:
-        self._resources.log.file.reopen()
-        await self._parts.reloader.on_signal()
 
     async def _stop(self, serving: list[asyncio.Task[None]]) -> None:
         """Start no more runs, end or wait for runs as the mode says, and leave the rest to the next daemon."""

@@ -1,11 +1,14 @@
-"""Stop requests from signals: the first one selects how to stop, a second one stops at once."""
+"""The signals: SIGTERM and SIGINT stop the daemon, a second one at once, and SIGHUP reloads it."""
 
 import asyncio
 import signal
 from functools import partial
 from typing import Literal
 
+from daemon.api.background import Background
 from daemon.config.live import LiveConfig
+from daemon.lifecycle.reload import Reloader
+from daemon.log import Log
 
 StopMode = Literal["detach", "drain", "cancel"]
 
@@ -32,3 +35,25 @@ class Stop:
             return
         self.mode = mode
         self.requested.set()
+
+
+def ignore_hangups() -> None:
+    """Ignore SIGHUP during the start, which it would end by default."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+class Hangup:
+    """Reopens the log file and reloads the config at each SIGHUP, from its creation on."""
+
+    def __init__(self, log: Log, reloader: Reloader, background: Background) -> None:
+        self._log = log
+        self._reloader = reloader
+        self._background = background
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_signal)
+
+    def _on_signal(self) -> None:
+        self._background.start_unattended(self._reopen_and_reload())
+
+    async def _reopen_and_reload(self) -> None:
+        self._log.file.reopen()
+        await self._reloader.on_signal()

@@ -40,6 +40,7 @@ from daemon.units import format_size
 from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError, workspace_helper
 from daemon.workspaces.jobs import CleanedWorkspace, CleanWorkspace, MeasureWorkspaces, QuarantineWorkspace
 from daemon.workspaces.layout import ENVIRONMENTS, RUNS, workspace_path
+from daemon.workspaces.pipe import LARGEST
 from daemon.workspaces.removal import TRASH
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class Cleanup:
 
     def _committed(self, changes: Changes) -> None:
         """Wake up for the quotas: a run has ended."""
-        if any(change.after not in ACTIVE for change in changes.statuses):
+        if any(change.started_at is not None and change.after not in ACTIVE for change in changes.statuses):
             self._run_ended.set()
 
     async def serve(self) -> None:
@@ -221,10 +222,11 @@ class Cleanup:
             if workspace.run_id in self._removing:
                 return "it is being removed just now"
             self._removing.add(workspace.run_id)
+        limit = None if salvage_max is None else min(salvage_max, LARGEST)
         try:
             async with workspace_helper(self._home.state_dir) as helper:
                 done = await helper.clean_workspace(
-                    CleanWorkspace(workspace.environment, workspace.run_id, workspace.base, salvage_max)
+                    CleanWorkspace(workspace.environment, workspace.run_id, workspace.base, limit)
                 )
         except (WorkspaceHelperError, OSError) as error:
             done = CleanedWorkspace(gone=False, reason=str(error))

@@ -54,9 +54,6 @@ class NotifyReason(Enum):
     RECOVERED = "recovered"
 
 
-NOBODY = Audience()
-
-
 def next_standing(
     known: Standing | None, state: str | None, now: datetime
 ) -> tuple[Standing | None, NotifyReason | None]:

@@ -29,7 +29,10 @@ class StatusChange:
         """How long a run took that has ended; None for one that has not, or that had not started."""
         if self.started_at is None or self.ended_at is None:
             return None
-        return max(timedelta(0), parse_instant(self.ended_at) - parse_instant(self.started_at))
+        try:
+            return max(timedelta(0), parse_instant(self.ended_at) - parse_instant(self.started_at))
+        except ValueError:  # somebody edited the row
+            return None
 
 
 @dataclass

@@ -201,8 +201,9 @@ def change_status(
         tx.execute("DELETE FROM cancellation_flags WHERE run_id = ?", (run.id,))
     tx.changes.count("run", after)
     reason = error or note
+    started_at = None if run.status is RunStatus.PENDING else run.started_at  # a run put back has one, too
     tx.changes.statuses.append(
-        StatusChange(run.id, run.agent, run.address, run.status, after, reason, run.started_at, ended_at)
+        StatusChange(run.id, run.agent, run.address, run.status, after, reason, started_at, ended_at)
     )
 
 

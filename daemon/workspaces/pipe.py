@@ -18,8 +18,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from daemon.workspaces.jobs import Job
 
 T = TypeVar("T")
-_LARGEST = 2**63 - 1  # what a column of the database holds
-_LONGEST_NUMBER = len(str(_LARGEST))
+LARGEST = 2**63 - 1
+"""The largest number in a message: what a column of the database holds."""
+_LONGEST_NUMBER = len(str(LARGEST))
 _JOBS: Mapping[str, type[Job]] = {kind.__name__: kind for kind in get_args(Job)}
 
 
@@ -154,7 +155,7 @@ def _checked(kind: type[T], data: object, where: str) -> T:
 
 
 def _is_count(data: object) -> bool:
-    return isinstance(data, int) and not isinstance(data, bool) and 0 <= data <= _LARGEST
+    return isinstance(data, int) and not isinstance(data, bool) and 0 <= data <= LARGEST
 
 
 def _is_duration(data: object) -> bool:

@@ -1,9 +1,7 @@
 """The routes of runs."""
 
-import contextlib
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +24,7 @@ _CHUNK = 256 * 1024
 _PAUSE = 0.2  # seconds between two reads of a growing file
 
 
-class _NothingNewError(Exception):
+class _AtEndError(Exception):
     """The output has not grown."""
 
 
@@ -58,44 +56,34 @@ async def _get(call: ApiCall) -> web.StreamResponse:
 async def _output(call: ApiCall) -> web.StreamResponse:
     run = await _visible(call)
     folder, follow = run_folder(call.context.home.state_dir, run.id), call.wanted(requests.OutputQuery).follow
-    async with contextlib.aclosing(_chunks(folder, 0)) as chunks:
-        first = await anext(chunks, b"")  # what is no output is refused before an answer begins
-        response = web.StreamResponse()
-        response.content_type = "application/octet-stream"
-        await response.prepare(call.request)
-        try:
-            at = await _pass_on(response, chunks, first)
-            if follow:
-                await _follow(call, response, folder, at, run.id)
-            await response.write_eof()
-        except (ConnectionError, AgentcronError):  # the client is gone, or must see that this is not the end
-            if call.request.transport is not None:
-                call.request.transport.abort()
+    first = await _chunk(folder, 0)  # what is no output is refused before an answer begins
+    response = web.StreamResponse()
+    response.content_type = "application/octet-stream"
+    await response.prepare(call.request)
+    try:
+        await _send(call, response, folder, first, run.id if follow else None)
+        await response.write_eof()
+    except (ConnectionError, AgentcronError):  # the client is gone, or must see that this is not the end
+        if call.request.transport is not None:
+            call.request.transport.abort()
     return response
 
 
-async def _follow(call: ApiCall, response: web.StreamResponse, folder: Path, at: int, run_id: int) -> None:
-    """Send what is added to the output after its first `at` bytes until the run has ended."""
+async def _send(call: ApiCall, response: web.StreamResponse, folder: Path, chunk: bytes, followed: int | None) -> None:
+    """Send the output from its first chunk on; if the run is followed, until it ends."""
+    at = 0
     while True:
-        active = await _is_active(call, run_id)  # before reading, so that nothing is missed
-        async with contextlib.aclosing(_chunks(folder, at)) as chunks:
-            at += await _pass_on(response, chunks)
+        active = followed is not None and await _is_active(call, followed)  # before reading, so that nothing is missed
+        while chunk:
+            at += len(chunk)
+            await response.write(chunk)
+            chunk = await _chunk(folder, at)
         if not active:
             return
         await call.context.pause(_PAUSE)
         if call.request.transport is None or call.request.transport.is_closing():
             raise ConnectionResetError
-
-
-async def _pass_on(response: web.StreamResponse, chunks: AsyncIterator[bytes], first: bytes = b"") -> int:
-    """Send a first chunk and those after it; return how many bytes they had."""
-    if first:
-        await response.write(first)
-    sent = len(first)
-    async for chunk in chunks:
-        await response.write(chunk)
-        sent += len(chunk)
-    return sent
+        chunk = await _chunk(folder, at)
 
 
 async def _is_active(call: ApiCall, run_id: int) -> bool:
@@ -103,30 +91,27 @@ async def _is_active(call: ApiCall, run_id: int) -> bool:
     return run is not None and run.status in ACTIVE
 
 
-async def _chunks(folder: Path, start: int) -> AsyncGenerator[bytes, None]:
-    """Yield the output from a position to its present end; raise RefusedError if an agent put something else there.
+async def _chunk(folder: Path, start: int) -> bytes:
+    """Return a part of the output, nothing at its end; raise RefusedError if an agent put something else there.
 
-    The file is open only meanwhile: followers that wait must not use up the files that the daemon may have open.
+    The file is open only meanwhile: clients that wait, or do not read, must not use up the files that the daemon may
+    have open.
     """
-    opener = partial(_open_at, folder, start)
     try:
-        async with aiofiles.open(_OUTPUT, "rb", buffering=0, opener=opener) as output:
-            while chunk := await output.read(_CHUNK):
-                yield chunk
-                if len(chunk) < _CHUNK:
-                    return
-    except (FileNotFoundError, _NothingNewError):
-        return
+        async with aiofiles.open(_OUTPUT, "rb", buffering=0, opener=partial(_open_at, folder, start)) as output:
+            return await output.read(_CHUNK)
+    except (FileNotFoundError, _AtEndError):
+        return b""
     except OSError as error:
         raise RefusedError(f"the output of this run is gone: {error.strerror}") from None
 
 
 def _open_at(folder: Path, start: int, name: str, _: int) -> int:
-    """Open the output at a position, as the opener of `open`; raise OSError, and _NothingNewError if it ends there."""
+    """Open the output at a position, as the opener of `open`; raise OSError, and _AtEndError if it ends there."""
     descriptor = open_in(str(folder), name)
     if os.fstat(descriptor).st_size <= start:
         os.close(descriptor)
-        raise _NothingNewError
+        raise _AtEndError
     os.lseek(descriptor, start, os.SEEK_SET)
     return descriptor
 
