@@ -1,1 +1,1 @@
-"""Recovery after a crash, a lost database or a restore."""
+"""Recovery after a crash, a loss of data or a restore."""

@@ -1,11 +1,12 @@
-"""Adoption: a start takes over the runs that an earlier daemon left active.
+"""Adopts the active runs of an earlier daemon when the daemon starts.
 
-A run does not depend on the daemon that began it. Its supervisor lives on, or has left its records in the run's folder;
-a suspended run's work continues elsewhere. So a start loses and repeats nothing: each run that had begun is given the
-same kind of task as a new one, except that this task begins with `resume` in place of `run`. What it finds decides:
-a living supervisor is watched until it ends, an exit record finishes the run, a run whose command was started without
-an exit record is interrupted, and one that never began goes back to the queue. Flags that somebody set while no daemon
-was there are obeyed by the queue as soon as it serves.
+A run does not depend on the daemon that started it. Its supervisor keeps running, or has left its records in the run's
+folder; the work of a suspended run continues on the agent's server. Therefore a restart neither loses nor repeats a
+run. Each started run gets the same kind of task as a new run, except that the task calls the agent's `resume` instead
+of `run`. What this finds decides what happens to the run. If its supervisor is alive, the task waits until it ends. If
+there is an exit record, the run is finished from it. If the command was started but left no exit record, the run is
+interrupted. If the command was never started, the run returns to the queue. Cancellations that were requested while no
+daemon was running are applied by the queue as soon as it serves.
 """
 
 import structlog
@@ -18,7 +19,7 @@ _LOG = structlog.get_logger()
 
 
 async def adopt_runs(home: Home, queue: Queue) -> None:
-    """Continue the runs that have begun and not ended."""
+    """Continue the runs that have started and not ended."""
     active = await home.database.read(started_runs)
     if active:
         _LOG.info("[run] Adopting the runs of an earlier daemon", runs=len(active))

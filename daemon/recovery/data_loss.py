@@ -1,4 +1,4 @@
-"""After a loss of data or a restore: what the database does not know is unknown, and nothing is started again."""
+"""Prepares a database that has lost data or was restored, so that nothing that may have run is started again."""
 
 from collections.abc import Callable, Collection
 from datetime import datetime
@@ -12,9 +12,9 @@ from daemon.store.schedules import live_schedules, move_cursor
 
 
 def start_after_loss(tx: Transaction, now: datetime, begun: Collection[int], outbox: Outbox) -> None:
-    """Continue with a database that does not know what happened last: nothing that may have run is started again.
+    """Prepare a database that has lost its last changes: nothing that may have run is started again.
 
-    Due times up to now get rows that say so; waiting runs among `begun`, those that have a folder, are interrupted.
+    Due times up to now are recorded as unknown; pending runs in `begun`, which have a folder, are interrupted.
     """
     _close_due_times(tx, now)
     for run in pending_runs(tx):
@@ -23,10 +23,10 @@ def start_after_loss(tx: Transaction, now: datetime, begun: Collection[int], out
 
 
 def start_from_copy(tx: Transaction, now: datetime, was_released: Callable[[int], bool], outbox: Outbox) -> None:
-    """Continue with an old copy of a database: whatever it has not yet seen begin may have begun, and ended, since.
+    """Prepare an old copy of a database: any run that is pending in it may have started, and ended, since.
 
-    `was_released` tells of a run that had a supervisor whether its command may have been started. What was active
-    continues or is finished from its records, but nothing is attempted again: that may have been done, too.
+    `was_released` returns whether the command of a run that had a supervisor may have been started. Active runs
+    continue or are finished from their records, but get no further attempts, since those may also have been made.
     """
     _close_due_times(tx, now)
     for run in pending_runs(tx):

@@ -1,4 +1,4 @@
-"""Restore the database from a backup; what happened after the backup is unknown, so nothing of it is started again."""
+"""Restores the database from a backup; what happened after the backup is unknown, so none of it is started again."""
 
 import contextlib
 import sqlite3

@@ -1,4 +1,4 @@
-"""The cancellation of a run: asked for by a flag in the database, and done at once to one that waits in the queue."""
+"""Cancels runs: sets a flag in the database that ends an active run, and cancels a pending run at once."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from daemon.store.runs import change_status, get_run
 
 
 def request_cancellation(tx: Transaction, run_id: int, now: datetime, by: str) -> None:
-    """Ask for the end of an active run; raise RefusedError for one that has ended."""
+    """Request the cancellation of an active run; raise RefusedError if it has ended."""
     current = get_run(tx, run_id)
     if current is None or current.status not in ACTIVE:
         raise RefusedError(f"run {run_id} is already {current.status if current else 'deleted'}")
@@ -19,7 +19,7 @@ def request_cancellation(tx: Transaction, run_id: int, now: datetime, by: str) -
 
 
 def cancel_pending(tx: Transaction, now: datetime) -> list[Flag]:
-    """Cancel the flagged runs that wait in the queue; return the flags of all active runs."""
+    """Cancel the pending runs that are flagged; return the flags of all active runs."""
     flags = cancellation_flags(tx)
     for flag in flags:
         run = get_run(tx, flag.run_id)

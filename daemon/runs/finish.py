@@ -1,4 +1,4 @@
-"""How a run ends: its final status, or a new attempt in its place."""
+"""Ends a run: records its final status, or creates the next attempt."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -30,9 +30,9 @@ def finish(
     chance: float,
     outbox: Outbox,
 ) -> None:
-    """Record the outcome of an active run, create the next attempt where one is due, and notify whom it concerns.
+    """Record the outcome of an active run, create the next attempt if there is one, and send notifications.
 
-    `chance`, between 0 and 1, spreads the delay of a retry.
+    `chance`, between 0 and 1, randomizes the delay of a retry.
     """
     run = get_run(tx, run_id)
     if run is None or run.status not in ACTIVE:
@@ -54,8 +54,8 @@ def finish(
         **usage_columns(outcome.usage),
     }
     count_usage(tx, run.agent, columns)
-    if flag is None and _is_tried_again(run, outcome, settings):
-        _continue(tx, run, outcome, settings, now, instance, chance, columns)
+    if flag is None and _is_retried(run, outcome, settings):
+        _retry(tx, run, outcome, settings, now, instance, chance, columns)
         return
     change_status(tx, run, outcome.status, now, columns)
     outbox.add_run_end(tx, run, outcome.status, outcome.error, now)
@@ -64,24 +64,24 @@ def finish(
 
 
 def _ended_at(run: Run, outcome: Outcome, now: datetime) -> datetime:
-    """Return when the work ended: before now if it did so while no daemon was there."""
+    """Return when the work ended, which is before now if no daemon was running then."""
     begun = run.delivered_at or run.started_at
     earliest = parse_instant(begun) if begun else now
     return max(earliest, min(outcome.ended_at or now, now))
 
 
 def _with_flag(outcome: Outcome, flag: Flag | None) -> Outcome:
-    """Say who wanted the cancellation; a run that completed all the same stays completed."""
+    """Apply a cancellation flag, with who requested it; a run that completed nevertheless stays completed."""
     if flag is None and outcome.status is RunStatus.CANCELLED and not outcome.cancelled_by_us:
         return replace(
-            outcome, status=RunStatus.INTERRUPTED, error="its supervisor was told to end from outside agentcron"
+            outcome, status=RunStatus.INTERRUPTED, error="its supervisor was terminated from outside agentcron"
         )
     if flag is None or outcome.status is RunStatus.COMPLETED:
         return outcome
     return replace(outcome, status=RunStatus.CANCELLED, error=flag.explanation)
 
 
-def _is_tried_again(run: Run, outcome: Outcome, settings: RunSettings) -> bool:
+def _is_retried(run: Run, outcome: Outcome, settings: RunSettings) -> bool:
     if outcome.status is RunStatus.FAILED:
         return not outcome.permanent and run.attempt < settings.attempts
     if outcome.status is RunStatus.INTERRUPTED:
@@ -89,7 +89,7 @@ def _is_tried_again(run: Run, outcome: Outcome, settings: RunSettings) -> bool:
     return False
 
 
-def _continue(
+def _retry(
     tx: Transaction,
     run: Run,
     outcome: Outcome,

@@ -1,4 +1,4 @@
-"""The folder of one run on disk, and the place where its agent works."""
+"""The folder of a run on disk, and the directory in which its agent works."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ class RunPreparationError(Exception):
 
 
 class FolderRoomError(RunPreparationError):
-    """The host has no room for the run's folder just now, on the disk or among open files; it is tried again."""
+    """The host has no room for the run's folder now, on the disk or among open files; the run is retried."""
 
 
 def run_folder(state_dir: Path, run_id: int) -> Path:
@@ -26,21 +26,20 @@ def run_folder(state_dir: Path, run_id: int) -> Path:
 
 
 def runs_with_folders(state_dir: Path) -> set[int]:
-    """Return the numbers of the runs that have a folder: whatever began has one."""
+    """Return the numbers of the runs that have a folder, as every run that began does."""
     return {
         int(entry.name) for entry in (state_dir / "runs").iterdir() if entry.name.isascii() and entry.name.isdigit()
     }
 
 
 def make_run_folder(state_dir: Path, run_id: int, content: str, config: Config, environment: str | None) -> Path | None:
-    """Make the run's folder with its input; return the workspace, None if a git environment must make it.
+    """Create the run's folder with its input; return the workspace, None if it must be cloned for a git environment.
 
-    Raise PreparationError, or FolderRoomError.
-
-    Preparing again what an earlier try left behind is harmless.
+    Raise RunPreparationError, or FolderRoomError if the run can be retried. A folder left by an earlier attempt to
+    create it is reused.
     """
     folder = make_input_folder(state_dir, run_id, content)
-    with _telling(folder):
+    with _preparing(folder):
         for place in (folder / "artifacts", folder / "tmp"):
             place.mkdir(mode=0o700, exist_ok=True)
         status.preallocate(str(folder))
@@ -48,17 +47,17 @@ def make_run_folder(state_dir: Path, run_id: int, content: str, config: Config, 
 
 
 def make_input_folder(state_dir: Path, run_id: int, content: str) -> Path:
-    """Make the run's folder with its input alone, for an agent elsewhere; raise as `prepare` does."""
+    """Create the run's folder with only its input, for a remote agent; raise as `make_run_folder` does."""
     folder = run_folder(state_dir, run_id)
-    with _telling(folder):
+    with _preparing(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
         _write(folder / "input.txt", content)
     return folder
 
 
 @contextlib.contextmanager
-def _telling(folder: Path) -> Iterator[None]:
-    """Turn what goes wrong into an error that says so; a full disk is told from the rest."""
+def _preparing(folder: Path) -> Iterator[None]:
+    """Turn an OSError into RunPreparationError, or into FolderRoomError if the cause is temporary."""
     try:
         yield
     except OSError as error:

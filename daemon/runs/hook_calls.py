@@ -1,4 +1,4 @@
-"""What an agent elsewhere says by the hook of its run: checked, masked, recorded once, and kept with the run."""
+"""Handles hook calls, by which a remote agent reports how its run ended: each is checked, masked and recorded once."""
 
 import asyncio
 import contextlib
@@ -18,28 +18,28 @@ from daemon.model import RunStatus
 from daemon.notify.outbox import Outbox
 from daemon.runs.control import RunControl
 from daemon.runs.folder import run_folder
-from daemon.runs.hook_tokens import UNKNOWN, hash_of, settle
+from daemon.runs.hook_tokens import UNKNOWN, end_run, hash_of
 from daemon.store.home import Home
 from daemon.store.hooks import run_of_hook
 
 
 class HookCalls:
-    """Takes the calls of hooks."""
+    """Handles calls of hooks."""
 
     def __init__(self, home: Home, outbox: Outbox, control: RunControl) -> None:
         self._home = home
         self._outbox = outbox
         self._control = control
-        self._turns: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._locks: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def take(self, token: str, status: Literal["completed", "failed"], result: object, error: str | None) -> int:
         """End the run of a token and return its number.
 
-        Raise NotFoundError for a token that is not in force, InvalidError for a result that cannot be kept.
+        Raise NotFoundError for a token that is not valid, InvalidError for a result that cannot be stored.
         """
         run_id = await self._run_of(token)
-        turn = self._turns.setdefault(run_id, asyncio.Lock())
-        async with turn:  # a second call neither ends the run again nor replaces what the first one said
+        lock = self._locks.setdefault(run_id, asyncio.Lock())
+        async with lock:  # a second call neither ends the run again nor replaces the first report
             await self._run_of(token)
             await self._end(run_id, token, status, result, error)
         return run_id
@@ -54,24 +54,24 @@ class HookCalls:
     async def _end(
         self, run_id: int, token: str, status: Literal["completed", "failed"], result: object, error: str | None
     ) -> None:
-        """Keep what was said, then end the run: who sees that it is over finds its output."""
+        """Store the report, then end the run, so that the output of an ended run is complete."""
         mask = self._control.mask_of(run_id)
         try:
             shown = _masked(result, mask)
-            words = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False, indent=2)
+            output = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False, indent=2)
             brief = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
             error = None if error is None else mask(error)
-            said = json.dumps({"status": status, "result": shown, "error": error})
+            report = json.dumps({"status": status, "result": shown, "error": error})
         except RecursionError:
             raise InvalidError("the result is nested too deeply") from None
         message = None if result is None else in_brief(brief)
         outcome = Outcome(RunStatus.COMPLETED, message=message)
         if status == "failed":
             outcome = Outcome(RunStatus.FAILED, in_brief(error or "the agent reported a failure"), message=message)
-        await self._keep(run_id, said, None if result is None else words + "\n")
+        await self._store(run_id, report, "" if result is None else output + "\n")
         chance = random.random()
         await self._home.database.write(
-            lambda tx: settle(
+            lambda tx: end_run(
                 tx,
                 token,
                 outcome,
@@ -81,22 +81,22 @@ class HookCalls:
                 outbox=self._outbox,
             )
         )
-        self._control.settle(run_id)
+        self._control.report_hook_call(run_id)
 
-    async def _keep(self, run_id: int, said: str, output: str | None) -> None:
-        """Keep what was said in the run's folder: the result file as it came, its words as the output.
+    async def _store(self, run_id: int, report: str, output: str) -> None:
+        """Store a report in the run's folder: all of it as the result file, its result as the output.
 
-        The outcome stands also where that is not possible.
+        If this fails, the outcome is recorded nevertheless.
         """
         folder = run_folder(self._home.state_dir, run_id)
-        for name, text in (("result.json", said), ("output.log", output or "")):
+        for name, text in (("result.json", report), ("output.log", output)):
             with contextlib.suppress(OSError):
                 async with aiofiles.open(str(folder / name), "wb", opener=open_anew) as stream:
                     await stream.write(text.encode(errors="replace"))
 
 
 def _masked(value: object, mask: Callable[[str], str]) -> object:
-    """Return a JSON value with secrets taken out of its strings, as they read before JSON escapes them."""
+    """Return a JSON value with secrets masked in its strings, before JSON escapes them."""
     if isinstance(value, str):
         return mask(value)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Hooks: how an agent elsewhere says that a run is over, once and with nothing but the token it was given."""
+"""Hook tokens: each lets a remote agent report the end of one run, once, without any other right."""
 
 import base64
 import contextlib
@@ -26,11 +26,11 @@ from daemon.store.runs import get_run
 
 _KEY_BYTES = 32
 UNKNOWN = "no such hook: it is unknown, used or expired"
-"""What the caller of a hook hears whose token is not in force."""
+"""The error for a call of a hook whose token is not valid."""
 
 
 def open_key(state_dir: Path) -> bytes:
-    """Return the key of the state directory under which tokens are made, made at first need; raise StoreError."""
+    """Return the state directory's key for deriving tokens, created if it is missing; raise StoreError."""
     path = state_dir / HOOK_KEY
     try:
         if not path.exists():
@@ -39,29 +39,29 @@ def open_key(state_dir: Path) -> bytes:
     except OSError as error:
         raise StoreError(f"cannot use {path}: {error.strerror}") from None
     if len(key) != _KEY_BYTES:
-        raise StoreError(f"{path} is damaged; move it away: runs that wait for their hook keep their old URLs")
+        raise StoreError(f"{path} is damaged; move it away. Runs that wait for a hook call keep their old URLs")
     return key
 
 
 def put_key(state_dir: Path, key: bytes) -> None:
-    """Put a key in place where there is none, whole under its name or not at all; raise OSError."""
+    """Create the key file atomically unless it exists; raise OSError."""
     path = state_dir / HOOK_KEY
-    passing = path.with_suffix(".new")
-    passing.unlink(missing_ok=True)
-    with new_file(passing) as stream:
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    with new_file(temporary) as stream:
         stream.write(key)
         stream.flush()
         os.fsync(stream.fileno())
     try:
         with contextlib.suppress(FileExistsError):
-            path.hardlink_to(passing)
+            path.hardlink_to(temporary)
     finally:
-        passing.unlink()
+        temporary.unlink()
 
 
 @dataclass(frozen=True)
 class HookTokens:
-    """Makes the tokens of runs and the URLs that hold them."""
+    """Derives the tokens of runs and the hook URLs that contain them."""
 
     key: bytes
 
@@ -71,7 +71,7 @@ class HookTokens:
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
     def url(self, token: str, config: Config) -> str:
-        """Return where a token is to be posted: below public_url, at the TCP address, else at the socket."""
+        """Return the hook URL of a token: below public_url, else at the TCP address, else at the socket."""
         control = config.control
         if control.public_url is not None:
             base = control.public_url.rstrip("/")
@@ -83,11 +83,11 @@ class HookTokens:
 
 
 def hash_of(token: str) -> str:
-    """Return what is stored of a token."""
+    """Return the hash of a token, which is all that the database stores of it."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def settle(
+def end_run(
     tx: Transaction,
     token: str,
     outcome: Outcome,
@@ -97,7 +97,7 @@ def settle(
     chance: float,
     outbox: Outbox,
 ) -> None:
-    """End the active run of a token with an outcome; raise NotFoundError for a token that is not in force."""
+    """End the active run of a token with an outcome; raise NotFoundError for a token that is not valid."""
     run_id = use_hook(tx, hash_of(token), now)
     run = None if run_id is None else get_run(tx, run_id)
     if run is None or run.status not in ACTIVE:

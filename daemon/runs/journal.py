@@ -1,4 +1,4 @@
-"""The stages of a delivery as the database records them: identified, attempted, delivered, suspended."""
+"""Records the stages of a delivery in the database: identified, attempt failed, delivered, suspended."""
 
 import json
 from functools import partial
@@ -20,8 +20,8 @@ from daemon.units import format_instant
 _LOG = structlog.get_logger()
 
 
-class UnwantedError(Exception):
-    """The run was cancelled before its agent was released."""
+class NoLongerWantedError(Exception):
+    """The run was cancelled, or ended by its hook, before its agent was released."""
 
 
 class Stages:
@@ -41,11 +41,11 @@ class Stages:
         )
 
     async def _identified(self, run_id: int, identity: Identity) -> None:
-        """Commit who will own the command; only then may it be released. A flag set by then holds it back."""
+        """Commit the identity of the supervisor before it is released; raise NoLongerWantedError if cancelled."""
 
         def record(tx: Transaction) -> None:
             if flag_of(tx, run_id) is not None:
-                raise UnwantedError
+                raise NoLongerWantedError
             now = self._home.now()
             steps.workspace_ready(tx, run_id, now)
             update_run(tx, run_id, now, boot_id=identity.boot_id, pid=identity.pid, pid_started=identity.started)
@@ -77,7 +77,7 @@ class Stages:
         return is_suspended
 
     async def _attempt_failed(self, run: Run, kind: str, number: int, reason: str, pause: float | None) -> None:
-        """Keep a failed attempt as an event of the run."""
+        """Log a failed attempt and record it as an event of the run."""
         again = {} if pause is None else {"again_after_seconds": pause}
         _LOG.warning(
             "[delivery] Delivery attempt failed", run_id=run.id, agent=run.agent, number=number, reason=reason, **again

@@ -1,4 +1,4 @@
-"""The way of one run from its claim to its record: workspace, deliver, work, record."""
+"""The pipeline of a run, from its claim to its recorded outcome: workspace, deliver, work, record."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ from daemon.runs.control import RunControl
 from daemon.runs.finish import finish
 from daemon.runs.folder import FolderRoomError, RunPreparationError, make_input_folder, make_run_folder, run_folder
 from daemon.runs.hook_tokens import HookTokens, hash_of
-from daemon.runs.journal import Stages, UnwantedError
+from daemon.runs.journal import NoLongerWantedError, Stages
 from daemon.runs.settings import settings_of
 from daemon.runs.workspace import WorkspacePreparation, source_of
 from daemon.store.cancellations import flag_cancellation, flag_of
@@ -39,7 +39,7 @@ from daemon.store.workspaces import add_workspace
 from daemon.units import format_instant, parse_instant
 
 _LOG = structlog.get_logger()
-_ROOM_AGAIN_AFTER = timedelta(seconds=5)
+_RETRY_AFTER = timedelta(seconds=5)
 
 
 class Pipeline:
@@ -57,23 +57,23 @@ class Pipeline:
         self._stages = Stages(home, control)
 
     def enter(self, tx: Transaction, run: Run, settings: RunSettings, now: datetime) -> None:
-        """Begin the first step of a claimed run, and let its hook be called if it waits for one."""
+        """Begin the first step of a claimed run, and register its hook if it has one."""
         steps.run_claimed(tx, run.id, now, is_remote=bool(settings.url))
         if settings.url and settings.await_completion:
             token = self._hooks.token(run.idempotency_key)
             add_hook(tx, run.id, hash_of(token), now, now + timedelta(seconds=settings.timeout_seconds))
 
     async def execute(self, run: Run, config: Config) -> None:
-        """Take a claimed run through its steps; whatever goes wrong becomes its outcome."""
-        await self._to_the_end(run, self._perform(run, config))
+        """Take a claimed run through its steps; any error becomes its outcome."""
+        await self._run_to_end(run, self._perform(run, config))
 
     async def adopt(self, run: Run, config: Config) -> None:
         """Continue a run that an earlier daemon began."""
-        await self._to_the_end(run, self._resume(run, config))
+        await self._run_to_end(run, self._resume(run, config))
 
-    async def _to_the_end(self, run: Run, work: Coroutine[None, None, Outcome | NeverStarted]) -> None:
+    async def _run_to_end(self, run: Run, work: Coroutine[None, None, Outcome | NeverStarted]) -> None:
         outcome = await self._guarded(run, work)
-        if isinstance(outcome, NeverStarted):  # it may be begun anew as soon as that is recorded
+        if isinstance(outcome, NeverStarted):  # it may be started again as soon as this is recorded
             self._control.forget(run.id)
             await self._record(run, outcome)
         else:
@@ -84,12 +84,12 @@ class Pipeline:
         """Turn exceptions into outcomes: the one place where that happens."""
         try:
             return await work
-        except UnwantedError:
+        except NoLongerWantedError:
             return Outcome(RunStatus.CANCELLED)
         except FolderRoomError as error:
-            return NeverStarted(str(error), _ROOM_AGAIN_AFTER)
+            return NeverStarted(str(error), _RETRY_AFTER)
         except StoreDamagedError:
-            raise  # the agent continues; the next daemon finds it
+            raise  # the agent continues; the next daemon adopts the run
         except (RunPreparationError, SecretError) as error:
             return Outcome(RunStatus.FAILED, str(error))
         except Exception as error:  # noqa: BLE001 - one bad run must not stop the daemon
@@ -101,21 +101,21 @@ class Pipeline:
     async def _perform(self, run: Run, config: Config) -> Outcome | NeverStarted:
         section = config.agents.get(run.agent)
         if section is None:
-            return Outcome(RunStatus.FAILED, f"no agent {run.agent!r} is in the config any more", permanent=True)
+            return Outcome(RunStatus.FAILED, f"agent {run.agent!r} is no longer in the config", permanent=True)
         if not isinstance(section, ProcessAgent):
             self._control.in_flight.add(run.id)
         if not await self._access.may_now(run.creator, "task.update", run.agent):
-            reason = f"{run.creator}, who asked for it, may not use {run.agent} any more"
+            reason = f"{run.creator}, who requested it, may no longer use {run.agent}"
             await self._home.database.write_patiently(
                 lambda tx: flag_cancellation(tx, run.id, self._home.now(), CONFIG_PRINCIPAL, reason=reason)
             )
-            raise UnwantedError
+            raise NoLongerWantedError
         if isinstance(section, ProcessAgent):
-            return await self._perform_here(run, section, config)
-        return await self._perform_elsewhere(run, section, config)
+            return await self._perform_locally(run, section, config)
+        return await self._perform_remotely(run, section, config)
 
-    async def _perform_here(self, run: Run, section: ProcessAgent, config: Config) -> Outcome | NeverStarted:
-        """Run an agent that is a process of this host."""
+    async def _perform_locally(self, run: Run, section: ProcessAgent, config: Config) -> Outcome | NeverStarted:
+        """Run an agent that is a process on this host."""
         place = await asyncio.to_thread(
             make_run_folder, self._home.state_dir, run.id, run.input_content, config, section.environment
         )
@@ -127,7 +127,7 @@ class Pipeline:
         work = replace(self._work(run), workspace=workspace, spent_seconds=spent, locks_workspace=place is None)
         return await agent.run(work, self._stages.of(run, work.settings))
 
-    async def _perform_elsewhere(self, run: Run, section: BaseAgent, config: Config) -> Outcome | NeverStarted:
+    async def _perform_remotely(self, run: Run, section: BaseAgent, config: Config) -> Outcome | NeverStarted:
         """Run an agent that is reached over the network."""
         await asyncio.to_thread(make_input_folder, self._home.state_dir, run.id, run.input_content)
         work = self._work(run)
@@ -137,11 +137,11 @@ class Pipeline:
         agent = self._factory.remote(work.settings, section, config)
         self._control.attach(run.id, agent)
         if not await self._home.database.read_patiently(lambda c: _is_wanted(c, run.id)):
-            raise UnwantedError
+            raise NoLongerWantedError
         return await agent.run(work, self._stages.of(run, work.settings))
 
     async def _cloned(self, run: Run, section: ProcessAgent, config: Config) -> Path:
-        """Make the workspace of a run in a git environment."""
+        """Clone the workspace of a run in a git environment; return its path."""
         name = section.environment or ""
         preparation = WorkspacePreparation(self._home.state_dir, run.id, self._factory.umask)
         self._control.attach(run.id, preparation)
@@ -150,7 +150,7 @@ class Pipeline:
             path, base = await preparation.make(source, settings_of(run).timeout_seconds)
         except RunPreparationError:
             if preparation.stopped:
-                raise UnwantedError from None
+                raise NoLongerWantedError from None
             raise
 
         def record(tx: Transaction) -> None:
@@ -166,7 +166,7 @@ class Pipeline:
         agent = self._factory.adopted(settings_of(run), config.agents.get(run.agent), config)
         self._control.attach(run.id, agent)
         current = await self._home.database.read_patiently(lambda connection: get_run(connection, run.id))
-        if current is None or current.status not in ACTIVE:  # its hook was called before it could be attached
+        if current is None or current.status not in ACTIVE:  # its hook was called before the agent was attached
             return Outcome(RunStatus.COMPLETED)
         since = parse_instant(run.started_at) if run.started_at else self._home.now()
         spent = (self._home.now() - since).total_seconds()
@@ -206,12 +206,12 @@ class Pipeline:
         except StoreDamagedError:
             raise
         except Exception as error:  # noqa: BLE001 - one bad outcome must not stop the daemon
-            _LOG.exception("[run] The outcome cannot be recorded as it is", run_id=run.id, agent=run.agent)
-            unusable = Outcome(
+            _LOG.exception("[run] The outcome cannot be recorded; recording a failure", run_id=run.id, agent=run.agent)
+            failure = Outcome(
                 RunStatus.FAILED, f"its outcome cannot be recorded: {type(error).__name__}", permanent=True
             )
-            with contextlib.suppress(Exception):  # logged above; the next start finds the run again
-                await self._conclude(run, unusable)
+            with contextlib.suppress(Exception):  # logged above; the next start adopts the run
+                await self._conclude(run, failure)
 
     async def _conclude(self, run: Run, outcome: Outcome | NeverStarted) -> None:
         if isinstance(outcome, NeverStarted):
@@ -232,7 +232,7 @@ class Pipeline:
         )
 
     def _put_back(self, run: Run, outcome: NeverStarted, tx: Transaction) -> None:
-        """Return a run that never began to the queue, unless somebody wants it cancelled."""
+        """Return a run that never started to the queue, or cancel it if it is flagged."""
         flag = flag_of(tx, run.id)
         current = get_run(tx, run.id)
         if current is None or current.status is not RunStatus.RUNNING:
@@ -241,13 +241,14 @@ class Pipeline:
         if flag is not None:
             change_status(tx, current, RunStatus.CANCELLED, now, {"error": flag.explanation})
             return
-        nobody = dict.fromkeys(("boot_id", "pid", "pid_started", "delivered_at"))
-        again = format_instant(now + outcome.again_after)
+        unstarted = dict.fromkeys(("boot_id", "pid", "pid_started", "delivered_at"))
+        not_before = format_instant(now + outcome.again_after)
         forget_steps(tx, run.id)
-        change_status(tx, current, RunStatus.PENDING, now, {**nobody, "not_before": again}, note=outcome.reason)
+        values = {**unstarted, "not_before": not_before}
+        change_status(tx, current, RunStatus.PENDING, now, values, note=outcome.reason)
 
 
 def _is_wanted(connection: sqlite3.Connection, run_id: int) -> bool:
-    """Tell whether a run is running and nobody wants its end, by cancellation or by its hook."""
+    """Return whether a run is still running: neither cancelled nor ended by its hook."""
     run = get_run(connection, run_id)
     return run is not None and run.status is RunStatus.RUNNING and flag_of(connection, run_id) is None

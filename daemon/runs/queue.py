@@ -1,4 +1,4 @@
-"""The queue: which pending run starts next, within the limits of the daemon and of each agent."""
+"""The queue: starts pending runs in their order, within the limits of the daemon and of each agent."""
 
 import asyncio
 import contextlib
@@ -26,13 +26,13 @@ from daemon.store.home import Home
 from daemon.store.runs import Run, change_status, get_run, next_attempt_at, occupied, startable
 
 _LOG = structlog.get_logger()
-_FLAGS_FIRST = 1.0  # seconds to wait for the record of a cancellation before the agents are stopped
-_FLAGS_AT_ONCE = 0.1  # likewise, where they are to end at once
+_FLAG_TIME = 1.0  # seconds to wait until a cancellation is recorded before the agents are stopped
+_FLAG_TIME_AT_ONCE = 0.1  # likewise, if they must end at once
 _RETRY_AFTER = 1.0  # seconds, while the database cannot be written
 
 
 class Queue:
-    """Starts pending runs as their turn comes, and knows the task of each that is under way."""
+    """Starts pending runs in turn, and holds the task of each run under way."""
 
     def __init__(
         self, home: Home, live: LiveConfig, pipeline: Pipeline, control: RunControl, tasks: asyncio.TaskGroup
@@ -43,34 +43,34 @@ class Queue:
         self._control = control
         self._tasks = tasks
         self._wake = asyncio.Event()
-        self._is_flagged = True  # the daemon before this one may have left flags
-        self._moved = asyncio.Event()
+        self._is_flagged = True  # an earlier daemon may have left flags
+        self._progress = asyncio.Event()
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._open = True
         home.database.on_commit(self._committed)
         live.on_change(self._wake.set)
 
     def _committed(self, changes: Changes) -> None:
-        """Wake up for what may let a run start, or wants one to end."""
+        """Wake up for changes that may let a run start, or that request the end of one."""
         if changes.labels("cancellation"):
             self._is_flagged = True
             self._wake.set()
         if changes.labels("run") - {RunStatus.RUNNING} or changes.labels("clock"):
             self._wake.set()
-        self._moved.set()
+        self._progress.set()
 
     def close(self) -> None:
-        """Start nothing any more."""
+        """Start no more runs."""
         self._open = False
 
     async def until_none(self, which: Callable[[], set[int]]) -> None:
-        """Return when no run is under way of those that `which` returns just then."""
+        """Wait until none of the runs that `which` returns is under way."""
         while which() & self._under_way.keys():
-            self._moved.clear()
-            await self._moved.wait()
+            self._progress.clear()
+            await self._progress.wait()
 
     def abandon(self) -> int:
-        """Cancel the tasks of all runs under way, without ending the runs; return how many they were."""
+        """Cancel the tasks of all runs under way, without ending the runs; return their number."""
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()
@@ -82,28 +82,28 @@ class Queue:
         return set(self._under_way)
 
     async def serve(self) -> None:
-        """Start runs, and stop those that are to be cancelled, until the task is cancelled."""
+        """Start runs, and stop flagged ones, until the task is cancelled."""
         while True:
             self._wake.clear()
             if self._is_flagged:
-                await self._obey_flags()
-            pause = await self._start_what_may()
+                await self._apply_flags()
+            pause = await self._start_runs()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
 
-    async def _start_what_may(self) -> float | None:
-        """Claim and start all that may start now; return the seconds to wait, None for a wake-up."""
+    async def _start_runs(self) -> float | None:
+        """Claim and start all runs that may start now; return the seconds until the next one, None if there is none."""
         if not self._open:
             return None
-        config = self._live.config  # it may be replaced meanwhile
+        config = self._live.config  # a reload may replace it meanwhile
         try:
             await self._home.database.check_room()
             runs, again_at = await self._home.database.write(partial(self._claim, config))
         except NoRoomError:
             return _RETRY_AFTER
         except StoreUnavailableError as error:
-            _LOG.error("[run] No run is started while the database cannot be written", error=str(error))
+            _LOG.error("[run] Runs are not started: the database cannot be written", error=str(error))
             return _RETRY_AFTER
         for run in runs:
             self._begin(run, self._pipeline.execute(run, config))
@@ -121,17 +121,17 @@ class Queue:
     def _done(self, run_id: int, task: asyncio.Task[None]) -> None:
         if self._under_way.get(run_id) is task:  # a run that was put back may be under way again
             del self._under_way[run_id]
-        self._moved.set()
+        self._progress.set()
 
     def _claim(self, config: Config, tx: Transaction) -> tuple[list[Run], datetime | None]:
-        """Move runs from pending to running as far as the limits let them; return them, and when the next may start."""
+        """Move runs from pending to running within the limits; return them, and when the next one may start."""
         now = self._home.now()
         running, by_agent = occupied(tx)
         claimed: list[Run] = []
         while (room := config.daemon.max_concurrent_runs - running) > 0:
             full = [agent for agent, count in by_agent.items() if count >= _limit(config, agent)]
             heads = startable(tx, now, full, min(room, 100))
-            fitting = [run for run in heads if _takes_place(config, run, by_agent)]
+            fitting = [run for run in heads if _take_slot(config, run, by_agent)]
             claimed += [self._claim_one(config, tx, run, now) for run in fitting]
             running += len(fitting)
             if not fitting:
@@ -146,7 +146,7 @@ class Queue:
         return get_run(tx, run.id) or run
 
     async def cancel_all(self, by: str, reason: str, *, at_once: bool) -> None:
-        """Stop all runs under way; agents are stopped even if the database cannot be written."""
+        """Cancel all runs under way; agents are stopped even if the database cannot be written."""
         run_ids = self.under_way
 
         def flag(tx: Transaction) -> None:
@@ -154,15 +154,15 @@ class Queue:
                 flag_cancellation(tx, run_id, self._home.now(), by, at_once=at_once, reason=reason)
 
         written = asyncio.ensure_future(self._home.database.write_patiently(flag))
-        await asyncio.wait({written}, timeout=_FLAGS_AT_ONCE if at_once else _FLAGS_FIRST)
+        await asyncio.wait({written}, timeout=_FLAG_TIME_AT_ONCE if at_once else _FLAG_TIME)
         if not written.done():
             await asyncio.to_thread(self._control.note_cancellation, run_ids, f"cancelled by {by}: {reason}")
         for run_id in run_ids:
             self._control.stop(run_id, at_once=at_once)
         await written
 
-    async def _obey_flags(self) -> None:
-        """Cancel what the flags in the database name: pending runs there, the others by their agents."""
+    async def _apply_flags(self) -> None:
+        """Cancel the flagged runs: pending ones in the database, the others through their agents."""
         self._is_flagged = False
         flags = await self._home.database.write_patiently(lambda tx: cancel_pending(tx, self._home.now()))
         for flag in flags:
@@ -174,7 +174,8 @@ def _limit(config: Config, agent: str) -> int:
     return settings.max_concurrent if settings else 1
 
 
-def _takes_place(config: Config, run: Run, by_agent: dict[str, int]) -> bool:
+def _take_slot(config: Config, run: Run, by_agent: dict[str, int]) -> bool:
+    """Count a run of its agent if the agent has a free slot; return whether it has."""
     if by_agent.get(run.agent, 0) >= _limit(config, run.agent):
         return False
     by_agent[run.agent] = by_agent.get(run.agent, 0) + 1

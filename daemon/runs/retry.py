@@ -1,4 +1,4 @@
-"""The attempt after a run: made when the agent failed, or when somebody asks for it."""
+"""Creates the next attempt at a run's work, after a failure or on request."""
 
 import json
 from datetime import datetime
@@ -11,7 +11,7 @@ from daemon.store.runs import NewRun, Run, attempts_of, create_run, get_run, upd
 
 
 def next_attempt(run: Run, instance: str, *, creator: str, not_before: datetime | None = None) -> NewRun:
-    """Describe the attempt after a run: the same work under the next name."""
+    """Describe the next attempt after a run: the same work under the next name."""
     return NewRun(
         name=f"{base_name(run)}:{run.attempt + 1}",
         agent=run.agent,
@@ -37,7 +37,7 @@ def base_name(run: Run) -> str:
 
 
 def request_retry(tx: Transaction, run_id: int, principal: str, now: datetime, instance: str) -> int:
-    """Make the next attempt of an ended run, whose status stays; return its number.
+    """Create the next attempt after an ended run, whose status does not change; return its number.
 
     Raise RefusedError while any attempt of the same fire is active.
     """
@@ -47,7 +47,7 @@ def request_retry(tx: Transaction, run_id: int, principal: str, now: datetime, i
     attempts = attempts_of(tx, base_name(run)) or [run]
     for attempt in attempts:
         if attempt.status in ACTIVE:
-            raise RefusedError(f"attempt {attempt.attempt} of it, run {attempt.id}, is {attempt.status}")
+            raise RefusedError(f"attempt {attempt.attempt} at the same work, run {attempt.id}, is {attempt.status}")
     newest = max(attempts, key=lambda attempt: attempt.attempt)
     next_id, _ = create_run(tx, next_attempt(newest, instance, creator=principal), now)
     update_run(tx, newest.id, now, next_run_id=next_id)

@@ -1,4 +1,4 @@
-"""The settings that a run begins with and keeps, whatever the config says later."""
+"""The settings that a run starts with and keeps, even if the config changes later."""
 
 import json
 from dataclasses import fields
@@ -9,14 +9,14 @@ from daemon.store.runs import Run
 
 
 def settings_of(run: Run) -> RunSettings:
-    """Return the settings that a run began with, as far as this version knows them."""
+    """Return the settings that a run started with, as far as this version knows them."""
     stored = json.loads(run.settings) if run.settings else {}
     known = {field.name for field in fields(RunSettings)}
     return RunSettings(**{name: value for name, value in stored.items() if name in known})
 
 
 def settings_for(config: Config, agent: str) -> RunSettings:
-    """Return the settings that a run of an agent begins with now."""
+    """Return the settings that a run of an agent would start with now."""
     settings = config.agents.get(agent)
     if settings is None:
         return RunSettings()

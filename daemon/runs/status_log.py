@@ -1,4 +1,4 @@
-"""The log lines of runs: one for each committed change of a run's status."""
+"""Logs each committed change of a run's status."""
 
 from datetime import timedelta
 

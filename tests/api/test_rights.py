@@ -127,7 +127,7 @@ def test_a_run_whose_creator_lost_the_right_before_delivery_is_cancelled(
     assert daemon.cli("reload").returncode == 0
     (tmp_path / "gate").write_text("")
     run = daemon.wait_for_run("cancelled", number=2)
-    assert f"{NOBODY}, who asked for it, may not use a any more" in run["error"]
+    assert f"{NOBODY}, who requested it, may no longer use a" in run["error"]
     assert run["delivered_at"] is None
     assert daemon.wait_for_run("completed", number=1)
 

@@ -67,7 +67,7 @@ def test_a_waiting_run_whose_agent_has_gone_says_so(start_daemon: StartDaemon) -
     assert call(daemon, "POST", "/reload").status == 200
     assert call(daemon, "POST", f"/runs/{running}/cancel").status == 200
     run = daemon.wait_for_run("failed", number=waiting)
-    assert run["error"] == "no agent 'a' is in the config any more"
+    assert run["error"] == "agent 'a' is no longer in the config"
 
 
 def test_a_run_is_cancelled_and_only_while_it_is_active(start_daemon: StartDaemon) -> None:

@@ -35,7 +35,7 @@ import asyncio
 from daemon.runs.queue import Queue
 async def slow(self):
     await asyncio.sleep(3600)
-Queue._start_what_may = slow
+Queue._start_runs = slow
 """
 BEFORE_THE_IDENTITY = """
 import asyncio
