@@ -28,11 +28,12 @@ class Background:
             return future
         task = self._tasks.create_task(_settle(work, future))
         self._running.add(task)
-        task.add_done_callback(partial(self._done, future))
+        task.add_done_callback(partial(self._done, future, work))
         return future
 
-    def _done(self, future: "asyncio.Future[Any]", task: asyncio.Task[None]) -> None:
+    def _done(self, future: "asyncio.Future[Any]", work: Coroutine[Any, Any, object], task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        work.close()
         future.cancel()  # does nothing to one that has its result; a task may be cancelled before its first step
 
     def start_unattended(self, work: Coroutine[Any, Any, object]) -> None:

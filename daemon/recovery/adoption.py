@@ -6,7 +6,7 @@ run. Each started run gets the same kind of task as a new run, except that the t
 of `run`. What this finds decides what happens to the run. If its supervisor is alive, the task waits until it ends. If
 there is an exit record, the run is finished from it. If the command was started but left no exit record, the run is
 interrupted. If the command was never started, the run returns to the queue. Cancellations that were requested while no
-daemon was running are applied by the queue as soon as it serves.
+daemon was running are applied at once, even if the daemon is to stop during its start.
 """
 
 import structlog
@@ -19,9 +19,10 @@ _LOG = structlog.get_logger()
 
 
 async def adopt_runs(home: Home, queue: Queue) -> None:
-    """Continue the runs that have started and not ended."""
+    """Continue the runs that have started and not ended, and apply the cancellations requested meanwhile."""
     active = await home.database.read(started_runs)
     if active:
         _LOG.info("[run] Adopting the runs of an earlier daemon", runs=len(active))
     for run in active:
         queue.adopt(run)
+    await queue.apply_flags()

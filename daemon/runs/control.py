@@ -1,5 +1,6 @@
 """The remote control of active runs: passes requests such as stop and interrupt to the agent of a run."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 
 from daemon.agents.base import Stoppable
@@ -13,6 +14,8 @@ class RunControl:
         self.in_flight: set[int] = set()
         """Runs of remote agents with a call in flight, which cannot outlive the daemon."""
         self.suspended: set[int] = set()
+        self.progress = asyncio.Event()
+        """Set when a run has been suspended or is no longer under way."""
         self._agents: dict[int, Stoppable] = {}
 
     def attach(self, run_id: int, agent: Stoppable) -> None:
@@ -27,11 +30,13 @@ class RunControl:
         """Note that a run is suspended: its work continues on the agent's server."""
         self.in_flight.discard(run_id)
         self.suspended.add(run_id)
+        self.progress.set()
 
     def forget(self, run_id: int) -> None:
         """Note that a run is no longer under way."""
         self.in_flight.discard(run_id)
         self.suspended.discard(run_id)
+        self.progress.set()
 
     def stop(self, run_id: int, *, at_once: bool) -> None:
         """Ask the agent of a run to end; a run without an agent yet finds its flag in the database."""

@@ -43,8 +43,7 @@ class Queue:
         self._control = control
         self._tasks = tasks
         self._wake = asyncio.Event()
-        self._is_flagged = True  # an earlier daemon may have left flags
-        self._progress = asyncio.Event()
+        self._is_flagged = False
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._open = True
         home.database.on_commit(self._committed)
@@ -57,7 +56,6 @@ class Queue:
             self._wake.set()
         if changes.labels("run") - {RunStatus.RUNNING} or changes.labels("clock"):
             self._wake.set()
-        self._progress.set()
 
     def close(self) -> None:
         """Start no more runs."""
@@ -66,8 +64,8 @@ class Queue:
     async def until_none(self, which: Callable[[], set[int]]) -> None:
         """Wait until none of the runs that `which` returns is under way."""
         while which() & self._under_way.keys():
-            self._progress.clear()
-            await self._progress.wait()
+            self._control.progress.clear()
+            await self._control.progress.wait()
 
     def abandon(self) -> int:
         """Cancel the tasks of all runs under way, without ending the runs; return their number."""
@@ -86,7 +84,7 @@ class Queue:
         while True:
             self._wake.clear()
             if self._is_flagged:
-                await self._apply_flags()
+                await self.apply_flags()
             pause = await self._start_runs()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -121,7 +119,7 @@ class Queue:
     def _done(self, run_id: int, task: asyncio.Task[None]) -> None:
         if self._under_way.get(run_id) is task:  # a run that was put back may be under way again
             del self._under_way[run_id]
-        self._progress.set()
+        self._control.progress.set()
 
     def _claim(self, config: Config, tx: Transaction) -> tuple[list[Run], datetime | None]:
         """Move runs from pending to running within the limits; return them, and when the next one may start."""
@@ -161,7 +159,7 @@ class Queue:
             self._control.stop(run_id, at_once=at_once)
         await written
 
-    async def _apply_flags(self) -> None:
+    async def apply_flags(self) -> None:
         """Cancel the flagged runs: pending ones in the database, the others through their agents."""
         self._is_flagged = False
         flags = await self._home.database.write_patiently(lambda tx: cancel_pending(tx, self._home.now()))

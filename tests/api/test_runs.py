@@ -139,6 +139,12 @@ def test_followers_neither_outlive_their_client_nor_hold_up_a_stop(start_daemon:
     assert "Traceback" not in daemon.log_text()
 
 
+def has_output_open(daemon: DaemonProcess) -> bool:
+    """Tell whether the daemon has the output of a run open."""
+    links = (str(link.resolve()) for link in Path(f"/proc/{daemon.process.pid}/fd").iterdir())
+    return any(link.endswith("output.log") for link in links)
+
+
 def test_a_follower_of_a_silent_run_keeps_no_file_open(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(SLOW)
     run = trigger(daemon)
@@ -147,12 +153,22 @@ def test_a_follower_of_a_silent_run_keeps_no_file_open(start_daemon: StartDaemon
     connection.request("GET", f"/runs/{run}/output?follow=true")
     assert connection.getresponse().read1() == b"begun\n"
 
-    def is_open() -> bool:
-        links = (str(link.resolve()) for link in Path(f"/proc/{daemon.process.pid}/fd").iterdir())
-        return any(link.endswith("output.log") for link in links)
-
-    wait_until(lambda: not is_open(), what="the file to be closed")
+    wait_until(lambda: not has_output_open(daemon), what="the file to be closed")
     connection.close()
+
+
+def test_clients_that_do_not_read_keep_no_output_open(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(SLOW.replace("echo output; exit 3", "head -c 30000000 /dev/zero"))
+    run = trigger(daemon, "b")
+    daemon.wait_for_run("completed", number=run)
+    clients = [UnixConnection(daemon.folder / "c.sock") for _ in range(5)]
+    for client in clients:
+        client.request("GET", f"/runs/{run}/output")
+        assert client.getresponse().status == 200
+
+    wait_until(lambda: not has_output_open(daemon), what="output that nobody reads to be closed")
+    for client in clients:
+        client.close()
 
 
 def test_a_command_that_waits_says_when_the_daemon_goes_away(start_daemon: StartDaemon) -> None:

@@ -1,9 +1,13 @@
 """Stopping where it is hard: before the daemon is ready, and with many runs waiting."""
 
 import signal
+from datetime import timedelta
 
 import pytest
 
+from daemon.units import format_instant, utc_now
+from tests.support.api import call
+from tests.support.configs import one_agent
 from tests.support.daemon_process import StartDaemon, processes_of
 from tests.support.waiting import wait_until
 
@@ -44,6 +48,49 @@ def test_ctrl_c_during_the_start_ends_the_agents_that_run(start_daemon: StartDae
     assert "[daemon] Ready" not in second.log_text()
     assert processes_of(run["idempotency_key"]) == []
     assert second.query("SELECT status FROM runs WHERE id = ?", run["id"])[0]["status"] == "cancelled"
+
+
+STOPPED_BY_ADOPTION = """
+import os, signal
+import daemon.lifecycle.service as service
+adopt = service.adopt_runs
+async def stopped(home, queue):
+    os.kill(os.getpid(), signal.SIGTERM)
+    await adopt(home, queue)
+service.adopt_runs = stopped
+"""
+
+
+def test_a_run_that_was_cancelled_meanwhile_is_ended_by_a_daemon_that_stops_at_its_start(
+    start_daemon: StartDaemon,
+) -> None:
+    text = one_agent("sleep 300", kill_grace="1s", daemon={"on_stop": "drain", "stop_timeout": "30s"})
+    first = start_daemon(text)
+    first.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    first.kill()
+    assert first.cli("runs", "cancel", "1").returncode == 0
+    second = start_daemon(text, ready=False, slowed=STOPPED_BY_ADOPTION)
+    assert second.process.wait(15) == 0
+    assert second.query("SELECT status FROM runs WHERE id = 1")[0]["status"] == "cancelled"
+
+
+def test_what_a_start_records_is_counted_and_logged(start_daemon: StartDaemon) -> None:
+    text = '[daemon]\nstate_dir = "state"\n[control]\nsocket = "c.sock"\n[agents.a]\ncommand = ["true"]\n'
+    schedule = '[agents.a.schedules.s]\nevery = "{0}"\ncatchup = "none"\n'
+    first = start_daemon(text + schedule.format("1s"))
+    first.wait_for_run("completed")
+    first.stop()
+    covered = first.query("SELECT max(scheduled_for) AS at FROM fires")[0]["at"]
+    wait_until(lambda: format_instant(utc_now() - timedelta(seconds=2)) > covered, what="a due time that is missed")
+    second = start_daemon(text + schedule.format("36500d"))
+    missed = second.query(
+        "SELECT coalesce(sum(coalesce(covers_count, 1)), 0) AS n FROM fires WHERE outcome = 'skipped_missed'"
+    )
+    assert missed[0]["n"] > 0
+    assert (
+        f'agentcron_fires_total{{outcome="skipped_missed"}} {missed[0]["n"]}.0'
+        in call(second, "GET", "/metrics").data.decode()
+    )
 
 
 def test_a_stop_does_not_wait_for_a_database_that_cannot_be_written(start_daemon: StartDaemon) -> None:

@@ -9,14 +9,14 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from daemon.errors import RefusedError, StoreError, StoreUnavailableError
-from daemon.model import DATABASE
-from daemon.store.changes import Changes
+from daemon.model import DATABASE, RunStatus
+from daemon.store.changes import Changes, StatusChange
 from daemon.store.connection import Transaction, connect
 from daemon.store.database import Database
 from daemon.store.lock import DaemonLock, running_daemon
@@ -101,6 +101,15 @@ async def test_a_listener_that_fails_stops_neither_the_writer_nor_other_listener
         await database.write(lambda tx, name=name: tx.execute(RUN, (name,)).fetchall())  # type: ignore[misc]
     assert await names(database) == {"one", "two"}
     assert len(published) == 2
+
+
+def test_a_run_whose_times_somebody_edited_has_no_duration_and_costs_no_other_its_own() -> None:
+    kept, edited = (
+        StatusChange(1, "a", None, RunStatus.RUNNING, RunStatus.COMPLETED, None, started_at, "2026-11-21T12:00:05.000Z")
+        for started_at in ("2026-11-21T12:00:00.000Z", "2026-11-21 12:00:00")
+    )
+    assert kept.duration == timedelta(seconds=5)
+    assert edited.duration is None
 
 
 async def test_a_locked_database_is_told_from_a_mistake_and_recovers(database: Database) -> None:
