@@ -11,7 +11,7 @@ from typing import Literal
 import aiofiles
 
 from daemon.agents.base import Outcome
-from daemon.agents.process.report import in_brief
+from daemon.agents.process.result_formats import in_brief
 from daemon.agents.process.supervisor.files import open_anew
 from daemon.errors import InvalidError, NotFoundError
 from daemon.model import RunStatus

@@ -4,7 +4,7 @@ from typing import Any
 
 from daemon.agents.base import Work
 from daemon.agents.process.agent import UnfitError
-from daemon.agents.process.report import STANDARD_OUTPUT_KEPT
+from daemon.agents.process.result_formats import STANDARD_OUTPUT_KEPT
 from daemon.agents.process.spec import process_spec, program_of
 from daemon.config.schema import CommandAgent, Config
 
