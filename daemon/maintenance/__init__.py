@@ -1,1 +1,1 @@
-"""Periodic maintenance: retention and workspace cleanup."""
+"""Periodic maintenance: retention of history and cleanup of workspaces."""

@@ -1,4 +1,4 @@
-"""The cleanup of workspaces: what the policy lets go is saved and removed, one after the other, by a helper process."""
+"""Removes the workspaces that the policy does not keep, one by one in a helper process, after saving their work."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
@@ -45,19 +45,19 @@ from daemon.workspaces.removal import TRASH
 
 T = TypeVar("T")
 _LOG = structlog.get_logger()
-_QUIET = 1.0  # seconds between the first need for a sweep and the sweep
+_DELAY = 1.0  # seconds from the end of a run to the sweep, so that runs that end together need only one
 
 
 @dataclass
 class CleanupResult:
-    """What one cleanup did, or would do."""
+    """What one sweep removed, or would remove."""
 
     removed: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     dry_run: bool = False
 
     def notices(self) -> list[Notice]:
-        """Return what people may want to be notified of: nothing, if nothing was done."""
+        """Return a notice of the result, none if nothing was done."""
         if not self.removed and not self.failed:
             return []
         text = f"removed {plural(len(self.removed), 'workspace')}, {len(self.failed)} failed"
@@ -69,7 +69,7 @@ class CleanupResult:
 
 
 class Cleanup:
-    """Looks after the workspaces of one daemon."""
+    """Cleans up the workspaces of one daemon."""
 
     def __init__(self, home: Home, live: LiveConfig, metrics: Metrics, outbox: Outbox) -> None:
         self.progress: Progress | None = None
@@ -79,80 +79,81 @@ class Cleanup:
         self._outbox = outbox
         self._quotas: dict[str, Notice] = {}
         self._one_at_a_time = asyncio.Lock()
-        self._deciding = asyncio.Lock()  # between what a person marks and what is removed
+        self._deciding = asyncio.Lock()  # so that no workspace is marked keep while its removal begins
         self._removing: set[int] = set()
         self._run_ended = asyncio.Event()
         home.database.on_commit(self._committed)
 
     def _committed(self, changes: Changes) -> None:
-        """Wake up for the quotas: a run has ended."""
+        """Wake up when a run has ended, to check the quotas."""
         if any(change.started_at is not None and change.after not in ACTIVE for change in changes.statuses):
             self._run_ended.set()
 
     async def serve(self) -> None:
-        """Sweep at the start, whenever the config says, and soon after runs where there is a quota."""
+        """Sweep at the start, when the config says, and soon after the end of a run if a quota is set."""
         while True:
             try:
                 await self.sweep()
             except (WorkspaceHelperError, OSError, StoreUnavailableError) as error:
-                _LOG.error("[cleanup] The cleanup failed, will retry at its next time", error=str(error))
-            except Exception:  # noqa: BLE001 - whatever agents put there must not stop the daemon
-                _LOG.exception("[cleanup] The cleanup failed unexpectedly, will retry at its next time")
+                _LOG.error("[cleanup] The cleanup failed, will retry at the next scheduled time", error=str(error))
+            except Exception:  # noqa: BLE001 - nothing that agents leave there may stop the daemon
+                _LOG.exception("[cleanup] The cleanup failed unexpectedly, will retry at the next scheduled time")
             await self._next_time(self._home.now())
 
     async def _next_time(self, last: datetime) -> None:
-        """Wait until the next time after the last one, or until a run has ended where a quota is set."""
+        """Wait for the next scheduled time after the last sweep, or for the end of a run if a quota is set."""
         while not await wait_until_due(self._cadence, last, self._home.now, self._run_ended):
             if any(policy_of(self._live.config, name).quota for name in self._live.config.environments):
-                await asyncio.sleep(_QUIET)
+                await asyncio.sleep(_DELAY)
                 return
 
     def _cadence(self) -> Cadence:
         return cadence_of(self._live.config.cleanup, self._live.config)
 
     async def sweep(self, *, older_than: timedelta | None = None, dry_run: bool = False) -> CleanupResult:
-        """Remove what the policy lets go; raise WorkspaceHelperError, OSError or StoreUnavailableError if it failed.
+        """Remove the workspaces that the policy does not keep.
 
-        `older_than` overrules the environments' max_age; a dry run only tells.
+        `older_than` overrides the environments' max_age; a dry run only returns what it would remove. Raise
+        WorkspaceHelperError, OSError or StoreUnavailableError.
         """
-        swept = CleanupResult(dry_run=dry_run)
+        result = CleanupResult(dry_run=dry_run)
         if dry_run:
             present = await self._home.database.read(present_workspaces)
-            swept.removed = [workspace.run_id for workspace in self._going(present, older_than)]
-            return swept
+            result.removed = [workspace.run_id for workspace in self._removable(present, older_than)]
+            return result
         async with self._one_at_a_time:
             present = await self._home.database.read(present_workspaces)
-            if not present and not await asyncio.to_thread(self._has_anything):
-                return swept
+            if not present and not await asyncio.to_thread(self._has_folders):
+                return result
             async with workspace_helper(self._home.state_dir) as helper:
                 await helper.delete_leftovers()
                 await self._reconcile(helper, present)
                 await self._measure(helper, await self._home.database.read(present_workspaces))
             try:
-                while going := await self._still_going(older_than, swept.failed):
-                    for number, workspace in enumerate(going):
-                        self.progress = Progress(number, len(going))
-                        await self._sweep_one(workspace, swept)
+                while workspaces := await self._now_removable(older_than, result.failed):
+                    for number, workspace in enumerate(workspaces):
+                        self.progress = Progress(number, len(workspaces))
+                        await self._sweep_one(workspace, result)
             finally:
                 self.progress = None
-        if swept.removed:
-            _LOG.info(f"[cleanup] Removed {len(swept.removed)} old task workspace(s)")
-        await self._outbox.post(self._home, [*self._quotas.values(), *swept.notices()])
-        return swept
+        if result.removed:
+            _LOG.info(f"[cleanup] Removed {len(result.removed)} old task workspace(s)")
+        await self._outbox.post(self._home, [*self._quotas.values(), *result.notices()])
+        return result
 
-    async def _still_going(self, older_than: timedelta | None, failed: Collection[int]) -> list[Workspace]:
-        return self._going(await self._home.database.read(present_workspaces), older_than, failed)
+    async def _now_removable(self, older_than: timedelta | None, failed: Collection[int]) -> list[Workspace]:
+        return self._removable(await self._home.database.read(present_workspaces), older_than, failed)
 
-    def _has_anything(self) -> bool:
-        """Tell whether there may be anything to look after, though the ledger has no workspace."""
+    def _has_folders(self) -> bool:
+        """Return whether there may be workspaces or trash on disk that the database does not know."""
         places = (self._home.state_dir / ENVIRONMENTS, self._home.state_dir / RUNS / TRASH)
         return any(place.is_dir() and any(place.iterdir()) for place in places)
 
-    def _going(
+    def _removable(
         self, present: Iterable[Workspace], older_than: timedelta | None, failed: Collection[int] = ()
     ) -> list[Workspace]:
-        """Return the workspaces that go now, oldest first, less those with which that failed."""
-        going: list[Workspace] = []
+        """Return the workspaces to remove now, oldest first, without those whose removal failed."""
+        found: list[Workspace] = []
         for name, group in by_environment(present).items():
             policy = policy_of(self._live.config, name)
             decisions = dict(decide_cleanup((one.candidate for one in group), policy, self._home.now(), older_than))
@@ -161,8 +162,8 @@ class Cleanup:
             due = {run for run, decision in decisions.items() if decision.due}
             rest = {one.run_id: one.bytes or 0 for one in group if one.run_id not in due}
             due |= self._over_quota(name, policy, rest, decisions) if older_than is None else set()
-            going += [one for one in group if one.run_id in due]
-        return going
+            found += [one for one in group if one.run_id in due]
+        return found
 
     def _over_quota(
         self, name: str, policy: Policy, sizes: Mapping[int, int], decisions: Mapping[int, CleanupDecision]
@@ -171,22 +172,23 @@ class Cleanup:
         if policy.quota is None or used < policy.quota * policy.quota_warn:
             self._quotas[name] = Notice("quota", "", subject=f"quota:{name}")
             return set()
-        going = set(beyond_quota(sizes, decisions, policy.quota))
-        left = used - sum(sizes[run] for run in going)
-        verb = "near" if used <= policy.quota else "exceed"
-        told = {
+        removable = set(beyond_quota(sizes, decisions, policy.quota))
+        left = used - sum(sizes[run] for run in removable)
+        state = "near" if used <= policy.quota else "exceed"
+        details = {
             "environment": name,
             "used": format_size(used),
             "quota": format_size(policy.quota),
-            "going": len(going),
+            "going": len(removable),
             "left": format_size(left),
         }
-        _LOG.warning(f"[cleanup] The workspaces of an environment {verb} their quota", **told)
-        text = f"the workspaces of {name} {verb} their quota: {told['used']} of {told['quota']}"
-        self._quotas[name] = Notice("quota", text, subject=f"quota:{name}", state=verb, details=told)
-        return going
+        problem = "are near their quota" if state == "near" else "exceed their quota"
+        _LOG.warning(f"[cleanup] The workspaces of an environment {problem}", **details)
+        text = f"the workspaces of {name} {problem}: {details['used']} of {details['quota']}"
+        self._quotas[name] = Notice("quota", text, subject=f"quota:{name}", state=state, details=details)
+        return removable
 
-    async def _sweep_one(self, workspace: Workspace, swept: CleanupResult) -> None:
+    async def _sweep_one(self, workspace: Workspace, result: CleanupResult) -> None:
         if workspace.ended_at is not None:
             hours = (self._home.now() - workspace.ended_at) / timedelta(hours=1)
             _LOG.info(f"[cleanup] Removing old task {workspace.run_id} (age: {hours:.1f}h)")
@@ -196,14 +198,14 @@ class Cleanup:
             _LOG.exception("[cleanup] ERROR: Failed to remove task workspace", run_id=workspace.run_id)
             reason = f"unexpected error: {error}"
         if reason is None:
-            swept.removed.append(workspace.run_id)
+            result.removed.append(workspace.run_id)
         else:
-            swept.failed[workspace.run_id] = reason
+            result.failed[workspace.run_id] = reason
 
     async def release(self, run_id: int) -> str | None:
-        """Save and remove the workspace of an expired run, which renews the run; return why it is not gone.
+        """Save and remove the workspace of an expired run, which renews the run; return why it was not removed.
 
-        One marked keep stays, and one with more unsaved work than `salvage_max`.
+        A workspace that is marked keep stays, as does one with more unsaved work than `salvage_max`.
         """
         workspace = await self._home.database.read(lambda c: get_workspace(c, run_id))
         if workspace is None or workspace.state != "present":
@@ -212,15 +214,15 @@ class Cleanup:
         return await self._remove(workspace, policy.salvage_max, renews=True)
 
     async def _remove(self, workspace: Workspace, salvage_max: int | None, *, renews: bool = False) -> str | None:
-        """Save and remove a workspace by a process of its own; return why it is not gone."""
+        """Save and remove a workspace in a helper process; return why it was not removed."""
         async with self._deciding:
             current = await self._home.database.read(lambda c: get_workspace(c, workspace.run_id))
             if current is None or current.status in ACTIVE:
                 return "its run is active"
             if current.kept:
-                return "it was marked keep meanwhile"
+                return "it has been marked keep"
             if workspace.run_id in self._removing:
-                return "it is being removed just now"
+                return "it is already being removed"
             self._removing.add(workspace.run_id)
         limit = None if salvage_max is None else min(salvage_max, LARGEST)
         try:
@@ -235,7 +237,7 @@ class Cleanup:
         record = partial(self._record, workspace.run_id, done, renews=renews)
         if done.gone or done.in_trash:
             await self._home.database.write_patiently(record)
-        else:  # what stays is found again, and the disk may be too full to say so
+        else:  # the next sweep finds it again, and the disk may be too full to record the failure
             await self._write_if_possible(record)
         self._metrics.cleaned("removed" if done.gone else "failed")
         return None if done.gone else str(done.reason)
@@ -245,16 +247,16 @@ class Cleanup:
         if done.gone or done.in_trash:
             mark_removed(tx, run_id, now)
             if renews or (saved and saved["folder"]):
-                update_run(tx, run_id, now)  # what was saved stays as long as the run
+                update_run(tx, run_id, now)  # the saved work is kept as long as the run
             left = {"left_in_trash": done.reason} if done.in_trash else {}
             add_event(tx, run_id, now, "workspace_cleaned", {"saved": saved, **left})
         elif set_note(tx, run_id, str(done.reason)):
             add_event(tx, run_id, now, "workspace_not_cleaned", {"reason": done.reason, "saved": saved})
 
     async def discard(self, run_id: int) -> str | None:
-        """Save and remove the workspace of a run, whatever the policy says; return why it is not gone.
+        """Save and remove the workspace of a run, regardless of the policy; return why it was not removed.
 
-        Raise NotFoundError if there is none, RefusedError if the run is active or the workspace marked keep.
+        Raise NotFoundError if there is none, RefusedError if the run is active or the workspace is marked keep.
         """
         workspace = await self._home.database.read(lambda c: get_workspace(c, run_id))
         if workspace is None or workspace.state != "present":
@@ -266,7 +268,7 @@ class Cleanup:
         return await self._remove(workspace, None)
 
     async def keep(self, run_id: int, by: str, *, kept: bool) -> Workspace:
-        """Mark a workspace so that nothing removes it, or take the mark back; raise NotFoundError or RefusedError."""
+        """Mark a workspace keep, so that it is never removed, or unmark it; raise NotFoundError or RefusedError."""
 
         def mark(tx: Transaction) -> Workspace:
             workspace = get_workspace(tx, run_id)
@@ -279,7 +281,7 @@ class Cleanup:
 
         async with self._deciding:
             if run_id in self._removing:
-                raise RefusedError(f"the workspace of run {run_id} is being removed just now")
+                raise RefusedError(f"the workspace of run {run_id} is already being removed")
             return await self._home.database.write(mark)
 
     async def _measure(self, helper: WorkspaceHelper, present: Iterable[Workspace]) -> None:
@@ -291,49 +293,49 @@ class Cleanup:
             await self._write_if_possible(lambda tx: set_bytes(tx, sizes))
 
     async def _reconcile(self, helper: WorkspaceHelper, present: Iterable[Workspace]) -> None:
-        """Bring ledger and disk in line: unknown folders are taken in or put aside, rows without folders ended."""
+        """Reconcile database and disk: register or quarantine unknown folders, and close rows without folders."""
         survey = (await helper.list_workspaces()).by_environment
         on_disk = {(environment, name) for environment, names in survey.items() for name in names or ()}
-        in_ledger = {(one.environment, str(one.run_id)): one for one in present}
-        for place, workspace in in_ledger.items():
-            is_told = survey.get(workspace.environment, []) is not None
-            if is_told and place not in on_disk and workspace.status not in ACTIVE:
-                _LOG.warning("[cleanup] A workspace is gone that nobody here removed", run_id=workspace.run_id)
-                await self._write_if_possible(partial(self._lose, workspace.run_id))
-        for environment, name in sorted(on_disk - in_ledger.keys()):
-            if await self._write_if_possible(partial(self._take_in, environment, name)) is False:
-                await self._put_aside(helper, environment, name)
+        in_database = {(one.environment, str(one.run_id)): one for one in present}
+        for place, workspace in in_database.items():
+            is_listed = survey.get(workspace.environment, []) is not None
+            if is_listed and place not in on_disk and workspace.status not in ACTIVE:
+                _LOG.warning("[cleanup] A workspace is missing that agentcron did not remove", run_id=workspace.run_id)
+                await self._write_if_possible(partial(self._record_lost, workspace.run_id))
+        for environment, name in sorted(on_disk - in_database.keys()):
+            if await self._write_if_possible(partial(self._register, environment, name)) is False:
+                await self._quarantine(helper, environment, name)
 
     async def _write_if_possible(self, closure: Closure[T]) -> T | None:
-        """Write to the ledger unless it cannot be: what is about to be removed may be what fills the disk."""
+        """Write unless the database cannot be written: the workspaces to be removed may be what fills the disk."""
         try:
             return await self._home.database.write(closure)
         except StoreUnavailableError:
             return None
 
-    async def _put_aside(self, helper: WorkspaceHelper, environment: str, name: str) -> None:
+    async def _quarantine(self, helper: WorkspaceHelper, environment: str, name: str) -> None:
         try:
             moved = await helper.quarantine_workspace(QuarantineWorkspace(environment, name))
         except WorkspaceHelperError as error:
-            _LOG.error("[cleanup] A workspace of no known run cannot be put aside", name=name, error=str(error))
+            _LOG.error("[cleanup] Cannot move away a workspace of an unknown run", name=name, error=str(error))
         else:
-            _LOG.warning("[cleanup] A workspace of no known run was put aside", path=str(moved.path))
+            _LOG.warning("[cleanup] Moved away a workspace of an unknown run", path=str(moved.path))
 
-    def _lose(self, run_id: int, tx: Transaction) -> None:
+    def _record_lost(self, run_id: int, tx: Transaction) -> None:
         mark_removed(tx, run_id, self._home.now())
-        update_run(tx, run_id, self._home.now())  # a cleanup may have been cut off after it had saved something
+        update_run(tx, run_id, self._home.now())  # a cleanup may have been interrupted after it had saved something
         add_event(tx, run_id, self._home.now(), "workspace_lost", {})
 
-    def _take_in(self, environment: str, name: str, tx: Transaction) -> bool:
-        """Take a folder of a known run into the ledger; return whether it was one."""
+    def _register(self, environment: str, name: str, tx: Transaction) -> bool:
+        """Record a folder as the workspace of its run; return whether it belongs to a known run."""
         run = get_run(tx, int(name)) if name.isascii() and name.isdigit() and len(name) < 19 else None  # noqa: PLR2004
         if run is None or str(run.id) != name:
             return False
         known = get_workspace(tx, run.id)
         if known is not None and known.state == "present":
-            return known.environment == environment  # it was made just now
+            return known.environment == environment  # it was recorded after the sweep began
         if run.status in ACTIVE:
-            return True  # it is being made, and enters the ledger when it is complete
+            return True  # it is being made, and is recorded when it is complete
         path = workspace_path(self._home.state_dir, environment, name)
         add_workspace(tx, run.id, environment, path, self._home.now())
         add_event(tx, run.id, self._home.now(), "workspace_found", {"environment": environment})

@@ -1,4 +1,4 @@
-"""What retention would delete now, without deleting anything."""
+"""Computes what retention would delete now, without deleting anything."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from daemon.workspaces.client import workspace_helper
 from daemon.workspaces.jobs import MeasureRunFolders, RemoveOrphans
 
 _MOST_NAMED = 1000  # runs
-_TOGETHER = 2000  # runs that are looked at and measured at once
+_BATCH = 2000  # runs examined and measured at once
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Group:
     runs: int
     oldest: str
     newest: str
-    """When the first and the last of them were touched last."""
+    """The earliest and the latest `updated_at` among them."""
     bytes: int
 
 
@@ -32,7 +32,7 @@ class Forecast:
     runs: int = 0
     fires: int = 0
     workspaces: int = 0
-    """That would be saved and removed first, their runs staying for now."""
+    """Workspaces that would be saved and removed first; their runs stay for now."""
     folders: int = 0
     bytes: int = 0
     run_ids: list[int] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Forecast:
     groups: dict[tuple[str, str], Group] = field(default_factory=dict)
 
     def add(self, run: ExpiredRun, size: int) -> None:
-        """Count a run in."""
+        """Add a run to the totals and to its group."""
         self.runs += 1
         self.bytes += size
         if len(self.run_ids) < _MOST_NAMED:
@@ -52,12 +52,12 @@ class Forecast:
 
 
 async def forecast(database: Database, state_dir: Path, policy: RetentionPolicy, latest: Cutoff) -> Forecast:
-    """Tell what a sweep by some terms would delete; raise StoreUnavailableError, WorkspaceHelperError or OSError."""
+    """Return what a sweep by a policy would delete; raise StoreUnavailableError, WorkspaceHelperError or OSError."""
     found = Forecast()
     async with database.aside() as aside, workspace_helper(state_dir) as helper:
         purge = Purge(database, aside, policy, latest)
-        async for some in purge.candidates(_TOGETHER):
-            expired = await purge.look(some)
+        async for batch in purge.candidates(_BATCH):
+            expired = await purge.expired(batch)
             numbers = expired.gone
             found.workspaces += len(expired.released)
             sizes = (await helper.measure_run_folders(MeasureRunFolders(tuple(numbers)))).by_run

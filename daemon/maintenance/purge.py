@@ -1,4 +1,4 @@
-"""What retention does to the database: find what has expired beside the writer, and delete it in short transactions."""
+"""Finds expired rows on its own connection, without delaying the writer, and deletes them in short transactions."""
 
 import time
 from collections.abc import AsyncIterator
@@ -27,8 +27,8 @@ from daemon.store.retention import (
 
 T = TypeVar("T")
 _HOLD = 0.015  # seconds that one transaction should take
-_LEAST, _FIRST, _MOST = 20, 200, 2000  # rows that are looked at in one
-_PAGES = 100  # that are given back in one, to begin with
+_LEAST, _FIRST, _MOST = 20, 200, 2000  # rows examined in one transaction
+_PAGES = 100  # pages released in the first transaction that releases some
 _MOST_PAGES = 1000
 _CHECKPOINT_EVERY = 4  # transactions
 
@@ -37,9 +37,9 @@ class Purge:
     """One sweep over the database."""
 
     def __init__(self, database: Database, aside: Aside, policy: RetentionPolicy, latest: Cutoff) -> None:
-        """Sweep by terms in which the newest runs of schedules are still to be looked up.
+        """Sweep by a policy in which the newest runs of each schedule are still to be looked up.
 
-        `latest` is the cutoff among them that expires most.
+        `latest` is its latest cutoff, by which the most runs expire.
         """
         self._database = database
         self._aside = aside
@@ -48,37 +48,37 @@ class Purge:
         self._rows = _Pace(_LEAST, _FIRST, _MOST)
         self._pages = _Pace(1, _PAGES, _MOST_PAGES)
         self._transactions = 0
-        self._is_fruitful = True
+        self._deletes_some = True
 
-    async def candidates(self, together: int | None = None) -> AsyncIterator[list[int]]:
-        """Give the runs that may have expired, lowest first; raise StoreUnavailableError.
+    async def candidates(self, batch: int | None = None) -> AsyncIterator[list[int]]:
+        """Yield the runs that may have expired, lowest first; raise StoreUnavailableError.
 
-        They come so many together, or as many as one transaction should look at.
+        Each list has up to `batch` runs, by default as many as one transaction should examine.
         """
         spared = await self._aside.read(lambda c: spared_from(c, self._policy))
         self._policy = replace(self._policy, spared_from=spared)
         after = 0
-        while some := await self._aside.read(
-            partial(expirable, after=after, before=self._latest, limit=together or self._rows.size)
+        while found := await self._aside.read(
+            partial(expirable, after=after, before=self._latest, limit=batch or self._rows.size)
         ):
-            yield some
-            after = some[-1]
+            yield found
+            after = found[-1]
 
-    async def look(self, numbers: list[int]) -> Expired:
-        """Return what of some candidates has expired."""
+    async def expired(self, numbers: list[int]) -> Expired:
+        """Return which of some candidates have expired."""
         return await self._aside.read(partial(sort_out, numbers=numbers, policy=self._policy))
 
     async def delete_runs(self, numbers: list[int]) -> Expired:
-        """Delete those of some candidates that have expired, with all that belongs to them; return what has.
+        """Delete the expired ones among some candidates, with all their rows; return which have expired.
 
-        Where the last ones gave nothing to do, there is a look first, so that nothing is written for nothing.
+        If the previous call deleted nothing, read first, so that no transaction is written in vain.
         """
-        if not self._is_fruitful:
-            found = await self.look(numbers)
+        if not self._deletes_some:
+            found = await self.expired(numbers)
             if not found.gone:
                 return found
         found = await self._delete(partial(self._delete_expired, numbers), self._rows)
-        self._is_fruitful = bool(found.gone)
+        self._deletes_some = bool(found.gone)
         return found
 
     def _delete_expired(self, numbers: list[int], tx: Transaction) -> Expired:
@@ -95,52 +95,52 @@ class Purge:
         count = 0
         after: str | None = ""
         while after is not None:
-            page = await self._aside.read(partial(self._look_at_fires, schedule_id, after, _MOST))
+            page = await self._aside.read(partial(self._page_of_fires, schedule_id, after, _MOST))
             count, after = count + len(page.due_times), page.then
         return count
 
     async def delete_fires(self, schedule_id: int) -> int:
-        """Delete the expired fires of a schedule; return how many went."""
+        """Delete the expired fires of a schedule; return their number."""
         count = 0
         after: str | None = ""
-        if not (await self._aside.read(partial(self._look_at_fires, schedule_id, "", _MOST))).due_times:
+        if not (await self._aside.read(partial(self._page_of_fires, schedule_id, "", _MOST))).due_times:
             return 0
         while after is not None:
             page = await self._delete(partial(self._delete_page, schedule_id, after), self._rows)
             count, after = count + len(page.due_times), page.then
         return count
 
-    def _look_at_fires(self, schedule_id: int, after: str, limit: int, source: Source) -> PageOfFires:
+    def _page_of_fires(self, schedule_id: int, after: str, limit: int, source: Source) -> PageOfFires:
         return expired_fires(source, schedule_id, after, self._policy, limit)
 
     def _delete_page(self, schedule_id: int, after: str, tx: Transaction) -> PageOfFires:
-        page = self._look_at_fires(schedule_id, after, self._rows.size, tx)
+        page = self._page_of_fires(schedule_id, after, self._rows.size, tx)
         delete_fires(tx, schedule_id, page)
         return page
 
     async def delete_schedules(self) -> int:
-        """Delete what has expired of deleted schedules, and those of which nothing is left; return how many went."""
+        """Delete expired rows of deleted schedules, and schedules with nothing left; return the number of schedules."""
         known = await self._aside.read(deleted_schedules)
         count = first = 0
-        while some := known[first : first + self._rows.size]:
-            count += await self._delete(partial(self._delete_some, some), self._rows)
-            first += len(some)
+        while batch := known[first : first + self._rows.size]:
+            count += await self._delete(partial(self._delete_batch, batch), self._rows)
+            first += len(batch)
         return count
 
-    def _delete_some(self, schedules: list[int], tx: Transaction) -> int:
+    def _delete_batch(self, schedules: list[int], tx: Transaction) -> int:
         return sum(delete_remains(tx, schedule_id, self._policy) for schedule_id in schedules)
 
     async def give_back(self) -> None:
-        """Give the room of what was deleted back to the file system."""
+        """Return the space of deleted rows to the file system."""
         before, left = None, 1
-        while left and left != before:  # a database that somebody made anew may not know how to give back
+        while left and left != before:  # a database that was rebuilt by hand may not support this
             began, before = time.monotonic(), left
             left = await self._database.give_back(self._pages.size)
             self._pages.took(time.monotonic() - began)
             await self._aside.checkpoint()
 
     async def _delete(self, closure: Closure[T], pace: "_Pace") -> T:
-        """Run a transaction that deletes, on a full disk once more in the room of the ballast."""
+        """Run a transaction that deletes; if the disk is full, run it again, now that the ballast is released."""
         began = 0.0
 
         def timed(tx: Transaction) -> T:
@@ -160,7 +160,7 @@ class Purge:
 
 
 class _Pace:
-    """How much one transaction does, so that none takes long."""
+    """Adapts the size of batches, so that no transaction takes long."""
 
     def __init__(self, least: int, first: int, most: int) -> None:
         self.size = first
@@ -168,7 +168,7 @@ class _Pace:
         self._most = most
 
     def took(self, seconds: float) -> None:
-        """Note how long a transaction took."""
+        """Adapt the size to the time that a transaction took."""
         if seconds > _HOLD * 2:
             self.size = max(self._least, self.size // 2)
         elif seconds < _HOLD / 2:

@@ -1,1 +1,1 @@
-"""Notifications: a transactional outbox and its sender."""
+"""Notifications: a transactional outbox, and the sender that empties it."""

@@ -62,18 +62,18 @@ class DeadManSwitches:
         healthy, now = not problems, time.monotonic()
         if self._healthy.get(name) is not healthy:
             self._healthy[name] = healthy
-            _LOG.info("[daemon] Dead-man's switch", target=name, well=healthy, ill=problems[:_REPORTED])
+            _LOG.info("[daemon] Dead-man's switch", target=name, healthy=healthy, problems=problems[:_REPORTED])
         elif now - self._pinged.get(name, -_PING_EVERY) < _PING_EVERY:
             return
         self._pinged[name] = now
-        place = url if healthy else str(URL(url) / "fail")
+        address = url if healthy else str(URL(url) / "fail")
         try:
-            await post(self._session, HttpCall("ping", place))
+            await post(self._session, HttpCall("ping", address))
         except NotSentError as error:
             _LOG.warning("[daemon] Dead-man's switch not reached", target=name, reason=str(error))
 
     async def _problems(self, settings: Notify) -> list[str]:
-        """Name the failing schedules among those that a switch is about; a database out of order is one problem."""
+        """Name the failing schedules that a switch monitors; an unavailable database is the only problem."""
         try:
             await self._home.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
             failing = await self._home.database.read(failing_schedules)

@@ -1,7 +1,7 @@
-"""The outbox: notifications are written in the transaction of what they report, so that neither is without the other.
+"""The outbox: writes a notification in the same transaction as the change that it reports.
 
-An event is a JSON object with `id`, `event` (its kind), `at`, `host`, `text` (a sentence for people), `agent` and
-`schedule` where it concerns one, and whatever else there is to know.
+A notification is a JSON object with `id`, `event` (its kind), `at`, `host`, `text` (a sentence for people), `agent` and
+`schedule` if it concerns one, and further details that depend on the kind.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ _BAD = {RunStatus.FAILED, RunStatus.INTERRUPTED}
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that people may want to be notified of."""
+    """Something to report to the targets that want to know."""
 
     kind: str
     text: str
     agent: str | None = None
     schedule: str | None = None
     subject: str | None = None
-    """What it is about, where only a change of its state is reported."""
+    """What the notice is about, if only changes of its state are reported."""
     state: str | None = None
-    """The state of that subject; None for healthy, which is not reported."""
+    """The state of the subject; None means healthy, which is not reported."""
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -48,7 +48,7 @@ class Outbox:
         self._live = live
 
     def add(self, tx: Transaction, notices: Iterable[Notice], now: datetime) -> None:
-        """Have notices sent to the targets that want them; those about a known state only at growing intervals."""
+        """Queue notices for the targets that want them; an unchanged state is repeated only at growing intervals."""
         for notice in notices:
             if notice.subject is not None:
                 _, _, news = _update_standing(tx, notice.subject, notice.state, now)
@@ -57,12 +57,12 @@ class Outbox:
             self._send(tx, notice, now)
 
     async def post(self, home: Home, notices: Iterable[Notice]) -> None:
-        """Add notices in a transaction of their own; a database that cannot be written now loses them."""
+        """Add notices in their own transaction; they are lost if the database cannot be written now."""
         with contextlib.suppress(StoreUnavailableError):  # the log reports it often enough
             await home.database.write(lambda tx: self.add(tx, notices, home.now()))
 
     def add_run_end(self, tx: Transaction, run: Run, status: RunStatus, error: str | None, now: datetime) -> None:
-        """Report how the last attempt at an input ended, if that is news."""
+        """Add a notice of how a run without further attempts ended, if that is news."""
         if status is RunStatus.COMPLETED:
             self._send(tx, _of_run(run, status, f"{_name(run)} completed (run {run.id})"), now)
         if run.schedule_id is None or status not in {RunStatus.COMPLETED, *_BAD}:
@@ -100,7 +100,7 @@ class Outbox:
 def _update_standing(
     tx: Transaction, subject: str, state: str | None, now: datetime
 ) -> tuple[Standing | None, Standing | None, NotifyReason | None]:
-    """Record the state that a subject was found in; return its former standing, its new one, and what is news."""
+    """Record the state of a subject; return its previous standing, its new one, and the reason to notify."""
     known = standing_of(tx, subject)
     standing, news = next_standing(known, state, now)
     if standing != known:

@@ -1,4 +1,4 @@
-"""Events as the services understand them that they are sent to."""
+"""Formats a notification as the service that receives it expects."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ _BAD = {"failed", "interrupted", "missed", "budget", "quota"}
 
 
 def request_of(style: Literal["json", "slack", "ntfy"], event: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
-    """Return body and headers of the POST that brings an event."""
+    """Return the body and the headers of the POST that sends an event."""
     same = {"Idempotency-Key": str(event["id"])}
     match style:
         case "json":

@@ -1,4 +1,4 @@
-"""One delivery to a target: a POST of which only the status matters, or a command with the event as its input."""
+"""One delivery to a target: a POST request, or a command that gets the event on its standard input."""
 
 import asyncio
 import os
@@ -12,13 +12,13 @@ from daemon.agents.process.spec import base_environment
 from daemon.agents.process.supervisor import tree
 from daemon.http_client import CallError, HttpCall, calling
 
-_TO_HEADERS = 10.0  # seconds that a service has for its answer
+_TO_HEADERS = 10.0  # seconds until the response headers must arrive
 _COMMAND_TIME = 30.0  # seconds
-_COMPLAINT = 300  # bytes of a failed command's standard error that are reported
+_REPORTED_ERROR = 300  # bytes of a failed command's standard error
 
 
 class NotSentError(Exception):
-    """A target did not take an event; the text says why."""
+    """A target did not accept an event; the text says why."""
 
     def __init__(self, text: str, *, may_pass: bool = True, wait: timedelta | None = None) -> None:
         super().__init__(text)
@@ -29,7 +29,7 @@ class NotSentError(Exception):
 
 
 async def post(session: aiohttp.ClientSession, call: HttpCall) -> None:
-    """Make a call of which only the status matters; raise NotSentError."""
+    """Make a call, of which only the status matters; raise NotSentError if it fails."""
     try:
         async with calling(session, replace(call, to_headers=_TO_HEADERS)):
             return
@@ -39,13 +39,13 @@ async def post(session: aiohttp.ClientSession, call: HttpCall) -> None:
 
 async def run_command(argv: list[str], text: bytes) -> None:
     """Run a command with a text on its standard input; raise NotSentError unless it succeeds in time."""
-    with tempfile.TemporaryFile() as complaints:
+    with tempfile.TemporaryFile() as errors:
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
-                stderr=complaints,
+                stderr=errors,
                 env=base_environment(),
                 start_new_session=True,
             )
@@ -59,13 +59,13 @@ async def run_command(argv: list[str], text: bytes) -> None:
         finally:
             if process.returncode is None:
                 await asyncio.to_thread(_end_tree, process.pid)
-        words = " ".join(os.pread(complaints.fileno(), _COMPLAINT, 0).decode(errors="replace").split())
+        output = " ".join(os.pread(errors.fileno(), _REPORTED_ERROR, 0).decode(errors="replace").split())
     if process.returncode != 0:
-        raise NotSentError(f"{argv[0]!r} ended with status {process.returncode}" + (f": {words}" if words else ""))
+        raise NotSentError(f"{argv[0]!r} ended with status {process.returncode}" + (f": {output}" if output else ""))
 
 
 def _end_tree(pid: int) -> None:
-    """Kill a command and all its descendants, including those in sessions of their own."""
+    """Kill a command and all its descendants, including those in other sessions."""
     started = tree.start_of(pid)
     if started is not None:
         tree.kill(lambda: [tree.Process(pid, started), *tree.descendants(pid)])

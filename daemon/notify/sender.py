@@ -1,4 +1,4 @@
-"""Sends notifications: each target gets its events in their order, retried until it takes them."""
+"""Sends notifications: each target gets its events in order, and each event is retried until it is accepted."""
 
 import asyncio
 import contextlib
@@ -23,13 +23,13 @@ from daemon.store.notifications import Notification, first_of_each, put_off_noti
 
 _LOG = structlog.get_logger()
 _DROPPED_AFTER = timedelta(hours=24)
-_ATTEMPTS_IF_REFUSED = 5  # what a service refuses must not hold up for ever what comes after it
+_ATTEMPTS_IF_REFUSED = 5  # an event that a service refuses must not block later ones forever
 _LONGEST_WAIT = timedelta(hours=1)
-_AGAIN_AFTER = 5.0  # seconds, while the database cannot be read or written
+_RETRY_AFTER = 5.0  # seconds, while the database cannot be read
 
 
 class Notifier:
-    """Empties the outbox."""
+    """Sends the notifications in the outbox."""
 
     def __init__(self, home: Home, live: LiveConfig, session: aiohttp.ClientSession, metrics: Metrics) -> None:
         self._home = home
@@ -56,17 +56,17 @@ class Notifier:
                         await self._wake.wait()
 
     async def _begin_sending(self, tasks: asyncio.TaskGroup) -> float | None:
-        """Begin to send what is due to targets that are free; return the seconds to wait, None for a wake-up."""
+        """Begin to send due notifications to idle targets; return the seconds until the next, None if none waits."""
         try:
             waiting = await self._home.database.read(first_of_each)
         except StoreUnavailableError:
-            return _AGAIN_AFTER
+            return _RETRY_AFTER
         pauses = []
         for notification in waiting:
             if notification.target in self._sending:
                 continue
             pause = (notification.next_try_at - self._home.now()).total_seconds()
-            if 0 < pause <= _LONGEST_WAIT.total_seconds():  # one that lies further ahead was set by another clock
+            if 0 < pause <= _LONGEST_WAIT.total_seconds():  # a longer pause was set before the clock was set back
                 pauses.append(pause)
                 continue
             task = tasks.create_task(self._send(notification))
@@ -87,7 +87,7 @@ class Notifier:
         else:
             try:
                 await self._deliver(settings, notification)
-            except Exception as unexpected:  # noqa: BLE001 - whatever it is, it is retried, and not for ever
+            except Exception as unexpected:  # noqa: BLE001 - every error is retried, but not forever
                 error = unexpected if isinstance(unexpected, NotSentError) else NotSentError(repr(unexpected))
                 until = self._retry_at(notification, error)
                 if until is not None:
@@ -101,10 +101,10 @@ class Notifier:
                 self._metrics.notified("sent")
                 _LOG.info("[daemon] Notification sent", **keys)
         removal = self._home.database.write_patiently(lambda tx: remove_notification(tx, number))
-        await asyncio.shield(asyncio.ensure_future(removal))  # a stop just now must not have it sent twice
+        await asyncio.shield(asyncio.ensure_future(removal))  # a stop at this point must not cause it to be sent twice
 
     def _retry_at(self, notification: Notification, error: NotSentError) -> datetime | None:
-        """Return when an event is sent again, None if it is dropped."""
+        """Return when to retry an event, None if it is dropped."""
         attempts = notification.tries + 1
         if self._home.now() - notification.created_at > _DROPPED_AFTER:
             return None

@@ -107,7 +107,7 @@ def test_it_sweeps_when_the_config_says_and_a_failure_stops_nothing(start_daemon
     with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as holder:
         make_old(daemon, run)
         holder.execute("BEGIN IMMEDIATE")
-        daemon.wait_for_log("[retention] The sweep failed, will retry at its next time")
+        daemon.wait_for_log("[retention] The sweep failed, will retry at the next scheduled time")
     daemon.wait_for_log("[retention] Deleted 1 run")
     figures = call(daemon, "GET", "/metrics").data.decode()
     assert 'agentcron_retention_sweeps_total{result="failed"} 0.0' not in figures

@@ -19,7 +19,7 @@ TERMINAL = ("completed", "failed", "cancelled", "interrupted")
 
 
 async def forecast(history: History) -> ForecastView:
-    view = retention_view(await history.retention().foretell(), dry_run=True)["would_delete"]
+    view = retention_view(await history.retention().forecast(), dry_run=True)["would_delete"]
     assert view is not None
     return view
 

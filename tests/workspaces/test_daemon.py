@@ -127,7 +127,7 @@ def test_a_start_takes_in_what_it_finds_and_puts_strangers_aside(start_daemon: S
     wait_until(lambda: names_in(tasks) == [str(known)] or None)
     assert names_in(tasks.parent / "quarantine") == ["777", "stranger"]
     for name in ("777", "stranger"):
-        second.wait_for_log("put aside", path=str(tasks.parent / "quarantine" / name))
+        second.wait_for_log("Moved away a workspace", path=str(tasks.parent / "quarantine" / name))
     for name in (".trash", ".incoming", ".scratch"):
         assert names_in(first.state / "environments" / name) == []
 

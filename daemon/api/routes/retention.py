@@ -15,7 +15,7 @@ async def _run(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("run retention")
     asked = call.said(requests.RetentionRequest)
     retention = call.context.retention
-    task = call.context.background.start(retention.foretell() if asked.dry_run else retention.sweep())
+    task = call.context.background.start(retention.forecast() if asked.dry_run else retention.sweep())
     try:
         found = await asyncio.shield(task)
     except (WorkspaceHelperError, OSError) as error:
