@@ -1,4 +1,4 @@
-"""HTTP on one connection: what is no HTTP, or asks for what HTTP cannot give, is answered like every other mistake."""
+"""The HTTP protocol of one connection, which reports malformed requests in the same form as all other errors."""
 
 import asyncio
 from weakref import WeakSet
@@ -11,16 +11,16 @@ from aiohttp.web_protocol import RequestHandler
 from daemon.api.errors import answer_to, refusal
 
 _LOG = structlog.get_logger()
-_LINGERING = 2.0  # seconds in which a body that nobody wants is still read, so that the answer arrives
+_LINGERING = 2.0  # seconds in which an unused body is still read, so that the response arrives
 
 
 class Connection(RequestHandler):
-    """The protocol of one connection, whose errors are bodies of JSON and lines of the log, not tracebacks."""
+    """The protocol of one connection; errors become JSON responses and log lines instead of tracebacks."""
 
     def __init__(self, server: web.Server, *, idle: float, others: "WeakSet[Connection]", most: int) -> None:
-        """Serve a connection, and close it when it has been idle for so many seconds, or if there are too many others.
+        """Serve a connection; close it when it has been idle for `idle` seconds, or if there are already `most` others.
 
-        Bodies are taken as they come: inflating them for anybody who connects would hold up the loop.
+        Compressed bodies are not decompressed, since any client could block the event loop with them.
         """
         super().__init__(
             server,
@@ -34,21 +34,21 @@ class Connection(RequestHandler):
         self._most = most
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, or turn the client away."""
+        """Accept the connection, or reject it if there are too many."""
         super().connection_made(transport)
         if len(self._others) >= self._most:
-            _LOG.warning("[control] Too many connections; one is turned away", most=self._most)
+            _LOG.warning("[control] Connection rejected: too many connections", most=self._most)
             self.force_close()
         else:
             self._others.add(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """End."""
+        """Release the connection's place."""
         self._others.discard(self)
         super().connection_lost(exc)
 
     def log_exception(self, *args: object, **kwargs: object) -> None:
-        """Tell what went wrong outside of any route; a request that is no proper HTTP is no error of ours."""
+        """Log an error outside of routes; a malformed request is the client's error, and not logged as one."""
         error = kwargs.get("exc_info")
         if isinstance(error, (web.PayloadAccessError, web.RequestPayloadError, HttpProcessingError)):
             _LOG.info("[control] Malformed request", reason=str(error) or type(error).__name__)
@@ -62,13 +62,13 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Return the answer to a request that could not be understood, and close the connection."""
+        """Return the response to a malformed request or an unexpected error, and close the connection."""
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer was begun already")
-        reason = (message or str(exc) or "no HTTP/1.1").strip().partition("\n")[0].rstrip(":")
+            raise ConnectionError("the response has already begun")
+        reason = (message or str(exc) or "not HTTP/1.1").strip().partition("\n")[0].rstrip(":")
         if status == web.HTTPInternalServerError.status_code:
             _LOG.error("[control] Unexpected error", method=request.method, path=request.path, exc_info=exc)
-            reason = "unexpected error; the log tells more"
+            reason = "unexpected error; see the log"
         else:
             _LOG.info("[control] Malformed request", status=status, reason=reason)
         answer = refusal(status, reason)
@@ -78,7 +78,7 @@ class Connection(RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer; one that the HTTP library made up itself gets the shape of ours."""
+        """Send a response; an error response of the HTTP library is converted to the API's form."""
         if isinstance(resp, web.HTTPException):
             resp = answer_to(resp) or resp
         return await super().finish_response(request, resp, start_time)

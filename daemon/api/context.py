@@ -15,7 +15,7 @@ from daemon.maintenance.cleanup import Cleanup
 from daemon.maintenance.retention import Retention
 from daemon.metrics import Metrics
 from daemon.runs.hook_calls import HookCalls
-from daemon.schedules.declared import Declared
+from daemon.schedules.declared import DeclaredChange
 from daemon.store.home import Home
 from daemon.views.health import Health
 
@@ -35,7 +35,7 @@ class ApiContext:
     health: Health
     background: Background
     """Long work that continues without the client that asked for it."""
-    reload: Callable[[], Awaitable[tuple[list[Declared], list[str]]]]
+    reload: Callable[[], Awaitable[tuple[list[DeclaredChange], list[str]]]]
     """Read the config file again: what changed, and what needs a restart; raises ConfigError for a bad one."""
     cache: ResponseCache = field(default_factory=ResponseCache)
     closing: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,4 +1,4 @@
-"""Who is asking: on the Unix socket the kernel says so, on TCP a token does."""
+"""Identifies the principal of a request: by the peer's credentials on the Unix socket, by a token on TCP."""
 
 import asyncio
 import hmac
@@ -19,18 +19,18 @@ from daemon.store.database import Database
 from daemon.store.runs import running_runs
 
 _PEER = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
-_DEEPEST = 1000  # steps from a process to its ancestors
+_DEEPEST = 1000  # ancestors of a process that are examined
 
 
 class Peers:
-    """The principals of connections to the Unix socket, each found once."""
+    """The principals of connections to the Unix socket, each determined once."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: WeakKeyDictionary[asyncio.BaseTransport, str] = WeakKeyDictionary()
 
     async def principal_of(self, transport: asyncio.BaseTransport) -> str:
-        """Return who is at the other end; raise HTTPForbidden if that cannot be told."""
+        """Return the principal of a connection; raise HTTPForbidden if it cannot be determined."""
         known = self._known.get(transport)
         if known is None:
             known = self._known[transport] = await self._identify(transport)
@@ -49,17 +49,17 @@ class Peers:
             for process in ancestors:
                 if process in runs:
                     return f"run:{runs[process]}"
-            if uid == os.geteuid():  # as whom agents run
+            if uid == os.geteuid():  # agents run as this user
                 marked = marked_run(pid, set(runs.values()))
                 if marked is not None:
                     return f"run:{marked}"
                 if not complete:
-                    raise web.HTTPForbidden(reason="the process that connected is gone; nobody can tell whose it was")
+                    raise web.HTTPForbidden(reason="the process that connected has ended, so it cannot be identified")
         return await asyncio.to_thread(user_of, uid)
 
 
 def lineage(pid: int) -> tuple[list[tree.Process], bool]:
-    """Return a process of this host and its ancestors, and whether they could be seen up to the first of all."""
+    """Return a process and its ancestors, and whether they could be followed up to the first process."""
     found: list[tree.Process] = []
     while pid > 1 and len(found) < _DEEPEST:
         seen = tree.parent_of(pid)
@@ -71,7 +71,7 @@ def lineage(pid: int) -> tuple[list[tree.Process], bool]:
 
 
 def marked_run(pid: int, active: set[int]) -> int | None:
-    """Return the active run whose mark a process carries, for one whose supervisor was killed."""
+    """Return the active run named in a process's environment, which also holds if its supervisor was killed."""
     try:
         entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -84,7 +84,7 @@ def marked_run(pid: int, active: set[int]) -> int | None:
 
 
 def read_tokens(config: Config) -> dict[str, bytes]:
-    """Return the bearer tokens of a config by name; raise ConfigError for one that cannot be used."""
+    """Return the bearer tokens of a config by name; raise ConfigError for an invalid one."""
     return {token.name: read_token(config, token).encode() for token in config.control.tokens}
 
 
@@ -95,7 +95,7 @@ class Tokens:
         self._values = values
 
     def replace(self, values: dict[str, bytes]) -> None:
-        """Accept other tokens from now on."""
+        """Accept only these tokens from now on."""
         self._values = values
 
     def principal_of(self, request: web.Request) -> str | None:
@@ -109,7 +109,7 @@ class Tokens:
 
 
 class Hosts:
-    """The names of this machine under which the API may be addressed over TCP, against DNS rebinding."""
+    """The host names by which the API may be addressed over TCP, which prevents DNS rebinding."""
 
     def __init__(self, config: Config, listen: str) -> None:
         names = {"localhost", "127.0.0.1", "[::1]", socket.gethostname().lower(), _host(listen)}
@@ -118,14 +118,14 @@ class Hosts:
         self._names = names
 
     def are_named_by(self, request: web.Request) -> bool:
-        """Tell whether a request names this machine, if only by the address at which it came in."""
+        """Return whether a request's `Host` names this machine or the address at which it arrived."""
         named = _host(request.headers.get("Host", ""))
         arrived = request.transport.get_extra_info("sockname") if request.transport else None
         return named in self._names or (arrived is not None and _is_same(named, arrived[0]))
 
 
 def is_cross_origin(request: web.Request) -> bool:
-    """Tell whether a web page of another origin sent a request (Fetch standard, `Origin` and `Sec-Fetch-Site`)."""
+    """Return whether a web page of another origin sent a request (Fetch standard, `Origin` and `Sec-Fetch-Site`)."""
     origin = request.headers.get("Origin")
     if origin is not None and origin.partition("://")[2].lower() != request.headers.get("Host", "").lower():
         return True
@@ -133,7 +133,7 @@ def is_cross_origin(request: web.Request) -> bool:
 
 
 def _is_same(host: str, address: str) -> bool:
-    """Tell whether a host is an address; an IPv4 address that came to an IPv6 socket is the same."""
+    """Return whether a host is an address; an IPv4 address equals its mapped IPv6 form."""
     try:
         named = ip_address(host.removeprefix("[").removesuffix("]"))
         arrived = ip_address(address.partition("%")[0])
@@ -143,6 +143,6 @@ def _is_same(host: str, address: str) -> bool:
 
 
 def _host(address: str) -> str:
-    """Return the host of `host:port`, an IPv6 address in its brackets."""
+    """Return the host of `host:port`; an IPv6 address keeps its brackets."""
     host, colon, port = address.lower().rpartition(":")
     return host if colon and port.isdigit() else address.lower()

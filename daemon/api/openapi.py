@@ -1,4 +1,4 @@
-"""`/openapi.json`: OpenAPI 3.1, made from the routes, the models of their requests and the types of their answers."""
+"""Builds the OpenAPI 3.1 document from the routes, the models of requests and the types of responses."""
 
 import re
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from daemon.rules.schedule_fields import FIELDS
 from daemon.version import VERSION
 
 _PARTS = {
-    "token": ("The last part of the hook URL that the agent was given.", {"type": "string"}),
+    "token": ("The last part of the agent's hook URL.", {"type": "string"}),
     "agent": ("An agent of the config.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
     "name": ("A schedule of the agent.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
     "id": ("A run.", {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}),
@@ -34,19 +34,19 @@ _MEANINGS = {
     403: "The principal may not do this.",
     404: "Not found, or not visible to the principal.",
     408: "The body did not arrive in time.",
-    409: "Not possible in the present state.",
-    412: "The schedule is at another version.",
+    409: "Not possible in the current state.",
+    412: "The schedule has another version.",
     413: "The body is larger than 1 MiB.",
     415: "The body is not application/json.",
-    422: "The request has a wrong shape; data.fields names each field.",
-    503: "The database cannot answer now.",
+    422: "The request does not match its schema; data.fields names each field.",
+    503: "The database is not available now.",
 }
 _ALWAYS = (401, 403, 422, 503)
 _WITH_BODY = (400, 408, 413, 415)
 
 
 def describe(routes: Iterable[Route]) -> dict[str, Any]:
-    """Return the document for the routes."""
+    """Return the OpenAPI document of the routes."""
     routes = list(routes)
     references, schemas = _schemas(routes)
     paths: dict[str, Any] = {}
@@ -66,7 +66,7 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
 
 
 def _schemas(routes: list[Route]) -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:
-    """Return the reference to each shape, and the schemas of all shapes by name."""
+    """Return the reference to the schema of each type, and all schemas by name."""
     fields = _schedule_fields()
     taken = [shape for route in routes for shape in (route.body, route.query) if shape is not None]
     given = [route.answer for route in routes if not isinstance(route.answer, str)]
@@ -86,7 +86,7 @@ def _schemas(routes: list[Route]) -> tuple[dict[Any, dict[str, Any]], dict[str, 
 
 
 def _schedule_fields() -> type[BaseModel]:
-    """Return the shape of the keys that a ScheduleView has from the field table."""
+    """Return a model of the keys that a ScheduleView gets from the field table."""
     types: dict[str, Any] = {}
     for field in FIELDS:
         own = field.kind.json_type if field.api == field.api_key else dict[str, str]

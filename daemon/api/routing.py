@@ -1,4 +1,4 @@
-"""Routes as data, from which the server and `/openapi.json` are made, and the calls that their handlers get."""
+"""Routes as data, from which the server and `/openapi.json` are built, and the calls that handlers receive."""
 
 import re
 import sqlite3
@@ -14,7 +14,7 @@ from daemon.api.context import ApiContext
 from daemon.api.json_body import parse_document, to_json, versions_of
 from daemon.api.requests import Name, NoQuery
 from daemon.errors import ForbiddenError, InvalidError, NotFoundError, RefusedError
-from daemon.schedules.management import Asked
+from daemon.schedules.management import ChangeRequest
 from daemon.units import utc_now
 
 B = TypeVar("B", bound=BaseModel)
@@ -26,27 +26,27 @@ _LARGEST_ID = 2**63 - 1
 
 @dataclass(frozen=True)
 class ApiCall:
-    """One request and its principal."""
+    """One request with its principal and its validated body and query."""
 
     request: web.Request
     context: ApiContext
     principal: str
-    body: BaseModel | None
-    query: BaseModel
+    validated_body: BaseModel | None
+    validated_query: BaseModel
 
     @property
     def agent(self) -> str:
-        """The agent that the path names; raises NotFoundError if it cannot be one."""
+        """The agent in the path; raises NotFoundError for an impossible name."""
         return self._name("agent")
 
     @property
     def schedule(self) -> str:
-        """The schedule that the path names; raises NotFoundError if it cannot be one."""
+        """The schedule in the path; raises NotFoundError for an impossible name."""
         return self._name("name")
 
     @property
     def run_id(self) -> int:
-        """The run that the path names; raises NotFoundError if it cannot be one."""
+        """The run in the path; raises NotFoundError for an impossible number."""
         match = self.request.match_info
         text = match["run_id"] if "run_id" in match else match["id"]
         if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= _LARGEST_ID):  # noqa: PLR2004
@@ -58,34 +58,34 @@ class ApiCall:
         try:
             return _NAME.validate_python(text)
         except ValueError:
-            raise NotFoundError(f"there is nothing called {text!r}") from None
+            raise NotFoundError(f"nothing is named {text!r}") from None
 
-    def said(self, shape: type[B]) -> B:
-        """Return the body as the shape that the route declares."""
-        if not isinstance(self.body, shape):
+    def body(self, shape: type[B]) -> B:
+        """Return the body as the model that the route declares; raise TypeError for another model."""
+        if not isinstance(self.validated_body, shape):
             raise TypeError(f"the route does not declare {shape.__name__}")
-        return self.body
+        return self.validated_body
 
-    def wanted(self, shape: type[B]) -> B:
-        """Return the query as the shape that the route declares."""
-        if not isinstance(self.query, shape):
+    def query(self, shape: type[B]) -> B:
+        """Return the query as the model that the route declares; raise TypeError for another model."""
+        if not isinstance(self.validated_query, shape):
             raise TypeError(f"the route does not declare {shape.__name__}")
-        return self.query
+        return self.validated_query
 
-    def asked(self) -> Asked:
-        """Return who asks for a change now, and of which version."""
-        return Asked(self.principal, utc_now(), versions_of(self.request.headers.get(IF_MATCH)))
+    def change_request(self) -> ChangeRequest:
+        """Return who requests a change now, and the versions in `If-Match`."""
+        return ChangeRequest(self.principal, utc_now(), versions_of(self.request.headers.get(IF_MATCH)))
 
     @property
     def idempotency_key(self) -> str | None:
-        """The key under which a repeated request is the same; raises InvalidError for one that is too long."""
+        """The key that identifies a repeated request, None without one; raises InvalidError for a malformed key."""
         key = self.request.headers.get(IDEMPOTENCY_KEY)
         if key is not None and not re.fullmatch(f"[!-~]{{1,{_LONGEST_KEY}}}", key):
-            raise InvalidError(f"{IDEMPOTENCY_KEY} should have 1 to {_LONGEST_KEY} ASCII characters without spaces")
+            raise InvalidError(f"{IDEMPOTENCY_KEY} must have 1 to {_LONGEST_KEY} ASCII characters and no spaces")
         return key
 
     async def answer(self, query: Callable[[sqlite3.Connection], Mapping[str, object]]) -> web.Response:
-        """Answer with the result of a query, which is turned into JSON off the loop."""
+        """Return a response with the result of a database query, which is serialized outside the event loop."""
         return written(await self.context.home.database.read(lambda connection: to_json(query(connection))))
 
     async def require(self, action: Action, agent: str, what: str) -> None:
@@ -118,7 +118,7 @@ class Route:
     does: str
     handler: Handler
     answer: type[object] | str
-    """The TypedDict of a good answer, or its content type if it is not JSON."""
+    """The TypedDict of a successful response, or its content type if it is not JSON."""
     status: int = 200
     body: type[BaseModel] | None = None
     body_required: bool = True
@@ -127,26 +127,26 @@ class Route:
     refusals: tuple[int, ...] = field(default=())
     """Error statuses in addition to those of every route."""
     is_open: bool = False
-    """Whether anybody may ask, without a principal."""
+    """Whether the route needs no principal."""
     action: str | None = None
-    """How a change of schedules is counted."""
+    """The label under which a change of schedules is counted."""
 
     @property
     def is_of_schedules(self) -> bool:
-        """Whether the route exists only where schedules may be managed over the API."""
+        """Whether the route is disabled by `control.schedules_api = false`."""
         return "/schedules" in self.path
 
     async def read_body(self, request: web.Request) -> BaseModel | None:
         """Return the validated body; raise InvalidError for bad JSON and ValidationError for a wrong shape."""
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise web.HTTPUnsupportedMediaType(reason="send the body as it is, without a content-encoding")
+            raise web.HTTPUnsupportedMediaType(reason="send the body without a Content-Encoding")
         data = await request.read()
         if self.body is None:
             return None
         if not data and not self.body_required:
             return self.body()
         if request.content_type != "application/json":
-            raise web.HTTPUnsupportedMediaType(reason="send the body as content-type: application/json")
+            raise web.HTTPUnsupportedMediaType(reason="send the body with Content-Type: application/json")
         return self.body.model_validate(parse_document(data))
 
     def read_query(self, request: web.Request) -> BaseModel:
@@ -158,10 +158,10 @@ class Route:
 
 
 def written(text: str, status: int = 200, **headers: str) -> web.Response:
-    """Return a JSON answer of a given text."""
+    """Return a JSON response with a given text."""
     return web.Response(text=text, status=status, headers=headers or None, content_type="application/json")
 
 
 def reply(body: Mapping[str, object], status: int = 200, **headers: str) -> web.Response:
-    """Return a JSON answer."""
+    """Return a JSON response."""
     return written(to_json(body), status, **headers)

@@ -1,4 +1,4 @@
-"""The control sockets, bound by us: with the right mode from their first moment on, and never a live one stolen."""
+"""Binds the control sockets: with the right mode from the first moment, and never in place of another daemon's."""
 
 import errno
 import grp
@@ -23,13 +23,13 @@ class Listeners:
 
 
 def most_connections() -> int:
-    """Return how many clients one socket may have at once: runs, the database and the other socket need files, too."""
+    """Return how many clients one socket may have at once; runs, the database and the other socket also need files."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
 
 
 @contextmanager
 def listening(path: Path, group: str | None, address: str | None) -> Iterator[Listeners]:
-    """Listen on a Unix socket, and on TCP where there is an address; raise RefusedError or ConfigError."""
+    """Listen on a Unix socket, and on TCP if there is an address; raise RefusedError or ConfigError."""
     unix = ControlSocket(path, group)
     try:
         tcp = listen_on(address) if address is not None else None
@@ -42,7 +42,7 @@ class ControlSocket:
     """A listening Unix socket at a path; closing it removes the path if it is still ours."""
 
     def __init__(self, path: Path, group: str | None) -> None:
-        """Bind it; raise RefusedError where another daemon listens, ConfigError if it cannot be done."""
+        """Bind the socket; raise RefusedError if another daemon listens there, ConfigError if binding fails."""
         self.path = path
         try:
             _make_folder(path.parent)
@@ -51,9 +51,9 @@ class ControlSocket:
                 self.listener, self._inode = _bind(path, near, group)
         except (OSError, LookupError) as error:
             if isinstance(error, PermissionError) and group is not None and os.access(path.parent, os.W_OK):
-                mend = f"usermod -aG {group} USER, and restart the daemon"
-                problem = f"control.group: the daemon's user is not in {group!r}, and cannot give it the socket; {mend}"
-                raise ConfigError([problem]) from None
+                problem = f"control.group: the daemon's user is not in group {group!r}, which must own the socket"
+                fix = f"run usermod -aG {group} USER and restart the daemon"
+                raise ConfigError([f"{problem}; {fix}"]) from None
             reason = error.strerror or str(error) if isinstance(error, OSError) else f"there is no group {group!r}"
             raise ConfigError([f"control.socket: cannot listen on {path}: {reason}"]) from None
 
@@ -63,12 +63,12 @@ class ControlSocket:
         try:
             if self.path.lstat().st_ino == self._inode:
                 self.path.unlink()
-        except OSError:  # somebody took it away before
+        except OSError:  # it was already removed
             return
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder that others may enter, whatever the umask: the socket's own mode says who may connect."""
+    """Create a folder that others may enter, regardless of the umask; the socket's mode decides who may connect."""
     umask = os.umask(0o022)
     try:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -77,21 +77,21 @@ def _make_folder(folder: Path) -> None:
 
 
 def _bind(path: Path, near: Path, group: str | None) -> tuple[socket.socket, int]:
-    """Bind under a passing name, give it its group and mode, and only then its own name."""
-    passing = near / f".{path.name}.{secrets.token_hex(4)}"
+    """Bind under a temporary name, set group and mode, and only then rename it to its own name."""
+    temporary = near / f".{path.name}.{secrets.token_hex(4)}"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     umask = os.umask(0o177)
     try:
-        listener.bind(str(passing))
+        listener.bind(str(temporary))
         try:
             if group is not None:
-                os.chown(passing, -1, grp.getgrnam(group).gr_gid)
-            passing.chmod(0o660)
+                os.chown(temporary, -1, grp.getgrnam(group).gr_gid)
+            temporary.chmod(0o660)
             listener.listen()
             listener.setblocking(False)  # noqa: FBT003 - the method's own signature
-            passing.rename(near / path.name)
+            temporary.rename(near / path.name)
         except BaseException:
-            passing.unlink()
+            temporary.unlink()
             raise
     except BaseException:
         listener.close()
@@ -102,24 +102,24 @@ def _bind(path: Path, near: Path, group: str | None) -> tuple[socket.socket, int
 
 
 def _refuse_if_live(path: Path, near: Path) -> None:
-    """Raise RefusedError if somebody listens at the path, or if something else than a socket lies there."""
+    """Raise RefusedError if another daemon listens at the path, OSError if something other than a socket is there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(2)
         try:
-            with suppress(TimeoutError):  # its queue is full: it lives
+            with suppress(TimeoutError):  # its queue is full, so a daemon listens
                 probe.connect(str(near / path.name))
         except FileNotFoundError:
             return
         except ConnectionRefusedError:
             if path.is_socket():
                 return
-            raise OSError(errno.EEXIST, "something that is no socket lies there; move it away") from None
-    raise RefusedError(f"another daemon listens on {path}; give this one a control.socket of its own")
+            raise OSError(errno.EEXIST, "a file that is not a socket is there; move it away") from None
+    raise RefusedError(f"another daemon listens on {path}; set another control.socket for this one")
 
 
 @contextmanager
 def _folder(path: Path) -> Iterator[Path]:
-    """Give a short name of the path's folder: sockaddr_un holds 107 bytes (unix(7))."""
+    """Yield a short path of the folder, since a socket's path is limited to 107 bytes (unix(7))."""
     descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield Path(f"/proc/self/fd/{descriptor}")
@@ -128,7 +128,7 @@ def _folder(path: Path) -> Iterator[Path]:
 
 
 def listen_on(address: str) -> socket.socket:
-    """Return a listening TCP socket; raise ConfigError if it cannot be had."""
+    """Return a listening TCP socket; raise ConfigError if that fails."""
     host, _, port = address.rpartition(":")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -4,7 +4,7 @@ from typing import Any
 
 from daemon.cli.offline import has_database, reading
 from daemon.config.schema import Config
-from daemon.schedules.declared import Declared, declared_changes
+from daemon.schedules.declared import DeclaredChange, declared_changes
 
 
 def changes_by_reload(config: Config) -> list[dict[str, Any]]:
@@ -17,5 +17,5 @@ def changes_by_reload(config: Config) -> list[dict[str, Any]]:
             declared = declared_changes(connection, config)
     else:
         names = ((agent, name) for agent, settings in config.agents.items() for name in settings.schedules)
-        declared = [Declared(f"{agent}/{name}", "created") for agent, name in names]
+        declared = [DeclaredChange(f"{agent}/{name}", "created") for agent, name in names]
     return [one.view() for one in declared]

@@ -17,7 +17,7 @@ from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.errors import ConfigError, StoreUnavailableError
 from daemon.lifecycle.status_line import StatusLine
-from daemon.schedules.declared import Declared, sync_declared
+from daemon.schedules.declared import DeclaredChange, sync_declared
 from daemon.store.home import Home
 from daemon.systemd import notify
 from daemon.text import plural
@@ -54,7 +54,7 @@ class Reloader:
         with contextlib.suppress(ConfigError, StoreUnavailableError):  # logged where they were raised
             await self.reload()
 
-    async def reload(self) -> tuple[list[Declared], list[str]]:
+    async def reload(self) -> tuple[list[DeclaredChange], list[str]]:
         """Read the file again and apply it; return the changed schedules, and the settings that need a restart.
 
         Raise ConfigError or StoreUnavailableError; then nothing was changed.
@@ -77,7 +77,7 @@ class Reloader:
                 notify("READY=1")
                 notify(await self._status.text())
 
-    async def _reload(self) -> tuple[list[Declared], list[str]]:
+    async def _reload(self) -> tuple[list[DeclaredChange], list[str]]:
         config, tokens = await asyncio.to_thread(_load, self._live.config.file)
         await self._clock.decide()  # due times up to now are decided under the old config
         declared = await self._home.database.write(lambda tx: sync_declared(tx, config, utc_now()))
@@ -120,7 +120,7 @@ def _load(file: Path) -> tuple[Config, dict[str, bytes]]:
     return config, read_tokens(config)
 
 
-def log_declared(declared: list[Declared]) -> None:
+def log_declared(declared: list[DeclaredChange]) -> None:
     """Log each change of a schedule from the config file."""
     for change in declared:
         keys = {"changed": ", ".join(sorted(change.changes))} if change.changes else {}

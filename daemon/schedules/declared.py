@@ -1,4 +1,4 @@
-"""Schedules declared in the config file, and how a start or a reload applies them."""
+"""Applies the schedules declared in the config file to the database, at a start or a reload."""
 
 import sqlite3
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from daemon.config.schema import Config, Schedule
 from daemon.errors import ConfigError
 from daemon.model import CONFIG_PRINCIPAL
 from daemon.rules.schedule_fields import BY_COLUMN, DEFINITION
-from daemon.schedules.revision import Mark, pause_columns, redefine, remove
+from daemon.schedules.revision import Revision, pause_columns, redefine, remove
 from daemon.store.connection import Transaction
 from daemon.store.schedules import (
     ScheduleRow,
@@ -29,21 +29,21 @@ _COLUMNS = [(entry.column, attrgetter(entry.attribute), entry.kind.from_file) fo
 
 
 @dataclass(frozen=True)
-class Declared:
-    """What declaring one of the file's schedules changes."""
+class DeclaredChange:
+    """What applying the config file changes in one schedule."""
 
     address: str
     action: Literal["created", "changed", "retired", "revived"]
     changes: dict[str, list[Any]] = field(default_factory=dict)
-    """What it was and what it will be, by the file's keys."""
+    """The old and the new value of each changed key, named as in the file."""
 
     def view(self) -> dict[str, Any]:
-        """Return it as the API and `check --diff` show it."""
+        """Return the change as the API and `check --diff` show it."""
         return {"schedule": self.address, "action": self.action, "changes": self.changes}
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Declaration:
     """A schedule of the file and its counterpart in the database."""
 
     agent: str
@@ -55,7 +55,7 @@ class _Wanted:
 
     @cached_property
     def changes(self) -> dict[str, list[Any]]:
-        """The columns that differ, as they are and as the file wants them."""
+        """The old and the new value of each column that differs."""
         if self.live is None:
             return {}
         before = self.live.definition
@@ -69,13 +69,13 @@ class _Wanted:
         """Whether `paused` was edited in the file; only then is it applied."""
         return self.live is not None and self.live.declared_paused != self.schedule.paused
 
-    def change(self) -> Declared | None:
-        """Return what will change, None if nothing."""
+    def change(self) -> DeclaredChange | None:
+        """Return what applying the schedule changes, None if nothing."""
         address = f"{self.agent}/{self.name}"
         if self.live is None:
-            return Declared(address, "revived" if self.retired else "created")
+            return DeclaredChange(address, "revived" if self.retired else "created")
         if self.changes or self.new_pause:
-            return Declared(address, "changed", _in_file_terms(self.changes))
+            return DeclaredChange(address, "changed", _in_file_terms(self.changes))
         return None
 
 
@@ -84,21 +84,21 @@ def _in_file_terms(changes: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {entry.key: [entry.written(value) for value in values] for entry, values in named}
 
 
-def declared_changes(source: Transaction | sqlite3.Connection, config: Config) -> list[Declared]:
-    """Return what declaring the file's schedules would change; raise ConfigError if a name is taken."""
-    wanted, leaving = _compare(source, config)
-    changes = [entry.change() for entry in wanted]
-    return [*(Declared(row.address, "retired") for row in leaving), *(change for change in changes if change)]
+def declared_changes(source: Transaction | sqlite3.Connection, config: Config) -> list[DeclaredChange]:
+    """Return what applying the file's schedules would change; raise ConfigError if a name is taken."""
+    declarations, retiring = _compare(source, config)
+    changes = [entry.change() for entry in declarations]
+    return [*(DeclaredChange(row.address, "retired") for row in retiring), *(change for change in changes if change)]
 
 
-def sync_declared(tx: Transaction, config: Config, now: datetime) -> list[Declared]:
+def sync_declared(tx: Transaction, config: Config, now: datetime) -> list[DeclaredChange]:
     """Make the declared schedules of the database match the file; raise ConfigError if a name is taken."""
-    wanted, leaving = _compare(tx, config)
+    declarations, retiring = _compare(tx, config)
     done = []
-    for row in leaving:
-        remove(tx, row, now, Mark(CONFIG_PRINCIPAL, "retire"))
-        done.append(Declared(row.address, "retired"))
-    for entry in wanted:
+    for row in retiring:
+        remove(tx, row, now, Revision(CONFIG_PRINCIPAL, "retire"))
+        done.append(DeclaredChange(row.address, "retired"))
+    for entry in declarations:
         change = entry.change()
         if change is None:
             continue
@@ -112,22 +112,22 @@ def sync_declared(tx: Transaction, config: Config, now: datetime) -> list[Declar
     return done
 
 
-def _compare(source: Transaction | sqlite3.Connection, config: Config) -> tuple[list[_Wanted], list[ScheduleRow]]:
-    """Return the file's schedules with the database's, and the declared ones that are no longer in the file."""
+def _compare(source: Transaction | sqlite3.Connection, config: Config) -> tuple[list[_Declaration], list[ScheduleRow]]:
+    """Return the file's schedules with their counterparts, and declared schedules that are no longer in the file."""
     live = {(row.agent, row.name): row for row in live_schedules(source)}
     retired = {(row.agent, row.name): row for row in retired_schedules(source)}
-    wanted = [
-        _Wanted(
+    declarations = [
+        _Declaration(
             agent, name, schedule, definition_of(schedule, config), live.get((agent, name)), retired.get((agent, name))
         )
         for agent, settings in config.agents.items()
         for name, schedule in settings.schedules.items()
     ]
-    taken = [entry for entry in wanted if entry.live is not None and entry.live.source == "created"]
+    taken = [entry for entry in declarations if entry.live is not None and entry.live.source == "created"]
     if taken:
         raise ConfigError([_taken(config, entry.agent, entry.name) for entry in taken])
-    kept = {(entry.agent, entry.name) for entry in wanted}
-    return wanted, [row for key, row in live.items() if row.source == "declared" and key not in kept]
+    kept = {(entry.agent, entry.name) for entry in declarations}
+    return declarations, [row for key, row in live.items() if row.source == "declared" and key not in kept]
 
 
 def _taken(config: Config, agent: str, name: str) -> str:
@@ -137,7 +137,7 @@ def _taken(config: Config, agent: str, name: str) -> str:
     )
 
 
-def _create(tx: Transaction, entry: _Wanted, now: datetime) -> None:
+def _create(tx: Transaction, entry: _Declaration, now: datetime) -> None:
     at = format_instant(now)
     schedule_id = insert_schedule(
         tx,
@@ -158,18 +158,18 @@ def _create(tx: Transaction, entry: _Wanted, now: datetime) -> None:
     add_revision(tx, schedule_id, 1, now, CONFIG_PRINCIPAL, "create", entry.definition)
 
 
-def _update(tx: Transaction, entry: _Wanted, row: ScheduleRow, now: datetime) -> None:
+def _update(tx: Transaction, entry: _Declaration, row: ScheduleRow, now: datetime) -> None:
     changes = entry.changes
     values: dict[str, Any] = {key: entry.definition[key] for key in changes if key != "paused"}
     if entry.new_pause:
         values["declared_paused"] = int(entry.schedule.paused)
     if "paused" in changes:
         values.update(pause_columns(_NOTE if entry.schedule.paused else None, now, paused=entry.schedule.paused))
-    redefine(tx, row, values, now, Mark(CONFIG_PRINCIPAL, "update", changes))
+    redefine(tx, row, values, now, Revision(CONFIG_PRINCIPAL, "update", changes))
 
 
 def _revive(tx: Transaction, row: ScheduleRow, definition: dict[str, Any], schedule: Schedule, now: datetime) -> None:
-    """Bring a retired schedule back with its history; its due times start from now."""
+    """Restore a retired schedule with its history; it is due again from now on."""
     values = {
         **definition,
         **pause_columns(_NOTE if schedule.paused else None, now, paused=schedule.paused),
@@ -177,14 +177,14 @@ def _revive(tx: Transaction, row: ScheduleRow, definition: dict[str, Any], sched
         "deleted_at": None,
     }
     before = {**row.definition, "paused": row.paused}
-    wanted = {**definition, "paused": schedule.paused}
-    changes = {key: [before[key], value] for key, value in wanted.items() if before[key] != value}
+    after = {**definition, "paused": schedule.paused}
+    changes = {key: [before[key], value] for key, value in after.items() if before[key] != value}
     changed = change_schedule(tx, row, values, now, principal=CONFIG_PRINCIPAL, action="revive", changes=changes)
     move_cursor(tx, changed, now)
 
 
 def definition_of(schedule: Schedule, config: Config) -> dict[str, Any]:
-    """Return the columns that a schedule of the file fills."""
+    """Return the columns that a schedule of the file sets."""
     columns = {
         column: None if (value := value_of(schedule)) is None else stored(value)
         for column, value_of, stored in _COLUMNS

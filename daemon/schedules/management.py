@@ -1,6 +1,6 @@
-"""Schedules managed while the daemon runs: created, changed, paused, triggered, skipped and deleted.
+"""Operations on schedules while the daemon runs: create, update, pause, resume, trigger, skip, unskip and delete.
 
-Everything here happens inside one transaction. Callers have checked the rights of the principal.
+Each runs in the caller's transaction. The caller has checked the rights of the principal.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 from daemon.errors import InvalidError, NotFoundError, RefusedError, StaleVersionError
 from daemon.fires.run_of_fire import run_of_fire
 from daemon.model import DueTime, Trigger
-from daemon.schedules.revision import Mark, change, pause_columns, redefine, remove
+from daemon.schedules.revision import Revision, change, pause_columns, redefine, remove
 from daemon.store.connection import Transaction
 from daemon.store.runs import create_run
 from daemon.store.schedules import (
@@ -32,8 +32,8 @@ _INSTANT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Who asks for a change, when, and which versions of the schedule it was meant for."""
+class ChangeRequest:
+    """Who requests a change, when, and for which versions of the schedule."""
 
     principal: str
     now: datetime
@@ -41,42 +41,42 @@ class Asked:
     """None: any version."""
 
 
-def find(tx: Transaction, agent: str, name: str, asked: Asked) -> ScheduleRow:
-    """Return the live schedule to be changed; raise NotFoundError, or StaleVersionError if its version differs."""
+def find(tx: Transaction, agent: str, name: str, request: ChangeRequest) -> ScheduleRow:
+    """Return the live schedule to change; raise NotFoundError, or StaleVersionError for another version."""
     row = get_schedule(tx, agent, name)
     if row is None:
         raise NotFoundError(f"no schedule {agent}/{name}")
-    if asked.versions is not None and row.version not in asked.versions:
+    if request.versions is not None and row.version not in request.versions:
         raise StaleVersionError(f"{row.address} is at version {row.version}; read it again and repeat the change")
     return row
 
 
-def create(tx: Transaction, agent: str, name: str, values: dict[str, Any], asked: Asked) -> ScheduleRow:
-    """Create a schedule of a definition and `paused`, due from now on; raise RefusedError if the name is taken."""
+def create(tx: Transaction, agent: str, name: str, values: dict[str, Any], request: ChangeRequest) -> ScheduleRow:
+    """Create a schedule from definition columns and `paused`; raise RefusedError if the name is taken."""
     taken = get_schedule(tx, agent, name)
     if taken is not None:
-        where = "in the config file" if taken.source == "declared" else "already"
-        raise RefusedError(f"there is a schedule {agent}/{name} {where}; choose another name")
+        where = " in the config file" if taken.source == "declared" else ""
+        raise RefusedError(f"schedule {agent}/{name} already exists{where}; choose another name")
     _check_bounds(values)
-    at = format_instant(asked.now)
+    at = format_instant(request.now)
     columns = {
         "agent": agent,
         "name": name,
         "source": "created",
         **values,
-        **pause_columns(None, asked.now, paused=bool(values["paused"])),
-        "creator": asked.principal,
+        **pause_columns(None, request.now, paused=bool(values["paused"])),
+        "creator": request.principal,
         "created_at": at,
         "updated_at": at,
     }
-    schedule_id = insert_schedule(tx, f"{agent}/{name}", asked.now, columns)
+    schedule_id = insert_schedule(tx, f"{agent}/{name}", request.now, columns)
     first = {key: [None, value] for key, value in values.items()}
-    add_revision(tx, schedule_id, 1, asked.now, asked.principal, "create", first)
-    return find(tx, agent, name, replace(asked, versions=None))
+    add_revision(tx, schedule_id, 1, request.now, request.principal, "create", first)
+    return find(tx, agent, name, replace(request, versions=None))
 
 
-def update(tx: Transaction, row: ScheduleRow, values: dict[str, Any], asked: Asked) -> ScheduleRow:
-    """Set columns of the definition, and `paused`; raise RefusedError for a schedule of the config file."""
+def update(tx: Transaction, row: ScheduleRow, values: dict[str, Any], request: ChangeRequest) -> ScheduleRow:
+    """Set definition columns and `paused`; raise RefusedError for a schedule from the config file."""
     if row.source == "declared":
         raise RefusedError(f"{row.address} is declared in the config file; change it there and reload")
     before = {**row.definition, "paused": int(row.paused)}
@@ -86,9 +86,9 @@ def update(tx: Transaction, row: ScheduleRow, values: dict[str, Any], asked: Ask
     _check_bounds({**row.definition, **values})
     columns = {key: value for key, (_, value) in changes.items()}
     if "paused" in changes:
-        columns |= pause_columns(None, asked.now, paused=bool(columns["paused"]))
+        columns |= pause_columns(None, request.now, paused=bool(columns["paused"]))
         changes |= _note_changes(row, None)
-    return redefine(tx, row, columns, asked.now, Mark(asked.principal, "update", changes))
+    return redefine(tx, row, columns, request.now, Revision(request.principal, "update", changes))
 
 
 def _check_bounds(definition: dict[str, Any]) -> None:
@@ -98,83 +98,89 @@ def _check_bounds(definition: dict[str, Any]) -> None:
         raise InvalidError("the schedule would have no cadence; set cron_expression or interval_seconds")
     start, end = definition["start_at"], definition["end_at"]
     if start is not None and end is not None and start > end:
-        raise InvalidError("end_at lies before start_at, so the schedule would never be due")
+        raise InvalidError("end_at is before start_at, so the schedule would never be due")
     cadence_from(definition)
 
 
-def pause(tx: Transaction, row: ScheduleRow, note: str | None, asked: Asked) -> ScheduleRow:
-    """Pause a schedule; a new note on a paused one is also a change."""
+def pause(tx: Transaction, row: ScheduleRow, note: str | None, request: ChangeRequest) -> ScheduleRow:
+    """Pause a schedule; a new note for a paused schedule is also a change."""
     if row.paused and note in {None, row.pause_note}:
         return row
     changes = _note_changes(row, note) | ({} if row.paused else {"paused": [0, 1]})
-    values: dict[str, Any] = {"pause_note": note} if row.paused else pause_columns(note, asked.now, paused=True)
-    return redefine(tx, row, values, asked.now, Mark(asked.principal, "pause", changes, note))
+    values: dict[str, Any] = {"pause_note": note} if row.paused else pause_columns(note, request.now, paused=True)
+    return redefine(tx, row, values, request.now, Revision(request.principal, "pause", changes, note))
 
 
-def resume(tx: Transaction, row: ScheduleRow, note: str | None, asked: Asked) -> ScheduleRow:
+def resume(tx: Transaction, row: ScheduleRow, note: str | None, request: ChangeRequest) -> ScheduleRow:
     """Resume a paused schedule; due times during the pause are not caught up."""
     if not row.paused:
         return row
-    values = pause_columns(None, asked.now, paused=False)
+    values = pause_columns(None, request.now, paused=False)
     changes = {"paused": [1, 0], **_note_changes(row, None)}
-    return redefine(tx, row, values, asked.now, Mark(asked.principal, "resume", changes, note))
+    return redefine(tx, row, values, request.now, Revision(request.principal, "resume", changes, note))
 
 
 def _note_changes(row: ScheduleRow, note: str | None) -> dict[str, list[Any]]:
     return {} if note == row.pause_note else {"pause_note": [row.pause_note, note]}
 
 
-def delete(tx: Transaction, row: ScheduleRow, asked: Asked) -> ScheduleRow:
-    """Delete a schedule softly; raise RefusedError for a schedule of the config file."""
+def delete(tx: Transaction, row: ScheduleRow, request: ChangeRequest) -> ScheduleRow:
+    """Soft-delete a schedule; raise RefusedError for a schedule from the config file."""
     if row.source == "declared":
         raise RefusedError(f"{row.address} is declared in the config file; remove it there and reload")
-    return remove(tx, row, asked.now, Mark(asked.principal, "delete"))
+    return remove(tx, row, request.now, Revision(request.principal, "delete"))
 
 
 def trigger(
-    tx: Transaction, agent: str, name: str, overrides: dict[str, Any], key: str | None, asked: Asked, instance: str
+    tx: Transaction,
+    agent: str,
+    name: str,
+    overrides: dict[str, Any],
+    key: str | None,
+    request: ChangeRequest,
+    instance: str,
 ) -> int:
-    """Create a run now, out of band, and return its number; the same key and request give the same run.
+    """Create a run now, out of band, and return its number; a repeated key with the same body returns the same run.
 
-    A repeated request is answered even if the schedule has another version by now. `overrides` are columns of the run
-    that replace the schedule's. Raise RefusedError if the key was used for another request.
+    A repeated key is answered even if the schedule has another version by now. `overrides` are columns of the run that
+    replace the schedule's. Raise RefusedError if the key was used with another body.
     """
-    row = find(tx, agent, name, replace(asked, versions=None))
-    request = hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()
+    row = find(tx, agent, name, replace(request, versions=None))
+    digest = hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()
     if key is not None:
         known = find_trigger(tx, row.id, key)
-        if known is not None and known.request != request:
+        if known is not None and known.request != digest:
             raise RefusedError(
-                f"the Idempotency-Key {key!r} was used for another request; run {known.run_id} answered it"
+                f"the Idempotency-Key {key!r} was already used for another request, which started run {known.run_id}"
             )
         if known is not None:
             return known.run_id
-    row = find(tx, agent, name, asked)
-    due = DueTime(asked.now)
-    new = run_of_fire(row, due, Trigger.MANUAL, instance, creator=asked.principal)
-    run_id, _ = create_run(tx, replace(new, name=f"{new.name}:manual-{uuid.uuid4()}", **overrides), asked.now)
+    row = find(tx, agent, name, request)
+    due = DueTime(request.now)
+    new = run_of_fire(row, due, Trigger.MANUAL, instance, creator=request.principal)
+    run_id, _ = create_run(tx, replace(new, name=f"{new.name}:manual-{uuid.uuid4()}", **overrides), request.now)
     if key is not None:
-        remember_trigger(tx, row.id, key, request, run_id)
+        remember_trigger(tx, row.id, key, digest, run_id)
     return run_id
 
 
-def skip(tx: Transaction, row: ScheduleRow, due: datetime, asked: Asked) -> ScheduleRow:
-    """Skip one upcoming due time; raise InvalidError if it is not one."""
-    upcoming = due > row.cursor and row.cadence.start_of(DueTime(due), row.address) > asked.now
+def skip(tx: Transaction, row: ScheduleRow, due: datetime, request: ChangeRequest) -> ScheduleRow:
+    """Skip one upcoming due time; raise InvalidError if there is none at that instant."""
+    upcoming = due > row.cursor and row.cadence.start_of(DueTime(due), row.address) > request.now
     if not upcoming or row.cadence.next_after(due - _INSTANT) != due:
         raise InvalidError(f"{format_instant(due)} is not an upcoming due time of {row.address}")
     if format_instant(due) in pending_skips(tx, row.id):
         return row
-    add_skip(tx, row.id, due, asked.now, asked.principal)
+    add_skip(tx, row.id, due, request.now, request.principal)
     changes = {"skipped_action_times": [None, format_instant(due)]}
-    return change(tx, row, {}, asked.now, Mark(asked.principal, "skip", changes))
+    return change(tx, row, {}, request.now, Revision(request.principal, "skip", changes))
 
 
-def unskip(tx: Transaction, row: ScheduleRow, due: datetime, asked: Asked) -> ScheduleRow:
-    """Cancel the skip of a due time; raise InvalidError if it is not skipped, or came during a pause."""
+def unskip(tx: Transaction, row: ScheduleRow, due: datetime, request: ChangeRequest) -> ScheduleRow:
+    """Cancel the skip of a due time; raise InvalidError if it is not skipped, or passed during a pause."""
     if not remove_skip(tx, row.id, due):
         raise InvalidError(f"{format_instant(due)} is not skipped")
-    if row.paused and due <= asked.now:
-        raise InvalidError(f"{format_instant(due)} came while {row.address} was paused")
+    if row.paused and due <= request.now:
+        raise InvalidError(f"{format_instant(due)} passed while {row.address} was paused")
     changes = {"skipped_action_times": [format_instant(due), None]}
-    return change(tx, row, {}, asked.now, Mark(asked.principal, "unskip", changes))
+    return change(tx, row, {}, request.now, Revision(request.principal, "unskip", changes))

@@ -1,4 +1,4 @@
-"""Changes of a schedule's row: each first settles the due times before it, then adds a revision."""
+"""Changes the row of a schedule: first records the due times up to the change, then adds a revision."""
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,8 +15,8 @@ _INSTANT = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
-class Mark:
-    """What a revision records of a change: who, what and why."""
+class Revision:
+    """What a revision records about a change: who, what and why."""
 
     principal: str
     action: str
@@ -25,12 +25,14 @@ class Mark:
 
 
 def pause_columns(note: str | None, now: datetime, *, paused: bool) -> dict[str, Any]:
-    """Return the columns that say whether a schedule is paused."""
+    """Return the columns that hold whether, since when and why a schedule is paused."""
     return {"paused": int(paused), "paused_at": format_instant(now) if paused else None, "pause_note": note}
 
 
-def redefine(tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: datetime, mark: Mark) -> ScheduleRow:
-    """Set columns of a live schedule; a new cadence, a pause and a resumption count from now."""
+def redefine(
+    tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: datetime, revision: Revision
+) -> ScheduleRow:
+    """Set columns of a live schedule; a new cadence, a pause or a resumption takes effect from now."""
     new_cadence = bool(values.keys() & {*CADENCE_KEYS})
     resumed = row.paused and values.get("paused") == 0
     pauses = not row.paused and values.get("paused") == 1
@@ -39,15 +41,15 @@ def redefine(tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: dat
         record_pause(tx, row, now)
         cursor = now
     elif new_cadence or pauses:
-        what = "the schedule was paused" if pauses else "the cadence was changed"
+        change_made = "the schedule was paused" if pauses else "the cadence was changed"
         waiting = waiting_for_jitter(row, now)
         if new_cadence and waiting is not None and not _is_due(cadence_from({**row.definition, **values}), waiting):
             waiting = None
         cursor = now if waiting is None else waiting - _INSTANT
-        skip_undecided(tx, row, cursor, f"{what} before this due time was decided")
+        skip_undecided(tx, row, cursor, f"{change_made} before this due time was decided")
     if new_cadence:
-        mark = _without_old_skips(tx, row, cadence_from({**row.definition, **values}), mark)
-    changed = change(tx, row, values, now, mark)
+        revision = _without_old_skips(tx, row, cadence_from({**row.definition, **values}), revision)
+    changed = change(tx, row, values, now, revision)
     if resumed or pauses or new_cadence or "jitter_ms" in values:
         move_cursor(tx, changed, cursor)
     return changed
@@ -57,27 +59,38 @@ def _is_due(cadence: Cadence, at: datetime) -> bool:
     return cadence.next_after(at - _INSTANT) == at
 
 
-def _without_old_skips(tx: Transaction, row: ScheduleRow, cadence: Cadence, mark: Mark) -> Mark:
-    """Drop the skips that are not due under a new cadence, and add that to the mark."""
+def _without_old_skips(tx: Transaction, row: ScheduleRow, cadence: Cadence, revision: Revision) -> Revision:
+    """Remove the skips that are not due times of a new cadence; return the revision with this change."""
     pending = pending_skips(tx, row.id)
     left = [at for at in pending if _is_due(cadence, parse_instant(at))]
     for at in pending:
         if at not in left:
             remove_skip(tx, row.id, parse_instant(at))
-    return mark if left == pending else replace(mark, changes={**mark.changes, "skipped_action_times": [pending, left]})
+    return (
+        revision
+        if left == pending
+        else replace(revision, changes={**revision.changes, "skipped_action_times": [pending, left]})
+    )
 
 
-def remove(tx: Transaction, row: ScheduleRow, now: datetime, mark: Mark) -> ScheduleRow:
-    """Soft-delete a schedule: its name is free, its history stays."""
+def remove(tx: Transaction, row: ScheduleRow, now: datetime, revision: Revision) -> ScheduleRow:
+    """Soft-delete a schedule: its name becomes free, and its history stays."""
     if row.paused:
         record_pause(tx, row, now)
     else:
-        skip_undecided(tx, row, now, f"the schedule was {mark.action}d before this due time was decided")
-    return change(tx, row, {"deleted_at": format_instant(now)}, now, mark)
+        skip_undecided(tx, row, now, f"the schedule was {revision.action}d before this due time was decided")
+    return change(tx, row, {"deleted_at": format_instant(now)}, now, revision)
 
 
-def change(tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: datetime, mark: Mark) -> ScheduleRow:
-    """Set columns of a schedule, raise its version, and add the revision that the mark describes."""
+def change(tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: datetime, revision: Revision) -> ScheduleRow:
+    """Set columns of a schedule, increase its version, and add the revision."""
     return change_schedule(
-        tx, row, values, now, principal=mark.principal, action=mark.action, changes=mark.changes, note=mark.note
+        tx,
+        row,
+        values,
+        now,
+        principal=revision.principal,
+        action=revision.action,
+        changes=revision.changes,
+        note=revision.note,
     )

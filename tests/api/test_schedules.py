@@ -303,7 +303,7 @@ def test_a_skip_that_a_pause_overtook_is_neither_shown_nor_taken_back(daemon: Da
     change_database(daemon, f"INSERT INTO schedule_skips VALUES ({made['id']}, '{come}', 'x', 'root')")
     assert call(daemon, "GET", ONE).body["skipped_action_times"] == []
     refused = call(daemon, "POST", f"{ONE}/unskip", {"scheduled_time": come})
-    assert (refused.status, refused.body["message"]) == (400, f"{come} came while a/s was paused")
+    assert (refused.status, refused.body["message"]) == (400, f"{come} passed while a/s was paused")
 
 
 def test_a_skipped_due_time_gets_its_row_and_no_run(daemon: DaemonProcess) -> None:

@@ -191,7 +191,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_never_stolen(start_daemon: St
     path.write_text("somebody's file")
     fourth = start_daemon(CONFIG, ready=False)
     assert fourth.process.wait(20) == 2
-    assert "no socket" in fourth.log_text()
+    assert "not a socket" in fourth.log_text()
     assert path.read_text() == "somebody's file"
 
 
@@ -233,7 +233,7 @@ def test_more_clients_than_files_stop_neither_the_other_socket_nor_a_schedule(
             client = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
             with contextlib.suppress(ConnectionError):
                 client.send(b"GET / HTTP/1.1\r\n")
-        daemon.wait_for_log("[control] Too many connections")
+        daemon.wait_for_log("[control] Connection rejected: too many connections")
         assert call(daemon, "GET", "/healthz").status == 200
         before = daemon.query("SELECT max(id) AS id FROM runs")[0]["id"] or 0
         daemon.wait_for_run("completed", number=before + 2)

@@ -11,7 +11,7 @@ from daemon.agents.base import Outcome, RunSettings
 from daemon.fires.backfill import Backfilled, backfill
 from daemon.model import Catchup, DueTime, FireOutcome, Overlap, RunStatus
 from daemon.runs.finish import finish
-from daemon.schedules.revision import Mark, pause_columns, redefine
+from daemon.schedules.revision import Revision, pause_columns, redefine
 from daemon.store.runs import startable
 from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.store.state_dir import open_state
@@ -196,16 +196,16 @@ async def jittered(ledger: Ledger) -> tuple[ScheduleRow, DueTime, datetime]:
 async def test_a_new_end_does_not_take_the_start_from_a_due_time_that_has_come(ledger: Ledger) -> None:
     row, first, between = await jittered(ledger)
     end = format_instant(START + timedelta(days=365))
-    mark = Mark("x", "update", {"end_at": [None, end]})
-    await ledger.database.write(lambda tx: redefine(tx, row, {"end_at": end}, between, mark))
+    revision = Revision("x", "update", {"end_at": [None, end]})
+    await ledger.database.write(lambda tx: redefine(tx, row, {"end_at": end}, between, revision))
     await ledger.decide(START + 19 * SECOND)
     assert await outcomes(ledger) == [(format_instant(first), "launched")]
 
 
 async def test_a_new_cadence_takes_the_start_from_a_due_time_that_is_none_of_its(ledger: Ledger) -> None:
     row, first, between = await jittered(ledger)
-    mark = Mark("x", "update", {"every_ms": [10_000, 7_000]})
-    await ledger.database.write(lambda tx: redefine(tx, row, {"every_ms": 7_000}, between, mark))
+    revision = Revision("x", "update", {"every_ms": [10_000, 7_000]})
+    await ledger.database.write(lambda tx: redefine(tx, row, {"every_ms": 7_000}, between, revision))
     assert [(row["scheduled_for"], row["outcome"]) for row in await ledger.rows()] == [
         (format_instant(first), "skipped_missed")
     ]
@@ -214,10 +214,10 @@ async def test_a_new_cadence_takes_the_start_from_a_due_time_that_is_none_of_its
 async def test_a_pause_covers_a_due_time_whose_jitter_it_stops(ledger: Ledger) -> None:
     row, first, between = await jittered(ledger)
     paused = await ledger.database.write(
-        lambda tx: redefine(tx, row, pause_columns(None, between, paused=True), between, Mark("x", "pause"))
+        lambda tx: redefine(tx, row, pause_columns(None, between, paused=True), between, Revision("x", "pause"))
     )
     await ledger.database.write(
-        lambda tx: redefine(tx, paused, pause_columns(None, between, paused=False), between, Mark("x", "resume"))
+        lambda tx: redefine(tx, paused, pause_columns(None, between, paused=False), between, Revision("x", "resume"))
     )
     assert await outcomes(ledger) == [(format_instant(first), "skipped_paused")]
     assert await ledger.decide(START + 19 * SECOND) == []

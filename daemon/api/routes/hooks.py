@@ -17,10 +17,10 @@ class HookView(TypedDict):
 
 
 async def _take(call: ApiCall) -> web.StreamResponse:
-    said = call.said(requests.HookCall)
+    body = call.body(requests.HookCall)
     token = call.request.match_info["token"]
-    run_id = await call.context.hook_calls.take(token, said.status, said.result, said.error)
-    return reply(HookView(run_id=run_id, status=said.status))
+    run_id = await call.context.hook_calls.take(token, body.status, body.result, body.error)
+    return reply(HookView(run_id=run_id, status=body.status))
 
 
 ROUTES = [

@@ -13,9 +13,9 @@ from daemon.workspaces.client import WorkspaceHelperError
 
 async def _run(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("run retention")
-    asked = call.said(requests.RetentionRequest)
+    body = call.body(requests.RetentionRequest)
     retention = call.context.retention
-    task = call.context.background.start(retention.forecast() if asked.dry_run else retention.sweep())
+    task = call.context.background.start(retention.forecast() if body.dry_run else retention.sweep())
     try:
         found = await asyncio.shield(task)
     except (WorkspaceHelperError, OSError) as error:
@@ -26,7 +26,7 @@ async def _run(call: ApiCall) -> web.StreamResponse:
                 "the daemon is stopping; the next sweep continues where this one stopped"
             ) from None
         raise
-    return reply(retention_view(found, dry_run=asked.dry_run))
+    return reply(retention_view(found, dry_run=body.dry_run))
 
 
 ROUTES = [

@@ -29,7 +29,7 @@ class _AtEndError(Exception):
 
 
 async def _list(call: ApiCall) -> web.StreamResponse:
-    wanted = call.wanted(requests.RunQuery)
+    query = call.query(requests.RunQuery)
     agents = await call.context.access.readable_agents(call.principal)
     own = _own_run(call.principal)
 
@@ -38,11 +38,11 @@ async def _list(call: ApiCall) -> web.StreamResponse:
             connection,
             agents=agents,
             only=own,
-            agent=wanted.agent,
-            address=wanted.schedule,
-            status=wanted.status,
-            limit=wanted.limit,
-            cursor=wanted.cursor,
+            agent=query.agent,
+            address=query.schedule,
+            status=query.status,
+            limit=query.limit,
+            cursor=query.cursor,
         )
 
     return await call.answer(view)
@@ -55,7 +55,7 @@ async def _get(call: ApiCall) -> web.StreamResponse:
 
 async def _output(call: ApiCall) -> web.StreamResponse:
     run = await _visible(call)
-    folder, follow = run_folder(call.context.home.state_dir, run.id), call.wanted(requests.OutputQuery).follow
+    folder, follow = run_folder(call.context.home.state_dir, run.id), call.query(requests.OutputQuery).follow
     first = await _chunk(folder, 0)  # what is no output is refused before an answer begins
     response = web.StreamResponse()
     response.content_type = "application/octet-stream"
@@ -118,17 +118,17 @@ def _open_at(folder: Path, start: int, name: str, _: int) -> int:
 
 async def _cancel(call: ApiCall) -> web.StreamResponse:
     run = await _changeable(call)
-    asked = call.asked()
-    await call.context.home.database.write(lambda tx: request_cancellation(tx, run.id, asked.now, asked.principal))
+    change = call.change_request()
+    await call.context.home.database.write(lambda tx: request_cancellation(tx, run.id, change.now, change.principal))
     return await _shown(call, run.id)
 
 
 async def _retry(call: ApiCall) -> web.StreamResponse:
     run = await _changeable(call)
     call.require_configured(run.agent)
-    asked, instance = call.asked(), call.context.home.instance
+    change, instance = call.change_request(), call.context.home.instance
     number = await call.context.home.database.write(
-        lambda tx: request_retry(tx, run.id, asked.principal, asked.now, instance)
+        lambda tx: request_retry(tx, run.id, change.principal, change.now, instance)
     )
     return await _shown(call, number, status=201)
 

@@ -22,7 +22,7 @@ from daemon.errors import NotFoundError
 from daemon.fires.backfill import Backfilled, backfill
 from daemon.model import Overlap
 from daemon.schedules import management
-from daemon.schedules.management import Asked
+from daemon.schedules.management import ChangeRequest
 from daemon.store.connection import Transaction
 from daemon.store.runs import get_run
 from daemon.store.schedules import ScheduleRow, get_schedule
@@ -31,7 +31,7 @@ from daemon.views.history import FireList, RevisionList, fires_page, revisions_p
 from daemon.views.runs import RunView, run_view
 from daemon.views.schedules import ScheduleList, ScheduleView, schedule_view, schedules_page
 
-Change = Callable[[Transaction, ScheduleRow, Asked], ScheduleRow]
+Change = Callable[[Transaction, ScheduleRow, ChangeRequest], ScheduleRow]
 
 
 class BackfillView(TypedDict):
@@ -45,18 +45,18 @@ class BackfillView(TypedDict):
 
 
 async def _create(call: ApiCall) -> web.StreamResponse:
-    agent, body = call.agent, call.said(requests.ScheduleCreate)
+    agent, body = call.agent, call.body(requests.ScheduleCreate)
     await call.require("agent.update", agent, f"agent {agent}")
     if agent not in call.context.config.agents:
         raise NotFoundError(f"no agent {agent!r} is in the config")
     columns = new_columns(body, call.context.config.daemon.timezone)
-    asked = call.asked()
-    row = await call.context.home.database.write(lambda tx: management.create(tx, agent, body.name, columns, asked))
+    request = call.change_request()
+    row = await call.context.home.database.write(lambda tx: management.create(tx, agent, body.name, columns, request))
     return await _shown(call, row, status=201)
 
 
 async def _list(call: ApiCall) -> web.StreamResponse:
-    agent, page = call.agent, call.wanted(requests.Page)
+    agent, page = call.agent, call.query(requests.Page)
     await call.require("schedule.read", agent, f"agent {agent}")
     config, cache = call.context.config, call.context.cache
 
@@ -88,28 +88,30 @@ async def _get(call: ApiCall) -> web.StreamResponse:
 
 
 async def _update(call: ApiCall) -> web.StreamResponse:
-    columns = changed_columns(call.said(requests.ScheduleChange))
-    return await _changed(call, "schedule.update", lambda tx, row, asked: management.update(tx, row, columns, asked))
+    columns = changed_columns(call.body(requests.ScheduleChange))
+    return await _changed(
+        call, "schedule.update", lambda tx, row, request: management.update(tx, row, columns, request)
+    )
 
 
 async def _pause(call: ApiCall) -> web.StreamResponse:
-    note = call.said(requests.Note).note
-    return await _changed(call, "schedule.update", lambda tx, row, asked: management.pause(tx, row, note, asked))
+    note = call.body(requests.Note).note
+    return await _changed(call, "schedule.update", lambda tx, row, request: management.pause(tx, row, note, request))
 
 
 async def _resume(call: ApiCall) -> web.StreamResponse:
-    note = call.said(requests.Note).note
-    return await _changed(call, "schedule.update", lambda tx, row, asked: management.resume(tx, row, note, asked))
+    note = call.body(requests.Note).note
+    return await _changed(call, "schedule.update", lambda tx, row, request: management.resume(tx, row, note, request))
 
 
 async def _skip(call: ApiCall) -> web.StreamResponse:
-    due = instant("scheduled_time", call.said(requests.SkipRequest).scheduled_time)
-    return await _changed(call, "schedule.update", lambda tx, row, asked: management.skip(tx, row, due, asked))
+    due = instant("scheduled_time", call.body(requests.SkipRequest).scheduled_time)
+    return await _changed(call, "schedule.update", lambda tx, row, request: management.skip(tx, row, due, request))
 
 
 async def _unskip(call: ApiCall) -> web.StreamResponse:
-    due = instant("scheduled_time", call.said(requests.SkipRequest).scheduled_time)
-    return await _changed(call, "schedule.update", lambda tx, row, asked: management.unskip(tx, row, due, asked))
+    due = instant("scheduled_time", call.body(requests.SkipRequest).scheduled_time)
+    return await _changed(call, "schedule.update", lambda tx, row, request: management.unskip(tx, row, due, request))
 
 
 async def _delete(call: ApiCall) -> web.StreamResponse:
@@ -117,16 +119,16 @@ async def _delete(call: ApiCall) -> web.StreamResponse:
 
 
 async def _trigger(call: ApiCall) -> web.StreamResponse:
-    agent, name, body, key = call.agent, call.schedule, call.said(requests.TriggerRequest), call.idempotency_key
+    agent, name, body, key = call.agent, call.schedule, call.body(requests.TriggerRequest), call.idempotency_key
     await call.require("agent.execute", agent, f"schedule {agent}/{name}")
     call.require_configured(agent)
     overrides: dict[str, Any] = {} if body.initial_input is None else dict(input_columns(body.initial_input))
     if body.task_params is not None:
         overrides["task_params"] = json.dumps(body.task_params)
-    asked, instance = call.asked(), call.context.home.instance
+    request, instance = call.change_request(), call.context.home.instance
 
     def start(tx: Transaction) -> RunView:
-        run = get_run(tx, management.trigger(tx, agent, name, overrides, key, asked, instance))
+        run = get_run(tx, management.trigger(tx, agent, name, overrides, key, request, instance))
         if run is None:
             raise NotFoundError("the run that answered this key was deleted")
         return run_view(run)
@@ -136,24 +138,24 @@ async def _trigger(call: ApiCall) -> web.StreamResponse:
 
 
 async def _backfill(call: ApiCall) -> web.StreamResponse:
-    agent, name, body = call.agent, call.schedule, call.said(requests.BackfillRequest)
+    agent, name, body = call.agent, call.schedule, call.body(requests.BackfillRequest)
     await call.require("agent.execute", agent, f"schedule {agent}/{name}")
     call.require_configured(agent)
     span = instant("from", body.from_), instant("to", body.to)
-    asked, config = call.asked(), call.context.config
+    request, config = call.change_request(), call.context.config
     days = days_of(config, config.agents[agent].retention)
-    oldest = None if days is None else asked.now - timedelta(days=days)
+    oldest = None if days is None else request.now - timedelta(days=days)
 
     def start(tx: Transaction) -> Backfilled:
-        row = management.find(tx, agent, name, asked)
+        row = management.find(tx, agent, name, request)
         policy = body.overlap_policy or Overlap(row.overlap)
         return backfill(
             tx,
             row,
             span,
             policy,
-            principal=asked.principal,
-            now=asked.now,
+            principal=request.principal,
+            now=request.now,
             oldest=oldest,
             instance=call.context.home.instance,
         )
@@ -182,7 +184,7 @@ async def _revisions(call: ApiCall) -> web.StreamResponse:
 async def _history(
     call: ApiCall, page_of: Callable[[sqlite3.Connection, int, int, str | None], FireList | RevisionList]
 ) -> web.StreamResponse:
-    agent, name, page = call.agent, call.schedule, call.wanted(requests.Page)
+    agent, name, page = call.agent, call.schedule, call.query(requests.Page)
     await call.require("schedule.read", agent, f"schedule {agent}/{name}")
     return await call.answer(lambda c: page_of(c, _row(c, agent, name).id, page.limit, page.cursor))
 
@@ -199,8 +201,10 @@ async def _changed(call: ApiCall, action: Action, change: Change) -> web.StreamR
     agent, name = call.agent, call.schedule
     await call.require(action, agent, f"schedule {agent}/{name}")
     await call.context.clock.decide_overdue()
-    asked = call.asked()
-    row = await call.context.home.database.write(lambda tx: change(tx, management.find(tx, agent, name, asked), asked))
+    request = call.change_request()
+    row = await call.context.home.database.write(
+        lambda tx: change(tx, management.find(tx, agent, name, request), request)
+    )
     return await _shown(call, row)
 
 

@@ -31,13 +31,13 @@ async def _list(call: ApiCall) -> web.StreamResponse:
 
 async def _clean(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("clean all workspaces")
-    asked = call.said(requests.CleanRequest)
-    older_than = None if asked.older_than_seconds is None else timedelta(seconds=asked.older_than_seconds)
+    body = call.body(requests.CleanRequest)
+    older_than = None if body.older_than_seconds is None else timedelta(seconds=body.older_than_seconds)
     try:
-        swept = await call.context.cleanup.sweep(older_than=older_than, dry_run=asked.dry_run)
+        result = await call.context.cleanup.sweep(older_than=older_than, dry_run=body.dry_run)
     except (WorkspaceHelperError, OSError) as error:
         raise StoreUnavailableError(f"the workspaces cannot be cleaned now: {error}") from None
-    return reply(clean_view(swept))
+    return reply(clean_view(result))
 
 
 async def _discard(call: ApiCall) -> web.StreamResponse:
