@@ -198,7 +198,7 @@ def status(context: typer.Context, json: Json = False) -> None:
     def query(connection: "sqlite3.Connection") -> dict[str, Any]:
         pid = running_daemon(folder)
         problem = current_problem(config) if pid is not None else None
-        return dict(status_view(connection, folder, pid, utc_now(), zone, amiss=problem))
+        return dict(status_view(connection, folder, pid, utc_now(), zone, problems=problem))
 
     try:
         view = document(config, query, "/status")

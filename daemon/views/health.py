@@ -1,16 +1,16 @@
-"""The health of the daemon: the problems that keep it from doing what it should."""
+"""The current problems of the daemon, as status and health reports show them."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Health:
-    """What is wrong now, in words for everybody who may see the status; empty while all is well."""
+    """Current problems, worded for everybody who may see the status; empty while the daemon is healthy."""
 
     store: str = ""
     """Why the database cannot be written."""
     reload: str = ""
-    """Why the config file was not used when it was last read."""
+    """Why the last reload failed."""
 
     def problems(self) -> str:
         """Return all problems in one line."""

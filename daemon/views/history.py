@@ -1,4 +1,4 @@
-"""A schedule's fires and revisions as the API and `--json` show them."""
+"""The fires and revisions of a schedule as the API and `--json` show them."""
 
 import json
 import sqlite3
@@ -13,7 +13,7 @@ from daemon.views.pages import number_of, unknown_cursor
 
 
 class FireView(TypedDict):
-    """The outcome of one due time, or of all that a summary covers."""
+    """The outcome of one due time, or of all due times that a summary covers."""
 
     scheduled_for: str
     outcome: FireOutcome
@@ -33,7 +33,7 @@ class FireList(TypedDict):
 
 
 class RevisionView(TypedDict):
-    """One change of a schedule: `changes` holds before and after of each key."""
+    """One change of a schedule; `changes` holds the old and the new value of each key."""
 
     version: int
     at: str
@@ -59,7 +59,7 @@ class HistoryView(TypedDict):
 
 
 def fires_page(connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None) -> FireList:
-    """Return the newest fires of a schedule; the cursor is the due time that the last page ended with."""
+    """Return a page of a schedule's fires, newest first; the cursor is the last due time of the previous page."""
     try:
         before = "~" if cursor is None else format_instant(parse_instant(cursor))
     except ValueError:
@@ -85,7 +85,7 @@ def fires_page(connection: sqlite3.Connection, schedule_id: int, limit: int, cur
 
 
 def revisions_page(connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None) -> RevisionList:
-    """Return the newest revisions of a schedule; the cursor is the version that the last page ended with."""
+    """Return a page of a schedule's revisions, newest first; the cursor is the last version of the previous page."""
     rows = connection.execute(
         "SELECT * FROM schedule_revisions WHERE schedule_id = ? AND version < ? ORDER BY version DESC LIMIT ?",
         (schedule_id, number_of(cursor), limit),
@@ -119,7 +119,7 @@ def _changes_view(changes: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def history_view(connection: sqlite3.Connection, schedule_id: int, limit: int) -> HistoryView:
-    """Return the newest fires of a schedule with outcomes and reasons, and its revisions, newest first."""
+    """Return the newest fires and the newest revisions of a schedule."""
     return {
         "fires": fires_page(connection, schedule_id, limit, None)["fires"],
         "revisions": revisions_page(connection, schedule_id, limit, None)["revisions"],

@@ -1,10 +1,10 @@
-"""Cursors: where the next page of a list begins."""
+"""Cursors, which say where the next page of a list begins."""
 
 from daemon.errors import InvalidError
 
 
 def number_of(cursor: str | None) -> int:
-    """Return the number below which a page begins, beyond all numbers for the first page; raise InvalidError."""
+    """Return the number below which a page begins, the largest possible for the first page; raise InvalidError."""
     if cursor is None:
         return 2**63 - 1
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):  # noqa: PLR2004 - fits into 63 bits
@@ -13,5 +13,5 @@ def number_of(cursor: str | None) -> int:
 
 
 def unknown_cursor(cursor: str) -> InvalidError:
-    """Return the error for a cursor that no list can have returned."""
+    """Return the error for an invalid cursor."""
     return InvalidError(f"cursor: {cursor!r} was not returned by this list")

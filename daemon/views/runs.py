@@ -1,4 +1,4 @@
-"""Runs as the API and `--json` show them."""
+"""Runs, and pages of runs, as the API and `--json` show them."""
 
 import json
 import sqlite3
@@ -50,7 +50,7 @@ class RunView(TypedDict):
 
 
 class RunDetails(RunView):
-    """A run with its input, steps and events."""
+    """A run with its input, steps, events and workspace."""
 
     initial_input: dict[str, str]
     task_params: dict[str, Any]
@@ -109,7 +109,7 @@ def run_view(run: Run) -> RunView:
 
 
 def run_details(connection: sqlite3.Connection, run: Run) -> RunDetails:
-    """Return one run with its input, steps and events."""
+    """Return one run with its input, steps, events and workspace."""
     found = connection.execute("SELECT * FROM steps WHERE run_id = ?", (run.id,)).fetchall()
     steps = sorted(found, key=lambda row: list(Step).index(Step(row["name"])))
     events = connection.execute("SELECT * FROM events WHERE run_id = ? ORDER BY number", (run.id,))
@@ -128,7 +128,7 @@ def run_details(connection: sqlite3.Connection, run: Run) -> RunDetails:
 
 
 def _workspace_of(connection: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
-    """Return the workspace of a run in a git environment, and what was saved when it was removed."""
+    """Return the workspace of a run in a git environment, with what was saved if it was removed."""
     workspace = get_workspace(connection, run_id)
     if workspace is None:
         return None
@@ -158,10 +158,10 @@ def runs_page(
     limit: int,
     cursor: str | None = None,
 ) -> RunList:
-    """Return the newest runs that match, and how many match.
+    """Return a page of the runs that match, newest first, and how many match.
 
-    `agents` are those that may be seen, None for all; `only` is the one run that may be. `address` is a schedule's. The
-    cursor is the run that the last page ended with.
+    `agents` are the visible agents, None for all; `only` is the only visible run. `address` is that of a schedule. The
+    cursor is the last run of the previous page.
     """
     values: dict[str, Any] = {"agent": agent, "of": None, "schedule": None, "status": status, "only": only}
     if address is not None:

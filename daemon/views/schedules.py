@@ -1,4 +1,4 @@
-"""Schedules as the API and `--json` show them."""
+"""Schedules, with their state and next due times, as the API and `--json` show them."""
 
 import sqlite3
 from datetime import datetime
@@ -46,13 +46,13 @@ class _State(_Figures):
 
 
 class ScheduleView(_Identity, _State):
-    """A schedule with its state and figures; live fields are null where they cannot be computed."""
+    """A schedule with its state and figures; computed fields are null if its row is damaged."""
 
-    # the keys of the field table are also in it; `/openapi.json` takes their types from there
+    # it also has the keys of the field table; `/openapi.json` takes their types from there
 
 
 class ScheduleList(TypedDict):
-    """Schedules of one agent by name."""
+    """The schedules of one agent, by name."""
 
     run_schedules: list[ScheduleView]
     total: int
@@ -70,7 +70,7 @@ def upcoming(cadence: Cadence, after: datetime, count: int) -> list[DueTime]:
 
 
 def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Config, now: datetime) -> ScheduleView:
-    """Return one schedule with its state, its next due times and its figures."""
+    """Return one schedule with its state, next due times and figures."""
     skips = [at for at in pending_skips(connection, row.id) if not row.paused or at > format_instant(now)]
     identity: _Identity = {"id": row.id, "agent": row.agent, "name": row.name, "source": row.source}
     state: _State = {
@@ -96,7 +96,7 @@ def _fields(row: ScheduleRow) -> dict[str, Any]:
 
 
 def _next_times(row: ScheduleRow, now: datetime, skips: list[str]) -> list[str] | None:
-    """Return the next due times that are to be started; None for a schedule with a damaged row."""
+    """Return the next due times that are not skipped; None for a schedule with a damaged row."""
     if row.paused or row.deleted_at:
         return []
     wanted = _NEXT_TIMES + len(skips)
@@ -109,7 +109,7 @@ def _next_times(row: ScheduleRow, now: datetime, skips: list[str]) -> list[str] 
     return [at for at in map(format_instant, times) if at not in skips][:_NEXT_TIMES]
 
 
-@lru_cache(maxsize=4096)  # a cursor moves only when something was due: most look-ups find what an earlier one found
+@lru_cache(maxsize=4096)  # a cursor moves only when the schedule was due, so most calls repeat an earlier one
 def _following(cadence: Cadence, cursor: datetime, count: int) -> tuple[DueTime, ...]:
     return tuple(upcoming(cadence, cursor, count))
 
@@ -126,10 +126,10 @@ def _figures(connection: sqlite3.Connection, schedule_id: int) -> _Figures:
 
 
 def _input_method(config: Config, agent: str) -> str | None:
-    """Return how the input reaches the agent; computed from its settings, never stored."""
+    """Return how the input is passed to the agent; computed from its settings, never stored."""
     match config.agents.get(agent):
-        case CommandAgent(input=way):
-            return way
+        case CommandAgent(input=method):
+            return method
         case AgentexAgent(acp_type=kind):
             return "message/send" if kind == "sync" else "event/send"
         case A2aAgent():
@@ -142,7 +142,7 @@ def _input_method(config: Config, agent: str) -> str | None:
 def schedules_page(
     connection: sqlite3.Connection, config: Config, now: datetime, agent: str | None, limit: int, cursor: str | None
 ) -> ScheduleList:
-    """Return live schedules by address, of one agent or of all; the cursor is the last page's last address."""
+    """Return a page of live schedules by address, of one agent or all; the cursor is the last address before it."""
     begin = tuple(("/" if cursor is None else cursor).split("/", 1))
     if len(begin) != 2:  # noqa: PLR2004 - agent and name
         raise unknown_cursor(cursor or "")

@@ -58,13 +58,14 @@ def status_view(
     zone: str,
     agents: list[str] | None = None,
     *,
-    amiss: str | None,
+    problems: str | None,
     sweeps: Mapping[str, dict[str, int]] = MappingProxyType({}),
 ) -> StatusView:
-    """Return what runs now, what is next, what failed last, a day of runs, what they cost today, and the disk.
+    """Return active runs, next starts, last failures, the last 24 hours, the cost of today, and disk usage.
 
-    `daemon` is its pid and `amiss` what it says is wrong with it, None if it does not answer; `agents` are those that
-    may be seen (None for all), `sweeps` how far those are that are under way. The day begins in `zone`.
+    `daemon` is the daemon's pid, None without one; `problems` are those that it reports, empty if it is healthy and
+    None if it does not respond. `agents` are the visible agents, None for all. `sweeps` holds the progress of running
+    sweeps. Today is the calendar day in `zone`.
     """
     seen = {"agents": None if agents is None else json.dumps(agents)}
     running = _runs(connection, "r.completed_at IS NULL AND r.status IN ('running', 'suspended')", seen, "r.id")
@@ -72,8 +73,8 @@ def status_view(
     return {
         "daemon": {
             "running": daemon is not None,
-            "answers": amiss is not None,
-            "amiss": amiss or None,
+            "answers": problems is not None,
+            "amiss": problems or None,
             "pid": daemon,
             "uptime": _uptime(daemon, now),
         },
@@ -114,7 +115,7 @@ def _next(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any]) -
 
 
 def _next_due(row: sqlite3.Row, now: datetime) -> str | None:
-    """Return the next due time of a schedule that lies ahead; the one in its row may wait for its jitter."""
+    """Return the next due time of a schedule after now; the one in its row may be past and delayed by jitter."""
     if row["next_due"] > format_instant(now):
         return str(row["next_due"])
     try:
@@ -164,7 +165,7 @@ def _uptime(pid: int | None, now: datetime) -> str | None:
         return None
     try:
         since = datetime.fromtimestamp(Path(f"/proc/{pid}").stat().st_mtime, UTC)
-    except OSError:  # it ended just now
+    except OSError:  # it has just ended
         return None
     return format_duration(now - since)
 

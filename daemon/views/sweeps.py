@@ -1,4 +1,4 @@
-"""What cleanup and retention did, as the API and `--json` show it."""
+"""Results of cleanup and retention as the API and `--json` show them."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class CleanView(TypedDict):
 
 
 class ExpiredGroup(TypedDict):
-    """The expired runs of one schedule; oldest and newest say when they were touched last."""
+    """The expired runs of one schedule; `oldest` and `newest` are the times of their last updates."""
 
     agent: str
     schedule: str | None
@@ -41,7 +41,7 @@ class ForecastView(TypedDict):
 
 
 class RetentionView(TypedDict):
-    """What a sweep deleted; `skipped` where nothing is ever deleted, and `would_delete` of a dry run."""
+    """What a sweep deleted; `skipped` if retention is not set, `would_delete` for a dry run."""
 
     deleted: int
     skipped: bool
@@ -56,13 +56,13 @@ class RetentionView(TypedDict):
 
 
 def clean_view(result: CleanupResult) -> CleanView:
-    """Return what a cleanup did."""
+    """Return what a cleanup removed, or would remove."""
     failed = [{"run_id": run, "reason": reason} for run, reason in result.failed.items()]
     return {"removed": result.removed, "failed": failed, "dry_run": result.dry_run}
 
 
 def retention_view(found: RetentionResult | Forecast, *, dry_run: bool) -> RetentionView:
-    """Return what a sweep deleted, or what one would delete."""
+    """Return what a sweep deleted, or would delete."""
     result, forecast = (RetentionResult(), found) if isinstance(found, Forecast) else (found, None)
     return {
         "deleted": result.deleted,

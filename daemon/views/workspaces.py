@@ -1,4 +1,4 @@
-"""Workspaces as the API and `--json` show them: how large, how old, and why each is there."""
+"""Workspaces as the API and `--json` show them: size, age, and why each is kept."""
 
 import sqlite3
 from datetime import datetime
@@ -15,7 +15,7 @@ from daemon.units import format_instant
 
 
 class WorkspaceView(TypedDict):
-    """A workspace that is there, and why."""
+    """A workspace, and why it is kept."""
 
     run_id: int
     agent: str
@@ -32,7 +32,7 @@ class WorkspaceView(TypedDict):
 
 
 class WorkspaceList(TypedDict):
-    """The workspaces that are there, and the space that environments take."""
+    """The existing workspaces, and the space that each environment uses."""
 
     workspaces: list[WorkspaceView]
     environments: list[dict[str, Any]]
@@ -42,9 +42,9 @@ class WorkspaceList(TypedDict):
 def workspaces_view(
     connection: sqlite3.Connection, config: Config, now: datetime, agents: list[str] | None = None
 ) -> WorkspaceList:
-    """Return the workspaces that are there, and how much space each environment takes.
+    """Return the existing workspaces, and the space that each environment uses.
 
-    `agents` are those that may be seen, None for all; the figures of an environment count all of its workspaces.
+    `agents` are the visible agents, None for all; the figures of an environment include all its workspaces.
     """
     environments: list[dict[str, Any]] = []
     found: list[WorkspaceView] = []
@@ -61,7 +61,7 @@ def workspaces_view(
 
 
 def workspace_view(workspace: Workspace, decision: CleanupDecision, now: datetime) -> WorkspaceView:
-    """Return one workspace that is there."""
+    """Return one existing workspace."""
     ended = workspace.ended_at
     return {
         "run_id": workspace.run_id,
@@ -84,6 +84,6 @@ def cleanup_decision(
 ) -> CleanupDecision:
     """Return what the policy decides about one workspace among those of its environment."""
     group = by_environment(present_workspaces(connection)).get(workspace.environment, [])
-    others = [one.candidate for one in group if one.run_id != workspace.run_id]  # it may be gone again by now
+    others = [one.candidate for one in group if one.run_id != workspace.run_id]  # it may have been removed meanwhile
     decisions = decide_cleanup([*others, workspace.candidate], policy_of(config, workspace.environment), now)
     return decisions[workspace.run_id]

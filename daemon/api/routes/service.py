@@ -55,13 +55,13 @@ def _refuse_runs(call: ApiCall) -> None:
 async def _status(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
     agents = await call.context.access.readable_agents(call.principal)
-    amiss, zone = call.context.health.problems(), call.context.config.daemon.timezone
+    problems, zone = call.context.health.problems(), call.context.config.daemon.timezone
     progress = {"cleanup": call.context.cleanup.progress, "retention": call.context.retention.progress}
     sweeps = {name: dict(vars(sweep)) for name, sweep in progress.items() if sweep is not None}
 
     def view(connection: sqlite3.Connection) -> StatusView:
         folder, now = call.context.home.state_dir, utc_now()
-        return status_view(connection, folder, os.getpid(), now, zone, agents, amiss=amiss, sweeps=sweeps)
+        return status_view(connection, folder, os.getpid(), now, zone, agents, problems=problems, sweeps=sweeps)
 
     return await call.answer(view)
 
