@@ -48,7 +48,7 @@ def test_admins_the_own_user_and_the_config_have_every_right(tmp_path: Path) -> 
     assert not rights(tmp_path).is_admin(SOMEBODY.pw_name)
 
 
-def test_whoever_does_not_exist_any_more_has_no_right(tmp_path: Path) -> None:
+def test_a_user_that_no_longer_exists_has_no_right(tmp_path: Path) -> None:
     granted = rights(
         tmp_path, 'allow = ["departed", "token:gone", "run:1", "uid:4711"]', "[access]\nadmins = ['departed']"
     )

@@ -1,4 +1,4 @@
-"""The log as somebody tails it: kept through rotation, with levels for the journal, and bounded in a flood."""
+"""The log: it survives rotation, has levels for the journal, and is bounded in a flood."""
 
 import json
 import os
@@ -22,7 +22,9 @@ for n in range(1000):
 """
 
 
-def test_a_log_that_is_copied_and_truncated_goes_on_at_its_beginning(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_log_that_is_copied_and_truncated_continues_at_its_beginning(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
     file = tmp_path / "agentcron.log"
     daemon = start_daemon(f"[log]\nfile = '{file}'\n{TICK}", ready=False)
     wait_until(lambda: file.exists() and "Run completed" in file.read_text(), what="a log")
@@ -52,7 +54,7 @@ def test_lines_for_the_journal_begin_with_their_level(start_daemon: StartDaemon)
     assert not daemon.log_text().startswith("<")
 
 
-def test_what_is_said_once_of_each_run_is_no_flood() -> None:
+def test_one_line_per_run_is_not_a_flood() -> None:
     printed = subprocess.run([sys.executable, "-c", FLOOD], capture_output=True, text=True, check=True).stderr
     lines = [json.loads(line)["event"] for line in printed.splitlines()]
     assert lines.count("[run] Run started") == 1000
@@ -77,7 +79,7 @@ def test_the_count_of_a_flood_comes_also_when_it_is_over(start_daemon: StartDaem
 
 
 @pytest.mark.parametrize(("given", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_a_terminal_gets_colours_unless_somebody_minds(given: dict[str, str], *, coloured: bool) -> None:
+def test_a_terminal_gets_colours_unless_they_are_disabled(given: dict[str, str], *, coloured: bool) -> None:
     leader, follower = os.openpty()
     code = "import structlog\nfrom daemon.log import configure_log\nconfigure_log('info', 'auto', None)\n"
     environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | given

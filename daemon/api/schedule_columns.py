@@ -14,14 +14,14 @@ from daemon.rules.schedule_fields import FIELDS, ScheduleField
 from daemon.units import parse_instant
 
 
-def new_columns(asked: BaseModel, timezone: str) -> dict[str, Any]:
+def new_columns(body: BaseModel, timezone: str) -> dict[str, Any]:
     """Return the columns of a new schedule; `timezone` is the default zone. Raise InvalidError for an invalid value."""
-    return {**DEFAULTS, "timezone": timezone, **changed_columns(asked)}
+    return {**DEFAULTS, "timezone": timezone, **changed_columns(body)}
 
 
-def changed_columns(asked: BaseModel) -> dict[str, Any]:
+def changed_columns(body: BaseModel) -> dict[str, Any]:
     """Return the columns that a request sets; raise InvalidError for an invalid value."""
-    columns = {field.column: _column_value(field, asked) for field in FIELDS if field.api_key in asked.model_fields_set}
+    columns = {field.column: _column_value(field, body) for field in FIELDS if field.api_key in body.model_fields_set}
     if columns.get("cron") is not None:
         columns = {"offset_ms": 0, **columns, "every_ms": None}
     elif columns.get("every_ms") is not None:
@@ -29,8 +29,8 @@ def changed_columns(asked: BaseModel) -> dict[str, Any]:
     return columns
 
 
-def _column_value(field: ScheduleField, asked: BaseModel) -> Any:  # noqa: ANN401 - values of every kind
-    value = attrgetter(field.api)(asked)
+def _column_value(field: ScheduleField, body: BaseModel) -> Any:  # noqa: ANN401 - values of every kind
+    value = attrgetter(field.api)(body)
     if value is None:
         return DEFAULTS[field.column]
     try:

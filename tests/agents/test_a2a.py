@@ -93,7 +93,7 @@ def test_other_ends_are_failures_with_the_agents_words(world: World, version: st
     assert (run["status"], run["error"]) == ("failed", reason)
 
 
-def test_a_task_that_waits_for_an_answer_is_given_up(world: World) -> None:
+def test_a_task_that_waits_for_an_answer_is_cancelled(world: World) -> None:
     before = len(world.calls("new", 2))
     finished(world.daemon, "new/ask")
     assert len(world.calls("new", 2)) == before + 1
@@ -116,7 +116,7 @@ def test_a_cancel_cancels_the_task(world: World, version: str) -> None:
     assert len(world.calls(version, 2)) == before + 1
 
 
-def test_a_suspended_run_is_found_again_and_not_delivered_again(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_suspended_run_is_adopted_and_not_delivered_again(start_daemon: StartDaemon, tmp_path: Path) -> None:
 
     with peer(tmp_path, "a2a_sdk") as new:
         first = start_daemon(text({"new": new}))
@@ -148,7 +148,7 @@ def test_a_task_that_outlasts_the_timeout_fails_and_is_cancelled(start_daemon: S
         wait_until(lambda: [one for one in new.requests() if one["body"]["method"] == "CancelTask"], what="the cancel")
 
 
-def test_a_server_without_a_card_is_told(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_server_without_a_card_is_reported(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "agentex_plain", "sync") as other:
         run = finished(start_daemon(only(other.url, echo="x")), "a/echo")
         assert (run["status"], run["error"]) == ("failed", "agent card: HTTP 404 Not Found: 404: Not Found")
@@ -210,7 +210,7 @@ def test_half_a_task_is_no_task(answer: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("answer", [{}, {"kind": "message"}, {"message": {}}])
-def test_a_message_is_told_from_a_task(answer: dict[str, object]) -> None:
+def test_a_message_is_distinguished_from_a_task(answer: dict[str, object]) -> None:
     assert RemoteTask.in_answer(answer) is None
 
 

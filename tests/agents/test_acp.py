@@ -91,7 +91,7 @@ def test_permissions_are_answered_as_the_config_says_and_logged(
     assert (event["asked"], event["answer"]) == ("Run make", f"{answer}_once")
 
 
-def test_an_agent_that_asks_for_ever_does_not_flood_the_log(daemon: DaemonProcess) -> None:
+def test_an_agent_that_asks_forever_does_not_flood_the_log(daemon: DaemonProcess) -> None:
     run = finished(daemon, "yes/often")
     asked = "[run] Agent requested permission"
     daemon.wait_for_log(asked, run_id=run["id"], asked="21 more", answer="see the output")
@@ -132,7 +132,7 @@ def test_other_ends_are_failures_with_their_reason(daemon: DaemonProcess, addres
     assert processes_of(run["idempotency_key"]) == []
 
 
-def test_what_an_agent_leaves_behind_is_asked_to_end(daemon: DaemonProcess) -> None:
+def test_processes_that_an_agent_leaves_behind_are_terminated(daemon: DaemonProcess) -> None:
     assert finished(daemon, "parent/echo")["status"] == "completed"
     assert (daemon.folder / "there").exists()
     assert (daemon.folder / "ended").exists()
@@ -159,7 +159,7 @@ def test_a_cancelled_session_ends_its_turn_and_leaves_nothing(daemon: DaemonProc
     assert processes_of(run["idempotency_key"]) == []
 
 
-def test_an_agent_that_does_not_heed_the_cancel_ends_with_its_tree(daemon: DaemonProcess) -> None:
+def test_an_agent_that_ignores_the_cancel_ends_with_its_tree(daemon: DaemonProcess) -> None:
     number = triggered(daemon, "a/stubborn")
     in_turn(daemon, number)
     cancel(daemon, number)

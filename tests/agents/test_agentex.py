@@ -109,7 +109,7 @@ def test_an_error_in_a_200_is_a_failure_with_its_message(world: World) -> None:
     assert run["delivered_at"]
 
 
-def test_a_wrong_key_is_told(world: World) -> None:
+def test_a_wrong_key_is_reported(world: World) -> None:
     assert "Unauthorized" in str(finished(world.daemon, "wrong/echo")["error"])
 
 
@@ -146,7 +146,7 @@ def test_a_cancel_is_passed_on(world: World) -> None:
     wait_until(lambda: world.calls("task/cancel", run), what="task/cancel")
 
 
-def test_tries_and_tokens_are_counted(world: World) -> None:
+def test_attempts_and_tokens_are_counted(world: World) -> None:
     finished(world.daemon, "s/echo")
     assert world.daemon.cli("status", "--json").returncode == 0
     figures = call(world.daemon, "GET", "/metrics").data.decode()

@@ -1,4 +1,4 @@
-"""Runs in cgroups of their own: what that ends, counts and limits, and that only what was delegated is touched."""
+"""Runs in their own cgroups: what that ends, counts and limits, and that only what was delegated is touched."""
 
 import contextlib
 import os
@@ -101,7 +101,7 @@ def test_a_cgroup_that_was_not_delegated_is_left_alone(start_daemon: StartDaemon
     assert not (delegated / "daemon").exists()
 
 
-def test_limits_that_cannot_hold_are_told(start_daemon: StartDaemon) -> None:
+def test_limits_that_cannot_be_enforced_are_reported(start_daemon: StartDaemon) -> None:
     text = config(a="exit 0").replace("kill_grace", "memory_max = '1GiB'\nkill_grace")
     event = start_daemon(text).wait_for_log("memory_max and cpu_quota are not enforced")
     assert event["agents"] == "a"

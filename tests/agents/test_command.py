@@ -170,7 +170,7 @@ def test_what_an_agent_says_cannot_break_the_record(start_daemon: StartDaemon) -
     ended(daemon, 2)
 
 
-def test_a_report_that_is_left_aside_is_told_with_the_run(start_daemon: StartDaemon) -> None:
+def test_an_ignored_report_is_reported_with_the_run(start_daemon: StartDaemon) -> None:
     run = ended(start_daemon(one_agent("echo '{' > $AGENTCRON_RESULT")))
     assert run["status"] == "completed"
     assert "its report was ignored: the result file is not JSON" in str(run["message"])
@@ -190,7 +190,7 @@ def test_a_command_that_cannot_start_just_now_is_started_later(start_daemon: Sta
 _OF_THE_C_LIBRARY = 0x180000000  # signals 32 and 33, which posix_spawn(3) leaves ignored in every process
 
 
-def test_the_command_starts_with_default_signals_and_three_descriptors(start_daemon: StartDaemon) -> None:
+def test_a_command_starts_with_default_signals_and_three_descriptors(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(
         one_agent("ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status; cat /proc/$$/oom_score_adj")
     )

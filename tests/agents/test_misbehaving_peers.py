@@ -1,4 +1,4 @@
-"""Peers that hang, break off, lie, flood or send elsewhere: each run ends, with a reason that a person understands."""
+"""Peers that hang, disconnect, lie, flood or redirect: each run ends, with a reason that a person understands."""
 
 import json
 from collections.abc import Iterator
@@ -131,7 +131,7 @@ def test_a_run_ends_with_its_reason_after_so_many_deliveries(outcome: tuple[Daem
     assert (run["delivered_at"] is not None) is acknowledged
 
 
-def test_a_peer_that_is_not_there_yet_is_tried_again(outcome: tuple[DaemonProcess, Peer]) -> None:
+def test_a_peer_that_is_not_there_yet_is_retried(outcome: tuple[DaemonProcess, Peer]) -> None:
     daemon, _ = outcome
     run = run_of(daemon, "refused")
     assert run["status"] == "completed"
@@ -166,7 +166,7 @@ def test_a_redirect_takes_the_key_nowhere_else(outcome: tuple[DaemonProcess, Pee
     assert {one["headers"]["host"] for one in found.requests()} == {f"127.0.0.1:{found.port}"}
 
 
-def test_the_waits_are_those_of_the_contract() -> None:
+def test_the_delays_are_those_of_the_contract() -> None:
     assert delivery.WAITS == (2.0, 4.0, 8.0, 16.0)
     assert http_client.TO_HEADERS == 120
     assert http_client.LARGEST_BODY == 16 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""The nursery under concurrent launches, killed again and again, and a supervisor that somebody stopped."""
+"""The nursery under concurrent launches, killed again and again, and a supervisor that was stopped."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from daemon.agents.process.supervisor import status
 from tests.support.supervisors import spec_in
 
 
-async def test_launches_go_on_while_the_nursery_is_killed() -> None:
+async def test_launches_continue_while_the_nursery_is_killed() -> None:
     nursery = Nursery()
     found: list[SupervisorHandle] = []
     try:

@@ -1,4 +1,4 @@
-"""Calls in flight when the daemon stops or dies: drained, given up, or delivered again, but not once acknowledged."""
+"""Calls in flight when the daemon stops or dies: drained, interrupted or delivered again, but not if acknowledged."""
 
 import signal
 import time
@@ -85,9 +85,7 @@ http_client._retry_after = lambda text: None if text is None else http_client.ti
 """
 
 
-def test_after_a_crash_input_without_an_acknowledgement_is_delivered_again(
-    start_daemon: StartDaemon, tmp_path: Path
-) -> None:
+def test_unacknowledged_input_is_delivered_again_after_a_crash(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "misbehaving") as found:
         first = start_daemon(text(found, "hang-once"))
         number = in_flight(first, found)
@@ -97,7 +95,7 @@ def test_after_a_crash_input_without_an_acknowledgement_is_delivered_again(
         assert_one_key(found, 2)
 
 
-def test_after_a_crash_acknowledged_input_is_not_delivered_again(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_acknowledged_input_is_not_delivered_again_after_a_crash(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "misbehaving") as found:
         first = start_daemon(text(found, "stall"))
         number = in_flight(first, found)
@@ -121,7 +119,7 @@ def test_an_interrupted_call_is_rerun_where_the_config_says_so(start_daemon: Sta
         assert len({one["headers"]["x-idempotency-key"] for one in found.requests()}) == 2
 
 
-def test_a_cancel_while_the_daemon_was_away_is_obeyed(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_cancel_while_no_daemon_ran_is_applied(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "agentex_plain", "async") as found:
         agent = triggered_agent({"x": "wait"}, type="agentex", url=found.url, await_completion=True)
         first = start_daemon(config_text(agents={"a": agent}))
@@ -135,7 +133,7 @@ def test_a_cancel_while_the_daemon_was_away_is_obeyed(start_daemon: StartDaemon,
         assert [one["method"] for one in found.requests()] == ["task/create", "event/send", "task/cancel"]
 
 
-def test_a_suspended_run_whose_agent_left_the_config_goes_on(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_suspended_run_whose_agent_left_the_config_continues(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "a2a_sdk") as found:
         first = start_daemon(config_text(agents={"a": triggered_agent({"x": "slow made"}, type="a2a", url=found.url)}))
         number = triggered(first, "a/x")
@@ -163,7 +161,7 @@ pipeline.make_input_folder = slow
 """
 
 
-def test_a_run_cancelled_on_its_way_is_never_delivered(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_run_cancelled_before_its_delivery_is_never_delivered(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "misbehaving") as found:
         daemon = start_daemon(text(found, "well"), slowed=LONG_WAY)
         number = triggered(daemon, "a/x")
@@ -173,7 +171,7 @@ def test_a_run_cancelled_on_its_way_is_never_delivered(start_daemon: StartDaemon
         assert found.requests() == []
 
 
-def test_a_run_on_its_way_is_waited_for(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_run_before_its_delivery_is_waited_for(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "misbehaving") as found:
         daemon = start_daemon(text(found, "well"), slowed=LONG_WAY)
         number = triggered(daemon, "a/x")

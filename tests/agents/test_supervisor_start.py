@@ -1,4 +1,4 @@
-"""The start of a command: where its program is found, and what its supervisor takes on for the moment only."""
+"""The start of a command: where its program is found, and what its supervisor changes only temporarily."""
 
 import os
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_a_program_beside_the_work_is_not_taken_for_one_on_the_path(tmp_path: Pa
         start(spec(tmp_path, "none"), 1, 2)
 
 
-def test_a_program_whose_interpreter_is_missing_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_interpreter_is_distinguished_from_a_missing_program(tmp_path: Path) -> None:
     write(tmp_path / "bin", 0o755)
     (tmp_path / "bin" / "agent").write_text("#!/no/such/interpreter\n")
     with pytest.raises(StartError, match="the interpreter that its first line names does not exist"):

@@ -1,4 +1,4 @@
-"""A daemon whose control API is asked."""
+"""A daemon for tests of its control API."""
 
 import time
 from collections.abc import Iterator

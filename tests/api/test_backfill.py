@@ -1,4 +1,4 @@
-"""Backfill: due times of the past that were not started are started, once, and the ledger says so."""
+"""Backfill: past due times that were not started are started once, and recorded in the ledger."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -144,7 +144,7 @@ def test_a_summary_is_split_by_the_cadence_it_was_written_under(daemon: DaemonPr
     assert before["covers_count"] + after["covers_count"] == count - 1
 
 
-def test_what_was_left_out_under_an_earlier_cadence_can_be_started(daemon: DaemonProcess) -> None:
+def test_due_times_skipped_under_an_earlier_cadence_can_be_started(daemon: DaemonProcess) -> None:
     made = create(daemon, interval_seconds=7200, offset_seconds=7)
     row, summary = hours_ago(3), (hours_ago(30), hours_ago(10))
     count = (parse_instant(summary[1]) - parse_instant(summary[0])) // timedelta(minutes=1) + 1
@@ -170,7 +170,7 @@ def test_what_was_left_out_under_an_earlier_cadence_can_be_started(daemon: Daemo
 
 
 @pytest.mark.usefixtures("in_mid_minute")
-def test_what_a_backfill_and_a_pause_decide_is_counted(daemon: DaemonProcess) -> None:
+def test_fires_of_a_backfill_and_a_pause_are_counted(daemon: DaemonProcess) -> None:
     made = create(daemon, interval_seconds=60, paused=True)
     change_database(daemon, f"UPDATE schedules SET cursor = '{hours_ago(5)}' WHERE id = {made['id']}")
     assert call(daemon, "POST", f"{SCHEDULES}/s/resume").status == 200

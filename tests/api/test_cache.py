@@ -1,4 +1,4 @@
-"""Answers that are given again: only as long as they would read the same."""
+"""Cached answers: returned only as long as a new one would be equal."""
 
 import contextlib
 import sqlite3
@@ -14,7 +14,7 @@ NOW = parse_instant("2026-11-21T12:00:00.000Z")
 FIRST = "2026-11-21T12:00:01.000Z"
 
 
-def test_an_answer_is_made_anew_after_a_commit_a_reload_and_when_its_first_due_time_comes(tmp_path: Path) -> None:
+def test_an_answer_is_recomputed_after_a_commit_a_reload_and_its_first_due_time(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     writer, reader = (sqlite3.connect(path, isolation_level=None) for _ in range(2))
     writer.execute("PRAGMA journal_mode = WAL")

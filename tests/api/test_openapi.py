@@ -1,4 +1,4 @@
-"""`/openapi.json` is complete and true: schemathesis asks everything that it allows, and what it forbids."""
+"""`/openapi.json` is complete and true: schemathesis sends every request that it allows, and some that it forbids."""
 
 import re
 import subprocess

@@ -182,7 +182,7 @@ print(s.recv(4096).split()[1].decode(), flush=True)
 """
 
 
-def test_an_agent_cannot_hide_behind_a_process_that_is_gone(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_an_agent_cannot_hide_behind_an_ended_process(start_daemon: StartDaemon, tmp_path: Path) -> None:
     (tmp_path / "gone.py").write_text(GONE)
     run = f"{sys.executable} {tmp_path}/gone.py {tmp_path}/c.sock"
     daemon = start_daemon(
@@ -194,7 +194,7 @@ def test_an_agent_cannot_hide_behind_a_process_that_is_gone(start_daemon: StartD
 
 
 @needs_root
-def test_nobody_else_can_pose_as_a_run(start_daemon: StartDaemon, open_folder: Path) -> None:
+def test_no_other_process_can_pose_as_a_run(start_daemon: StartDaemon, open_folder: Path) -> None:
     agents = '[agents.a]\ncommand = ["sleep", "300"]\n[agents.a.schedules.s]\nevery = "1s"\n'
     daemon = start_daemon(config(open_folder, agents))
     daemon.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")

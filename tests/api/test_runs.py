@@ -59,7 +59,7 @@ def test_runs_are_listed_by_agent_schedule_and_status_in_pages(start_daemon: Sta
     assert call(daemon, "GET", f"/runs/{failed[0]}").body["steps"][0]["name"] == "workspace"
 
 
-def test_a_waiting_run_whose_agent_has_gone_says_so(start_daemon: StartDaemon) -> None:
+def test_a_waiting_run_reports_that_its_agent_was_removed(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(SLOW)
     running, waiting = trigger(daemon), trigger(daemon)
     daemon.wait_for_run("running", number=running)
@@ -111,7 +111,7 @@ def test_output_is_followed_to_the_end_of_the_run(start_daemon: StartDaemon) -> 
 
 
 @pytest.mark.parametrize("instead", ["mkfifo output.log", "mkdir output.log", "ln -s /etc/passwd output.log"])
-def test_output_that_an_agent_replaced_is_refused_and_holds_up_nobody(start_daemon: StartDaemon, instead: str) -> None:
+def test_output_that_an_agent_replaced_is_refused_and_blocks_nothing(start_daemon: StartDaemon, instead: str) -> None:
     daemon = start_daemon(SLOW.replace("echo output; exit 3", f"cd ..; rm output.log; {instead}"))
     run = trigger(daemon, "b")
     daemon.wait_for_run("completed", number=run)
@@ -171,7 +171,7 @@ def test_clients_that_do_not_read_keep_no_output_open(start_daemon: StartDaemon)
         client.close()
 
 
-def test_a_command_that_waits_says_when_the_daemon_goes_away(start_daemon: StartDaemon) -> None:
+def test_a_waiting_command_reports_that_the_daemon_has_ended(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(SLOW)
     command = [sys.executable, "-m", "daemon", "--config", str(daemon.config), "schedules", "trigger", "a/s", "--wait"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:

@@ -346,7 +346,7 @@ def test_a_bad_query_is_refused(refusing: DaemonProcess, query: str) -> None:
         assert call(refusing, "GET", f"{path}?{query}").status == 422
 
 
-def test_what_is_not_there_is_404(refusing: DaemonProcess) -> None:
+def test_missing_resources_are_404(refusing: DaemonProcess) -> None:
     for method, path in (
         ("GET", f"{SCHEDULES}/none"),
         ("GET", "/agents/none/schedules/s"),

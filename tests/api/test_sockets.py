@@ -1,4 +1,4 @@
-"""The sockets: who may connect, what is refused before any route, and clients that mean no good."""
+"""The sockets: who may connect, what is refused before any route, and hostile clients."""
 
 import contextlib
 import http.client
@@ -49,7 +49,7 @@ def test_a_body_of_another_type_and_another_origin_are_refused(daemon: DaemonPro
     assert call(daemon, "PUT", SCHEDULES, data=body).status == 405
 
 
-def test_a_body_in_another_encoding_or_broken_off_is_no_error_of_ours(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_a_body_that_is_encoded_or_incomplete_is_a_client_error(daemon: DaemonProcess, tmp_path: Path) -> None:
     path = f"{SCHEDULES}/declared/pause"
     assert call(daemon, "POST", path, data=b"{}", Content_Encoding="gzip").status == 415
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{{"
@@ -77,7 +77,7 @@ NO_PROPER_HTTP = [
 ]
 
 
-def test_what_is_no_proper_http_gets_a_proper_answer(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_malformed_http_gets_a_well_formed_response(daemon: DaemonProcess, tmp_path: Path) -> None:
     for request, status in NO_PROPER_HTTP:
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
             client.settimeout(20)
@@ -195,7 +195,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_never_stolen(start_daemon: St
     assert path.read_text() == "somebody's file"
 
 
-def test_the_socket_may_lie_deeper_than_an_address_can_tell(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_the_path_of_the_socket_may_be_longer_than_an_address(start_daemon: StartDaemon, tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     daemon = start_daemon(CONFIG.replace('"c.sock"', f'"{deep}/c.sock"'))
     assert (deep / "c.sock").is_socket()
@@ -203,7 +203,7 @@ def test_the_socket_may_lie_deeper_than_an_address_can_tell(start_daemon: StartD
     assert daemon.stop() == 0
 
 
-def test_a_command_without_a_daemon_says_so(start_daemon: StartDaemon) -> None:
+def test_a_command_without_a_daemon_reports_it(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(CONFIG)
     daemon.stop()
     said = daemon.cli("schedules", "pause", "a/declared")
@@ -241,7 +241,7 @@ def test_more_clients_than_files_stop_neither_the_other_socket_nor_a_schedule(
     assert daemon.stop() == 0
 
 
-def test_idle_and_slow_clients_hold_up_nobody(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_idle_and_slow_clients_block_nobody(daemon: DaemonProcess, tmp_path: Path) -> None:
     create(daemon, interval_seconds=1, overlap_policy="allow_all")
     with contextlib.ExitStack() as held:
         clients = [held.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX))) for _ in range(1000)]

@@ -1,4 +1,4 @@
-"""Many clients at once: no change undone silently, the revisions tell exactly what became of each schedule."""
+"""Many clients at once: no change is lost silently, and the revisions record exactly what happened to each schedule."""
 
 import json
 import random

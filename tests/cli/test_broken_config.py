@@ -1,4 +1,4 @@
-"""A config file with mistakes in it keeps nobody from a daemon that runs on by the file as it was."""
+"""A config file with mistakes prevents no command for a daemon that runs with the previous file."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_its_state_is_found_where_it_says_it_is(tmp_path: Path) -> None:
         assert ours.cli("runs", "logs", "1").returncode == 1
 
 
-def test_a_socket_that_somebody_else_listens_on_is_not_believed(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_a_socket_of_another_daemon_is_not_trusted(daemon: DaemonProcess, tmp_path: Path) -> None:
     daemon.config.write_text(GOOD)
     with daemons_in(tmp_path) as start:
         other = start(GOOD)
@@ -130,7 +130,7 @@ def test_schedules_and_workspaces_are_shown_too(daemon: DaemonProcess) -> None:
     assert daemon.cli("workspaces", "list").returncode == 0
 
 
-def test_without_a_daemon_the_mistakes_are_told(tmp_path: Path) -> None:
+def test_without_a_daemon_the_mistakes_are_reported(tmp_path: Path) -> None:
     with daemons_in(tmp_path) as start:
         ended = start(GOOD)
         ended.stop()

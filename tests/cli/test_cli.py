@@ -1,4 +1,4 @@
-"""The command line: what it shows with and without a daemon, and what it says to mistakes."""
+"""The command line: what it shows with and without a daemon, and how it reports mistakes."""
 
 import contextlib
 import json
@@ -185,7 +185,7 @@ def test_following_ends_with_the_run(start_daemon: StartDaemon, tmp_path: Path) 
         assert follower.wait(20) == 0
 
 
-def test_following_ends_where_nobody_is_left_to_record_the_end(start_daemon: StartDaemon) -> None:
+def test_following_ends_if_nobody_remains_to_record_the_end(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("[agents.a]\ncommand = ['sleep', '1000']\n[agents.a.schedules.s]\nevery = '1s'\n")
     daemon.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
     command = [sys.executable, "-m", "daemon", "--config", str(daemon.config), "runs", "logs", "1", "-f"]
@@ -212,7 +212,7 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_are_told_in_the_words_of_the_command_line(start_daemon: StartDaemon) -> None:
+def test_mistakes_are_reported_in_the_words_of_the_command_line(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(CONFIG)
     for arguments, why in MISTAKES:
         told = daemon.cli("schedules", *arguments)
@@ -281,7 +281,7 @@ def test_init_writes_a_good_config_once(tmp_path: Path) -> None:
         (("nonsense",), 2, "No such command"),
     ],
 )
-def test_mistakes_are_told_without_a_traceback(
+def test_mistakes_are_reported_without_a_traceback(
     unchanged: DaemonProcess, arguments: tuple[str, ...], status: int, says: str
 ) -> None:
     found = unchanged.cli(*arguments)
@@ -309,7 +309,7 @@ def test_without_a_database_commands_say_what_to_do(tmp_path: Path, arguments: t
     assert not (tmp_path / "state").exists()
 
 
-def test_config_errors_are_told_one_a_line(tmp_path: Path) -> None:
+def test_config_errors_are_reported_one_per_line(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[daemon]\nx = 1\ny = 2\n")
     for command in (("check",), ("run",), ("status",)):
         found = agentcron(tmp_path, "--config", "config.toml", *command)
@@ -328,9 +328,7 @@ def _make_newer(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "says"), [(_damage_header, "not a database"), (_make_newer, "schema 99")])
-def test_a_database_that_cannot_be_used_is_told(
-    stopped: DaemonProcess, damage: Callable[[Path], None], says: str
-) -> None:
+def test_an_unusable_database_is_reported(stopped: DaemonProcess, damage: Callable[[Path], None], says: str) -> None:
     damage(stopped.state / "state.db")
     for command in (("runs", "list"), ("run",)):
         found = stopped.cli(*command)
@@ -360,7 +358,7 @@ def test_a_closed_pipe_is_no_error(unchanged: DaemonProcess) -> None:
     assert found.stderr == ""
 
 
-def test_a_full_device_is_told(unchanged: DaemonProcess) -> None:
+def test_a_full_device_is_reported(unchanged: DaemonProcess) -> None:
     for words in ("check", "runs list", "runs logs 1"):
         command = f"{sys.executable} -m daemon --config {unchanged.config} {words} > /dev/full"
         found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What holds for one environment: each setting of `[cleanup]`, and what an environment says instead."""
+"""The effective cleanup settings of an environment: each setting of `[cleanup]`, and its overrides."""
 
 from datetime import timedelta
 from pathlib import Path

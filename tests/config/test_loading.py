@@ -1,4 +1,4 @@
-"""The config file: what is accepted, and what is said about everything else."""
+"""The config file: what is accepted, and how everything else is reported."""
 
 import os
 import time
@@ -63,7 +63,7 @@ def _models() -> list[list[str]]:
     ]
 
 
-def test_all_mistakes_are_told_at_once_with_their_places(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once_with_their_places(tmp_path: Path) -> None:
     found = problems(
         tmp_path,
         """\
@@ -206,7 +206,7 @@ def test_hostile_files_give_a_clear_error_quickly(tmp_path: Path, text: bytes, w
     assert time.monotonic() - started < 2
 
 
-def test_what_is_no_file_gives_a_clear_error(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_gives_a_clear_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path, why in (
         (tmp_path, "a directory"),
@@ -274,7 +274,7 @@ def test_variables_that_are_named_like_sections_mean_nothing(tmp_path: Path, mon
     assert load(tmp_path, GOOD).log.level == "info"
 
 
-def test_mistakes_in_variables_are_told_by_their_names(tmp_path: Path) -> None:
+def test_mistakes_in_variables_are_reported_by_name(tmp_path: Path) -> None:
     found = problems(
         tmp_path, GOOD, AGENTCRON_RETENTION__DAYS="soon", AGENTCRON_LOG__LEVEL="x", AGENTCRON_LOG__COLOUR="1"
     )
@@ -284,7 +284,7 @@ def test_mistakes_in_variables_are_told_by_their_names(tmp_path: Path) -> None:
     assert "environment variable AGENTCRON_LOG__COLOUR: unknown override; allowed are AGENTCRON_LOG__LEVEL" in text
 
 
-def test_the_config_is_looked_for_in_the_documented_order(tmp_path: Path) -> None:
+def test_the_config_is_searched_in_the_documented_order(tmp_path: Path) -> None:
     home = tmp_path / "home"
     places = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "HOME": str(home)}
     with pytest.raises(ConfigError, match="agentcron init"):

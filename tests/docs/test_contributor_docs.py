@@ -117,7 +117,7 @@ def test_the_picture_of_a_runs_status_is_the_table() -> None:
     assert drawn == ALLOWED
 
 
-def test_whoever_waits_for_commits_is_named() -> None:
+def test_every_listener_for_commits_is_named() -> None:
     waiting = {str(file.relative_to(PACKAGE)) for file in PACKAGE.rglob("*.py") if ".on_commit(" in file.read_text()}
     section = ARCHITECTURE.partition("## Whoever commits wakes whoever waits")[2].partition("\n## ")[0]
     assert set(re.findall(r"(?m)^\| `([\w/.]+)` \|", section)) == waiting

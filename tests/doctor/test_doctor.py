@@ -90,7 +90,7 @@ def test_a_working_installation_has_no_errors(start_daemon: StartDaemon) -> None
     assert "0 errors" in shown
 
 
-def test_a_bad_config_is_told_whole(used: DaemonProcess) -> None:
+def test_a_bad_config_is_reported_completely(used: DaemonProcess) -> None:
     used.config.write_text("[daemon]\nnonsense = 1\nmax_concurrent_runs = 'x'\n")
     said = findings(used)
     assert {one["about"] for one in said} == {"config"}
@@ -152,12 +152,12 @@ def test_state_that_others_may_read_is_an_error(used: DaemonProcess, name: str) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_files_of_somebody_else_are_an_error(used: DaemonProcess) -> None:
+def test_files_of_another_user_are_an_error(used: DaemonProcess) -> None:
     os.chown(used.state / "witness.json", 65534, 65534)
     assert "witness.json belongs to" in found(used, "state", "error")
 
 
-def test_what_lies_in_the_way_is_named_with_a_mend(used: DaemonProcess, tmp_path: Path) -> None:
+def test_an_obstacle_is_reported_with_a_fix(used: DaemonProcess, tmp_path: Path) -> None:
     (used.state / "hook.key").write_text("xx")
     shutil.rmtree(used.state / "runs")
     (used.state / "runs").touch()
@@ -196,7 +196,7 @@ command = ["{tmp_path}/plain"]
     assert "Not a directory" not in text
 
 
-def test_a_state_directory_of_another_user_than_the_units_is_told_and_no_more(used: DaemonProcess) -> None:
+def test_a_state_directory_of_another_user_than_the_units_is_the_only_finding(used: DaemonProcess) -> None:
     config = load_config(used.config)
     [finding] = check_state(config, "nobody")
     assert finding.what == f"{used.state} belongs to {pwd.getpwuid(os.geteuid()).pw_name}, but the unit runs as nobody"
@@ -205,7 +205,7 @@ def test_a_state_directory_of_another_user_than_the_units_is_told_and_no_more(us
         assert not [one for one in check_state(config, same) if one.severity == "error"]
 
 
-def test_a_link_to_nowhere_and_a_newer_schema_are_told(used: DaemonProcess) -> None:
+def test_a_dangling_link_and_a_newer_schema_are_reported(used: DaemonProcess) -> None:
     with contextlib.closing(sqlite3.connect(used.state / "state.db")) as connection:
         connection.execute("PRAGMA user_version = 9999")
     [newer] = [one for one in findings(used) if one["about"] == "database"]
@@ -228,7 +228,7 @@ def test_a_lost_database_and_a_lost_tail_are_found(used: DaemonProcess) -> None:
     assert "is missing, but existed" in found(used, "database", "error")
 
 
-def test_what_belongs_to_no_run_is_named(used: DaemonProcess) -> None:
+def test_folders_without_a_run_are_named(used: DaemonProcess) -> None:
     (used.state / "runs/777").mkdir()
     (used.state / "environments/site/tasks/778").mkdir(parents=True)
     (used.state / "environments/site/quarantine/779").mkdir(parents=True)
@@ -291,7 +291,7 @@ url = "http://127.0.0.1:1/agent"
     assert "more than the disk holds" in said["disk", "warning"]
 
 
-def test_a_server_that_answers_byte_by_byte_is_given_up(used: DaemonProcess) -> None:
+def test_a_server_that_answers_byte_by_byte_is_abandoned(used: DaemonProcess) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
         ended = threading.Event()
 
@@ -312,7 +312,7 @@ def test_a_server_that_answers_byte_by_byte_is_given_up(used: DaemonProcess) -> 
     assert "did not respond within 10 s" in told
 
 
-def test_a_program_in_a_folder_that_the_service_hides_is_told(tmp_path: Path) -> None:
+def test_a_program_in_a_folder_that_the_service_hides_is_reported(tmp_path: Path) -> None:
     program = tmp_path / "agent"
     interpreter = tmp_path / "interpreter"
     interpreter.write_text("")
@@ -337,7 +337,7 @@ def test_what_a_unit_hides_shows_and_sets() -> None:
     assert "HOME" in unit.environment
 
 
-def test_a_unit_that_harms_agents_at_a_restart_is_told(used: DaemonProcess) -> None:
+def test_a_unit_that_harms_agents_at_a_restart_is_reported(used: DaemonProcess) -> None:
     config = load_config(used.config)
     good = {"ActiveState": "active", "KillMode": "process", "RemoveIPC": "no", "Delegate": "yes"}
     assert [one.severity for one in check_unit(config, Unit(good, ""))] == ["ok"]
@@ -356,7 +356,7 @@ def test_a_variable_to_inherit_is_looked_for_where_the_unit_sets_it(tmp_path: Pa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_root_can_look_as_the_user_of_the_unit() -> None:
+def test_root_can_check_as_the_user_of_the_unit() -> None:
     script = (
         "import os; from daemon.cli.privileges import become; print(become('no such'), become('nobody'), os.geteuid())"
     )

@@ -19,7 +19,7 @@ CONFIG = (
 )
 
 
-def test_the_kernel_tells_when_the_wall_clock_is_set() -> None:
+def test_the_kernel_reports_when_the_wall_clock_is_set() -> None:
     descriptor = open_clock_watch()
     try:
         assert select.select([descriptor], [], [], 0)[0] == []
@@ -69,7 +69,7 @@ def test_a_step_of_the_clock_is_noticed_and_the_ledger_stays_exact(
 
 
 @needs_faketime
-def test_a_visit_to_2036_leaves_every_second_with_one_row_and_the_schedule_alive(
+def test_a_step_to_2036_and_back_leaves_one_row_per_second_and_a_live_schedule(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     daemon = start_with_movable_clock(start_daemon, tmp_path)

@@ -22,7 +22,7 @@ from tests.support.small_disks import fill
 from tests.support.waiting import pause, wait_until
 
 
-def test_a_full_disk_is_told_and_survived(small_disk: Path, start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_survived(small_disk: Path, start_daemon: StartDaemon, tmp_path: Path) -> None:
     text = f'[daemon]\nstate_dir = "{small_disk}/state"\n' + AGENT.format(folder=tmp_path)
     daemon = start_daemon(text, state=small_disk / "state")
     daemon.wait_for_run("completed")
@@ -67,7 +67,7 @@ def test_what_ends_on_a_full_disk_is_recorded_in_the_room_of_the_ballast(
 
 
 @pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
-def test_retention_makes_room_on_a_full_disk(small_disk: Path, start_daemon: StartDaemon) -> None:
+def test_retention_frees_space_on_a_full_disk(small_disk: Path, start_daemon: StartDaemon) -> None:
     text = (
         f'[daemon]\nstate_dir = "{small_disk}/state"\n[control]\nsocket = "c.sock"\n'
         '[retention]\ndays = 30\nevery = "100d"\n[agents.a]\ncommand = ["true"]\n[agents.a.schedules.s]\nevery = "1s"\n'
@@ -87,7 +87,7 @@ def test_retention_makes_room_on_a_full_disk(small_disk: Path, start_daemon: Sta
 
 
 @pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
-def test_a_start_on_a_full_disk_gives_up_the_ballast_and_keeps_what_ended(
+def test_a_start_on_a_full_disk_releases_the_ballast_and_keeps_ended_runs(
     small_disk: Path, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "gate")
@@ -155,7 +155,7 @@ def test_on_a_disk_that_takes_no_writes_all_can_still_be_read(
     assert (daemon.state / "state.db").read_bytes() == left
 
 
-def test_a_database_that_somebody_holds_is_not_taken_for_one_at_rest(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_database_in_use_is_not_taken_for_an_idle_one(start_daemon: StartDaemon, tmp_path: Path) -> None:
     daemon = start_daemon(AGENT.format(folder=tmp_path))
     daemon.wait_for_run("completed")
     assert daemon.stop() == 0
@@ -187,7 +187,7 @@ def test_a_ballast_that_cannot_be_removed_is_no_reason_to_fail(tmp_path: Path) -
     assert not ballast.release()
 
 
-def test_a_ballast_that_somebody_removed_is_laid_again(tmp_path: Path) -> None:
+def test_a_removed_ballast_is_created_again(tmp_path: Path) -> None:
     ballast = Ballast(tmp_path)
     assert ballast.has_room()
     (tmp_path / "ballast").unlink()
@@ -196,9 +196,7 @@ def test_a_ballast_that_somebody_removed_is_laid_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["SIGINT", "SIGTERM"])
-def test_agents_ended_by_a_stop_that_no_database_could_be_told_of_are_cancelled(
-    start_daemon: StartDaemon, mode: str
-) -> None:
+def test_agents_stopped_while_the_database_was_unwritable_are_cancelled(start_daemon: StartDaemon, mode: str) -> None:
     text = (
         '[daemon]\nstate_dir = "state"\non_stop = "cancel"\nstop_timeout = "2s"\n'
         '[agents.a]\ncommand = ["sleep", "300"]\non_interrupt = "rerun"\nkill_grace = "1s"\n'

@@ -1,4 +1,4 @@
-"""Promise 3 for agents elsewhere: kill -9 of the daemon at random moments during deliveries."""
+"""Promise 3 for remote agents: kill -9 of the daemon at random moments during deliveries."""
 
 import random
 from datetime import datetime, timedelta

@@ -68,7 +68,7 @@ def test_each_acknowledged_write_was_fsynced(tmp_path: Path) -> None:
 
 
 @needs_strace
-def test_how_a_run_ended_is_on_the_disk_before_its_supervisor_is_gone(tmp_path: Path) -> None:
+def test_the_outcome_of_a_run_is_on_disk_before_its_supervisor_ends(tmp_path: Path) -> None:
     trace, folder = tmp_path / "trace", tmp_path / "run"
     folder.mkdir()
     spec = json.dumps(spec_in(folder))
@@ -92,7 +92,7 @@ def failing(daemon: DaemonProcess, calls: str) -> Iterator[None]:
 
 @needs_strace
 @pytest.mark.parametrize("calls", ["fdatasync,fsync", "pwrite64"])
-def test_an_input_output_error_is_told_and_survived(start_daemon: StartDaemon, tmp_path: Path, calls: str) -> None:
+def test_an_input_output_error_is_reported_and_survived(start_daemon: StartDaemon, tmp_path: Path, calls: str) -> None:
     daemon = start_daemon(AGENT.format(folder=tmp_path))
     daemon.wait_for_run("completed")
     with failing(daemon, calls):

@@ -1,4 +1,4 @@
-"""Agents against their keepers: what a run does to its supervisor and its records harms nobody but itself."""
+"""Hostile agents: what a run does to its supervisor and its records harms only the run itself."""
 
 import os
 import signal
@@ -71,7 +71,7 @@ def test_the_exit_status_is_known_to_the_next_daemon_too(start_daemon: StartDaem
         assert first_run(second, number)["exit_code"] == 7, instead
 
 
-def test_a_run_whose_records_are_gone_with_its_daemon_is_interrupted(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_run_whose_records_and_daemon_are_lost_is_interrupted(start_daemon: StartDaemon, tmp_path: Path) -> None:
     told = f"echo $AGENTCRON_RUN_ID >> {tmp_path}/starts"
     text = gated_agents(tmp_path, [f"{told}; cd ..; rm status; {made}; cat GATE" for made in INSTEAD])
     first = start_daemon(text)

@@ -1,4 +1,4 @@
-"""Promises 1 to 3 and 6 under kill -9: of the daemon alone, and of whatever belongs to a run."""
+"""Promises 1 to 3 and 6 under kill -9: of the daemon alone, and of any process of a run."""
 
 import random
 import signal

@@ -1,4 +1,4 @@
-"""Promises 1 and 2 when a restore is killed before any of its lines: the next restore makes it good."""
+"""Promises 1 and 2 when a restore is killed before any of its lines: the next restore completes it."""
 
 import json
 import random
@@ -65,7 +65,7 @@ def ended(start_daemon: StartDaemon, tmp_path: Path) -> DaemonProcess:
 
 
 @pytest.mark.parametrize("points", [4, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
-def test_kill_9_of_a_restore_leaves_what_another_restore_makes_good(
+def test_a_killed_restore_is_completed_by_another_restore(
     ended: DaemonProcess, start_daemon: StartDaemon, tmp_path: Path, points: int
 ) -> None:
     backup, before = tmp_path / "backup.db", tmp_path / "before"

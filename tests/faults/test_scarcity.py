@@ -1,4 +1,4 @@
-"""A host that has no open files left, and a disk that gives back something else than was written."""
+"""A host without free file descriptors, and a disk that returns other data than was written."""
 
 import json
 import resource
@@ -41,7 +41,7 @@ def test_without_open_files_runs_wait_and_none_is_lost(start_daemon: StartDaemon
     assert daemon.stop() == 0
 
 
-def test_too_few_open_files_for_anything_are_told(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_too_low_a_limit_of_open_files_is_reported(start_daemon: StartDaemon, tmp_path: Path) -> None:
     few = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}))"
     daemon = start_daemon(AGENT.format(folder=tmp_path), slowed=few.format(64))
     daemon.wait_for_run("completed")
@@ -53,9 +53,7 @@ def test_too_few_open_files_for_anything_are_told(start_daemon: StartDaemon, tmp
     )
 
 
-def test_a_database_that_is_taken_away_is_told_and_nothing_is_acknowledged(
-    start_daemon: StartDaemon, tmp_path: Path
-) -> None:
+def test_a_removed_database_is_reported_and_nothing_is_acknowledged(start_daemon: StartDaemon, tmp_path: Path) -> None:
     daemon = start_daemon("[control]\nsocket = 'c.sock'\n" + AGENT.format(folder=tmp_path))
     daemon.wait_for_run("completed")
     (daemon.state / "state.db").rename(tmp_path / "aside.db")
@@ -86,7 +84,7 @@ def test_a_damage_that_a_run_meets_stops_the_daemon_and_not_its_agent(
 
 
 @pytest.mark.parametrize("table", ["runs", "fires", "schedules"])
-def test_a_flipped_page_is_told_and_a_backup_brings_all_back(
+def test_a_flipped_page_is_reported_and_a_backup_restores_everything(
     start_daemon: StartDaemon, tmp_path: Path, table: str
 ) -> None:
     text = AGENT.format(folder=tmp_path)

@@ -1,4 +1,4 @@
-"""Promises 1 to 3 when the daemon, and what it started, die in one certain window of a run's life.
+"""Promises 1 to 3 when the daemon, and what it started, die in a particular window of a run's life.
 
 Most of these windows are a millisecond wide, so each gets a delay, and the kill falls into it.
 """
@@ -65,8 +65,8 @@ SupervisorHandle.release = slow
 AFTER_GO = """
 import asyncio
 from daemon.runs.journal import Stages
-async def slow(self, run, terms):
-    open(FLAG, "w").write("loose")
+async def slow(self, run, settings):
+    open(FLAG, "w").write("released")
     await asyncio.sleep(3600)
 Stages._delivered = slow
 """

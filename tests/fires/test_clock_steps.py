@@ -86,7 +86,7 @@ async def test_a_start_in_1970_is_followed_by_one_gap(ledger: Ledger) -> None:
     await assert_each_second_has_one_row(ledger, early + SECOND, START)
 
 
-async def test_a_summary_that_lies_wholly_in_the_future_is_given_back(ledger: Ledger) -> None:
+async def test_a_summary_entirely_in_the_future_is_deleted(ledger: Ledger) -> None:
     await ledger.declare(at=START, every="1s")
     await ledger.decide(FAR)
     await ledger.database.write(lambda tx: step_back(tx, START - 10 * SECOND))
@@ -116,7 +116,7 @@ async def test_a_schedule_that_was_changed_under_a_clock_ahead_is_not_silenced(l
 
 
 @pytest.mark.parametrize("ahead", [SECOND, timedelta(days=3650)])
-async def test_an_attempt_waits_as_long_as_it_was_told_to_by_a_clock_that_was_ahead(
+async def test_an_attempt_scheduled_while_the_clock_was_ahead_waits_its_original_delay(
     ledger: Ledger, ahead: timedelta
 ) -> None:
     await ledger.declare()
@@ -131,7 +131,7 @@ async def test_an_attempt_waits_as_long_as_it_was_told_to_by_a_clock_that_was_ah
         assert run["not_before"] == format_instant(START + timedelta(hours=1))
 
 
-async def test_an_attempt_that_waits_under_a_right_clock_goes_on_waiting(ledger: Ledger) -> None:
+async def test_an_attempt_that_waits_under_a_right_clock_continues_to_wait(ledger: Ledger) -> None:
     await ledger.declare()
     await ledger.decide(START + 10 * SECOND)
     until = format_instant(START + timedelta(hours=1))
@@ -154,7 +154,7 @@ async def assert_each_second_has_one_row(ledger: Ledger, first: datetime, until:
     assert expected > until - SECOND
 
 
-async def test_the_kernels_word_of_a_set_clock_is_acted_on_at_once(
+async def test_a_clock_step_reported_by_the_kernel_is_handled_at_once(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The timerfd is an eventfd here, and the clocks are the test's, where no alarm rings: none may set the host's."""
@@ -195,7 +195,7 @@ class SilentAtFirst(Access):
         return dict.fromkeys(claims, True) if len(self.asked) > 1 else {}
 
 
-async def test_a_silent_name_service_puts_off_the_schedules_of_its_users_only(ledger: Ledger) -> None:
+async def test_a_silent_name_service_postpones_only_the_schedules_of_its_users(ledger: Ledger) -> None:
     await ledger.declare()
     await ledger.database.write(lambda tx: tx.execute("UPDATE schedules SET creator = 'somebody'"))
     now = START + 10 * SECOND
@@ -274,7 +274,7 @@ async def test_a_summary_of_unknown_cadence_loses_nothing_but_what_is_taken_out(
     "damage",
     ["schedules SET cron = 'nonsense', every_ms = NULL", "fires SET outcome = 'skipped_missed', decided_at = 'x'"],
 )
-async def test_a_damaged_row_does_not_keep_a_backward_step_from_being_obeyed(ledger: Ledger, damage: str) -> None:
+async def test_a_damaged_row_does_not_prevent_the_handling_of_a_backward_step(ledger: Ledger, damage: str) -> None:
     await ledger.declare(every="1s")
     await summary_of(ledger, 1, 2000)
     await ledger.database.write(lambda tx: tx.execute(f"UPDATE {damage}"))

@@ -131,7 +131,7 @@ async def test_many_missed_due_times_share_one_row(ledger: Ledger) -> None:
     assert (launched["scheduled_for"], launched["outcome"]) == (due(many), "launched")
 
 
-async def test_a_thousand_missed_due_times_have_rows_of_their_own(ledger: Ledger) -> None:
+async def test_a_thousand_missed_due_times_have_their_own_rows(ledger: Ledger) -> None:
     await ledger.declare('catchup = "none"', every="1s")
     ledger.started = START + 1000 * SECOND
     await ledger.decide(ledger.started)
@@ -193,7 +193,7 @@ async def jittered(ledger: Ledger) -> tuple[ScheduleRow, DueTime, datetime]:
     return row, first, between
 
 
-async def test_a_new_end_does_not_take_the_start_from_a_due_time_that_has_come(ledger: Ledger) -> None:
+async def test_a_new_end_does_not_skip_a_due_time_that_has_come(ledger: Ledger) -> None:
     row, first, between = await jittered(ledger)
     end = format_instant(START + timedelta(days=365))
     revision = Revision("x", "update", {"end_at": [None, end]})
@@ -202,7 +202,7 @@ async def test_a_new_end_does_not_take_the_start_from_a_due_time_that_has_come(l
     assert await outcomes(ledger) == [(format_instant(first), "launched")]
 
 
-async def test_a_new_cadence_takes_the_start_from_a_due_time_that_is_none_of_its(ledger: Ledger) -> None:
+async def test_a_new_cadence_skips_a_pending_due_time_that_it_does_not_have(ledger: Ledger) -> None:
     row, first, between = await jittered(ledger)
     revision = Revision("x", "update", {"every_ms": [10_000, 7_000]})
     await ledger.database.write(lambda tx: redefine(tx, row, {"every_ms": 7_000}, between, revision))

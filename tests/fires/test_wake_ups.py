@@ -1,4 +1,4 @@
-"""Whoever commits wakes whoever waits: no writer has to know the clock or the queue."""
+"""A commit wakes every part that waits for it: no writer has to know the clock or the queue."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ async def test_a_change_of_a_schedule_wakes_the_clock(ledger: Ledger) -> None:
     await until(ledger, "SELECT 1 FROM fires WHERE outcome = 'launched'")
 
 
-async def test_a_new_run_and_a_free_place_wake_the_queue(ledger: Ledger) -> None:
+async def test_a_new_run_and_a_free_slot_wake_the_queue(ledger: Ledger) -> None:
     await ledger.declare('overlap = "allow_all"')
     config = load_config(ledger.folder / "config.toml", {})
     (ledger.folder / "runs").mkdir()

@@ -66,7 +66,7 @@ def test_a_killed_supervisor_interrupts_the_run_and_leaves_nothing(start_daemon:
     assert processes_of(str(run["idempotency_key"])) == []
 
 
-def test_an_interrupted_run_is_rerun_where_that_is_wanted(start_daemon: StartDaemon) -> None:
+def test_an_interrupted_run_is_rerun_if_configured(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(one_agent("echo begun; [ $AGENTCRON_ATTEMPT -gt 1 ] || sleep 300", on_interrupt="rerun"))
     run = begun(daemon)
     os.kill(int(str(run["pid"])), signal.SIGKILL)
@@ -113,7 +113,7 @@ def test_the_nursery_may_die(start_daemon: StartDaemon, tmp_path: Path) -> None:
     assert daemon.query("SELECT status FROM runs WHERE id = 1")[0]["status"] == "running"
 
 
-def test_a_stopped_nursery_stops_nobody(start_daemon: StartDaemon) -> None:
+def test_a_stopped_nursery_stops_no_run(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(one_agent("echo begun"))
     begun(daemon)
     nursery = nursery_of(daemon)
@@ -253,7 +253,7 @@ def test_a_log_that_cannot_be_opened_is_a_config_error(start_daemon: StartDaemon
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null", "dangling"])
-def test_a_state_dir_that_cannot_be_used_is_told_without_a_traceback(
+def test_an_unusable_state_dir_is_reported_without_a_traceback(
     start_daemon: StartDaemon, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "dangling").symlink_to("/nowhere/at/all")

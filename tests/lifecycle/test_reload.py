@@ -1,4 +1,4 @@
-"""Reload: a good file is applied as a whole, a bad one changes nothing, and `check --diff` foretells it."""
+"""Reload: a good file is applied as a whole, a bad one changes nothing, and `check --diff` predicts it."""
 
 import contextlib
 import json
@@ -53,7 +53,7 @@ def test_a_bad_file_changes_nothing(start_daemon: StartDaemon) -> None:
     daemon.wait_for_run("completed", number=number)
 
 
-def test_the_command_tells_all_mistakes_and_the_log_does_too(start_daemon: StartDaemon) -> None:
+def test_the_command_and_the_log_report_all_mistakes(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(TWO)
     daemon.config.write_text(daemon.config.read_text() + "bogus = 1\nworse = 2\n")
     told = daemon.cli("reload")
@@ -80,7 +80,7 @@ def reload(daemon: DaemonProcess, text: str) -> None:
     daemon.process.send_signal(signal.SIGHUP)
 
 
-def test_each_change_is_named_and_was_foretold(start_daemon: StartDaemon) -> None:
+def test_each_change_is_logged_and_was_predicted(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(TWO)
     daemon.config.write_text(CHANGED)
     foretold = json.loads(daemon.cli("check", "--diff", "--json").stdout)["changes"]
@@ -111,7 +111,7 @@ def test_a_changed_setting_is_named_without_its_value(start_daemon: StartDaemon)
     assert "sesame" not in daemon.log_text()
 
 
-def test_check_diff_says_what_keeps_it_from_the_database(start_daemon: StartDaemon) -> None:
+def test_check_diff_reports_why_it_cannot_read_the_database(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(TWO)
     daemon.stop()
     with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as connection:
@@ -123,7 +123,7 @@ def test_check_diff_says_what_keeps_it_from_the_database(start_daemon: StartDaem
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed")
-def test_a_closed_state_directory_is_told_without_a_traceback(start_daemon: StartDaemon) -> None:
+def test_a_closed_state_directory_is_reported_without_a_traceback(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(TWO)
     daemon.stop()
     daemon.state.chmod(0)
@@ -159,7 +159,7 @@ def test_a_half_written_file_changes_nothing(start_daemon: StartDaemon) -> None:
     ]
 
 
-def test_another_file_than_the_daemons_is_not_said_to_be_reloaded(start_daemon: StartDaemon) -> None:
+def test_a_file_other_than_the_daemons_is_not_reported_as_reloaded(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(TWO)
     other = daemon.folder / "other.toml"
     other.write_text(CHANGED)

@@ -1,4 +1,4 @@
-"""Retention under the running daemon: asked for, by its cadence, with workspaces, folders, and when it is cut off."""
+"""Retention under the running daemon: on request, on its cadence, with workspaces and folders, interrupted."""
 
 import contextlib
 import fcntl
@@ -68,7 +68,7 @@ def whole(daemon: DaemonProcess) -> bool:
     return not any(daemon.query(sql) for sql in halves)
 
 
-def test_a_person_runs_it_and_is_told_what_it_did(start_daemon: StartDaemon) -> None:
+def test_a_requested_sweep_returns_what_it_did(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(config())
     old, young = trigger(daemon), trigger(daemon)
     make_old(daemon, old)
@@ -113,7 +113,7 @@ def test_it_sweeps_when_the_config_says_and_a_failure_stops_nothing(start_daemon
     assert 'agentcron_retention_sweeps_total{result="failed"} 0.0' not in figures
 
 
-def test_a_sweep_that_was_missed_is_made_up_for_at_the_start(start_daemon: StartDaemon) -> None:
+def test_a_missed_sweep_runs_at_the_start(start_daemon: StartDaemon) -> None:
     first = start_daemon(config())
     run = trigger(first)
     first.stop()
@@ -169,7 +169,9 @@ def test_folders_without_a_run_go_but_not_those_that_a_lost_database_knew(start_
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(30, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
-def test_a_sweep_cut_off_anywhere_leaves_every_run_whole_or_gone(start_daemon: StartDaemon, rounds: int) -> None:
+def test_a_sweep_interrupted_anywhere_leaves_every_run_complete_or_deleted(
+    start_daemon: StartDaemon, rounds: int
+) -> None:
     daemon = start_daemon(config())
     daemon.stop()
     for number in range(rounds):
@@ -215,7 +217,7 @@ def test_a_stop_in_mid_sweep_is_quick_and_loses_nothing(start_daemon: StartDaemo
     assert daemon.query("PRAGMA integrity_check")[0][0] == "ok"
 
 
-def test_a_stop_during_a_sweep_that_somebody_asked_for_is_clean(start_daemon: StartDaemon) -> None:
+def test_a_stop_during_a_requested_sweep_is_clean(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(config())
     daemon.stop()
     fill(daemon.state / "state.db", 200_000)

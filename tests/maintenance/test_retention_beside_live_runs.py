@@ -84,7 +84,7 @@ def lateness(daemon: DaemonProcess, began: datetime, ended: datetime) -> list[fl
 
 
 @pytest.mark.parametrize("runs", [20_000, pytest.param(1_000_000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
-def test_a_sweep_holds_up_nobody(start_daemon: StartDaemon, runs: int) -> None:
+def test_a_sweep_delays_no_run(start_daemon: StartDaemon, runs: int) -> None:
     text = TEXT + "".join(EACH.format(number) for number in range(SCHEDULES))
     daemon = start_daemon(text)
     daemon.wait_for_run("completed")

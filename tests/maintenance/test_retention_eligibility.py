@@ -73,7 +73,7 @@ async def test_all_that_belongs_to_a_run_goes_and_nothing_of_others(history: His
     assert await history.query("PRAGMA foreign_key_check") == []
 
 
-async def test_what_a_deleted_run_had_no_later_run_gets(history: History) -> None:
+async def test_no_later_run_gets_rows_of_a_deleted_run(history: History) -> None:
     old = await history.run()
     await history.attach(old)
     await history.retention().sweep()
@@ -93,7 +93,7 @@ async def test_the_newest_of_each_schedule_stay(history: History) -> None:
     assert await history.runs() == [*first[2:], *second, manual + 1]
 
 
-async def test_an_agent_has_its_own_term(history: History) -> None:
+async def test_an_agent_has_its_own_retention(history: History) -> None:
     await history.schedule(2, "b")
     a = await history.run(days=10)
     b = [await history.run(days=10, agent="b", schedule=2) for _ in range(2)]
@@ -207,7 +207,7 @@ async def test_without_days_everything_stays_and_the_sweep_says_so(history: Hist
     assert history.figure('retention_sweeps_total{result="skipped"}') == 1
 
 
-async def test_a_dry_run_names_what_goes_and_changes_nothing(history: History) -> None:
+async def test_a_dry_run_names_what_would_be_removed_and_changes_nothing(history: History) -> None:
     runs = [await history.run(days=days, schedule=1) for days in (90, 60, 1)]
     await history.attach(runs[0])
     await history.fire(1, 90)
@@ -251,7 +251,7 @@ async def test_sweeps_wait_for_each_other(history: History) -> None:
     assert (first.deleted, second.deleted) == (300, 0)
 
 
-async def test_another_config_counts_at_once_also_for_a_sweep_under_way(history: History) -> None:
+async def test_a_reload_takes_effect_at_once_even_during_a_sweep(history: History) -> None:
     for _ in range(600):
         await history.run()
     await history.attach(1)
@@ -269,7 +269,7 @@ async def test_another_config_counts_at_once_also_for_a_sweep_under_way(history:
     assert not (history.state_dir / "runs/1").exists(), "what went is wholly gone"
 
 
-async def test_a_database_that_cannot_give_back_its_room_holds_up_no_sweep(tmp_path: Path) -> None:
+async def test_a_database_that_cannot_release_pages_does_not_block_a_sweep(tmp_path: Path) -> None:
     state_dir = tmp_path / "state"
     state_dir.mkdir()
     open_state(state_dir, NOW, accept_data_loss=False)
@@ -293,7 +293,7 @@ async def test_a_long_chain_of_attempts_goes_as_one(history: History) -> None:
 @pytest.mark.parametrize(
     "text", ["", "0000-00-00T00:00:00.000Z", "2020-02-30T00:00:00.000Z", "2020-01-01T24:00:00.000Z"]
 )
-async def test_what_is_no_time_is_not_old(history: History, text: str) -> None:
+async def test_an_invalid_time_does_not_expire(history: History, text: str) -> None:
     run = await history.run()
     await history.execute("UPDATE runs SET updated_at = ?", text)
     assert (await history.retention().sweep()).deleted == 0
@@ -316,6 +316,6 @@ async def test_the_file_shrinks(history: History) -> None:
     assert history.figure("retention_freed_bytes_total") == swept.bytes_freed
 
 
-async def test_when_it_swept_is_remembered(history: History) -> None:
+async def test_the_time_of_the_last_sweep_is_recorded(history: History) -> None:
     await history.retention().sweep()
     assert await history.query("SELECT swept_at FROM instance") == [ago(0)]

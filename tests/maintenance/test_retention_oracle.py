@@ -106,7 +106,9 @@ def kept(history: list[Past], policy: Settings) -> set[int]:
         st.sampled_from([None, 0, 1, 3]),
     ),
 )
-async def test_what_stays_is_what_the_rules_say(history: History, past: list[Past], policy: Settings) -> None:
+async def test_the_kept_runs_are_those_that_the_rules_keep(
+    history: History, past: list[Past], policy: Settings
+) -> None:
     await start_again(history)
     numbers: list[int] = []
     for run in past:

@@ -1,4 +1,4 @@
-"""What is worth telling: changes at once, what stays bad at growing gaps, and in which words."""
+"""What is reported: changes at once, a lasting failure at growing intervals, and the texts."""
 
 import json
 from datetime import timedelta
@@ -40,7 +40,7 @@ async def told(ledger: Ledger) -> list[dict[str, object]]:
     return [json.loads(str(row["event"])) for row in await ledger.select("SELECT event FROM notifications ORDER BY id")]
 
 
-def test_a_state_is_told_when_it_changes_and_then_at_growing_gaps() -> None:
+def test_a_state_is_reported_when_it_changes_and_then_at_growing_gaps() -> None:
     now, standing, when = START, None, []
     while now < START + 40 * HOUR:
         standing, said = next_standing(standing, "failed", now)
@@ -68,7 +68,7 @@ def test_gaps_grow_to_a_day_and_survive_a_clock_that_was_ahead() -> None:
     assert (known and known.gap, said) == (timedelta(hours=24), NotifyReason.STILL)
 
 
-def test_tries_go_on_at_growing_gaps() -> None:
+def test_attempts_continue_at_growing_gaps() -> None:
     assert [next_try(tries).total_seconds() for tries in (1, 2, 3, 8, 9, 1000)] == [2, 4, 8, 256, 300, 300]
 
 
@@ -85,7 +85,7 @@ async def end(
     )
 
 
-async def test_only_the_last_attempt_is_told(ledger: Ledger, outbox: Outbox) -> None:
+async def test_only_the_last_attempt_is_reported(ledger: Ledger, outbox: Outbox) -> None:
     await ledger.declare()
     await ledger.decide(START + 10 * SECOND)
     await end(ledger, outbox, 1, Outcome(RunStatus.FAILED, "exit status 1"), RunSettings(attempts=2))
@@ -113,7 +113,7 @@ async def test_interrupted_is_another_state_than_failed_and_a_cancellation_is_no
     assert kinds == ["failed", "interrupted", "completed", "recovered"]
 
 
-async def test_missed_due_times_are_told_once_with_their_number(ledger: Ledger, outbox: Outbox) -> None:
+async def test_missed_due_times_are_reported_once_with_their_number(ledger: Ledger, outbox: Outbox) -> None:
     await ledger.declare('catchup = "none"')
     now = START + 3600 * SECOND
     present = Present(now, now, frozenset({"a"}), "instance")
@@ -122,7 +122,7 @@ async def test_missed_due_times_are_told_once_with_their_number(ledger: Ledger, 
     assert (event["event"], event["schedule"], event["count"]) == ("missed", "a/s", 360)
 
 
-async def test_a_spent_budget_is_told_once_a_day(ledger: Ledger, outbox: Outbox) -> None:
+async def test_a_spent_budget_is_reported_once_a_day(ledger: Ledger, outbox: Outbox) -> None:
     await ledger.declare('overlap = "allow_all"')
     for seconds in (10, 20, 30, 40, 24 * 3600):
         now = START + seconds * SECOND
@@ -134,7 +134,7 @@ async def test_a_spent_budget_is_told_once_a_day(ledger: Ledger, outbox: Outbox)
     assert "USD; the next start is due at" in str(events[0]["text"])
 
 
-async def test_what_stands_as_before_is_not_told_again(ledger: Ledger, outbox: Outbox) -> None:
+async def test_an_unchanged_state_is_not_reported_again(ledger: Ledger, outbox: Outbox) -> None:
     full = Notice("quota", "nearly full", subject="quota:e", state="near")
     for notice in (full, full, Notice("quota", "", subject="quota:e"), full):
         await ledger.database.write(lambda tx, notice=notice: outbox.add(tx, [notice], START))  # type: ignore[misc]

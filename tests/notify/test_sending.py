@@ -66,7 +66,7 @@ def test_a_webhook_that_fails_hangs_and_recovers_gets_everything_once_and_in_ord
         assert max(late) < timedelta(seconds=5)
 
 
-def test_what_is_to_be_sent_outlives_the_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_unsent_notifications_survive_the_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "webhook") as hook:
         text = HEAD + shell("exit 1").replace("1s", "36500d") + target(f"url = '{hook.url}/x'")
         hook.end()
@@ -81,9 +81,7 @@ def test_what_is_to_be_sent_outlives_the_daemon(start_daemon: StartDaemon, tmp_p
             assert event["text"] == "a/s failed (run 1): exit status 1"
 
 
-def test_a_schedule_that_keeps_failing_is_told_once_and_its_recovery_once(
-    start_daemon: StartDaemon, tmp_path: Path
-) -> None:
+def test_a_failing_schedule_is_reported_once_and_its_recovery_once(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "webhook") as hook:
         text = HEAD + shell(f"test -e {tmp_path}/well") + target(f"url = '{hook.url}/x'")
         daemon = start_daemon(text)
@@ -97,7 +95,7 @@ def test_a_schedule_that_keeps_failing_is_told_once_and_its_recovery_once(
         assert events[1]["text"].startswith("a/s recovered after ")
 
 
-def test_targets_hear_of_their_agents_and_kinds_only(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_targets_get_notifications_of_their_agents_and_kinds_only(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "webhook") as hook:
         text = HEAD + shell("exit 1") + shell("exit 2", "b")
         text += target("agents = ['b']", f"url = '{hook.url}/b'")
@@ -121,7 +119,7 @@ def test_a_command_gets_the_event_on_its_standard_input(start_daemon: StartDaemo
     assert "PRIVATE" not in (tmp_path / "env").read_text()
 
 
-def test_a_command_that_hangs_holds_up_no_run(start_daemon: StartDaemon) -> None:
+def test_a_command_that_hangs_delays_no_run(start_daemon: StartDaemon) -> None:
     commands = "".join(target("command = ['sleep', '300']", name=f"n{n}") for n in range(20))
     daemon = start_daemon(HEAD + shell("exit 1") + shell("true", "b") + commands)
     daemon.wait_for_row("SELECT 1 FROM runs WHERE agent = 'b' AND id >= 8 AND status = 'completed'")
@@ -139,9 +137,7 @@ def test_a_refused_event_makes_way_for_the_next(start_daemon: StartDaemon, tmp_p
         assert len([one for one in attempts(hook, 400) if json.loads(one["body"])["run_id"] == 1]) == 5
 
 
-def test_a_dead_mans_switch_hears_that_all_is_well_and_when_it_is_not(
-    start_daemon: StartDaemon, tmp_path: Path
-) -> None:
+def test_a_dead_mans_switch_gets_pings_of_success_and_of_failure(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "webhook") as hook:
         text = HEAD + shell(f"test -e {tmp_path}/well") + target(f"ping = '{hook.url}/uuid?x=1'")
         (tmp_path / "well").touch()
@@ -159,7 +155,7 @@ def test_a_dead_mans_switch_hears_that_all_is_well_and_when_it_is_not(
         ]
 
 
-def test_a_dead_mans_switch_is_about_its_agents_and_hears_of_schedules_that_their_failure_paused(
+def test_a_dead_mans_switch_covers_its_agents_and_schedules_paused_by_a_failure(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     with peer(tmp_path, "webhook") as hook:
@@ -185,7 +181,7 @@ def test_an_answer_that_makes_no_sense_stops_nothing(start_daemon: StartDaemon, 
         assert "Traceback" not in daemon.log_text()
 
 
-def test_what_retention_did_is_told(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_the_result_of_retention_is_reported(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "webhook") as hook:
         text = HEAD + "[retention]\ndays = 1\n" + shell("true").replace("1s", "36500d")
         daemon = start_daemon(text + target("on = ['retention']", f"url = '{hook.url}/x'"))

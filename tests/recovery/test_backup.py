@@ -37,7 +37,7 @@ def backed_up(daemon: DaemonProcess, target: Path) -> dict[str, object]:
     return document
 
 
-def test_a_backup_is_one_good_file_made_beside_the_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_backup_is_one_valid_file_made_while_the_daemon_runs(start_daemon: StartDaemon, tmp_path: Path) -> None:
     daemon = start_daemon(TICK)
     daemon.wait_for_run("completed")
     target = tmp_path / "kept" / "backup.db"
@@ -151,7 +151,7 @@ def test_a_run_that_the_backup_knows_as_running_is_finished_from_its_record(
 
 
 @pytest.mark.parametrize("content", [b"", None])
-def test_what_is_no_database_of_ours_is_told_so(start_daemon: StartDaemon, content: bytes | None) -> None:
+def test_a_file_that_is_not_an_agentcron_database_is_reported(start_daemon: StartDaemon, content: bytes | None) -> None:
     daemon = start_daemon(TICK)
     daemon.wait_for_run("completed")
     daemon.stop()
@@ -192,7 +192,7 @@ def test_nothing_is_finished_from_the_record_of_another_run_with_its_number(
     assert "other" not in third.cli("runs", "logs", "1").stdout
 
 
-def test_a_restore_that_breaks_off_in_the_midst_says_how_to_go_on(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_restore_that_fails_midway_says_how_to_continue(start_daemon: StartDaemon, tmp_path: Path) -> None:
     daemon = start_daemon(TICK)
     daemon.wait_for_run("completed")
     backed_up(daemon, tmp_path / "backup.db")
@@ -299,7 +299,7 @@ def test_a_lost_state_directory_comes_back_with_its_hooks(start_daemon: StartDae
 
 
 @pytest.mark.parametrize("what", ["damaged", "text", "newer", "foreign", "missing", "older", "leaner", "triggered"])
-def test_what_is_no_good_backup_changes_nothing(start_daemon: StartDaemon, tmp_path: Path, what: str) -> None:
+def test_an_invalid_backup_changes_nothing(start_daemon: StartDaemon, tmp_path: Path, what: str) -> None:
     daemon = start_daemon(TICK)
     daemon.wait_for_run("completed")
     file = tmp_path / "backup.db"

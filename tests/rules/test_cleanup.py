@@ -25,7 +25,7 @@ def ended(run: int, status: RunStatus, hours: float, *, source: str = "a/s", kep
 
 
 @pytest.mark.parametrize("status", [RunStatus.COMPLETED, RunStatus.CANCELLED])
-def test_completed_and_cancelled_ones_go_by_age_alone(status: RunStatus) -> None:
+def test_completed_and_cancelled_runs_are_cleaned_by_age_alone(status: RunStatus) -> None:
     old, young = ended(1, status, 24.1), ended(2, status, 24)
     decisions = decide_cleanup([old, young], policy(), NOW)
     assert (decisions[1].due, decisions[2].due, decisions[2].may_go) == (True, False, True)
@@ -49,7 +49,7 @@ def test_the_newest_errors_of_each_schedule_stay(status: RunStatus) -> None:
 
 
 @pytest.mark.parametrize("status", sorted(ACTIVE))
-def test_active_ones_never_go(status: RunStatus) -> None:
+def test_active_runs_are_never_cleaned(status: RunStatus) -> None:
     decision = decide_cleanup([ended(1, status, 1000)], policy(), NOW, timedelta(0))[1]
     assert (decision.due, decision.may_go, decision.reason) == (False, False, "its run is active")
 

@@ -151,7 +151,7 @@ INSTANTS = st.datetimes(datetime(2024, 1, 1), datetime(2028, 1, 1)).map(lambda n
 
 
 @given(EXPRESSIONS, ZONES, INSTANTS, st.integers(0, 86400))
-def test_due_times_are_the_same_from_wherever_they_are_asked(
+def test_due_times_do_not_depend_on_the_start_of_the_search(
     expression: str, zone: str, instant: datetime, back: int
 ) -> None:
     due = cadence(expression, zone).next_after(instant)

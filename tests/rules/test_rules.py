@@ -77,7 +77,7 @@ def test_catch_up_equals_an_oracle(gap_hours: int, window_hours: int, policy: Ca
 
 
 @given(st.integers(0, 3000), st.integers(0, 1800))
-def test_the_last_missed_due_time_is_judged_by_its_start(seconds: int, jitter: int) -> None:
+def test_the_last_missed_due_time_is_decided_by_its_start(seconds: int, jitter: int) -> None:
     cadence = hourly(timedelta(seconds=jitter))
     limit = NOW + timedelta(seconds=seconds)
     last = catchup.last_missed(cadence, "a/b", NOW - 5 * HOUR, limit)

@@ -38,7 +38,7 @@ def field(column: str) -> ScheduleField:
     return next(entry for entry in FIELDS if entry.column == column)
 
 
-def test_every_key_of_the_file_is_in_the_table_under_names_of_its_own() -> None:
+def test_every_key_of_the_file_is_in_the_table_under_its_own_names() -> None:
     assert {entry.attribute.partition(".")[0] for entry in FIELDS} == Schedule.model_fields.keys()
     for names in ([entry.key for entry in FIELDS], [entry.api for entry in FIELDS], [entry.column for entry in FIELDS]):
         assert len(names) == len(set(names))

@@ -1,4 +1,4 @@
-"""What follows a run: further attempts, a pause, a cancellation; and how many run at once."""
+"""What happens after a run: further attempts, a pause, a cancellation; and how many run at once."""
 
 import os
 from datetime import UTC, datetime
@@ -60,7 +60,7 @@ def test_a_running_run_is_cancelled_with_its_whole_tree(start_daemon: StartDaemo
     assert "already cancelled" in again.stderr
 
 
-def test_a_flag_set_while_no_daemon_runs_is_obeyed_at_the_next_start(start_daemon: StartDaemon) -> None:
+def test_a_flag_set_while_no_daemon_runs_is_applied_at_the_next_start(start_daemon: StartDaemon) -> None:
     text = one_agent("sleep 300")
     first = start_daemon(text)
     first.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")

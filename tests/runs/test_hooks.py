@@ -1,4 +1,4 @@
-"""Hooks: how an agent elsewhere ends its run, over TCP and over the socket, once and in time."""
+"""Hooks: how a remote agent ends its run, over TCP and over the socket, once and in time."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +84,7 @@ def test_a_token_is_good_once(world: tuple[DaemonProcess, Peer]) -> None:
     assert world[0].output(run["id"]) == f"{statuses.index(200)}\n"  # the others have not replaced it
 
 
-def test_a_failure_is_told_with_its_error(world: tuple[DaemonProcess, Peer]) -> None:
+def test_a_failure_is_reported_with_its_error(world: tuple[DaemonProcess, Peer]) -> None:
     run, path = suspended(world)
     call(world[0], "POST", path, {"status": "failed", "error": "no rights"})
     run = ended(world[0], run["id"])
@@ -133,7 +133,7 @@ def test_the_hook_may_be_called_before_the_event_is_acknowledged(start_daemon: S
         assert daemon.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "completed"
 
 
-def test_nothing_is_delivered_any_more_once_the_hook_was_called(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_nothing_is_delivered_after_the_hook_was_called(start_daemon: StartDaemon, tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "token").write_text("0123456789abcdef0123456789abcdef\n")
     control = {"listen": f"127.0.0.1:{port}", "tokens": [{"name": "ci", "file": "token"}]}
@@ -165,7 +165,7 @@ def test_a_hook_that_is_not_called_in_time_expires_with_the_run(start_daemon: St
         wait_until(lambda: [one for one in found.requests() if one["method"] == "task/cancel"], what="task/cancel")
 
 
-def test_the_time_of_a_run_goes_on_without_the_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_the_timeout_of_a_run_continues_without_the_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "agentex_plain", "async") as found:
         first = start_daemon(text(found.url, timeout="4s"))
         number = triggered(first, "a/x")

@@ -156,7 +156,7 @@ def test_a_reload_is_applied_and_a_broken_one_changes_nothing(host: Host) -> Non
     wait_for_runs(host, "hello", before + 1, status="completed")
 
 
-def test_each_run_has_a_cgroup_of_its_own(host: Host) -> None:
+def test_each_run_has_its_own_cgroup(host: Host) -> None:
     configure(host)
     wait_for_runs(host, "hello", 1, status="completed")
     last = runs(host, "hello", status="completed")[-1]["id"]
@@ -256,7 +256,7 @@ def test_doctor_finds_nothing_wrong_with_the_service(host: Host) -> None:
     }
 
 
-def test_doctor_looks_with_the_eyes_of_the_daemons_user(host: Host) -> None:
+def test_doctor_checks_as_the_daemons_user(host: Host) -> None:
     host.run("chmod 600 /etc/agentcron/config.toml && chown root /var/lib/agentcron/runs")
     told = host.run("agentcron doctor", check=False)
     assert "agentcron has no permission to read /etc/agentcron/config.toml" in told
@@ -265,7 +265,7 @@ def test_doctor_looks_with_the_eyes_of_the_daemons_user(host: Host) -> None:
     host.run("agentcron doctor")
 
 
-def test_who_may_not_read_the_config_is_told_so(host: Host) -> None:
+def test_a_user_who_may_not_read_the_config_gets_an_error(host: Host) -> None:
     told = host.run("runuser -u nobody -- agentcron runs list", check=False)
     assert "no permission to read /etc/agentcron/config.toml" in told
     assert "Traceback" not in told

@@ -1,4 +1,4 @@
-"""What the daemon tells systemd over its socket (sd_notify(3)), in which order and when."""
+"""What the daemon reports to systemd over its socket (sd_notify(3)), in which order and when."""
 
 import contextlib
 import itertools
@@ -77,7 +77,7 @@ def test_the_sequence_of_start_reload_bad_reload_and_stop(start_daemon: StartDae
     assert manager.lines()[before:] == ["STOPPING=1", f"EXTEND_TIMEOUT_USEC={70 * 10**6}"]
 
 
-def test_the_status_says_what_is_amiss_until_it_is_mended(start_daemon: StartDaemon, manager: Manager) -> None:
+def test_the_status_reports_problems_until_they_are_fixed(start_daemon: StartDaemon, manager: Manager) -> None:
     daemon = started(start_daemon, manager)
     good = daemon.config.read_text()
 
@@ -97,7 +97,7 @@ def test_the_status_says_what_is_amiss_until_it_is_mended(start_daemon: StartDae
     manager.wait_for(lambda: "locked" not in last_status())
 
 
-def test_the_watchdog_hears_in_time_also_while_it_stops(start_daemon: StartDaemon, manager: Manager) -> None:
+def test_the_watchdog_is_notified_in_time_even_during_a_stop(start_daemon: StartDaemon, manager: Manager) -> None:
     text = "[daemon]\nstate_dir = 'state'\non_stop = 'drain'\nstop_timeout = '3s'\n" + AGENT
     daemon = started(start_daemon, manager, text)
     daemon.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")

@@ -70,7 +70,7 @@ async def test_one_failing_closure_harms_no_other(database: Database) -> None:
     assert await names(database) == {"one", "two"}
 
 
-async def test_what_was_committed_is_published_once_and_what_was_undone_is_not(database: Database) -> None:
+async def test_committed_changes_are_published_once_and_rolled_back_ones_never(database: Database) -> None:
     published: list[Changes] = []
     database.on_commit(published.append)
 
@@ -112,7 +112,7 @@ def test_a_run_whose_times_somebody_edited_has_no_duration_and_costs_no_other_it
     assert edited.duration is None
 
 
-async def test_a_locked_database_is_told_from_a_mistake_and_recovers(database: Database) -> None:
+async def test_a_locked_database_is_distinguished_from_a_mistake_and_recovers(database: Database) -> None:
     database_path = database.path
     other = connect(database_path)
     other.execute("BEGIN IMMEDIATE")
@@ -262,7 +262,7 @@ def write_events(state_dir: Path) -> None:
     "damage",
     [_remove_database, _empty_database, _replace_database, _lose_tail, _lose_writes_that_gave_no_number],
 )
-def test_a_lost_database_is_refused_and_numbers_go_on_once_accepted(
+def test_a_lost_database_is_refused_and_numbers_continue_once_accepted(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     give_runs(tmp_path, 5)
@@ -323,7 +323,7 @@ def test_no_file_of_the_state_is_open_to_others(tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_a_state_dir_is_closed_to_others_unless_it_is_somebody_elses(tmp_path: Path) -> None:
+def test_a_state_dir_is_closed_to_others_unless_another_user_owns_it(tmp_path: Path) -> None:
     for name in ("ours", "theirs"):
         (tmp_path / name).mkdir(mode=0o755)
     (tmp_path / "theirs/file").touch()

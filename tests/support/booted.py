@@ -1,4 +1,4 @@
-"""A host of its own for a test: systemd as pid 1 of fresh namespaces, over an overlay of this host's files.
+"""A separate host for a test: systemd as pid 1 of fresh namespaces, over an overlay of this host's files.
 
 $AGENTCRON_TEST_TREE may name the files of another release instead, which debootstrap(8) lays down; it needs Python with
 venv, git, sqlite3, procps, and what pip needs to find packages.

@@ -1,4 +1,4 @@
-"""A daemon in a process of its own, and what can be seen of it from outside: log, database, exit status."""
+"""A daemon in its own process, and what can be seen of it from outside: log, database, exit status."""
 
 import contextlib
 import json

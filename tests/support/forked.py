@@ -1,4 +1,4 @@
-"""agentcron in a process of its own, forked from one that has loaded it: most of a start is Python's imports.
+"""agentcron in its own process, forked from one that has loaded it: most of a start is Python's imports.
 
 What depends on the start itself (a preloaded library, a cgroup) is for `subprocess` to start.
 """

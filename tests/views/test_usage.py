@@ -1,4 +1,4 @@
-"""What runs report of tokens and cost, summed for people and for Prometheus."""
+"""Tokens and cost that runs report, summed in the status and in the metrics."""
 
 import json
 

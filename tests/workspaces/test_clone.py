@@ -17,7 +17,7 @@ from daemon.workspaces.mirror import CloneError
 from tests.support.git_site import GitSite, commit, git
 
 
-def test_a_workspace_is_a_clone_of_the_true_remote_on_a_branch_of_its_own(site: GitSite) -> None:
+def test_a_workspace_is_a_clone_of_the_true_remote_on_its_own_branch(site: GitSite) -> None:
     place = site.prepare(7)
     assert place == site.tasks / "7"
     assert git(place, "rev-parse", "--abbrev-ref", "HEAD") == "agentcron/7"
@@ -47,7 +47,7 @@ def test_the_ref_may_be_a_branch_a_tag_or_a_commit(site: GitSite) -> None:
     assert site.remnants() == []
 
 
-def test_a_commit_that_no_branch_holds_any_more_is_fetched(site: GitSite) -> None:
+def test_a_commit_that_is_no_longer_on_a_branch_is_fetched(site: GitSite) -> None:
     gone = commit(site.origin, "b.txt", "two\n")
     git(site.origin, "reset", "-q", "--hard", site.first)
     git(site.origin, "config", "uploadpack.allowAnySHA1InWant", "true")
@@ -86,7 +86,7 @@ def test_another_repository_under_the_same_name_is_fetched_at_once(site: GitSite
     assert git(place, "remote", "get-url", "origin") == str(other)
 
 
-def test_a_damaged_mirror_is_made_anew_at_the_second_try(site: GitSite) -> None:
+def test_a_damaged_mirror_is_rebuilt_at_the_second_attempt(site: GitSite) -> None:
     site.prepare(1)
     for pack in (site.tasks.parent / "mirror" / "objects").rglob("*.pack"):
         pack.chmod(0o600)
@@ -99,7 +99,7 @@ def test_a_damaged_mirror_is_made_anew_at_the_second_try(site: GitSite) -> None:
 
 
 @pytest.mark.parametrize("damage", ["HEAD", "objects"])
-def test_what_a_power_loss_left_of_a_mirror_is_made_anew(site: GitSite, damage: str) -> None:
+def test_a_mirror_damaged_by_a_power_loss_is_rebuilt(site: GitSite, damage: str) -> None:
     site.prepare(1)
     mirror = site.tasks.parent / "mirror"
     for path in [mirror / "HEAD"] if damage == "HEAD" else mirror.glob("objects/??/*"):
@@ -108,7 +108,7 @@ def test_what_a_power_loss_left_of_a_mirror_is_made_anew(site: GitSite, damage: 
     assert git(site.prepare(2), "rev-parse", "HEAD") == site.first
 
 
-def test_an_agent_that_spoils_its_objects_spoils_nobody_elses(site: GitSite) -> None:
+def test_an_agent_that_damages_its_objects_damages_no_others(site: GitSite) -> None:
     place = site.prepare(1)
     for path in [path for path in (place / ".git" / "objects").rglob("*") if path.is_file()]:
         path.chmod(0o600)
@@ -169,7 +169,7 @@ def test_stale_locks_of_git_are_removed_and_young_ones_waited_for(site: GitSite)
     assert any("removed a lock file that git left" in line for line in site.logged)
 
 
-def test_locks_of_a_git_that_was_killed_with_its_helper_hold_up_nobody(site: GitSite) -> None:
+def test_locks_of_a_git_killed_with_its_helper_block_nothing(site: GitSite) -> None:
     site.prepare(1)
     mirror = site.tasks.parent / "mirror"
     (site.tasks.parent / "mirror.lock").write_text("changing\n")
@@ -196,7 +196,7 @@ def test_concurrent_clones_do_not_disturb_each_other(site: GitSite) -> None:
     git(site.tasks / "2", "fsck", "--no-progress")
 
 
-def test_credentials_are_left_out_of_what_is_told(site: GitSite) -> None:
+def test_credentials_are_left_out_of_messages(site: GitSite) -> None:
     assert without_credentials("fatal: https://me:pw@host/x and ssh://k@h") == "fatal: https://host/x and ssh://h"
     with pytest.raises(CloneError) as caught:
         site.prepare(1, repository="https://me:hunter2@127.0.0.1:1/x.git")
@@ -273,7 +273,7 @@ def test_a_remote_that_is_on_no_branch_is_followed(site: GitSite) -> None:
     assert git(place, "branch", "--format=%(refname:short)") == "agentcron/1"
 
 
-def test_a_remote_that_does_not_answer_is_asked_no_more_often_than_one_that_does(site: GitSite) -> None:
+def test_an_unresponsive_remote_is_fetched_no_more_often_than_others(site: GitSite) -> None:
     site.prepare(1)
     site.origin.rename(site.origin.with_name("away"))
     os.utime(site.tasks.parent / "mirror" / "agentcron-fetched", (1, 1))
@@ -282,7 +282,7 @@ def test_a_remote_that_does_not_answer_is_asked_no_more_often_than_one_that_does
     assert sum("cannot fetch" in said for said in site.logged) == 1
 
 
-def test_a_lock_of_a_clock_that_was_ahead_is_waited_for_by_nobody(site: GitSite) -> None:
+def test_a_lock_dated_in_the_future_is_not_waited_for(site: GitSite) -> None:
     site.prepare(1)
     lock = site.tasks.parent / "mirror" / "packed-refs.lock"
     lock.touch()

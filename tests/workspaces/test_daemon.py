@@ -1,4 +1,4 @@
-"""Workspaces under the running daemon: made for each run, swept, kept, discarded, and taken care of after a crash."""
+"""Workspaces under the running daemon: made for each run, cleaned, kept, discarded, and reconciled after a crash."""
 
 import contextlib
 import fcntl
@@ -29,7 +29,7 @@ def age(daemon: DaemonProcess, run: int, hours: int) -> None:
 
 
 @pytest.mark.usefixtures("origin")
-def test_runs_work_in_clones_of_their_own_that_a_cleanup_saves_and_removes(start_daemon: StartDaemon) -> None:
+def test_runs_work_in_their_own_clones_that_a_cleanup_saves_and_removes(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(config())
     good, bad = ended(daemon), ended(daemon, "3")
     for run in (good, bad):
@@ -110,7 +110,7 @@ def test_a_quota_takes_the_oldest_that_may_go(start_daemon: StartDaemon) -> None
 
 
 @pytest.mark.usefixtures("origin")
-def test_a_start_takes_in_what_it_finds_and_puts_strangers_aside(start_daemon: StartDaemon) -> None:
+def test_a_start_registers_known_workspaces_and_quarantines_unknown_ones(start_daemon: StartDaemon) -> None:
     first = start_daemon(config())
     known, lost = ended(first), ended(first)
     first.stop()

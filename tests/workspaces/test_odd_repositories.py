@@ -176,9 +176,7 @@ def test_a_long_history_is_saved_on_what_the_remote_still_has(
     assert site.first in heads, "it stands on the history that is still there"
 
 
-def test_work_that_an_earlier_cleanup_saved_and_somebody_spoilt_is_saved_again(
-    site: GitSite, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_saved_work_that_was_damaged_is_saved_again(site: GitSite, monkeypatch: pytest.MonkeyPatch) -> None:
     place = site.prepare()
     (place / "mine.txt").write_text(PRECIOUS)
 
@@ -196,7 +194,7 @@ def test_work_that_an_earlier_cleanup_saved_and_somebody_spoilt_is_saved_again(
     assert sorted(entry.name for entry in site.saved().parent.iterdir()) == ["saved-work", "saved-work-2"]
 
 
-def test_a_name_that_is_no_text_is_told_as_one_that_is(site: GitSite) -> None:
+def test_an_undecodable_name_is_reported_as_text(site: GitSite) -> None:
     place = site.prepare()
     Path(os.fsdecode(os.fsencode(place) + b"/caf\xe9/.git")).mkdir(parents=True)
     done = clean(site.state, "site", "1", site.logged.append, base=site.bases[1])
@@ -205,7 +203,7 @@ def test_a_name_that_is_no_text_is_told_as_one_that_is(site: GitSite) -> None:
 
 
 @pytest.mark.parametrize("name", [".gitattributes", ".gitignore", "inner/.git", "inner/.gitignore"])
-def test_a_pipe_that_git_would_hang_on_is_told_at_once(site: GitSite, name: str) -> None:
+def test_a_pipe_that_git_would_hang_on_is_reported_at_once(site: GitSite, name: str) -> None:
     place = site.prepare()
     (place / name).parent.mkdir(exist_ok=True)
     (place / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The one door to deletion: hostile names, hostile trees, and somebody who swaps folders for links meanwhile."""
+"""The one door to deletion: hostile names, hostile trees, and folders that are replaced by links during removal."""
 
 import contextlib
 import ctypes
@@ -71,7 +71,7 @@ def test_a_folder_is_gone_at_once_and_a_missing_one_is_no_error(state: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/", "../../..", "1/", "a\0b"])
-def test_what_is_no_name_is_refused(state: Path, name: str) -> None:
+def test_an_invalid_name_is_refused(state: Path, name: str) -> None:
     task(state)
     (state.joinpath(*FOLDERS) / "ab").mkdir()
     with pytest.raises(RefusedRemovalError, match="not the name"):
@@ -128,7 +128,7 @@ def test_odd_entries_are_deleted(state: Path) -> None:
 
 
 @needs_root
-def test_unreadable_folders_are_opened_by_their_owner(state: Path) -> None:
+def test_unreadable_folders_are_made_readable_by_their_owner(state: Path) -> None:
     place = task(state)
     deep = place / "a" / "b"
     deep.mkdir(parents=True)
@@ -201,7 +201,7 @@ def test_a_mount_point_in_the_place_of_a_workspace_is_refused(state: Path) -> No
 
 
 @needs_root
-def test_an_immutable_file_is_told_kept_and_tried_again(state: Path) -> None:
+def test_an_immutable_file_is_reported_kept_and_retried(state: Path) -> None:
     place = task(state)
     held = place / "sub" / "held.txt"
     held.parent.mkdir()
@@ -219,7 +219,7 @@ def test_an_immutable_file_is_told_kept_and_tried_again(state: Path) -> None:
     assert trash(state) == []
 
 
-def test_what_appears_while_it_is_deleted_is_deleted_or_told(state: Path) -> None:
+def test_files_that_appear_during_deletion_are_deleted_or_reported(state: Path) -> None:
     place = task(state)
     trashed = discard(state, FOLDERS, "1")
     assert trashed is not None

@@ -1,4 +1,4 @@
-"""Salvage: what exists only in a workspace is in the artifacts before it goes, and nothing planted is executed."""
+"""Salvage: what exists only in a workspace is saved with the artifacts first, and nothing planted is executed."""
 
 import errno
 import json
@@ -87,7 +87,7 @@ def test_all_kinds_of_unsaved_work_come_back_byte_for_byte(site: GitSite, tmp_pa
     assert all(step in text for step in saved.restore)
 
 
-def test_the_commands_that_are_told_bring_the_work_back(site: GitSite, tmp_path: Path) -> None:
+def test_the_reported_commands_restore_the_work(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     commit(place, "mine.txt", "mine\n")
     (place / "more.txt").write_text("more\n")
@@ -229,7 +229,7 @@ def test_files_are_saved_even_if_the_repository_was_deleted(site: GitSite, tmp_p
     assert (back / "mine.txt").read_text() == "mine\n"
 
 
-def test_a_git_folder_behind_a_link_is_not_believed(site: GitSite, tmp_path: Path) -> None:
+def test_a_git_folder_behind_a_link_is_not_trusted(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     (place / ".git").rename(tmp_path / "stolen")
     (place / ".git").symlink_to(tmp_path / "stolen")
@@ -288,7 +288,7 @@ def test_repositories_of_all_kinds_below_are_found(site: GitSite, tmp_path: Path
     assert all(name in everything for name in (lost, "inner.txt", "dirty.txt"))
 
 
-def test_modules_that_are_not_checked_out_any_more_are_saved(site: GitSite, tmp_path: Path) -> None:
+def test_modules_that_are_no_longer_checked_out_are_saved(site: GitSite, tmp_path: Path) -> None:
     git(tmp_path, "init", "-q", "-b", "main", "library")
     commit(tmp_path / "library", "lib.txt", "library\n")
     git(site.origin, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(tmp_path / "library"), "lib")

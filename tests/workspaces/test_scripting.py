@@ -1,4 +1,4 @@
-"""The functions for scripts: they refuse what the daemon would refuse, and tell what they do."""
+"""The functions for scripts: they refuse what the daemon would refuse, and log what they do."""
 
 import fcntl
 import os
@@ -119,7 +119,7 @@ async def test_age_is_that_of_the_run_and_not_of_the_files(site: GitSite, said: 
     assert any("no run has this number" in line for line in said)
 
 
-async def test_a_failed_task_keeps_its_workspace_where_that_is_wanted(site: GitSite, said: list[str]) -> None:
+async def test_a_failed_task_keeps_its_workspace_if_configured(site: GitSite, said: list[str]) -> None:
     async with open_state(site.state, NOW, accept_data_loss=False) as database:
         failed = [await run_with_workspace(database, site, RunStatus.FAILED, 100 - hour) for hour in range(3)]
         assert not cleanup_on_task_completion(failed[0], "site", site.state, on_log=said.append)
@@ -134,7 +134,7 @@ async def test_a_failed_task_keeps_its_workspace_where_that_is_wanted(site: GitS
 
 
 @pytest.mark.parametrize(("env", "task"), [("site", ""), ("site", ".."), ("site", "../.."), ("", "1"), ("a/b", "1")])
-def test_what_is_no_name_is_refused_and_told(site: GitSite, said: list[str], env: str, task: str) -> None:
+def test_an_invalid_name_is_refused_and_reported(site: GitSite, said: list[str], env: str, task: str) -> None:
     site.prepare(1)
     assert not cleanup_task_workspace(env, task, site.state, said.append)
     assert said[0].startswith("[cleanup] Refusing to remove")
