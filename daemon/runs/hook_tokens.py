@@ -19,9 +19,9 @@ from daemon.model import ACTIVE, HOOK_KEY
 from daemon.notify.outbox import Outbox
 from daemon.runs.finish import finish
 from daemon.runs.settings import settings_of
-from daemon.store.backup import new_file
 from daemon.store.connection import Transaction
 from daemon.store.hooks import use_hook
+from daemon.store.private_file import new_file
 from daemon.store.runs import get_run
 
 _KEY_BYTES = 32

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
 
 from daemon.errors import RefusedError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, OWN_TABLES
 from daemon.store.connection import code_of, connect, is_transient
 from daemon.store.lock import running_daemon
 from daemon.store.migrate import migrations, newer_schema
+from daemon.store.private_file import new_file
 from daemon.store.read_only import explain, open_to_read
 from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.units import format_instant
@@ -162,12 +162,6 @@ class BackupFile:
                 shutil.copyfileobj(source, copy)
                 copy.flush()
                 os.fsync(copy.fileno())
-
-
-def new_file(path: Path) -> BinaryIO:
-    """Create a private file; raise OSError if anything, even a link, exists there."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return open(os.open(path, flags, 0o600), "wb")  # noqa: PTH123 - the mode was given with the descriptor
 
 
 def _copy_database(source: Path, target: Path, progress: Progress) -> None:

@@ -16,6 +16,7 @@ OPTIONAL = {
     "daemon.cli.client",
     "daemon.doctor",
     "daemon.recovery.restore",
+    "daemon.store.backup",  # `agentcron backup` reads the database itself
     "daemon.workspaces.scripting",  # the functions for scripts, and what the workspace helper does
     "daemon.workspaces.salvage",
 }
