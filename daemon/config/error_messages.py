@@ -1,6 +1,5 @@
 """Describe each error of a config in one line: file, line, key, value and what is allowed."""
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -173,6 +172,8 @@ def _in_toml_words(details: ErrorDetails) -> str:
 
 
 def _unknown_key(path: KeyPath, raw: dict[str, Any]) -> str:
+    import difflib  # noqa: PLC0415 - a config without misspelt keys does not need it
+
     known = sorted(_keys_beside(path, raw))
     near = difflib.get_close_matches(str(path[-1])[:100], known, 1)
     guess = f"did you mean {near[0]}? " if near else ""

@@ -17,6 +17,7 @@ OPTIONAL = {
     "daemon.doctor",
     "daemon.recovery.restore",
     "daemon.store.backup",  # `agentcron backup` reads the database itself
+    "difflib",  # a misspelt key
     "daemon.workspaces.scripting",  # the functions for scripts, and what the workspace helper does
     "daemon.workspaces.salvage",
 }
