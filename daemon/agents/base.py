@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from daemon.config.schema import AgentexAgent, CommandAgent
 from daemon.model import RunStatus
 
-_DEFAULTS = CommandAgent(command=["true"])  # the config schema states every default
+_DEFAULTS = CommandAgent.model_construct(command=["true"])  # the config schema states every default
 
 
 @dataclass(frozen=True)
