@@ -75,7 +75,7 @@ def _key_of(field: ScheduleField) -> tuple[Any, Any]:
     return (kind | None, None) if field.clearable or default is None else (kind, field.shown(default))
 
 
-_KEYS = {**keys_of(FIELDS), "initial_input": (Input, Input(content=DEFAULTS["input_content"]))}
+_KEYS = {**keys_of(FIELDS), "initial_input": (Input, Input.model_construct(content=DEFAULTS["input_content"]))}
 ScheduleChange = create_model(
     "ScheduleChange",
     __base__=_Change,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from daemon.access import Action
 from daemon.api.context import ApiContext
@@ -20,7 +20,7 @@ from daemon.units import utc_now
 B = TypeVar("B", bound=BaseModel)
 IF_MATCH, IDEMPOTENCY_KEY = "If-Match", "Idempotency-Key"
 _LONGEST_KEY = 255
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
+_NAME: TypeAdapter[str] = TypeAdapter(Name, config=ConfigDict(defer_build=True))
 _LARGEST_ID = 2**63 - 1
 
 
