@@ -1,10 +1,11 @@
 """The interface between a run and its agent: what an agent gets, what it returns, and what every agent can do."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from daemon.config.schema import AgentexAgent, CommandAgent
 from daemon.model import RunStatus
@@ -139,6 +140,20 @@ class Stoppable(Protocol):
 
     def note_cancellation(self, reason: str) -> None:
         """Record the cancellation outside the database, for a daemon that finds no flag there."""
+
+
+@runtime_checkable
+class Interruptible(Stoppable, Protocol):
+    """The current activity of a run whose agent answers over the network, so that it cannot outlast the daemon."""
+
+    settled: asyncio.Event
+    """Set by whoever learns that the run has ended through its hook."""
+
+    def interrupt(self) -> None:
+        """Abandon a call in flight, because the daemon is stopping."""
+
+    def masked(self, text: str) -> str:
+        """Return a text with the run's secrets masked."""
 
 
 class Agent(Stoppable, Protocol):

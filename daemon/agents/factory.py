@@ -1,6 +1,10 @@
-"""Create the agent object for a run: the one place that knows all agent types."""
+"""Create the agent object for a run: the one place that knows all agent types.
+
+The clients of agents behind a URL are imported for the first run that needs one: most configs have no such agent.
+"""
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import aiohttp
 import structlog
@@ -11,9 +15,6 @@ from daemon.agents.process.agent import Describe, SupervisedAgent
 from daemon.agents.process.cgroups import Cgroups
 from daemon.agents.process.command import command_spec
 from daemon.agents.process.launcher import Nursery
-from daemon.agents.remote.a2a import A2aAgent
-from daemon.agents.remote.agent import RemoteAgent
-from daemon.agents.remote.agentex import AgentexAgent
 from daemon.config.schema import A2aAgent as A2aConfig
 from daemon.config.schema import AcpAgent, BaseAgent, CommandAgent, Config, ProcessAgent
 from daemon.config.schema import AgentexAgent as AgentexConfig
@@ -21,8 +22,11 @@ from daemon.config.secrets import read_secret
 from daemon.config.values import Secret
 from daemon.errors import SecretError
 
+if TYPE_CHECKING:
+    from daemon.agents.remote.agent import RemoteAgent
+
 _LOG = structlog.get_logger()
-_REMOTE: dict[str, type[RemoteAgent]] = {"agentex": AgentexAgent, "a2a": A2aAgent}
+_REMOTE = {"agentex", "a2a"}
 
 
 class Agents:
@@ -53,18 +57,18 @@ class Agents:
         """Return the agent for a new run of a process on this host."""
         return SupervisedAgent(self._nursery, self._cgroups, self._describe(agent_config, config))
 
-    def remote(self, settings: RunSettings, agent_config: BaseAgent | None, config: Config) -> RemoteAgent:
+    def remote(self, settings: RunSettings, agent_config: BaseAgent | None, config: Config) -> "RemoteAgent":
         """Return the agent for a run behind a URL; its section may have left the config since the run started."""
         secret = None
         if isinstance(agent_config, AgentexConfig | A2aConfig):
             is_same = (agent_config.type, agent_config.url) == (settings.kind, settings.url)
             secret = agent_config.api_key if is_same else None  # a key goes only to the server it was configured for
         read_key = partial(_read_key, config, secret) if secret is not None else None
-        return _REMOTE[settings.kind](self._session, read_key)
+        return _remote_type(settings.kind)(self._session, read_key)
 
     def adopted(
         self, settings: RunSettings, agent_config: BaseAgent | None, config: Config
-    ) -> SupervisedAgent | RemoteAgent:
+    ) -> "SupervisedAgent | RemoteAgent":
         """Return the agent for a run that an earlier daemon started."""
         if settings.kind in _REMOTE:
             return self.remote(settings, agent_config, config)
@@ -77,6 +81,17 @@ class Agents:
             case AcpAgent():
                 return partial(acp_spec, agent_config=agent_config, config=config, umask=self.umask)
         raise TypeError(f"no process can be started for {type(agent_config).__name__}")
+
+
+def _remote_type(kind: str) -> type["RemoteAgent"]:
+    """Return the class of agents of a type that is reached over the network."""
+    if kind == "agentex":
+        from daemon.agents.remote.agentex import AgentexAgent  # noqa: PLC0415 - as said above
+
+        return AgentexAgent
+    from daemon.agents.remote.a2a import A2aAgent  # noqa: PLC0415
+
+    return A2aAgent
 
 
 def _read_key(config: Config, secret: Secret) -> str:

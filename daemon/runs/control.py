@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 
-from daemon.agents.base import Stoppable
-from daemon.agents.remote.agent import RemoteAgent
+from daemon.agents.base import Interruptible, Stoppable
 
 
 class RunControl:
@@ -48,19 +47,19 @@ class RunControl:
         """Abort the calls in flight."""
         for run_id in self.in_flight:
             agent = self._agents.get(run_id)
-            if isinstance(agent, RemoteAgent):
+            if isinstance(agent, Interruptible):
                 agent.interrupt()
 
     def report_hook_call(self, run_id: int) -> None:
         """Report to a run's agent that its hook was called; a run without an agent yet finds that it has ended."""
         agent = self._agents.get(run_id)
-        if isinstance(agent, RemoteAgent):
+        if isinstance(agent, Interruptible):
             agent.settled.set()
 
     def mask_of(self, run_id: int) -> Callable[[str], str]:
         """Return the function that masks the secrets of a run under way in a text."""
         agent = self._agents.get(run_id)
-        return agent.masked if isinstance(agent, RemoteAgent) else str
+        return agent.masked if isinstance(agent, Interruptible) else str
 
     def note_cancellation(self, run_ids: Iterable[int], reason: str) -> None:
         """Record on disk, without the database, that these runs are cancelled; blocks as long as the disk does."""

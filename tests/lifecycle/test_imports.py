@@ -15,6 +15,9 @@ OPTIONAL = {
     "daemon.cli.app",
     "daemon.cli.client",
     "daemon.doctor",
+    "daemon.agents.remote.agent",  # an agent behind a URL
+    "daemon.agents.remote.a2a",
+    "daemon.agents.remote.agentex",
     "daemon.recovery.restore",
     "daemon.store.backup",  # `agentcron backup` reads the database itself
     "difflib",  # a misspelt key
