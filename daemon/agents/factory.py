@@ -12,7 +12,7 @@ import structlog
 from daemon.agents.base import RunSettings
 from daemon.agents.process.acp import acp_spec
 from daemon.agents.process.agent import Describe, SupervisedAgent
-from daemon.agents.process.cgroups import Cgroups
+from daemon.agents.process.cgroup_delegation import Cgroups
 from daemon.agents.process.command import command_spec
 from daemon.agents.process.launcher import Nursery
 from daemon.config.schema import A2aAgent as A2aConfig

@@ -1,4 +1,4 @@
-"""Work that somebody asked for and that continues without them until it is done or the daemon stops."""
+"""Tasks that outlive the request or the signal that started them, until they are done or the daemon stops."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -1,4 +1,4 @@
-"""Follow the output of a run until it ends."""
+"""Follow a run through the daemon until it ends, as `--wait` does."""
 
 import sys
 from collections import deque

@@ -50,7 +50,7 @@ def _command(arguments: list[str]) -> Callable[[], object]:
         from daemon.cli.app import app
 
         return app
-    from daemon.cli.run import run_daemon
+    from daemon.cli.daemon_process import run_daemon
 
     file, accept_data_loss = start
     return partial(run_daemon, file, accept_data_loss=accept_data_loss)

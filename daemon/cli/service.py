@@ -36,7 +36,7 @@ def run(
 
     Ctrl-C stops it and cancels the runs that it started.
     """
-    from daemon.cli.run import run_daemon
+    from daemon.cli.daemon_process import run_daemon
 
     run_daemon(context.obj, accept_data_loss=accept_data_loss)
 

@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 
 from daemon.agents.factory import Agents
-from daemon.agents.process.cgroups import take_delegated
+from daemon.agents.process.cgroup_delegation import take_delegated
 from daemon.agents.process.launcher import Nursery
 from daemon.api.identity import Tokens, read_tokens
 from daemon.api.sockets import listening

@@ -14,7 +14,7 @@ from daemon.config.schema import Notify
 from daemon.errors import StoreUnavailableError
 from daemon.http_client import HttpCall
 from daemon.metrics import Metrics
-from daemon.notify.payload import request_of
+from daemon.notify.formats import request_of
 from daemon.notify.post import NotSentError, post, run_command
 from daemon.rules.notifications import next_try
 from daemon.store.changes import Changes

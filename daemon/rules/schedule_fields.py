@@ -2,7 +2,9 @@
 
 A new key is a line in `FIELDS`, its type and default in `config/schema.py`, a column in a migration, and its
 documentation. The rest is made from these: request models and their defaults, answers, revisions, `check --diff`, the
-options of `schedules create` and `update`, and the OpenAPI document.
+options of `schedules create` and `update`, and the OpenAPI document. A key that decides when a schedule is due is
+also a parameter of `store.schedules._cadence`; rules between keys stand in `config/crosschecks.py` and, for the API,
+in `schedules/management.py`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The remote control of active runs: passes requests such as stop and interrupt to the agent of a run."""
+"""Control of the runs under way: passes requests such as stop and interrupt to the agent of a run, here or remote."""
 
 import asyncio
 from collections.abc import Callable, Iterable

@@ -23,10 +23,10 @@ from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus
 from daemon.notify.outbox import Outbox
 from daemon.runs import steps
 from daemon.runs.control import RunControl
+from daemon.runs.delivery_stages import NoLongerWantedError, Stages
 from daemon.runs.finish import finish
 from daemon.runs.folder import FolderRoomError, RunPreparationError, make_input_folder, make_run_folder, run_folder
 from daemon.runs.hook_tokens import HookTokens, hash_of
-from daemon.runs.journal import NoLongerWantedError, Stages
 from daemon.runs.settings import settings_of
 from daemon.runs.workspace import WorkspacePreparation, source_of
 from daemon.store.cancellations import flag_cancellation, flag_of

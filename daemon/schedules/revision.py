@@ -11,7 +11,7 @@ from daemon.store.schedules import CADENCE_KEYS, ScheduleRow, cadence_from, chan
 from daemon.store.skips import pending_skips, remove_skip
 from daemon.units import format_instant, parse_instant
 
-_INSTANT = timedelta(milliseconds=1)
+_MILLISECOND = timedelta(milliseconds=1)  # the resolution of stored times
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def redefine(
         waiting = waiting_for_jitter(row, now)
         if new_cadence and waiting is not None and not _is_due(cadence_from({**row.definition, **values}), waiting):
             waiting = None
-        cursor = now if waiting is None else waiting - _INSTANT
+        cursor = now if waiting is None else waiting - _MILLISECOND
         skip_undecided(tx, row, cursor, f"{change_made} before this due time was decided")
     if new_cadence:
         revision = _without_old_skips(tx, row, cadence_from({**row.definition, **values}), revision)
@@ -56,7 +56,7 @@ def redefine(
 
 
 def _is_due(cadence: Cadence, at: datetime) -> bool:
-    return cadence.next_after(at - _INSTANT) == at
+    return cadence.next_after(at - _MILLISECOND) == at
 
 
 def _without_old_skips(tx: Transaction, row: ScheduleRow, cadence: Cadence, revision: Revision) -> Revision:

@@ -1,4 +1,4 @@
-"""Rows of `schedules` and their revisions."""
+"""Rows of `schedules` and their revisions, and when each schedule wakes the clock next."""
 
 import json
 import sqlite3
@@ -207,7 +207,7 @@ def insert_schedule(tx: Transaction, address: str, cursor: datetime, values: dic
     columns = {**values, **dict(zip(("cursor", "next_due", "wake_at"), due, strict=True))}
     marks = ", ".join("?" for _ in columns)
     written = tx.execute(f"INSERT INTO schedules ({', '.join(columns)}) VALUES ({marks})", columns.values())
-    tx.changes.count("schedule", "create")
+    tx.changes.count("schedule", "create")  # which wakes the clock
     return int(written.lastrowid or 0)
 
 
@@ -227,7 +227,7 @@ def change_schedule(
     assignments = ", ".join(f"{name} = ?" for name in columns)
     tx.execute(f"UPDATE schedules SET {assignments} WHERE id = ?", (*columns.values(), row.id))
     add_revision(tx, row.id, row.version + 1, now, principal, action, changes, note)
-    tx.changes.count("schedule", action)
+    tx.changes.count("schedule", action)  # which wakes the clock
     changed = get_schedule_by_id(tx, row.id)
     return changed or row
 

@@ -1,4 +1,4 @@
-"""Results of cleanup and retention as the API and `--json` show them."""
+"""The result of a sweep, one pass of cleanup or retention, as the API and `--json` show it."""
 
 from typing import Any
 

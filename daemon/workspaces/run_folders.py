@@ -1,4 +1,4 @@
-"""Remove the folders of deleted runs: those in `runs` that have no row in the database.
+"""Remove the folders, not the workspaces, of deleted runs: those in `runs` that have no row in the database.
 
 Standard library only: the helper process imports this.
 """

@@ -71,9 +71,9 @@ def test_a_damage_that_a_run_meets_stops_the_daemon_and_not_its_agent(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     slowed = (
-        "from daemon.errors import StoreDamagedError\nfrom daemon.runs import journal\n"
+        "from daemon.errors import StoreDamagedError\nfrom daemon.runs import delivery_stages\n"
         "async def delivered(*_): raise StoreDamagedError('the database is damaged (for a test)')\n"
-        "journal.Stages._delivered = delivered"
+        "delivery_stages.Stages._delivered = delivered"
     )
     text = AGENT.format(folder=tmp_path).replace("overlap", "# overlap")
     first = start_daemon(text, slowed=slowed)

@@ -39,7 +39,7 @@ Queue._start_runs = slow
 """
 BEFORE_THE_IDENTITY = """
 import asyncio
-from daemon.runs.journal import Stages
+from daemon.runs.delivery_stages import Stages
 async def slow(self, run_id, identity):
     open(FLAG, "w").write(str(identity.pid))
     await asyncio.sleep(3600)
@@ -64,7 +64,7 @@ SupervisorHandle.release = slow
 """
 AFTER_GO = """
 import asyncio
-from daemon.runs.journal import Stages
+from daemon.runs.delivery_stages import Stages
 async def slow(self, run, settings):
     open(FLAG, "w").write("released")
     await asyncio.sleep(3600)

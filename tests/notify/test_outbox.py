@@ -12,8 +12,8 @@ from daemon.config.live import LiveConfig
 from daemon.config.loading import load_config
 from daemon.fires.decision import Present
 from daemon.model import RunStatus
+from daemon.notify.formats import request_of
 from daemon.notify.outbox import Notice, Outbox
-from daemon.notify.payload import request_of
 from daemon.rules.budget import Limits
 from daemon.rules.notifications import NotifyReason, Standing, next_standing, next_try
 from daemon.runs.finish import finish

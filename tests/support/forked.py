@@ -21,7 +21,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         "daemon.cli.app",
-        "daemon.cli.run",
+        "daemon.cli.daemon_process",
         "daemon.recovery.restore",
         "daemon.cli.client",
         "daemon.cli.status",

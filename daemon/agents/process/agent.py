@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from daemon.agents.base import Journal, NeverStarted, Outcome, RunSettings, Work
-from daemon.agents.process.cgroups import Cgroups
+from daemon.agents.process.cgroup_delegation import Cgroups
 from daemon.agents.process.launcher import LaunchError, Nursery, SupervisorHandle, boot_id, end_leftovers
 from daemon.agents.process.result_formats import AgentReport, read_report
 from daemon.agents.process.supervisor import output, status

@@ -111,7 +111,7 @@ def in_brief(text: str) -> str:
 
 def _from_claude(path: Path) -> AgentReport:
     """Read `claude -p --output-format json` and `stream-json`: the last object of type `result`."""
-    for content in _json_objects(path):
+    for content in _objects_with_result(path):
         if content.get("type") != "result":
             continue
         usage = content.get("usage")
@@ -130,8 +130,8 @@ def _from_claude(path: Path) -> AgentReport:
     return AgentReport(complaint="no JSON result at the end of the standard output (result_format = claude)")
 
 
-def _json_objects(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects at the end of the standard output, last first: one per line, an array, or one in all."""
+def _objects_with_result(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects with a `result`, last first: one per line of the standard output, an array, or all."""
     try:
         text = _read_regular(path).decode(errors="replace")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The routes of the daemon as a whole."""
+"""The routes of the daemon as a whole: reload, status, health and metrics."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The supervisor: a process that owns one command run, from before its start until no process of it is left.
+"""The supervisor of one command run: starts it, enforces its time limits, and ends its whole process tree.
 
 The nursery forks it with one end of a socketpair. It sends a hello, waits for the spec, which is also the permission to
 start, and from then on depends on nobody: it enforces time limits and keeps the exit status even without a daemon.

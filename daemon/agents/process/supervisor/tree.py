@@ -1,4 +1,4 @@
-"""Process trees: find processes by descent or by a marker in their environment, and signal them safely."""
+"""Tools that find process trees, by descent or by a marker, and signal them; `supervisor.py` decides when one ends."""
 
 import os
 import select

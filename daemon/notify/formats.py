@@ -1,4 +1,4 @@
-"""Formats a notification as the service that receives it expects."""
+"""The formats of notifications, one `case` each; `config.schema.Notify` lists the same names."""
 
 import json
 from collections.abc import Mapping
