@@ -89,6 +89,6 @@ def _flag(tx: Transaction, number: int) -> Run:
     if run is None:
         raise NotFoundError(f"no run {number}; `agentcron runs list` shows the runs")
     if run.status not in ACTIVE:
-        raise RefusedError(f"run {number} is already {run.status}")
+        raise RefusedError(f"run {number} has already ended ({run.status})")
     flag_cancellation(tx, number, utc_now(), getpass.getuser())
     return run

@@ -154,7 +154,8 @@ def schedule_path(agent: str, name: str, subresource: str = "") -> str:
 
 _OPTIONS = {field.api: field.option.partition("/")[0] for field in FIELDS if field.help and "_" in field.api}
 """What the command line calls the fields of the API whose name is not an everyday word."""
-_FIELD = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, _OPTIONS)) + r")(?![\w.])")
+_FIELD = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w.])(" + "|".join(map(re.escape, _OPTIONS)) + r")(?![\w.])")
+"""A field in a message of the API; what is in quotes is somebody's value."""
 
 
 def _refusal(response: http.client.HTTPResponse) -> Exception:
@@ -163,7 +164,7 @@ def _refusal(response: http.client.HTTPResponse) -> Exception:
         if body["code"] == "config":
             return ConfigError(body["data"]["problems"])
         fields = [_in_terms_of_options(field["field"], field["problem"]) for field in body["data"].get("fields", [])]
-        text = "; ".join(fields or [_FIELD.sub(_option, body["message"], count=1)])
+        text = "; ".join(fields or [_FIELD.sub(_option, body["message"])])
     except (ValueError, LookupError, TypeError, AttributeError):
         text = f"the daemon returned {response.status} {response.reason}"
     return _ERRORS.get(response.status, RefusedError)(text)
@@ -176,4 +177,4 @@ def _in_terms_of_options(field: str, problem: str) -> str:
 
 
 def _option(field: re.Match[str]) -> str:
-    return _OPTIONS[field[0]]
+    return field[0] if field[1] is None else _OPTIONS[field[1]]

@@ -13,7 +13,7 @@ def request_cancellation(tx: Transaction, run_id: int, now: datetime, by: str) -
     """Request the cancellation of an active run; raise RefusedError if it has ended."""
     current = get_run(tx, run_id)
     if current is None or current.status not in ACTIVE:
-        raise RefusedError(f"run {run_id} is already {current.status if current else 'deleted'}")
+        raise RefusedError(f"run {run_id} has already ended ({current.status if current else 'deleted'})")
     flag_cancellation(tx, run_id, now, by)
     cancel_pending(tx, now)
 

@@ -203,6 +203,7 @@ def test_following_ends_if_nobody_remains_to_record_the_end(start_daemon: StartD
 
 
 MISTAKES = [
+    (("create", "a/new"), "set --cron or --every"),
     (("create", "a/new", "--every", "0s"), "--every: should be greater than or equal to 1"),
     (("create", "a/new", "--cron", "9"), "--cron: '9'"),
     (("create", "a/new", "--every", "1h", "--cron", "@daily"), "both --cron and --every are set"),
@@ -276,7 +277,7 @@ def test_init_writes_a_good_config_once(tmp_path: Path) -> None:
         (("schedules", "show", "a/\udcff"), 2, "write AGENT/NAME"),
         (("schedules", "next", "a/s", "--from", "9999-12-31T23:59:58Z"), 2, "1970 to 9000"),
         (("runs", "cancel", "99"), 1, "no run 99"),
-        (("runs", "cancel", "1"), 1, "already completed"),
+        (("runs", "cancel", "1"), 1, "already ended (completed)"),
         (("runs", "list", "--status", "happy"), 2, "'happy' is not a status"),
         (("nonsense",), 2, "No such command"),
     ],

@@ -57,7 +57,7 @@ def test_a_running_run_is_cancelled_with_its_whole_tree(start_daemon: StartDaemo
     assert daemon.query("SELECT * FROM cancellation_flags WHERE run_id = 1") == []
     again = daemon.cli("runs", "cancel", "1")
     assert again.returncode == 1
-    assert "already cancelled" in again.stderr
+    assert "already ended (cancelled)" in again.stderr
 
 
 def test_a_flag_set_while_no_daemon_runs_is_applied_at_the_next_start(start_daemon: StartDaemon) -> None:
