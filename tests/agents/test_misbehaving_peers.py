@@ -1,6 +1,7 @@
 """Peers that hang, disconnect, lie, flood or redirect: each run ends, with a reason that a person understands."""
 
 import json
+import signal
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -89,11 +90,16 @@ def config(url: str, late: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DaemonProcess, Peer]]:
+def late() -> int:
+    """The port at which the peer listens only when a delivery to it has failed."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory, late: int) -> Iterator[tuple[DaemonProcess, Peer]]:
     """A daemon that has delivered to all modes, and the peer."""
     folder = tmp_path_factory.mktemp("misbehaving")
-    late = free_port()
-    with peer(folder, "misbehaving") as found, daemons_in(folder) as start:
+    with peer(folder, "misbehaving", str(late)) as found, daemons_in(folder) as start:
         daemon = start(config(found.url, late), slowed=QUICK)
         for agent in ("refused", *ENDS):
             triggered(daemon, f"{agent}/s")
@@ -101,9 +107,9 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DaemonPr
             "SELECT 1 FROM events e JOIN runs r ON r.id = e.run_id WHERE r.agent = 'refused' "
             "AND e.type = 'delivery_failed'"
         )
-        with peer(folder, "misbehaving", port=late):
-            ended = "SELECT count(*) AS n FROM runs WHERE agent <> 'punctual' AND completed_at IS NOT NULL"
-            wait_until(lambda: daemon.query(ended)[0]["n"] == len(ENDS) + 1, deadline=60, what="all runs ended")
+        found.process.send_signal(signal.SIGUSR1)
+        ended = "SELECT count(*) AS n FROM runs WHERE agent <> 'punctual' AND completed_at IS NOT NULL"
+        wait_until(lambda: daemon.query(ended)[0]["n"] == len(ENDS) + 1, deadline=60, what="all runs ended")
         yield daemon, found
 
 
@@ -161,9 +167,10 @@ def test_other_schedules_fire_on_time_meanwhile(outcome: tuple[DaemonProcess, Pe
     assert "Traceback" not in daemon.log_text()
 
 
-def test_a_redirect_takes_the_key_nowhere_else(outcome: tuple[DaemonProcess, Peer]) -> None:
+def test_a_redirect_takes_the_key_nowhere_else(outcome: tuple[DaemonProcess, Peer], late: int) -> None:
     _, found = outcome
-    assert {one["headers"]["host"] for one in found.requests()} == {f"127.0.0.1:{found.port}"}
+    configured = {f"127.0.0.1:{found.port}", f"127.0.0.1:{late}"}
+    assert {one["headers"]["host"] for one in found.requests()} == configured
 
 
 def test_the_delays_are_those_of_the_contract() -> None:

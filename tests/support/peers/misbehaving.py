@@ -1,6 +1,7 @@
 """An HTTP peer whose behaviour the first part of the path names: `POST /MODE/api`. Everything it is sent is logged.
 
-`misbehaving.py PORT`; the file $PEER_LOG gets a JSON line for each request: mode, headers, body.
+`misbehaving.py PORT [LATE_PORT]`; the file $PEER_LOG gets a JSON line for each request: mode, headers, body. At
+LATE_PORT it listens only from SIGUSR1 on.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import contextlib
 import gzip
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -284,7 +286,7 @@ MODES: dict[str, Mode] = {
 }
 
 
-async def main(port: int, log: Path) -> None:
+async def main(port: int, late_port: int | None, log: Path) -> None:
     numbers: Counter[str] = Counter()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -300,10 +302,16 @@ async def main(port: int, log: Path) -> None:
         with contextlib.suppress(ConnectionError):
             writer.close()
 
+    late = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, late.set)
     server = await asyncio.start_server(serve, "127.0.0.1", port)
     async with server:
+        if late_port is not None:
+            await late.wait()
+            await asyncio.start_server(serve, "127.0.0.1", late_port)
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), Path(os.environ["PEER_LOG"])))
+    ports = [int(port) for port in sys.argv[1:]]
+    asyncio.run(main(ports[0], ports[1] if len(ports) > 1 else None, Path(os.environ["PEER_LOG"])))
