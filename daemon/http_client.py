@@ -234,7 +234,7 @@ def _retry_after(text: str | None) -> timedelta | None:
     except (ValueError, OverflowError):
         return None
     until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return max(timedelta(0), until - datetime.now(UTC))
+    return min(max(timedelta(0), until - datetime.now(UTC)), _LONGEST_WAIT)
 
 
 def _describe(error: BaseException) -> str:

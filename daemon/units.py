@@ -12,6 +12,7 @@ _INSTANT = re.compile(
 )
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
 _LONGEST = timedelta(days=36500)
+_LARGEST = 8191 * 1024**5  # bytes; fits into 63 bits
 _SECONDS_PER = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
@@ -49,7 +50,10 @@ def parse_size(text: str) -> int:
     number, unit = match.groups()
     base = 1024 if "i" in unit else 1000
     power = " KMGTP".index(unit[0].upper()) if unit != "B" else 0
-    return int(float(number) * base**power)
+    size = int(float(number) * base**power)
+    if size > _LARGEST:
+        raise ValueError("larger than 8191 PiB")
+    return size
 
 
 def format_size(count: int) -> str:

@@ -53,6 +53,12 @@ def test_bad_sizes_are_refused(text: str) -> None:
         parse_size(text)
 
 
+def test_a_size_fits_into_63_bits() -> None:
+    assert parse_size("8191PiB") < 2**63
+    with pytest.raises(ValueError, match="larger than 8191 PiB"):
+        parse_size("8192PiB")
+
+
 def test_sizes_for_people() -> None:
     assert [format_size(count) for count in (0, 1023, 1536, 5 * 1024**4)] == ["0 B", "1023 B", "1.5 KiB", "5.0 TiB"]
 

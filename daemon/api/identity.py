@@ -78,7 +78,7 @@ def marked_run(pid: int, active: set[int]) -> int | None:
         return None
     for entry in entries:
         name, _, value = entry.partition(b"=")
-        if name == b"AGENTCRON_RUN_ID" and value.isdigit() and int(value) in active:
+        if name == b"AGENTCRON_RUN_ID" and value.isdigit() and len(value) < 20 and int(value) in active:  # noqa: PLR2004
             return int(value)
     return None
 

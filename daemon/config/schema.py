@@ -158,9 +158,9 @@ class Schedule(Section):
 class Budget(Section):
     """`[agents.NAME.budget]`: limits per calendar day."""
 
-    runs_per_day: int | None = Field(None, ge=1)
-    cost_usd_per_day: float | None = Field(None, gt=0)
-    tokens_per_day: int | None = Field(None, ge=1)
+    runs_per_day: int | None = Field(None, ge=1, le=1_000_000_000)
+    cost_usd_per_day: float | None = Field(None, gt=0, le=1e12)
+    tokens_per_day: int | None = Field(None, ge=1, le=10**15)
 
 
 class BaseAgent(Section):

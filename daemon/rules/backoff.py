@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-_LONGEST = timedelta(hours=1)
+_LONGEST = 3600.0  # seconds
 _JITTER = 0.1
 
 
@@ -11,5 +11,5 @@ def retry_delay(base: timedelta, attempt: int, chance: float) -> timedelta:
 
     `chance` is the random number of the jitter, in [0, 1).
     """
-    doubled = base * 2.0 ** min(attempt - 1, 40)
-    return min(doubled, _LONGEST) * (1 - _JITTER + 2 * _JITTER * chance)
+    doubled = base.total_seconds() * 2.0 ** min(attempt - 1, 40)  # as a timedelta, this could overflow
+    return timedelta(seconds=min(doubled, _LONGEST)) * (1 - _JITTER + 2 * _JITTER * chance)

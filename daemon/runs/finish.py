@@ -7,16 +7,18 @@ from daemon.agents.base import Outcome, RunSettings
 from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus
 from daemon.notify.outbox import Outbox
 from daemon.rules.backoff import retry_delay
+from daemon.rules.reported import amount_of, count_of, usage_of
 from daemon.runs import steps
 from daemon.runs.retry import next_attempt
 from daemon.store.cancellations import Flag, flag_of
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event
-from daemon.store.runs import Run, change_status, count_usage, create_run, get_run, usage_columns
+from daemon.store.runs import Run, change_status, count_usage, create_run, get_run
 from daemon.store.schedules import change_schedule, get_schedule_by_id
 from daemon.units import format_instant, parse_instant
 
 _MOST_RERUNS = 3
+_MOST_CPU_SECONDS = 1e12
 
 
 def finish(
@@ -42,16 +44,16 @@ def finish(
     ended_at = _ended_at(run, outcome, now)
     steps.outcome_recorded(tx, run_id, ended_at, now, outcome.error)
     columns: dict[str, object] = {
-        "exit_code": outcome.exit_code,
-        "signal": outcome.signal,
+        "exit_code": count_of(outcome.exit_code),
+        "signal": count_of(outcome.signal),
         "completed_at": format_instant(ended_at),
         "error": outcome.error,
         "message": outcome.message,
-        "output_bytes": outcome.output_bytes,
-        "output_dropped": outcome.output_dropped,
-        "memory_peak_bytes": outcome.memory_peak,
-        "cpu_seconds": outcome.cpu_seconds,
-        **usage_columns(outcome.usage),
+        "output_bytes": count_of(outcome.output_bytes),
+        "output_dropped": count_of(outcome.output_dropped),
+        "memory_peak_bytes": count_of(outcome.memory_peak),
+        "cpu_seconds": amount_of(outcome.cpu_seconds, _MOST_CPU_SECONDS),
+        **usage_of(outcome.usage)[0],
     }
     count_usage(tx, run.agent, columns)
     if flag is None and _is_retried(run, outcome, settings):

@@ -23,7 +23,7 @@ def is_recorded(tx: Transaction, schedule_id: int, due: DueTime) -> bool:
 def count_recorded(tx: Transaction, schedule_id: int, first: DueTime, last: DueTime) -> int:
     """Count the due times in first <= due <= last that have their own row or are covered by a summary."""
     row = tx.execute(
-        "SELECT coalesce(sum(coalesce(covers_count, 1)), 0) AS n FROM fires "
+        "SELECT CAST(total(coalesce(covers_count, 1)) AS INTEGER) AS n FROM fires "
         "WHERE schedule_id = ? AND scheduled_for BETWEEN ? AND ?",
         (schedule_id, format_instant(first), format_instant(last)),
     ).fetchone()

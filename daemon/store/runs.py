@@ -7,21 +7,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any
 
 from daemon.errors import StaleStatusError
 from daemon.model import ACTIVE, QUEUE_CLASS, RunStatus, Trigger
 from daemon.rules.budget import Spent
+from daemon.rules.reported import MOST_COST, MOST_TOKENS
 from daemon.rules.states import is_allowed
 from daemon.store.changes import StatusChange
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event, end_open_steps
 from daemon.units import format_instant, parse_instant
 
-_MOST_COST = 1e12
 MICRO = 1_000_000
 """Micro-dollars per US dollar, the unit in which the metrics count cost."""
 SELECT_RUNS = "SELECT r.*, s.name AS schedule, s.timezone FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
+
+SPENT = (
+    f"CASE WHEN count(cost_usd) > 0 THEN total(min(max(cost_usd, 0.0), {MOST_COST})) END AS cost, "
+    f"CAST(total(min(max(input_tokens, 0), {MOST_TOKENS})) + total(min(max(output_tokens, 0), {MOST_TOKENS})) "
+    "AS INTEGER) AS tokens"
+)
+"""What runs spent, as columns of a query; unlike `sum`, `total` cannot overflow, whatever old rows contain."""
 
 
 @dataclass(frozen=True)
@@ -277,11 +283,10 @@ def count_active(source: Transaction | sqlite3.Connection) -> dict[str, int]:
 def spent_by(source: Transaction | sqlite3.Connection, agent: str, begin: datetime, end: datetime) -> Spent:
     """Return what the runs of an agent spent that were created in begin <= created_at < end."""
     row = source.execute(
-        "SELECT count(*) AS runs, coalesce(sum(cost_usd), 0.0) AS cost, coalesce(sum(input_tokens), 0) "
-        "+ coalesce(sum(output_tokens), 0) AS tokens FROM runs WHERE agent = ? AND created_at >= ? AND created_at < ?",
+        f"SELECT count(*) AS runs, {SPENT} FROM runs WHERE agent = ? AND created_at >= ? AND created_at < ?",
         (agent, format_instant(begin), format_instant(end)),
     ).fetchone()
-    return Spent(row["runs"], row["cost"], row["tokens"])
+    return Spent(row["runs"], row["cost"] or 0.0, row["tokens"])
 
 
 def attempts_of(tx: Transaction, base_name: str) -> list[Run]:
@@ -355,16 +360,3 @@ def count_usage(tx: Transaction, agent: str, columns: Mapping[str, object]) -> N
     cost = columns.get("cost_usd")
     if isinstance(cost, float):
         tx.changes.count("cost_usd", agent, round(cost * MICRO))
-
-
-def usage_columns(usage: dict[str, Any]) -> dict[str, object]:
-    """Return the usage columns for what an agent reported; omit anything that is not a sane number."""
-    columns: dict[str, object] = {}
-    for name in ("input_tokens", "output_tokens"):
-        value = usage.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62:
-            columns[name] = value
-    cost = usage.get("cost_usd")
-    if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < _MOST_COST:
-        columns["cost_usd"] = float(cost)
-    return columns

@@ -101,7 +101,7 @@ def by_environment(workspaces: Iterable[Workspace]) -> dict[str, list[Workspace]
 def count_workspaces(source: sqlite3.Connection) -> dict[str, tuple[int, int]]:
     """Return the number of existing workspaces and their bytes, by environment."""
     rows = source.execute(
-        "SELECT environment, count(*) AS n, coalesce(sum(bytes), 0) AS bytes FROM workspaces "
+        "SELECT environment, count(*) AS n, CAST(total(bytes) AS INTEGER) AS bytes FROM workspaces "
         "WHERE state = 'present' GROUP BY environment"
     )
     return {row["environment"]: (row["n"], row["bytes"]) for row in rows}

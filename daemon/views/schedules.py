@@ -118,7 +118,7 @@ def _figures(connection: sqlite3.Connection, schedule_id: int) -> _Figures:
     row = connection.execute(
         "SELECT count(*) FILTER (WHERE outcome = 'launched') AS started, "
         "max(scheduled_for) FILTER (WHERE outcome = 'launched') AS last, "
-        "coalesce(sum(coalesce(covers_count, 1)) FILTER (WHERE outcome = 'skipped_missed'), 0) AS missed "
+        "CAST(total(coalesce(covers_count, 1)) FILTER (WHERE outcome = 'skipped_missed') AS INTEGER) AS missed "
         "FROM fires WHERE schedule_id = ?",
         (schedule_id,),
     ).fetchone()

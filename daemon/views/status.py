@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from daemon.model import RunStatus
 from daemon.rules.budget import calendar_day
-from daemon.store.runs import SELECT_RUNS, count_pending, run_from
+from daemon.store.runs import SELECT_RUNS, SPENT, count_pending, run_from
 from daemon.store.schedules import UNDECIDABLE, schedule_from
 from daemon.units import format_duration, format_instant, format_size, parse_instant
 from daemon.views.runs import RunView, run_view
@@ -152,12 +152,11 @@ def _worst(statuses: Iterable[RunStatus]) -> RunStatus | None:
 
 def _spent_since(connection: sqlite3.Connection, begin: datetime, seen: dict[str, Any]) -> _Spent:
     row = connection.execute(
-        "SELECT sum(cost_usd) AS cost, coalesce(sum(input_tokens), 0) + coalesce(sum(output_tokens), 0) AS tokens "
-        "FROM runs r WHERE r.completed_at IS NOT NULL AND r.updated_at >= :begin "
+        f"SELECT {SPENT} FROM runs r WHERE r.completed_at IS NOT NULL AND r.updated_at >= :begin "
         f"AND r.completed_at >= :begin AND {_is_seen('r.agent')}",
         {**seen, "begin": format_instant(begin)},
     ).fetchone()
-    return {"cost_today_usd": None if row["cost"] is None else float(row["cost"]), "tokens_today": row["tokens"]}
+    return {"cost_today_usd": row["cost"], "tokens_today": row["tokens"]}
 
 
 def _uptime(pid: int | None, now: datetime) -> str | None:

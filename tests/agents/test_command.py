@@ -117,13 +117,22 @@ def test_usage_is_stored(start_daemon: StartDaemon) -> None:
     assert (run["input_tokens"], run["output_tokens"], run["cost_usd"], run["message"]) == (5, 7, 0.25, "done")
 
 
-SENSELESS = ['{"input_tokens": -1}', '{"cost_usd": NaN}', '{"input_tokens": "5"}', "[]", '{"cost_usd": 1e400}']
+SENSELESS = [
+    '{"input_tokens": -1}',
+    '{"cost_usd": NaN}',
+    '{"input_tokens": "5"}',
+    "[]",
+    '{"cost_usd": 1e400}',
+    '{"input_tokens": 4611686018427387903}',
+    '{"cost_usd": 1e12}',
+]
 
 
 def test_senseless_usage_is_left_out(start_daemon: StartDaemon) -> None:
     scripts = [f"""echo '{{"usage": {usage}}}' > $AGENTCRON_RESULT""" for usage in SENSELESS]
     for usage, run in zip(SENSELESS, side_by_side(start_daemon, scripts), strict=True):
         assert (run["status"], run["input_tokens"], run["cost_usd"]) == ("completed", None, None), usage
+        assert "usage" in str(run["message"]), usage
 
 
 CLAUDE = {

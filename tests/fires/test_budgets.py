@@ -100,3 +100,20 @@ def test_the_daemon_keeps_to_the_budget_of_its_config(start_daemon: StartDaemon)
     assert daemon.query("SELECT count(*) AS n FROM runs")[0]["n"] == 2
     daemon.wait_for_log("[clock] Fire skipped", outcome="skipped_budget")
     assert "skipped_budget" in daemon.cli("schedules", "history", "a/s").stdout
+
+
+HUGE = 2**63 - 1
+
+
+@pytest.mark.parametrize("column", ["input_tokens", "cost_usd"])
+async def test_old_rows_with_huge_numbers_exhaust_a_budget_and_stop_nothing(ledger: Ledger, column: str) -> None:
+    await ledger.declare('overlap = "allow_all"')
+    fires = [fire for seconds in (10, 20, 30) for fire in await decide(ledger, START + seconds * SECOND, Limits(99))]
+    for fire in fires:
+        await spend(ledger, fire.run_id or 0, **{column: HUGE if column == "input_tokens" else 1e308})
+    limits = Limits(tokens=10**9, cost_usd=1e6)
+    [over] = await decide(ledger, START + 40 * SECOND, limits)
+    assert over.outcome is FireOutcome.SKIPPED_BUDGET
+    assert "3000000000" in str(over.reason)
+    [again] = await decide(ledger, START + 50 * SECOND, Limits(runs=99))
+    assert again.outcome is FireOutcome.LAUNCHED

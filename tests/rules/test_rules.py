@@ -93,3 +93,8 @@ def test_retry_delay_doubles_up_to_an_hour(attempt: int, chance: float) -> None:
     delay = retry_delay(timedelta(seconds=30), attempt, chance)
     nominal = min(30.0 * 2 ** (attempt - 1), 3600.0)
     assert 0.9 * nominal <= delay.total_seconds() <= 1.1 * nominal + 0.001
+
+
+@given(st.timedeltas(timedelta(0), timedelta(days=36500)), st.integers(1, 200))
+def test_no_retry_delay_is_too_long_to_compute(base: timedelta, attempt: int) -> None:
+    assert retry_delay(base, attempt, 0.5) <= HOUR

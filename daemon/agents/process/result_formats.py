@@ -1,10 +1,10 @@
 """What a command reports about its outcome: the file `$AGENTCRON_RESULT`, or the JSON that a CLI prints."""
 
 import json
-import math
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Any, Literal
 from daemon.agents.process.supervisor.files import open_regular
 from daemon.agents.process.supervisor.output import STANDARD_OUTPUT
 from daemon.model import RunStatus
+from daemon.rules.reported import amount_of, count_of, usage_of
 
 _LARGEST_FILE = 1024 * 1024
 STANDARD_OUTPUT_KEPT = 1024 * 1024
 _LONGEST_WAIT = timedelta(days=7)
 _LONGEST_MESSAGE = 4000
 _MOST_PERMISSIONS = 100
+_CLAUDE_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
 @dataclass(frozen=True)
@@ -72,18 +74,28 @@ def _read_regular(path: Path) -> bytes:
 
 def _from_object(content: dict[str, Any]) -> AgentReport:
     status = content.get("status")
-    complaint = None
+    complaints = []
     if status not in {None, "completed", "failed"}:
-        complaint = 'the result file has a status other than "completed" and "failed"'
-    usage = content.get("usage")
+        complaints.append('the result file has a status other than "completed" and "failed"')
+    usage, refused = _usage(content.get("usage"))
+    wait = _wait(content.get("retry_after"))
+    if wait is None and content.get("retry_after") is not None:
+        refused.append("retry_after is not a number of seconds")
     return AgentReport(
         status=RunStatus(status) if status in {"completed", "failed"} else None,
         message=_text(content.get("message")),
-        usage=usage if isinstance(usage, dict) else {},
-        retry_after=_wait(content.get("retry_after")),
+        usage=usage,
+        retry_after=wait,
         permissions=tuple(_permissions(content.get("permissions"))),
-        complaint=complaint,
+        complaint="; ".join([*complaints, *refused]) or None,
     )
+
+
+def _usage(reported: object) -> tuple[dict[str, int | float], list[str]]:
+    """Return the usage in a report, and a complaint about each value that is not used."""
+    if reported is None:
+        return {}, []
+    return usage_of(reported) if isinstance(reported, dict) else ({}, ["usage is not a JSON object"])
 
 
 def _permissions(value: object) -> Iterator[dict[str, str]]:
@@ -95,9 +107,8 @@ def _permissions(value: object) -> Iterator[dict[str, str]]:
 
 
 def _wait(value: object) -> timedelta | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        return None
-    return timedelta(seconds=min(value, _LONGEST_WAIT.total_seconds()))
+    seconds = amount_of(value, sys.float_info.max)
+    return None if seconds is None else timedelta(seconds=min(seconds, _LONGEST_WAIT.total_seconds()))
 
 
 def _text(value: object) -> str | None:
@@ -114,20 +125,31 @@ def _from_claude(path: Path) -> AgentReport:
     for content in _objects_with_result(path):
         if content.get("type") != "result":
             continue
-        usage = content.get("usage")
-        usage = usage if isinstance(usage, dict) else {}
-        counted = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-        tokens = [usage[name] for name in counted if isinstance(usage.get(name), int)]
+        reported = content.get("usage")
+        reported = reported if isinstance(reported, dict) else {}
+        usage, refused = usage_of(
+            {
+                "input_tokens": _sum(reported.get(name) for name in _CLAUDE_INPUT),
+                "output_tokens": reported.get("output_tokens"),
+                "cost_usd": content.get("total_cost_usd"),
+            }
+        )
         return AgentReport(
             status=RunStatus.FAILED if content.get("is_error") is True else None,
             message=_text(content.get("result")) or _text(content.get("subtype")),
-            usage={
-                "input_tokens": sum(tokens) if tokens else None,
-                "output_tokens": usage.get("output_tokens"),
-                "cost_usd": content.get("total_cost_usd"),
-            },
+            usage=usage,
+            complaint="; ".join(refused) or None,
         )
     return AgentReport(complaint="no JSON result at the end of the standard output (result_format = claude)")
+
+
+def _sum(values: Iterable[object]) -> object:
+    """Return the sum of the values that are there, None without any; the first one that is not a count, if any."""
+    found = [value for value in values if value is not None]
+    counts = [count for count in map(count_of, found) if count is not None]
+    if len(counts) < len(found):
+        return next(value for value in found if count_of(value) is None)
+    return sum(counts) if counts else None
 
 
 def _objects_with_result(path: Path) -> Iterator[dict[str, Any]]:

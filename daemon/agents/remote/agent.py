@@ -19,6 +19,7 @@ from daemon.agents.remote.transcript import Transcript
 from daemon.errors import SecretError
 from daemon.http_client import CallError, HttpCall, calling
 from daemon.model import RunStatus
+from daemon.rules.reported import usage_of
 from daemon.units import utc_now
 
 _LOG = structlog.get_logger()
@@ -147,6 +148,12 @@ class RemoteAgent(ABC):
             output_bytes, dropped = self.transcript.finish()
         if isinstance(outcome, NeverStarted):
             return outcome
+        usage, refused = usage_of(outcome.usage)
+        if refused:
+            _LOG.warning(
+                "[run] Agent's report ignored", run_id=work.run_id, agent=work.agent, reason="; ".join(refused)
+            )
+        outcome = replace(outcome, usage=usage)
         return self._shown(replace(outcome, output_bytes=output_bytes, output_dropped=dropped))
 
     async def _ended(self, work: Work) -> Outcome | NeverStarted:

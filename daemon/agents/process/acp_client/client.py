@@ -17,6 +17,7 @@ from .result import SessionResult, write_result
 _VERSION = 1
 _METHOD_NOT_FOUND = -32601
 _AUTH_REQUIRED = -32000
+_MOST_TOKENS = 2**63  # more than the daemon accepts; it reports the value
 _PREFERRED = {"allow": ("allow_once", "allow_always"), "reject": ("reject_once", "reject_always")}
 _STOPPED = {
     "max_tokens": "the agent stopped: it reached its token limit (max_tokens)",
@@ -44,6 +45,11 @@ def main(arguments: list[str]) -> None:
     write_result(result)
     sys.stdout.flush()
     os._exit(code)
+
+
+def _tokens(value: object) -> int:
+    """Return a number of tokens, bounded so that a sum of them can be written; 0 for anything else."""
+    return max(0, min(value, _MOST_TOKENS)) if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 class _RefusedError(Exception):
@@ -189,7 +195,7 @@ class Session:
         if not isinstance(usage, dict):
             return
         read = [usage.get(name) for name in ("inputTokens", "cachedReadTokens", "cachedWriteTokens")]
-        self._result.usage["input_tokens"] = sum(value for value in read if isinstance(value, int))
+        self._result.usage["input_tokens"] = sum(map(_tokens, read))
         self._result.usage["output_tokens"] = usage.get("outputTokens")
 
     def _count_cost(self, update: dict[str, Any]) -> None:
