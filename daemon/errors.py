@@ -37,6 +37,10 @@ class ForbiddenError(AgentcronError):
     """The principal may read the object, but not do this to it."""
 
 
+class LimitError(AgentcronError):
+    """The principal has as many objects, or causes as much, as it may; others are not affected."""
+
+
 class StaleVersionError(AgentcronError):
     """The schedule has changed since the version that the change is for."""
 

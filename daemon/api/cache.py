@@ -10,15 +10,15 @@ from daemon.api.json_body import to_json
 from daemon.config.schema import Config
 from daemon.units import format_instant
 
-_MOST = 16_000_000  # characters that are kept
-_LARGEST = 1_000_000  # characters of one answer that is
+_MOST = 16_000_000  # bytes that are kept
+_LARGEST = 1_000_000  # bytes of one answer that is
 
 
 @dataclass(frozen=True)
 class Answer:
     """A body of JSON."""
 
-    text: str
+    body: bytes
     version: int
     """Of the one schedule that it shows, 0 for a list."""
     until: str | None
@@ -54,15 +54,15 @@ class ResponseCache:
         return fresh
 
     def _keep(self, key: Hashable, fresh: Answer, known: Answer | None) -> None:
-        if len(fresh.text) > _LARGEST:
+        if len(fresh.body) > _LARGEST:
             return
         if self._size > _MOST:
             self._answers, self._size, known = {}, 0, None
-        self._size += len(fresh.text) - (len(known.text) if known else 0)
+        self._size += len(fresh.body) - (len(known.body) if known else 0)
         self._answers[key] = fresh
 
 
 def _written(body: Mapping[str, Any]) -> Answer:
     schedules = body.get("run_schedules", [body])
     times = [at for one in schedules for at in [*(one["next_action_times"] or ()), *one["skipped_action_times"]]]
-    return Answer(to_json(body), body.get("version", 0), min(times, default=None))
+    return Answer(to_json(body).encode(), body.get("version", 0), min(times, default=None))

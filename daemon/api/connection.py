@@ -6,15 +6,17 @@ from weakref import WeakSet
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import RequestHandler
 
 from daemon.api.errors import answer_to, refusal
+from daemon.api.write_deadline import WriteDeadline
 
 _LOG = structlog.get_logger()
 _LINGERING = 2.0  # seconds in which an unused body is still read, so that the response arrives
 
+_READ_AHEAD = 16 * 1024  # bytes of a body that are held, twice at most, before anybody wants it
 
-class Connection(RequestHandler):
+
+class Connection(WriteDeadline):
     """The protocol of one connection; errors become JSON responses and log lines instead of tracebacks."""
 
     def __init__(self, server: web.Server, *, idle: float, others: "WeakSet[Connection]", most: int) -> None:
@@ -29,6 +31,7 @@ class Connection(RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # None is documented
             auto_decompress=False,
             lingering_time=_LINGERING,
+            read_bufsize=_READ_AHEAD,
         )
         self._others = others
         self._most = most

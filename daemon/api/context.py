@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from daemon.access import Access
 from daemon.api.background import Background
+from daemon.api.bodies import Bodies
 from daemon.api.cache import ResponseCache
+from daemon.api.sending import UnreadAnswers
 from daemon.clock.alarm import Clock
 from daemon.config.live import LiveConfig
 from daemon.config.schema import Config
@@ -38,6 +40,8 @@ class ApiContext:
     reload: Callable[[], Awaitable[tuple[list[DeclaredChange], list[str]]]]
     """Read the config file again: what changed, and what needs a restart; raises ConfigError for a bad one."""
     cache: ResponseCache = field(default_factory=ResponseCache)
+    bodies: Bodies = field(default_factory=Bodies)
+    unread: UnreadAnswers = field(default_factory=UnreadAnswers)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether the daemon stops: answers without an end are broken off."""
 

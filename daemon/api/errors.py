@@ -5,6 +5,7 @@ from typing import Any
 
 from aiohttp import web
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
 from daemon.errors import (
@@ -12,6 +13,7 @@ from daemon.errors import (
     ConfigError,
     ForbiddenError,
     InvalidError,
+    LimitError,
     NotFoundError,
     RefusedError,
     StaleVersionError,
@@ -27,6 +29,8 @@ class ErrorView(TypedDict):
     data: dict[str, Any]
 
 
+_MOST_FIELDS = 20
+_LONGEST_NAME = 200  # characters
 _STATUSES: dict[type[AgentcronError], tuple[int, str]] = {
     InvalidError: (400, "invalid"),
     ConfigError: (400, "config"),
@@ -34,6 +38,7 @@ _STATUSES: dict[type[AgentcronError], tuple[int, str]] = {
     NotFoundError: (404, "not_found"),
     RefusedError: (409, "conflict"),
     StaleVersionError: (412, "stale_version"),
+    LimitError: (429, "too_many"),
     StoreUnavailableError: (503, "unavailable"),
 }
 _CODES = {
@@ -48,6 +53,7 @@ _CODES = {
     415: "unsupported_media_type",
     417: "expectation_failed",
     422: "unprocessable",
+    429: "too_many",
 }
 
 
@@ -60,7 +66,7 @@ def refusal(status: int, message: str, data: dict[str, Any] | None = None, code:
 def answer_to(error: Exception) -> web.Response | None:
     """Return the answer to a request that raised an expected error, None for an unexpected one."""
     if isinstance(error, ValidationError):
-        return refusal(422, "the request has a wrong shape; data.fields names each", {"fields": fields_of(error)})
+        return _wrong_shape(error)
     if isinstance(error, web.HTTPException):
         message = error.text if isinstance(error, web.HTTPRequestEntityTooLarge) else error.reason
         refused = refusal(error.status, message or "not possible")
@@ -76,15 +82,23 @@ def answer_to(error: Exception) -> web.Response | None:
     return None
 
 
-def fields_of(error: ValidationError) -> list[dict[str, str]]:
-    """Name each field that has a wrong shape, and what is allowed."""
-    return [
-        {
-            "field": ".".join(str(part) for part in found["loc"]) or "body",
-            "problem": "should be an object" if found["type"] == "model_type" else _plain(found["msg"]),
-        }
-        for found in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
+def _wrong_shape(error: ValidationError) -> web.Response:
+    """Name the fields that have a wrong shape, at most 20 of them, and what is allowed."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    fields = [{"field": _name_of(one["loc"]), "problem": _problem(one)} for one in found[:_MOST_FIELDS]]
+    message = "the request has a wrong shape; data.fields names each"
+    if len(found) > _MOST_FIELDS:
+        message = f"the request has a wrong shape; data.fields names the first {_MOST_FIELDS} wrong fields"
+    return refusal(422, message, {"fields": fields})
+
+
+def _name_of(location: tuple[int | str, ...]) -> str:
+    name = ".".join(str(part) for part in location) or "body"
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+
+
+def _problem(found: ErrorDetails) -> str:
+    return "should be an object" if found["type"] == "model_type" else _plain(found["msg"])
 
 
 def _plain(message: str) -> str:

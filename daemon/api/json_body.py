@@ -7,21 +7,52 @@ from typing import Any
 
 from daemon.errors import InvalidError
 
+_MOST_PARTS = 50_000  # keys, objects and arrays of one body
+_DEEPEST = 200  # levels of nesting
+_LONGEST_NUMBER = 100  # characters
+_NO_BRACKETS = bytes(set(range(256)) - set(b"{[]}"))
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
 
 
 def parse_document(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
-    """Return the JSON value of a body; raise InvalidError if RFC 8259 forbids it or no agent could read it."""
+    """Return the JSON value of a body; raise InvalidError if RFC 8259 forbids it, or for one that costs too much."""
+    _check_structure(data)
     try:
-        document = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        document = json.loads(
+            data.decode(),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=lambda text: int(_short(text)),
+            parse_float=lambda text: float(_short(text)),
+        )
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode()  # no infinities, no half characters
     except RecursionError:
-        raise InvalidError("the body is nested too deeply") from None
+        raise _too_deep() from None
     except UnicodeError:
         raise InvalidError("the body is not valid UTF-8 text") from None
     except ValueError as error:
         raise InvalidError(f"the body is not valid JSON: {error}") from None
     return document
+
+
+def _check_structure(data: bytes) -> None:
+    """Raise InvalidError for too many keys, objects and arrays, or too deep a nesting, before anything is built."""
+    unescaped = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    outside = b"".join(unescaped.split(b'"')[::2])  # what is outside of strings
+    opening = outside.count(b"{") + outside.count(b"[")
+    if opening + outside.count(b":") > _MOST_PARTS:
+        raise InvalidError(f"the body has more than {_MOST_PARTS} keys, objects and arrays; send less at once")
+    if opening <= _DEEPEST:
+        return
+    depth = 0
+    for bracket in outside.translate(None, delete=_NO_BRACKETS):
+        depth += 1 if bracket in b"{[" else -1
+        if depth > _DEEPEST:
+            raise _too_deep()
+
+
+def _too_deep() -> InvalidError:
+    return InvalidError(f"the body is nested too deeply: at most {_DEEPEST} levels are allowed")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -33,6 +64,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _short(number: str) -> str:
+    if len(number) > _LONGEST_NUMBER:
+        raise ValueError(f"a number has more than {_LONGEST_NUMBER} characters; send it as a string")
+    return number
 
 
 def to_json(body: Mapping[str, object]) -> str:

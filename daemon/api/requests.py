@@ -1,6 +1,7 @@
 """The shapes of requests: the models that validate them and stand in `/openapi.json`."""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
@@ -22,6 +23,7 @@ def _whole(value: object) -> object:
 
 Seconds = Annotated[int, Field(ge=0, le=36500 * 86400), BeforeValidator(_whole)]
 Interval = Annotated[int, Field(ge=1, le=36500 * 86400), BeforeValidator(_whole)]
+_MOST_UNKNOWN = 25  # one error each; more than an answer names
 _CADENCES = ("cron_expression", "interval_seconds")
 _BOTH_CADENCES: JsonDict = {
     "properties": {"cron_expression": {"type": "string"}, "interval_seconds": {"type": "integer"}},
@@ -30,13 +32,25 @@ _BOTH_CADENCES: JsonDict = {
 Policy = Annotated[Overlap, Field(strict=False)]
 
 
-class Shape(BaseModel):
+class _FewUnknown(BaseModel):
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_most_unknown_keys(cls, value: object) -> object:
+        """Keep only the first unknown keys: each one is an error, and a large body could have very many."""
+        if not isinstance(value, dict) or len(value) <= len(cls.model_fields) + _MOST_UNKNOWN:
+            return value
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        unknown = islice((key for key in value if key not in known), _MOST_UNKNOWN)
+        return {key: value[key] for key in (*(value.keys() & known), *unknown)}
+
+
+class Shape(_FewUnknown):
     """A request body: strict types, no unknown keys."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, defer_build=True)
 
 
-class Input(InitialInput):
+class Input(InitialInput, _FewUnknown):
     """The input of a schedule's runs."""
 
 

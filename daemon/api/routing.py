@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from daemon.access import Action
 from daemon.api.context import ApiContext
-from daemon.api.json_body import parse_document, to_json, versions_of
+from daemon.api.json_body import to_json, versions_of
 from daemon.api.requests import Name, NoQuery
 from daemon.errors import ForbiddenError, InvalidError, NotFoundError, RefusedError
 from daemon.schedules.management import ChangeRequest
@@ -26,12 +26,12 @@ _LARGEST_ID = 2**63 - 1
 
 @dataclass(frozen=True)
 class ApiCall:
-    """One request with its principal and its validated body and query."""
+    """One request with its principal and its validated query; the body is read when the handler wants it."""
 
     request: web.Request
     context: ApiContext
     principal: str
-    validated_body: BaseModel | None
+    route: "Route"
     validated_query: BaseModel
 
     @property
@@ -60,11 +60,16 @@ class ApiCall:
         except ValueError:
             raise NotFoundError(f"nothing is named {text!r}") from None
 
-    def body(self, shape: type[B]) -> B:
-        """Return the body as the model that the route declares; raise TypeError for another model."""
-        if not isinstance(self.validated_body, shape):
+    async def body(self, shape: type[B], sender: str | None = None) -> B:
+        """Read the body as the model that the route declares; call it once, after the principal's rights were checked.
+
+        Large bodies of one sender, the principal unless named, wait for each other. Raise InvalidError for bad JSON,
+        ValidationError for a wrong shape, TypeError for a model that the route does not declare.
+        """
+        if self.route.body is not shape:
             raise TypeError(f"the route does not declare {shape.__name__}")
-        return self.validated_body
+        reader = self.context.bodies
+        return await reader.read(self.request, shape, sender or self.principal, required=self.route.body_required)
 
     def query(self, shape: type[B]) -> B:
         """Return the query as the model that the route declares; raise TypeError for another model."""
@@ -86,7 +91,7 @@ class ApiCall:
 
     async def answer(self, query: Callable[[sqlite3.Connection], Mapping[str, object]]) -> web.Response:
         """Return a response with the result of a database query, which is serialized outside the event loop."""
-        return written(await self.context.home.database.read(lambda connection: to_json(query(connection))))
+        return written(await self.context.home.database.read(lambda connection: to_json(query(connection)).encode()))
 
     async def require(self, action: Action, agent: str, what: str) -> None:
         """Raise NotFoundError if the principal may not read an agent, ForbiddenError if it may only read it."""
@@ -136,19 +141,6 @@ class Route:
         """Whether the route is disabled by `control.schedules_api = false`."""
         return "/schedules" in self.path
 
-    async def read_body(self, request: web.Request) -> BaseModel | None:
-        """Return the validated body; raise InvalidError for bad JSON and ValidationError for a wrong shape."""
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise web.HTTPUnsupportedMediaType(reason="send the body without a Content-Encoding")
-        data = await request.read()
-        if self.body is None:
-            return None
-        if not data and not self.body_required:
-            return self.body()
-        if request.content_type != "application/json":
-            raise web.HTTPUnsupportedMediaType(reason="send the body with Content-Type: application/json")
-        return self.body.model_validate(parse_document(data))
-
     def read_query(self, request: web.Request) -> BaseModel:
         """Return the validated query; raise ValidationError for a wrong shape."""
         values: dict[str, Any] = {}
@@ -157,11 +149,13 @@ class Route:
         return self.query.model_validate(values)
 
 
-def written(text: str, status: int = 200, **headers: str) -> web.Response:
-    """Return a JSON response with a given text."""
-    return web.Response(text=text, status=status, headers=headers or None, content_type="application/json")
+def written(body: bytes, status: int = 200, **headers: str) -> web.Response:
+    """Return a response with a body of JSON."""
+    return web.Response(
+        body=body, status=status, headers={"Content-Type": "application/json; charset=utf-8", **headers}
+    )
 
 
 def reply(body: Mapping[str, object], status: int = 200, **headers: str) -> web.Response:
     """Return a JSON response."""
-    return written(to_json(body), status, **headers)
+    return written(to_json(body).encode(), status, **headers)

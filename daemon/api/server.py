@@ -10,21 +10,22 @@ from weakref import WeakSet
 import structlog
 from aiohttp import web
 
+from daemon.api.bodies import LARGEST_BODY, expect, refuse_encoded
 from daemon.api.connection import Connection
 from daemon.api.context import ApiContext
 from daemon.api.errors import answer_to, refusal
 from daemon.api.identity import Hosts, Peers, Tokens, is_cross_origin
+from daemon.api.json_body import to_json
 from daemon.api.openapi import describe
 from daemon.api.requests import NoQuery
 from daemon.api.routes import hooks, retention, runs, schedules, service, workspaces
-from daemon.api.routing import ApiCall, Route, reply
+from daemon.api.routing import ApiCall, Route, written
+from daemon.api.sending import send
 from daemon.api.sockets import Listeners, most_connections
 
 _LOG = structlog.get_logger()
-_LARGEST_BODY = 1024 * 1024
 _FIRST_REQUEST = 15.0  # seconds that a new connection has for the headers of its first request
 _IDLE = 60.0  # seconds until the headers of the next one
-_BODY = 30.0  # seconds for a body
 _STOP_TIME = 0.5  # seconds that responses in flight get when the server stops
 _BACKLOG = 1024  # connections that may wait to be accepted
 _LONGEST_PATH = 300  # characters of a path in the log
@@ -56,7 +57,7 @@ class ControlServer:
         context.live.on_change(self._update_hosts)
         self._most = most_connections()
         self._used: WeakSet[asyncio.BaseTransport] = WeakSet()  # transports that have sent a request
-        self._document: dict[str, object] = {}
+        self._document: asyncio.Future[bytes] | None = None
         self._routes = [
             *schedules.ROUTES,
             *runs.ROUTES,
@@ -81,10 +82,10 @@ class ControlServer:
         self._hosts = Hosts(config, config.control.listen or "")
 
     async def _serve(self, listener: socket.socket, *, on_tcp: bool) -> None:
-        app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[self._guard])
+        app = web.Application(client_max_size=LARGEST_BODY, middlewares=[self._guard])
         app[_ON_TCP] = on_tcp
         for route in self._routes:
-            app.router.add_route(route.method, route.path, self._handler_of(route))
+            app.router.add_route(route.method, route.path, self._handler_of(route), expect_handler=expect)
         app.router.add_get("/openapi.json", self._openapi)
         runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_STOP_TIME)
         await runner.setup()
@@ -139,6 +140,8 @@ class ControlServer:
             response = answer
         if state.route is not None:
             self._count_and_log(state, state.route, request, response.status)
+        if isinstance(response, web.Response):
+            return await send(request, response, self._context.unread, state.principal)
         return response
 
     def _handler_of(self, route: Route) -> _Handler:
@@ -148,7 +151,10 @@ class ControlServer:
             if route.is_of_schedules and not self._context.config.control.schedules_api:
                 return refusal(404, "the schedule routes are disabled (control.schedules_api = false)")
             state.principal = await self._principal_of(request, is_open=route.is_open)
-            return await self._call(route, request, state.principal)
+            refuse_encoded(request)
+            return await route.handler(
+                ApiCall(request, self._context, state.principal, route, route.read_query(request))
+            )
 
         return handle
 
@@ -165,15 +171,6 @@ class ControlServer:
                 status=status,
                 duration_ms=int((time.monotonic() - state.began) * 1000),
             )
-
-    async def _call(self, route: Route, request: web.Request, principal: str) -> web.StreamResponse:
-        query = route.read_query(request)
-        try:
-            async with asyncio.timeout(_BODY):
-                body = await route.read_body(request)
-        except TimeoutError:
-            raise web.HTTPRequestTimeout(reason=f"the body did not arrive within {_BODY:.0f} s") from None
-        return await route.handler(ApiCall(request, self._context, principal, body, query))
 
     async def _principal_of(self, request: web.Request, *, is_open: bool) -> str:
         """Return the principal of a request, empty for an open route; raise HTTPUnauthorized or HTTPForbidden."""
@@ -194,9 +191,11 @@ class ControlServer:
     async def _openapi(self, request: web.Request) -> web.StreamResponse:
         await self._principal_of(request, is_open=True)
         NoQuery.model_validate(dict(request.query))
-        if not self._document:
-            self._document = describe(self._routes)
-        return reply(self._document)
+        if self._document is None:
+            self._document = self._context.background.start(
+                asyncio.to_thread(lambda: to_json(describe(self._routes)).encode())
+            )
+        return written(await asyncio.shield(self._document))
 
 
 def _path_for_log(request: web.Request, route: Route | None) -> str:

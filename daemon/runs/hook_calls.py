@@ -37,14 +37,15 @@ class HookCalls:
 
         Raise NotFoundError for a token that is not valid, InvalidError for a result that cannot be stored.
         """
-        run_id = await self._run_of(token)
+        run_id = await self.run_of(token)
         lock = self._locks.setdefault(run_id, asyncio.Lock())
         async with lock:  # a second call neither ends the run again nor replaces the first report
-            await self._run_of(token)
+            await self.run_of(token)
             await self._end(run_id, token, status, result, error)
         return run_id
 
-    async def _run_of(self, token: str) -> int:
+    async def run_of(self, token: str) -> int:
+        """Return the active run that a token may end; raise NotFoundError for a token that is not valid."""
         digest, now = hash_of(token), self._home.now()
         run_id = await self._home.database.read(lambda connection: run_of_hook(connection, digest, now))
         if run_id is None:

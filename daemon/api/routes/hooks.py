@@ -17,8 +17,9 @@ class HookView(TypedDict):
 
 
 async def _take(call: ApiCall) -> web.StreamResponse:
-    body = call.body(requests.HookCall)
     token = call.request.match_info["token"]
+    hook = await call.context.hook_calls.run_of(token)  # before any of the body is read: nobody else knows the token
+    body = await call.body(requests.HookCall, sender=f"hook of run {hook}")
     run_id = await call.context.hook_calls.take(token, body.status, body.result, body.error)
     return reply(HookView(run_id=run_id, status=body.status))
 

@@ -13,7 +13,7 @@ from daemon.workspaces.client import WorkspaceHelperError
 
 async def _run(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("run retention")
-    body = call.body(requests.RetentionRequest)
+    body = await call.body(requests.RetentionRequest)
     retention = call.context.retention
     task = call.context.background.start(retention.forecast() if body.dry_run else retention.sweep())
     try:

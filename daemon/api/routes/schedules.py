@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from daemon.access import Action
 from daemon.api import requests
 from daemon.api.cache import Answer
-from daemon.api.json_body import etag
+from daemon.api.json_body import etag, to_json
 from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, ApiCall, Handler, Route, reply, written
 from daemon.api.schedule_columns import changed_columns, input_columns, instant, new_columns
 from daemon.config.effective import days_of
@@ -45,10 +45,11 @@ class BackfillView(TypedDict):
 
 
 async def _create(call: ApiCall) -> web.StreamResponse:
-    agent, body = call.agent, call.body(requests.ScheduleCreate)
+    agent = call.agent
     await call.require("agent.update", agent, f"agent {agent}")
     if agent not in call.context.config.agents:
         raise NotFoundError(f"no agent {agent!r} is in the config")
+    body = await call.body(requests.ScheduleCreate)
     columns = new_columns(body, call.context.config.daemon.timezone)
     request = call.change_request()
     row = await call.context.home.database.write(lambda tx: management.create(tx, agent, body.name, columns, request))
@@ -64,7 +65,7 @@ async def _list(call: ApiCall) -> web.StreamResponse:
         now, place = utc_now(), (agent, page.limit, page.cursor)
         return cache.answer(connection, config, place, now, lambda: schedules_page(connection, config, now, *place))
 
-    return written((await call.context.home.database.read(query)).text)
+    return written((await call.context.home.database.read(query)).body)
 
 
 async def _get(call: ApiCall) -> web.StreamResponse:
@@ -84,44 +85,61 @@ async def _get(call: ApiCall) -> web.StreamResponse:
         )
 
     answer = await call.context.home.database.read(query)
-    return written(answer.text, ETag=etag(answer.version))
+    return written(answer.body, ETag=etag(answer.version))
 
 
 async def _update(call: ApiCall) -> web.StreamResponse:
-    columns = changed_columns(call.body(requests.ScheduleChange))
-    return await _changed(
-        call, "schedule.update", lambda tx, row, request: management.update(tx, row, columns, request)
-    )
+    async def change() -> Change:
+        columns = changed_columns(await call.body(requests.ScheduleChange))
+        return lambda tx, row, request: management.update(tx, row, columns, request)
+
+    return await _changed(call, "schedule.update", change)
 
 
 async def _pause(call: ApiCall) -> web.StreamResponse:
-    note = call.body(requests.Note).note
-    return await _changed(call, "schedule.update", lambda tx, row, request: management.pause(tx, row, note, request))
+    async def change() -> Change:
+        note = (await call.body(requests.Note)).note
+        return lambda tx, row, request: management.pause(tx, row, note, request)
+
+    return await _changed(call, "schedule.update", change)
 
 
 async def _resume(call: ApiCall) -> web.StreamResponse:
-    note = call.body(requests.Note).note
-    return await _changed(call, "schedule.update", lambda tx, row, request: management.resume(tx, row, note, request))
+    async def change() -> Change:
+        note = (await call.body(requests.Note)).note
+        return lambda tx, row, request: management.resume(tx, row, note, request)
+
+    return await _changed(call, "schedule.update", change)
 
 
 async def _skip(call: ApiCall) -> web.StreamResponse:
-    due = instant("scheduled_time", call.body(requests.SkipRequest).scheduled_time)
-    return await _changed(call, "schedule.update", lambda tx, row, request: management.skip(tx, row, due, request))
+    async def change() -> Change:
+        due = instant("scheduled_time", (await call.body(requests.SkipRequest)).scheduled_time)
+        return lambda tx, row, request: management.skip(tx, row, due, request)
+
+    return await _changed(call, "schedule.update", change)
 
 
 async def _unskip(call: ApiCall) -> web.StreamResponse:
-    due = instant("scheduled_time", call.body(requests.SkipRequest).scheduled_time)
-    return await _changed(call, "schedule.update", lambda tx, row, request: management.unskip(tx, row, due, request))
+    async def change() -> Change:
+        due = instant("scheduled_time", (await call.body(requests.SkipRequest)).scheduled_time)
+        return lambda tx, row, request: management.unskip(tx, row, due, request)
+
+    return await _changed(call, "schedule.update", change)
 
 
 async def _delete(call: ApiCall) -> web.StreamResponse:
-    return await _changed(call, "schedule.delete", management.delete)
+    async def change() -> Change:
+        return management.delete
+
+    return await _changed(call, "schedule.delete", change)
 
 
 async def _trigger(call: ApiCall) -> web.StreamResponse:
-    agent, name, body, key = call.agent, call.schedule, call.body(requests.TriggerRequest), call.idempotency_key
+    agent, name, key = call.agent, call.schedule, call.idempotency_key
     await call.require("agent.execute", agent, f"schedule {agent}/{name}")
     call.require_configured(agent)
+    body = await call.body(requests.TriggerRequest)
     overrides: dict[str, Any] = {} if body.initial_input is None else dict(input_columns(body.initial_input))
     if body.task_params is not None:
         overrides["task_params"] = json.dumps(body.task_params)
@@ -138,9 +156,10 @@ async def _trigger(call: ApiCall) -> web.StreamResponse:
 
 
 async def _backfill(call: ApiCall) -> web.StreamResponse:
-    agent, name, body = call.agent, call.schedule, call.body(requests.BackfillRequest)
+    agent, name = call.agent, call.schedule
     await call.require("agent.execute", agent, f"schedule {agent}/{name}")
     call.require_configured(agent)
+    body = await call.body(requests.BackfillRequest)
     span = instant("from", body.from_), instant("to", body.to)
     request, config = call.change_request(), call.context.config
     days = days_of(config, config.agents[agent].retention)
@@ -196,10 +215,11 @@ def _row(connection: sqlite3.Connection, agent: str, name: str) -> ScheduleRow:
     return row
 
 
-async def _changed(call: ApiCall, action: Action, change: Change) -> web.StreamResponse:
-    """Decide what has come due by now, change the schedule, and return it."""
+async def _changed(call: ApiCall, action: Action, wanted: Callable[[], Awaitable[Change]]) -> web.StreamResponse:
+    """Check the right to change, read which change is wanted, decide what has come due, then change the schedule."""
     agent, name = call.agent, call.schedule
     await call.require(action, agent, f"schedule {agent}/{name}")
+    change = await wanted()
     await call.context.clock.decide_overdue()
     request = call.change_request()
     row = await call.context.home.database.write(
@@ -209,10 +229,10 @@ async def _changed(call: ApiCall, action: Action, change: Change) -> web.StreamR
 
 
 async def _shown(call: ApiCall, row: ScheduleRow, status: int = 200) -> web.StreamResponse:
-    def view(connection: sqlite3.Connection) -> ScheduleView:
-        return schedule_view(connection, row, call.context.config, utc_now())
+    def view(connection: sqlite3.Connection) -> bytes:
+        return to_json(schedule_view(connection, row, call.context.config, utc_now())).encode()
 
-    return reply(await call.context.home.database.read(view), status=status, ETag=etag(row.version))
+    return written(await call.context.home.database.read(view), status=status, ETag=etag(row.version))
 
 
 _ALL = "/agents/{agent}/schedules"

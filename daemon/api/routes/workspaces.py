@@ -31,7 +31,7 @@ async def _list(call: ApiCall) -> web.StreamResponse:
 
 async def _clean(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("clean all workspaces")
-    body = call.body(requests.CleanRequest)
+    body = await call.body(requests.CleanRequest)
     older_than = None if body.older_than_seconds is None else timedelta(seconds=body.older_than_seconds)
     try:
         result = await call.context.cleanup.sweep(older_than=older_than, dry_run=body.dry_run)

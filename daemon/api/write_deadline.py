@@ -1,0 +1,48 @@
+"""A connection whose client must take what is sent to it within a time, or loses the connection."""
+
+import asyncio
+from typing import cast
+
+import structlog
+from aiohttp.web_protocol import RequestHandler
+
+_LOG = structlog.get_logger()
+_PATIENCE = 30.0  # seconds for what was written at once
+
+
+class WriteDeadline(RequestHandler):
+    """Closes a connection whose client does not take what was written, also while the connection is being closed."""
+
+    patience = _PATIENCE
+    """Seconds that the client has to take what was written at once."""
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accept the connection, and ask to be told whenever anything waits to be taken."""
+        super().connection_made(transport)
+        cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=0)
+
+    def pause_writing(self) -> None:
+        """Start the client's time: it has not taken all that was written."""
+        super().pause_writing()
+        self._deadline = asyncio.get_running_loop().call_later(self.patience, self._give_up)
+
+    def resume_writing(self) -> None:
+        """End the client's time: it has taken all."""
+        self._end_time()
+        super().resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End the client's time with its connection."""
+        self._end_time()
+        super().connection_lost(exc)
+
+    def _end_time(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        if self.transport is not None:
+            _LOG.info("[control] Connection closed: the client did not take its answer", seconds=self.patience)
+            self.transport.abort()
