@@ -1,7 +1,7 @@
 """A2A agents, built with the protocol's own SDK, in both versions: messages, tasks, questions, cancels, restarts."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,12 +195,27 @@ def test_a_card_that_offers_nothing_usable_is_refused(card: dict[str, object], r
         interface_of(card, "https://h/.well-known/agent-card.json")
 
 
-def test_a_key_goes_to_the_configured_host_only() -> None:
-    card, place = {"url": "http://elsewhere/x"}, "http://h/.well-known/agent-card.json"
-    assert interface_of(card, place).url == "http://elsewhere/x"
-    with pytest.raises(AnswerError, match="it names elsewhere, a host that the key is not sent to"):
-        interface_of(card, place, has_key=True)
-    assert interface_of({"url": "http://h:81/x"}, place, has_key=True).url == "http://h:81/x"
+CARD_PLACE = "http://h/.well-known/agent-card.json"
+
+
+@pytest.mark.parametrize(
+    "place", ["http://elsewhere/x", "http://h:81/x", "https://h/x", "//h:8080/x", "http://h.:80/x", "https://h:80/x"]
+)
+def test_a_key_goes_to_the_configured_scheme_host_and_port_only(place: str) -> None:
+    assert interface_of({"url": place}, CARD_PLACE).url
+    with pytest.raises(AnswerError, match=r"to which the key is not sent: the config names http://h; if it is right"):
+        interface_of({"url": place}, CARD_PLACE, has_key=True)
+
+
+@pytest.mark.parametrize("place", ["http://h/x", "http://H:80/x", "//h/x", "/x", "x"])
+def test_a_key_goes_to_the_configured_place_however_the_card_writes_it(place: str) -> None:
+    assert interface_of({"url": place}, CARD_PLACE, has_key=True).url.startswith("http://h/")
+
+
+@pytest.mark.parametrize("place", ["http://h:99999/", "http://[", "https:///x", "http://\ud800/", "http://h:-1/"])
+def test_a_url_that_is_none_is_refused(place: str) -> None:
+    with pytest.raises(AnswerError, match="which is not a URL"):
+        interface_of({"url": place}, CARD_PLACE)
 
 
 @pytest.mark.parametrize("answer", [{"task": {}}, {"task": {"id": 5, "status": "completed"}}, {"task": {"id": "x"}}])
@@ -214,19 +229,47 @@ def test_a_message_is_distinguished_from_a_task(answer: dict[str, object]) -> No
     assert RemoteTask.in_answer(answer) is None
 
 
+BEARER = {"type": "http", "scheme": "bearer"}
+
+
+def named(*headers: str) -> list[dict[str, object]]:
+    """Return security schemes that want an API key in these headers, in the format of 1.0 and of 0.3 in turn."""
+    return [
+        {"apiKeySecurityScheme": {"location": "header", "name": name}}
+        if number % 2 == 0
+        else {"type": "apiKey", "in": "header", "name": name}
+        for number, name in enumerate(headers)
+    ]
+
+
+def card_with(schemes: Sequence[object]) -> dict[str, object]:
+    return {"url": "/x", "securitySchemes": {str(number): scheme for number, scheme in enumerate(schemes)}}
+
+
 @pytest.mark.parametrize(
-    ("scheme", "header"),
+    ("schemes", "header"),
     [
-        ({"apiKeySecurityScheme": {"location": "header", "name": "X-Key"}}, "X-Key"),
-        ({"type": "apiKey", "in": "header", "name": "X-Key"}, "X-Key"),
-        ({"type": "apiKey", "in": "header", "name": "Host"}, None),
-        ({"type": "apiKey", "in": "header", "name": "X\r\nEvil: 1"}, None),
-        ({"type": "http", "scheme": "bearer"}, None),
+        (named("X-API-Key"), "X-API-Key"),
+        (named("Cookie", "x-api-key"), "x-api-key"),
+        ([BEARER], None),
+        ([BEARER, *named("Host")], None),
+        ([], None),
+        (["none", 5, None, []], None),
     ],
 )
-def test_the_card_names_the_header_of_the_key(scheme: dict[str, object], header: str | None) -> None:
-    card = {"url": "/x", "securitySchemes": {"key": scheme}}
-    assert interface_of(card, "https://h/card.json").key_header == header
+def test_the_card_names_the_header_of_the_key(schemes: list[object], header: str | None) -> None:
+    assert interface_of(card_with(schemes), "https://h/card.json", has_key=True).key_header == header
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Host", "Cookie", "X\r\nEvil: 1", "X-Forwarded-For", "X-HTTP-Method-Override", "Content-Length", "", "X-API-Key "],
+)
+def test_a_card_that_wants_the_key_in_another_header_is_refused(name: str) -> None:
+    card = card_with(named(name))
+    assert interface_of(card, "https://h/card.json").key_header is None
+    with pytest.raises(AnswerError, match="a key is sent only in one of Authorization, X-API-Key"):
+        interface_of(card, "https://h/card.json", has_key=True)
 
 
 def test_an_answer_that_holds_nothing_fails_the_run(start_daemon: StartDaemon, tmp_path: Path) -> None:

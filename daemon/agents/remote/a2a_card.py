@@ -1,6 +1,5 @@
 """The agent card of an A2A agent: which URL to call, in which version, and which header carries the key."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +9,22 @@ from yarl import URL
 from daemon.agents.remote.json_rpc import AnswerError, objects_in
 
 _TRANSPORT = "JSONRPC"
-_NO_KEY_HEADERS = {"host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection"}
+KEY_HEADERS = (
+    "Authorization",
+    "X-API-Key",
+    "API-Key",
+    "ApiKey",
+    "X-Agent-API-Key",
+    "X-API-Token",
+    "X-Access-Token",
+    "X-Auth-Token",
+    "X-Functions-Key",
+    "X-Goog-API-Key",
+    "Ocp-Apim-Subscription-Key",
+)
+"""The headers that a card may choose for the key; another one could change what the request means to a server."""
+_ALLOWED = {name.lower() for name in KEY_HEADERS}
+_LONGEST_URL = 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -26,24 +40,34 @@ class Interface:
 def interface_of(card: dict[str, Any], url: str, *, has_key: bool = False) -> Interface:
     """Return the newest supported JSON-RPC interface of a card that came from `url`; raise AnswerError if none.
 
-    A key is sent only to the host that the config names.
+    A key is sent only to the scheme, host and port that the config names, and only in one of `KEY_HEADERS`.
     """
     found = sorted(_interfaces(card), key=lambda interface: interface.version, reverse=True)
     if not found:
         raise AnswerError("it offers no JSON-RPC interface of A2A version 1 or 0.3")
     best = found[0]
-    base = URL(url)
-    try:
-        place = base.join(URL(best.url))
-    except ValueError:
-        raise AnswerError(f"it names {best.url[:300]!r}, which is not a URL") from None
+    base, place = URL(url), _joined(url, best.url)
     if place.scheme not in {"http", "https"} or (base.scheme == "https" and place.scheme == "http"):
-        raise AnswerError(f"it names {best.url[:300]!r}, which is less secure than the card's own URL")
-    if has_key and place.host != base.host:
+        raise AnswerError(f"it names {best.url!r}, which is less secure than the card's own URL")
+    if has_key and (place.scheme, place.host, place.port) != (base.scheme, base.host, base.port):
         raise AnswerError(
-            f"it names {place.host}, a host that the key is not sent to; if it is right, set url to that host"
+            f"it names {place.origin()}, to which the key is not sent: the config names {base.origin()}; "
+            "if it is right, set url to it"
         )
-    return Interface(str(place), best.version, best.tenant, _key_header(card))
+    return Interface(str(place), best.version, best.tenant, _key_header(card, has_key=has_key))
+
+
+def _joined(url: str, named: str) -> URL:
+    """Return the URL that a card names, which may be relative to the card's own; raise AnswerError if it is none."""
+    if len(named) > _LONGEST_URL:
+        raise AnswerError(f"it names a URL of more than {_LONGEST_URL} characters")
+    try:
+        place = URL(url).join(URL(named))
+        if place.scheme in {"http", "https"}:
+            place.origin()  # raises if there is no host, or a port that cannot be one
+    except (ValueError, TypeError):
+        raise AnswerError(f"it names {named!r}, which is not a URL") from None
+    return place
 
 
 def _interfaces(card: dict[str, Any]) -> Iterator[Interface]:
@@ -65,15 +89,27 @@ def _interface(url: object, version: object, tenant: object) -> Iterator[Interfa
         yield Interface(url, "1.0" if number == "1" else "0.3", tenant if isinstance(tenant, str) else "")
 
 
-def _key_header(card: dict[str, Any]) -> str | None:
-    """Return the header that the card's security scheme names for an API key, None for a bearer token."""
+def _key_header(card: dict[str, Any], *, has_key: bool) -> str | None:
+    """Return the header that the card's security scheme names for an API key, None for a bearer token.
+
+    Raise AnswerError if there is a key and the card accepts it only in headers that are not in `KEY_HEADERS`.
+    """
     schemes = card.get("securitySchemes")
-    for scheme in schemes.values() if isinstance(schemes, dict) else ():
-        if not isinstance(scheme, dict):
-            continue
-        inner = scheme.get("apiKeySecurityScheme", scheme if scheme.get("type") == "apiKey" else None)
-        if isinstance(inner, dict) and inner.get("location", inner.get("in")) == "header":
-            name = str(inner.get("name"))
-            if re.fullmatch(r"[A-Za-z0-9-]{1,100}", name) and name.lower() not in _NO_KEY_HEADERS:
-                return name
-    return None
+    schemes = list(schemes.values()) if isinstance(schemes, dict) else []
+    names = [name for name in map(_header_of, schemes) if name is not None]
+    allowed = next((name for name in names if name.lower() in _ALLOWED), None)
+    if allowed is None and has_key and names and len(names) == len(schemes):
+        raise AnswerError(
+            f"it wants the key in the header {names[0]!r}; a key is sent only in one of {', '.join(KEY_HEADERS)}"
+        )
+    return allowed
+
+
+def _header_of(scheme: object) -> str | None:
+    """Return the header that a security scheme names for an API key, None for a scheme of another kind."""
+    if not isinstance(scheme, dict):
+        return None
+    inner = scheme.get("apiKeySecurityScheme", scheme if scheme.get("type") == "apiKey" else None)
+    if not isinstance(inner, dict) or inner.get("location", inner.get("in")) != "header":
+        return None
+    return str(inner.get("name"))
