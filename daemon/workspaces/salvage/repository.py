@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.workspaces.openat import open_path
+from daemon.workspaces.openat import open_below, open_path
 
 OID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _LARGEST_FILE = 64 * 1024**2  # bytes of one file of refs, a reflog or an index
@@ -19,6 +19,9 @@ _READ_BY_GIT = {".git", ".gitignore", ".gitattributes", ".gitmodules"}
 _BAD_REF_NAME = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{")
 _URL = re.compile(rb'(?im)^\s*url\s*=\s*"?(.*?)"?\s*$')
 _NETWORK_URL = re.compile(rb"[^/]+:")  # scheme://..., or host:path as ssh has it (git-fetch(1), GIT URLS)
+_OBJECT_FOLDER = re.compile(r"[0-9a-f]{2}|pack")
+_OBJECT_DEPTH = 3  # levels of folders: objects/pack/multi-pack-index.d is the deepest that git reads
+_MOST_STORES = 100  # of one repository; git itself follows alternates only five levels deep
 
 
 class UnreadableError(Exception):
@@ -56,6 +59,109 @@ def git_folders(working_tree: Path, workspace: Path) -> GitFolders | None:
     if not _is_inside(workspace, folders.own) or not _is_inside(workspace, folders.common / "objects"):
         raise UnreadableError(f"{own} is not a git folder inside the workspace, or a link leads to it")
     return folders
+
+
+def object_stores(common: Path, workspace: Path, trusted: Path | None) -> list[Path]:
+    """Return the folders of objects of a repository: its own, and those that it borrows from inside the workspace.
+
+    Raise UnreadableError if it borrows from elsewhere (`objects/info/alternates`), or if a link or another file system
+    is in a folder of objects: git would follow it, and would read and save what belongs to somebody else. `trusted` is
+    a folder of objects outside that it may name, since it is read anyway.
+    """
+    found: list[Path] = []
+    unread = [common / "objects"]
+    while unread:
+        store = unread.pop()
+        if store in found or store == trusted:
+            continue
+        if len(found) == _MOST_STORES:
+            raise UnreadableError(f"{common} borrows objects from more than {_MOST_STORES} folders")
+        _check_store(store, workspace)
+        found.append(store)
+        unread += [target for target in _alternates(store) if _is_lendable(store, target, workspace, trusted)]
+    return found
+
+
+def _alternates(store: Path) -> Iterator[Path]:
+    """Yield the folders that a folder of objects borrows from (gitrepository-layout(5))."""
+    for line in (read_file(store / "info" / "alternates") or b"").splitlines():
+        if line and not line.startswith(b"#"):
+            yield Path(os.path.normpath(store / os.fsdecode(_unquoted(line))))
+
+
+def _unquoted(line: bytes) -> bytes:
+    """Return a path as git reads it from a list of alternates, where it may be quoted as a string of C."""
+    if not (line.startswith(b'"') and line.endswith(b'"')):
+        return line
+    return re.sub(rb"\\([0-7]{3}|.)", _unescaped, line[1:-1])
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    code = match[1]
+    if len(code) > 1:
+        return bytes([int(code, 8) & 0xFF])
+    return {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}.get(code, code)
+
+
+def _is_lendable(store: Path, target: Path, workspace: Path, trusted: Path | None) -> bool:
+    """Return whether a folder of objects that is borrowed from exists; raise UnreadableError if it may not be read."""
+    if target == trusted or _is_inside(workspace, target):
+        return True
+    if not os.path.lexists(target):  # what it held is lost, with or without us
+        return False
+    raise UnreadableError(
+        f"{store}/info/alternates names {target}, which is not a folder inside the workspace and is not read; "
+        "to keep the work, run `git repack -a -d` in the repository and remove that file"
+    )
+
+
+def _check_store(store: Path, workspace: Path) -> None:
+    """Raise UnreadableError if a link or a mount is anywhere in a folder of objects."""
+    try:
+        folder = open_path(workspace, *store.relative_to(workspace).parts)
+    except OSError as error:
+        raise UnreadableError(f"{store}: {error.strerror}") from None
+    try:
+        _check_folder(folder, store, depth=_OBJECT_DEPTH)
+    except OSError as error:
+        raise UnreadableError(f"{store}: {error.strerror}: {error.filename}") from None
+    finally:
+        os.close(folder)
+
+
+def _check_folder(folder: int, place: Path, depth: int) -> None:
+    """Raise UnreadableError or OSError if a link or a mount is in an open folder, or in those below it."""
+    for name in _checked_entries(folder, place) if depth else ():
+        below = open_below(folder, name)
+        try:
+            _check_folder(below, place / name, depth - 1)
+        finally:
+            os.close(below)
+
+
+def _checked_entries(folder: int, place: Path) -> list[str]:
+    """Return the folders in an open folder; raise UnreadableError if it contains a link."""
+    with os.scandir(folder) as entries:
+        found = list(entries)
+    for entry in found:
+        if entry.is_symlink():
+            raise UnreadableError(f"{place / entry.name} is a link")
+    return [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
+
+
+def folders_of_objects(store: Path) -> list[str]:
+    """Return the names of the folders below a folder of objects in which git keeps objects."""
+    return [name for name in sorted(os.listdir(store)) if _OBJECT_FOLDER.fullmatch(name)]
+
+
+def linked_trees(common: Path) -> list[Path]:
+    """Return the git folders of a repository's linked working trees; raise UnreadableError if one is a link."""
+    folder = common / "worktrees"
+    trees = sorted(folder.glob("*"))
+    for path in (folder, *trees):
+        if path.is_symlink():
+            raise UnreadableError(f"{path} is a link")
+    return trees
 
 
 def _is_inside(workspace: Path, target: Path) -> bool:
@@ -121,7 +227,7 @@ def reflog_ids(common: Path) -> Iterator[str]:
     for path in _files_below(common / "logs"):
         if path.relative_to(common).parts[:3] != ("logs", "refs", "remotes"):
             yield from _ids_in(path)
-    for tree in sorted(common.glob("worktrees/*")):
+    for tree in linked_trees(common):
         for path in _files_below(tree / "logs"):
             yield from _ids_in(path)
 
@@ -133,7 +239,7 @@ def _ids_in(reflog: Path) -> Iterator[str]:
 
 def pseudo_ref_ids(common: Path) -> Iterator[str]:
     """Yield the ids in files like MERGE_HEAD, and in the HEADs of linked working trees; FETCH_HEAD is not work."""
-    trees = [common, *sorted(common.glob("worktrees/*"))]
+    trees = [common, *linked_trees(common)]
     names = [path for tree in trees for path in tree.glob("*_HEAD") if path.name != "FETCH_HEAD"]
     for path in [*names, *(tree / "HEAD" for tree in trees)]:
         for line in (read_file(path) or b"").splitlines():
@@ -161,7 +267,12 @@ def repositories_below(working_tree: Path) -> Iterator[Path]:
 
 
 def submodule_repositories(common: Path) -> Iterator[Path]:
-    """Yield the repositories of submodules, whether the submodules are checked out or not."""
+    """Yield the repositories of submodules, whether the submodules are checked out or not.
+
+    Raise UnreadableError if a link leads to them.
+    """
+    if (common / "modules").is_symlink():
+        raise UnreadableError(f"{common / 'modules'} is a link")
     for folder, below, files in os.walk(common / "modules", onerror=_raise_unreadable):
         if "objects" in below and "HEAD" in files:
             below[:] = [name for name in below if name == "modules"]

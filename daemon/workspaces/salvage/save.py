@@ -84,22 +84,24 @@ class _Salvage:
             if depth > _DEEPEST:
                 raise SalvageError(f"repositories are nested more than {_DEEPEST} levels deep: {tree}")
             source = git_folders(tree, workspace)
-            found = self._save_one(tree, source, mirror, commit, tree.relative_to(workspace))
+            found = self._save_one(tree, source, workspace, mirror, commit)
             trees += [(tree / inner, oid, depth + 1) for inner, oid in found.repositories]
             modules += found.modules
             if source is not None:
                 seen.add(source.common)
         for module in modules:
             if module not in seen:  # of a submodule that is not checked out
-                self._save_one(self.no_files, GitFolders(module, module), mirror, None, module.relative_to(workspace))
+                self._save_one(self.no_files, GitFolders(module, module), workspace, mirror, None)
 
     def _save_one(
-        self, tree: Path, source: GitFolders | None, mirror: Path, base: str | None, name: Path
+        self, tree: Path, source: GitFolders | None, workspace: Path, mirror: Path, base: str | None
     ) -> UnsavedWork:
-        """Save one repository, called by its path relative to the workspace; return what was found in it."""
+        """Save one repository of a workspace; return what was found in it."""
         scratch = self.scratch / f"repository-{self.number}"
-        snapshot = Snapshot(scratch, tree, source, mirror, base, self.git_timeout)
-        found = snapshot.take(is_own=name == Path(), has_files=tree != self.no_files, check_size=self._check_size)
+        has_files = tree != self.no_files
+        name = (tree if has_files or source is None else source.own).relative_to(workspace)
+        snapshot = Snapshot(scratch, tree, source, workspace, mirror, base, self.git_timeout)
+        found = snapshot.take(is_own=name == Path(), has_files=has_files, check_size=self._check_size)
         folder = self.results if name == Path() else self.results / f"within-{self.number}"
         self.number += 1
         self._write(snapshot, found, folder, name)

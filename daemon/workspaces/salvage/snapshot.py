@@ -3,11 +3,13 @@
 A workspace belongs to an agent: its configuration, hooks and filters may contain anything and must never be run. So a
 snapshot never runs git in the workspace's repository. It makes an empty scratch repository with a configuration of our
 own and names the object stores of the workspace and of the mirror as its alternates: git reads the agent's objects, and
-obeys nothing that the agent wrote. What git keeps outside the object store (refs, reflogs, HEAD, the index) is read as
-plain data and recreated in the scratch repository. Which work to save is then a question of reachability: everything
-that a *tip* reaches and that no *safe* commit reaches (those of the mirror, and the commit that the run started from).
-Tips are branches, tags and stashes, commits that no ref reaches any more, and commits made here of the files and the
-indexes as they are on the disk, byte for byte. The tips go into a bundle, and the changed files also into a patch.
+obeys nothing that the agent wrote. A store is named through a folder of links to its folders of objects, after a check
+that nothing in it leads out of the workspace, so that git sees neither its alternates nor its commit graph. What git
+keeps outside the object store (refs, reflogs, HEAD, the index) is read as plain data and recreated in the scratch
+repository. Which work to save is then a question of reachability: everything that a *tip* reaches and that no *safe*
+commit reaches (those of the mirror, and the commit that the run started from). Tips are branches, tags and stashes,
+commits that no ref reaches any more, and commits made here of the files and the indexes as they are on the disk, byte
+for byte. The tips go into a bundle, and the changed files also into a patch.
 
 Standard library only: the helper process imports this.
 """
@@ -23,8 +25,11 @@ from daemon.workspaces.salvage.repository import (
     OID,
     GitFolders,
     UnreadableError,
+    folders_of_objects,
     has_only_network_remotes,
     is_ref_name,
+    linked_trees,
+    object_stores,
     pseudo_ref_ids,
     read_file,
     reflog_ids,
@@ -70,11 +75,12 @@ class Snapshot:
         scratch: Path,
         working_tree: Path,
         source: GitFolders | None,
+        workspace: Path,
         mirror: Path | None,
         base: str | None,
         git_timeout: float,
     ) -> None:
-        """Take a working tree, and `source`, its repository.
+        """Take a working tree, and `source`, its repository, from which git reads nothing outside the workspace.
 
         What the mirror holds is safe elsewhere, and so is `base`. In a repository other than the workspace's own, what
         it fetched from other hosts is safe too.
@@ -83,6 +89,8 @@ class Snapshot:
         self._mirror = mirror if mirror is not None and (mirror / "HEAD").exists() else None
         self._base = base
         self._source = source
+        self._workspace = workspace
+        self._stores: list[Path] = []
         folders = {"GIT_DIR": str(scratch), "GIT_WORK_TREE": str(working_tree)}
         self._git = Git(git_timeout, working_tree, isolated=True, **folders, **_IDENTITY)
         self._tree = WorkingTree(self._git, working_tree)
@@ -132,17 +140,29 @@ class Snapshot:
         for folder in ("objects/info", "refs", "info"):
             (self.scratch / folder).mkdir(parents=True)
         (self.scratch / "HEAD").write_text("ref: refs/heads/agentcron/none\n")
+        self._stores = self._borrow_objects(self._source) if self._source is not None else []
         extensions = "[extensions]\n\tobjectFormat = sha256\n" if self._is_sha256() else ""
         version = 1 if extensions else 0
         (self.scratch / "config").write_text(f"[core]\n\trepositoryformatversion = {version}\n{extensions}")
-        sources = [self._source.common] if self._source is not None else []
-        sources += [self._mirror] if self._mirror is not None else []
-        alternates = b"".join(_quoted(source / "objects") + b"\n" for source in sources)
+        stores = self._stores + ([self._mirror / "objects"] if self._mirror is not None else [])
+        alternates = b"".join(_quoted(store) + b"\n" for store in stores)
         (self.scratch / "objects" / "info" / "alternates").write_bytes(alternates)
         shallow = read_file(self._source.common / "shallow") if self._source else None
         if shallow is not None:
             (self.scratch / "shallow").write_bytes(shallow)
         self._read_refs()
+
+    def _borrow_objects(self, source: GitFolders) -> list[Path]:
+        """Make a folder of links for each object store of a repository; return these folders."""
+        trusted = self._mirror / "objects" if self._mirror is not None else None
+        found = []
+        for number, store in enumerate(object_stores(source.common, self._workspace, trusted)):
+            folder = self.scratch / f"store-{number}"
+            folder.mkdir()
+            for name in folders_of_objects(store):
+                (folder / name).symlink_to(store / name)
+            found.append(folder)
+        return found
 
     def _is_sha256(self) -> bool:
         text = read_file(self._source.common / "config") if self._source else b""
@@ -162,7 +182,7 @@ class Snapshot:
         else:
             oid = head.decode(errors="replace") if OID.fullmatch(head) else None
         wanted = {name: oid for name, oid in refs.items() if not name.startswith("refs/remotes/")}
-        lost = {*reflog_ids(source.common), *pseudo_ref_ids(source.common), *self._unknown_commits(source.common)}
+        lost = {*reflog_ids(source.common), *pseudo_ref_ids(source.common), *self._unknown_commits()}
         existing = set(self._existing([*wanted.values(), *lost, *([oid] if oid else [])]))
         self._head = oid if oid in existing else None
         while any(name.startswith(self._prefix) for name in refs):
@@ -175,10 +195,10 @@ class Snapshot:
         for number, oid in enumerate(self._lost_tips(lost & existing)):
             self._tips[f"{self._prefix}/lost-{number}"] = oid
 
-    def _unknown_commits(self, common: Path) -> set[str]:
-        """Return the commits in a repository's object store that the mirror does not have, reachable or not."""
+    def _unknown_commits(self) -> set[str]:
+        """Return the commits in the repository's object stores that the mirror does not have, reachable or not."""
         mirror = _commits_in(self._git, self._mirror / "objects") if self._mirror is not None else set()
-        return _commits_in(self._git, common / "objects") - mirror
+        return {oid for store in self._stores for oid in _commits_in(self._git, store)} - mirror
 
     def _clonable(self, refs: dict[str, str]) -> dict[str, str]:
         """Return refs under names that git accepts and that `git clone` brings back."""
@@ -254,7 +274,7 @@ class Snapshot:
     def _commit_indexes(self) -> None:
         """Make commits of what was staged, here and in linked working trees."""
         self._commit_index("staged", self._index())
-        trees = sorted(self._source.common.glob("worktrees/*")) if self._source is not None else []
+        trees = linked_trees(self._source.common) if self._source is not None else []
         for number, tree in enumerate(trees):
             data = read_file(tree / "index")
             if data is not None and self._source is not None and tree != self._source.own:
@@ -338,7 +358,7 @@ class Snapshot:
 
 
 def _commits_in(git: Git, objects: Path) -> set[str]:
-    """Return all commits in an object store and in its alternates."""
+    """Return all commits in an object store."""
     every = ("cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(objectname)", "--unordered")
     output = git.run(*every, GIT_OBJECT_DIRECTORY=str(objects))
     return {match[1].decode() for match in _COMMIT.finditer(output)}
