@@ -13,6 +13,7 @@ from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, Route
 from daemon.model import NAME
 from daemon.rules.schedule_fields import FIELDS
 from daemon.version import VERSION
+from daemon.views.schedules import INPUTS
 
 _PARTS = {
     "token": ("The last part of the agent's hook URL.", {"type": "string"}),
@@ -38,7 +39,8 @@ _MEANINGS = {
     412: "The schedule has another version.",
     413: "The body is larger than 1 MiB.",
     415: "The body is not application/json.",
-    422: "The request does not match its schema; data.fields names each field.",
+    422: "The request does not match its schema; data.fields names the wrong fields, at most 20.",
+    429: "The principal has as many of these as it may; the message says what to do.",
     503: "The database is not available now.",
 }
 _ALWAYS = (401, 403, 422, 503)
@@ -82,6 +84,8 @@ def _schemas(routes: list[Route]) -> tuple[dict[Any, dict[str, Any]], dict[str, 
     found = schemas.pop(fields.__name__)
     schemas["ScheduleView"]["properties"] |= found["properties"]
     schemas["ScheduleView"]["required"] += found["required"]
+    schemas["ListedSchedule"]["properties"] |= found["properties"]
+    schemas["ListedSchedule"]["required"] += [key for key in found["required"] if key not in INPUTS]
     return {shape: reference for (shape, _), reference in names.items()}, schemas
 
 

@@ -164,6 +164,18 @@ class Page(BaseModel):
     cursor: Annotated[str, Field(max_length=200)] | None = None
 
 
+class ScheduleQuery(Page):
+    """Which schedules to return, by name; with `inputs` also their inputs, parameters and metadata."""
+
+    inputs: bool = False
+
+
+class WorkspaceQuery(Page):
+    """Which workspaces to return, by environment and run."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 1000
+
+
 class RunQuery(Page):
     """Which runs to return, newest first."""
 

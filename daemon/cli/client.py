@@ -63,6 +63,16 @@ class Client:
         given = {name: value for name, value in query.items() if value is not None}
         return self.ask("GET", f"{path}?{urlencode(given)}" if given else path)
 
+    def pages(self, path: str, key: str, limit: int | None = None, **query: object) -> dict[str, Any]:
+        """Return a list at a path, with the entries under `key` of as many pages as it takes; None: all of them."""
+        page = self.get(path, limit=limit, **query)
+        found = page[key]
+        while page.get("next_cursor") is not None and (limit is None or len(found) < limit):
+            left = None if limit is None else limit - len(found)
+            page = self.get(path, limit=left, **{**query, "cursor": page["next_cursor"]})
+            found += page[key]
+        return {**page, key: found}
+
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> dict[str, Any]:
         """Send a request and return the JSON response."""
         data = None if body is None else json.dumps(body).encode()

@@ -48,15 +48,40 @@ def may_use(config: Config, rights: int) -> bool:
 
 
 def document(
-    config: Config, from_database: Callable[[sqlite3.Connection], Mapping[str, Any]], path: str, **query: object
+    config: Config, from_database: Callable[[sqlite3.Connection], Mapping[str, Any]], path: str
 ) -> dict[str, Any]:
     """Return a JSON document: from the database if we may read it, else from the daemon, which checks our rights."""
-    if config.agents and may_read(config):  # a config without agents is one with errors: only the daemon knows the rest
-        with reading(config) as connection:
-            return dict(from_database(connection))
+    found = _from_database(config, from_database)
+    if found is not None:
+        return found
     from daemon.cli.client import Client
 
-    return Client(config).get(path, **query)
+    return Client(config).get(path)
+
+
+def listing(
+    config: Config,
+    from_database: Callable[[sqlite3.Connection], Mapping[str, Any]],
+    path: str,
+    key: str,
+    limit: int | None = None,
+    **query: object,
+) -> dict[str, Any]:
+    """Return a list as `document` does, from the daemon page by page; its entries are under `key`."""
+    found = _from_database(config, from_database)
+    if found is not None:
+        return found
+    from daemon.cli.client import Client
+
+    return Client(config).pages(path, key, limit, **query)
+
+
+def _from_database(config: Config, query: Callable[[sqlite3.Connection], Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return a document from the database, None if only the daemon can answer."""
+    if not config.agents or not may_read(config):  # a config without agents has errors: only the daemon knows the rest
+        return None
+    with reading(config) as connection:
+        return dict(query(connection))
 
 
 @contextlib.contextmanager

@@ -31,20 +31,21 @@ def list_command(
 ) -> None:
     """List the newest runs."""
     from daemon.cli.locate import find_daemon
-    from daemon.cli.offline import document, split_address
+    from daemon.cli.offline import listing, split_address
     from daemon.views.runs import runs_page
 
     config = find_daemon(context.obj)
     if schedule is not None:
         split_address(schedule)
-    view = document(
+    view = listing(
         config,
         lambda connection: runs_page(connection, agent=agent, address=schedule, status=_status(status), limit=limit),
         "/runs",
+        "runs",
+        limit,
         agent=agent,
         schedule=schedule,
         status=_status(status),
-        limit=limit,
     )
     if json:
         print_json(view)

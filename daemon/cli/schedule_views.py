@@ -4,7 +4,7 @@ import sqlite3
 from typing import Any
 
 from daemon.cli.client import Client, schedule_path
-from daemon.cli.offline import document, may_read, reading, schedule_named, split_address
+from daemon.cli.offline import document, listing, may_read, reading, schedule_named, split_address
 from daemon.config.schema import Config
 from daemon.errors import InvalidError, NotFoundError
 from daemon.units import utc_now
@@ -12,27 +12,32 @@ from daemon.views.history import HistoryView, history_view
 from daemon.views.schedules import ScheduleList, ScheduleView, schedule_view, schedules_page
 
 
-def listed(config: Config, agent: str | None, limit: int) -> dict[str, Any]:
-    """Return the schedules of one agent or of all."""
+def listed(config: Config, agent: str | None, limit: int, *, inputs: bool) -> dict[str, Any]:
+    """Return the schedules of one agent or of all; with `inputs` also their inputs, parameters and metadata."""
 
     def query(connection: sqlite3.Connection) -> ScheduleList:
-        return schedules_page(connection, config, utc_now(), agent, limit, None)
+        return schedules_page(connection, config, utc_now(), agent, limit, None, inputs=inputs)
 
     if agent is not None:
-        return document(config, query, f"/agents/{agent}/schedules", limit=limit)
+        path = f"/agents/{agent}/schedules"
+        return listing(config, query, path, "run_schedules", limit, **_asked(inputs=inputs))
     if may_read(config):
         with reading(config) as connection:
             return dict(query(connection))
-    return _of_all_agents(config, limit)
+    return _of_all_agents(config, limit, inputs=inputs)
 
 
-def _of_all_agents(config: Config, limit: int) -> dict[str, Any]:
+def _asked(*, inputs: bool) -> dict[str, str]:
+    return {"inputs": "true"} if inputs else {}  # a daemon of an earlier version knows no such key
+
+
+def _of_all_agents(config: Config, limit: int, *, inputs: bool) -> dict[str, Any]:
     if not config.agents:
         raise InvalidError("the config has errors, so its agents are unknown; name one with --agent")
     client, found, total = Client(config), [], 0
     for agent in config.agents:
         try:
-            page = client.get(f"/agents/{agent}/schedules", limit=limit)
+            page = client.pages(f"/agents/{agent}/schedules", "run_schedules", limit, **_asked(inputs=inputs))
         except NotFoundError:  # we may not read it
             continue
         found += page["run_schedules"]
@@ -60,9 +65,9 @@ def history_of(config: Config, address: str, limit: int) -> tuple[str, dict[str,
         return history_view(connection, row.id, limit)
 
     place = split_address(address)
-    view = document(config, query, schedule_path(*place, "fires"), limit=limit)
+    view = listing(config, query, schedule_path(*place, "fires"), "fires", limit)
     if "revisions" not in view:
         client = Client(config)
         zone = client.get(schedule_path(*place))["timezone"]
-        view = {"fires": view["fires"], **client.get(schedule_path(*place, "revisions"), limit=limit)}
+        view = {"fires": view["fires"], **client.pages(schedule_path(*place, "revisions"), "revisions", limit)}
     return zone, {"fires": view["fires"], "revisions": view["revisions"]}

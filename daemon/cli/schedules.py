@@ -37,13 +37,14 @@ def list_command(
     context: typer.Context,
     agent: AgentName = None,
     limit: Limit = 100,
+    inputs: Annotated[bool, typer.Option("--inputs", help="With --json: also inputs, params and metadata.")] = False,
     json: Json = False,
 ) -> None:
     """List schedules with their state and next due time."""
     from daemon.cli.locate import find_daemon
     from daemon.cli.schedule_views import listed
 
-    view = listed(find_daemon(context.obj), agent, limit)
+    view = listed(find_daemon(context.obj), agent, limit, inputs=inputs)
     if json:
         print_json(view)
         return

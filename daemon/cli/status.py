@@ -32,10 +32,11 @@ def print_status(view: dict[str, Any], zone: str) -> None:
             ("disk", f"{disk['used']} used by the database, {disk['free']} free"),
         )
     )
+    print(f"\nlast 24 hours (worst status per hour){_of_all(view, 'timeline')}")
     _print_timeline(view["timeline"])
     parts = (
         (
-            "running now",
+            f"running now{_of_all(view, 'running')}",
             ("run", "schedule", "status", "since"),
             view["running"],
             ("id", "schedule", "status", "started_at"),
@@ -54,6 +55,12 @@ def print_status(view: dict[str, Any], zone: str) -> None:
         print_table(columns, rows, empty="none")
 
 
+def _of_all(view: dict[str, Any], key: str) -> str:
+    """Return how many entries of a part there are if the daemon sent only some of them."""
+    shown, total = len(view[key]), view.get(f"{key}_total", 0)  # not sent by daemons of earlier versions
+    return f", {shown} of {total}" if total > shown else ""
+
+
 def _describe(daemon: dict[str, Any]) -> str:
     if not daemon["running"]:
         return "not running"
@@ -61,7 +68,6 @@ def _describe(daemon: dict[str, Any]) -> str:
 
 
 def _print_timeline(timeline: list[dict[str, Any]]) -> None:
-    print("\nlast 24 hours (worst status per hour)")
     rows = ((entry["schedule"], "".join(_SIGNS[hour] for hour in entry["hours"]), entry["runs"]) for entry in timeline)
     print_table(("schedule", "24 h ago .......... now", "runs"), rows, empty="no runs")
     shown = {hour for entry in timeline for hour in entry["hours"]} - {None}

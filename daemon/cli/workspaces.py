@@ -22,12 +22,14 @@ _TIMEOUT = 3600.0  # seconds; a large workspace takes long to save and remove
 def list_command(context: typer.Context, json: Json = False) -> None:
     """List workspaces with size, age and why each is kept."""
     from daemon.cli.locate import find_daemon
-    from daemon.cli.offline import document
+    from daemon.cli.offline import listing
     from daemon.units import utc_now
     from daemon.views.workspaces import workspaces_view
 
     config = find_daemon(context.obj)
-    view = document(config, lambda connection: workspaces_view(connection, config, utc_now()), "/workspaces")
+    view = listing(
+        config, lambda connection: workspaces_view(connection, config, utc_now()), "/workspaces", "workspaces"
+    )
     if json:
         print_json(view)
         return

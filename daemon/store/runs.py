@@ -90,6 +90,16 @@ class Run:
 
 
 _COLUMNS = tuple(field.name for field in fields(Run))
+_BULKY = {"input_content": "''", "task_params": "'{}'", "task_metadata": "'{}'", "settings": "NULL"}
+SELECT_RUNS_WITHOUT_INPUT = SELECT_RUNS.replace(
+    "r.*",
+    ", ".join(
+        f"{_BULKY[name]} AS {name}" if name in _BULKY else f"r.{name}"
+        for name in _COLUMNS
+        if name not in {"schedule", "timezone"}
+    ),
+)
+"""The same without what may take a megabyte a run: its input, parameters, metadata and settings are empty."""
 
 
 def run_from(row: sqlite3.Row) -> Run:

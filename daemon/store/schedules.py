@@ -114,6 +114,17 @@ def schedule_from(row: sqlite3.Row) -> ScheduleRow:
     )
 
 
+_BULKY = ("input_content", "task_params", "task_metadata")
+SELECT_WITHOUT_INPUT = "SELECT " + ", ".join(
+    (
+        *("id", "agent", "name", "source", "version", "paused", "paused_at", "pause_note", "declared_paused"),
+        *("deleted_at", "creator", "cursor", "next_due", "created_at", "updated_at"),
+        *(f"NULL AS {name}" if name in _BULKY else name for name in DEFINITION_KEYS),
+    )
+)
+"""The columns of a ScheduleRow, with null for what may take a megabyte: its input, parameters and metadata."""
+
+
 def get_schedule(source: Transaction | sqlite3.Connection, agent: str, name: str) -> ScheduleRow | None:
     """Return the live schedule of that address."""
     row = source.execute(

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from daemon.model import FireOutcome
 from daemon.rules.schedule_fields import BY_COLUMN
 from daemon.units import format_instant, parse_instant
-from daemon.views.pages import number_of, unknown_cursor
+from daemon.views.pages import number_of, page_of, unknown_cursor
 
 
 class FireView(TypedDict):
@@ -58,8 +58,13 @@ class HistoryView(TypedDict):
     revisions: list[RevisionView]
 
 
-def fires_page(connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None) -> FireList:
-    """Return a page of a schedule's fires, newest first; the cursor is the last due time of the previous page."""
+def fires_page(
+    connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None, most: int | None = None
+) -> FireList:
+    """Return a page of a schedule's fires, newest first; the cursor is the last due time of the previous page.
+
+    A page has about `most` bytes, None: any number.
+    """
     try:
         before = "~" if cursor is None else format_instant(parse_instant(cursor))
     except ValueError:
@@ -68,6 +73,7 @@ def fires_page(connection: sqlite3.Connection, schedule_id: int, limit: int, cur
         "SELECT * FROM fires WHERE schedule_id = ? AND scheduled_for < ? ORDER BY scheduled_for DESC LIMIT ?",
         (schedule_id, before, limit),
     )
+    page, more = page_of(rows, limit, most)
     found: list[FireView] = [
         {
             "scheduled_for": row["scheduled_for"],
@@ -78,18 +84,24 @@ def fires_page(connection: sqlite3.Connection, schedule_id: int, limit: int, cur
             "covers_until": row["covers_until"],
             "covers_count": row["covers_count"],
         }
-        for row in rows
+        for row in page
     ]
     total = connection.execute("SELECT count(*) AS n FROM fires WHERE schedule_id = ?", (schedule_id,)).fetchone()["n"]
-    return {"fires": found, "total": total, "next_cursor": found[-1]["scheduled_for"] if len(found) == limit else None}
+    return {"fires": found, "total": total, "next_cursor": found[-1]["scheduled_for"] if more else None}
 
 
-def revisions_page(connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None) -> RevisionList:
-    """Return a page of a schedule's revisions, newest first; the cursor is the last version of the previous page."""
+def revisions_page(
+    connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None, most: int | None = None
+) -> RevisionList:
+    """Return a page of a schedule's revisions, newest first; the cursor is the last version of the previous page.
+
+    A page has about `most` bytes, None: any number.
+    """
     rows = connection.execute(
         "SELECT * FROM schedule_revisions WHERE schedule_id = ? AND version < ? ORDER BY version DESC LIMIT ?",
         (schedule_id, number_of(cursor), limit),
     )
+    page, more = page_of(rows, limit, most)
     found: list[RevisionView] = [
         {
             "version": row["version"],
@@ -99,12 +111,12 @@ def revisions_page(connection: sqlite3.Connection, schedule_id: int, limit: int,
             "changes": _changes_view(json.loads(row["changes"])),
             "note": row["note"],
         }
-        for row in rows
+        for row in page
     ]
     total = connection.execute(
         "SELECT count(*) AS n FROM schedule_revisions WHERE schedule_id = ?", (schedule_id,)
     ).fetchone()["n"]
-    following = str(found[-1]["version"]) if len(found) == limit else None
+    following = str(found[-1]["version"]) if more else None
     return {"revisions": found, "total": total, "next_cursor": following}
 
 

@@ -1,6 +1,40 @@
-"""Cursors, which say where the next page of a list begins."""
+"""Pages of lists: how much goes into one, and cursors, which say where the next one begins."""
+
+import json
+import sqlite3
+from collections.abc import Iterable
 
 from daemon.errors import InvalidError
+
+PAGE_BYTES = 1_000_000
+"""About the most bytes of one page; the rest is on the next one."""
+_KEYS = 500  # bytes of the keys and short values of an entry
+_SHORT = 256  # characters; counted as so many bytes
+
+
+def page_of(rows: Iterable[sqlite3.Row], limit: int, most: int | None) -> tuple[list[sqlite3.Row], bool]:
+    """Return the rows that fit into a page, at least one if there are any, and whether there may be more.
+
+    `limit` is the number of rows that the query returns at most; a page has about `most` bytes, None: any number.
+    """
+    found: list[sqlite3.Row] = []
+    left = most
+    for row in rows:
+        if left is not None:
+            left -= size_of(row)
+            if left < 0 and found:
+                return found, True
+        found.append(row)
+    return found, len(found) == limit
+
+
+def size_of(row: sqlite3.Row) -> int:
+    """Return about how many bytes the texts of a row take in JSON."""
+    return _KEYS + sum(
+        len(value) if len(value) < _SHORT else len(json.dumps(value, ensure_ascii=False).encode())
+        for value in row
+        if isinstance(value, str)
+    )
 
 
 def number_of(cursor: str | None) -> int:

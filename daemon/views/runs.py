@@ -8,10 +8,12 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from daemon.model import RunStatus, Step, Trigger
-from daemon.store.runs import SELECT_RUNS, Run, run_from
+from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, Run, run_from
 from daemon.store.workspaces import get_workspace
 from daemon.units import parse_instant
-from daemon.views.pages import number_of
+from daemon.views.pages import PAGE_BYTES, number_of, page_of
+
+_MOST_EVENTS = 1000
 
 
 class RunView(TypedDict):
@@ -50,7 +52,7 @@ class RunView(TypedDict):
 
 
 class RunDetails(RunView):
-    """A run with its input, steps, events and workspace."""
+    """A run with its input, steps, events (the newest 1,000) and workspace."""
 
     initial_input: dict[str, str]
     task_params: dict[str, Any]
@@ -109,10 +111,13 @@ def run_view(run: Run) -> RunView:
 
 
 def run_details(connection: sqlite3.Connection, run: Run) -> RunDetails:
-    """Return one run with its input, steps, events and workspace."""
+    """Return one run with its input, steps, newest events and workspace."""
     found = connection.execute("SELECT * FROM steps WHERE run_id = ?", (run.id,)).fetchall()
     steps = sorted(found, key=lambda row: list(Step).index(Step(row["name"])))
-    events = connection.execute("SELECT * FROM events WHERE run_id = ? ORDER BY number", (run.id,))
+    newest = connection.execute(
+        "SELECT * FROM events WHERE run_id = ? ORDER BY number DESC LIMIT ?", (run.id, _MOST_EVENTS)
+    )
+    events = reversed(page_of(newest, _MOST_EVENTS, PAGE_BYTES)[0])
     return {
         **run_view(run),
         "initial_input": {"type": "text", "author": run.input_author, "content": run.input_content},
@@ -157,11 +162,12 @@ def runs_page(
     status: str | None = None,
     limit: int,
     cursor: str | None = None,
+    most: int | None = None,
 ) -> RunList:
     """Return a page of the runs that match, newest first, and how many match.
 
     `agents` are the visible agents, None for all; `only` is the only visible run. `address` is that of a schedule. The
-    cursor is the last run of the previous page.
+    cursor is the last run of the previous page. A page has about `most` bytes, None: any number.
     """
     values: dict[str, Any] = {"agent": agent, "of": None, "schedule": None, "status": status, "only": only}
     if address is not None:
@@ -179,8 +185,11 @@ def runs_page(
         chosen.append("r.agent IN (SELECT value FROM json_each(:agents))")
     where = " AND ".join(chosen) or "1"
     values |= {"limit": limit, "cursor": number_of(cursor)}
-    rows = connection.execute(f"{SELECT_RUNS} WHERE {where} AND r.id < :cursor ORDER BY r.id DESC LIMIT :limit", values)
-    found = [run_view(run_from(row)) for row in rows]
+    rows = connection.execute(
+        f"{SELECT_RUNS_WITHOUT_INPUT} WHERE {where} AND r.id < :cursor ORDER BY r.id DESC LIMIT :limit", values
+    )
+    page, more = page_of(rows, limit, most)
+    found = [run_view(run_from(row)) for row in page]
     joined = "runs r LEFT JOIN schedules s ON s.id = r.schedule_id" if address else "runs r"
     total = connection.execute(f"SELECT count(*) AS n FROM {joined} WHERE {where}", values).fetchone()["n"]
-    return {"runs": found, "total": total, "next_cursor": str(found[-1]["id"]) if len(found) == limit else None}
+    return {"runs": found, "total": total, "next_cursor": str(found[-1]["id"]) if more else None}

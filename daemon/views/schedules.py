@@ -11,12 +11,14 @@ from daemon.config.schema import A2aAgent, AcpAgent, AgentexAgent, CommandAgent,
 from daemon.model import DueTime
 from daemon.rules.cadence import Cadence
 from daemon.rules.schedule_fields import FIELDS
-from daemon.store.schedules import ScheduleRow, schedule_from
+from daemon.store.schedules import SELECT_WITHOUT_INPUT, ScheduleRow, schedule_from
 from daemon.store.skips import pending_skips
 from daemon.units import format_instant
-from daemon.views.pages import unknown_cursor
+from daemon.views.pages import page_of, unknown_cursor
 
 _NEXT_TIMES = 5
+INPUTS = ("initial_input", "task_params", "task_metadata")
+"""The keys that may be large, and that a list has only if they are asked for."""
 _SHOWN = [(field.api, field.column, field.kind.to_api) for field in FIELDS]
 
 
@@ -51,10 +53,14 @@ class ScheduleView(_Identity, _State):
     # it also has the keys of the field table; `/openapi.json` takes their types from there
 
 
+class ListedSchedule(_Identity, _State):
+    """A schedule in a list; it has its input, parameters and metadata only if they were asked for."""
+
+
 class ScheduleList(TypedDict):
     """The schedules of one agent, by name."""
 
-    run_schedules: list[ScheduleView]
+    run_schedules: list[ListedSchedule]
     total: int
     next_cursor: str | None
 
@@ -140,20 +146,38 @@ def _input_method(config: Config, agent: str) -> str | None:
 
 
 def schedules_page(
-    connection: sqlite3.Connection, config: Config, now: datetime, agent: str | None, limit: int, cursor: str | None
+    connection: sqlite3.Connection,
+    config: Config,
+    now: datetime,
+    agent: str | None,
+    limit: int,
+    cursor: str | None,
+    *,
+    inputs: bool,
+    most: int | None = None,
 ) -> ScheduleList:
-    """Return a page of live schedules by address, of one agent or all; the cursor is the last address before it."""
+    """Return a page of live schedules by address, of one agent or all; the cursor is the last address before it.
+
+    `inputs`: with their inputs, parameters and metadata. A page has about `most` bytes, None: any number.
+    """
     begin = tuple(("/" if cursor is None else cursor).split("/", 1))
     if len(begin) != 2:  # noqa: PLR2004 - agent and name
         raise unknown_cursor(cursor or "")
+    columns = "SELECT *" if inputs else SELECT_WITHOUT_INPUT
     rows = connection.execute(
-        "SELECT * FROM schedules WHERE deleted_at IS NULL AND (?1 IS NULL OR agent = ?1) AND (agent, name) > (?2, ?3) "
-        "ORDER BY agent, name LIMIT ?4",
+        f"{columns} FROM schedules WHERE deleted_at IS NULL AND (?1 IS NULL OR agent = ?1) "
+        "AND (agent, name) > (?2, ?3) ORDER BY agent, name LIMIT ?4",
         (agent, *begin, limit),
     )
-    found = [schedule_from(row) for row in rows]
+    page, more = page_of(rows, limit, most)
     total = connection.execute(
         "SELECT count(*) AS n FROM schedules WHERE deleted_at IS NULL AND (?1 IS NULL OR agent = ?1)", (agent,)
     ).fetchone()["n"]
-    views = [schedule_view(connection, row, config, now) for row in found]
-    return {"run_schedules": views, "total": total, "next_cursor": found[-1].address if len(found) == limit else None}
+    found = [schedule_from(row) for row in page]
+    views = [_listed(schedule_view(connection, row, config, now), inputs=inputs) for row in found]
+    return {"run_schedules": views, "total": total, "next_cursor": found[-1].address if more else None}
+
+
+def _listed(view: ScheduleView, *, inputs: bool) -> ListedSchedule:
+    shown = view if inputs else {key: value for key, value in view.items() if key not in INPUTS}
+    return cast("ListedSchedule", shown)

@@ -13,12 +13,15 @@ from typing_extensions import TypedDict
 
 from daemon.model import RunStatus
 from daemon.rules.budget import calendar_day
-from daemon.store.runs import SELECT_RUNS, SPENT, count_pending, run_from
-from daemon.store.schedules import UNDECIDABLE, schedule_from
+from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, SPENT, count_pending, run_from
+from daemon.store.schedules import SELECT_WITHOUT_INPUT, UNDECIDABLE, schedule_from
 from daemon.units import format_duration, format_instant, format_size, parse_instant
+from daemon.views.pages import PAGE_BYTES, page_of
 from daemon.views.runs import RunView, run_view
 
 _FEW = 5
+_MANY = 500
+_RUNNING = "r.completed_at IS NULL AND r.status IN ('running', 'suspended')"
 _HOURS = 24
 _WORST_LAST = (
     RunStatus.PENDING,
@@ -38,14 +41,16 @@ class _Spent(TypedDict):
 
 
 class StatusView(_Spent):
-    """How the daemon is doing."""
+    """How the daemon is doing; `running` and `timeline` hold at most 500 entries, and the totals count all."""
 
     daemon: dict[str, Any]
     running: list[RunView]
+    running_total: int
     pending: int
     next: list[dict[str, Any]]
     last_failures: list[RunView]
     timeline: list[dict[str, Any]]
+    timeline_total: int
     sweeps: dict[str, dict[str, int]]
     disk: dict[str, str]
 
@@ -68,8 +73,9 @@ def status_view(
     sweeps. Today is the calendar day in `zone`.
     """
     seen = {"agents": None if agents is None else json.dumps(agents)}
-    running = _runs(connection, "r.completed_at IS NULL AND r.status IN ('running', 'suspended')", seen, "r.id")
-    failed = _runs(connection, "r.status IN ('failed', 'interrupted')", seen, f"r.id DESC LIMIT {_FEW}")
+    running = _runs(connection, _RUNNING, seen, "r.id", _MANY)
+    failed = _runs(connection, "r.status IN ('failed', 'interrupted')", seen, "r.id DESC", _FEW)
+    timeline = _timeline(connection, now, seen)
     return {
         "daemon": {
             "running": daemon is not None,
@@ -79,10 +85,12 @@ def status_view(
             "uptime": _uptime(daemon, now),
         },
         "running": running,
+        "running_total": _count(connection, _RUNNING, seen),
         "pending": count_pending(connection),
         "next": _next(connection, now, seen),
         "last_failures": failed,
-        "timeline": _timeline(connection, now, seen),
+        "timeline": timeline[:_MANY],
+        "timeline_total": len(timeline),
         **_spent_since(connection, calendar_day(now, zone)[0], seen),
         "sweeps": dict(sweeps),
         "disk": _disk(state_dir),
@@ -93,14 +101,21 @@ def _is_seen(column: str) -> str:
     return f"(:agents IS NULL OR {column} IN (SELECT value FROM json_each(:agents)))"
 
 
-def _runs(connection: sqlite3.Connection, which: str, seen: dict[str, Any], order: str) -> list[RunView]:
-    rows = connection.execute(f"{SELECT_RUNS} WHERE {which} AND {_is_seen('r.agent')} ORDER BY {order}", seen)
-    return [run_view(run_from(row)) for row in rows]
+def _runs(connection: sqlite3.Connection, which: str, seen: dict[str, Any], order: str, limit: int) -> list[RunView]:
+    rows = connection.execute(
+        f"{SELECT_RUNS_WITHOUT_INPUT} WHERE {which} AND {_is_seen('r.agent')} ORDER BY {order} LIMIT {limit}", seen
+    )
+    return [run_view(run_from(row)) for row in page_of(rows, limit, PAGE_BYTES)[0]]
+
+
+def _count(connection: sqlite3.Connection, which: str, seen: dict[str, Any]) -> int:
+    query = f"SELECT count(*) AS n FROM runs r WHERE {which} AND {_is_seen('r.agent')}"
+    return int(connection.execute(query, seen).fetchone()["n"])
 
 
 def _next(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any]) -> list[dict[str, Any]]:
     rows = connection.execute(
-        "SELECT * FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL "
+        f"{SELECT_WITHOUT_INPUT} FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL "
         f"AND {_is_seen('agent')} ORDER BY wake_at LIMIT {_FEW}",
         seen,
     )

@@ -12,6 +12,7 @@ from daemon.model import RunStatus
 from daemon.rules.cleanup import CleanupDecision, decide_cleanup
 from daemon.store.workspaces import Workspace, by_environment, present_workspaces
 from daemon.units import format_instant
+from daemon.views.pages import unknown_cursor
 
 
 class WorkspaceView(TypedDict):
@@ -32,32 +33,55 @@ class WorkspaceView(TypedDict):
 
 
 class WorkspaceList(TypedDict):
-    """The existing workspaces, and the space that each environment uses."""
+    """The existing workspaces, by environment and run, and the space that each environment uses."""
 
     workspaces: list[WorkspaceView]
     environments: list[dict[str, Any]]
     total: int
+    next_cursor: str | None
 
 
 def workspaces_view(
-    connection: sqlite3.Connection, config: Config, now: datetime, agents: list[str] | None = None
+    connection: sqlite3.Connection,
+    config: Config,
+    now: datetime,
+    agents: list[str] | None = None,
+    *,
+    limit: int | None = None,
+    cursor: str | None = None,
 ) -> WorkspaceList:
-    """Return the existing workspaces, and the space that each environment uses.
+    """Return a page of the existing workspaces, and the space that each environment uses.
 
-    `agents` are the visible agents, None for all; the figures of an environment include all its workspaces.
+    `agents` are the visible agents, None for all; the figures of an environment include all its workspaces. The cursor
+    is the last workspace of the previous page, as `ENVIRONMENT/RUN`; without a limit there is one page.
     """
     environments: list[dict[str, Any]] = []
     found: list[WorkspaceView] = []
+    total, begin = 0, _place_of(cursor)
     for name, group in sorted(by_environment(present_workspaces(connection)).items()):
         policy = policy_of(config, name)
         seen = [one for one in group if agents is None or one.agent in agents]
         if not seen:
             continue
+        total += len(seen)
         decisions = decide_cleanup((one.candidate for one in group), policy, now)
-        found += [workspace_view(one, decisions[one.run_id], now) for one in seen]
+        following = [one for one in seen if (name, one.run_id) > begin]  # oldest run first
+        left = None if limit is None else limit - len(found)
+        found += [workspace_view(one, decisions[one.run_id], now) for one in following[:left]]
         used = sum(one.bytes or 0 for one in group)
         environments.append({"environment": name, "workspaces": len(group), "bytes": used, "quota": policy.quota})
-    return {"workspaces": found, "environments": environments, "total": len(found)}
+    after = f"{found[-1]['environment']}/{found[-1]['run_id']}" if found and len(found) == limit else None
+    return {"workspaces": found, "environments": environments, "total": total, "next_cursor": after}
+
+
+def _place_of(cursor: str | None) -> tuple[str, int]:
+    """Return the environment and the run after which a page begins; raise InvalidError."""
+    if cursor is None:
+        return "", 0
+    name, _, run = cursor.rpartition("/")
+    if not (name and run.isascii() and run.isdigit()):
+        raise unknown_cursor(cursor)
+    return name, int(run)
 
 
 def workspace_view(workspace: Workspace, decision: CleanupDecision, now: datetime) -> WorkspaceView:

@@ -11,17 +11,20 @@ from aiohttp import web
 from daemon.agents.process.supervisor.files import open_in
 from daemon.api import requests
 from daemon.api.routing import ApiCall, Route, reply
+from daemon.api.write_deadline import WriteDeadline
 from daemon.errors import AgentcronError, ForbiddenError, NotFoundError, RefusedError
 from daemon.model import ACTIVE
 from daemon.runs.cancel import request_cancellation
 from daemon.runs.folder import run_folder
 from daemon.runs.retry import request_retry
 from daemon.store.runs import Run, get_run
+from daemon.views.pages import PAGE_BYTES
 from daemon.views.runs import RunDetails, RunList, RunView, run_details, run_view, runs_page
 
 _OUTPUT = "output.log"
 _CHUNK = 256 * 1024
 _PAUSE = 0.2  # seconds between two reads of a growing file
+_PATIENCE = 3600.0  # seconds that a client may pause, such as a pager that is at a page
 
 
 class _AtEndError(Exception):
@@ -43,6 +46,7 @@ async def _list(call: ApiCall) -> web.StreamResponse:
             status=query.status,
             limit=query.limit,
             cursor=query.cursor,
+            most=PAGE_BYTES,
         )
 
     return await call.answer(view)
@@ -59,6 +63,9 @@ async def _output(call: ApiCall) -> web.StreamResponse:
     first = await _chunk(folder, 0)  # what is no output is refused before an answer begins
     response = web.StreamResponse()
     response.content_type = "application/octet-stream"
+    response.force_close()  # the connection keeps its patience to the end
+    if isinstance(call.request.protocol, WriteDeadline):
+        call.request.protocol.patience = _PATIENCE
     await response.prepare(call.request)
     try:
         await _send(call, response, folder, first, run.id if follow else None)
@@ -76,7 +83,7 @@ async def _send(call: ApiCall, response: web.StreamResponse, folder: Path, chunk
         active = followed is not None and await _is_active(call, followed)  # before reading, so that nothing is missed
         while chunk:
             at += len(chunk)
-            await response.write(chunk)
+            await _write(call, response, chunk)
             chunk = await _chunk(folder, at)
         if not active:
             return
@@ -84,6 +91,13 @@ async def _send(call: ApiCall, response: web.StreamResponse, folder: Path, chunk
         if call.request.transport is None or call.request.transport.is_closing():
             raise ConnectionResetError
         chunk = await _chunk(folder, at)
+
+
+async def _write(call: ApiCall, response: web.StreamResponse, chunk: bytes) -> None:
+    if call.request.transport is None:
+        raise ConnectionResetError
+    with call.context.unread.waiting(call.principal, len(chunk), call.request.transport):
+        await response.write(chunk)
 
 
 async def _is_active(call: ApiCall, run_id: int) -> bool:

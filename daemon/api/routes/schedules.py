@@ -28,6 +28,7 @@ from daemon.store.runs import get_run
 from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.units import utc_now
 from daemon.views.history import FireList, RevisionList, fires_page, revisions_page
+from daemon.views.pages import PAGE_BYTES
 from daemon.views.runs import RunView, run_view
 from daemon.views.schedules import ScheduleList, ScheduleView, schedule_view, schedules_page
 
@@ -57,13 +58,17 @@ async def _create(call: ApiCall) -> web.StreamResponse:
 
 
 async def _list(call: ApiCall) -> web.StreamResponse:
-    agent, page = call.agent, call.query(requests.Page)
+    agent, page = call.agent, call.query(requests.ScheduleQuery)
     await call.require("schedule.read", agent, f"agent {agent}")
     config, cache = call.context.config, call.context.cache
 
     def query(connection: sqlite3.Connection) -> Answer:
         now, place = utc_now(), (agent, page.limit, page.cursor)
-        return cache.answer(connection, config, place, now, lambda: schedules_page(connection, config, now, *place))
+
+        def view() -> ScheduleList:
+            return schedules_page(connection, config, now, *place, inputs=page.inputs, most=PAGE_BYTES)
+
+        return cache.answer(connection, config, (*place, page.inputs), now, view)
 
     return written((await call.context.home.database.read(query)).body)
 
@@ -201,11 +206,11 @@ async def _revisions(call: ApiCall) -> web.StreamResponse:
 
 
 async def _history(
-    call: ApiCall, page_of: Callable[[sqlite3.Connection, int, int, str | None], FireList | RevisionList]
+    call: ApiCall, page_of: Callable[[sqlite3.Connection, int, int, str | None, int], FireList | RevisionList]
 ) -> web.StreamResponse:
     agent, name, page = call.agent, call.schedule, call.query(requests.Page)
     await call.require("schedule.read", agent, f"schedule {agent}/{name}")
-    return await call.answer(lambda c: page_of(c, _row(c, agent, name).id, page.limit, page.cursor))
+    return await call.answer(lambda c: page_of(c, _row(c, agent, name).id, page.limit, page.cursor, PAGE_BYTES))
 
 
 def _row(connection: sqlite3.Connection, agent: str, name: str) -> ScheduleRow:
@@ -273,7 +278,7 @@ ROUTES = [
         "list the schedules of an agent",
         _list,
         ScheduleList,
-        query=requests.Page,
+        query=requests.ScheduleQuery,
         refusals=(400, 404),
     ),
     Route("GET", _ONE, "show a schedule", _get, ScheduleView, refusals=(404,)),

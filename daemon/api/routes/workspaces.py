@@ -26,7 +26,10 @@ async def _list(call: ApiCall) -> web.StreamResponse:
     if call.principal.startswith("run:"):
         raise ForbiddenError(f"{call.principal} may see its own run only")
     agents = await call.context.access.readable_agents(call.principal)
-    return await call.answer(lambda c: workspaces_view(c, call.context.config, utc_now(), agents))
+    page = call.query(requests.WorkspaceQuery)
+    return await call.answer(
+        lambda c: workspaces_view(c, call.context.config, utc_now(), agents, limit=page.limit, cursor=page.cursor)
+    )
 
 
 async def _clean(call: ApiCall) -> web.StreamResponse:
@@ -76,7 +79,15 @@ async def _changeable(call: ApiCall) -> int:
 _CHANGE = (404, 409)
 
 ROUTES = [
-    Route("GET", "/workspaces", "list workspaces", _list, WorkspaceList),
+    Route(
+        "GET",
+        "/workspaces",
+        "list workspaces",
+        _list,
+        WorkspaceList,
+        query=requests.WorkspaceQuery,
+        refusals=(400,),
+    ),
     Route(
         "POST",
         "/workspaces/clean",
