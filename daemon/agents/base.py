@@ -45,6 +45,8 @@ class RunSettings:
     """Bytes."""
     cpu_quota: float | None = _DEFAULTS.cpu_quota
     """In CPUs: 2.0 is two whole CPUs."""
+    signed_records: bool = False
+    """Whether the records of the run's supervisor are authenticated; earlier versions did not do that."""
     url: str = ""
     acp_type: Literal["sync", "agentic", "async"] = AgentexAgent.model_fields["acp_type"].default
     await_completion: bool = AgentexAgent.model_fields["await_completion"].default
@@ -74,6 +76,8 @@ class Work:
     settings: RunSettings
     hook_token: str | None = None
     """Lets the agent end the run by calling its hook; a secret."""
+    record_key: bytes | None = None
+    """Authenticates the records of the run's supervisors; a secret; None if they are not authenticated."""
     spent_seconds: float = 0.0
     """The part of the run's timeout that passed before the agent could start, or under an earlier daemon."""
     locks_workspace: bool = False
@@ -116,6 +120,8 @@ class NeverStarted:
 
     reason: str
     again_after: timedelta = timedelta(0)
+    is_failure: bool = False
+    """Whether something kept it from starting, so that it waits longer each time and is not retried forever."""
 
 
 @dataclass(frozen=True)

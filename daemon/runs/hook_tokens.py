@@ -1,4 +1,7 @@
-"""Hook tokens: each lets a remote agent report the end of one run, once, without any other right."""
+"""What is derived from the state directory's key: hook tokens, and the keys of supervisors' records.
+
+A hook token lets a remote agent report the end of one run, once, without any other right.
+"""
 
 import base64
 import contextlib
@@ -61,7 +64,7 @@ def put_key(state_dir: Path, key: bytes) -> None:
 
 @dataclass(frozen=True)
 class HookTokens:
-    """Derives the tokens of runs and the hook URLs that contain them."""
+    """Derives the tokens of runs, the hook URLs that contain them, and the keys that authenticate runs' records."""
 
     key: bytes
 
@@ -69,6 +72,10 @@ class HookTokens:
         """Return the token of a run, always the same: an HMAC (RFC 2104) of its idempotency key."""
         digest = hmac.digest(self.key, idempotency_key.encode(), hashlib.sha256)
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+    def record_key(self, idempotency_key: str) -> bytes:
+        """Return the key that authenticates the records of a run's supervisors, always the same."""
+        return hmac.digest(self.key, f"records of {idempotency_key}".encode(), hashlib.sha256)
 
     def url(self, token: str, config: Config) -> str:
         """Return the hook URL of a token: below public_url, else at the TCP address, else at the socket."""

@@ -21,6 +21,7 @@ from daemon.config.schema import BaseAgent, Config, ProcessAgent
 from daemon.errors import SecretError, StoreDamagedError
 from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus
 from daemon.notify.outbox import Outbox
+from daemon.rules.backoff import start_delay
 from daemon.runs import steps
 from daemon.runs.control import RunControl
 from daemon.runs.delivery_stages import NoLongerWantedError, Stages
@@ -31,7 +32,7 @@ from daemon.runs.settings import settings_of
 from daemon.runs.workspace import WorkspacePreparation, source_of
 from daemon.store.cancellations import flag_cancellation, flag_of
 from daemon.store.connection import Transaction
-from daemon.store.events import add_event, forget_steps
+from daemon.store.events import add_event, count_events, forget_steps
 from daemon.store.home import Home
 from daemon.store.hooks import add_hook
 from daemon.store.runs import Run, change_status, get_run
@@ -40,6 +41,7 @@ from daemon.units import format_instant, parse_instant
 
 _LOG = structlog.get_logger()
 _RETRY_AFTER = timedelta(seconds=5)
+_START_FAILED = "start_failed"
 
 
 class Pipeline:
@@ -195,6 +197,7 @@ class Pipeline:
             workspace=folder,
             settings=settings,
             hook_token=self._hooks.token(run.idempotency_key) if settings.await_completion else None,
+            record_key=self._hooks.record_key(run.idempotency_key) if settings.signed_records else None,
             identity=identity,
             delivered=run.delivered_at is not None,
             remote=json.loads(run.remote or "{}") if run.status is RunStatus.SUSPENDED else None,
@@ -214,25 +217,20 @@ class Pipeline:
                 await self._conclude(run, failure)
 
     async def _conclude(self, run: Run, outcome: Outcome | NeverStarted) -> None:
-        if isinstance(outcome, NeverStarted):
-            await self._home.database.write_patiently(partial(self._put_back, run, outcome))
-            return
         chance = random.random()
-        await self._home.database.write_patiently(
-            lambda tx: finish(
-                tx,
-                run.id,
-                outcome,
-                settings_of(run),
-                self._home.now(),
-                instance=self._home.instance,
-                chance=chance,
-                outbox=self._outbox,
-            )
+        conclude = (
+            partial(self._put_back, run, outcome, chance)
+            if isinstance(outcome, NeverStarted)
+            else partial(self._finish, run, outcome, chance)
         )
+        await self._home.database.write_patiently(conclude)
 
-    def _put_back(self, run: Run, outcome: NeverStarted, tx: Transaction) -> None:
-        """Return a run that never started to the queue, or cancel it if it is flagged."""
+    def _finish(self, run: Run, outcome: Outcome, chance: float, tx: Transaction) -> None:
+        now, instance = self._home.now(), self._home.instance
+        finish(tx, run.id, outcome, settings_of(run), now, instance=instance, chance=chance, outbox=self._outbox)
+
+    def _put_back(self, run: Run, outcome: NeverStarted, chance: float, tx: Transaction) -> None:
+        """Return a run that never started to the queue; cancel it if it is flagged, end it if it failed too often."""
         flag = flag_of(tx, run.id)
         current = get_run(tx, run.id)
         if current is None or current.status is not RunStatus.RUNNING:
@@ -241,8 +239,17 @@ class Pipeline:
         if flag is not None:
             change_status(tx, current, RunStatus.CANCELLED, now, {"error": flag.explanation})
             return
+        wait: timedelta | None = outcome.again_after
+        if outcome.is_failure:
+            failures = count_events(tx, run.id, _START_FAILED) + 1
+            wait = start_delay(failures)
+            again = {} if wait is None else {"again_after_seconds": wait.total_seconds()}
+            add_event(tx, run.id, now, _START_FAILED, {"try": failures, "reason": outcome.reason, **again})
+        if wait is None:
+            self._finish(run, Outcome(RunStatus.FAILED, f"it could not be started: {outcome.reason}"), chance, tx)
+            return
         unstarted = dict.fromkeys(("boot_id", "pid", "pid_started", "delivered_at"))
-        not_before = format_instant(now + outcome.again_after)
+        not_before = format_instant(now + wait)
         forget_steps(tx, run.id)
         values = {**unstarted, "not_before": not_before}
         change_status(tx, current, RunStatus.PENDING, now, values, note=outcome.reason)

@@ -18,6 +18,12 @@ def add_event(tx: Transaction, run_id: int, now: datetime, kind: str, data: dict
     )
 
 
+def count_events(tx: Transaction, run_id: int, kind: str) -> int:
+    """Return how many events of a kind a run has."""
+    row = tx.execute("SELECT count(*) AS n FROM events WHERE run_id = ? AND type = ?", (run_id, kind)).fetchone()
+    return int(row["n"])
+
+
 def begin_step(tx: Transaction, run_id: int, step: Step, now: datetime) -> None:
     """Record that a run entered a step; a step that is entered again starts over."""
     tx.execute(

@@ -24,7 +24,7 @@ async def test_launches_continue_while_the_nursery_is_killed() -> None:
             found += [result for result in results if isinstance(result, SupervisorHandle)]
     finally:
         for supervisor in found:
-            supervisor.dismiss()
+            supervisor.close()
         await nursery.close()
     assert len({supervisor.identity for supervisor in found}) == len(found) > 100
 
@@ -41,4 +41,4 @@ async def test_a_supervisor_that_was_stopped_before_it_was_released_is_woken(tmp
     finally:
         await nursery.close()
     with (tmp_path / status.NAME).open() as left:
-        assert (status.read_record(left.fileno(), "exit") or {})["exit_code"] == 0
+        assert (status.read_record(left.fileno(), "exit", None) or {})["exit_code"] == 0

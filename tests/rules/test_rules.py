@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from daemon.model import ACTIVE, Catchup, DueTime, FireOutcome, Overlap, RunStatus
 from daemon.rules import catchup, overlap
-from daemon.rules.backoff import retry_delay
+from daemon.rules.backoff import retry_delay, start_delay
 from daemon.rules.cadence import Cadence, interval_cadence
 from daemon.rules.states import ALLOWED, is_allowed
 
@@ -98,3 +98,11 @@ def test_retry_delay_doubles_up_to_an_hour(attempt: int, chance: float) -> None:
 @given(st.timedeltas(timedelta(0), timedelta(days=36500)), st.integers(1, 200))
 def test_no_retry_delay_is_too_long_to_compute(base: timedelta, attempt: int) -> None:
     assert retry_delay(base, attempt, 0.5) <= HOUR
+
+
+def test_a_start_that_fails_again_and_again_waits_longer_each_time_and_then_no_more() -> None:
+    waits = [start_delay(failures) for failures in range(1, 21)]
+    seconds = [wait.total_seconds() for wait in waits if wait is not None]
+    assert seconds == [*(2, 4, 8, 16, 32, 64, 128, 256), *[300] * 11]
+    assert waits[-1] is None
+    assert 3600 < sum(seconds) < 2 * 3600

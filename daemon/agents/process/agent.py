@@ -4,31 +4,36 @@ How a run is adopted. A run does not depend on the daemon: its supervisor starts
 its process tree, and records both the start and the end in the run's status file. So a new daemon needs no answer from
 the old one. It reads from the database which supervisor the old daemon committed (boot id, pid, start time) and opens
 exactly that process. If it still lives, the daemon waits for it as for its own; if not, or once it has ended, the
-daemon decides from what is on disk, and only then, because a living supervisor may still write. An exit record:
-the run ended as recorded. A start record without an exit record, or a start that the old daemon confirmed: the command
-ran, nobody knows how it ended, and the run is interrupted. Neither, in the same boot: the command never started, so
-the run starts again. After a reboot memory proves nothing, so a run without an exit record is interrupted.
+daemon ends what is left of the run and then decides from what is on disk, and only then, because a living supervisor
+may still write. An exit record: the run ended as recorded. A start that the old daemon confirmed, or no proof that
+there was none: nobody knows how the command ended, and the run is interrupted. Proof that there was none, in the same
+boot: the run starts again. After a reboot memory proves nothing, so a run without an exit record is interrupted.
+
+The agent may have written to these records, or killed its supervisor. So what is left is ended whatever they say, and
+they count only if the supervisor authenticated them (`supervisor/status.py`): others make the run interrupted.
 """
 
 import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
-from daemon.agents.base import Journal, NeverStarted, Outcome, RunSettings, Work
+from daemon.agents.base import Identity, Journal, NeverStarted, Outcome, RunSettings, Work
 from daemon.agents.process.cgroup_delegation import Cgroups
-from daemon.agents.process.launcher import LaunchError, Nursery, SupervisorHandle, boot_id, end_leftovers
+from daemon.agents.process.launcher import LaunchError, Nursery, SupervisorHandle, boot_id
+from daemon.agents.process.leftovers import NOTHING, Leftovers, end_leftovers, has_cgroup
+from daemon.agents.process.records import ExitRecord, read_cancellation, read_exit
 from daemon.agents.process.result_formats import AgentReport, read_report
 from daemon.agents.process.supervisor import output, status
+from daemon.errors import StoreDamagedError
 from daemon.model import RunStatus
 
 _LOG = structlog.get_logger()
-_LAUNCH_AGAIN_AFTER = timedelta(seconds=2)
 _WAKE_AFTER = 1.0  # seconds beyond a supervisor's limits; SIGCONT does no harm to one that nobody stopped
 _LAST_RESORT_AFTER = 45.0  # more seconds, which a slow disk or an unkillable process may take
 _REASONS = {
@@ -53,6 +58,7 @@ class SupervisedAgent:
         self._cgroups = cgroups
         self._describe = describe
         self._supervisor: SupervisorHandle | None = None
+        self._key: bytes | None = None  # of the records of the supervisor
         self._status: int | None = None  # an open descriptor, so that the agent may rename or remove the file
         self._stop: bool | None = None  # True: at once; False: with grace
         self._grace = 0.0
@@ -64,35 +70,35 @@ class SupervisedAgent:
             raise ValueError("an adopted run can only be resumed")
         self._grace = work.settings.kill_grace_seconds
         try:
-            spec = await asyncio.to_thread(self._describe, work)
+            spec = await asyncio.to_thread(_prepared, self._describe, work)
             spec["cgroup"] = self._cgroups.spec(work.run_id, work.settings) if self._cgroups else None
             supervisor = await self._nursery.supervisor()
         except UnfitError as error:
             return Outcome(RunStatus.FAILED, str(error), permanent=True)
         except LaunchError as error:
-            return NeverStarted(str(error), _LAUNCH_AGAIN_AFTER)
+            return NeverStarted(str(error), is_failure=True)
         try:
             await journal.identified(supervisor.identity)
         except BaseException:
-            supervisor.dismiss()
+            supervisor.close()
             raise
-        self._supervisor = supervisor
+        self._supervisor, self._key = supervisor, _key(work, supervisor.identity)
+        spec["record_key"] = self._key.hex() if self._key is not None else None
         self._status = status.open_by_path(str(work.run_dir))
         self._kill_supervisor_in(_longest(work.settings))  # in case it hangs before it can enforce the timeout itself
-        try:
+        async with self._ending_the_run_on_errors(work):
             released = await supervisor.release(spec)
             if released:
                 await journal.delivered()
             self._forward_stop()
-            return await self._ended(work, released=released)
-        finally:
-            self._close()
+            return await self._ended(work, supervisor.identity, released=released)
 
     async def resume(self, work: Work) -> Outcome | NeverStarted:
         """Wait for a run of an earlier daemon if its supervisor lives, else read from its records how it ended."""
         if work.identity is None:
             return NeverStarted("the daemon ended before it started a supervisor for the run")
         self._supervisor = SupervisorHandle.adopt(work.identity)
+        self._key = _key(work, work.identity)
         if self._supervisor is not None:
             self._status = status.open_held_by(work.identity.pid, str(work.run_dir))
             elsewhere = status.folder_elsewhere(work.identity.pid, str(work.run_dir)) if self._status is None else None
@@ -103,10 +109,24 @@ class SupervisedAgent:
                 )
             if self._cgroups is not None:
                 self._cgroups.restore_limits(work.run_id, work.settings)
-        try:
+        async with self._ending_the_run_on_errors(work):
             self._grace = work.settings.kill_grace_seconds
             self._forward_stop()
-            return await self._ended(work, released=work.delivered)
+            return await self._ended(work, work.identity, released=work.delivered)
+
+    @contextlib.asynccontextmanager
+    async def _ending_the_run_on_errors(self, work: Work) -> AsyncIterator[None]:
+        """Let no process outlive an unexpected error; only with a damaged database the next daemon adopts the run."""
+        try:
+            yield
+        except StoreDamagedError:
+            raise
+        except Exception:
+            if self._supervisor is not None:
+                self.stop(at_once=True)
+                await self._supervisor.wait()
+                await end_leftovers(work, self._supervisor.identity, self._nursery, self._cgroups)
+            raise
         finally:
             self._close()
 
@@ -121,7 +141,7 @@ class SupervisedAgent:
             with contextlib.suppress(OSError):
                 writable = os.open(f"/proc/self/fd/{self._status}", os.O_WRONLY | os.O_CLOEXEC)
                 try:
-                    status.write_record(writable, "cancel", {"error": reason})
+                    status.write_record(writable, "cancel", {"error": reason}, self._key)
                 finally:
                     os.close(writable)
 
@@ -131,7 +151,7 @@ class SupervisedAgent:
             self._kill_supervisor_in(_LAST_RESORT_AFTER if self._stop else self._grace + _LAST_RESORT_AFTER)
 
     def _kill_supervisor_in(self, seconds: float) -> None:
-        """Kill a supervisor that still hangs after so many seconds; `_interrupted` then kills what it leaves."""
+        """Kill a supervisor that still hangs after so many seconds; what it leaves is then ended."""
         loop = asyncio.get_running_loop()
         if self._last_resort is not None:
             if self._last_resort.when() <= loop.time() + seconds:
@@ -163,39 +183,82 @@ class SupervisedAgent:
             self._kill_supervisor_in(settings.kill_grace_seconds + _LAST_RESORT_AFTER)
             await supervisor.wait()
 
-    async def _ended(self, work: Work, *, released: bool) -> Outcome | NeverStarted:
-        """Wait for the supervisor to end, and only then decide from what it recorded on disk.
+    async def _ended(self, work: Work, identity: Identity, *, released: bool) -> Outcome | NeverStarted:
+        """Wait for the supervisor to end, and only then end what it left and decide from what it recorded on disk.
 
         An agent can destroy these records, so a run whose command was `released` is never started again.
         """
         await self._wait_for_supervisor(work.settings)
+        same_boot = identity.boot_id == boot_id()
+        left = await self._end_leftovers(work, identity) if same_boot else NOTHING
         if self._status is None:
             self._status = status.open_by_path(str(work.run_dir))
-        ended, cancelled, report = await asyncio.to_thread(_records, self._status, work)
-        if ended is not None and ended["reason"] == "exec_impossible_now":
-            return NeverStarted(ended["error"], _LAUNCH_AGAIN_AFTER)
-        if ended is not None and ended["reason"] != "supervisor_failed":
+        try:
+            ended, cancelled, report = await asyncio.to_thread(_records, self._status, self._key, work)
+        except status.DamagedRecordError as error:
+            return await self._interrupted(work, None, f"its records are damaged or forged ({error})", left)
+        if ended is not None and left.known and not ended.left_over:
+            return await self._interrupted(work, None, "its records say that no process was left, but some were", left)
+        if ended is not None and ended.reason == "exec_impossible_now":
+            return NeverStarted(ended.error or "the host lacks a resource at the moment", is_failure=True)
+        if ended is not None and ended.reason != "supervisor_failed":
             return _outcome(ended, cancelled, report, work)
-        identity = work.identity if self._supervisor is None else self._supervisor.identity
-        same_boot = identity is not None and identity.boot_id == boot_id()
-        may_have_started = await asyncio.to_thread(status.may_have_started, str(work.run_dir))
-        if same_boot and not released and not may_have_started:
-            return NeverStarted("its supervisor ended before the command started", _LAUNCH_AGAIN_AFTER)
-        return await self._interrupted(work, ended, same_boot=same_boot)
-
-    async def _interrupted(self, work: Work, ended: dict[str, Any] | None, *, same_boot: bool) -> Outcome:
         if not same_boot:
             return Outcome(RunStatus.INTERRUPTED, "the host was restarted while the run was active")
-        left = await end_leftovers(work.idempotency_key, self._cgroups.path(work.run_id) if self._cgroups else None)
+        return await self._unknown(work, ended, left, released=released)
+
+    async def _unknown(
+        self, work: Work, ended: ExitRecord | None, left: Leftovers, *, released: bool
+    ) -> Outcome | NeverStarted:
+        """Decide about a run without a record of how its command ended."""
+        may_have_started = await asyncio.to_thread(status.may_have_started, str(work.run_dir), work.record_key)
+        if released or may_have_started or left.known:
+            return await self._interrupted(work, ended, "its supervisor was killed or failed", left)
+        is_own = work.identity is None  # else the daemon ended, and its supervisor with it
+        return NeverStarted("its supervisor ended before the command started", is_failure=is_own)
+
+    async def _end_leftovers(self, work: Work, identity: Identity) -> Leftovers:
+        """Kill what the supervisor left, unless it reported that it left nothing."""
+        has_ended_it = self._supervisor is not None and self._supervisor.has_ended_its_tree()
+        if has_ended_it and not await asyncio.to_thread(has_cgroup, work.run_id, self._cgroups):
+            return NOTHING
+        left = await end_leftovers(work, identity, self._nursery, self._cgroups)
+        if left.total:
+            _LOG.warning(
+                "[run] Killed processes that a supervisor left",
+                run_id=work.run_id,
+                agent=work.agent,
+                processes=left.total,
+            )
+        return left
+
+    async def _interrupted(self, work: Work, ended: ExitRecord | None, why: str, left: Leftovers) -> Outcome:
         with contextlib.suppress(OSError):  # the disk may fail: that costs the last part of the output, not the run
             await asyncio.to_thread(output.fold, str(work.run_dir))
-        failure = f": {ended['error']}" if ended else ""
+        failure = f": {ended.error}" if ended else ""
         return Outcome(
             RunStatus.INTERRUPTED,
-            f"its supervisor was killed or failed{failure}; {left} process(es) that it left were killed",
-            exit_code=ended.get("exit_code") if ended else None,
-            signal=ended.get("signal") if ended else None,
+            f"{why}{failure}; {left.total} process(es) that it left were killed",
+            exit_code=ended.exit_code if ended else None,
+            signal=ended.signal if ended else None,
         )
+
+
+def _prepared(describe: Describe, work: Work) -> dict[str, Any]:
+    """Record that the command has not started, and return its spec; raise LaunchError, SecretError or UnfitError."""
+    if work.record_key is not None:
+        try:
+            status.prepare(str(work.run_dir), work.record_key)
+        except OSError as error:
+            raise LaunchError(f"the run's status file cannot be written: {error.strerror}") from None
+    return describe(work)
+
+
+def _key(work: Work, supervisor: Identity) -> bytes | None:
+    """Return the key of the records of one supervisor, None if they are not authenticated."""
+    if work.record_key is None:
+        return None
+    return status.start_key(work.record_key, supervisor.boot_id, supervisor.pid, supervisor.started)
 
 
 def _longest(settings: RunSettings) -> float:
@@ -203,17 +266,23 @@ def _longest(settings: RunSettings) -> float:
     return settings.timeout_seconds + 2 * settings.kill_grace_seconds + _WAKE_AFTER + _LAST_RESORT_AFTER
 
 
-def _records(descriptor: int | None, work: Work) -> tuple[dict[str, Any] | None, dict[str, Any] | None, AgentReport]:
-    """Return the exit record, the cancellation that a daemon noted, and what the agent reported."""
+def _records(
+    descriptor: int | None, key: bytes | None, work: Work
+) -> tuple[ExitRecord | None, str | None, AgentReport]:
+    """Return the exit record, the reason of a cancellation that a daemon noted, and what the agent reported.
+
+    Raise DamagedRecordError if the exit record cannot be used.
+    """
     if descriptor is None:
         return None, None, AgentReport()
-    ended, cancelled = (status.read_record(descriptor, slot) for slot in ("exit", "cancel"))
-    return ended, cancelled, read_report(work.run_dir, work.settings.result_format) if ended else AgentReport()
+    ended = read_exit(descriptor, key)
+    report = read_report(work.run_dir, work.settings.result_format) if ended else AgentReport()
+    return ended, read_cancellation(descriptor, key), report
 
 
-def _outcome(ended: dict[str, Any], cancelled: dict[str, Any] | None, report: AgentReport, work: Work) -> Outcome:
+def _outcome(ended: ExitRecord, cancelled: str | None, report: AgentReport, work: Work) -> Outcome:
     """Combine what the supervisor recorded with what the agent reported."""
-    complaint = report.complaint or ended.get("complaint")
+    complaint = report.complaint or ended.complaint
     if complaint:
         _LOG.warning("[run] Agent's report ignored", run_id=work.run_id, agent=work.agent, reason=complaint)
     for permission in report.permissions:
@@ -221,45 +290,45 @@ def _outcome(ended: dict[str, Any], cancelled: dict[str, Any] | None, report: Ag
     status_, error, permanent = _status_of(ended, report)
     cancelled = cancelled if status_ is RunStatus.CANCELLED else None
     if cancelled is not None:
-        error = cancelled["error"]
-    if ended.get("left_over"):
-        error = f"{error or status_}; {ended['left_over']} process(es) could not be killed"
+        error = cancelled
+    if ended.left_over:
+        error = f"{error or status_}; {ended.left_over} process(es) could not be killed"
     return Outcome(
         status=status_,
         error=error,
         cancelled_by_us=cancelled is not None,
-        exit_code=ended.get("exit_code"),
-        signal=ended.get("signal"),
+        exit_code=ended.exit_code,
+        signal=ended.signal,
         message=report.message or (f"its report was ignored: {complaint}" if complaint else None),
         permanent=permanent,
         retry_after=report.retry_after,
         usage=report.usage,
-        output_bytes=ended.get("output_bytes"),
-        output_dropped=ended.get("output_dropped"),
-        memory_peak=ended.get("memory_peak"),
-        cpu_seconds=ended.get("cpu_seconds"),
-        ended_at=datetime.fromtimestamp(ended["at"], UTC),
+        output_bytes=ended.output_bytes,
+        output_dropped=ended.output_dropped,
+        memory_peak=ended.memory_peak,
+        cpu_seconds=ended.cpu_seconds,
+        ended_at=datetime.fromtimestamp(ended.at, UTC) if ended.at is not None else None,
     )
 
 
-def _status_of(ended: dict[str, Any], report: AgentReport) -> tuple[RunStatus, str | None, bool]:
+def _status_of(ended: ExitRecord, report: AgentReport) -> tuple[RunStatus, str | None, bool]:
     """Return status, reason, and whether another attempt is certain to fail in the same way."""
-    match ended["reason"]:
+    match ended.reason:
         case "cancelled":
             return RunStatus.CANCELLED, "cancelled", False
         case "exec_failed":
-            return RunStatus.FAILED, str(ended["error"]), True
+            return RunStatus.FAILED, ended.error, True
         case "timeout" | "idle_timeout" as limit:
             return RunStatus.FAILED, _REASONS[limit], False
     failure = _failure(ended, report)
     return (RunStatus.FAILED if failure else RunStatus.COMPLETED), failure, False
 
 
-def _failure(ended: dict[str, Any], report: AgentReport) -> str | None:
+def _failure(ended: ExitRecord, report: AgentReport) -> str | None:
     """Return why a command that ended by itself failed, None if it did not; its report overrides its exit status."""
     if report.status is not None:
         return (report.message or "the agent reported a failure") if report.status is RunStatus.FAILED else None
-    if ended["signal"] is not None:
-        why = ": out of memory" if ended.get("oom_kills") and ended["signal"] == signal.SIGKILL else ""
-        return f"ended by signal {ended['signal']}{why}"
-    return f"exit status {ended['exit_code']}" if ended["exit_code"] != 0 else None
+    if ended.signal is not None:
+        why = ": out of memory" if ended.oom_kills and ended.signal == signal.SIGKILL else ""
+        return f"ended by signal {ended.signal}{why}"
+    return f"exit status {ended.exit_code}" if ended.exit_code != 0 else None

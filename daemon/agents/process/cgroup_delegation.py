@@ -34,10 +34,15 @@ class Cgroups:
         """Return the part of a run's spec that has its supervisor put it into its own cgroup."""
         return {
             "path": self.path(run_id),
-            "home": str(self.base / _LEAF),
+            "home": self.home,
             "memory_max": settings.memory_max,
             "cpu_quota": settings.cpu_quota,
         }
+
+    @property
+    def home(self) -> str:
+        """The path of the cgroup of the daemon and its small processes."""
+        return str(self.base / _LEAF)
 
     def path(self, run_id: int) -> str:
         """Return the path of a run's cgroup, whether or not it exists."""

@@ -16,8 +16,9 @@ from typing import Any
 import structlog
 
 from daemon.agents.base import Identity
-from daemon.agents.process.supervisor import cgroup, status, tree
-from daemon.agents.process.supervisor.supervisor import LENGTH, STARTED
+from daemon.agents.process.supervisor import status, tree
+from daemon.agents.process.supervisor.nursery import FORK, KILL_ORPHANS
+from daemon.agents.process.supervisor.supervisor import ENDED, LENGTH, STARTED
 
 _LOG = structlog.get_logger()
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery import serve; serve(int(sys.argv[2]))"
@@ -26,7 +27,8 @@ _LAUNCHES_AT_ONCE = 16  # far fewer than fit into a socket's buffer
 _TRIES = 3
 _HELLO_TIMEOUT = 5.0
 _WAKE_EVERY = 1.0  # seconds
-_KILLED_WAIT = 5.0  # seconds
+_ORPHANS_TIMEOUT = 10.0  # seconds
+_CHUNK = 64 * 1024
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -64,7 +66,7 @@ class Nursery:
             for _ in range(_TRIES):
                 try:
                     generation = await self._current_generation()
-                    channel = _fork(generation)
+                    channel = _request(generation, FORK)
                 except OSError as error:  # out of processes or open files at the moment
                     raise LaunchError(f"no supervisor process could be started: {error.strerror}") from None
                 if channel is not None:
@@ -75,6 +77,22 @@ class Nursery:
                     _LOG.warning("[daemon] Nursery process does not answer; starting another")
                 await self._end(generation)
         raise LaunchError("no supervisor process could be started (out of processes or memory?)")
+
+    async def kill_orphans(self) -> list[tree.Process]:
+        """Kill what killed supervisors of this nursery left, and return it; none if the nursery has ended."""
+        generation = self._generation
+        if generation is None:
+            return []
+        loop, answer = asyncio.get_running_loop(), b""
+        with contextlib.suppress(OSError, TimeoutError):  # out of open files at the moment, or it does not answer
+            channel = _request(generation, KILL_ORPHANS)
+            if channel is None:
+                return []
+            with channel:
+                async with asyncio.timeout(_ORPHANS_TIMEOUT):
+                    while part := await loop.sock_recv(channel, _CHUNK):
+                        answer += part
+        return tree.unpacked(answer)
 
     async def close(self) -> None:
         """End the nursery; supervisors live on."""
@@ -122,12 +140,12 @@ def _start(open_files: int) -> _Generation:
         return _Generation(control, subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True))
 
 
-def _fork(generation: _Generation) -> socket.socket | None:
-    """Have the nursery fork a supervisor; return our end of its socketpair, None if the nursery has ended."""
+def _request(generation: _Generation, what: bytes) -> socket.socket | None:
+    """Send the nursery a request with one end of a socketpair; return the other, None if the nursery has ended."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)  # noqa: FBT003 - the method's own signature
     try:
-        socket.send_fds(generation.control, [b"f"], [theirs.fileno()])
+        socket.send_fds(generation.control, [what], [theirs.fileno()])
     except OSError:
         _LOG.warning("[daemon] Nursery process has ended; starting it again")
         ours.close()
@@ -170,14 +188,18 @@ class SupervisorHandle:
                     self.send(signal.SIGCONT)
         except OSError:
             return False
-        finally:
-            channel.close()
 
-    def dismiss(self) -> None:
-        """Let go of a supervisor that never got its spec: it ends when its socket closes."""
-        if self._channel is not None:
-            self._channel.close()
-        os.close(self._descriptor)
+    def has_ended_its_tree(self) -> bool:
+        """Return whether a supervisor that has ended reported that no process of its run was left.
+
+        Only it can: the other end of this socket is its alone. An adopted supervisor has nobody to report that to.
+        """
+        if self._channel is None:
+            return False
+        try:
+            return self._channel.recv(1) == ENDED
+        except OSError:
+            return False
 
     def stop(self, *, at_once: bool) -> None:
         """Ask it to end its process tree, with grace or at once; wake it if it is stopped."""
@@ -198,31 +220,10 @@ class SupervisorHandle:
         await ended
 
     def close(self) -> None:
-        """Close the handle; the supervisor continues."""
+        """Close the handle: a supervisor that has its spec continues, any other ends."""
+        if self._channel is not None:
+            self._channel.close()
         os.close(self._descriptor)
-
-
-async def end_leftovers(idempotency_key: str, run_cgroup: str | None) -> int:
-    """Kill the processes that a killed supervisor left behind; return how many there were.
-
-    With the run's cgroup that is all of them; without one, those found by the marker in their environment and by
-    descent.
-    """
-    mark = f"AGENTCRON_IDEMPOTENCY_KEY={idempotency_key}".encode()
-
-    def left() -> list[tree.Process]:
-        return list({*tree.marked(mark), *tree.alive(cgroup.members(run_cgroup) if run_cgroup else ())})
-
-    def end() -> int:
-        count = len(left())
-        if run_cgroup is not None:
-            cgroup.write(run_cgroup, "cgroup.kill", "1")
-        tree.wait_for_end(tree.kill(left), _KILLED_WAIT)  # on a busy host even a killed process takes a moment to end
-        if run_cgroup is not None:
-            cgroup.remove(run_cgroup)
-        return count
-
-    return await asyncio.to_thread(end)
 
 
 def living_supervisors(state_dir: Path) -> dict[int, int]:

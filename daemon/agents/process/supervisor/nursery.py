@@ -1,9 +1,13 @@
-"""The nursery: a prewarmed interpreter without state that only forks supervisors.
+"""The nursery: a prewarmed interpreter that forks supervisors, and ends what a killed one leaves.
 
-Over its control socket (standard input) it gets one end of a socketpair for each run. It ends with the daemon that
+Over its control socket (standard input) it gets one end of a socketpair for each request. It ends with the daemon that
 started it; the supervisors continue.
+
+As a child subreaper (prctl(2)) it becomes the parent of what a killed supervisor leaves, even of processes that have
+another session, another cgroup and an empty environment.
 """
 
+import contextlib
 import gc
 import os
 import resource
@@ -11,11 +15,16 @@ import signal
 import socket
 import sys
 
-from .supervisor import supervise
+from . import tree
+from .supervisor import become_subreaper, supervise
+
+FORK = b"f"
+KILL_ORPHANS = b"k"
+_REMEMBERED = 1024  # supervisors, before those that have ended are forgotten
 
 
 def serve(open_files: int) -> None:
-    """Fork a supervisor for every descriptor that arrives, until the daemon has ended.
+    """Serve the request that arrives with each descriptor, until the daemon has ended.
 
     `open_files` is the soft limit of RLIMIT_NOFILE for agents: the daemon's own is more than select(2) can handle.
     """
@@ -23,7 +32,10 @@ def serve(open_files: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies of supervisors that end
+    become_subreaper()
     control = socket.socket(fileno=0)
+    supervisors: dict[int, int | None] = {}  # pid: start, None if it could not be read
+    most = _REMEMBERED
     gc.freeze()  # a collection in a supervisor would copy the pages that all of them share
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
@@ -31,10 +43,22 @@ def serve(open_files: int) -> None:
             return
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)  # noqa: FBT003 - the command must not inherit it
-            _fork(control, descriptor)
+            if message == KILL_ORPHANS:
+                _kill_orphans(supervisors, socket.socket(fileno=descriptor))
+            else:
+                _fork(control, descriptor, supervisors)
+        if len(supervisors) > most:
+            most = _forget_ended(supervisors)
 
 
-def _fork(control: socket.socket, descriptor: int) -> None:
+def _kill_orphans(supervisors: dict[int, int | None], channel: socket.socket) -> None:
+    """Kill what killed supervisors left, and send back what that was; nothing forks supervisors meanwhile."""
+    killed = tree.kill(lambda: tree.orphans(supervisors))
+    with channel, contextlib.suppress(OSError):
+        channel.sendall(tree.packed(killed))
+
+
+def _fork(control: socket.socket, descriptor: int, supervisors: dict[int, int | None]) -> None:
     try:
         child = os.fork()
     except OSError as error:  # out of processes: the daemon sees the closed socket and retries later
@@ -50,3 +74,13 @@ def _fork(control: socket.socket, descriptor: int) -> None:
         finally:
             os._exit(code)
     os.close(descriptor)
+    if child > 0:
+        supervisors[child] = tree.start_of(child)
+
+
+def _forget_ended(supervisors: dict[int, int | None]) -> int:
+    """Forget the supervisors that have ended; return how many may be remembered before this is worth a look again."""
+    for pid, started in list(supervisors.items()):
+        if tree.start_of(pid) != started:
+            del supervisors[pid]
+    return max(_REMEMBERED, 2 * len(supervisors))

@@ -4,28 +4,39 @@ One preallocated file of 4 KiB, so that it can be written on a full disk. It has
 the command is executed; `exit`, written after its whole process tree has ended; `cancel`, written by a daemon that
 wants the run to end. Each is one line, `CRC32 JSON`, and carries a version. Only `exit` is synced to disk: after a
 power loss a run without it is interrupted, whether or not it had started.
+
+The agent can write to this file, too. So a second line authenticates the first (HMAC, RFC 2104) with a key that the
+daemon sends to the supervisor with the spec, and that no other start shares. Until the supervisor writes `exec`, that
+place holds `prepared`, which the daemon wrote: only this proves that the command was not started, a missing record
+does not. Without a key (a run that began under an earlier version) the first line is all there is.
 """
 
 import contextlib
+import hashlib
+import hmac
 import json
 import os
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from .files import open_in
+from .files import open_in, open_regular
 
 NAME = "status"
-VERSION = 1
+VERSION = 2
 SIZE = 4096
-_SLOTS = {"exec": 0, "cancel": 1024, "exit": 2048}
-_SLOT_SIZE = {"exec": 1024, "cancel": 1024, "exit": 2048}
-_LONGEST_ERROR = 700  # bytes; JSON may double them
+_SLOTS = {"exec": 0, "prepared": 0, "cancel": 1024, "exit": 2048}
+_SLOT_SIZE = {"exec": 1024, "prepared": 1024, "cancel": 1024, "exit": 2048}
+_LONGEST_ERROR = 700  # bytes; as JSON they may take six times as much
+
+
+class DamagedRecordError(Exception):
+    """There is a record that the run's supervisor did not write like this; the text says what is wrong with it."""
 
 
 def preallocate(run_dir: str) -> None:
     """Create the file with all its blocks; raise OSError (ENOSPC) if the disk cannot hold them."""
-    descriptor = os.open(os.path.join(run_dir, NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_regular(os.path.join(run_dir, NAME), os.O_RDWR | os.O_CREAT)
     try:
         os.ftruncate(descriptor, 0)  # an earlier supervisor of a run that never started may have left a record
         os.posix_fallocate(descriptor, 0, SIZE)
@@ -33,43 +44,121 @@ def preallocate(run_dir: str) -> None:
         os.close(descriptor)
 
 
-def write_record(descriptor: int, slot: str, record: dict[str, Any]) -> None:
-    """Write a record into its slot; return only once `exit` is on disk; raise ValueError if it is too long."""
-    if isinstance(record.get("error"), str):
-        record = {**record, "error": record["error"].encode(errors="replace")[:_LONGEST_ERROR].decode(errors="ignore")}
-    body = json.dumps({"version": VERSION, **record}, ensure_ascii=False)
-    line = f"{zlib.crc32(body.encode()):08x} {body}\n".encode()
-    if len(line) > _SLOT_SIZE[slot]:
-        raise ValueError("record too long")
-    os.pwrite(descriptor, line.ljust(_SLOT_SIZE[slot], b"\0"), _SLOTS[slot])
+def start_key(run_key: bytes, boot_id: str, pid: int, started: int) -> bytes:
+    """Return the key of the records of one supervisor, given by its identity."""
+    return hmac.digest(run_key, f"{boot_id} {pid} {started}".encode(), hashlib.sha256)
+
+
+def prepare(run_dir: str, run_key: bytes) -> None:
+    """Record that no supervisor has started the command yet; raise OSError if the file is missing or replaced."""
+    descriptor = open_regular(os.path.join(run_dir, NAME), os.O_WRONLY)
+    try:
+        write_record(descriptor, "prepared", {"prepared": True}, run_key)
+    finally:
+        os.close(descriptor)
+
+
+def write_record(descriptor: int, slot: str, record: dict[str, Any], key: bytes | None) -> None:
+    """Write a record into its slot, authenticated if there is a key; return only once `exit` is on disk.
+
+    Its `error` is shortened until it fits. Raise ValueError if the rest is too long.
+    """
+    error, longest = record.get("error"), _LONGEST_ERROR
+    while True:
+        if isinstance(error, str):
+            short = error.encode(errors="replace")[:longest].decode(errors="ignore")
+            record = {**record, "error": short}
+        text = _lines(slot, record, key)
+        if len(text) <= _SLOT_SIZE[slot]:
+            break
+        if not record.get("error"):
+            raise ValueError("record too long")
+        longest //= 2
+    os.pwrite(descriptor, text.ljust(_SLOT_SIZE[slot], b"\0"), _SLOTS[slot])
     if slot == "exit":
         os.fsync(descriptor)
 
 
-def may_have_started(run_dir: str) -> bool:
-    """Return whether the command may have started: there is an `exec` record, or the file is missing or replaced."""
+def _lines(slot: str, record: dict[str, Any], key: bytes | None) -> bytes:
+    body = json.dumps({"version": VERSION, **record}, ensure_ascii=False).encode(errors="replace")
+    line = b"%08x %s\n" % (zlib.crc32(body), body)
+    return line if key is None else line + _code(slot, line, key) + b"\n"
+
+
+def _code(slot: str, line: bytes, key: bytes) -> bytes:
+    return hmac.digest(key, slot.encode() + b" " + line, hashlib.sha256).hex().encode()
+
+
+def read_record(descriptor: int, slot: str, key: bytes | None) -> dict[str, Any] | None:
+    """Return a record, None if none was written.
+
+    Raise DamagedRecordError if it is incomplete or, with a key, if nobody who has that key wrote it.
+    """
     try:
-        return _exec_record(run_dir) is not None
+        data = os.pread(descriptor, _SLOT_SIZE[slot], _SLOTS[slot])
+    except OSError as error:
+        raise DamagedRecordError(f"the {slot} record cannot be read: {error.strerror}") from None
+    line, end, rest = data.rstrip(b"\0").partition(b"\n")
+    if not line and not end:
+        return None
+    if key is not None and not hmac.compare_digest(rest.partition(b"\n")[0], _code(slot, line + end, key)):
+        raise DamagedRecordError(f"the run's supervisor did not write the {slot} record that is there")
+    checksum, _, body = line.partition(b" ")
+    if not end or checksum != b"%08x" % zlib.crc32(body):
+        raise DamagedRecordError(f"the {slot} record is incomplete")
+    return _parsed(slot, body)
+
+
+def _parsed(slot: str, body: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(body.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecordError(f"the {slot} record is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise DamagedRecordError(f"the {slot} record is not a JSON object")
+    version = record.get("version")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise DamagedRecordError(f"the {slot} record has no version that this agentcron knows")
+    return record
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def may_have_started(run_dir: str, run_key: bytes | None = None) -> bool:
+    """Return whether the command may have been started: nothing proves that it was not.
+
+    With the key of the run, `prepared` proves that; without one, the lack of an `exec` record does.
+    """
+    try:
+        descriptor = open_in(run_dir, NAME)
     except OSError:
         return True
-
-
-def belongs_to_another_run(run_dir: str, key: str) -> bool:
-    """Return whether the command that started here belongs to a run with another idempotency key."""
     try:
-        record = _exec_record(run_dir)
-    except OSError:
-        return False
-    return record is not None and record.get("key", key) != key  # records of earlier versions have no key
-
-
-def _exec_record(run_dir: str) -> dict[str, Any] | None:
-    """Return the `exec` record; raise OSError if the file is missing or replaced."""
-    descriptor = open_in(run_dir, NAME)
-    try:
-        return read_record(descriptor, "exec")
+        record = read_record(descriptor, "exec" if run_key is None else "prepared", run_key)
+    except DamagedRecordError:
+        return True
     finally:
         os.close(descriptor)
+    if run_key is not None:
+        return record is None
+    return record is not None and "prepared" not in record
+
+
+def belongs_to_another_run(run_dir: str, idempotency_key: str) -> bool:
+    """Return whether the command that started here belongs to a run with another idempotency key."""
+    try:
+        descriptor = open_in(run_dir, NAME)
+    except OSError:
+        return False
+    try:
+        record = read_record(descriptor, "exec", None)
+    except DamagedRecordError:
+        return False
+    finally:
+        os.close(descriptor)
+    return record is not None and record.get("key", idempotency_key) != idempotency_key  # the first records had no key
 
 
 def open_files_of(process: int) -> Iterator[tuple[str, str]]:
@@ -111,13 +200,3 @@ def open_by_path(run_dir: str) -> int | None:
         return open_in(run_dir, NAME)
     except OSError:
         return None
-
-
-def read_record(descriptor: int, slot: str) -> dict[str, Any] | None:
-    """Return a record, None if it was never written completely."""
-    line, end, _ = os.pread(descriptor, _SLOT_SIZE[slot], _SLOTS[slot]).partition(b"\n")
-    checksum, _, body = line.partition(b" ")
-    if not end or checksum != b"%08x" % zlib.crc32(body):
-        return None
-    record: dict[str, Any] = json.loads(body)
-    return record

@@ -25,7 +25,8 @@ from .output import Output, Tail
 from .start import StartError, start
 
 LENGTH = struct.Struct(">I")  # length prefix of the spec; after a partial message nothing is started
-STARTED = b"s"
+STARTED = b"s"  # sent before the command is started
+ENDED = b"e"  # sent after the exit record, if no process of the run is left
 _LARGEST_SPEC = 64 * 1024 * 1024
 _CHUNK = 64 * 1024
 _KILL_EVERY = 0.05  # seconds between two rounds of SIGKILL
@@ -62,6 +63,11 @@ def _become_supervisor() -> None:
     if null > 2:  # noqa: PLR2004 - the nursery's standard input may have been closed already
         os.close(null)
     _LIBC.prctl(_PR_SET_NAME, b"agentcron-run", 0, 0, 0)
+    become_subreaper()
+
+
+def become_subreaper() -> None:
+    """Have the kernel make this process the parent of descendants whose own parent has ended."""
     if _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
@@ -89,6 +95,11 @@ def _read_exactly(channel: socket.socket, length: int) -> bytes | None:
     return bytes(data)
 
 
+def _tell(channel: socket.socket, what: bytes) -> None:
+    with contextlib.suppress(OSError):  # no daemon; the next one adopts the run
+        channel.sendall(what)
+
+
 def _locked(workspace: str | None) -> int | None:
     """Lock a workspace for the life of this process; the command does not inherit the descriptor."""
     if workspace is None:
@@ -104,8 +115,10 @@ class Supervisor:
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
         self.run_dir: str = spec["run_dir"]
-        self.status_file = os.open(os.path.join(self.run_dir, status.NAME), os.O_RDWR | os.O_CLOEXEC)
+        self.status_file = open_regular(os.path.join(self.run_dir, status.NAME), os.O_RDWR)
         fcntl.flock(self.status_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        key: str | None = spec.get("record_key")  # a daemon of an earlier version sends none
+        self.key = bytes.fromhex(key) if key is not None else None
         self.workspace = _locked(spec.get("lock"))
         self.cgroup = Cgroup(spec.get("cgroup"))
         self.output: Output
@@ -130,10 +143,8 @@ class Supervisor:
         self._install_signals()
         self.output = Output(self.run_dir, self.spec["max_output"], self._hidden())
         exec_record = {"pid": os.getpid(), "at": time.time(), "key": self.spec["env"]["AGENTCRON_IDEMPOTENCY_KEY"]}
-        status.write_record(self.status_file, "exec", exec_record)
-        with contextlib.suppress(OSError):  # no daemon; the next one adopts the run
-            channel.sendall(STARTED)  # before the command can damage that record or kill this process
-        channel.close()
+        self._record("exec", exec_record)
+        _tell(channel, STARTED)  # before the command can damage that record or kill this process
         self._start()
         while not self.childless:
             self._wait()
@@ -147,15 +158,20 @@ class Supervisor:
                 finish()
             except OSError as error:  # a full disk: the exit status matters more than the agent's report
                 self.complaint = error.strerror
-        status.write_record(self.status_file, "exit", self._exit_record())
+        self._record("exit", self._exit_record())
         self.cgroup.remove()
+        if not self.left_over:
+            _tell(channel, ENDED)
 
     def give_up(self, error: Exception) -> None:
         """Kill the tree after an error in the supervisor itself, and record that with what is known of the command."""
         self._kill_tree()
         self._reap()
         failure = {"reason": "supervisor_failed", "error": f"{type(error).__name__}: {error}"}
-        status.write_record(self.status_file, "exit", {**self._ending(), **failure})
+        self._record("exit", {**self._ending(), **failure})
+
+    def _record(self, slot: str, record: dict[str, Any]) -> None:
+        status.write_record(self.status_file, slot, record, self.key)
 
     def _install_signals(self) -> None:
         self.wakeup, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -3,9 +3,12 @@
 import os
 import select
 import signal
+import struct
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
+_PACKED = struct.Struct("=qq")
 
 
 class Process(NamedTuple):
@@ -13,6 +16,17 @@ class Process(NamedTuple):
 
     pid: int
     started: int
+
+
+def packed(processes: Iterable[Process]) -> bytes:
+    """Return processes as bytes."""
+    return b"".join(_PACKED.pack(*process) for process in processes)
+
+
+def unpacked(data: bytes) -> list[Process]:
+    """Return the processes in what `packed` returned, as far as it is complete."""
+    whole = len(data) - len(data) % _PACKED.size
+    return [Process(*pair) for pair in _PACKED.iter_unpack(data[:whole])]
 
 
 class _Stat(NamedTuple):
@@ -36,6 +50,44 @@ def parent_of(pid: int) -> tuple[Process, int] | None:
 def descendants(root: int) -> list[Process]:
     """Return all living descendants of a process."""
     return _below([root], _all_stats())
+
+
+def orphans(own: dict[int, int | None]) -> list[Process]:
+    """Return the living descendants of this process, without its children in `own` and what they started.
+
+    `own` has the start of each child by its pid, None if it is unknown.
+
+    They became its children when a child died that had started them, if this process is a child subreaper (prctl(2)).
+    """
+    stats = _all_stats()
+    others = {pid for pid, started in own.items() if pid in stats and started in {None, stats[pid].started}}
+    children = [pid for pid, stat in stats.items() if stat.parent == os.getpid() and pid not in others]
+    living = [Process(pid, stats[pid].started) for pid in children if stats[pid].state not in "ZX"]
+    return living + _below(children, stats)
+
+
+def strangers(pids: Iterable[int], families: Iterable[int], since: int) -> list[Process]:
+    """Return those processes that none of the families, each given by its root, started, and that are not older.
+
+    What counts is the age of the topmost ancestor among `pids`: `since` is in clock ticks since boot.
+    """
+    stats, roots = _all_stats(), list(families)
+    among = set(pids) & stats.keys()
+    foreign = among - set(roots) - {process.pid for process in _below(roots, stats)}
+    return [
+        Process(pid, stats[pid].started)
+        for pid in foreign
+        if stats[pid].state not in "ZX" and stats[_topmost(pid, among, stats)].started >= since
+    ]
+
+
+def _topmost(pid: int, among: set[int], stats: dict[int, _Stat]) -> int:
+    """Return the first ancestor of a process whose own parent is not in a set, following parents that are."""
+    seen = {pid}
+    while (parent := stats[pid].parent) in among and parent not in seen:
+        pid = parent
+        seen.add(pid)
+    return pid
 
 
 def _below(roots: list[int], stats: dict[int, _Stat]) -> list[Process]:
