@@ -45,6 +45,8 @@ class RunSettings:
     """Bytes."""
     cpu_quota: float | None = _DEFAULTS.cpu_quota
     """In CPUs: 2.0 is two whole CPUs."""
+    tasks_max: int | None = None
+    """Processes and threads; None: no limit, as in earlier versions."""
     signed_records: bool = False
     """Whether the records of the run's supervisor are authenticated; earlier versions did not do that."""
     url: str = ""

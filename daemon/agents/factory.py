@@ -45,12 +45,12 @@ class Agents:
         affected = [
             name
             for name, agent in config.agents.items()
-            if isinstance(agent, ProcessAgent)
-            and ((agent.memory_max and "memory" not in enforced) or (agent.cpu_quota and "cpu" not in enforced))
+            if isinstance(agent, ProcessAgent) and not enforced.issuperset(agent.needed_controllers)
         ]
         if affected:
             _LOG.warning(
-                "[run] memory_max and cpu_quota are not enforced: no delegated cgroup", agents=", ".join(affected)
+                "[run] memory_max, cpu_quota and tasks_max are not enforced: no delegated cgroup",
+                agents=", ".join(affected),
             )
 
     def supervised(self, agent_config: ProcessAgent, config: Config) -> SupervisedAgent:

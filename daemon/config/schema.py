@@ -188,7 +188,18 @@ class ProcessAgent(BaseAgent):
     max_output: Size = 50 * 1024**2
     memory_max: LimitSize | None = None
     cpu_quota: Quota | None = None
+    tasks_max: int = Field(4096, ge=1, le=4_194_304)
     env: dict[Variable, SecretValue] = {}
+
+    @property
+    def needed_controllers(self) -> frozenset[str]:
+        """The cgroup controllers that enforce the limits which are set; defaults do without one."""
+        given = {
+            "memory": self.memory_max is not None,
+            "cpu": self.cpu_quota is not None,
+            "pids": "tasks_max" in self.model_fields_set,
+        }
+        return frozenset(name for name, is_given in given.items() if is_given)
 
 
 class CommandAgent(ProcessAgent):

@@ -131,11 +131,8 @@ def _check_properties(config: Config, properties: dict[str, str]) -> Iterator[Fi
         yield error(
             "unit", "RemoveIPC=yes: a restart would delete the shared memory of all running agents", _INSTALL_UNIT
         )
-    limited = [name for name, agent in config.agents.items() if isinstance(agent, ProcessAgent) and _has_limit(agent)]
+    processes = {name: agent for name, agent in config.agents.items() if isinstance(agent, ProcessAgent)}
+    limited = [name for name, agent in processes.items() if agent.needed_controllers]
     if properties.get("Delegate") != "yes" and limited:
-        what = f"memory_max and cpu_quota of {', '.join(limited)} are not enforced: the unit lacks Delegate=yes"
+        what = f"memory_max, cpu_quota, tasks_max of {', '.join(limited)} are not enforced: the unit lacks Delegate=yes"
         yield error("unit", what, _INSTALL_UNIT)
-
-
-def _has_limit(agent: ProcessAgent) -> bool:
-    return agent.memory_max is not None or agent.cpu_quota is not None

@@ -35,6 +35,7 @@ def settings_for(config: Config, agent: str) -> RunSettings:
         max_output=process.max_output if process else RunSettings.max_output,
         memory_max=process.memory_max if process else None,
         cpu_quota=process.cpu_quota if process else None,
+        tasks_max=process.tasks_max if process else None,
         signed_records=process is not None,
         url=settings.url if isinstance(settings, RemoteAgent) else "",
         acp_type=agentex.acp_type if agentex else "agentic",

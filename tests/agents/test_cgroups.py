@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from daemon.agents.base import RunSettings
+from daemon.agents.process.cgroup_delegation import Cgroups
 from daemon.agents.process.supervisor import cgroup
+from daemon.config.loading import load_config
+from daemon.runs.settings import settings_for
 from tests.support.booted import removed
 from tests.support.configs import config_text, shell_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon
@@ -102,18 +106,26 @@ def test_a_cgroup_that_was_not_delegated_is_left_alone(start_daemon: StartDaemon
 
 
 def test_limits_that_cannot_be_enforced_are_reported(start_daemon: StartDaemon) -> None:
-    text = config(a="exit 0").replace("kill_grace", "memory_max = '1GiB'\nkill_grace")
-    event = start_daemon(text).wait_for_log("memory_max and cpu_quota are not enforced")
-    assert event["agents"] == "a"
+    text = config(a="exit 0", b="exit 0", c="exit 0")
+    for agent, limit in [("a", "memory_max = '1GiB'"), ("b", "tasks_max = 50")]:
+        text = text.replace(f"[agents.{agent}]", f"[agents.{agent}]\n{limit}")
+    event = start_daemon(text).wait_for_log("memory_max, cpu_quota and tasks_max are not enforced")
+    assert event["agents"] == "a, b"
+
+
+def test_a_run_has_a_limit_of_processes_unless_it_began_under_an_earlier_version(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(config(a="exit 0"))
+    settings = settings_for(load_config(tmp_path / "config.toml"), "a")
+    assert Cgroups(tmp_path, frozenset({"pids"})).spec(1, settings)["tasks_max"] == 4096
+    assert RunSettings().tasks_max is None
 
 
 def test_limits_are_written_as_the_kernel_wants_them(tmp_path: Path) -> None:
-    for name in ("memory.max", "cpu.max", "memory.oom.group"):
-        (tmp_path / name).touch()
-    cgroup.limit(str(tmp_path), 64 * 1024**2, 1.5)
-    assert [(tmp_path / name).read_text() for name in ("memory.max", "cpu.max", "memory.oom.group")] == [
-        *("67108864", "150000 100000", "1")
-    ]
+    files = [tmp_path / name for name in ("memory.max", "cpu.max", "memory.oom.group", "pids.max")]
+    for file in files:
+        file.touch()
+    cgroup.limit(str(tmp_path), 64 * 1024**2, 1.5, 4096)
+    assert [file.read_text() for file in files] == ["67108864", "150000 100000", "1", "4096"]
 
 
 @pytest.mark.parametrize("way_back", [True, False])
@@ -122,15 +134,18 @@ def test_limits_are_set_once_the_supervisor_is_out_again(tmp_path: Path, *, way_
     run, home = tmp_path / "run", tmp_path / "home"
     for folder in (run, home):
         folder.mkdir()
-    for file in (run / "cgroup.procs", run / "memory.max", run / "cpu.max", run / "memory.oom.group"):
-        file.touch()
+    for name in ("cgroup.procs", "memory.max", "cpu.max", "memory.oom.group", "pids.max"):
+        (run / name).touch()
     if way_back:
         (home / "cgroup.procs").touch()
-    group = cgroup.Cgroup({"path": str(run), "home": str(home), "memory_max": 64 * 1024**2, "cpu_quota": None})
+    group = cgroup.Cgroup(
+        {"path": str(run), "home": str(home), "memory_max": 64 * 1024**2, "cpu_quota": None, "tasks_max": 7}
+    )
     with group.joined():
         assert (run / "cgroup.procs").read_text() == str(os.getpid())
         assert (run / "memory.max").read_text() == ""
     assert (run / "memory.max").read_text() == ("67108864" if way_back else "")
+    assert (run / "pids.max").read_text() == ("7" if way_back else "")
     (run / "cgroup.kill").touch()
     group.kill()
     assert (run / "cgroup.kill").read_text() == ("1" if way_back else "")

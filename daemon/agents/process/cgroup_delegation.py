@@ -37,6 +37,7 @@ class Cgroups:
             "home": self.home,
             "memory_max": settings.memory_max,
             "cpu_quota": settings.cpu_quota,
+            "tasks_max": settings.tasks_max,
         }
 
     @property
@@ -50,7 +51,7 @@ class Cgroups:
 
     def restore_limits(self, run_id: int, settings: RunSettings) -> None:
         """Set the limits of an adopted run again: they are lost if controllers were off while no daemon ran."""
-        cgroup.limit(self.path(run_id), settings.memory_max, settings.cpu_quota)
+        cgroup.limit(self.path(run_id), settings.memory_max, settings.cpu_quota, settings.tasks_max)
 
 
 def take_delegated() -> Cgroups | None:

@@ -36,7 +36,8 @@ class Cgroup:
         finally:
             self._leave()
             if self._spec is not None:
-                limit(self._path, self._spec["memory_max"], self._spec["cpu_quota"])
+                tasks_max = self._spec.get("tasks_max")  # a daemon of an earlier version sends none
+                limit(self._path, self._spec["memory_max"], self._spec["cpu_quota"], tasks_max)
 
     def _leave(self) -> None:
         """Move this process back to the daemon's cgroup; if that fails, do without a cgroup for this run."""
@@ -75,14 +76,15 @@ class Cgroup:
             write(self._path, name, text)
 
 
-def limit(path: str, memory_max: int | None, cpu_quota: float | None) -> None:
-    """Set the limits of a run: bytes, and CPUs (2.0 is two); None is no limit.
+def limit(path: str, memory_max: int | None, cpu_quota: float | None, tasks_max: int | None) -> None:
+    """Set the limits of a run: bytes, CPUs (2.0 is two), and processes with threads; None is no limit.
 
     When memory runs out, in the run or on the host, the kernel kills the run as a whole (memory.oom.group).
     """
     write(path, "memory.oom.group", "1")
     write(path, "memory.max", "max" if memory_max is None else str(memory_max))
     write(path, "cpu.max", f"{'max' if cpu_quota is None else round(cpu_quota * _PERIOD)} {_PERIOD}")
+    write(path, "pids.max", "max" if tasks_max is None else str(tasks_max))
 
 
 def members(path: str) -> list[int]:
