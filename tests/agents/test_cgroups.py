@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from daemon.agents.base import RunSettings
 from daemon.agents.process.cgroup_delegation import Cgroups
-from daemon.agents.process.supervisor import cgroup
+from daemon.agents.process.supervisor import cgroup, tree
 from daemon.config.loading import load_config
 from daemon.runs.settings import settings_for
 from tests.support.booted import removed
@@ -77,6 +78,44 @@ def test_nothing_of_a_run_outlives_a_killed_supervisor(start_daemon: StartDaemon
     run = first(daemon, "a", "completed_at IS NOT NULL")
     assert run["status"] == "interrupted"
     assert not cgroup.members(place)
+
+
+def test_what_moves_to_the_daemons_cgroup_does_not_outlive_a_killed_supervisor(
+    start_daemon: StartDaemon, delegated: Path, tmp_path: Path
+) -> None:
+    """Also under the next daemon, to which neither mark nor parent show what it belongs to."""
+    move = (
+        f"echo \\$\\$ > {delegated}/daemon/cgroup.procs; echo \\$\\$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid"
+    )
+    text = config(a=f'(env -i setsid sh -c "{move}; exec sleep 300" &); sleep 300; true', b="exec sleep 300")
+    before = start_daemon(text, cgroup=delegated)
+    runs = {name: first(before, name, "delivered_at IS NOT NULL") for name in "ab"}
+    wait_until((tmp_path / "pid").exists, what="the move")
+    hidden = int((tmp_path / "pid").read_text())
+    assert str(hidden) in (delegated / "daemon/cgroup.procs").read_text().split()
+    before.kill()
+    after = start_daemon(text, cgroup=delegated)
+    after.wait_for_log("Adopting the runs")
+    os.kill(int(str(runs["a"]["pid"])), signal.SIGKILL)
+    assert first(after, "a", "completed_at IS NOT NULL")["status"] == "interrupted"
+    assert tree.start_of(hidden) is None
+    assert first(after, "b", "pid IS NOT NULL")["status"] == "running"
+    assert cgroup.members(str(delegated / f"run-{runs['b']['id']}"))
+    assert after.process.poll() is None
+
+
+def test_only_strangers_that_are_not_older_are_taken_for_what_a_run_left() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 300 & sleep 300"]) as shell:
+        try:
+            known = wait_until(lambda: tree.descendants(shell.pid), what="its children")
+            pids, started = [shell.pid, *(process.pid for process in known)], tree.start_of(shell.pid) or 0
+            found = tree.strangers(pids, [], started)
+            assert {process.pid for process in found} == set(pids)
+            assert tree.strangers(pids, [], started + 1) == []  # what an older process starts is as old
+            assert tree.strangers(pids, [shell.pid], started) == []
+            assert tree.strangers(pids, [os.getpid()], started) == []
+        finally:
+            tree.kill(lambda: [*tree.descendants(shell.pid), *tree.alive([shell.pid])])
 
 
 def test_runs_keep_their_cgroups_through_a_restart(start_daemon: StartDaemon, delegated: Path, tmp_path: Path) -> None:
