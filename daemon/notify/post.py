@@ -3,6 +3,7 @@
 import asyncio
 import os
 import tempfile
+import uuid
 from dataclasses import replace
 from datetime import timedelta
 
@@ -14,6 +15,8 @@ from daemon.http_client import CallError, HttpCall, calling
 
 _TO_HEADERS = 10.0  # seconds until the response headers must arrive
 _COMMAND_TIME = 30.0  # seconds
+_LEFT_TIME = 5.0  # seconds that what a command leaves has to end, and again once it is killed
+_MARKER = "AGENTCRON_NOTIFICATION"
 _REPORTED_ERROR = 300  # bytes of a failed command's standard error
 
 
@@ -38,7 +41,11 @@ async def post(session: aiohttp.ClientSession, call: HttpCall) -> None:
 
 
 async def run_command(argv: list[str], text: bytes) -> None:
-    """Run a command with a text on its standard input; raise NotSentError unless it succeeds in time."""
+    """Run a command with a text on its standard input, and end what it leaves; raise NotSentError unless it succeeds.
+
+    What it leaves, in whatever session, is found by a marker in its environment, and has a few seconds to end.
+    """
+    marker = str(uuid.uuid4())
     with tempfile.TemporaryFile() as errors:
         try:
             process = await asyncio.create_subprocess_exec(
@@ -46,7 +53,7 @@ async def run_command(argv: list[str], text: bytes) -> None:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=errors,
-                env=base_environment(),
+                env={**base_environment(), _MARKER: marker},
                 start_new_session=True,
             )
         except OSError as error:
@@ -57,15 +64,19 @@ async def run_command(argv: list[str], text: bytes) -> None:
         except TimeoutError:
             raise NotSentError(f"{argv[0]!r} did not end within {_COMMAND_TIME:.0f} s") from None
         finally:
-            if process.returncode is None:
-                await asyncio.to_thread(_end_tree, process.pid)
+            running = process.pid if process.returncode is None else None
+            await asyncio.to_thread(_end_tree, f"{_MARKER}={marker}".encode(), running)
         output = " ".join(os.pread(errors.fileno(), _REPORTED_ERROR, 0).decode(errors="replace").split())
     if process.returncode != 0:
         raise NotSentError(f"{argv[0]!r} ended with status {process.returncode}" + (f": {output}" if output else ""))
 
 
-def _end_tree(pid: int) -> None:
-    """Kill a command and all its descendants, including those in other sessions."""
-    started = tree.start_of(pid)
-    if started is not None:
-        tree.kill(lambda: [tree.Process(pid, started), *tree.descendants(pid)])
+def _end_tree(mark: bytes, running: int | None) -> None:
+    """Kill everything that bears a mark: at once with the command that is still running, else after some seconds."""
+
+    def left() -> list[tree.Process]:
+        own = [] if running is None else [*tree.alive([running]), *tree.descendants(running)]
+        return [*own, *tree.marked(mark)]
+
+    if running is not None or not tree.wait_for_end(left(), _LEFT_TIME):
+        tree.wait_for_end(tree.kill(left), _LEFT_TIME)  # on a busy host even a killed process takes a moment to end

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import re
+import select
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -66,17 +67,32 @@ _running: set[int] = set()  # process groups of running git commands
 def terminate_all() -> None:
     """End the git commands that are running, with everything that they started."""
     for group in list(_running):
-        with contextlib.suppress(ProcessLookupError):  # it has just exited
-            os.killpg(group, signal.SIGTERM)
+        _end(group)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a git command and what it started, with time to remove its lock files."""
-    os.killpg(process.pid, signal.SIGTERM)
+def _end(group: int) -> None:
+    """End a git command and what it started, with time to remove its lock files.
+
+    `group` is its pid, which nobody has waited for yet: until then no other process group can get this number.
+    """
+    with contextlib.suppress(ProcessLookupError):  # it has just exited
+        os.killpg(group, signal.SIGTERM)
+        _wait_for_end(group)
+        os.killpg(group, signal.SIGKILL)  # git has ended, but what it started may ignore SIGTERM
+
+
+def _wait_for_end(pid: int) -> None:
+    """Wait until a child has ended, but at most the grace period; do not reap it."""
     try:
-        process.wait(_GRACE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        descriptor = os.pidfd_open(pid)
+    except OSError:  # out of open files at the moment
+        return
+    try:
+        end = select.poll()
+        end.register(descriptor, select.POLLIN)
+        end.poll(_GRACE * 1000)
+    finally:
+        os.close(descriptor)
 
 
 class GitError(Exception):
@@ -140,7 +156,8 @@ def run_program(
         try:
             stdout, stderr = process.communicate(stdin, timeout)
         except BaseException as error:
-            _end(process)
+            if process.returncode is None:
+                _end(process.pid)
             if isinstance(error, subprocess.TimeoutExpired):
                 raise GitError(f"{' '.join(command[:2])} took longer than {timeout:.0f} s") from None
             raise

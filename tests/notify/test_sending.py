@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from daemon.agents.process.supervisor import tree
 from tests.support.daemon_process import StartDaemon
 from tests.support.peers.processes import Peer, peer
 from tests.support.waiting import wait_until
@@ -124,6 +125,33 @@ def test_a_command_that_hangs_delays_no_run(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(HEAD + shell("exit 1") + shell("true", "b") + commands)
     daemon.wait_for_row("SELECT 1 FROM runs WHERE agent = 'b' AND id >= 8 AND status = 'completed'")
     assert daemon.stop() == 0
+
+
+def test_what_a_command_leaves_is_ended(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """Also what left its session and its parent, as daemons do."""
+    script = tmp_path / "page"
+    left = f"echo \\$\\$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 300"
+    brief = f"sleep 0.2; touch {tmp_path}/brief"
+    wait = f"while [ ! -e {tmp_path}/pid ]; do sleep 0.02; done"
+    script.write_text(f'#!/bin/sh\n(setsid sh -c "{left}" &)\n(setsid sh -c "{brief}" &)\n{wait}\n')
+    script.chmod(0o755)
+    daemon = start_daemon(
+        HEAD + shell("exit 1") + target("command = ['./page']"), slowed=QUICK + "post._LEFT_TIME = 1.0"
+    )
+    daemon.wait_for_log("[daemon] Notification sent")
+    assert (tmp_path / "brief").exists()
+    assert tree.start_of(int((tmp_path / "pid").read_text())) is None
+
+
+def test_nothing_of_a_command_that_hangs_outlives_its_time(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    script = tmp_path / "page"
+    left = f"echo \\$\\$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 300"
+    script.write_text(f'#!/bin/sh\n(setsid sh -c "{left}" &)\nsleep 300\n')
+    script.chmod(0o755)
+    slowed = QUICK + "post._COMMAND_TIME = 2.0"
+    daemon = start_daemon(HEAD + shell("exit 1") + target("command = ['./page']"), slowed=slowed)
+    daemon.wait_for_log("[daemon] Notification not sent")
+    assert tree.start_of(int((tmp_path / "pid").read_text())) is None
 
 
 def test_a_refused_event_makes_way_for_the_next(start_daemon: StartDaemon, tmp_path: Path) -> None:

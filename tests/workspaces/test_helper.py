@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import get_args
 
 import pytest
 
+from daemon.agents.process.supervisor import tree
 from daemon.workspaces import jobs
 from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError, workspace_helper
+from daemon.workspaces.git import GitError, run_program
 from daemon.workspaces.helper import _HANDLERS
 from daemon.workspaces.pipe import MessageError, decode, decode_job, encode_job, encode_result
 from tests.support.git_site import GitSite, commit
+from tests.support.waiting import wait_until
 
 SOURCE = jobs.Source("site", "/origin", ref=None, fetch_every=0.5, require_fetch=True)
 JOBS: list[jobs.Job] = [
@@ -173,3 +177,35 @@ async def test_a_reply_that_cannot_be_used_is_an_error(tmp_path: Path, reply: by
     async with broken_helper(tmp_path, reply) as helper:
         with pytest.raises(WorkspaceHelperError, match=reason):
             await helper.remove_orphans(jobs.RemoveOrphans(expired=None, dry_run=True))
+
+
+def stubborn(folder: Path) -> list[str]:
+    """Return a command that ends on SIGTERM, after it has started one that does not."""
+    inner = f"trap '' TERM; echo $$ > {folder}/new; mv {folder}/new {folder}/pid; while :; do sleep 0.05; done"
+    return ["sh", "-c", 'sh -c "$0" & trap "exit 1" TERM; while :; do sleep 0.05; done', inner]
+
+
+def assert_it_ends(folder: Path) -> None:
+    """Check that the command which ignores SIGTERM ends; end it in any case."""
+    pid = int((folder / "pid").read_text())
+    try:
+        wait_until(lambda: tree.start_of(pid) is None, what="its end")
+    finally:
+        tree.kill(lambda: tree.alive([pid]))
+
+
+def test_what_ignores_a_request_to_end_does_not_outlive_a_command_that_takes_too_long(tmp_path: Path) -> None:
+    with pytest.raises(GitError, match="took longer than 1 s"):
+        run_program(stubborn(tmp_path), tmp_path, 1)
+    assert_it_ends(tmp_path)
+
+
+async def test_what_ignores_a_request_to_end_does_not_outlive_the_helper(tmp_path: Path) -> None:
+    code = "import signal; from daemon.workspaces import git, helper; from pathlib import Path\n"
+    code += "signal.signal(signal.SIGTERM, helper._terminate)\n"
+    code += f"git.run_program({stubborn(tmp_path)!r}, Path({str(tmp_path)!r}), 60)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    await asyncio.to_thread(wait_until, (tmp_path / "pid").exists, what="the command")
+    process.terminate()
+    await process.wait()
+    await asyncio.to_thread(assert_it_ends, tmp_path)
