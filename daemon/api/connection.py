@@ -5,15 +5,54 @@ from weakref import WeakSet
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import (
+    BadHttpMessage,
+    BadHttpMethod,
+    BadStatusLine,
+    HttpProcessingError,
+    InvalidHeader,
+    InvalidURLError,
+    LineTooLong,
+    PayloadEncodingError,
+)
 
 from daemon.api.errors import answer_to, refusal
 from daemon.api.write_deadline import WriteDeadline
 
 _LOG = structlog.get_logger()
 _LINGERING = 2.0  # seconds in which an unused body is still read, so that the response arrives
-
+_LONGEST_PATH = 300  # characters of a path in the log
 _READ_AHEAD = 16 * 1024  # bytes of a body that are held, twice at most, before anybody wants it
+_MALFORMED: dict[type[Exception], str] = {
+    LineTooLong: "the request line or a header is too long (more than 8190 bytes)",
+    InvalidHeader: "a header is malformed",
+    InvalidURLError: "the address in the request line is malformed",
+    BadHttpMethod: "the request line has no HTTP method; is it HTTPS?",
+    BadStatusLine: "the request line is malformed",
+    PayloadEncodingError: "the body is malformed or incomplete",
+    web.RequestPayloadError: "the body is malformed or incomplete",
+    web.PayloadAccessError: "the body arrived after the response",
+}
+
+
+def reason_of(error: BaseException | None) -> str:
+    """Return what is wrong with a request, without a word of the request: it may contain a token.
+
+    Messages of the HTTP library quote the request, except those of BadHttpMessage itself, whose first line is constant.
+    """
+    for kind, words in _MALFORMED.items():
+        if isinstance(error, kind):
+            return words
+    if type(error) is BadHttpMessage:
+        return error.message.strip().partition("\n")[0].rstrip(":.")
+    return "the request is not proper HTTP/1.1"
+
+
+def path_for_log(request: web.BaseRequest) -> str:
+    """Return the path of a request for the log, without what follows `/hooks/`: a token, which is a secret."""
+    path = request.path[:_LONGEST_PATH]
+    before, hooks, _ = path.partition("/hooks/")
+    return f"{before}{hooks}{{token}}" if hooks else path
 
 
 class Connection(WriteDeadline):
@@ -54,7 +93,7 @@ class Connection(WriteDeadline):
         """Log an error outside of routes; a malformed request is the client's error, and not logged as one."""
         error = kwargs.get("exc_info")
         if isinstance(error, (web.PayloadAccessError, web.RequestPayloadError, HttpProcessingError)):
-            _LOG.info("[control] Malformed request", reason=str(error) or type(error).__name__)
+            _LOG.info("[control] Malformed request", reason=reason_of(error))
         else:
             super().log_exception(*args, **kwargs)
 
@@ -63,16 +102,16 @@ class Connection(WriteDeadline):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,
+        message: str | None = None,  # noqa: ARG002 - the library's; it quotes the request
     ) -> web.StreamResponse:
         """Return the response to a malformed request or an unexpected error, and close the connection."""
         if request.writer.output_size > 0:
             raise ConnectionError("the response has already begun")
-        reason = (message or str(exc) or "not HTTP/1.1").strip().partition("\n")[0].rstrip(":")
         if status == web.HTTPInternalServerError.status_code:
-            _LOG.error("[control] Unexpected error", method=request.method, path=request.path, exc_info=exc)
+            _LOG.error("[control] Unexpected error", method=request.method, path=path_for_log(request), exc_info=exc)
             reason = "unexpected error; see the log"
         else:
+            reason = reason_of(exc)
             _LOG.info("[control] Malformed request", status=status, reason=reason)
         answer = refusal(status, reason)
         answer.force_close()

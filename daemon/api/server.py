@@ -9,9 +9,10 @@ from weakref import WeakSet
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from daemon.api.bodies import LARGEST_BODY, expect, refuse_encoded
-from daemon.api.connection import Connection
+from daemon.api.connection import Connection, path_for_log, reason_of
 from daemon.api.context import ApiContext
 from daemon.api.errors import answer_to, refusal
 from daemon.api.identity import Hosts, Peers, Tokens, is_cross_origin
@@ -28,7 +29,6 @@ _FIRST_REQUEST = 15.0  # seconds that a new connection has for the headers of it
 _IDLE = 60.0  # seconds until the headers of the next one
 _STOP_TIME = 0.5  # seconds that responses in flight get when the server stops
 _BACKLOG = 1024  # connections that may wait to be accepted
-_LONGEST_PATH = 300  # characters of a path in the log
 _ON_TCP = web.AppKey("on_tcp", bool)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -131,11 +131,12 @@ class ControlServer:
             raise
         except ConnectionError:  # the client disconnected before it had sent the whole request
             response = refusal(400, "the request is incomplete: the client disconnected")
+        except (web.RequestPayloadError, HttpProcessingError) as error:
+            response = refusal(400, reason_of(error))
         except Exception as error:  # noqa: BLE001 - a bad request must not stop the daemon
             answer = answer_to(error)
             if answer is None:
-                path = _path_for_log(request, state.route)
-                _LOG.exception("[control] Unexpected error", method=request.method, path=path)
+                _LOG.exception("[control] Unexpected error", method=request.method, path=path_for_log(request))
                 answer = refusal(500, "unexpected error; see the log")
             response = answer
         if state.route is not None:
@@ -166,7 +167,7 @@ class ControlServer:
         if request.method not in {"GET", "HEAD"}:
             _LOG.info(
                 "[control] Request" if is_done else "[control] Refused",
-                what=f"{request.method} {_path_for_log(request, route)}",
+                what=f"{request.method} {path_for_log(request)}",
                 principal=state.principal or "unknown",
                 status=status,
                 duration_ms=int((time.monotonic() - state.began) * 1000),
@@ -196,8 +197,3 @@ class ControlServer:
                 asyncio.to_thread(lambda: to_json(describe(self._routes)).encode())
             )
         return written(await asyncio.shield(self._document))
-
-
-def _path_for_log(request: web.Request, route: Route | None) -> str:
-    """Return the path of a request for the log; the route's path if it contains a token, which is a secret."""
-    return route.path if route is not None and "{token}" in route.path else request.path[:_LONGEST_PATH]
