@@ -1,6 +1,7 @@
 """The HTTP protocol of one connection, which reports malformed requests in the same form as all other errors."""
 
 import asyncio
+import socket
 from weakref import WeakSet
 
 import structlog
@@ -18,6 +19,7 @@ from aiohttp.http_exceptions import (
 
 from daemon.api.errors import answer_to, refusal
 from daemon.api.write_deadline import WriteDeadline
+from daemon.api.identity import Peer, examine
 
 _LOG = structlog.get_logger()
 _LINGERING = 2.0  # seconds in which an unused body is still read, so that the response arrives
@@ -72,11 +74,18 @@ class Connection(WriteDeadline):
             lingering_time=_LINGERING,
             read_bufsize=_READ_AHEAD,
         )
+        self.peer: Peer | None = None
+        """Who connected to the Unix socket; None on TCP."""
+        self.principal: str | None = None
+        """The principal of who connected, once a request needed it."""
         self._others = others
         self._most = most
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Accept the connection, or reject it if there are too many."""
+        """Accept the connection and examine who connected, or reject it if there are too many."""
+        connection = transport.get_extra_info("socket")
+        if connection.family == socket.AF_UNIX:
+            self.peer = examine(connection)
         super().connection_made(transport)
         if len(self._others) >= self._most:
             _LOG.warning("[control] Connection rejected: too many connections", most=self._most)

@@ -4,10 +4,10 @@ import asyncio
 import hmac
 import os
 import socket
-import struct
+from asyncio.trsock import TransportSocket
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -15,51 +15,93 @@ from daemon.access import user_of
 from daemon.agents.process.supervisor import tree
 from daemon.config.schema import Config
 from daemon.config.secrets import read_token
+from daemon.socket_peer import SocketPeer
 from daemon.store.database import Database
 from daemon.store.runs import running_runs
 
-_PEER = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 _DEEPEST = 1000  # ancestors of a process that are examined
+_LARGEST_ENVIRONMENT = 256 * 1024  # bytes of it that are examined
+_LONGEST_NUMBER = 20  # digits; no run has a longer one
+_WALKS = 5  # attempts to follow a process to its ancestors while those change
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who connected to the Unix socket, as it was then: the descriptor may have been passed on since."""
+
+    uid: int
+    process: tree.Process | None
+    """The process that connected; None if it could not be examined, because it ended or is hidden."""
+    lineage: tuple[tree.Process, ...] = ()
+    """The process and its ancestors."""
+    is_complete: bool = False
+    """Whether the lineage reaches the first process, so that it certainly shows whether a run contains the process."""
+    marked: int | None = None
+    """The run named in the process's environment, which also holds if its supervisor was killed."""
+
+
+def examine(connection: socket.socket | TransportSocket) -> Peer:
+    """Return who connected; call this as soon as the connection is accepted."""
+    with SocketPeer(connection) as peer:
+        if peer.is_elsewhere:  # runs are in this pid namespace or below it
+            return Peer(peer.uid, None, is_complete=True)
+        ancestors, is_complete = lineage(peer.pid)
+        marked = marked_run(peer.pid) if peer.uid == os.geteuid() else None  # agents run as this user
+        if not ancestors or not peer.is_alive():
+            return Peer(peer.uid, None)
+        return Peer(peer.uid, ancestors[0], tuple(ancestors), is_complete, marked)
 
 
 class Peers:
-    """The principals of connections to the Unix socket, each determined once."""
+    """The principals of connections to the Unix socket."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: WeakKeyDictionary[asyncio.BaseTransport, str] = WeakKeyDictionary()
 
-    async def principal_of(self, transport: asyncio.BaseTransport) -> str:
-        """Return the principal of a connection; raise HTTPForbidden if it cannot be determined."""
-        known = self._known.get(transport)
-        if known is None:
-            known = self._known[transport] = await self._identify(transport)
-        return known
-
-    async def _identify(self, transport: asyncio.BaseTransport) -> str:
-        peer: socket.socket = transport.get_extra_info("socket")
-        pid, uid, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    async def principal_of(self, peer: Peer) -> str:
+        """Return the principal of who connected; raise HTTPForbidden if it cannot be determined."""
         runs = {
             tree.Process(run.pid, run.pid_started): run.id
             for run in await self._database.read(running_runs)
             if run.pid is not None and run.pid_started is not None
         }
-        if runs:
-            ancestors, complete = lineage(pid)
-            for process in ancestors:
-                if process in runs:
-                    return f"run:{runs[process]}"
-            if uid == os.geteuid():  # agents run as this user
-                marked = marked_run(pid, set(runs.values()))
-                if marked is not None:
-                    return f"run:{marked}"
-                if not complete:
-                    raise web.HTTPForbidden(reason="the process that connected has ended, so it cannot be identified")
-        return await asyncio.to_thread(user_of, uid)
+        for process in peer.lineage:
+            if process in runs:
+                return f"run:{runs[process]}"
+        if peer.uid == os.geteuid():
+            if peer.marked in runs.values():
+                return f"run:{peer.marked}"
+            if not _is_certain(peer):
+                raise web.HTTPForbidden(reason="the process that connected has ended, so it cannot be identified")
+        return await asyncio.to_thread(user_of, peer.uid)
+
+
+def _is_certain(peer: Peer) -> bool:
+    """Return whether a process that is in no active run was in none when it connected: a run's end ends its processes.
+
+    Without this an agent could connect, pass the connection on, and have it used as the daemon's user after its run.
+    """
+    if peer.process is None:
+        return peer.is_complete
+    return peer.is_complete and tree.start_of(peer.process.pid) == peer.process.started
 
 
 def lineage(pid: int) -> tuple[list[tree.Process], bool]:
-    """Return a process and its ancestors, and whether they could be followed up to the first process."""
+    """Return a process and its ancestors, and whether they could be followed up to the first process.
+
+    An ancestor may end during the walk, and its pid may become that of a stranger. A process whose parent ends gets
+    another one, so two equal walks in a row show the truth.
+    """
+    walked = _walk(pid)
+    for _ in range(_WALKS):
+        again = _walk(pid)
+        if again == walked:
+            return walked
+        walked = again
+    return walked[0], False
+
+
+def _walk(pid: int) -> tuple[list[tree.Process], bool]:
     found: list[tree.Process] = []
     while pid > 1 and len(found) < _DEEPEST:
         seen = tree.parent_of(pid)
@@ -70,15 +112,16 @@ def lineage(pid: int) -> tuple[list[tree.Process], bool]:
     return found, pid in {0, 1} and bool(found)
 
 
-def marked_run(pid: int, active: set[int]) -> int | None:
-    """Return the active run named in a process's environment, which also holds if its supervisor was killed."""
+def marked_run(pid: int) -> int | None:
+    """Return the run named in a process's environment, None without one."""
     try:
-        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        with Path(f"/proc/{pid}/environ").open("rb") as stream:
+            entries = stream.read(_LARGEST_ENVIRONMENT).split(b"\0")
     except OSError:
         return None
     for entry in entries:
         name, _, value = entry.partition(b"=")
-        if name == b"AGENTCRON_RUN_ID" and value.isdigit() and len(value) < 20 and int(value) in active:  # noqa: PLR2004
+        if name == b"AGENTCRON_RUN_ID" and value.isdigit() and len(value) < _LONGEST_NUMBER:
             return int(value)
     return None
 

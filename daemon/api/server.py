@@ -181,13 +181,20 @@ class ControlServer:
         if is_open:
             return ""
         if not on_tcp:
-            if request.transport is None:
-                raise web.HTTPForbidden(reason="the connection is closed")
-            return await self._peers.principal_of(request.transport)
+            return await self._connected(request)
         principal = self._tokens.principal_of(request)
         if principal is None:
             raise web.HTTPUnauthorized(reason="send Authorization: Bearer TOKEN with a token of control.tokens")
         return principal
+
+    async def _connected(self, request: web.Request) -> str:
+        """Return the principal of who connected to the Unix socket, which is looked up once."""
+        connection = request.protocol
+        if not isinstance(connection, Connection) or connection.peer is None:
+            raise web.HTTPForbidden(reason="it is unknown who connected")
+        if connection.principal is None:
+            connection.principal = await self._peers.principal_of(connection.peer)
+        return connection.principal
 
     async def _openapi(self, request: web.Request) -> web.StreamResponse:
         await self._principal_of(request, is_open=True)

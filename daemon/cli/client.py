@@ -6,7 +6,6 @@ import json
 import os
 import re
 import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,12 @@ from daemon.errors import (
     RefusedError,
 )
 from daemon.rules.schedule_fields import FIELDS
+from daemon.socket_peer import SocketPeer
 from daemon.store.lock import socket_in_use
 
 _TIMEOUT = 60.0  # seconds
 _SHORT_TIMEOUT = 3.0  # seconds, to find out whether a daemon answers at all
 _CHUNK = 64 * 1024
-_UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 _ERRORS: dict[int, type[Exception]] = {400: InvalidError, 403: ForbiddenError, 404: NotFoundError, 422: InvalidError}
 
 
@@ -115,7 +114,10 @@ class Client:
 
 
 def _verified_socket(folder: Path) -> Path | None:
-    """Return the socket named in a state directory's lock file, if the process holding the lock listens on it."""
+    """Return the socket named in a state directory's lock file, if the process holding the lock listens on it.
+
+    A socket outlives the process that made it while another holds it, so a pid alone does not say who listens.
+    """
     in_use = socket_in_use(folder)
     if in_use is None:
         return None
@@ -124,10 +126,11 @@ def _verified_socket(folder: Path) -> Path | None:
     try:
         with contextlib.closing(connection):
             connection.connect()
-            credentials = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+            with SocketPeer(connection.sock) as listening:
+                holds = listening.pid == holder and listening.is_alive()
     except OSError:
         return None
-    return path if _UCRED.unpack(credentials)[0] == holder else None
+    return path if holds else None
 
 
 def is_responding(config: Config) -> bool:

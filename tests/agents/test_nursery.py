@@ -3,10 +3,14 @@
 import asyncio
 import os
 import signal
+import socket
 from pathlib import Path
+
+import pytest
 
 from daemon.agents.process.launcher import LaunchError, Nursery, SupervisorHandle
 from daemon.agents.process.supervisor import status
+from daemon.agents.process.supervisor.supervisor import LENGTH
 from tests.support.supervisors import spec_in
 
 
@@ -42,3 +46,13 @@ async def test_a_supervisor_that_was_stopped_before_it_was_released_is_woken(tmp
         await nursery.close()
     with (tmp_path / status.NAME).open() as left:
         assert (status.read_record(left.fileno(), "exit", None) or {})["exit_code"] == 0
+
+
+async def test_a_process_that_got_the_pid_of_a_supervisor_that_has_ended_is_not_taken_for_it() -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0)
+    with ours:
+        theirs.sendall(LENGTH.pack(os.getpid()))
+        theirs.close()
+        with pytest.raises(ProcessLookupError):
+            await Nursery()._receive_hello(ours)

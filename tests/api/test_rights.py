@@ -1,9 +1,12 @@
 """Rights: who may see and do what, over both sockets and from inside a run, and creators that lose theirs."""
 
+import http.client
 import json
 import os
 import pwd
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +18,7 @@ import pytest
 
 from tests.support.api import HOURLY, SCHEDULES, call
 from tests.support.daemon_process import StartDaemon
+from tests.support.pids import REUSE, can_choose_pids, reused
 from tests.support.waiting import wait_until
 
 needs_root = pytest.mark.skipif(
@@ -190,7 +194,141 @@ def test_an_agent_cannot_hide_behind_an_ended_process(start_daemon: StartDaemon,
         f"[agents.a]\ncommand = ['sh', '-c', '{run}']\n[agents.a.schedules.s]\nevery = \"1s\"\n"
     )
     daemon.wait_for_run("completed")
+    # 404 as the run that it is, if the daemon saw the process before it ended; else it is nobody known
+    assert daemon.output(1) in {"403\n", "404\n"}
+
+
+def agent_running(script: Path, *arguments: object) -> str:
+    return f"command = {json.dumps([sys.executable, str(script), *map(str, arguments)])}\n"
+
+
+ONE_RUN = '[agents.a.schedules.s]\nevery = "36500d"\n'
+POSE = f"""\
+import os, sys
+{REUSE}
+with open(sys.argv[1]) as stream:
+    reuse(int(stream.read()))
+open(sys.argv[2], "w").close()
+os.wait()
+"""
+
+
+@needs_root
+@pytest.mark.skipif(not can_choose_pids, reason="choosing a pid needs ns_last_pid")
+@pytest.mark.parametrize("kernel", ["pidfd", "old"])
+def test_nobody_becomes_a_run_whose_process_got_the_pid_of_a_connection(
+    start_daemon: StartDaemon, open_folder: Path, tmp_path: Path, kernel: str
+) -> None:
+    (tmp_path / "pose.py").write_text(POSE)
+    os.mkfifo(tmp_path / "pid")
+    agents = f"[agents.a]\n{agent_running(tmp_path / 'pose.py', tmp_path / 'pid', tmp_path / 'posed')}{ONE_RUN}"
+    slowed = "" if kernel == "pidfd" else "from daemon import socket_peer; socket_peer._SO_PEERPIDFD = 9999"
+    daemon = start_daemon(config(open_folder, agents), slowed=slowed)
+    daemon.cli("schedules", "trigger", "a/s")
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+    daemon.process.send_signal(signal.SIGSTOP)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        (tmp_path / "pid").write_text(str(connect_and_end(client, open_folder / "c.sock", pwd.getpwnam(NOBODY))))
+        wait_until((tmp_path / "posed").exists)
+        daemon.process.send_signal(signal.SIGCONT)
+        assert ask_on(client, "GET", "/runs/1") == 404
+        assert ask_on(client, "POST", "/runs/1/cancel") == 404
+    assert daemon.query("SELECT 1 FROM cancellation_flags") == []
+
+
+def connect_and_end(client: socket.socket, path: Path, user: pwd.struct_passwd) -> int:
+    """Have a child connect a socket and end; return its pid."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+            os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+            client.connect(str(path))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+
+def ask_on(client: socket.socket, method: str, path: str) -> int:
+    """Ask on a connection and return the status."""
+    client.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+    response = http.client.HTTPResponse(client)
+    response.begin()
+    response.read()
+    return response.status
+
+
+HIDE = """\
+import os, socket, sys
+with open(sys.argv[2]) as stream:
+    stream.read()
+s = socket.socket(socket.AF_UNIX)
+child = os.fork()
+if child == 0:
+    s.connect(sys.argv[1])
+    os._exit(0)
+os.waitpid(child, 0)
+with open(sys.argv[3], "w") as stream:
+    stream.write(str(child))
+s.sendall(b"POST /agents/a/schedules/s/pause HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 0\\r\\n\\r\\n")
+print(s.recv(4096).split()[1].decode(), flush=True)
+"""
+
+
+@pytest.mark.skipif(not can_choose_pids, reason="choosing a pid needs root and ns_last_pid")
+def test_an_agent_cannot_hide_behind_a_stranger_that_got_the_pid(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "hide.py").write_text(HIDE)
+    os.mkfifo(tmp_path / "begin")
+    os.mkfifo(tmp_path / "pid")
+    script = agent_running(tmp_path / "hide.py", tmp_path / "c.sock", tmp_path / "begin", tmp_path / "pid")
+    daemon = start_daemon(f'[control]\nsocket = "c.sock"\n[agents.a]\n{script}{ONE_RUN}')
+    daemon.cli("schedules", "trigger", "a/s")
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+    daemon.process.send_signal(signal.SIGSTOP)
+    (tmp_path / "begin").write_text("")
+    with reused(int((tmp_path / "pid").read_text())):
+        daemon.process.send_signal(signal.SIGCONT)
+        daemon.wait_for_run("completed")
     assert daemon.output(1) == "403\n"
+
+
+HAND_OVER = """\
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+with socket.socket(socket.AF_UNIX) as to:
+    to.connect(sys.argv[2])
+    socket.send_fds(to, [b"x"], [s.fileno()])
+    to.recv(1)
+"""
+
+
+@pytest.mark.parametrize("when", ["during the run", "after it"])
+def test_a_connection_that_an_agent_passes_on_keeps_its_rights(
+    start_daemon: StartDaemon, tmp_path: Path, when: str
+) -> None:
+    (tmp_path / "pass.py").write_text(HAND_OVER)
+    script = agent_running(tmp_path / "pass.py", tmp_path / "c.sock", tmp_path / "receiver")
+    with socket.socket(socket.AF_UNIX) as receiver:
+        receiver.bind(str(tmp_path / "receiver"))
+        receiver.listen()
+        daemon = start_daemon(f'[control]\nsocket = "c.sock"\n[agents.a]\n{script}{ONE_RUN}')
+        daemon.cli("schedules", "trigger", "a/s")
+        agent, _ = receiver.accept()
+        with agent:
+            _, [descriptor], _, _ = socket.recv_fds(agent, 1, 1)
+            if when == "after it":
+                agent.sendall(b"x")
+                daemon.wait_for_run("completed")
+            with socket.socket(fileno=descriptor) as client:
+                client.settimeout(30)
+                assert ask_on(client, "POST", "/agents/a/schedules/s/pause") == (
+                    404 if when == "during the run" else 403
+                )
+    assert daemon.query("SELECT paused_at FROM schedules WHERE paused_at IS NOT NULL") == []
 
 
 @needs_root

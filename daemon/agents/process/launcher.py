@@ -111,7 +111,7 @@ class Nursery:
         pid = LENGTH.unpack(hello)[0]
         descriptor = os.pidfd_open(pid)
         started = tree.start_of(pid)
-        if started is None:
+        if started is None or _is_closed(channel):  # if it has ended, another process may have its pid by now
             os.close(descriptor)
             raise ProcessLookupError(pid)
         return SupervisorHandle(Identity(self.boot_id, pid, started), descriptor, channel)
@@ -138,6 +138,14 @@ def _start(open_files: int) -> _Generation:
     command = [sys.executable, "-I", "-S", "-c", _CODE, str(Path(__file__).parent), str(open_files)]
     with theirs:
         return _Generation(control, subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True))
+
+
+def _is_closed(channel: socket.socket) -> bool:
+    """Return whether a supervisor's end of a channel is closed, as it is when the supervisor has ended."""
+    try:
+        return not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
 
 
 def _request(generation: _Generation, what: bytes) -> socket.socket | None:
