@@ -8,6 +8,7 @@ A person who triggers a schedule needs `agent.execute`, and a due time needs tha
 """
 
 import asyncio
+import contextlib
 import grp
 import os
 import pwd
@@ -43,6 +44,22 @@ def user_of(uid: int) -> str:
     except KeyError:
         return f"uid:{uid}"
     return name if name != CONFIG_PRINCIPAL else f"uid:{uid}"
+
+
+def admin_uids(config: Config) -> frozenset[int]:
+    """Return the user ids that `access.admins` names, of users and of the groups' listed members; may block."""
+    users: set[str] = set()
+    for name in config.access.admins:
+        if name.startswith("@"):
+            with contextlib.suppress(KeyError):
+                users.update(grp.getgrnam(name[1:]).gr_mem)
+        elif not name.startswith("token:"):
+            users.add(name)
+    found = set()
+    for user in users:
+        with contextlib.suppress(KeyError, ValueError):
+            found.add(pwd.getpwnam(user).pw_uid)
+    return frozenset(found)
 
 
 class Rights:

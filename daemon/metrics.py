@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -36,6 +37,9 @@ class Metrics:
         self._changes = self._counter(
             "schedule_changes", "Requested changes of schedules, by action and result.", "action", "result"
         )
+        self._rejected = self._counter(
+            "connections_rejected", "Connections rejected because there were too many, by socket.", "socket"
+        )
         self._lateness = self._histogram(
             "lateness_seconds", "Seconds from a due time's planned start to its decision.", _LATENESS
         )
@@ -53,6 +57,8 @@ class Metrics:
         self._sweeps = self._counter("retention_sweeps", "Retention sweeps, by result.", "result")
         self._deleted = self._counter("retention_deleted", "Rows and folders that retention deleted, by kind.", "kind")
         self._freed = self._counter("retention_freed_bytes", "Bytes that retention returned to the file system.")
+        for socket in ("unix", "tcp"):
+            self._rejected.labels(socket)
         for kind in ("agentex", "a2a"):
             for result in ("acknowledged", "failed"):
                 self._tries.labels(kind, result)
@@ -107,6 +113,10 @@ class Metrics:
     def schedule_change(self, action: str, result: str) -> None:
         """Count a requested change of a schedule: `ok`, or the error code of the refusal."""
         self._changes.labels(action, result).inc()
+
+    def connection_rejected(self, socket: Literal["unix", "tcp"]) -> None:
+        """Count a connection that was rejected because there were too many."""
+        self._rejected.labels(socket).inc()
 
     def cleaned(self, result: str) -> None:
         """Count an attempt to remove a workspace: `removed` or `failed`."""

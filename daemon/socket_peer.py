@@ -26,10 +26,7 @@ class SocketPeer:
     """
 
     def __init__(self, connection: "socket.socket | TransportSocket") -> None:
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, _ = _CREDENTIALS.unpack(credentials)
-        self.pid: int = pid
-        self.uid: int = uid
+        self.pid, self.uid = _credentials(connection)
         self._descriptor, self._is_exact = _descriptor_of(connection)
 
     def __enter__(self) -> Self:
@@ -54,6 +51,17 @@ class SocketPeer:
             end.register(self._descriptor, select.POLLIN)
             return not end.poll(0)
         return not self._is_exact and self.uid in _users_of(self.pid)
+
+
+def user_of_peer(connection: "socket.socket | TransportSocket") -> int:
+    """Return the id of the user who connected a socket."""
+    return _credentials(connection)[1]
+
+
+def _credentials(connection: "socket.socket | TransportSocket") -> tuple[int, int]:
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(data)
+    return pid, uid
 
 
 def _descriptor_of(connection: "socket.socket | TransportSocket") -> tuple[int | None, bool]:

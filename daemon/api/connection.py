@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from weakref import WeakSet
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 from aiohttp import web
@@ -16,13 +17,16 @@ from aiohttp.http_exceptions import (
     LineTooLong,
     PayloadEncodingError,
 )
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
+from daemon.api.admission import raw_refusal
 from daemon.api.errors import answer_to, refusal
-from daemon.api.write_deadline import WriteDeadline
 from daemon.api.identity import Peer, examine
+from daemon.api.write_deadline import WriteDeadline
 
 _LOG = structlog.get_logger()
 _LINGERING = 2.0  # seconds in which an unused body is still read, so that the response arrives
+_LONGEST_HEADERS = 32 * 1024  # bytes of the headers of one request
 _LONGEST_PATH = 300  # characters of a path in the log
 _READ_AHEAD = 16 * 1024  # bytes of a body that are held, twice at most, before anybody wants it
 _MALFORMED: dict[type[Exception], str] = {
@@ -57,18 +61,28 @@ def path_for_log(request: web.BaseRequest) -> str:
     return f"{before}{hooks}{{token}}" if hooks else path
 
 
+@dataclass(frozen=True)
+class TimeLimits:
+    """How long a connection may wait for a request, in seconds."""
+
+    first_request: float
+    """Until the headers of the first one."""
+    idle: float
+    """Until the headers of the next one."""
+
+
 class Connection(WriteDeadline):
     """The protocol of one connection; errors become JSON responses and log lines instead of tracebacks."""
 
-    def __init__(self, server: web.Server, *, idle: float, others: "WeakSet[Connection]", most: int) -> None:
-        """Serve a connection; close it when it has been idle for `idle` seconds, or if there are already `most` others.
+    def __init__(self, server: web.Server, limits: TimeLimits, ended: Callable[[], None]) -> None:
+        """Serve a connection; call `ended` when it has ended.
 
         Compressed bodies are not decompressed, since any client could block the event loop with them.
         """
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
-            keepalive_timeout=idle,
+            keepalive_timeout=limits.idle,
             access_log=None,  # type: ignore[arg-type]  # None is documented
             auto_decompress=False,
             lingering_time=_LINGERING,
@@ -78,24 +92,49 @@ class Connection(WriteDeadline):
         """Who connected to the Unix socket; None on TCP."""
         self.principal: str | None = None
         """The principal of who connected, once a request needed it."""
-        self._others = others
-        self._most = most
+        self._limits = limits
+        self._ended = ended
+        self._first: asyncio.TimerHandle | None = None
+        self._body: StreamReader = EMPTY_PAYLOAD
+        self._headers = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Accept the connection and examine who connected, or reject it if there are too many."""
+        """Accept the connection and examine who connected; close it if no request arrives in time."""
         connection = transport.get_extra_info("socket")
         if connection.family == socket.AF_UNIX:
             self.peer = examine(connection)
         super().connection_made(transport)
-        if len(self._others) >= self._most:
-            _LOG.warning("[control] Connection rejected: too many connections", most=self._most)
-            self.force_close()
-        else:
-            self._others.add(self)
+        self._first = asyncio.get_running_loop().call_later(self._limits.first_request, self.force_close)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrives; close the connection if the headers of a request are too long in total."""
+        received = self._request_count
+        super().data_received(data)
+        if self._request_count > received:
+            if self._first is not None:
+                self._first.cancel()
+                self._first = None
+            if self._messages:
+                self._body = self._messages[-1][1]
+            self._headers = len(data) - self._body.total_bytes  # what may be left of it for the next request
+        elif self._body.is_eof():
+            self._headers += len(data)
+        if self._headers > _LONGEST_HEADERS:
+            self._reject_headers()
+
+    def _reject_headers(self) -> None:
+        """Refuse a request whose headers take too much memory, with a response unless one is under way."""
+        reason = f"the headers are too long (more than {_LONGEST_HEADERS} bytes)"
+        _LOG.info("[control] Malformed request", status=431, reason=reason)
+        if self.transport is not None and self._waiter is not None:
+            self.transport.write(raw_refusal(431, "Request Header Fields Too Large", reason, "too_large"))
+        self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Release the connection's place."""
-        self._others.discard(self)
+        if self._first is not None:
+            self._first.cancel()
+        self._ended()
         super().connection_lost(exc)
 
     def log_exception(self, *args: object, **kwargs: object) -> None:

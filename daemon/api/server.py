@@ -1,18 +1,20 @@
 """The HTTP server of the control API: identifies principals, validates requests, and calls the routes' handlers."""
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from weakref import WeakSet
 
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from daemon.access import admin_uids
+from daemon.api.admission import Admission, Entrance, Holder, Lingering, Rank
 from daemon.api.bodies import LARGEST_BODY, expect, refuse_encoded
-from daemon.api.connection import Connection, path_for_log, reason_of
+from daemon.api.connection import Connection, TimeLimits, path_for_log, reason_of
 from daemon.api.context import ApiContext
 from daemon.api.errors import answer_to, refusal
 from daemon.api.identity import Hosts, Peers, Tokens, is_cross_origin
@@ -25,10 +27,10 @@ from daemon.api.sending import send
 from daemon.api.sockets import Listeners, most_connections
 
 _LOG = structlog.get_logger()
-_FIRST_REQUEST = 15.0  # seconds that a new connection has for the headers of its first request
-_IDLE = 60.0  # seconds until the headers of the next one
+_TIME_LIMITS = TimeLimits(first_request=15.0, idle=60.0)
 _STOP_TIME = 0.5  # seconds that responses in flight get when the server stops
 _BACKLOG = 1024  # connections that may wait to be accepted
+_ACCEPTED_AT_ONCE = 32  # before the event loop does other work; it examines each for about 0.3 ms
 _ON_TCP = web.AppKey("on_tcp", bool)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -55,8 +57,9 @@ class ControlServer:
         self._peers = Peers(context.home.database)
         self._update_hosts()
         context.live.on_change(self._update_hosts)
-        self._most = most_connections()
-        self._used: WeakSet[asyncio.BaseTransport] = WeakSet()  # transports that have sent a request
+        self._admins: frozenset[int] = frozenset()
+        context.live.on_change(self._update_admins)
+        self._lingering = Lingering()
         self._document: asyncio.Future[bytes] | None = None
         self._routes = [
             *schedules.ROUTES,
@@ -71,6 +74,7 @@ class ControlServer:
 
     async def start(self) -> None:
         """Start to serve on all sockets."""
+        self._update_admins()
         await self._serve(self._listeners.unix.listener, on_tcp=False)
         if self._listeners.tcp is not None:
             await self._serve(self._listeners.tcp, on_tcp=True)
@@ -90,23 +94,38 @@ class ControlServer:
         runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_STOP_TIME)
         await runner.setup()
         self._runners.append(runner)
-        loop, others = asyncio.get_running_loop(), WeakSet[Connection]()
-        backlog = min(_BACKLOG, self._most // 4)  # the loop accepts that many at once, before any can be rejected
+        await self._accept(runner, listener, Admission(most_connections(), self._rank_of))
+
+    async def _accept(self, runner: web.AppRunner, listener: socket.socket, admission: Admission) -> None:
+        def serve(ended: Callable[[], None]) -> Connection:
+            if runner.server is None:
+                raise RuntimeError("the server was shut down")
+            return Connection(runner.server, _TIME_LIMITS, ended)
+
         # not create_unix_server(): since Python 3.13 it removes the socket's path, which is done elsewhere
-        serving = loop.create_server(lambda: self._connection(runner, others), sock=listener, backlog=backlog)
-        self._servers.append(await serving)
+        server = await asyncio.get_running_loop().create_server(
+            lambda: Entrance(admission, serve, self._rejected, self._lingering),
+            sock=listener,
+            backlog=_ACCEPTED_AT_ONCE,
+        )
+        listener.listen(_BACKLOG)  # asyncio has one argument for this and for how many it accepts at once
+        self._servers.append(server)
 
-    def _connection(self, runner: web.AppRunner, others: "WeakSet[Connection]") -> Connection:
-        """Return the protocol of a new connection, which is closed if no request arrives in time."""
-        if runner.server is None:
-            raise RuntimeError("the server was shut down")
-        protocol = Connection(runner.server, idle=_IDLE, others=others, most=self._most)
-        asyncio.get_running_loop().call_later(_FIRST_REQUEST, self._close_if_unused, protocol)
-        return protocol
+    def _update_admins(self) -> None:
+        self._context.background.start_unattended(self._look_up_admins())
 
-    def _close_if_unused(self, protocol: Connection) -> None:
-        if protocol.transport is not None and protocol.transport not in self._used:
-            protocol.force_close()
+    async def _look_up_admins(self) -> None:
+        self._admins = await asyncio.to_thread(admin_uids, self._context.config)
+
+    def _rank_of(self, holder: Holder) -> Rank:
+        if holder.user == 0:
+            return Rank.ROOT
+        return Rank.ADMIN if holder.user == os.geteuid() or holder.user in self._admins else Rank.ANYBODY
+
+    def _rejected(self, holder: Holder, connections: int) -> None:
+        self._context.metrics.connection_rejected("unix" if holder.address is None else "tcp")
+        who = {"uid": holder.user} if holder.address is None else {"address": holder.address}
+        _LOG.warning("[control] Connection rejected: too many connections", **who, connections=connections)
 
     async def close(self) -> None:
         """Accept no more requests; those in flight get a moment to finish."""
@@ -122,8 +141,6 @@ class ControlServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """Turn every error into a response; count and log the request."""
-        if request.transport is not None:
-            self._used.add(request.transport)
         state = request[_STATE] = _RequestState()
         try:
             response = await handler(request)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from daemon.errors import ConfigError, RefusedError
 
+_MOST_CONNECTIONS = 4096  # an idle one takes about 20 kB
+
 
 @dataclass(frozen=True)
 class Listeners:
@@ -24,7 +26,7 @@ class Listeners:
 
 def most_connections() -> int:
     """Return how many clients one socket may have at once; runs, the database and the other socket also need files."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+    return min(_MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
 
 @contextmanager
