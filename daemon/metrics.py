@@ -1,10 +1,11 @@
 """Metrics for Prometheus; counters start at zero with each start of the daemon."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.registry import Collector
 
 from daemon.model import FireOutcome, RunStatus
 from daemon.store.changes import Changes
@@ -14,6 +15,13 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENESS = (0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 3600)
 _DURATION = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 _DELETED = ("runs", "fires", "schedules", "folders")
+
+
+class Visible(NamedTuple):
+    """The names that somebody may see in labels."""
+
+    agents: frozenset[str]
+    environments: frozenset[str]
 
 
 class Metrics:
@@ -40,6 +48,11 @@ class Metrics:
         self._rejected = self._counter(
             "connections_rejected", "Connections rejected because there were too many, by socket.", "socket"
         )
+        self._bad_tokens = self._counter(
+            "tokens_rejected",
+            "Rejected bearer and hook tokens: wrong, not compared after too many wrong ones, or not of a hook.",
+            "reason",
+        )
         self._lateness = self._histogram(
             "lateness_seconds", "Seconds from a due time's planned start to its decision.", _LATENESS
         )
@@ -57,23 +70,25 @@ class Metrics:
         self._sweeps = self._counter("retention_sweeps", "Retention sweeps, by result.", "result")
         self._deleted = self._counter("retention_deleted", "Rows and folders that retention deleted, by kind.", "kind")
         self._freed = self._counter("retention_freed_bytes", "Bytes that retention returned to the file system.")
-        for socket in ("unix", "tcp"):
-            self._rejected.labels(socket)
+        self._show_zeros()
+
+    def _show_zeros(self) -> None:
+        """Create the known labels, so that they show as 0."""
+        for counter, labels in (
+            (self._bad_tokens, ("wrong", "throttled", "unknown_hook")),
+            (self._rejected, ("unix", "tcp")),
+            (self._notified, ("sent", "failed", "given_up")),
+            (self._cleaned, ("removed", "failed")),
+            (self._sweeps, ("done", "skipped", "failed")),
+            (self._deleted, _DELETED),
+            (self._fires, FireOutcome),
+            (self._runs, RunStatus),
+        ):
+            for label in labels:
+                counter.labels(label)
         for kind in ("agentex", "a2a"):
             for result in ("acknowledged", "failed"):
                 self._tries.labels(kind, result)
-        for result in ("sent", "failed", "given_up"):
-            self._notified.labels(result)
-        for result in ("removed", "failed"):
-            self._cleaned.labels(result)
-        for result in ("done", "skipped", "failed"):
-            self._sweeps.labels(result)
-        for kind in _DELETED:
-            self._deleted.labels(kind)
-        for outcome in FireOutcome:
-            self._fires.labels(outcome)
-        for status in RunStatus:
-            self._runs.labels(status)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"agentcron_{name}", text, labels, registry=self._registry)
@@ -118,6 +133,10 @@ class Metrics:
         """Count a connection that was rejected because there were too many."""
         self._rejected.labels(socket).inc()
 
+    def token_rejected(self, reason: Literal["wrong", "throttled", "unknown_hook"]) -> None:
+        """Count a bearer or hook token that was rejected."""
+        self._bad_tokens.labels(reason).inc()
+
     def cleaned(self, result: str) -> None:
         """Count an attempt to remove a workspace: `removed` or `failed`."""
         self._cleaned.labels(result).inc()
@@ -133,11 +152,13 @@ class Metrics:
         """Record the lag of the event loop."""
         self._lag.set(seconds)
 
-    def text(self, active: dict[str, int], workspaces: dict[str, tuple[int, int]]) -> bytes:
-        """Return all metrics in the Prometheus text format.
+    def text(
+        self, active: dict[str, int], workspaces: dict[str, tuple[int, int]], visible: Visible | None = None
+    ) -> bytes:
+        """Return all metrics in the Prometheus text format; those of agents and environments only if visible.
 
         `active` is the number of active runs by status, `workspaces` the number of workspaces and their bytes by
-        environment.
+        environment. Without `visible` everything is.
         """
         self._workspaces.clear()
         self._bytes.clear()
@@ -147,4 +168,21 @@ class Metrics:
         self._queue.set(active.get(RunStatus.PENDING, 0))
         for status in (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.SUSPENDED):
             self._statuses.labels(status).set(active.get(status, 0))
-        return generate_latest(self._registry)
+        return generate_latest(self._registry if visible is None else _Selection(self._registry, visible))
+
+
+class _Selection(Collector):
+    """The metrics of a registry without the samples that name invisible agents and environments."""
+
+    def __init__(self, registry: CollectorRegistry, visible: Visible) -> None:
+        self._registry = registry
+        self._visible = {"agent": visible.agents, "environment": visible.environments}
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each metric."""
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if self._shows(sample.labels)]
+            yield metric
+
+    def _shows(self, labels: Mapping[str, str]) -> bool:
+        return all(labels[name] in values for name, values in self._visible.items() if name in labels)

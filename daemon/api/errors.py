@@ -38,7 +38,7 @@ _STATUSES: dict[type[AgentcronError], tuple[int, str]] = {
     NotFoundError: (404, "not_found"),
     RefusedError: (409, "conflict"),
     StaleVersionError: (412, "stale_version"),
-    LimitError: (429, "too_many"),
+    LimitError: (429, "too_many_requests"),
     StoreUnavailableError: (503, "unavailable"),
 }
 _CODES = {
@@ -53,7 +53,7 @@ _CODES = {
     415: "unsupported_media_type",
     417: "expectation_failed",
     422: "unprocessable",
-    429: "too_many",
+    429: "too_many_requests",
 }
 
 
@@ -70,8 +70,9 @@ def answer_to(error: Exception) -> web.Response | None:
     if isinstance(error, web.HTTPException):
         message = error.text if isinstance(error, web.HTTPRequestEntityTooLarge) else error.reason
         refused = refusal(error.status, message or "not possible")
-        if "Allow" in error.headers:
-            refused.headers["Allow"] = error.headers["Allow"]
+        for name in ("Allow", "Retry-After"):
+            if name in error.headers:
+                refused.headers[name] = error.headers[name]
         if error.status == web.HTTPUnauthorized.status_code:
             refused.headers["WWW-Authenticate"] = "Bearer"
         return refused

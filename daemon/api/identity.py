@@ -5,6 +5,7 @@ import hmac
 import os
 import socket
 from asyncio.trsock import TransportSocket
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -141,14 +142,18 @@ class Tokens:
         """Accept only these tokens from now on."""
         self._values = values
 
-    def principal_of(self, request: web.Request) -> str | None:
-        """Return the principal of a request's token, None without a valid one; compares in constant time."""
-        kind, _, given = request.headers.get("Authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not given:
-            return None
-        offered = given.strip().encode(errors="surrogateescape")
+    def name_of(self, offered: bytes, among: Collection[str] | None = None) -> str | None:
+        """Return the name of a token, None if it is not valid, or not one of those named; compares in constant time."""
         matching = [name for name, value in self._values.items() if hmac.compare_digest(value, offered)]
-        return f"token:{matching[0]}" if matching else None
+        return next((name for name in matching if among is None or name in among), None)
+
+
+def token_in(request: web.Request) -> bytes | None:
+    """Return the bearer token that a request offers, None without one."""
+    kind, _, given = request.headers.get("Authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not given.strip():
+        return None
+    return given.strip().encode(errors="surrogateescape")
 
 
 class Hosts:

@@ -40,10 +40,10 @@ _MEANINGS = {
     413: "The body is larger than 1 MiB.",
     415: "The body is not application/json.",
     422: "The request does not match its schema; data.fields names the wrong fields, at most 20.",
-    429: "The principal has as many of these as it may; the message says what to do.",
-    503: "The database is not available now.",
+    429: "Too many wrong tokens came from this address, or the principal has as many of these as it may.",
+    503: "The database is not available now, or there are too many connections.",
 }
-_ALWAYS = (401, 403, 422, 503)
+_ALWAYS = (401, 403, 422, 429, 503)
 _WITH_BODY = (400, 408, 413, 415)
 
 

@@ -12,12 +12,13 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from daemon.access import admin_uids
-from daemon.api.admission import Admission, Entrance, Holder, Lingering, Rank
+from daemon.api.admission import Admission, Entrance, Holder, Lingering, Rank, network_of
 from daemon.api.bodies import LARGEST_BODY, expect, refuse_encoded
 from daemon.api.connection import Connection, TimeLimits, path_for_log, reason_of
 from daemon.api.context import ApiContext
 from daemon.api.errors import answer_to, refusal
-from daemon.api.identity import Hosts, Peers, Tokens, is_cross_origin
+from daemon.api.guesses import Guesses
+from daemon.api.identity import Hosts, Peers, Tokens, is_cross_origin, token_in
 from daemon.api.json_body import to_json
 from daemon.api.openapi import describe
 from daemon.api.requests import NoQuery
@@ -28,6 +29,8 @@ from daemon.api.sockets import Listeners, most_connections
 
 _LOG = structlog.get_logger()
 _TIME_LIMITS = TimeLimits(first_request=15.0, idle=60.0)
+_TOKEN_RETRY = 5  # seconds after which a client with too many wrong tokens may try again
+_HOW_TO_AUTHENTICATE = "send Authorization: Bearer TOKEN with a token of control.tokens"
 _STOP_TIME = 0.5  # seconds that responses in flight get when the server stops
 _BACKLOG = 1024  # connections that may wait to be accepted
 _ACCEPTED_AT_ONCE = 32  # before the event loop does other work; it examines each for about 0.3 ms
@@ -60,6 +63,7 @@ class ControlServer:
         self._admins: frozenset[int] = frozenset()
         context.live.on_change(self._update_admins)
         self._lingering = Lingering()
+        self._guesses = Guesses(context.metrics.token_rejected)
         self._document: asyncio.Future[bytes] | None = None
         self._routes = [
             *schedules.ROUTES,
@@ -120,7 +124,12 @@ class ControlServer:
     def _rank_of(self, holder: Holder) -> Rank:
         if holder.user == 0:
             return Rank.ROOT
-        return Rank.ADMIN if holder.user == os.geteuid() or holder.user in self._admins else Rank.ANYBODY
+        if holder.address is not None:
+            admins = self._context.config.access.admins
+            is_admin = any(f"token:{name}" in admins for name in self._guesses.proven(holder.address))
+        else:
+            is_admin = holder.user == os.geteuid() or holder.user in self._admins
+        return Rank.ADMIN if is_admin else Rank.ANYBODY
 
     def _rejected(self, holder: Holder, connections: int) -> None:
         self._context.metrics.connection_rejected("unix" if holder.address is None else "tcp")
@@ -179,6 +188,9 @@ class ControlServer:
     def _count_and_log(self, state: _RequestState, route: Route, request: web.Request, status: int) -> None:
         """Count a change of schedules, and log any request that is not a read, with its principal and its status."""
         is_done = status < web.HTTPBadRequest.status_code
+        address = {"address": _address_of(request)} if request.app[_ON_TCP] else {}
+        if "{token}" in route.path and status == web.HTTPNotFound.status_code:
+            self._context.metrics.token_rejected("unknown_hook")
         if route.action is not None:
             self._context.metrics.schedule_change(route.action, "ok" if is_done else str(status))
         if request.method not in {"GET", "HEAD"}:
@@ -186,6 +198,7 @@ class ControlServer:
                 "[control] Request" if is_done else "[control] Refused",
                 what=f"{request.method} {path_for_log(request)}",
                 principal=state.principal or "unknown",
+                **address,
                 status=status,
                 duration_ms=int((time.monotonic() - state.began) * 1000),
             )
@@ -199,10 +212,25 @@ class ControlServer:
             return ""
         if not on_tcp:
             return await self._connected(request)
-        principal = self._tokens.principal_of(request)
-        if principal is None:
-            raise web.HTTPUnauthorized(reason="send Authorization: Bearer TOKEN with a token of control.tokens")
-        return principal
+        return await self._authenticated(request)
+
+    async def _authenticated(self, request: web.Request) -> str:
+        """Return the principal of a request's token; raise HTTPUnauthorized or HTTPTooManyRequests."""
+        offered, address = token_in(request), _address_of(request)
+        if offered is None:
+            raise web.HTTPUnauthorized(reason=_HOW_TO_AUTHENTICATE)
+        name = self._tokens.name_of(offered, self._guesses.proven(address))
+        if name is None:
+            if not self._guesses.may_try(address):
+                await self._guesses.hold(address)
+                reason = "too many wrong tokens from this address; try again in a few seconds"
+                raise web.HTTPTooManyRequests(reason=reason, headers={"Retry-After": str(_TOKEN_RETRY)})
+            name = self._tokens.name_of(offered)
+        if name is None:
+            self._guesses.wrong(address)
+            raise web.HTTPUnauthorized(reason=_HOW_TO_AUTHENTICATE)
+        self._guesses.valid(address, name)
+        return f"token:{name}"
 
     async def _connected(self, request: web.Request) -> str:
         """Return the principal of who connected to the Unix socket, which is looked up once."""
@@ -221,3 +249,8 @@ class ControlServer:
                 asyncio.to_thread(lambda: to_json(describe(self._routes)).encode())
             )
         return written(await asyncio.shield(self._document))
+
+
+def _address_of(request: web.Request) -> str:
+    """Return the address, or the IPv6 network, from which a request came over TCP."""
+    return network_of(request.transport.get_extra_info("peername") if request.transport else None)

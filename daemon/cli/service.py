@@ -13,6 +13,8 @@ from daemon.cli.parameters import Json
 if TYPE_CHECKING:
     import sqlite3
 
+    from daemon.config.schema import Config
+
 _NEXT_SHOWN = 3
 
 
@@ -63,6 +65,7 @@ def check(
     from daemon.views.schedules import upcoming
 
     config = read_config(context.obj)
+    _refuse_bad_tokens(config)
     found = []
     for agent, settings in config.agents.items():
         for name, schedule in settings.schedules.items():
@@ -99,6 +102,15 @@ def check(
     print(f"{config.file} is valid.")
     if diff_error is not None:
         raise diff_error
+
+
+def _refuse_bad_tokens(config: "Config") -> None:
+    """Raise ConfigError for a token that the daemon would refuse; those that we may not read are warned of."""
+    from daemon.config.secrets import read_token
+
+    for token in config.control.tokens:
+        if os.access(config.resolve(token.file), os.R_OK):
+            read_token(config, token)
 
 
 def _print_changes(changes: list[dict[str, Any]]) -> None:

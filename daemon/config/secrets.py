@@ -11,7 +11,7 @@ from daemon.config.values import Secret
 from daemon.errors import ConfigError, SecretError
 
 _LARGEST = 64 * 1024
-_SHORTEST_TOKEN = 8
+_SHORTEST_TOKEN = 20
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,14 @@ def read_secret(config: Config, name: str, secret: Secret, environment: Mapping[
 
 def read_token(config: Config, token: Token) -> str:
     """Return a token of the control API; raise ConfigError if it cannot be used."""
-    where = f"{config.file}: control.tokens: {token.name}"
+    where, file = f"{config.file}: control.tokens: {token.name}", config.resolve(token.file)
     try:
-        value = _read(where, config.resolve(token.file)).strip()
+        value = _read(where, file).strip()
     except SecretError as error:
         raise ConfigError([str(error)]) from None
     if len(value) < _SHORTEST_TOKEN or not value.isascii() or not value.isprintable() or " " in value:
-        raise ConfigError([f"{where}: a token must have at least {_SHORTEST_TOKEN} ASCII characters and no spaces"])
+        problem = f"{where}: the token in {file} must have at least {_SHORTEST_TOKEN} ASCII characters and no spaces"
+        raise ConfigError([f"{problem}; make one with: head -c 32 /dev/urandom | base64 >{file}"])
     return value
 
 

@@ -11,11 +11,11 @@ from stat import S_ISDIR
 
 from daemon.agents.process.spec import program_of
 from daemon.config.paths import state_dir
-from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent, RemoteAgent
-from daemon.config.secrets import read_secret
+from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent, RemoteAgent, Token
+from daemon.config.secrets import read_secret, read_token
 from daemon.config.values import Secret
 from daemon.doctor.findings import Finding, error, warning
-from daemon.errors import SecretError
+from daemon.errors import ConfigError, SecretError
 from daemon.model import Overlap
 
 _LONGEST_FIRST_LINE = 256  # bytes, as the kernel reads
@@ -37,6 +37,8 @@ def check_settings(
     for place, secret in secrets_of(config):
         if credentials or secret.source != "credential":
             yield from _secret(place, config, secret, environment)
+    for token in config.control.tokens:
+        yield from _token(config, token)
     yield from _group(config.control.group)
     yield from _log_file(config)
     for name, agent in config.agents.items():
@@ -183,3 +185,12 @@ def _secret(place: str, config: Config, secret: Secret, environment: Mapping[str
         else:
             what = str(problem).removeprefix(f"{name}: ")
             yield error(place, what, "provide it as a regular file that the daemon's user can read")
+
+
+def _token(config: Config, token: Token) -> Iterator[Finding]:
+    try:
+        read_token(config, token)
+    except ConfigError as problem:
+        place = f"control.tokens: {token.name}"
+        what, _, fix = str(problem).removeprefix(f"{config.file}: {place}: ").partition("; ")
+        yield error(place, what, fix or "provide it as a regular file that the daemon's user can read")

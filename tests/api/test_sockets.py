@@ -150,7 +150,7 @@ def test_a_token_has_the_rights_it_is_given(start_daemon: StartDaemon, tmp_path:
     [revision] = daemon.query("SELECT principal FROM schedule_revisions WHERE action = 'pause'")
     assert revision["principal"] == "token:ci"
     assert TOKEN not in daemon.log_text()
-    (tmp_path / "ci.token").write_text("another-one\n")
+    (tmp_path / "ci.token").write_text("another-one-of-20-or-more\n")
     text = daemon.config.read_text()
     daemon.config.write_text(text + "bogus = 1\n")
     assert call(daemon, "POST", "/reload").status == 400
@@ -161,7 +161,8 @@ def test_a_token_has_the_rights_it_is_given(start_daemon: StartDaemon, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(None, "cannot read"), ("short", "at least 8"), ("with a blank in it", "at least 8")]
+    ("content", "why"),
+    [(None, "cannot read"), ("19-characters-long.", "at least 20"), ("with a blank in it, and long", "at least 20")],
 )
 def test_a_token_that_cannot_be_used_is_a_config_error(
     start_daemon: StartDaemon, tmp_path: Path, port: int, content: str | None, why: str

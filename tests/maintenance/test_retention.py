@@ -293,7 +293,7 @@ def test_what_a_cleanup_saved_of_an_old_run_stays_as_long_as_a_new_one(start_dae
 
 
 def test_only_an_admin_runs_it(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    (tmp_path / "ci.token").write_text("sesame-street")
+    (tmp_path / "ci.token").write_text("sesame-street-123456")
     port = free_port()
     text = config().replace(
         'socket = "c.sock"',
@@ -307,7 +307,7 @@ def test_only_an_admin_runs_it(start_daemon: StartDaemon, tmp_path: Path) -> Non
             "-X",
             "POST",
             "-H",
-            "Authorization: Bearer sesame-street",
+            "Authorization: Bearer sesame-street-123456",
             f"http://127.0.0.1:{port}/retention/run",
         ],
         capture_output=True,

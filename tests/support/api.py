@@ -84,7 +84,7 @@ def create(daemon: DaemonProcess, **keys: object) -> dict[str, Any]:
     return dict(answer.body)
 
 
-TOKEN = "sesame-street"  # noqa: S105 - of these tests
+TOKEN = "sesame-street-123456"  # noqa: S105 - of these tests
 
 
 def start_on_tcp(
