@@ -1,9 +1,12 @@
 """Tokens and cost that runs report, summed in the status and in the metrics."""
 
+import http.client
 import json
 from datetime import timedelta
+from pathlib import Path
 
 from daemon.config.schema import Config
+from daemon.metrics import Metrics, Visible
 from daemon.store.fires import count_recorded
 from daemon.store.schedules import get_schedule_by_id
 from daemon.store.workspaces import count_workspaces
@@ -12,6 +15,7 @@ from daemon.views.status import status_view
 from tests.support.api import call
 from tests.support.daemon_process import StartDaemon
 from tests.support.ledger import START, Ledger
+from tests.support.peers.processes import free_port
 
 RESULT = json.dumps({"usage": {"input_tokens": 5, "output_tokens": 7, "cost_usd": 0.25}})
 CONFIG = f"""\
@@ -74,3 +78,45 @@ async def test_no_sum_over_huge_numbers_fails(ledger: Ledger) -> None:
     assert shown["missed_count"] == HUGE
     everything = START - timedelta(days=1), START + timedelta(days=1)
     assert await ledger.database.write(lambda tx: count_recorded(tx, 1, *everything)) == HUGE  # type: ignore[arg-type]
+
+
+TOKENS = {"scraper": "scraper-0123456789abcdef", "reader": "reader-0123456789abcdef", "all": "all-0123456789abcdef0"}
+
+
+def test_metrics_name_the_agents_that_the_scraper_may_read(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    port = free_port()
+    for name, token in TOKENS.items():
+        (tmp_path / name).write_text(token)
+    tokens = ", ".join(f'{{ name = "{name}", file = "{name}" }}' for name in TOKENS)
+    control = f'[control]\nlisten = "127.0.0.1:{port}"\ntokens = [{tokens}]\n'
+    agent = CONFIG[CONFIG.index("[agents.a]") :].replace("agents.a", "agents.hidden")
+    daemon = start_daemon(
+        '[access]\nadmins = ["root", "token:all"]\n'
+        + CONFIG.replace("[control]\n", control).replace("[agents.a]\n", '[agents.a]\nread = ["token:reader"]\n')
+        + agent
+    )
+    for name in ("a", "hidden"):
+        daemon.cli("schedules", "trigger", f"{name}/s", "--wait")
+
+    def figures(name: str) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {TOKENS[name]}"})
+        response = connection.getresponse()
+        assert response.status == 200
+        return response.read().decode()
+
+    for name, named in (("scraper", set()), ("reader", {"a"}), ("all", {"a", "hidden"})):
+        text = figures(name)
+        assert {
+            agent for agent in ("a", "hidden") if f'agentcron_cost_usd_total{{agent="{agent}"}} 0.25' in text
+        } == named
+        assert {agent for agent in ("a", "hidden") if f'"{agent}"' in text} == named
+        assert 'agentcron_run_changes_total{status="completed"} 2.0' in text
+
+
+def test_metrics_name_the_environments_that_are_visible() -> None:
+    metrics = Metrics()
+    text = metrics.text({}, {"seen": (2, 10), "hidden": (3, 20)}, Visible(frozenset(), frozenset({"seen"}))).decode()
+    assert 'agentcron_workspaces{environment="seen"} 2.0' in text
+    assert "hidden" not in text
+    assert 'agentcron_workspaces{environment="hidden"} 3.0' in metrics.text({}, {"hidden": (3, 20)}).decode()

@@ -10,7 +10,9 @@ from typing_extensions import TypedDict
 
 from daemon import metrics
 from daemon.api.routing import ApiCall, Route, reply
+from daemon.config.schema import Config, ProcessAgent
 from daemon.errors import ForbiddenError
+from daemon.metrics import Visible
 from daemon.store.runs import count_active
 from daemon.store.workspaces import count_workspaces
 from daemon.units import utc_now
@@ -89,8 +91,17 @@ async def _metrics(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
     active = await call.context.home.database.read(count_active)
     workspaces = await call.context.home.database.read(count_workspaces)
-    text = await asyncio.to_thread(call.context.metrics.text, active, workspaces)
+    agents = await call.context.access.readable_agents(call.principal)
+    visible = None if agents is None else _visible(call.context.config, agents)
+    text = await asyncio.to_thread(call.context.metrics.text, active, workspaces, visible)
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _visible(config: Config, agents: list[str]) -> Visible:
+    """Return what somebody may see who may read some agents: their names, and those of their environments."""
+    found = [config.agents.get(name) for name in agents]
+    used = {agent.environment for agent in found if isinstance(agent, ProcessAgent) and agent.environment is not None}
+    return Visible(frozenset(agents), frozenset(used))
 
 
 ROUTES = [
