@@ -19,7 +19,7 @@ from daemon.version import VERSION
 TO_HEADERS = 120.0  # seconds from connecting to the response headers
 LARGEST_BODY = 16 * 1024 * 1024
 _LARGEST_COMPLAINT = 2048  # bytes of an error's body that are read
-_SHOWN = 300  # characters of a header that are shown
+_SHOWN = 2000  # characters of a header in errors, which are cut to less once secrets are masked
 _LINES_AT_ONCE = 100
 _LOOKUPS_AT_ONCE = 8
 _COMPLAINT_WAIT = 5.0  # seconds to wait for the body of an error

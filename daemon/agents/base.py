@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from daemon.agents.process.supervisor.mask import Secrets
 from daemon.config.schema import AgentexAgent, CommandAgent
 from daemon.model import RunStatus
 
@@ -160,8 +161,13 @@ class Interruptible(Stoppable, Protocol):
     def interrupt(self) -> None:
         """Abandon a call in flight, because the daemon is stopping."""
 
-    def masked(self, text: str) -> str:
-        """Return a text with the run's secrets masked."""
+
+@runtime_checkable
+class Confidential(Stoppable, Protocol):
+    """The current activity of a run that was given secrets."""
+
+    secrets: Secrets | None
+    """What is masked wherever the agent's text enters; None if this daemon has not read them."""
 
 
 class Agent(Stoppable, Protocol):

@@ -3,6 +3,8 @@
 The clients of agents behind a URL are imported for the first run that needs one: most configs have no such agent.
 """
 
+import contextlib
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from daemon.agents.process.agent import Describe, SupervisedAgent
 from daemon.agents.process.cgroup_delegation import Cgroups
 from daemon.agents.process.command import command_spec
 from daemon.agents.process.launcher import Nursery
+from daemon.agents.process.supervisor.mask import Secrets
 from daemon.config.schema import A2aAgent as A2aConfig
 from daemon.config.schema import AcpAgent, BaseAgent, CommandAgent, Config, ProcessAgent
 from daemon.config.schema import AgentexAgent as AgentexConfig
@@ -59,12 +62,16 @@ class Agents:
 
     def remote(self, settings: RunSettings, agent_config: BaseAgent | None, config: Config) -> "RemoteAgent":
         """Return the agent for a run behind a URL; its section may have left the config since the run started."""
-        secret = None
-        if isinstance(agent_config, AgentexConfig | A2aConfig):
-            is_same = (agent_config.type, agent_config.url) == (settings.kind, settings.url)
-            secret = agent_config.api_key if is_same else None  # a key goes only to the server it was configured for
-        read_key = partial(_read_key, config, secret) if secret is not None else None
-        return _remote_type(settings.kind)(self._session, read_key)
+        return _remote_type(settings.kind)(self._session, _key_reader(settings, agent_config, config))
+
+    def secrets_of(
+        self, settings: RunSettings, agent_config: BaseAgent | None, config: Config, hook_token: str
+    ) -> Secrets:
+        """Return the secrets of a run behind a URL, with the key as it is now; blocks."""
+        read_key = _key_reader(settings, agent_config, config)
+        with contextlib.suppress(SecretError):
+            return Secrets([hook_token, read_key() if read_key is not None else ""])
+        return Secrets([hook_token])
 
     def adopted(
         self, settings: RunSettings, agent_config: BaseAgent | None, config: Config
@@ -92,6 +99,15 @@ def _remote_type(kind: str) -> type["RemoteAgent"]:
     from daemon.agents.remote.a2a import A2aAgent  # noqa: PLC0415
 
     return A2aAgent
+
+
+def _key_reader(settings: RunSettings, agent_config: BaseAgent | None, config: Config) -> Callable[[], str] | None:
+    """Return a function that reads the API key of a run, None if it has none."""
+    if not isinstance(agent_config, AgentexConfig | A2aConfig) or agent_config.api_key is None:
+        return None
+    if (agent_config.type, agent_config.url) != (settings.kind, settings.url):
+        return None  # a key goes only to the server it was configured for
+    return partial(_read_key, config, agent_config.api_key)
 
 
 def _read_key(config: Config, secret: Secret) -> str:

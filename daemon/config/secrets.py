@@ -30,7 +30,7 @@ def resolve_environment(
     hidden = []
     for name, secret in env.items():
         value = values[name] = read_secret(config, name, secret, environment)
-        if secret.source in {"credential", "file"} and value:
+        if secret.is_hidden and value:
             hidden.append(value)
     return Resolved(values, tuple(hidden))
 

@@ -134,6 +134,11 @@ class Secret:
     source: Literal["credential", "file", "inherit", "plain"]
     value: str = field(default="", repr=False)
 
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the value is masked in what agents say."""
+        return self.source in {"credential", "file"}
+
 
 def _secret(value: object) -> Secret:
     match value:

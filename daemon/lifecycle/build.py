@@ -96,7 +96,7 @@ def build(
         metrics=metrics,
         cleanup=cleanup,
         retention=retention,
-        hook_calls=HookCalls(home, outbox, control),
+        hook_calls=HookCalls(home, live, agents, outbox, control),
         health=health,
         background=background,
         reload=reloader.reload,

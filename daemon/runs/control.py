@@ -1,9 +1,10 @@
 """Control of the runs under way: passes requests such as stop and interrupt to the agent of a run, here or remote."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from daemon.agents.base import Interruptible, Stoppable
+from daemon.agents.base import Confidential, Interruptible, Stoppable
+from daemon.agents.process.supervisor.mask import Secrets
 
 
 class RunControl:
@@ -56,10 +57,10 @@ class RunControl:
         if isinstance(agent, Interruptible):
             agent.settled.set()
 
-    def mask_of(self, run_id: int) -> Callable[[str], str]:
-        """Return the function that masks the secrets of a run under way in a text."""
+    def secrets_of(self, run_id: int) -> Secrets | None:
+        """Return the secrets that a run under way was given, None if its agent has not read them."""
         agent = self._agents.get(run_id)
-        return agent.masked if isinstance(agent, Interruptible) else str
+        return agent.secrets if isinstance(agent, Confidential) else None
 
     def note_cancellation(self, run_ids: Iterable[int], reason: str) -> None:
         """Record on disk, without the database, that these runs are cancelled; blocks as long as the disk does."""

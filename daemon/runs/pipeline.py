@@ -6,6 +6,7 @@ import json
 import random
 import sqlite3
 import time
+import traceback
 from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ import structlog
 from daemon.access import Access
 from daemon.agents.base import Identity, NeverStarted, Outcome, RunSettings, Work
 from daemon.agents.factory import Agents
+from daemon.agents.process.supervisor.mask import Secrets
 from daemon.config.schema import BaseAgent, Config, ProcessAgent
 from daemon.errors import SecretError, StoreDamagedError
 from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus
@@ -42,6 +44,7 @@ from daemon.units import format_instant, parse_instant
 _LOG = structlog.get_logger()
 _RETRY_AFTER = timedelta(seconds=5)
 _START_FAILED = "start_failed"
+_LONGEST_REASON = 1000  # characters
 
 
 class Pipeline:
@@ -95,8 +98,11 @@ class Pipeline:
         except (RunPreparationError, SecretError) as error:
             return Outcome(RunStatus.FAILED, str(error))
         except Exception as error:  # noqa: BLE001 - one bad run must not stop the daemon
-            _LOG.exception("[run] Unexpected error", run_id=run.id, agent=run.agent)
-            return Outcome(RunStatus.FAILED, f"unexpected error: {type(error).__name__}: {error}")
+            secrets = self._control.secrets_of(run.id) or Secrets(())  # an error may quote what the agent said
+            details = secrets.masked(traceback.format_exc())
+            _LOG.error("[run] Unexpected error", run_id=run.id, agent=run.agent, traceback=details)
+            reason = secrets.brief(f"unexpected error: {type(error).__name__}: {error}", _LONGEST_REASON)
+            return Outcome(RunStatus.FAILED, reason)
         finally:
             self._control.detach(run.id)
 

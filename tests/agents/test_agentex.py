@@ -12,6 +12,7 @@ import pytest
 
 from daemon.agents.base import RunSettings
 from daemon.agents.factory import Agents
+from daemon.agents.process.supervisor.mask import Secrets
 from daemon.agents.remote.agentex_reply import Reply
 from daemon.agents.remote.transcript import Transcript
 from daemon.config.schema import AgentexAgent as AgentexSettings
@@ -197,7 +198,7 @@ UPDATES: dict[str, tuple[list[dict[str, Any]], str | None]] = {
 @pytest.mark.parametrize("case", UPDATES)
 async def test_updates_become_one_text(tmp_path: Path, case: str) -> None:
     updates, expected = UPDATES[case]
-    transcript = Transcript(tmp_path, [])
+    transcript = Transcript(tmp_path, Secrets(()))
     reply = Reply(transcript)
     for update in updates:
         await reply.take(update)
@@ -207,7 +208,7 @@ async def test_updates_become_one_text(tmp_path: Path, case: str) -> None:
 
 
 async def test_a_folder_that_cannot_be_written_costs_only_the_output(tmp_path: Path) -> None:
-    transcript = Transcript(tmp_path / "gone", [])
+    transcript = Transcript(tmp_path / "gone", Secrets(()))
     await transcript.say("four")
     assert transcript.finish() == (4, 4)
 

@@ -10,6 +10,7 @@ import pytest
 from daemon.agents.process.acp_client.client import Session
 from daemon.agents.process.acp_client.result import SessionResult
 from daemon.agents.process.result_formats import AgentReport, read_report
+from daemon.agents.process.supervisor.mask import Secrets
 from daemon.agents.process.supervisor.output import STANDARD_OUTPUT
 from daemon.rules.reported import MOST_TOKENS
 
@@ -18,7 +19,7 @@ HUGE = 2**62 - 1
 
 def report(folder: Path, content: str, result_format: Literal["none", "claude"] = "none") -> AgentReport:
     (folder / ("result.json" if result_format == "none" else STANDARD_OUTPUT)).write_text(content)
-    return read_report(folder, result_format)
+    return read_report(folder, result_format, Secrets(()))
 
 
 def test_a_number_beyond_the_limit_is_left_out_and_named(tmp_path: Path) -> None:

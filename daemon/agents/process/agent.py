@@ -30,6 +30,7 @@ from daemon.agents.process.leftovers import NOTHING, Leftovers, end_leftovers, h
 from daemon.agents.process.records import ExitRecord, read_cancellation, read_exit
 from daemon.agents.process.result_formats import AgentReport, read_report
 from daemon.agents.process.supervisor import output, status
+from daemon.agents.process.supervisor.mask import Secrets
 from daemon.errors import StoreDamagedError
 from daemon.model import RunStatus
 
@@ -57,6 +58,7 @@ class SupervisedAgent:
         self._nursery = nursery
         self._cgroups = cgroups
         self._describe = describe
+        self.secrets: Secrets | None = None  # of an adopted run, only its supervisor knows them
         self._supervisor: SupervisorHandle | None = None
         self._key: bytes | None = None  # of the records of the supervisor
         self._status: int | None = None  # an open descriptor, so that the agent may rename or remove the file
@@ -71,6 +73,7 @@ class SupervisedAgent:
         self._grace = work.settings.kill_grace_seconds
         try:
             spec = await asyncio.to_thread(_prepared, self._describe, work)
+            self.secrets = Secrets(spec["hidden"])
             spec["cgroup"] = self._cgroups.spec(work.run_id, work.settings) if self._cgroups else None
             supervisor = await self._nursery.supervisor()
         except UnfitError as error:
@@ -194,7 +197,9 @@ class SupervisedAgent:
         if self._status is None:
             self._status = status.open_by_path(str(work.run_dir))
         try:
-            ended, cancelled, report = await asyncio.to_thread(_records, self._status, self._key, work)
+            ended, cancelled, report = await asyncio.to_thread(
+                _records, self._status, self._key, work, self.secrets or Secrets(())
+            )
         except status.DamagedRecordError as error:
             return await self._interrupted(work, None, f"its records are damaged or forged ({error})", left)
         if ended is not None and left.known and not ended.left_over:
@@ -267,7 +272,7 @@ def _longest(settings: RunSettings) -> float:
 
 
 def _records(
-    descriptor: int | None, key: bytes | None, work: Work
+    descriptor: int | None, key: bytes | None, work: Work, secrets: Secrets
 ) -> tuple[ExitRecord | None, str | None, AgentReport]:
     """Return the exit record, the reason of a cancellation that a daemon noted, and what the agent reported.
 
@@ -276,7 +281,7 @@ def _records(
     if descriptor is None:
         return None, None, AgentReport()
     ended = read_exit(descriptor, key)
-    report = read_report(work.run_dir, work.settings.result_format) if ended else AgentReport()
+    report = read_report(work.run_dir, work.settings.result_format, secrets) if ended else AgentReport()
     return ended, read_cancellation(descriptor, key), report
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from daemon.agents.process.result_formats import in_brief
+from daemon.agents.process.result_formats import LONGEST_MESSAGE
 from daemon.agents.process.supervisor import status
 
 T = TypeVar("T")
@@ -88,7 +88,8 @@ def _checked(record: dict[str, Any], slot: str, name: str, check: Callable[[obje
 
 
 def _text(value: object) -> str | None:
-    return in_brief(value) if isinstance(value, str) else None
+    """Return text that can be stored: bounded, and without the lone surrogates that JSON can contain."""
+    return value[:LONGEST_MESSAGE].encode(errors="replace").decode() if isinstance(value, str) else None
 
 
 def _count(value: object) -> int | None:

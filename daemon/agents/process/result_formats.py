@@ -1,6 +1,5 @@
 """What a command reports about its outcome: the file `$AGENTCRON_RESULT`, or the JSON that a CLI prints."""
 
-import json
 import os
 import re
 import sys
@@ -11,14 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from daemon.agents.process.supervisor.files import open_regular
+from daemon.agents.process.supervisor.mask import Secrets
 from daemon.agents.process.supervisor.output import STANDARD_OUTPUT
+from daemon.agents.process.supervisor.untrusted_json import UntrustedJsonError, parse
 from daemon.model import RunStatus
 from daemon.rules.reported import amount_of, count_of, usage_of
 
 _LARGEST_FILE = 1024 * 1024
 STANDARD_OUTPUT_KEPT = 1024 * 1024
 _LONGEST_WAIT = timedelta(days=7)
-_LONGEST_MESSAGE = 4000
+LONGEST_MESSAGE = 4000
+"""Characters of an agent's message that are stored with the run."""
 _MOST_PERMISSIONS = 100
 _CLAUDE_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
@@ -37,27 +39,32 @@ class AgentReport:
     """Why the report, or a part of it, was ignored."""
 
 
-def read_report(run_dir: Path, result_format: Literal["none", "claude"]) -> AgentReport:
-    """Return the report of an ended run: the result file if there is one, else what `result_format` finds."""
+def read_report(run_dir: Path, result_format: Literal["none", "claude"], secrets: Secrets) -> AgentReport:
+    """Return the report of an ended run: the result file if there is one, else what `result_format` finds.
+
+    The supervisor masked both. `secrets`, if known, are masked here again, in the text as it is stored.
+    """
     path = run_dir / "result.json"
     if path.is_symlink() or path.exists():
-        return _from_file(path)
+        return _from_file(path, secrets)
     if result_format == "claude":
-        return _from_claude(run_dir / STANDARD_OUTPUT)
+        return _from_claude(run_dir / STANDARD_OUTPUT, secrets)
     return AgentReport()
 
 
-def _from_file(path: Path) -> AgentReport:
+def _from_file(path: Path, secrets: Secrets) -> AgentReport:
     try:
         data = _read_regular(path)
-        content = json.loads(data) if data.strip() else {}
+        content = parse(data, allow_nan=True) if data.strip() else {}
     except OSError as error:
         return AgentReport(complaint=f"the result file cannot be read: {error.strerror}")
-    except (ValueError, RecursionError) as error:
-        return AgentReport(complaint=f"the result file is not JSON of at most 1 MiB: {error}")
+    except ValueError:
+        return AgentReport(complaint="the result file is larger than 1 MiB")
+    except UntrustedJsonError as error:
+        return AgentReport(complaint=f"the result file {error}")
     if not isinstance(content, dict):
         return AgentReport(complaint="the result file is not a JSON object")
-    return _from_object(content)
+    return _from_object(content, secrets)
 
 
 def _read_regular(path: Path) -> bytes:
@@ -72,8 +79,9 @@ def _read_regular(path: Path) -> bytes:
     return data
 
 
-def _from_object(content: dict[str, Any]) -> AgentReport:
+def _from_object(content: dict[str, Any], secrets: Secrets) -> AgentReport:
     status = content.get("status")
+    status = status if isinstance(status, str | None) else "of another type"
     complaints = []
     if status not in {None, "completed", "failed"}:
         complaints.append('the result file has a status other than "completed" and "failed"')
@@ -83,10 +91,10 @@ def _from_object(content: dict[str, Any]) -> AgentReport:
         refused.append("retry_after is not a number of seconds")
     return AgentReport(
         status=RunStatus(status) if status in {"completed", "failed"} else None,
-        message=_text(content.get("message")),
+        message=_text(content.get("message"), secrets),
         usage=usage,
         retry_after=wait,
-        permissions=tuple(_permissions(content.get("permissions"))),
+        permissions=tuple(_permissions(content.get("permissions"), secrets)),
         complaint="; ".join([*complaints, *refused]) or None,
     )
 
@@ -98,10 +106,11 @@ def _usage(reported: object) -> tuple[dict[str, int | float], list[str]]:
     return usage_of(reported) if isinstance(reported, dict) else ({}, ["usage is not a JSON object"])
 
 
-def _permissions(value: object) -> Iterator[dict[str, str]]:
+def _permissions(value: object, secrets: Secrets) -> Iterator[dict[str, str]]:
     """Yield the permission requests that the client of an acp agent recorded."""
     for entry in value[:_MOST_PERMISSIONS] if isinstance(value, list) else []:
-        asked, answer = (_text(entry.get(key)) for key in ("asked", "answer")) if isinstance(entry, dict) else ("", "")
+        found = entry if isinstance(entry, dict) else {}
+        asked, answer = (_text(found.get(key), secrets) for key in ("asked", "answer"))
         if asked and answer:
             yield {"asked": asked, "answer": answer}
 
@@ -111,16 +120,11 @@ def _wait(value: object) -> timedelta | None:
     return None if seconds is None else timedelta(seconds=min(seconds, _LONGEST_WAIT.total_seconds()))
 
 
-def _text(value: object) -> str | None:
-    return in_brief(value) if isinstance(value, str) and value else None
+def _text(value: object, secrets: Secrets) -> str | None:
+    return secrets.brief(value, LONGEST_MESSAGE) if isinstance(value, str) and value else None
 
 
-def in_brief(text: str) -> str:
-    """Return text that can be stored: bounded, and without the lone surrogates that JSON can contain."""
-    return text[:_LONGEST_MESSAGE].encode(errors="replace").decode()
-
-
-def _from_claude(path: Path) -> AgentReport:
+def _from_claude(path: Path, secrets: Secrets) -> AgentReport:
     """Read `claude -p --output-format json` and `stream-json`: the last object of type `result`."""
     for content in _objects_with_result(path):
         if content.get("type") != "result":
@@ -136,7 +140,7 @@ def _from_claude(path: Path) -> AgentReport:
         )
         return AgentReport(
             status=RunStatus.FAILED if content.get("is_error") is True else None,
-            message=_text(content.get("result")) or _text(content.get("subtype")),
+            message=_text(content.get("result"), secrets) or _text(content.get("subtype"), secrets),
             usage=usage,
             complaint="; ".join(refused) or None,
         )
@@ -162,8 +166,8 @@ def _objects_with_result(path: Path) -> Iterator[dict[str, Any]]:
         if '"result"' not in line or not re.match(r"\s*(?:\[\s*)?\{", line):
             continue
         try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):
+            content = parse(line.encode(), allow_nan=True)
+        except UntrustedJsonError:
             continue
         for item in reversed(content) if isinstance(content, list) else (content,):
             if isinstance(item, dict):

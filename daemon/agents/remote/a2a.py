@@ -47,6 +47,8 @@ class A2aAgent(RemoteAgent):
             words = words_of(message)
             await self.transcript.say(words)
             return Outcome(RunStatus.COMPLETED, message=words or None, usage=usage_in(message, answer))
+        if self.in_brief(task.id) != task.id:  # it is stored, and sent back as it is
+            raise AnswerError(f"{call.name}: the task's id is longer than 1000 characters, or contains a secret")
         self._task_id = task.id
         if task.is_over:
             return await self._outcome_of(work, task)
@@ -66,7 +68,7 @@ class A2aAgent(RemoteAgent):
                 if not error.may_pass:
                     raise
                 if not is_logged:
-                    reason = self.masked(str(error))
+                    reason = self.in_brief(str(error))
                     _LOG.warning("[delivery] Cannot read the agent's task; retrying", run_id=work.run_id, reason=reason)
                 is_logged = True
                 continue

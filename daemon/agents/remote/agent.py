@@ -12,7 +12,8 @@ import aiohttp
 import structlog
 
 from daemon.agents.base import Journal, NeverStarted, Outcome, Work
-from daemon.agents.process.supervisor.output import Mask
+from daemon.agents.process.result_formats import LONGEST_MESSAGE
+from daemon.agents.process.supervisor.mask import Secrets
 from daemon.agents.remote.delivery import AttemptFailed, Delivery
 from daemon.agents.remote.json_rpc import AnswerError, request, result_of
 from daemon.agents.remote.transcript import Transcript
@@ -26,7 +27,6 @@ _LOG = structlog.get_logger()
 _WITHDRAWAL = 5.0  # seconds that a peer has to accept a cancellation
 _WITHDRAWAL_AT_ONCE = 1.0
 _LONGEST_REASON = 1000  # characters
-_LONGEST_MESSAGE = 4000  # characters of an agent's last message that are stored with the run
 _OVERDUE = "timeout: the run took longer than its timeout"
 _CUT_OFF = "the daemon ended while the agent was answering; the input is not delivered again"
 
@@ -42,7 +42,7 @@ class RemoteAgent(ABC):
         self._activity: asyncio.Task[Outcome] | None = None
         self._ending: Literal["cancel", "kill", "interrupt"] | None = None
         self._cancel_reason: str | None = None
-        self._mask: Mask | None = None
+        self.secrets: Secrets | None = None
         self._has_started = False
         self.settled = asyncio.Event()
         self.transcript: Transcript
@@ -104,9 +104,8 @@ class RemoteAgent(ABC):
     async def _prepare(self, work: Work, attempt_failed: AttemptFailed) -> None:
         with contextlib.suppress(SecretError) if work.remote is not None else contextlib.nullcontext():
             self._key = await asyncio.to_thread(self._read_key) if self._read_key else None
-        secrets = [secret for secret in (self._key, work.hook_token) if secret]
-        self._mask = Mask([secret.encode() for secret in secrets])
-        self.transcript = Transcript(work.run_dir, secrets)
+        self.secrets = Secrets([self._key or "", work.hook_token or ""])
+        self.transcript = Transcript(work.run_dir, self.secrets)
         deadline = asyncio.get_running_loop().time() + max(0.0, work.settings.timeout_seconds - work.spent_seconds)
         self.delivery = Delivery(self.session, deadline, self._masking(attempt_failed), self.settled)
 
@@ -114,7 +113,7 @@ class RemoteAgent(ABC):
         """Return a callback that masks the run's secrets before it reports a failed attempt."""
 
         async def masked(number: int, reason: str, pause: float | None) -> None:
-            await attempt_failed(number, self._in_brief(reason), pause)
+            await attempt_failed(number, self.in_brief(reason), pause)
 
         return masked
 
@@ -173,25 +172,22 @@ class RemoteAgent(ABC):
             async with asyncio.timeout(seconds):
                 await self.withdraw(work)
         except (CallError, AnswerError, TimeoutError) as error:
-            reason = self._in_brief(str(error)) or f"no answer within {seconds:.0f} s"
+            reason = self.in_brief(str(error)) or f"no answer within {seconds:.0f} s"
             _LOG.warning("[delivery] Cannot ask the agent to stop", run_id=work.run_id, reason=reason)
 
     def _shown(self, outcome: Outcome) -> Outcome:
         """Return an outcome with secrets masked in the peer's text."""
-        error = None if outcome.error is None else self._in_brief(outcome.error)
-        message = None if outcome.message is None else self.masked(outcome.message)[:_LONGEST_MESSAGE]
+        error = None if outcome.error is None else self.in_brief(outcome.error)
+        message = None if outcome.message is None else self._brief(outcome.message, LONGEST_MESSAGE)
         return replace(outcome, error=error, message=message)
 
-    def masked(self, text: str) -> str:
-        """Return the peer's text with the run's secrets masked."""
-        if self._mask is None:
-            return text
-        data = text.encode(errors="replace")
-        return (self._mask.feed(data) + self._mask.flush()).decode(errors="replace")
-
-    def _in_brief(self, text: str) -> str:
+    def in_brief(self, text: str) -> str:
         """Return a reason as it is stored and shown: masked and bounded."""
-        return self.masked(text)[:_LONGEST_REASON]
+        return self._brief(text, _LONGEST_REASON)
+
+    def _brief(self, text: str, most: int) -> str:
+        """Return the beginning of the peer's text with the run's secrets masked."""
+        return (self.secrets or Secrets(())).brief(text, most)
 
     # calls
 

@@ -7,7 +7,6 @@ from daemon.agents.remote.transcript import Transcript
 from daemon.agents.remote.usage import usage_in
 
 _LONGEST = 2000  # characters shown of content that is not text
-_LAST_MESSAGE = 4000
 
 
 class Reply:
@@ -23,7 +22,7 @@ class Reply:
     @property
     def last_message(self) -> str | None:
         """The text of the last message."""
-        return self._text(self._index).strip()[:_LAST_MESSAGE] or None
+        return self._text(self._index).strip() or None
 
     async def take(self, update: dict[str, Any]) -> None:
         """Handle one update (`start`, `delta`, `full`, `done`), or a message outside an update."""
@@ -54,7 +53,7 @@ class Reply:
                 self._complete.add(index)
         elif is_full:
             await self._transcript.new_line()
-            await self._transcript.say(f"{_described(content)[:_LONGEST]}\n")
+            await self._transcript.note(_described(content), _LONGEST)
 
     async def _start_next(self, index: int | None) -> None:
         """Start another message if the one with this index is complete."""
@@ -71,7 +70,9 @@ class Reply:
         await self._transcript.say(text)
 
     def _text(self, index: int | None) -> str:
-        return "".join(self._texts.get(index, ()))
+        parts = self._texts.get(index, [])
+        parts[:] = ["".join(parts)]  # so that the next call need not put them together again
+        return parts[0]
 
 
 def _described(content: dict[str, Any]) -> str:

@@ -4,8 +4,9 @@ import asyncio
 import json
 from typing import Any
 
-_LONGEST_ID = 100  # characters shown of an unexpected id
-_MUCH = 256 * 1024  # bytes; for more than that the C parser would block the event loop for too long
+from daemon.agents.process.supervisor import untrusted_json
+
+_MUCH = 64 * 1024  # bytes; to parse more than that would block the event loop for too long
 
 
 class AnswerError(Exception):
@@ -22,26 +23,14 @@ async def parse(data: bytes) -> dict[str, Any]:
     return _parse(data) if len(data) <= _MUCH else await asyncio.to_thread(_parse, data)
 
 
-class _Decoder(json.JSONDecoder):
-    """Parses in Python, so that other threads can run meanwhile, except during a single long string."""
-
-    def __init__(self) -> None:
-        super().__init__(parse_constant=_refuse_constant)
-        self.scan_once = json.scanner.py_make_scanner(self)  # type: ignore[attr-defined]
-
-
 def _parse(data: bytes) -> dict[str, Any]:
-    """Return a JSON object; raise AnswerError for anything else, including NaN and too deep nesting."""
+    """Return a JSON object; raise AnswerError for anything else, and for what is too deep or has too many values."""
     if not data.strip():
         raise AnswerError("the answer is empty")
     try:
-        text = data.decode(json.detect_encoding(data), "surrogatepass")
-        much = len(data) > _MUCH
-        content = _Decoder().decode(text) if much else json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise AnswerError("the answer is nested too deeply") from None
-    except ValueError as error:
-        raise AnswerError(f"the answer is not JSON: {error}") from None
+        content = untrusted_json.parse(data)
+    except untrusted_json.UntrustedJsonError as error:
+        raise AnswerError(f"the answer {error}") from None
     if not isinstance(content, dict):
         raise AnswerError("the answer is not a JSON object")
     return content
@@ -54,9 +43,7 @@ async def result_of(data: bytes, request_id: str) -> dict[str, Any]:
     if error is not None:
         raise _error(error)
     if answer.get("id") != request_id:
-        raise AnswerError(
-            f"the answer has the id {str(answer.get('id'))[:_LONGEST_ID]!r}, which belongs to another request"
-        )
+        raise AnswerError(f"the answer has the id {answer.get('id')!r}, which belongs to another request")
     result = answer.get("result")
     if result is not None and not isinstance(result, dict):
         raise AnswerError("the result in the answer is not a JSON object")
@@ -78,7 +65,3 @@ def _error(error: object) -> AnswerError:
     details = error.get("data")
     more = f": {json.dumps(details)}" if details else ""
     return AnswerError(f"{error.get('message') or 'it answered with an error'}{suffix}{more}")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

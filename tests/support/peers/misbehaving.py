@@ -188,6 +188,40 @@ async def tell_secrets(exchange: Exchange) -> None:
         await exchange.answer(json.dumps({"jsonrpc": "2.0", "id": exchange.id, "error": {"message": secrets}}))
 
 
+def fully_escaped(text: str) -> str:
+    return "".join(f"\\u{ord(character):04x}" for character in text)
+
+
+async def tell_escaped_secrets(exchange: Exchange) -> None:
+    """Repeat the key with all its letters escaped, and in JSON within JSON."""
+    key = str(exchange.headers.get("x-agent-api-key"))
+    nested = json.dumps(json.dumps({"key": key.replace("/", "\\/")}))
+    error = f'{{"message": "{fully_escaped(key)}", "data": [{nested}, "{key.replace("/", chr(92) + "/")}"]}}'
+    if exchange.number == 1:
+        await exchange.answer(f'{{"error": {error}}}', status=500)
+    else:
+        await exchange.answer(f'{{"jsonrpc": "2.0", "id": "{exchange.id}", "error": {error}}}')
+
+
+async def tell_secrets_at_a_cut(exchange: Exchange) -> None:
+    """Repeat the key where texts are cut: after 1000, 2048 and 4000 characters, less a few."""
+    key = str(exchange.headers.get("x-agent-api-key"))
+    fillers = ["x" * 980, "x" * 2035, " " * 2035, " " * 2028]
+    if exchange.number <= len(fillers):
+        await exchange.answer(fillers[exchange.number - 1] + key, status=500)
+    else:
+        await exchange.answer(exchange.update("x" * 3990 + key))
+
+
+async def tell_secrets_in_a_redirect(exchange: Exchange) -> None:
+    place = f"http://localhost:1/{'x' * 270}{exchange.headers.get('x-agent-api-key')}"
+    await exchange.answer("", status=307, more=f"Location: {place}\r\n")
+
+
+async def tell_secrets_in_an_id(exchange: Exchange) -> None:
+    await exchange.answer(exchange.update("x", id="x" * 90 + str(exchange.headers.get("x-agent-api-key"))))
+
+
 async def unavailable_beyond_time(exchange: Exchange) -> None:
     await exchange.answer("", status=503, more="Retry-After: Mon, 01 Jan 2024 00:00:00 +9999999999999999\r\n")
 
@@ -258,6 +292,10 @@ MODES: dict[str, Mode] = {
     "drop-after-headers": drop_after_headers,
     "drop-in-body": drop_in_body,
     "tell-secrets": tell_secrets,
+    "tell-escaped-secrets": tell_escaped_secrets,
+    "tell-secrets-at-a-cut": tell_secrets_at_a_cut,
+    "tell-secrets-in-a-redirect": tell_secrets_in_a_redirect,
+    "tell-secrets-in-an-id": tell_secrets_in_an_id,
     "unavailable-beyond-time": unavailable_beyond_time,
     "unavailable-then-stall": unavailable_then_stall,
     "timeout-once": failing_once(408),

@@ -10,8 +10,9 @@ import sys
 import time
 from typing import Any
 
+from ..supervisor.mask import Secrets
 from .pipes import AgentGoneError, AgentPipes
-from .rendering import Rendering, text_of
+from .rendering import LONGEST_MESSAGE, LONGEST_NOTE, Rendering, text_of
 from .result import SessionResult, write_result
 
 _VERSION = 1
@@ -28,8 +29,13 @@ _STOPPED = {
 
 
 def main(arguments: list[str]) -> None:
-    """Run one session; arguments: our version, how to answer permission requests, seconds to obey a cancel, command."""
-    version, permissions, patience, *command = arguments
+    """Run one session with the agent that a command starts.
+
+    Arguments: our version, how to answer permission requests, seconds to obey a cancel, the names of the variables that
+    hold secrets, with commas between them, and the command.
+    """
+    version, permissions, patience, hidden, *command = arguments
+    secrets = Secrets(os.environ.get(name, "") for name in hidden.split(","))
     prompt = sys.stdin.buffer.read().decode(errors="replace")
     try:
         pipes = AgentPipes(command)
@@ -37,7 +43,7 @@ def main(arguments: list[str]) -> None:
         result = SessionResult(failure=f"cannot start {command[0]!r}: {error.strerror}")
         code = 127 if isinstance(error, FileNotFoundError) else 126  # as a shell reports it
     else:
-        session = Session(pipes, permissions, float(patience))
+        session = Session(pipes, permissions, float(patience), secrets)
         result = session.run(prompt, version)
         code = pipes.exit_status() or (1 if result.failure else 0)
     if result.failure:
@@ -59,11 +65,12 @@ class _RefusedError(Exception):
 class Session:
     """The conversation with one agent."""
 
-    def __init__(self, pipes: AgentPipes, permissions: str, patience: float) -> None:
+    def __init__(self, pipes: AgentPipes, permissions: str, patience: float, secrets: Secrets) -> None:
         self._pipes = pipes
         self._permissions = permissions
         self._patience = patience
-        self._rendering = Rendering()
+        self._secrets = secrets
+        self._rendering = Rendering(secrets)
         self._result = SessionResult()
         self._session: str | None = None
         self._requests = 0
@@ -81,6 +88,8 @@ class Session:
             self._result.failure = str(error)
         self._rendering.end_line()
         self._result.message = self._rendering.last_message
+        if self._result.failure is not None:
+            self._result.failure = self._secrets.brief(self._result.failure, LONGEST_MESSAGE)
         return self._result
 
     def _initialize(self, version: str) -> None:
@@ -172,8 +181,9 @@ class Session:
         if self._cancelled_at is not None:
             chosen = None
         decision = "cancelled" if chosen is None else str(chosen["kind"])
-        self._rendering.note(f"[permission] {asked or 'something'}: {decision}")
-        self._result.note_permission(asked or "something", decision)
+        asked = self._secrets.brief(asked or "something", LONGEST_NOTE)
+        self._rendering.note(f"[permission] {asked}: {decision}")
+        self._result.note_permission(asked, decision)
         return {"outcome": "cancelled"} if chosen is None else {"outcome": "selected", "optionId": chosen["optionId"]}
 
     def _cancel(self, *_: object) -> None:
@@ -200,5 +210,11 @@ class Session:
 
     def _count_cost(self, update: dict[str, Any]) -> None:
         cost = update.get("cost") if update.get("sessionUpdate") == "usage_update" else None
-        if isinstance(cost, dict) and cost.get("currency") == "USD":
-            self._result.usage["cost_usd"] = cost.get("amount")
+        amount = cost.get("amount") if isinstance(cost, dict) and cost.get("currency") == "USD" else None
+        if isinstance(amount, int | float):
+            self._result.usage["cost_usd"] = amount
+
+
+def _count(value: object) -> int | None:
+    """Return a number of tokens, None if the value is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_TOKENS else None

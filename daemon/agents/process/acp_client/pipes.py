@@ -9,12 +9,13 @@ import subprocess
 import time
 from typing import Any
 
+from ..supervisor.untrusted_json import UntrustedJsonError, parse
+
 _LONGEST_LINE = 16 * 1024 * 1024
 _MOST_UNSENT = 64 * 1024 * 1024  # leaves room for a long input
 _CHUNK = 64 * 1024
 _LONGEST_PAUSE = 3600.0  # seconds
 _END_WAIT = 2.0  # seconds that an agent has to end after it closed its standard output
-_SHOWN = 2000  # characters shown of a line that is not a message
 
 
 class AgentGoneError(Exception):
@@ -121,13 +122,7 @@ class AgentPipes:
 def _message(line: bytes) -> dict[str, Any] | str:
     """Return a line as a message, or as text to show if it is not one."""
     try:
-        message = json.loads(line, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        message = parse(line)
+    except UntrustedJsonError:
         message = None
-    if isinstance(message, dict):
-        return message
-    return line[:_SHOWN].decode(errors="replace")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    return message if isinstance(message, dict) else line.decode(errors="replace")

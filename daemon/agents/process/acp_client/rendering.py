@@ -3,15 +3,22 @@
 import sys
 from typing import Any
 
-_LONGEST = 2000  # characters of one note
-_LONGEST_MESSAGE = 4000
+from ..supervisor.mask import Secrets
+
+LONGEST_NOTE = 2000
+"""Characters of one note."""
+LONGEST_MESSAGE = 4000
+"""Characters of the message or the failure in the result."""
+_MOST_TITLES = 2000
+_MOST_KEPT = 64 * LONGEST_MESSAGE  # characters of a message, so that a secret is masked before the message is cut
 _MARKS = {"completed": "x", "in_progress": "~"}
 
 
 class Rendering:
     """Writes updates to the standard output."""
 
-    def __init__(self) -> None:
+    def __init__(self, secrets: Secrets) -> None:
+        self._secrets = secrets
         self._kind = ""
         self._at_line_start = True
         self._titles: dict[str, str] = {}
@@ -21,7 +28,7 @@ class Rendering:
     @property
     def last_message(self) -> str | None:
         """The agent's last message: the text since anything else was shown."""
-        return "".join(self._message).strip()[:_LONGEST_MESSAGE] or None
+        return self._secrets.brief("".join(self._message).strip(), LONGEST_MESSAGE) or None
 
     def update(self, update: dict[str, Any]) -> None:
         """Show an update of the session; ignore those with nothing to show."""
@@ -30,7 +37,7 @@ class Rendering:
             self._say("", text_of(update.get("content")))
         elif kind == "agent_thought_chunk":
             self._say("[thought] ", text_of(update.get("content")))
-        elif kind in {"tool_call", "tool_call_update"}:
+        elif isinstance(kind, str) and kind in {"tool_call", "tool_call_update"}:
             self._tool(update)
         elif kind == "plan":
             self._plan(update.get("entries"))
@@ -39,10 +46,11 @@ class Rendering:
         """Write a separate line."""
         if not text.strip() or text == "[agent] ":
             return
+        text = self._secrets.brief(text, LONGEST_NOTE)
         self.end_line()
         self._kind = ""
         self._begin_message()
-        self._write(text[:_LONGEST].rstrip("\n") + "\n")
+        self._write(text.rstrip("\n") + "\n")
 
     def _begin_message(self) -> None:
         self._message.clear()
@@ -63,7 +71,7 @@ class Rendering:
             self.end_line()
             self._write(prefix)
             self._kind = prefix or "message"
-        if not prefix and self._message_length < _LONGEST_MESSAGE:
+        if not prefix and self._message_length < _MOST_KEPT:
             self._message.append(text)
             self._message_length += len(text)
         self._write(text)
@@ -77,7 +85,7 @@ class Rendering:
     def _tool(self, update: dict[str, Any]) -> None:
         number = str(update.get("toolCallId"))
         title = text_of(update.get("title")) or self._titles.get(number, number)
-        if len(self._titles) < _LONGEST:
+        if len(self._titles) < _MOST_TITLES:
             self._titles[number] = title
         details = [text_of(update.get(key)) for key in ("kind", "status")]
         summary = ", ".join(detail for detail in details if detail)

@@ -8,60 +8,24 @@ import os
 import struct
 
 from .files import open_regular
+from .mask import Mask, Secrets
 
 LOG = "output.log"
 TAIL = "output.tail"
 STANDARD_OUTPUT = "stdout.tail"
 _HEADER = struct.Struct("<QQQ")  # length of the first part, size of the ring, bytes ever written to the ring
-_MASK = b"***"
-_SHORTEST_LINE = 8  # of a secret of several lines; shorter lines, such as "}", are not secret
 _COPY = 1 << 20
-
-
-class Mask:
-    """Replaces secret values in a stream, even if a value is split between two chunks."""
-
-    def __init__(self, hidden: list[bytes]) -> None:
-        lines = [line for value in hidden for line in value.splitlines() if len(line) >= _SHORTEST_LINE]
-        self._hidden = sorted({value for value in (*hidden, *lines) if value}, key=len, reverse=True)
-        self._held = b""
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Return what can be shown so far; what may be the beginning of a secret is held back."""
-        data = self._held + chunk
-        for value in self._hidden:
-            data = data.replace(value, _MASK)
-        held = self._possible_beginning(data)
-        self._held = data[len(data) - held :]
-        return data[: len(data) - held]
-
-    def flush(self) -> bytes:
-        """Return what was held back: the stream has ended, so it was not a secret."""
-        held, self._held = self._held, b""
-        return held
-
-    def _possible_beginning(self, data: bytes) -> int:
-        """Return the length of the longest suffix of the data that may be the beginning of a secret."""
-        longest = 0
-        for value in self._hidden:
-            start = max(0, len(data) - len(value) + 1)
-            at = data.find(value[:1], start)
-            while at != -1:
-                if value.startswith(data[at:]):
-                    longest = max(longest, len(data) - at)
-                    break
-                at = data.find(value[:1], at + 1)
-        return longest
 
 
 class Output:
     """The bounded output of one run. A failed write counts as dropped and never ends the run."""
 
-    def __init__(self, run_dir: str, most: int, hidden: list[bytes]) -> None:
+    def __init__(self, run_dir: str, most: int, secrets: Secrets) -> None:
+        """Write to a run's folder at most `most` bytes, with secrets masked; raise OSError."""
         self._run_dir = run_dir
         self._head_size = most - most // 2
         self._ring_size = most // 2
-        self._hidden = hidden
+        self._secrets = secrets
         self._masks: dict[int, Mask] = {}  # one for each stream, so that one cannot split a secret of the other
         self._log = os.open(os.path.join(run_dir, LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._tail = -1
@@ -72,7 +36,7 @@ class Output:
 
     def write(self, stream: int, chunk: bytes) -> bytes:
         """Add the next bytes of a stream; return the part that can be shown so far."""
-        mask = self._masks.setdefault(stream, Mask(self._hidden))
+        mask = self._masks.setdefault(stream, Mask(self._secrets))
         shown = mask.feed(chunk)
         self._keep(shown)
         return shown

@@ -21,8 +21,10 @@ from typing import Any
 from . import status, tree
 from .cgroup import Cgroup
 from .files import open_regular
+from .mask import Secrets
 from .output import Output, Tail
 from .start import StartError, start
+from .untrusted_json import UntrustedJsonError, parse
 
 LENGTH = struct.Struct(">I")  # length prefix of the spec; after a partial message nothing is started
 STARTED = b"s"  # sent before the command is started
@@ -109,6 +111,17 @@ def _locked(workspace: str | None) -> int | None:
     return folder
 
 
+def _masked_document(data: bytes, secrets: Secrets) -> bytes:
+    """Return a JSON document with secrets masked in its strings; one that cannot be parsed is masked as it stands."""
+    masked = secrets.masked_bytes(data)
+    try:
+        content = parse(data, allow_nan=True)
+    except UntrustedJsonError:
+        return masked
+    shown = secrets.masked_value(content)
+    return data if shown == content and masked == data else json.dumps(shown).encode()
+
+
 class Supervisor:
     """One run: its command, time limits and output, and the end of its process tree."""
 
@@ -121,6 +134,7 @@ class Supervisor:
         self.key = bytes.fromhex(key) if key is not None else None
         self.workspace = _locked(spec.get("lock"))
         self.cgroup = Cgroup(spec.get("cgroup"))
+        self.secrets = Secrets(spec["hidden"])
         self.output: Output
         self.pipes: dict[int, bool] = {}  # descriptor: whether it is the standard output alone
         self.standard_output = Tail(spec["keep_standard_output"])
@@ -141,7 +155,7 @@ class Supervisor:
     def run(self, channel: socket.socket) -> None:
         """Start the command, wait until no process of it is left, and record how it ended."""
         self._install_signals()
-        self.output = Output(self.run_dir, self.spec["max_output"], self._hidden())
+        self.output = Output(self.run_dir, self.spec["max_output"], self.secrets)
         exec_record = {"pid": os.getpid(), "at": time.time(), "key": self.spec["env"]["AGENTCRON_IDEMPOTENCY_KEY"]}
         self._record("exec", exec_record)
         _tell(channel, STARTED)  # before the command can damage that record or kill this process
@@ -307,23 +321,18 @@ class Supervisor:
     def _save_standard_output(self) -> None:
         self.standard_output.save(self.run_dir)
 
-    def _hidden(self) -> list[bytes]:
-        return [value.encode() for value in self.spec["hidden"]]
-
     def _mask_result(self) -> None:
         """Mask secret values in the result file that the agent wrote, and cut it at its maximum size."""
         path = os.path.join(self.run_dir, "result.json")
-        hidden = self._hidden()
         try:
             descriptor = open_regular(path, os.O_RDWR)
         except OSError:
             return
         try:
-            if not hidden:
+            if not self.secrets.values:
                 return
-            data = shown = os.pread(descriptor, _LARGEST_RESULT, 0)
-            for value in hidden:
-                shown = shown.replace(value, b"***").replace(json.dumps(value.decode())[1:-1].encode(), b"***")
+            data = os.pread(descriptor, _LARGEST_RESULT, 0)
+            shown = _masked_document(data, self.secrets)
             if shown != data or os.fstat(descriptor).st_size > _LARGEST_RESULT:
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, shown, 0)
