@@ -40,11 +40,11 @@ class Transaction:
             yield
         except Exception as error:
             self.changes = changes
-            if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError):
-                self._connection.execute(
-                    "ROLLBACK TO part"
-                )  # after other errors SQLite may have rolled back everything
-                self._connection.execute("RELEASE part")
+            # after an error of the disk, SQLite may have rolled back everything
+            if concerns_others(error) or not self._connection.in_transaction:
+                raise
+            self._connection.execute("ROLLBACK TO part")
+            self._connection.execute("RELEASE part")
             raise
         self._connection.execute("RELEASE part")
 
@@ -81,6 +81,16 @@ def connect(path: Path, *, read_only: bool = False, at_rest: bool = False) -> sq
 def is_transient(error: Exception) -> bool:
     """Return whether an error comes from the disk or a lock, so that the same statement may succeed later."""
     return code_of(error) in _TRANSIENT
+
+
+def concerns_others(error: Exception) -> bool:
+    """Return whether an error comes from the database as a whole, so that other work on it would fail, too.
+
+    Any other error concerns only what was being done, such as a schedule with a damaged row.
+    """
+    if isinstance(error, StoreUnavailableError | StoreDamagedError):
+        return True
+    return isinstance(error, sqlite3.Error) and code_of(error) in _TRANSIENT | _DAMAGE
 
 
 def translated(error: Exception) -> Exception:

@@ -193,22 +193,42 @@ class Database:
 
     async def _drain(self) -> None:
         while True:
-            batch = [await self._queue.get()]
+            try:
+                first = await self._queue.get()
+            except Exception:  # noqa: BLE001 - whatever happens, the next writers are served
+                _LOG.exception("[daemon] The database writer failed; it continues")
+                continue
+            batch = [first]
             while not self._queue.empty() and len(batch) < _LARGEST_BATCH:
                 batch.append(self._queue.get_nowait())
             changes = Changes()
-            work = partial(self._commit_and_witness, [closure for closure, _ in batch], changes)
-            results: list[object]
-            try:
-                results = await self._writer.run(work)
-            except Exception as error:  # noqa: BLE001 - the waiting callers get it, and the writer continues
-                results = [error] * len(batch)
+            results = await self._results([closure for closure, _ in batch], changes)
             self.commits += 1
             for (_, future), result in zip(batch, results, strict=True):
                 self._note_damage(result)
                 _settle(future, result)
                 self._queue.task_done()
             self._publish(changes)
+
+    async def _results(self, closures: list[Closure[Any]], changes: Changes) -> list[object]:
+        """Commit closures and return their results.
+
+        After an error that is none of theirs, ask the thread once more: it may have committed them nevertheless, and
+        then the callers must get their results.
+        """
+        done: list[object] = []
+
+        def commit(connection: sqlite3.Connection) -> None:
+            done.extend(self._commit_and_witness(closures, changes, connection))
+
+        try:
+            await self._writer.run(commit)
+        except Exception as error:  # noqa: BLE001 - the waiting callers get it, and the writer continues
+            _LOG.exception("[daemon] The database writer failed; it continues")
+            with contextlib.suppress(Exception):
+                await self._writer.run(lambda _: None)
+            return done or [error] * len(closures)
+        return done
 
     def _publish(self, changes: Changes) -> None:
         for committed in self._listeners:
@@ -276,7 +296,9 @@ async def _patiently(action: Callable[[], Awaitable[T]], verb: str) -> T:
 def _settle(future: "asyncio.Future[Any]", result: object) -> None:
     if future.done():
         return
-    if isinstance(result, Exception):
+    if isinstance(result, StopIteration):  # which a future refuses
+        future.set_exception(RuntimeError(f"a transaction raised {result!r}"))
+    elif isinstance(result, Exception):
         future.set_exception(result)
     else:
         future.set_result(result)

@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from daemon.store.database import Database
 from daemon.store.lock import DaemonLock, running_daemon
 from daemon.store.state_dir import open_state
 from daemon.store.witness import Witness, read_witness, write_witness
+from tests.support.injection import Plan, TaskFactory
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 RUN = (
@@ -359,3 +361,48 @@ lock = DaemonLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
 """
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+async def test_what_a_writer_is_told_is_true_whatever_the_writers_task_suffers(tmp_path: Path, *, late: bool) -> None:
+    plan = Plan(range(1, 12), late=late)
+    asyncio.get_running_loop().set_task_factory(TaskFactory({"Database._drain": plan}))
+    async with open_state(tmp_path, NOW, accept_data_loss=False) as database:
+        published: list[Changes] = []
+        database.on_commit(published.append)
+        told: dict[str, bool] = {}
+        for number in range(200):
+            name = f"r{number}"
+            written = await asyncio.gather(database.write(partial(_count_and_insert, name)), return_exceptions=True)
+            told[name] = not isinstance(written[0], Exception)
+        assert plan.is_done
+        assert await names(database) == {name for name, is_written in told.items() if is_written}
+        assert all(told.values())
+        assert sum(changes.counts["row", "x"] for changes in published) == 200
+
+
+def _count_and_insert(name: str, tx: Transaction) -> None:
+    tx.execute(RUN, (name,))
+    tx.changes.count("row", "x")
+
+
+async def test_a_closure_that_raises_stop_iteration_blocks_nobody(database: Database) -> None:
+    def stop(_: Transaction) -> None:
+        raise StopIteration
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await database.write(stop)
+    await database.write(lambda tx: tx.execute(RUN, ("one",)))
+    assert await names(database) == {"one"}
+
+
+async def test_a_savepoint_is_undone_after_an_error_of_a_statement(database: Database) -> None:
+    def attempt(tx: Transaction) -> None:
+        tx.execute(RUN, ("one",))
+        with contextlib.suppress(sqlite3.OperationalError), tx.savepoint():
+            tx.execute(RUN, ("two",))
+            tx.execute("SELECT abs(-9223372036854775807 - 1)").fetchone()
+        tx.execute(RUN, ("three",))
+
+    await database.write(attempt)
+    assert await names(database) == {"one", "three"}
