@@ -17,15 +17,19 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Literal
 
+import structlog
+
 from daemon.config.live import LiveConfig
 from daemon.config.schema import Config
 from daemon.model import CONFIG_PRINCIPAL
+from daemon.problems import described
 
 Action = Literal[
     "schedule.read", "schedule.update", "schedule.delete", "agent.update", "agent.execute", "task.create", "task.update"
 ]
 Claim = tuple[str, str]
 """A schedule's creator and its agent."""
+_LOG = structlog.get_logger()
 _KEPT = 3.0  # seconds for which a right that took a look-up is not looked up again
 _MOST_KEPT = 10_000  # more than a host has principals; beyond that they are looked up again
 _LOOK_UP = 1.0  # seconds that a look-up of rights may hold up due times
@@ -134,11 +138,17 @@ class Access:
         return [agent for agent in self._live.config.agents if await self.may(principal, "schedule.read", agent)]
 
     async def may_start(self, claims: Iterable[Claim]) -> dict[Claim, bool]:
-        """Return for each claim whether its schedules may start; omit those that take too long to look up (1 s)."""
+        """Return for each claim whether its schedules may start.
+
+        Omit those whose look-up fails or takes too long (1 s).
+        """
         asked = {claim: asyncio.ensure_future(asyncio.to_thread(self._rights.may_start, claim)) for claim in claims}
         if asked:
             await asyncio.wait(asked.values(), timeout=_LOOK_UP)
-        return {claim: answer.result() for claim, answer in asked.items() if answer.done()}
+        for claim, answer in asked.items():
+            if answer.done() and (error := answer.exception()) is not None:
+                _LOG.error("[clock] Rights cannot be looked up", principal=claim[0], error=described(error))
+        return {claim: answer.result() for claim, answer in asked.items() if answer.done() and not answer.exception()}
 
     async def _look_up(self, key: tuple[str, str, str], look_up: Callable[[Rights], bool]) -> bool:
         at_once = self._rights.may_at_once(key[0])

@@ -69,6 +69,7 @@ class Metrics:
         )
         self._sweeps = self._counter("retention_sweeps", "Retention sweeps, by result.", "result")
         self._deleted = self._counter("retention_deleted", "Rows and folders that retention deleted, by kind.", "kind")
+        self._problems = self._gauge("problems", "Things that fail at the moment and are retried, by part.", "part")
         self._freed = self._counter("retention_freed_bytes", "Bytes that retention returned to the file system.")
         self._show_zeros()
 
@@ -153,13 +154,20 @@ class Metrics:
         self._lag.set(seconds)
 
     def text(
-        self, active: dict[str, int], workspaces: dict[str, tuple[int, int]], visible: Visible | None = None
+        self,
+        active: dict[str, int],
+        workspaces: dict[str, tuple[int, int]],
+        problems: Mapping[str, int],
+        visible: Visible | None = None,
     ) -> bytes:
         """Return all metrics in the Prometheus text format; those of agents and environments only if visible.
 
         `active` is the number of active runs by status, `workspaces` the number of workspaces and their bytes by
-        environment. Without `visible` everything is.
+        environment, `problems` the number of current problems by part of the daemon. Without `visible` everything is.
         """
+        self._problems.clear()
+        for part, count in problems.items():
+            self._problems.labels(part).set(count)
         self._workspaces.clear()
         self._bytes.clear()
         for environment, (count, size) in workspaces.items():

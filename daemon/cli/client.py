@@ -142,12 +142,15 @@ def is_responding(config: Config) -> bool:
     return True
 
 
-def current_problem(config: Config) -> str | None:
-    """Return what the daemon says keeps it from working, empty if nothing does; None if it does not respond."""
+def current_problems(config: Config) -> tuple[str | None, list[Any]]:
+    """Return what the daemon says keeps it from working, and each thing that fails.
+
+    The first is empty if nothing does, and None if the daemon does not respond.
+    """
     daemon = daemon_at(config)
     if daemon is None:  # a daemon of an earlier version has no such route
-        return "" if is_responding(config) else None
-    return daemon["amiss"] or ""
+        return "" if is_responding(config) else None, []
+    return daemon["amiss"] or "", daemon.get("problems", [])
 
 
 def daemon_at(config: Config, path: Path | None = None) -> dict[str, Any] | None:

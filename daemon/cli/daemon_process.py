@@ -10,9 +10,10 @@ import structlog
 
 from daemon.cli.locate import read_config
 from daemon.cli.memory import collect_normally, share_heap
-from daemon.errors import AgentcronError, ConfigError, StoreDamagedError
+from daemon.errors import AgentcronError, ConfigError
 from daemon.lifecycle.service import serve
 from daemon.log import configure_log
+from daemon.problems import damage_in
 
 
 def run_daemon(file: Path | None, *, accept_data_loss: bool) -> None:
@@ -32,7 +33,7 @@ def run_daemon(file: Path | None, *, accept_data_loss: bool) -> None:
         raise
     except Exception as error:
         logger = structlog.get_logger()
-        damage = _damage_in(error)
+        damage = damage_in(error)
         if damage is not None:
             logger.error(  # noqa: TRY400 - the reason says enough, without a traceback
                 "[daemon] Stopping: the database is damaged", reason=str(damage)
@@ -41,10 +42,3 @@ def run_daemon(file: Path | None, *, accept_data_loss: bool) -> None:
             logger.exception("[daemon] Fatal error. Running agents continue; the next start will adopt them")
         sys.stdout.flush()
         os._exit(1)  # threads that wait for the stopped loop must not keep the process alive
-
-
-def _damage_in(error: BaseException) -> BaseException | None:
-    """Return the error that reports a damaged database, if it is among the causes of an error."""
-    if isinstance(error, BaseExceptionGroup):
-        return next((found for one in error.exceptions if (found := _damage_in(one)) is not None), None)
-    return error if isinstance(error, StoreDamagedError) else None

@@ -193,7 +193,7 @@ def status(context: typer.Context, json: Json = False) -> None:
 
     Exit status 3 if no daemon runs; what the database knows is shown all the same.
     """
-    from daemon.cli.client import current_problem
+    from daemon.cli.client import current_problems
     from daemon.cli.locate import find_daemon
     from daemon.cli.offline import document
     from daemon.cli.status import print_status
@@ -209,8 +209,8 @@ def status(context: typer.Context, json: Json = False) -> None:
 
     def query(connection: "sqlite3.Connection") -> dict[str, Any]:
         pid = running_daemon(folder)
-        problem = current_problem(config) if pid is not None else None
-        return dict(status_view(connection, folder, pid, utc_now(), zone, problems=problem))
+        problem, failing = current_problems(config) if pid is not None else (None, [])
+        return dict(status_view(connection, folder, pid, utc_now(), zone, problems=problem, failing=failing))
 
     try:
         view = document(config, query, "/status")

@@ -32,6 +32,7 @@ def print_status(view: dict[str, Any], zone: str) -> None:
             ("disk", f"{disk['used']} used by the database, {disk['free']} free"),
         )
     )
+    _print_problems(view.get("problems", []), zone)  # not sent by daemons of earlier versions
     print(f"\nlast 24 hours (worst status per hour){_of_all(view, 'timeline')}")
     _print_timeline(view["timeline"])
     parts = (
@@ -65,6 +66,26 @@ def _describe(daemon: dict[str, Any]) -> str:
     if not daemon["running"]:
         return "not running"
     return f"running, pid {daemon['pid']}" + ("" if daemon["answers"] else ", but does not respond")
+
+
+def _print_problems(problems: list[dict[str, Any]], zone: str) -> None:
+    """Print what fails and is retried, if there is anything."""
+    if not problems:
+        return
+    print("\nproblems (retried; details are in the log)")
+    columns = ("part", "what", "since", "failures", "retry", "error")
+    rows = [
+        (
+            one["part"],
+            one["subject"] or "all",
+            local_time(one["since"], zone),
+            one["failures"],
+            local_time(one["retry_at"], zone) if one["retry_at"] else "next sweep or reload",
+            one["reason"],
+        )
+        for one in problems
+    ]
+    print_table(columns, rows, empty="none")
 
 
 def _print_timeline(timeline: list[dict[str, Any]]) -> None:

@@ -15,15 +15,17 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from daemon.access import Access, Claim
 from daemon.config.live import LiveConfig
 from daemon.errors import NoRoomError, StoreUnavailableError
-from daemon.fires.decision import Decided, Present, decide_due
+from daemon.fires.decision import RETRY_AFTER, Decided, Present, decide_due
 from daemon.fires.ledger import Fire
 from daemon.metrics import Metrics
 from daemon.model import FireOutcome, WakeTime
 from daemon.notify.outbox import Outbox
+from daemon.problems import standing_loop
 from daemon.store.changes import Changes
+from daemon.store.connection import concerns_others
 from daemon.store.database import Database
 from daemon.store.home import Home
-from daemon.store.schedules import UNDECIDABLE, next_wake
+from daemon.store.schedules import next_wake
 from daemon.units import format_instant
 
 _LOG = structlog.get_logger()
@@ -58,12 +60,13 @@ class Clock:
         """Decide due times as they come until the task is cancelled."""
         self._scheduler.start()
         try:
-            while True:
-                self._wake.clear()
-                self._arm(await self.decide())
-                await self._wake.wait()
+            await standing_loop("clock", self._home.problems, self._decide_and_arm, lambda _: self._wake.wait())
         finally:
             self._scheduler.shutdown(wait=False)
+
+    async def _decide_and_arm(self) -> None:
+        self._wake.clear()
+        self._arm(await self.decide())
 
     async def decide_overdue(self) -> None:
         """Decide due times up to now, so that a change that follows affects later ones only."""
@@ -81,8 +84,9 @@ class Clock:
                 present = replace(self._present(), rights=rights, unanswered=frozenset(unanswered))
                 decided = await decide_some(self._home.database, present, self._outbox, _BATCH)
                 for schedule, reason in decided.failures:
-                    _LOG.error("[clock] Due times cannot be decided", schedule=schedule, reason=reason)
+                    self._report(schedule, reason)
                 for fire in decided.fires:
+                    self._home.problems.resolve("clock", f"{fire.agent}/{fire.schedule}")
                     self._record_metrics(fire)
                     _log(fire)
                 if decided.unknown:
@@ -95,6 +99,11 @@ class Clock:
         except StoreUnavailableError as error:
             _LOG.error("[clock] Due times cannot be recorded, so nothing is started", error=str(error))
             return self._home.now() + _RETRY_AFTER
+
+    def _report(self, schedule: str, reason: str) -> None:
+        _LOG.error("[clock] Due times cannot be decided", schedule=schedule, reason=reason)
+        agent, seconds = schedule.partition("/")[0], RETRY_AFTER.total_seconds()
+        self._home.problems.report("clock", reason, subject=schedule, agent=agent, retry_in=seconds)
 
     def _present(self) -> Present:
         config, started = self._live.config, self._home.started
@@ -133,7 +142,9 @@ async def decide_some(database: Database, present: Present, outbox: Outbox, sche
     decide = partial(decide_due, present=present, outbox=outbox, schedules=schedules)
     try:
         return await database.write(decide)
-    except UNDECIDABLE:
+    except Exception as error:
+        if concerns_others(error):
+            raise
         return await database.write(partial(decide, guarded=True))
 
 

@@ -11,6 +11,7 @@ import structlog
 
 from daemon.clock.timerfd import acknowledge, open_clock_watch
 from daemon.fires.rewind import step_back
+from daemon.problems import standing_loop
 from daemon.store.home import Home
 
 _LOG = structlog.get_logger()
@@ -23,20 +24,19 @@ class ClockWatch:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self._offset = 0.0
 
     async def serve(self) -> None:
         """Watch until the task is cancelled."""
-        offset = _wall_minus_monotonic()
+        self._offset = _wall_minus_monotonic()
         with _clock_set() as was_set:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_HEARTBEAT):
-                        await was_set.wait()
-                was_set.clear()
-                jump = _wall_minus_monotonic() - offset
-                if abs(jump) > _TOLERANCE:
-                    offset += jump
-                    await self.jumped(timedelta(seconds=jump))
+            await standing_loop("clock watch", self._home.problems, self._check, lambda _: _heartbeat(was_set))
+
+    async def _check(self) -> None:
+        jump = _wall_minus_monotonic() - self._offset
+        if abs(jump) > _TOLERANCE:
+            await self.jumped(timedelta(seconds=jump))
+            self._offset += jump
 
     async def jumped(self, by: timedelta) -> None:
         """Adapt the database to the new time; the commit wakes every part that waits for a time."""
@@ -46,6 +46,14 @@ class ClockWatch:
             _LOG.warning(
                 "[clock] Due times recorded as missed while the clock was ahead are pending again", schedules=shortened
             )
+
+
+async def _heartbeat(was_set: asyncio.Event) -> None:
+    """Wait until the clock is set, but not for long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_HEARTBEAT):
+            await was_set.wait()
+    was_set.clear()
 
 
 @contextlib.contextmanager

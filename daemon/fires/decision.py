@@ -23,11 +23,10 @@ from daemon.notify.outbox import Notice, Outbox
 from daemon.rules import catchup, overlap
 from daemon.rules.budget import Limits, calendar_day, exhausted
 from daemon.store.cancellations import flag_unfinished
-from daemon.store.connection import Transaction
+from daemon.store.connection import Transaction, concerns_others
 from daemon.store.events import add_event
 from daemon.store.runs import count_unfinished, create_run, spent_by
 from daemon.store.schedules import (
-    UNDECIDABLE,
     ScheduleRow,
     due_schedules,
     move_cursor,
@@ -41,7 +40,8 @@ from daemon.units import format_instant
 
 _INSTANT = timedelta(microseconds=1)
 _MOST_AT_ONCE = 100
-_RETRY_AFTER = timedelta(minutes=1)
+RETRY_AFTER = timedelta(minutes=1)
+"""How long a schedule that cannot be decided is postponed."""
 _RETRY_LOOKUP_AFTER = timedelta(seconds=5)
 
 
@@ -83,8 +83,8 @@ class Decided:
 def decide_due(tx: Transaction, present: Present, outbox: Outbox, schedules: int, *, guarded: bool = False) -> Decided:
     """Decide the due times that have come, of at most `schedules` schedules.
 
-    A schedule that cannot be decided raises one of `UNDECIDABLE`, so that nothing is written. With `guarded`, which is
-    slower, it is postponed and reported, and the others are decided.
+    A schedule that cannot be decided raises an error, so that nothing is written. With `guarded`, which is slower, it
+    is postponed and reported, and the others are decided.
     """
     decided = Decided([], [])
     for raw in due_schedules(tx, present.now, schedules):
@@ -99,7 +99,7 @@ def decide_due(tx: Transaction, present: Present, outbox: Outbox, schedules: int
             _decide_guarded(tx, present, outbox, raw, decided)
         else:
             decided.fires.extend(_Decision(tx, present, outbox, schedule_from(raw)).decide())
-    decided.next_wake = next_wake(tx, present.now + _RETRY_AFTER)
+    decided.next_wake = next_wake(tx, present.now + RETRY_AFTER)
     return decided
 
 
@@ -107,8 +107,10 @@ def _decide_guarded(tx: Transaction, present: Present, outbox: Outbox, raw: sqli
     try:
         with tx.savepoint():
             decided.fires.extend(_Decision(tx, present, outbox, schedule_from(raw)).decide())
-    except UNDECIDABLE as error:
-        put_off(tx, raw["id"], present.now + _RETRY_AFTER)
+    except Exception as error:
+        if concerns_others(error):
+            raise
+        put_off(tx, raw["id"], present.now + RETRY_AFTER)
         decided.failures.append((f"{raw['agent']}/{raw['name']}", f"{type(error).__name__}: {error}"))
 
 

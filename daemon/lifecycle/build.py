@@ -80,7 +80,7 @@ def build(
 ) -> Parts:
     """Build all parts; the tasks of runs and of requests belong to the two groups."""
     live, session, agents = resources.live, resources.session, resources.agents
-    health, control = Health(), RunControl()
+    health, control = Health(failing=home.problems), RunControl()
     access, outbox, background = Access(live), Outbox(live), Background(requests)
     queue = Queue(home, live, Pipeline(home, agents, resources.hooks, access, outbox, control), control, runs)
     clock = Clock(home, live, access, outbox, metrics)

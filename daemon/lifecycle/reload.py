@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.errors import ConfigError, StoreUnavailableError
 from daemon.lifecycle.status_line import StatusLine
+from daemon.problems import Problems
 from daemon.schedules.declared import DeclaredChange, sync_declared
 from daemon.store.home import Home
 from daemon.systemd import notify
@@ -24,6 +26,7 @@ from daemon.text import plural
 from daemon.units import utc_now
 
 _LOG = structlog.get_logger()
+_PART = "config"
 
 
 class Reloader:
@@ -80,7 +83,7 @@ class Reloader:
     async def _reload(self) -> tuple[list[DeclaredChange], list[str]]:
         config, tokens = await asyncio.to_thread(_load, self._live.config.file)
         await self._clock.decide()  # due times up to now are decided under the old config
-        declared = await self._home.database.write(lambda tx: sync_declared(tx, config, utc_now()))
+        declared, failures = await self._home.database.write(lambda tx: sync_declared(tx, config, utc_now()))
         self._health.reload = ""
         at_restart = self._needing_restart(config)
         self._log_settings(config, at_restart)
@@ -88,6 +91,7 @@ class Reloader:
         self._live.replace(config)  # no await since the commit, so tasks woken by it already see this config
         self._agents.warn_of_unenforced_limits(config)
         log_declared(declared)
+        report_unapplied(self._home.problems, failures)
         _LOG.info("[config] Reloaded", file=str(config.file), changed_schedules=len(declared))
         return declared, at_restart
 
@@ -125,3 +129,11 @@ def log_declared(declared: list[DeclaredChange]) -> None:
     for change in declared:
         keys = {"changed": ", ".join(sorted(change.changes))} if change.changes else {}
         _LOG.info(f"[config] Schedule {change.action}", schedule=change.address, **keys)
+
+
+def report_unapplied(problems: Problems, failures: Mapping[str, str]) -> None:
+    """Log and note which schedules of the config file could not be applied; those of an earlier reload are solved."""
+    problems.keep_only(_PART, failures)
+    for address, reason in failures.items():
+        _LOG.error("[config] Schedule not applied; repair its row, then reload", schedule=address, reason=reason)
+        problems.report(_PART, reason, subject=address, agent=address.partition("/")[0])

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from daemon.config.live import LiveConfig
 from daemon.fires.rewind import step_back
-from daemon.lifecycle.reload import log_declared
+from daemon.lifecycle.reload import log_declared, report_unapplied
 from daemon.lifecycle.signals import Stop
 from daemon.notify.outbox import Outbox
 from daemon.recovery.data_loss import start_after_loss
@@ -29,8 +29,11 @@ async def prepare_database(database: Database, state_dir: Path, live: LiveConfig
         begun, outbox = await asyncio.to_thread(runs_with_folders, state_dir), Outbox(live)
         await database.write_patiently(lambda tx: start_after_loss(tx, started, begun, outbox))
     await database.write_patiently(lambda tx: step_back(tx, started))
-    log_declared(await database.write_patiently(lambda tx: sync_declared(tx, live.config, started)))
-    return Home(database, state_dir, await database.read(instance_id), started)
+    changes, failures = await database.write_patiently(lambda tx: sync_declared(tx, live.config, started))
+    home = Home(database, state_dir, await database.read(instance_id), started)
+    log_declared(changes)
+    report_unapplied(home.problems, failures)
+    return home
 
 
 async def unless_stopped(work: Coroutine[Any, Any, T], stop: Stop, limit: float) -> T | None:

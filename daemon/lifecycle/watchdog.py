@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from functools import partial
 
 from daemon.errors import StoreUnavailableError
 from daemon.lifecycle.status_line import StatusLine
 from daemon.log import Flood
 from daemon.metrics import Metrics
+from daemon.problems import standing_loop
 from daemon.store.home import Home
 from daemon.systemd import notify, watchdog_interval
 
@@ -21,23 +23,26 @@ class Watchdog:
         self._status = status
         self._metrics = metrics
         self._flood = flood
+        self._took = 0.0
 
     async def serve(self) -> None:
         """Report until the task is cancelled, twice as often as the service manager requires."""
         interval = min(watchdog_interval() or _EVERY, _EVERY)
-        took = 0.0
-        while True:
-            before, pause = time.monotonic(), max(interval - took, interval / 10)
-            await asyncio.sleep(pause)
-            began = time.monotonic()
-            self._metrics.lagged(began - before - pause)
-            self._flood.report_suppressed()
-            try:
-                await self._home.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
-                await self._home.database.check_room()
-                self._status.health.store = ""
-            except StoreUnavailableError as error:  # the writer responded, so it makes progress
-                self._status.health.store = str(error)
-            notify("WATCHDOG=1")
-            notify(await self._status.text())
-            took = time.monotonic() - began
+        await standing_loop("watchdog", self._home.problems, partial(self._beat, interval))
+
+    async def _beat(self, interval: float) -> None:
+        """Wait for the rest of the interval, then report."""
+        before, pause = time.monotonic(), max(interval - self._took, interval / 10)
+        await asyncio.sleep(pause)
+        began = time.monotonic()
+        self._metrics.lagged(began - before - pause)
+        self._flood.report_suppressed()
+        try:
+            await self._home.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
+            await self._home.database.check_room()
+            self._status.health.store = ""
+        except StoreUnavailableError as error:  # the writer responded, so it makes progress
+            self._status.health.store = str(error)
+        notify("WATCHDOG=1")
+        notify(await self._status.text())
+        self._took = time.monotonic() - began

@@ -11,15 +11,16 @@ import structlog
 
 from daemon.config.effective import policy_of
 from daemon.config.live import LiveConfig
-from daemon.errors import NotFoundError, RefusedError, StoreUnavailableError
+from daemon.errors import NotFoundError, RefusedError, StoreDamagedError, StoreUnavailableError
 from daemon.maintenance.timer import Progress, cadence_of, wait_until_due
 from daemon.metrics import Metrics
 from daemon.model import ACTIVE
 from daemon.notify.outbox import Notice, Outbox
+from daemon.problems import described, standing_loop
 from daemon.rules.cadence import Cadence
 from daemon.rules.cleanup import CleanupDecision, Policy, beyond_quota, decide_cleanup
 from daemon.store.changes import Changes
-from daemon.store.connection import Transaction
+from daemon.store.connection import Transaction, concerns_others
 from daemon.store.database import Closure
 from daemon.store.events import add_event
 from daemon.store.home import Home
@@ -45,6 +46,7 @@ from daemon.workspaces.removal import TRASH
 
 T = TypeVar("T")
 _LOG = structlog.get_logger()
+_PART, _SWEEP = "cleanup", "sweep"
 _DELAY = 1.0  # seconds from the end of a run to the sweep, so that runs that end together need only one
 
 
@@ -81,6 +83,8 @@ class Cleanup:
         self._one_at_a_time = asyncio.Lock()
         self._deciding = asyncio.Lock()  # so that no workspace is marked keep while its removal begins
         self._removing: set[int] = set()
+        self._failed: set[str] = set()
+        """What the last sweep could not record."""
         self._run_ended = asyncio.Event()
         home.database.on_commit(self._committed)
 
@@ -91,14 +95,19 @@ class Cleanup:
 
     async def serve(self) -> None:
         """Sweep at the start, when the config says, and soon after the end of a run if a quota is set."""
-        while True:
-            try:
-                await self.sweep()
-            except (WorkspaceHelperError, OSError, StoreUnavailableError) as error:
+        await standing_loop(_PART, self._home.problems, self._sweep_safely, lambda _: self._next_time(self._home.now()))
+
+    async def _sweep_safely(self) -> None:
+        try:
+            await self.sweep()
+        except StoreDamagedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - nothing that agents leave there may stop the daemon
+            self._home.problems.report(_PART, described(error), subject=_SWEEP)
+            if isinstance(error, WorkspaceHelperError | OSError | StoreUnavailableError):
                 _LOG.error("[cleanup] The cleanup failed, will retry at the next scheduled time", error=str(error))
-            except Exception:  # noqa: BLE001 - nothing that agents leave there may stop the daemon
+            else:
                 _LOG.exception("[cleanup] The cleanup failed unexpectedly, will retry at the next scheduled time")
-            await self._next_time(self._home.now())
 
     async def _next_time(self, last: datetime) -> None:
         """Wait for the next scheduled time after the last sweep, or for the end of a run if a quota is set."""
@@ -122,8 +131,10 @@ class Cleanup:
             result.removed = [workspace.run_id for workspace in self._removable(present, older_than)]
             return result
         async with self._one_at_a_time:
+            self._failed = set()
             present = await self._home.database.read(present_workspaces)
             if not present and not await asyncio.to_thread(self._has_folders):
+                self._home.problems.keep_only(_PART, ())
                 return result
             async with workspace_helper(self._home.state_dir) as helper:
                 await helper.delete_leftovers()
@@ -136,6 +147,7 @@ class Cleanup:
                         await self._sweep_one(workspace, result)
             finally:
                 self.progress = None
+            self._home.problems.keep_only(_PART, self._failed)
         if result.removed:
             _LOG.info(f"[cleanup] Removed {len(result.removed)} old task workspace(s)")
         await self._outbox.post(self._home, [*self._quotas.values(), *result.notices()])
@@ -301,10 +313,22 @@ class Cleanup:
             is_listed = survey.get(workspace.environment, []) is not None
             if is_listed and place not in on_disk and workspace.status not in ACTIVE:
                 _LOG.warning("[cleanup] A workspace is missing that agentcron did not remove", run_id=workspace.run_id)
-                await self._write_if_possible(partial(self._record_lost, workspace.run_id))
+                await self._write_of(str(workspace.run_id), partial(self._record_lost, workspace.run_id))
         for environment, name in sorted(on_disk - in_database.keys()):
-            if await self._write_if_possible(partial(self._register, environment, name)) is False:
+            if await self._write_of(name, partial(self._register, environment, name)) is False:
                 await self._quarantine(helper, environment, name)
+
+    async def _write_of(self, name: str, closure: Closure[T]) -> T | None:
+        """Write about one workspace as `_write_if_possible` does; an error does not affect the others."""
+        try:
+            return await self._write_if_possible(closure)
+        except Exception as error:
+            if concerns_others(error):
+                raise
+            self._failed.add(f"workspace {name}")
+            self._home.problems.report(_PART, described(error), subject=f"workspace {name}")
+            _LOG.exception("[cleanup] ERROR: Failed to record a workspace", name=name)
+            return None
 
     async def _write_if_possible(self, closure: Closure[T]) -> T | None:
         """Write unless the database cannot be written: the workspaces to be removed may be what fills the disk."""

@@ -2,32 +2,38 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 import structlog
 
 from daemon.config.effective import retention_policy
 from daemon.config.live import LiveConfig
 from daemon.config.schema import Config
-from daemon.errors import StoreUnavailableError
+from daemon.errors import StoreDamagedError, StoreUnavailableError
 from daemon.maintenance.cleanup import Cleanup
 from daemon.maintenance.preview import Forecast, forecast
 from daemon.maintenance.purge import Purge
 from daemon.maintenance.timer import Progress, cadence_of, wait_until_due
 from daemon.metrics import Metrics
 from daemon.notify.outbox import Notice, Outbox
+from daemon.problems import described, standing_loop
 from daemon.rules.cadence import Cadence
 from daemon.rules.retention import RetentionPolicy
+from daemon.store.connection import concerns_others
 from daemon.store.home import Home
-from daemon.store.retention import count_expirable, database_bytes, last_sweep, note_sweep
+from daemon.store.retention import Expired, count_expirable, database_bytes, last_sweep, note_sweep
 from daemon.text import plural
 from daemon.units import format_size
 from daemon.workspaces.client import WorkspaceHelperError, workspace_helper
 from daemon.workspaces.jobs import RemoveOrphans
 from daemon.workspaces.run_folders import check_reachable
 
+T = TypeVar("T")
 _LOG = structlog.get_logger()
+_PART, _SWEEP = "retention", "sweep"
 _LOG_EVERY = 10.0  # seconds
 
 
@@ -61,18 +67,26 @@ class Retention:
         self._metrics = metrics
         self._outbox = outbox
         self._one_at_a_time = asyncio.Lock()
+        self._last_swept: datetime | None = None
+        self._failed: set[str] = set()
+        """What the last sweep could not delete."""
 
     async def serve(self) -> None:
         """Sweep when the config says, and at once if a sweep was missed."""
-        last = await self._last()
-        while True:
-            await wait_until_due(self._cadence, last, self._home.now)
-            last = self._home.now()
-            try:
-                await self.sweep()
-            except (WorkspaceHelperError, OSError, StoreUnavailableError):  # logged where it was raised
-                continue
-            except Exception:  # noqa: BLE001 - no content of a row may stop the daemon
+        await standing_loop(_PART, self._home.problems, self._sweep_when_due)
+
+    async def _sweep_when_due(self) -> None:
+        if self._last_swept is None:
+            self._last_swept = await self._last()
+        await wait_until_due(self._cadence, self._last_swept, self._home.now)
+        self._last_swept = self._home.now()
+        try:
+            await self.sweep()
+        except StoreDamagedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - no content of a row may stop the daemon
+            self._home.problems.report(_PART, described(error), subject=_SWEEP)
+            if not isinstance(error, WorkspaceHelperError | OSError | StoreUnavailableError):  # logged by `sweep`
                 _LOG.exception("[retention] The sweep failed unexpectedly, will retry at the next scheduled time")
 
     def _cadence(self) -> Cadence:
@@ -94,6 +108,7 @@ class Retention:
         """
         async with self._one_at_a_time:
             began, result = time.monotonic(), RetentionResult()
+            self._failed = set()
             try:
                 while not await self._sweep(result):
                     _LOG.info("[retention] The config has changed; restarting the sweep")
@@ -107,6 +122,7 @@ class Retention:
                 raise
             finally:
                 self.progress = None
+            self._home.problems.keep_only(_PART, self._failed)
             result.duration_ms = round((time.monotonic() - began) * 1000)
             self._metrics.swept("skipped" if result.skipped else "done", result.counts, result.bytes_freed)
         if not result.skipped:
@@ -158,10 +174,10 @@ class Retention:
         for schedule_id in await purge.schedules_with_old_fires():
             if self._live.config is not config:
                 return False
-            result.fires += await purge.delete_fires(schedule_id)
+            result.fires += await self._isolated(f"schedule {schedule_id}", purge.delete_fires(schedule_id)) or 0
         released: list[tuple[int, int]] = []
         async for batch in purge.candidates():
-            found = await purge.delete_runs(batch)
+            found = await self._delete_runs(purge, batch)
             released += found.released
             result.deleted += len(found.gone)
             progress.done = result.deleted
@@ -178,6 +194,33 @@ class Retention:
             if (lowest, run_id) in (await purge.expired([lowest])).released:  # it may have been retried meanwhile
                 result.workspaces += await self._release(run_id)
         return True
+
+    async def _delete_runs(self, purge: Purge, batch: list[int]) -> Expired:
+        """Delete the expired ones of some runs; if that fails, delete them one by one, without the one that fails."""
+        try:
+            return await purge.delete_runs(batch)
+        except Exception as error:
+            if concerns_others(error):
+                raise
+        together = Expired()
+        for number in batch:
+            found = await self._isolated(f"run {number}", purge.delete_runs([number]))
+            if found is not None:
+                together.gone += found.gone
+                together.released += found.released
+        return together
+
+    async def _isolated(self, subject: str, work: Awaitable[T]) -> T | None:
+        """Return the result of work on one thing, None if it fails, which does not stop the sweep."""
+        try:
+            return await work
+        except Exception as error:
+            if concerns_others(error):
+                raise
+            self._failed.add(subject)
+            self._home.problems.report(_PART, described(error), subject=subject)
+            _LOG.exception("[retention] ERROR: Cannot delete what has expired; it is skipped", subject=subject)
+            return None
 
     async def _release(self, run_id: int) -> bool:
         """Save and remove the workspace of a run; return whether it was removed. A failure does not stop the sweep."""

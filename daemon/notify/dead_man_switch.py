@@ -10,15 +10,17 @@ from yarl import URL
 
 from daemon.config.live import LiveConfig
 from daemon.config.schema import Notify
-from daemon.errors import StoreUnavailableError
+from daemon.errors import StoreDamagedError, StoreUnavailableError
 from daemon.http_client import HttpCall
 from daemon.notify.post import NotSentError, post
+from daemon.problems import described, standing_loop
 from daemon.store.changes import Changes
 from daemon.store.home import Home
 from daemon.store.notifications import failing_schedules
 
 _LOG = structlog.get_logger()
 _PING_EVERY = 60.0  # seconds
+_PART = "dead-man's switches"
 _REPORTED = 5  # problems that the log names
 
 
@@ -41,21 +43,30 @@ class DeadManSwitches:
 
     async def serve(self) -> None:
         """Ping every minute, and at once when the health of a schedule changes, until the task is cancelled."""
-        while True:
-            self._changed.clear()
-            async with asyncio.TaskGroup() as pings:
-                for name, settings in self._live.config.notify.items():
-                    if settings.ping is not None:
-                        pings.create_task(self._ping_safely(name, settings, settings.ping))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PING_EVERY):
-                    await self._changed.wait()
+        await standing_loop(_PART, self._home.problems, self._ping_all, lambda _: self._rest())
+
+    async def _ping_all(self) -> None:
+        self._changed.clear()
+        async with asyncio.TaskGroup() as pings:
+            for name, settings in self._live.config.notify.items():
+                if settings.ping is not None:
+                    pings.create_task(self._ping_safely(name, settings, settings.ping))
+
+    async def _rest(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PING_EVERY):
+                await self._changed.wait()
 
     async def _ping_safely(self, name: str, settings: Notify, url: str) -> None:
         try:
             await self._ping(name, settings, url)
-        except Exception:  # noqa: BLE001 - a dead-man's switch must not stop the daemon
+        except StoreDamagedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a dead-man's switch must not stop the daemon
+            self._home.problems.report(_PART, described(error), subject=name, retry_in=_PING_EVERY)
             _LOG.exception("[daemon] Dead-man's switch not reached: unexpected error", target=name)
+        else:
+            self._home.problems.resolve(_PART, name)
 
     async def _ping(self, name: str, settings: Notify, url: str) -> None:
         problems = await self._problems(settings)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -11,11 +12,12 @@ import structlog
 from daemon.agents.process.spec import program_of
 from daemon.config.live import LiveConfig
 from daemon.config.schema import Notify
-from daemon.errors import StoreUnavailableError
+from daemon.errors import StoreDamagedError, StoreUnavailableError
 from daemon.http_client import HttpCall
 from daemon.metrics import Metrics
 from daemon.notify.formats import request_of
 from daemon.notify.post import NotSentError, post, run_command
+from daemon.problems import described, standing_loop
 from daemon.rules.notifications import next_try
 from daemon.store.changes import Changes
 from daemon.store.home import Home
@@ -25,6 +27,8 @@ _LOG = structlog.get_logger()
 _DROPPED_AFTER = timedelta(hours=24)
 _ATTEMPTS_IF_REFUSED = 5  # an event that a service refuses must not block later ones forever
 _LONGEST_WAIT = timedelta(hours=1)
+_LONGEST_PUT_OFF = 300.0  # seconds
+_PART = "notifier"
 _RETRY_AFTER = 5.0  # seconds, while the database cannot be read
 
 
@@ -38,6 +42,10 @@ class Notifier:
         self._metrics = metrics
         self._wake = asyncio.Event()
         self._sending: dict[str, asyncio.Task[None]] = {}
+        self._handled: set[int] = set()
+        """Notifications that were sent or dropped, but are still in the outbox."""
+        self._put_off: dict[str, float] = {}
+        """Targets that failed unexpectedly, with the monotonic time of the next attempt."""
         home.database.on_commit(self._committed)
         live.on_change(self._wake.set)
 
@@ -48,38 +56,74 @@ class Notifier:
     async def serve(self) -> None:
         """Send until the task is cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            while True:
-                self._wake.clear()
-                pause = await self._begin_sending(tasks)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._wake.wait()
+            await standing_loop(_PART, self._home.problems, partial(self._begin_sending, tasks), self._rest)
+
+    async def _rest(self, pause: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
 
     async def _begin_sending(self, tasks: asyncio.TaskGroup) -> float | None:
         """Begin to send due notifications to idle targets; return the seconds until the next, None if none waits."""
+        self._wake.clear()
         try:
-            waiting = await self._home.database.read(first_of_each)
+            waiting, damaged = await self._home.database.read(first_of_each)
         except StoreUnavailableError:
             return _RETRY_AFTER
         pauses = []
         for notification in waiting:
             if notification.target in self._sending:
                 continue
-            pause = (notification.next_try_at - self._home.now()).total_seconds()
-            if 0 < pause <= _LONGEST_WAIT.total_seconds():  # a longer pause was set before the clock was set back
+            pause = self._pause_before(notification)
+            if pause > 0:
                 pauses.append(pause)
                 continue
-            task = tasks.create_task(self._send(notification))
+            task = tasks.create_task(self._send_safely(notification))
             self._sending[notification.target] = task
             task.add_done_callback(partial(self._sent, notification.target))
+        if damaged:
+            await self._drop(damaged)
+            return 0.0
         return min(pauses, default=None)
+
+    def _pause_before(self, notification: Notification) -> float:
+        """Return the seconds until a notification may be sent; not more than 0 if it may be sent now."""
+        pause = (notification.next_try_at - self._home.now()).total_seconds()
+        if pause > _LONGEST_WAIT.total_seconds():  # it was set before the clock was set back
+            pause = 0.0
+        return max(pause, self._put_off.get(notification.target, 0.0) - time.monotonic())
+
+    async def _drop(self, damaged: list[tuple[int, str]]) -> None:
+        """Remove notifications that cannot be read, since the later ones of their targets wait for them."""
+        for number, target in damaged:
+            _LOG.error("[daemon] Notification dropped: its row is damaged", target=target, id=number)
+            await self._home.database.write_patiently(partial(remove_notification, number=number))
 
     def _sent(self, target: str, _: asyncio.Task[None]) -> None:
         self._sending.pop(target, None)
         self._wake.set()
 
+    async def _send_safely(self, notification: Notification) -> None:
+        """Attempt once to send an event; an unexpected error postpones what its target gets, and nothing else."""
+        target, problems = notification.target, self._home.problems
+        try:
+            await self._send(notification)
+        except StoreDamagedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one target must affect neither the others nor the daemon
+            pause = problems.next_pause(_PART, target, first=1.0, longest=_LONGEST_PUT_OFF)
+            problems.report(_PART, described(error), subject=target, retry_in=pause)
+            self._put_off[target] = time.monotonic() + pause
+            _LOG.exception("[daemon] The result of a notification cannot be recorded; retrying", target=target)
+        else:
+            self._put_off.pop(target, None)
+            problems.resolve(_PART, target)
+
     async def _send(self, notification: Notification) -> None:
         """Attempt once to send an event, and record the result."""
+        if notification.id in self._handled:  # its removal could not be recorded before
+            await self._remove(notification.id)
+            return
         settings = self._live.config.notify.get(notification.target)
         number, keys = notification.id, {"target": notification.target, "about": notification.event.get("event")}
         if settings is None or (settings.url is None and settings.command is None):
@@ -100,8 +144,13 @@ class Notifier:
             else:
                 self._metrics.notified("sent")
                 _LOG.info("[daemon] Notification sent", **keys)
-        removal = self._home.database.write_patiently(lambda tx: remove_notification(tx, number))
+        self._handled.add(number)
+        await self._remove(number)
+
+    async def _remove(self, number: int) -> None:
+        removal = self._home.database.write_patiently(partial(remove_notification, number=number))
         await asyncio.shield(asyncio.ensure_future(removal))  # a stop at this point must not cause it to be sent twice
+        self._handled.discard(number)
 
     def _retry_at(self, notification: Notification, error: NotSentError) -> datetime | None:
         """Return when to retry an event, None if it is dropped."""

@@ -11,6 +11,7 @@ daemon was running are applied at once, even if the daemon is to stop during its
 
 import structlog
 
+from daemon.errors import StoreDamagedError
 from daemon.runs.queue import Queue
 from daemon.store.home import Home
 from daemon.store.runs import started_runs
@@ -19,10 +20,19 @@ _LOG = structlog.get_logger()
 
 
 async def adopt_runs(home: Home, queue: Queue) -> None:
-    """Continue the runs that have started and not ended, and apply the cancellations requested meanwhile."""
-    active = await home.database.read(started_runs)
-    if active:
-        _LOG.info("[run] Adopting the runs of an earlier daemon", runs=len(active))
-    for run in active:
-        queue.adopt(run)
-    await queue.apply_flags()
+    """Continue the runs that have started and not ended, and apply the cancellations requested meanwhile.
+
+    An error is logged, and the queue adopts later what is left; the daemon must start whatever the rows contain.
+    """
+    try:
+        active = await home.database.read(started_runs)
+        if active:
+            _LOG.info("[run] Adopting the runs of an earlier daemon", runs=len(active))
+        for run in active:
+            queue.adopt(run)
+        await queue.apply_flags()
+    except StoreDamagedError:
+        raise
+    except Exception:  # noqa: BLE001 - the queue tries again, and notes its own errors
+        _LOG.exception("[run] Not all runs of an earlier daemon could be adopted; retrying")
+        queue.adopt_later()

@@ -8,7 +8,7 @@ from daemon.model import RunStatus
 from daemon.notify.outbox import Outbox
 from daemon.store.connection import Transaction
 from daemon.store.runs import Run, assume_delivered, change_status, forbid_further_attempts, pending_runs, started_runs
-from daemon.store.schedules import live_schedules, move_cursor
+from daemon.store.schedules import UNDECIDABLE, live_rows, move_cursor, schedule_from, set_cursor
 
 
 def start_after_loss(tx: Transaction, now: datetime, begun: Collection[int], outbox: Outbox) -> None:
@@ -40,10 +40,16 @@ def start_from_copy(tx: Transaction, now: datetime, was_released: Callable[[int]
 
 
 def _close_due_times(tx: Transaction, now: datetime) -> None:
-    for row in live_schedules(tx):
-        if not row.paused:
-            skip_undecided(tx, row, now, "unknown whether it ran: the database lost what happened up to then")
-            move_cursor(tx, row, now)
+    """Record due times up to now as unknown; those of a schedule with a damaged row are only closed."""
+    for raw in live_rows(tx):
+        try:
+            with tx.savepoint():
+                row = schedule_from(raw)
+                if not row.paused:
+                    skip_undecided(tx, row, now, "unknown whether it ran: the database lost what happened up to then")
+                    move_cursor(tx, row, now)
+        except UNDECIDABLE:
+            set_cursor(tx, raw["id"], now)
 
 
 def _interrupt(tx: Transaction, run: Run, now: datetime, outbox: Outbox) -> None:

@@ -66,8 +66,10 @@ def _end(workspace: Candidate) -> float:
 def _decide_one(
     workspace: Candidate, policy: Policy, errors: dict[str, int], now: datetime, age: timedelta
 ) -> CleanupDecision:
-    if workspace.status in ACTIVE or workspace.ended_at is None:
+    if workspace.status in ACTIVE:
         return CleanupDecision("its run is active", may_go=False)
+    if workspace.ended_at is None:
+        return CleanupDecision("it is unknown when its run ended", may_go=False)
     newer = 0
     if workspace.status not in WITHOUT_ERROR:
         newer = errors.get(workspace.source, 0)

@@ -4,8 +4,8 @@ from datetime import datetime
 
 from daemon.errors import RefusedError
 from daemon.model import ACTIVE, RunStatus
-from daemon.store.cancellations import Flag, cancellation_flags, flag_cancellation
-from daemon.store.connection import Transaction
+from daemon.store.cancellations import Flag, cancellation_flags, flag_cancellation, flag_of
+from daemon.store.connection import Transaction, concerns_others
 from daemon.store.runs import change_status, get_run
 
 
@@ -15,14 +15,29 @@ def request_cancellation(tx: Transaction, run_id: int, now: datetime, by: str) -
     if current is None or current.status not in ACTIVE:
         raise RefusedError(f"run {run_id} has already ended ({current.status if current else 'deleted'})")
     flag_cancellation(tx, run_id, now, by)
-    cancel_pending(tx, now)
+    flag = flag_of(tx, run_id)
+    if flag is not None:
+        _cancel_if_pending(tx, flag, now)
 
 
-def cancel_pending(tx: Transaction, now: datetime) -> list[Flag]:
-    """Cancel the pending runs that are flagged; return the flags of all active runs."""
-    flags = cancellation_flags(tx)
+def cancel_pending(tx: Transaction, now: datetime) -> tuple[list[Flag], dict[int, Exception]]:
+    """Cancel the pending runs that are flagged; return the flags of all active runs, and which could not be cancelled.
+
+    One that cannot be cancelled does not affect the others.
+    """
+    flags, failures = cancellation_flags(tx), {}
     for flag in flags:
-        run = get_run(tx, flag.run_id)
-        if run is not None and run.status is RunStatus.PENDING:
-            change_status(tx, run, RunStatus.CANCELLED, now, {"error": flag.explanation})
-    return flags
+        try:
+            with tx.savepoint():
+                _cancel_if_pending(tx, flag, now)
+        except Exception as error:
+            if concerns_others(error):
+                raise
+            failures[flag.run_id] = error
+    return flags, failures
+
+
+def _cancel_if_pending(tx: Transaction, flag: Flag, now: datetime) -> None:
+    run = get_run(tx, flag.run_id)
+    if run is not None and run.status is RunStatus.PENDING:
+        change_status(tx, run, RunStatus.CANCELLED, now, {"error": flag.explanation})

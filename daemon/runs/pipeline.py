@@ -1,7 +1,6 @@
 """The pipeline of a run, from its claim to its recorded outcome: workspace, deliver, work, record."""
 
 import asyncio
-import contextlib
 import json
 import random
 import sqlite3
@@ -23,6 +22,7 @@ from daemon.config.schema import BaseAgent, Config, ProcessAgent
 from daemon.errors import SecretError, StoreDamagedError
 from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus
 from daemon.notify.outbox import Outbox
+from daemon.problems import described
 from daemon.rules.backoff import start_delay
 from daemon.runs import steps
 from daemon.runs.control import RunControl
@@ -43,8 +43,9 @@ from daemon.units import format_instant, parse_instant
 
 _LOG = structlog.get_logger()
 _RETRY_AFTER = timedelta(seconds=5)
-_START_FAILED = "start_failed"
 _LONGEST_REASON = 1000  # characters
+_START_FAILED = "start_failed"
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0  # seconds until a failure that cannot be recorded is retried
 
 
 class Pipeline:
@@ -210,32 +211,47 @@ class Pipeline:
         )
 
     async def _record(self, run: Run, outcome: Outcome | NeverStarted) -> None:
+        """Record an outcome; if that is not possible, record a failure."""
         try:
-            await self._conclude(run, outcome)
+            await self._conclude(run, outcome, settings_of(run))
         except StoreDamagedError:
             raise
         except Exception as error:  # noqa: BLE001 - one bad outcome must not stop the daemon
             _LOG.exception("[run] The outcome cannot be recorded; recording a failure", run_id=run.id, agent=run.agent)
-            failure = Outcome(
-                RunStatus.FAILED, f"its outcome cannot be recorded: {type(error).__name__}", permanent=True
-            )
-            with contextlib.suppress(Exception):  # logged above; the next start adopts the run
-                await self._conclude(run, failure)
+            await self._record_failure(run, f"its outcome cannot be recorded: {type(error).__name__}")
 
-    async def _conclude(self, run: Run, outcome: Outcome | NeverStarted) -> None:
+    async def _record_failure(self, run: Run, reason: str) -> None:
+        """Record that a run failed; retry until that succeeds, or the next daemon adopts the run."""
+        subject, problems, pause = f"run {run.id}", self._home.problems, 0.0
+        while True:
+            try:
+                if pause:
+                    await asyncio.sleep(pause)
+                await self._conclude(run, Outcome(RunStatus.FAILED, reason, permanent=True), RunSettings())
+                problems.resolve("runs", subject)
+            except StoreDamagedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - likewise
+                pause = problems.next_pause("runs", subject, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
+                problems.report("runs", described(error), subject=subject, agent=run.agent, retry_in=pause)
+                _LOG.error("[run] The failure cannot be recorded; retrying", run_id=run.id, error=described(error))
+            else:
+                return
+
+    async def _conclude(self, run: Run, outcome: Outcome | NeverStarted, settings: RunSettings) -> None:
         chance = random.random()
         conclude = (
-            partial(self._put_back, run, outcome, chance)
+            partial(self._put_back, run, outcome, settings, chance)
             if isinstance(outcome, NeverStarted)
-            else partial(self._finish, run, outcome, chance)
+            else partial(self._finish, run, outcome, settings, chance)
         )
         await self._home.database.write_patiently(conclude)
 
-    def _finish(self, run: Run, outcome: Outcome, chance: float, tx: Transaction) -> None:
+    def _finish(self, run: Run, outcome: Outcome, settings: RunSettings, chance: float, tx: Transaction) -> None:
         now, instance = self._home.now(), self._home.instance
-        finish(tx, run.id, outcome, settings_of(run), now, instance=instance, chance=chance, outbox=self._outbox)
+        finish(tx, run.id, outcome, settings, now, instance=instance, chance=chance, outbox=self._outbox)
 
-    def _put_back(self, run: Run, outcome: NeverStarted, chance: float, tx: Transaction) -> None:
+    def _put_back(self, run: Run, outcome: NeverStarted, settings: RunSettings, chance: float, tx: Transaction) -> None:
         """Return a run that never started to the queue; cancel it if it is flagged, end it if it failed too often."""
         flag = flag_of(tx, run.id)
         current = get_run(tx, run.id)
@@ -252,7 +268,8 @@ class Pipeline:
             again = {} if wait is None else {"again_after_seconds": wait.total_seconds()}
             add_event(tx, run.id, now, _START_FAILED, {"try": failures, "reason": outcome.reason, **again})
         if wait is None:
-            self._finish(run, Outcome(RunStatus.FAILED, f"it could not be started: {outcome.reason}"), chance, tx)
+            failure = Outcome(RunStatus.FAILED, f"it could not be started: {outcome.reason}")
+            self._finish(run, failure, settings, chance, tx)
             return
         unstarted = dict.fromkeys(("boot_id", "pid", "pid_started", "delivered_at"))
         not_before = format_instant(now + wait)

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import partial
 
@@ -14,21 +15,24 @@ from daemon.config.live import LiveConfig
 from daemon.config.schema import Config
 from daemon.errors import NoRoomError, StoreUnavailableError
 from daemon.model import RunStatus
+from daemon.problems import described, standing_loop
 from daemon.runs.cancel import cancel_pending
 from daemon.runs.control import RunControl
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.settings import settings_for
 from daemon.store.cancellations import flag_cancellation
 from daemon.store.changes import Changes
-from daemon.store.connection import Transaction
+from daemon.store.connection import Transaction, concerns_others
 from daemon.store.fires import mark_launched
 from daemon.store.home import Home
-from daemon.store.runs import Run, change_status, get_run, next_attempt_at, occupied, startable
+from daemon.store.runs import Run, change_status, get_run, next_attempt_at, occupied, startable, started_runs
 
 _LOG = structlog.get_logger()
 _FLAG_TIME = 1.0  # seconds to wait until a cancellation is recorded before the agents are stopped
 _FLAG_TIME_AT_ONCE = 0.1  # likewise, if they must end at once
 _RETRY_AFTER = 1.0  # seconds, while the database cannot be written
+_FIRST_PUT_OFF, _LONGEST_PUT_OFF = 5.0, 300.0  # seconds until a run that cannot be started or stopped is retried
+_PART = "queue"
 
 
 class Queue:
@@ -44,6 +48,9 @@ class Queue:
         self._tasks = tasks
         self._wake = asyncio.Event()
         self._is_flagged = False
+        self._was_interrupted = False
+        self._put_off: dict[int, float] = {}
+        """Runs that cannot be started or stopped, with the monotonic time of the next attempt."""
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._open = True
         home.database.on_commit(self._committed)
@@ -81,14 +88,35 @@ class Queue:
 
     async def serve(self) -> None:
         """Start runs, and stop flagged ones, until the task is cancelled."""
-        while True:
-            self._wake.clear()
-            if self._is_flagged:
-                await self.apply_flags()
-            pause = await self._start_runs()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
+        await standing_loop(_PART, self._home.problems, self._work, self._rest)
+
+    async def _work(self) -> float | None:
+        self._wake.clear()
+        if self._was_interrupted:
+            await self._adopt_lost()
+        self._was_interrupted = True  # until the end of this work is reached
+        if self._is_flagged:
+            await self.apply_flags()
+        pause = await self._start_runs()
+        self._was_interrupted = False
+        return pause
+
+    async def _rest(self, pause: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+
+    async def _adopt_lost(self) -> None:
+        """Continue the runs that were claimed but not begun, because an error interrupted the work of the queue.
+
+        Those that are under way are known before the database is read: one that ends meanwhile must not be adopted,
+        since it could be put back and claimed again. The read waits behind a claim that is being written.
+        """
+        known = self.under_way
+        if self._open:
+            for run in await self._home.database.write_patiently(started_runs):
+                if run.id not in known:
+                    self.adopt(run)
 
     async def _start_runs(self) -> float | None:
         """Claim and start all runs that may start now; return the seconds until the next one, None if there is none."""
@@ -97,15 +125,47 @@ class Queue:
         config = self._live.config  # a reload may replace it meanwhile
         try:
             await self._home.database.check_room()
-            runs, again_at = await self._home.database.write(partial(self._claim, config))
+            claimed = await self._claimed(config)
         except NoRoomError:
             return _RETRY_AFTER
         except StoreUnavailableError as error:
             _LOG.error("[run] Runs are not started: the database cannot be written", error=str(error))
             return _RETRY_AFTER
-        for run in runs:
+        for run in claimed.runs:
             self._begin(run, self._pipeline.execute(run, config))
-        return None if again_at is None else max(0.0, (again_at - self._home.now()).total_seconds()) + 0.001
+        waits = [] if claimed.again_at is None else [(claimed.again_at - self._home.now()).total_seconds()]
+        waits += [at - time.monotonic() for at in self._put_off.values()]
+        return max(0.0, min(waits)) + 0.001 if waits else None
+
+    async def _claimed(self, config: Config) -> "_Claimed":
+        """Claim runs; those that cannot be claimed are put off, and do not affect the others."""
+        database = self._home.database
+        self._put_off = {run: at for run, at in self._put_off.items() if at > time.monotonic()}
+        try:
+            claimed = await database.write(partial(self._claim, config))
+        except Exception as error:
+            if concerns_others(error):
+                raise
+            await self._adopt_lost()
+            claimed = await database.write(partial(self._claim, config, guarded=True))
+        for run in claimed.runs:
+            self._home.problems.resolve(_PART, f"run {run.id}")
+        for run, reason in claimed.failures:
+            self._fail(run.id, reason, run.agent)
+        return claimed
+
+    def _fail(self, run_id: int, error: Exception, agent: str | None = None) -> float:
+        """Log and note that a run cannot be started or stopped, and put it off; return the seconds."""
+        subject, problems = f"run {run_id}", self._home.problems
+        pause = problems.next_pause(_PART, subject, first=_FIRST_PUT_OFF, longest=_LONGEST_PUT_OFF)
+        problems.report(_PART, described(error), subject=subject, agent=agent, retry_in=pause)
+        self._put_off[run_id] = time.monotonic() + pause
+        _LOG.error("[run] A run cannot be started or stopped; retrying", run_id=run_id, error=described(error))
+        return pause
+
+    def adopt_later(self) -> None:
+        """Have `serve` begin with adopting the runs that were started and are not under way."""
+        self._was_interrupted = True
 
     def adopt(self, run: Run) -> None:
         """Continue a run that an earlier daemon began."""
@@ -121,20 +181,39 @@ class Queue:
             del self._under_way[run_id]
         self._control.progress.set()
 
-    def _claim(self, config: Config, tx: Transaction) -> tuple[list[Run], datetime | None]:
-        """Move runs from pending to running within the limits; return them, and when the next one may start."""
-        now = self._home.now()
+    def _claim(self, config: Config, tx: Transaction, *, guarded: bool = False) -> "_Claimed":
+        """Move runs from pending to running within the limits.
+
+        A run that cannot be claimed raises an error, so that nothing is written. With `guarded`, which is slower, it
+        is left out and returned with its error, and the others are claimed.
+        """
+        now, without = self._home.now(), set(self._put_off)
         running, by_agent = occupied(tx)
-        claimed: list[Run] = []
+        claimed = _Claimed()
         while (room := config.daemon.max_concurrent_runs - running) > 0:
             full = [agent for agent, count in by_agent.items() if count >= _limit(config, agent)]
-            heads = startable(tx, now, full, min(room, 100))
+            heads = startable(tx, now, full, min(room, 100), without)
             fitting = [run for run in heads if _take_slot(config, run, by_agent)]
-            claimed += [self._claim_one(config, tx, run, now) for run in fitting]
-            running += len(fitting)
+            for run in fitting:
+                if guarded:
+                    self._claim_guarded(config, tx, run, now, claimed)
+                else:
+                    claimed.runs.append(self._claim_one(config, tx, run, now))
+            without |= {run.id for run, _ in claimed.failures}
+            running, by_agent = occupied(tx) if guarded else (running + len(fitting), by_agent)
             if not fitting:
                 break
-        return claimed, next_attempt_at(tx, now)
+        claimed.again_at = next_attempt_at(tx, now)
+        return claimed
+
+    def _claim_guarded(self, config: Config, tx: Transaction, run: Run, now: datetime, claimed: "_Claimed") -> None:
+        try:
+            with tx.savepoint():
+                claimed.runs.append(self._claim_one(config, tx, run, now))
+        except Exception as error:
+            if concerns_others(error):
+                raise
+            claimed.failures.append((run, error))
 
     def _claim_one(self, config: Config, tx: Transaction, run: Run, now: datetime) -> Run:
         settings = settings_for(config, run.agent)
@@ -162,9 +241,34 @@ class Queue:
     async def apply_flags(self) -> None:
         """Cancel the flagged runs: pending ones in the database, the others through their agents."""
         self._is_flagged = False
-        flags = await self._home.database.write_patiently(lambda tx: cancel_pending(tx, self._home.now()))
+        try:
+            flags, failures = await self._home.database.write_patiently(lambda tx: cancel_pending(tx, self._home.now()))
+        except Exception:
+            self._is_flagged = True
+            raise
         for flag in flags:
-            self._control.stop(flag.run_id, at_once=flag.at_once)
+            try:
+                self._control.stop(flag.run_id, at_once=flag.at_once)
+            except Exception as error:  # noqa: BLE001 - the others are stopped nevertheless
+                failures[flag.run_id] = error
+            if flag.run_id not in failures:
+                self._home.problems.resolve(_PART, f"run {flag.run_id}")
+        if failures:
+            pause = min(self._fail(run_id, error) for run_id, error in failures.items())
+            asyncio.get_running_loop().call_later(pause, self._flag_again)
+
+    def _flag_again(self) -> None:
+        self._is_flagged = True
+        self._wake.set()
+
+
+@dataclass
+class _Claimed:
+    """The runs that were claimed, those that could not be, and when the next one may start."""
+
+    runs: list[Run] = field(default_factory=list)
+    failures: list[tuple[Run, Exception]] = field(default_factory=list)
+    again_at: datetime | None = None
 
 
 def _limit(config: Config, agent: str) -> int:

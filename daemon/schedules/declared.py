@@ -3,7 +3,7 @@
 import sqlite3
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from daemon.errors import ConfigError
 from daemon.model import CONFIG_PRINCIPAL
 from daemon.rules.schedule_fields import BY_COLUMN, DEFINITION
 from daemon.schedules.revision import Revision, pause_columns, redefine, remove
-from daemon.store.connection import Transaction
+from daemon.store.connection import Transaction, concerns_others
 from daemon.store.schedules import (
     ScheduleRow,
     add_revision,
@@ -53,6 +53,11 @@ class _Declaration:
     live: ScheduleRow | None
     retired: ScheduleRow | None
 
+    @property
+    def address(self) -> str:
+        """The schedule's name for people: `AGENT/NAME`."""
+        return f"{self.agent}/{self.name}"
+
     @cached_property
     def changes(self) -> dict[str, list[Any]]:
         """The old and the new value of each column that differs."""
@@ -71,11 +76,10 @@ class _Declaration:
 
     def change(self) -> DeclaredChange | None:
         """Return what applying the schedule changes, None if nothing."""
-        address = f"{self.agent}/{self.name}"
         if self.live is None:
-            return DeclaredChange(address, "revived" if self.retired else "created")
+            return DeclaredChange(self.address, "revived" if self.retired else "created")
         if self.changes or self.new_pause:
-            return DeclaredChange(address, "changed", _in_file_terms(self.changes))
+            return DeclaredChange(self.address, "changed", _in_file_terms(self.changes))
         return None
 
 
@@ -86,35 +90,59 @@ def _in_file_terms(changes: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 def declared_changes(source: Transaction | sqlite3.Connection, config: Config) -> list[DeclaredChange]:
     """Return what applying the file's schedules would change; raise ConfigError if a name is taken."""
-    declarations, retiring = _compare(source, config)
+    declarations, retiring, _ = _compare(source, config)
     changes = [entry.change() for entry in declarations]
     return [*(DeclaredChange(row.address, "retired") for row in retiring), *(change for change in changes if change)]
 
 
-def sync_declared(tx: Transaction, config: Config, now: datetime) -> list[DeclaredChange]:
-    """Make the declared schedules of the database match the file; raise ConfigError if a name is taken."""
-    declarations, retiring = _compare(tx, config)
-    done = []
-    for row in retiring:
+def sync_declared(tx: Transaction, config: Config, now: datetime) -> tuple[list[DeclaredChange], dict[str, str]]:
+    """Make the declared schedules of the database match the file; raise ConfigError if a name is taken.
+
+    Return the changes, and why other schedules could not be changed; one of these does not affect the others.
+    """
+    declarations, retiring, failures = _compare(tx, config)
+    changes: list[DeclaredChange] = []
+    steps = [(row.address, partial(_retire, tx, row, now)) for row in retiring]
+    steps += [(entry.address, partial(_apply, tx, entry, now)) for entry in declarations]
+    for address, step in steps:
+        try:
+            change = step() if address not in failures else None
+        except Exception as error:
+            if concerns_others(error):
+                raise
+            failures[address] = f"{type(error).__name__}: {error}"
+        else:
+            changes += [] if change is None else [change]
+    return changes, failures
+
+
+def _retire(tx: Transaction, row: ScheduleRow, now: datetime) -> DeclaredChange | None:
+    with tx.savepoint():
         remove(tx, row, now, Revision(CONFIG_PRINCIPAL, "retire"))
-        done.append(DeclaredChange(row.address, "retired"))
-    for entry in declarations:
-        change = entry.change()
-        if change is None:
-            continue
+    return DeclaredChange(row.address, "retired")
+
+
+def _apply(tx: Transaction, entry: _Declaration, now: datetime) -> DeclaredChange | None:
+    """Apply a schedule of the file; return what that changes, None if nothing."""
+    change = entry.change()
+    if change is None:
+        return None
+    with tx.savepoint():
         if entry.live is not None:
             _update(tx, entry, entry.live, now)
         elif entry.retired is not None:
             _revive(tx, entry.retired, entry.definition, entry.schedule, now)
         else:
             _create(tx, entry, now)
-        done.append(change)
-    return done
+    return change
 
 
-def _compare(source: Transaction | sqlite3.Connection, config: Config) -> tuple[list[_Declaration], list[ScheduleRow]]:
-    """Return the file's schedules with their counterparts, and declared schedules that are no longer in the file."""
-    live = {(row.agent, row.name): row for row in live_schedules(source)}
+def _compare(
+    source: Transaction | sqlite3.Connection, config: Config
+) -> tuple[list[_Declaration], list[ScheduleRow], dict[str, str]]:
+    """Return the file's schedules with their counterparts, declared ones that it no longer has, and damaged ones."""
+    rows, damaged = live_schedules(source)
+    live = {(row.agent, row.name): row for row in rows}
     retired = {(row.agent, row.name): row for row in retired_schedules(source)}
     declarations = [
         _Declaration(
@@ -127,7 +155,8 @@ def _compare(source: Transaction | sqlite3.Connection, config: Config) -> tuple[
     if taken:
         raise ConfigError([_taken(config, entry.agent, entry.name) for entry in taken])
     kept = {(entry.agent, entry.name) for entry in declarations}
-    return declarations, [row for key, row in live.items() if row.source == "declared" and key not in kept]
+    retiring = [row for key, row in live.items() if row.source == "declared" and key not in kept]
+    return declarations, retiring, damaged
 
 
 def _taken(config: Config, agent: str, name: str) -> str:

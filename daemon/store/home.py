@@ -1,11 +1,12 @@
-"""What every part of one running daemon works on: its database, its state directory, its identity and its time."""
+"""What every part of one running daemon works on: database, state directory, identity, time, and current problems."""
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from daemon.problems import Problems
 from daemon.store.database import Database
 from daemon.units import utc_now
 
@@ -21,6 +22,7 @@ class Home:
     started: datetime
     """When this daemon started."""
     now: Callable[[], datetime] = utc_now
+    problems: Problems = field(default_factory=Problems)
 
 
 def instance_id(connection: sqlite3.Connection) -> str:

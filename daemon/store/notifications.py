@@ -10,6 +10,9 @@ from daemon.rules.notifications import Standing
 from daemon.store.connection import Transaction
 from daemon.units import format_instant, parse_instant
 
+_LONGEST_GAP = timedelta(days=36500)
+_MOST_COUNTED = 10**12
+
 
 @dataclass(frozen=True)
 class Notification:
@@ -33,22 +36,31 @@ def add_notification(tx: Transaction, target: str, event: dict[str, Any], now: d
     tx.changes.count("notification", target)
 
 
-def first_of_each(connection: sqlite3.Connection) -> list[Notification]:
-    """Return the next event for each target; events are sent in order."""
+def first_of_each(connection: sqlite3.Connection) -> tuple[list[Notification], list[tuple[int, str]]]:
+    """Return the next event for each target, and number and target of those whose rows are damaged.
+
+    Events are sent in order.
+    """
     rows = connection.execute(
         "SELECT * FROM notifications WHERE id IN (SELECT min(id) FROM notifications GROUP BY target)"
     )
-    return [
-        Notification(
-            row["id"],
-            row["target"],
-            json.loads(row["event"]),
-            parse_instant(row["created_at"]),
-            row["tries"],
-            parse_instant(row["next_try_at"]),
-        )
-        for row in rows
-    ]
+    found: list[Notification] = []
+    damaged: list[tuple[int, str]] = []
+    for row in rows:
+        try:
+            found.append(_notification_from(row))
+        except (ValueError, TypeError, RecursionError):
+            damaged.append((row["id"], row["target"]))
+    return found, damaged
+
+
+def _notification_from(row: sqlite3.Row) -> Notification:
+    """Return the Notification in a row; raise ValueError, TypeError or RecursionError for a damaged one."""
+    event = json.loads(row["event"])
+    if not isinstance(event, dict):
+        raise TypeError("the event is not a JSON object")
+    created_at, next_try_at = parse_instant(row["created_at"]), parse_instant(row["next_try_at"])
+    return Notification(row["id"], row["target"], event, created_at, row["tries"], next_try_at)
 
 
 def remove_notification(tx: Transaction, number: int) -> None:
@@ -64,12 +76,16 @@ def put_off_notification(tx: Transaction, number: int, until: datetime) -> None:
 
 
 def standing_of(tx: Transaction, subject: str) -> Standing | None:
-    """Return the known problem of a subject, None if it is healthy."""
+    """Return the known problem of a subject, None if it is healthy or its row is damaged."""
     row = tx.execute("SELECT * FROM notify_states WHERE subject = ?", (subject,)).fetchone()
     if row is None:
         return None
-    since, told_at = parse_instant(row["since"]), parse_instant(row["told_at"])
-    return Standing(row["state"], since, row["count"], told_at, timedelta(milliseconds=row["gap_ms"]))
+    try:
+        since, told_at = parse_instant(row["since"]), parse_instant(row["told_at"])
+        gap = min(timedelta(milliseconds=row["gap_ms"]), _LONGEST_GAP)
+    except (ValueError, OverflowError):  # the row is damaged: report the problem anew
+        return None
+    return Standing(row["state"], since, min(row["count"], _MOST_COUNTED), told_at, gap)
 
 
 def set_standing(tx: Transaction, subject: str, standing: Standing | None) -> None:

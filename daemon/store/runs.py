@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -230,8 +230,10 @@ def update_run(tx: Transaction, run_id: int, now: datetime, **columns: object) -
     tx.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*values.values(), run_id))
 
 
-def startable(tx: Transaction, now: datetime, full_agents: Iterable[str], limit: int) -> list[Run]:
-    """Return the head of the queue: the pending runs that may start now, in order.
+def startable(
+    tx: Transaction, now: datetime, full_agents: Iterable[str], limit: int, without: Collection[int] = ()
+) -> list[Run]:
+    """Return the head of the queue: the pending runs that may start now, in order, `without` some.
 
     A held run waits until its schedule has no unfinished run of an earlier due time, including later attempts at that.
     A new attempt waits for its `not_before`.
@@ -241,19 +243,23 @@ def startable(tx: Transaction, now: datetime, full_agents: Iterable[str], limit:
         "AND r.agent NOT IN (SELECT value FROM json_each(?)) "
         "AND NOT (r.held AND EXISTS (SELECT 1 FROM runs o WHERE o.schedule_id = r.schedule_id "
         "AND (o.scheduled_for, o.id) < (r.scheduled_for, r.id) AND o.completed_at IS NULL)) "
+        f"{'AND r.id NOT IN (SELECT value FROM json_each(?)) ' if without else ''}"
         "ORDER BY r.queue_class, r.scheduled_for, r.id LIMIT ?",
-        (format_instant(now), json.dumps(sorted(full_agents)), limit),
+        (format_instant(now), json.dumps(sorted(full_agents)), *([json.dumps([*without])] if without else []), limit),
     )
     return [run_from(row) for row in rows]
 
 
 def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:
-    """Return when the next waiting attempt may start, None if there is none."""
+    """Return when the next waiting attempt may start, None if there is none; in a minute if its row is damaged."""
     row = tx.execute(
         "SELECT min(not_before) AS at FROM runs WHERE status = 'pending' AND not_before > ?",
         (format_instant(now),),
     ).fetchone()
-    return parse_instant(row["at"]) if row["at"] else None
+    try:
+        return parse_instant(row["at"]) if row["at"] else None
+    except ValueError:
+        return now + timedelta(minutes=1)
 
 
 def rebase_waits(tx: Transaction, now: datetime) -> None:
@@ -263,7 +269,10 @@ def rebase_waits(tx: Transaction, now: datetime) -> None:
         (format_instant(now),),
     ).fetchall()
     for row in rows:
-        wait = max(timedelta(0), parse_instant(row["not_before"]) - parse_instant(row["updated_at"]))
+        try:
+            wait = max(timedelta(0), parse_instant(row["not_before"]) - parse_instant(row["updated_at"]))
+        except ValueError:  # the row is damaged: it has waited long enough
+            wait = timedelta(0)
         update_run(tx, row["id"], now, not_before=format_instant(now + wait))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
@@ -139,10 +140,25 @@ def get_schedule_by_id(source: Transaction | sqlite3.Connection, schedule_id: in
     return schedule_from(row) if row else None
 
 
-def live_schedules(source: Transaction | sqlite3.Connection) -> list[ScheduleRow]:
-    """Return all schedules that are not deleted, by address."""
-    rows = source.execute("SELECT * FROM schedules WHERE deleted_at IS NULL ORDER BY agent, name")
-    return [schedule_from(row) for row in rows]
+def live_schedules(source: Transaction | sqlite3.Connection) -> tuple[list[ScheduleRow], dict[str, str]]:
+    """Return all schedules that are not deleted, by address, and why the rows of others cannot be read."""
+    return _readable(live_rows(source))
+
+
+def live_rows(source: Transaction | sqlite3.Connection) -> list[sqlite3.Row]:
+    """Return the rows of all schedules that are not deleted, by address."""
+    return source.execute("SELECT * FROM schedules WHERE deleted_at IS NULL ORDER BY agent, name").fetchall()
+
+
+def _readable(rows: Iterable[sqlite3.Row]) -> tuple[list[ScheduleRow], dict[str, str]]:
+    found: list[ScheduleRow] = []
+    damaged: dict[str, str] = {}
+    for row in rows:
+        try:
+            found.append(schedule_from(row))
+        except UNDECIDABLE as error:
+            damaged[f"{row['agent']}/{row['name']}"] = f"its row is damaged: {error}"
+    return found, damaged
 
 
 def deleted_schedule(source: Transaction | sqlite3.Connection, agent: str, name: str) -> ScheduleRow | None:
@@ -156,11 +172,14 @@ def deleted_schedule(source: Transaction | sqlite3.Connection, agent: str, name:
 
 
 def retired_schedules(source: Transaction | sqlite3.Connection) -> list[ScheduleRow]:
-    """Return the schedules that were removed from the file; of several with one address, the latest is last."""
+    """Return the schedules that were removed from the file; of several with one address, the latest is last.
+
+    Those whose rows cannot be read are omitted.
+    """
     rows = source.execute(
         "SELECT * FROM schedules WHERE deleted_at IS NOT NULL AND source = 'declared' ORDER BY deleted_at, id"
     )
-    return [schedule_from(row) for row in rows]
+    return _readable(rows)[0]
 
 
 def due_schedules(tx: Transaction, now: datetime, limit: int) -> list[sqlite3.Row]:
@@ -203,6 +222,12 @@ def put_off(tx: Transaction, schedule_id: int, until: datetime) -> None:
     """Postpone the decision about a schedule's due times."""
     at = format_instant(until)
     tx.execute("UPDATE schedules SET wake_at = ?1, next_due = coalesce(next_due, ?1) WHERE id = ?2", (at, schedule_id))
+
+
+def set_cursor(tx: Transaction, schedule_id: int, cursor: datetime) -> None:
+    """Record that every due time up to the cursor is decided, of a schedule with a damaged row; the clock checks it."""
+    at = format_instant(cursor)
+    tx.execute("UPDATE schedules SET cursor = ?1, next_due = ?1, wake_at = ?1 WHERE id = ?2", (at, schedule_id))
 
 
 def schedules_ahead(tx: Transaction, now: datetime) -> list[sqlite3.Row]:

@@ -38,6 +38,7 @@ class Workspace:
     schedule_id: int | None
     status: RunStatus
     ended_at: datetime | None
+    """When its run ended; None if the run is active, or if that cannot be read."""
 
     @property
     def candidate(self) -> Candidate:
@@ -62,8 +63,16 @@ def workspace_from(row: sqlite3.Row) -> Workspace:
         schedule=row["schedule"],
         schedule_id=row["schedule_id"],
         status=RunStatus(row["status"]),
-        ended_at=parse_instant(row["completed_at"]) if row["completed_at"] else None,
+        ended_at=_instant_in(row["completed_at"]),
     )
+
+
+def _instant_in(text: str | None) -> datetime | None:
+    """Return an instant, None without one or if its row is damaged."""
+    try:
+        return parse_instant(text) if text else None
+    except ValueError:
+        return None
 
 
 def add_workspace(

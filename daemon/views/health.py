@@ -1,6 +1,8 @@
 """The current problems of the daemon, as status and health reports show them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from daemon.problems import Problems
 
 
 @dataclass
@@ -11,8 +13,12 @@ class Health:
     """Why the database cannot be written."""
     reload: str = ""
     """Why the last reload failed."""
+    failing: Problems = field(default_factory=Problems)
+    """What the parts of the daemon cannot do at the moment."""
 
     def problems(self) -> str:
         """Return all problems in one line."""
         not_reloaded = f"config not reloaded ({self.reload}), see the log" if self.reload else ""
-        return "; ".join(part for part in (self.store, not_reloaded) if part)
+        parts = ", ".join(f"{part} ({count})" for part, count in self.failing.by_part().items())
+        failing = f"errors in {parts}, see `agentcron status`" if parts else ""
+        return "; ".join(part for part in (self.store, not_reloaded, failing) if part)

@@ -149,7 +149,10 @@ def _workspace_of(connection: sqlite3.Connection, run_id: int) -> dict[str, Any]
 def _duration_ms(run: Run) -> int | None:
     if run.started_at is None or run.completed_at is None:
         return None
-    return (parse_instant(run.completed_at) - parse_instant(run.started_at)) // timedelta(milliseconds=1)
+    try:
+        return (parse_instant(run.completed_at) - parse_instant(run.started_at)) // timedelta(milliseconds=1)
+    except ValueError:  # somebody edited the row
+        return None
 
 
 def runs_page(

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +12,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from daemon.model import RunStatus
+from daemon.problems import Problem
 from daemon.rules.budget import calendar_day
 from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, SPENT, count_pending, run_from
 from daemon.store.schedules import SELECT_WITHOUT_INPUT, UNDECIDABLE, schedule_from
@@ -23,6 +24,7 @@ _FEW = 5
 _MANY = 500
 _RUNNING = "r.completed_at IS NULL AND r.status IN ('running', 'suspended')"
 _HOURS = 24
+_MOST_PROBLEMS = 100
 _WORST_LAST = (
     RunStatus.PENDING,
     RunStatus.COMPLETED,
@@ -40,10 +42,22 @@ class _Spent(TypedDict):
     tokens_today: int
 
 
+class ProblemView(TypedDict):
+    """One thing that fails and is retried; without a subject, a part of the daemon as a whole."""
+
+    part: str
+    subject: str | None
+    reason: str
+    since: str
+    failures: int
+    retry_at: str | None
+
+
 class StatusView(_Spent):
     """How the daemon is doing; `running` and `timeline` hold at most 500 entries, and the totals count all."""
 
     daemon: dict[str, Any]
+    problems: list[ProblemView]
     running: list[RunView]
     running_total: int
     pending: int
@@ -64,12 +78,14 @@ def status_view(
     agents: list[str] | None = None,
     *,
     problems: str | None,
+    failing: Sequence[ProblemView] = (),
     sweeps: Mapping[str, dict[str, int]] = MappingProxyType({}),
 ) -> StatusView:
-    """Return active runs, next starts, last failures, the last 24 hours, the cost of today, and disk usage.
+    """Return problems, active runs, next starts, last failures, the last 24 hours, the cost of today, and disk usage.
 
     `daemon` is the daemon's pid, None without one; `problems` are those that it reports, empty if it is healthy and
-    None if it does not respond. `agents` are the visible agents, None for all. `sweeps` holds the progress of running
+    None if it does not respond; `failing` names each thing that fails. `agents` are the visible agents, None for all.
+    `sweeps` holds the progress of running
     sweeps. Today is the calendar day in `zone`.
     """
     seen = {"agents": None if agents is None else json.dumps(agents)}
@@ -84,6 +100,7 @@ def status_view(
             "pid": daemon,
             "uptime": _uptime(daemon, now),
         },
+        "problems": [*failing],
         "running": running,
         "running_total": _count(connection, _RUNNING, seen),
         "pending": count_pending(connection),
@@ -95,6 +112,22 @@ def status_view(
         "sweeps": dict(sweeps),
         "disk": _disk(state_dir),
     }
+
+
+def problem_views(problems: Iterable[Problem], agents: list[str] | None) -> list[ProblemView]:
+    """Return problems as people see them who may see those agents, None for all; not more than can be read."""
+    seen = [one for one in problems if agents is None or one.subject is None or one.agent in agents]
+    return [
+        {
+            "part": one.part,
+            "subject": one.subject,
+            "reason": one.reason if agents is None or one.agent in agents else "see the log",
+            "since": format_instant(one.since),
+            "failures": one.failures,
+            "retry_at": None if one.retry_at is None else format_instant(one.retry_at),
+        }
+        for one in seen[:_MOST_PROBLEMS]
+    ]
 
 
 def _is_seen(column: str) -> str:
@@ -151,7 +184,10 @@ def _timeline(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any
     )
     found: dict[str, list[list[RunStatus]]] = {}
     for row in rows:
-        hour = (parse_instant(row["at"]) - begin) // timedelta(hours=1)
+        try:
+            hour = (parse_instant(row["at"]) - begin) // timedelta(hours=1)
+        except ValueError:  # somebody edited the row
+            continue
         if 0 <= hour < _HOURS:
             hours = found.setdefault(f"{row['agent']}/{row['name']}", [[] for _ in range(_HOURS)])
             hours[hour].append(RunStatus(row["status"]))

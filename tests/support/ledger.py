@@ -43,7 +43,8 @@ class Ledger:
         file = self.folder / "config.toml"
         file.write_text("\n".join(["[agents.a]", 'command = ["true"]', *schedule]))
         config = load_config(file, {})
-        return await self.database.write(lambda tx: sync_declared(tx, config, at))
+        changes, _ = await self.database.write(lambda tx: sync_declared(tx, config, at))
+        return changes
 
     async def decide(self, now: datetime, *, agents: tuple[str, ...] = ("a",)) -> list[Fire]:
         """Decide everything that is due by now, as the clock does."""

@@ -224,8 +224,10 @@ class SupervisorHandle:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         loop.add_reader(self._descriptor, ended.set_result, None)
-        ended.add_done_callback(lambda _: loop.remove_reader(self._descriptor))
-        await ended
+        try:
+            await ended
+        finally:  # before the descriptor is closed, whose number another run may get
+            loop.remove_reader(self._descriptor)
 
     def close(self) -> None:
         """Close the handle: a supervisor that has its spec continues, any other ends."""

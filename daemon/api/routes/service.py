@@ -16,7 +16,7 @@ from daemon.metrics import Visible
 from daemon.store.runs import count_active
 from daemon.store.workspaces import count_workspaces
 from daemon.units import utc_now
-from daemon.views.status import StatusView, status_view
+from daemon.views.status import ProblemView, StatusView, problem_views, status_view
 
 
 class ReloadView(TypedDict):
@@ -33,13 +33,14 @@ class Health(TypedDict):
 
 
 class DaemonView(TypedDict):
-    """Which daemon this is: its config file, its state directory, and its current problem."""
+    """Which daemon this is: its config file, its state directory, and its current problems."""
 
     pid: int
     config_file: str
     state_dir: str
     timezone: str
     amiss: str | None
+    problems: list[ProblemView]
 
 
 async def _reload(call: ApiCall) -> web.StreamResponse:
@@ -57,13 +58,16 @@ def _refuse_runs(call: ApiCall) -> None:
 async def _status(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
     agents = await call.context.access.readable_agents(call.principal)
+    failing = problem_views(call.context.home.problems.current(), agents)
     problems, zone = call.context.health.problems(), call.context.config.daemon.timezone
     progress = {"cleanup": call.context.cleanup.progress, "retention": call.context.retention.progress}
     sweeps = {name: dict(vars(sweep)) for name, sweep in progress.items() if sweep is not None}
 
     def view(connection: sqlite3.Connection) -> StatusView:
         folder, now = call.context.home.state_dir, utc_now()
-        return status_view(connection, folder, os.getpid(), now, zone, agents, problems=problems, sweeps=sweeps)
+        return status_view(
+            connection, folder, os.getpid(), now, zone, agents, problems=problems, failing=failing, sweeps=sweeps
+        )
 
     return await call.answer(view)
 
@@ -71,6 +75,7 @@ async def _status(call: ApiCall) -> web.StreamResponse:
 async def _daemon(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
     config = call.context.config
+    agents = await call.context.access.readable_agents(call.principal)
     return reply(
         DaemonView(
             pid=os.getpid(),
@@ -78,6 +83,7 @@ async def _daemon(call: ApiCall) -> web.StreamResponse:
             state_dir=str(call.context.home.state_dir),
             timezone=config.daemon.timezone,
             amiss=call.context.health.problems() or None,
+            problems=problem_views(call.context.home.problems.current(), agents),
         )
     )
 
@@ -93,7 +99,8 @@ async def _metrics(call: ApiCall) -> web.StreamResponse:
     workspaces = await call.context.home.database.read(count_workspaces)
     agents = await call.context.access.readable_agents(call.principal)
     visible = None if agents is None else _visible(call.context.config, agents)
-    text = await asyncio.to_thread(call.context.metrics.text, active, workspaces, visible)
+    problems = call.context.home.problems.by_part()
+    text = await asyncio.to_thread(call.context.metrics.text, active, workspaces, problems, visible)
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
@@ -106,7 +113,7 @@ def _visible(config: Config, agents: list[str]) -> Visible:
 
 ROUTES = [
     Route("POST", "/reload", "reload the config file", _reload, ReloadView, refusals=(400,)),
-    Route("GET", "/daemon", "which daemon this is, and its current problem", _daemon, DaemonView),
+    Route("GET", "/daemon", "which daemon this is, and its current problems", _daemon, DaemonView),
     Route("GET", "/status", "how the daemon is doing", _status, StatusView),
     Route("GET", "/healthz", "whether the daemon answers", _healthz, Health, is_open=True),
     Route("GET", "/metrics", "metrics for Prometheus", _metrics, "text/plain"),
