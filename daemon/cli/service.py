@@ -105,11 +105,11 @@ def check(
 
 
 def _refuse_bad_tokens(config: "Config") -> None:
-    """Raise ConfigError for a token that the daemon would refuse; those that we may not read are warned of."""
+    """Raise ConfigError for a token file that the daemon would refuse; those that we may not read are warned of."""
     from daemon.config.secrets import read_token
 
     for token in config.control.tokens:
-        if os.access(config.resolve(token.file), os.R_OK):
+        if token.file is not None and os.access(config.resolve(token.file), os.R_OK):
             read_token(config, token)
 
 

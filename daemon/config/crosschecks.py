@@ -22,7 +22,7 @@ def cross_check(raw: dict[str, Any]) -> Iterator[BrokenRule]:
     if "listen" in control and not control.get("tokens"):
         yield (
             ("control", "listen"),
-            "listening on TCP requires tokens; add tokens = [{ name = ..., file = ... }]",
+            "listening on TCP requires tokens; add tokens = [{ name = ..., credential = ... }] or file = ...",
         )
     yield from _tokens(control.get("tokens"))
     environments = _table(raw, "environments")
@@ -39,10 +39,17 @@ def cross_check(raw: dict[str, Any]) -> Iterator[BrokenRule]:
 
 
 def _tokens(tokens: object) -> Iterator[BrokenRule]:
-    names = [token.get("name") for token in tokens if isinstance(token, dict)] if isinstance(tokens, list) else []
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            yield ("control", "tokens", number, "name"), "duplicate name of a token; access rights need unique names"
+    names: list[object] = []
+    for number, token in enumerate(tokens if isinstance(tokens, list) else []):
+        path, keys = ("control", "tokens", number), token if isinstance(token, dict) else {}
+        name = keys.get("name")
+        if name is not None and name in names:
+            yield (*path, "name"), "duplicate name of a token; access rights need unique names"
+        names.append(name)
+        if {"credential", "file"} <= keys.keys():
+            yield (*path, "file"), "both credential and file are set; remove one of them"
+        elif keys and not {"credential", "file"} & keys.keys():
+            yield path, "no token; set credential or file"
 
 
 def _notified_agents(path: KeyPath, names: object, agents: dict[str, Any]) -> Iterator[BrokenRule]:

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from daemon.config.values import (
     Argv,
     ConfigPath,
+    CredentialName,
     CronText,
     Duration,
     Instant,
@@ -18,6 +19,7 @@ from daemon.config.values import (
     Name,
     PositiveDuration,
     Quota,
+    Secret,
     SecretValue,
     Size,
     SocketPath,
@@ -56,7 +58,15 @@ class Token(Section):
     """A bearer token for the control API over TCP."""
 
     name: Name
-    file: ConfigPath
+    file: ConfigPath | None = None
+    credential: CredentialName | None = None
+
+    @property
+    def secret(self) -> Secret:
+        """Where the token is read from; crosschecks ensure that exactly one of the two is set."""
+        if self.credential is not None:
+            return Secret("credential", self.credential)
+        return Secret("file", str(self.file))
 
 
 class Control(Section):

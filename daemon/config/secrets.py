@@ -54,21 +54,22 @@ def read_secret(config: Config, name: str, secret: Secret, environment: Mapping[
             if not folder:
                 raise SecretError(
                     f"{name}: credential {secret.value!r} is not available: $CREDENTIALS_DIRECTORY is not set; "
-                    'add LoadCredential= to the service, or use { file = "PATH" }'
+                    'add LoadCredential= to the service, or name a file instead: file = "PATH"'
                 )
             return _read(name, Path(folder) / secret.value)
 
 
-def read_token(config: Config, token: Token) -> str:
+def read_token(config: Config, token: Token, environment: Mapping[str, str] = os.environ) -> str:
     """Return a token of the control API; raise ConfigError if it cannot be used."""
-    where, file = f"{config.file}: control.tokens: {token.name}", config.resolve(token.file)
+    where = f"{config.file}: control.tokens: {token.name}"
     try:
-        value = _read(where, file).strip()
+        value = read_secret(config, where, token.secret, environment).strip()
     except SecretError as error:
         raise ConfigError([str(error)]) from None
     if len(value) < _SHORTEST_TOKEN or not value.isascii() or not value.isprintable() or " " in value:
-        problem = f"{where}: the token in {file} must have at least {_SHORTEST_TOKEN} ASCII characters and no spaces"
-        raise ConfigError([f"{problem}; make one with: head -c 32 /dev/urandom | base64 >{file}"])
+        problem = f"{where}: a token must have at least {_SHORTEST_TOKEN} ASCII characters and no spaces"
+        target = f" >{config.resolve(Path(token.secret.value))}" if token.secret.source == "file" else ""
+        raise ConfigError([f"{problem}; make one with: head -c 32 /dev/urandom | base64{target}"])
     return value
 
 

@@ -104,6 +104,12 @@ def _variable(value: str) -> str:
     return value
 
 
+def _credential(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", value):
+        raise ValueError(f"{value!r} is not a name of a credential; use letters, digits, '_', '.' and '-'")
+    return value
+
+
 def _socket(value: Path) -> Path:
     if len(os.fsencode(value.name)) > _LONGEST_SOCKET_NAME:
         raise ValueError(f"the file name is too long for a socket; at most {_LONGEST_SOCKET_NAME} bytes are allowed")
@@ -124,6 +130,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Url = Annotated[str, AfterValidator(_url)]
 ListenAddress = Annotated[str, AfterValidator(_listen)]
 Variable = Annotated[str, AfterValidator(_variable)]
+CredentialName = Annotated[str, AfterValidator(_credential)]
 Argv = Annotated[list[str], Field(min_length=1)]
 
 
@@ -145,10 +152,8 @@ def _secret(value: object) -> Secret:
         case str():
             return Secret("plain", value)
         case {"credential": str() as name, **rest} if not rest:
-            if not re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", name):
-                raise ValueError(f"{name!r} is not a name of a credential; use letters, digits, '_', '.' and '-'")
-            return Secret("credential", name)
-        case {"file": str() as path, **rest} if path and not rest:
+            return Secret("credential", _credential(name))
+        case {"file": str() as path, **rest} if path and "\0" not in path and not rest:
             return Secret("file", path)
         case {"inherit": True, **rest} if not rest:
             return Secret("inherit")

@@ -176,6 +176,19 @@ def test_a_token_that_cannot_be_used_is_a_config_error(
     assert "Traceback" not in daemon.log_text()
 
 
+def test_a_token_may_be_a_credential_of_the_service(start_daemon: StartDaemon, tmp_path: Path, port: int) -> None:
+    (tmp_path / "credentials").mkdir()
+    (tmp_path / "credentials/api").write_text(f"{TOKEN}\n")
+    control = f'[control]\nlisten = "127.0.0.1:{port}"\ntokens = [{{ name = "ci", credential = "api" }}]\n'
+    text = CONFIG.replace("[control]\n", control)
+    refused = start_daemon(text, ready=False)
+    assert refused.process.wait(20) == 2
+    assert "control.tokens: ci: credential 'api' is not available" in refused.log_text()
+    start_daemon(text, CREDENTIALS_DIRECTORY=str(tmp_path / "credentials"))
+    headers = f"HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+    assert ask_tcp(port, f"GET /runs {headers}".encode()) == 200
+
+
 def test_a_stale_socket_is_replaced_and_a_live_one_never_stolen(start_daemon: StartDaemon, tmp_path: Path) -> None:
     path = tmp_path / "c.sock"
     first = start_daemon(CONFIG)
