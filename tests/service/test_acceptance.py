@@ -24,6 +24,9 @@ max_concurrent_runs = 20
 on_stop = "{on_stop}"
 stop_timeout = "5s"
 
+[control]
+group = "agentcron-users"
+
 [environments.work]
 mode = "git"
 repository = "/srv/site.git"
@@ -114,6 +117,16 @@ def configure(host: Host, on_stop: str = "detach") -> None:
     host.run("systemctl reload agentcron")
 
 
+def mode(host: Host, path: str) -> str:
+    """Return owner, group and mode of a file."""
+    return host.run(f"stat -c '%U %G %a' {path}").strip()
+
+
+def as_person(host: Host, name: str, command: str) -> str:
+    """Return what a command prints when a person of the host runs it."""
+    return host.run(f"runuser -u {name} -- {command}", check=False)
+
+
 def wait_for_restart(host: Host, before: str) -> None:
     wait_until(
         lambda: main_pid(host) not in {before, "0"} and "active" in state(host),
@@ -127,8 +140,12 @@ def test_the_readmes_lines_install_it_and_the_first_run_completes(host: Host) ->
     host.run("cd /var/tmp/here\n" + readme("## As a service"), timeout=240)
     assert host.run("systemctl is-active agentcron").strip() == "active"
     wait_for_runs(host, "hello", 1, status="completed")
-    assert host.run("stat -c '%U %G %a' /etc/agentcron/config.toml").split() == ["root", "agentcron", "640"]
-    assert host.run("stat -c '%U %a' /var/lib/agentcron").split() == ["agentcron", "700"]
+    assert mode(host, "/etc/agentcron/config.toml") == "root agentcron-users 640"
+    assert mode(host, "/etc/agentcron") == "root agentcron-users 750"
+    assert mode(host, "/etc/agentcron/secrets") == "root agentcron 750"
+    assert mode(host, "/var/lib/agentcron") == "agentcron agentcron 700"
+    assert mode(host, "/run/agentcron/control.sock") == "agentcron agentcron-users 660"
+    assert host.run("systemctl show -P LimitCORE agentcron").strip() == "0"
     assert "Permission denied" not in host.run("journalctl -u agentcron --no-pager")
 
 
@@ -139,11 +156,12 @@ def test_a_reload_is_applied_and_a_broken_one_changes_nothing(host: Host) -> Non
         "git -c user.name=a -c user.email=a@example.org commit -q --allow-empty -m one; "
         "git push -q origin HEAD:main; chown -R agentcron: /srv/site.git"
     )
-    (host.root / "etc/agentcron/pass").write_text("sesame\n")
+    (host.root / "etc/agentcron/secrets/pass").write_text("sesame\n")
+    (host.root / "etc/agentcron/secrets/pass").chmod(0o600)
     drop_in = host.root / "etc/systemd/system/agentcron.service.d/test.conf"
     drop_in.parent.mkdir()
     drop_in.write_text(
-        "[Service]\nLoadCredential=pass:/etc/agentcron/pass\nWatchdogSec=2s\nReadWritePaths=/srv/site.git\n"
+        "[Service]\nLoadCredential=pass:/etc/agentcron/secrets/pass\nWatchdogSec=2s\nReadWritePaths=/srv/site.git\n"
     )
     configure(host)
     host.run("systemctl daemon-reload && systemctl restart agentcron")
@@ -265,6 +283,56 @@ def test_doctor_checks_as_the_daemons_user(host: Host) -> None:
     host.run("agentcron doctor")
 
 
+def test_people_use_the_command_line_and_read_no_secret(host: Host) -> None:
+    """A token by credential is a file of root alone; one by file is also of the daemon, and so are old ones."""
+    secrets = "/etc/agentcron/secrets"
+    host.run(f"""
+        useradd -m bob; usermod -aG agentcron-users bob; cd {secrets}
+        echo token-of-the-credential >ci; chmod 600 ci
+        echo token-in-the-directory >file.token; echo token-beside-the-config >../old.token
+        chgrp agentcron file.token ../old.token; chmod 640 file.token ../old.token""")
+    tokens = ['{ name = "ci", credential = "ci" }', '{ name = "file", file = "secrets/file.token" }']
+    tokens.append('{ name = "old", file = "old.token" }')
+    config = host.root / "etc/agentcron/config.toml"
+    config.write_text(config.read_text().replace("[control]\n", f"[control]\ntokens = [{', '.join(tokens)}]\n"))
+    drop_in = host.root / "etc/systemd/system/agentcron.service.d/tokens.conf"
+    drop_in.write_text(f"[Service]\nLoadCredential=ci:{secrets}/ci\n")
+    host.run("systemctl daemon-reload; systemctl restart agentcron")
+    assert "run_schedules" in as_person(host, "bob", "agentcron schedules list --json")
+    assert "is valid" in as_person(host, "bob", "agentcron check")
+    for secret in ("secrets/ci", "secrets/file.token", "secrets/pass", "old.token"):
+        assert "Permission denied" in as_person(host, "bob", f"cat /etc/agentcron/{secret}"), secret
+    assert "Permission denied" in as_person(host, "bob", "sh -c 'echo >>/etc/agentcron/config.toml'")
+    assert "Permission denied" in as_person(host, "bob", "ls /var/lib/agentcron")
+    assert json.loads(host.run("agentcron doctor --json"))["errors"] == 0
+
+
+def test_an_installation_whose_people_read_its_secrets_is_upgraded_by_the_readmes_lines(host: Host) -> None:
+    """Until version 0.1, one group was for people and for the daemon's secrets."""
+    config = host.root / "etc/agentcron/config.toml"
+    config.write_text(config.read_text().replace('group = "agentcron-users"\n', ""))
+    host.run("""
+        gpasswd -d agentcron agentcron-users; groupdel agentcron-users; rm /etc/sysusers.d/agentcron.conf
+        printf 'z /etc/agentcron 0750 root agentcron\nz /etc/agentcron/config.toml 0640 root agentcron\n' \
+            >/etc/tmpfiles.d/agentcron.conf
+        systemd-tmpfiles --create /etc/tmpfiles.d/agentcron.conf
+        useradd -m carol; usermod -aG agentcron carol; systemctl restart agentcron""")
+    assert as_person(host, "carol", "cat /etc/agentcron/old.token") == "token-beside-the-config\n"
+    upgrade = readme("**Upgrade**").replace("--upgrade", "--force-reinstall --no-deps")
+    host.run(f"cd /var/tmp/here\n{upgrade}", timeout=240)
+    config.write_text(config.read_text().replace("[control]\n", '[control]\ngroup = "agentcron-users"\n'))
+    host.run(readme("**move these people**"))
+    host.wait_for("agentcron status")
+    assert "run_schedules" in as_person(host, "carol", "agentcron schedules list --json")
+    assert "Permission denied" in as_person(host, "carol", "cat /etc/agentcron/old.token")
+    assert mode(host, "/etc/agentcron/config.toml") == "root agentcron-users 640"
+    assert mode(host, "/run/agentcron/control.sock") == "agentcron agentcron-users 660"
+    assert json.loads(host.run("agentcron doctor --json"))["errors"] == 0
+    host.run("rm /etc/systemd/system/agentcron.service.d/tokens.conf; systemctl daemon-reload")
+    config.write_text(CONFIG.format(on_stop="detach"))
+    host.run("systemctl restart agentcron")
+
+
 def test_a_user_who_may_not_read_the_config_gets_an_error(host: Host) -> None:
     told = host.run("runuser -u nobody -- agentcron runs list", check=False)
     assert "no permission to read /etc/agentcron/config.toml" in told
@@ -309,6 +377,7 @@ def test_a_persons_own_daemon_runs_by_the_readmes_lines_and_loses_no_run_at_a_re
 
     as_alice(readme("Your own daemon").replace("loginctl", "true loginctl"))
     assert as_alice("systemctl --user is-active agentcron").strip() == "active"
+    assert as_alice("systemctl --user show -P LimitCORE agentcron").strip() == "0"
     long = '[agents.long]\ncommand = ["sleep", "600"]\n[agents.long.schedules.never]\nevery = "36500d"\n'
     as_alice(f"cat >>.config/agentcron/config.toml <<'END'\n{long}END\nsystemctl --user reload agentcron")
     wait_until(lambda: "long/never" in as_alice("agentcron schedules list"), deadline=20)
