@@ -1,13 +1,18 @@
 """`agentcron backup` and `restore`: save the database to one file, and restore it."""
 
+import contextlib
+import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from daemon.cli.output import print_json
 from daemon.cli.parameters import Json
+
+if TYPE_CHECKING:
+    from daemon.store.backup import Contents
 
 
 def register(app: typer.Typer) -> None:
@@ -29,27 +34,53 @@ def backup(
     """
     from daemon.cli.locate import find_daemon
     from daemon.cli.offline import has_database
+    from daemon.cli.privileges import acts_for_root
     from daemon.cli.progress import Bar
     from daemon.config.paths import state_dir
     from daemon.errors import NotFoundError
-    from daemon.store.backup import back_up
-    from daemon.text import plural
+    from daemon.store.backup import back_up, check_target
+    from daemon.text import escape, plural
     from daemon.units import format_size, utc_now
 
     config = find_daemon(context.obj)
     folder = state_dir(config)
     if not has_database(config):
         raise NotFoundError(f"nothing to back up: no database in {folder} yet")
-    with Bar("Backing up") as bar:
-        contents = back_up(folder, file, utc_now(), bar.show)
-    size = file.stat().st_size
+    if acts_for_root():
+        contents, size = _back_up_for_root(folder, file)
+    else:
+        target = check_target(folder, file)
+        with Bar("Backing up") as bar:
+            contents = back_up(folder, target, utc_now(), bar.show)
+        size = target.stat().st_size
     if json:
         facts: dict[str, Any] = {key: value for key, value in asdict(contents).items() if key != "hook_key"}
         print_json({"file": str(file.absolute()), "bytes": size, **facts})
         return
     counts = f"{plural(contents.runs, 'run')}, {plural(contents.schedules, 'schedule')}"
-    print(f"Wrote {file}: {counts}, {format_size(size)}, verified.")
-    print(f"Outputs and artifacts are not included: back up {folder / 'runs'} separately.")
+    print(f"Wrote {escape(str(file))}: {counts}, {format_size(size)}, verified.")
+    print(f"Outputs and artifacts are not included: back up {escape(str(folder / 'runs'))} separately.")
+
+
+def _back_up_for_root(folder: Path, file: Path) -> "tuple[Contents, int]":
+    """Back up as the daemon's user into a file that root opens; return what the backup holds, and its size."""
+    from daemon.cli.privileges import as_root, give_up_root
+    from daemon.cli.progress import Bar
+    from daemon.cli.publisher import publisher
+    from daemon.store.backup import back_up_into, check_target
+    from daemon.store.ownership import refuse_links_of_others
+    from daemon.units import utc_now
+
+    with contextlib.ExitStack() as stack:
+        with as_root():
+            refuse_links_of_others(file)
+            target = check_target(folder, file)
+            place = stack.enter_context(publisher(target))
+        give_up_root()
+        with Bar("Backing up") as bar:
+            contents = back_up_into(place.descriptor, folder, target, utc_now(), bar.show)
+        place.publish()
+        return contents, os.fstat(place.descriptor).st_size
 
 
 def restore(
@@ -68,10 +99,13 @@ def restore(
     from daemon.notify.outbox import Outbox
     from daemon.recovery.restore import restore as restore_database
     from daemon.store.backup import BackupFile
-    from daemon.text import plural
+    from daemon.store.ownership import refuse_links_of_others
+    from daemon.text import escape, plural
     from daemon.units import utc_now
 
     config = read_config(context.obj)
+    if os.geteuid() == 0:
+        refuse_links_of_others(file)
     source = BackupFile(file)
     become_owner(state_dir(config))
     restored = restore_database(state_dir(config), source, utc_now(), Outbox(LiveConfig(config)))
@@ -91,7 +125,7 @@ def restore(
         )
         return
     counts = f"{plural(contents.runs, 'run')} and {plural(contents.schedules, 'schedule')}"
-    print(f"Restored {counts} as of {contents.made_at or 'the time of the copy'}.")
+    print(f"Restored {counts} as of {escape(contents.made_at or 'the time of the copy')}.")
     print(
         f"The next run is number {restored.numbers_from}. Due times before now count as missed and are not caught up."
     )
@@ -99,6 +133,6 @@ def restore(
         first, last, runs = restored.unknown[0], restored.unknown[-1], plural(len(restored.unknown), "run")
         print(f"Not in the backup: {runs}, numbers {first} to {last}; the folders in runs/ are kept.")
     if restored.replaced is not None:
-        print(f"The previous database is now {restored.replaced}; delete it when you no longer need it.")
+        print(f"The previous database is now {escape(str(restored.replaced))}; delete it when you no longer need it.")
     if restored.replaced_folders is not None:
-        print(f"Folders of other runs with the same numbers were moved to {restored.replaced_folders}.")
+        print(f"Folders of other runs with the same numbers were moved to {escape(str(restored.replaced_folders))}.")

@@ -1,7 +1,6 @@
 """Cancel runs: through the daemon, or by a flag in the database that the next daemon obeys."""
 
 import contextlib
-import getpass
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -9,13 +8,14 @@ from typing import Any
 
 from daemon.cli.client import Client
 from daemon.cli.offline import check_schema, has_database, may_use
+from daemon.cli.privileges import asker, give_up_root
 from daemon.config.paths import state_dir
 from daemon.config.schema import Config
 from daemon.errors import DaemonUnreachableError, ForbiddenError, NotFoundError, RefusedError, StoreError
 from daemon.model import ACTIVE, DATABASE
 from daemon.store.cancellations import flag_cancellation
 from daemon.store.connection import Transaction, connect
-from daemon.store.lock import running_daemon
+from daemon.store.lock import check_owner, running_daemon
 from daemon.store.runs import Run, active_runs, get_run
 from daemon.units import utc_now
 from daemon.views.runs import run_view
@@ -30,8 +30,9 @@ def request_cancellation(config: Config, number: int) -> tuple[dict[str, Any], b
             raise
     if not has_database(config):
         raise NotFoundError(f"there is no database in {state_dir(config)} yet, so there is no run {number}")
+    principal = asker()
     with _write_transaction(config) as tx:
-        return dict(run_view(_flag(tx, number))), False
+        return dict(run_view(_flag(tx, number, principal))), False
 
 
 def cancel_all(config: Config) -> tuple[list[int], bool]:
@@ -43,8 +44,9 @@ def cancel_all(config: Config) -> tuple[list[int], bool]:
             raise
     if not has_database(config):
         raise NotFoundError(f"nothing to cancel: no daemon runs on {state_dir(config)}, and it has no database yet")
+    principal = asker()
     with _write_transaction(config) as tx:
-        return [_flag(tx, number).id for number in active_runs(tx)], False
+        return [_flag(tx, number, principal).id for number in active_runs(tx)], False
 
 
 def _cancel_through_daemon(client: Client) -> list[int]:
@@ -72,8 +74,10 @@ def _needs_daemon(config: Config) -> bool:
 
 @contextlib.contextmanager
 def _write_transaction(config: Config) -> Iterator[Transaction]:
-    """Open a write transaction on the database; raise StoreError if it cannot be written."""
+    """Open a write transaction on the database; raise StoreError if it cannot be written, RefusedError if not ours."""
+    give_up_root()
     path = state_dir(config) / DATABASE
+    check_owner(path.parent)
     try:
         with contextlib.closing(connect(path)) as connection:
             check_schema(connection, path)
@@ -84,11 +88,11 @@ def _write_transaction(config: Config) -> Iterator[Transaction]:
         raise StoreError(f"cannot write {path}: {error}") from None
 
 
-def _flag(tx: Transaction, number: int) -> Run:
+def _flag(tx: Transaction, number: int, principal: str) -> Run:
     run = get_run(tx, number)
     if run is None:
         raise NotFoundError(f"no run {number}; `agentcron runs list` shows the runs")
     if run.status not in ACTIVE:
         raise RefusedError(f"run {number} has already ended ({run.status})")
-    flag_cancellation(tx, number, utc_now(), getpass.getuser())
+    flag_cancellation(tx, number, utc_now(), principal)
     return run

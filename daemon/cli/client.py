@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from daemon.cli.privileges import as_root
 from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.errors import (
@@ -23,7 +24,7 @@ from daemon.errors import (
     RefusedError,
 )
 from daemon.rules.schedule_fields import FIELDS
-from daemon.socket_peer import SocketPeer
+from daemon.socket_peer import SocketPeer, user_of_peer
 from daemon.store.lock import socket_in_use
 
 _TIMEOUT = 60.0  # seconds
@@ -33,13 +34,25 @@ _ERRORS: dict[int, type[Exception]] = {400: InvalidError, 403: ForbiddenError, 4
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to a Unix socket whose path may be longer than sockaddr_un allows."""
+    """A connection to a Unix socket whose path may be longer than sockaddr_un allows.
+
+    Root's command connects as root, but only to the daemon of the user that it acts as: a link may lead elsewhere.
+    """
 
     def __init__(self, path: Path, timeout: float | None) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
+        user = os.geteuid()
+        with as_root():
+            is_root = os.geteuid() != user
+            self._connect()
+        if is_root and user_of_peer(self.sock) != user:
+            self.close()
+            self._connect()
+
+    def _connect(self) -> None:
         folder = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -10,6 +10,8 @@ import structlog
 
 from daemon.cli.locate import read_config
 from daemon.cli.memory import collect_normally, share_heap
+from daemon.cli.privileges import become_owner, enter_home
+from daemon.config.paths import state_dir
 from daemon.errors import AgentcronError, ConfigError
 from daemon.lifecycle.service import serve
 from daemon.log import configure_log
@@ -21,11 +23,18 @@ def run_daemon(file: Path | None, *, accept_data_loss: bool) -> None:
     collect_normally()
     share_heap()
     config = read_config(file)
+    user = become_owner(state_dir(config))
+    if user is not None:
+        enter_home(config)
     path = config.resolve(config.log.file) if config.log.file is not None else None
     try:
         log = configure_log(config.log.level, config.log.format, path)
     except OSError as error:
         raise ConfigError([f"{config.file}: log.file: cannot open {path}: {error.strerror}"]) from None
+    if user is not None:
+        structlog.get_logger().info(
+            "[daemon] Running as the user whom the state directory belongs to, not as root", user=user
+        )
     faulthandler.enable()  # a watchdog's SIGABRT shows where the daemon hung
     try:
         asyncio.run(serve(config, log, accept_data_loss=accept_data_loss))

@@ -45,7 +45,7 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 def _run_checks(option: Path | None) -> Iterator["Finding"]:
     from daemon.cli.client import is_responding
     from daemon.cli.locate import read_config, with_running_state_dir
-    from daemon.cli.privileges import become, become_owner
+    from daemon.cli.privileges import become, become_owner, enter_home
     from daemon.config.paths import state_dir
     from daemon.doctor.findings import error, note, ok, warning
     from daemon.doctor.host import check_host
@@ -53,7 +53,7 @@ def _run_checks(option: Path | None) -> Iterator["Finding"]:
     from daemon.doctor.service_unit import check_unit, find_unit
     from daemon.doctor.settings import check_settings
     from daemon.doctor.state import check_state
-    from daemon.errors import ConfigError
+    from daemon.errors import ConfigError, RefusedError
     from daemon.text import plural
 
     try:
@@ -62,10 +62,15 @@ def _run_checks(option: Path | None) -> Iterator["Finding"]:
         yield from (error("config", line, "correct the file, then run `agentcron check`") for line in problem.problems)
         return
     unit = find_unit(config)  # before becoming another user: root can ask systemd on every host
-    user = become_owner(state_dir(config))  # what root may do says nothing about what the daemon may do
+    try:
+        user = become_owner(state_dir(config))  # what root may do says nothing about what the daemon may do
+    except RefusedError as problem:
+        yield error("state", str(problem), "correct the owners of these directories, then run `agentcron doctor` again")
+        return
     if user is None and unit is not None and unit.user is not None:
         user = become(unit.user)  # there is no state yet, or it belongs to root
     if user is not None:
+        enter_home(config)
         yield note("doctor", f"checks run as user {user}")
     if not os.access(config.file, os.R_OK):
         fix = f"chgrp agentcron {config.file} && chmod 640 {config.file}"

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from daemon.cli.privileges import act_as_owner
 from daemon.config.loading import find_config, load_config
 from daemon.config.partial import load_location
 from daemon.config.paths import socket_path, state_dir
@@ -24,6 +25,8 @@ def find_daemon(option: Path | None, *, warn: bool = True) -> Config:
 
     If the file has errors but a daemon still runs with an earlier version of it, return only what is needed to reach
     that daemon: state directory, socket and timezone, but no agents. Raise ConfigError if there is no such daemon.
+
+    A command of root acts as the user of that state directory from here on.
     """
     file = find_config(option)
     try:
@@ -34,6 +37,7 @@ def find_daemon(option: Path | None, *, warn: bool = True) -> Config:
             raise
         warning = "has errors, and the daemon still uses the version before them; see `agentcron check`"
     else:
+        act_as_owner(state_dir(config))
         found = with_running_state_dir(config)
         if found is None:
             return config
@@ -41,6 +45,7 @@ def find_daemon(option: Path | None, *, warn: bool = True) -> Config:
             f"names the state directory {state_dir(config)}, but the running daemon uses {state_dir(found)}; "
             "restart the daemon to apply the change"
         )
+    act_as_owner(state_dir(found))
     if warn:
         print(f"warning: {escape(f'{file} {warning}')}", file=sys.stderr)
     return found
@@ -74,6 +79,8 @@ def _find_daemon_using(file: Path) -> Config | None:
     from daemon.cli.client import daemon_at
 
     location = load_location(file)
+    if location is not None:
+        act_as_owner(state_dir(location))
     daemon = daemon_at(location) if location is not None else None
     if location is None or daemon is None or not uses_config(daemon, file):
         return None

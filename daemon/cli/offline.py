@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from daemon.cli.privileges import give_up_root
 from daemon.config.paths import state_dir
 from daemon.config.schema import Config
 from daemon.errors import InvalidError, NotFoundError, StoreError
@@ -22,7 +23,7 @@ def has_database(config: Config) -> bool:
     """Tell whether the state directory has a database; raise StoreError if we may not see that."""
     path = state_dir(config) / DATABASE
     try:
-        path.stat()
+        path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except PermissionError:
@@ -86,7 +87,11 @@ def _from_database(config: Config, query: Callable[[sqlite3.Connection], Mapping
 
 @contextlib.contextmanager
 def reading(config: Config) -> Iterator[sqlite3.Connection]:
-    """Open the database read-only; raise NotFoundError if there is none yet."""
+    """Open the database read-only, as nobody but the user we act as; raise NotFoundError if there is none yet.
+
+    Whatever fails in the block because of what the database holds is a StoreError.
+    """
+    give_up_root()
     path = state_dir(config) / DATABASE
     if not has_database(config):
         raise NotFoundError(f"no database in {path.parent} yet; start the daemon with `agentcron run`")
@@ -97,6 +102,11 @@ def reading(config: Config) -> Iterator[sqlite3.Connection]:
             yield connection
     except sqlite3.Error as error:
         raise StoreError(f"cannot read {path}: {explain(path, error)}") from None
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise StoreError(
+            f"{path} holds a value that agentcron did not write ({what}); run `agentcron doctor`, or restore a backup"
+        ) from None
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> None:

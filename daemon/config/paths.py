@@ -22,6 +22,14 @@ def state_dir(config: Config, environment: Mapping[str, str] = os.environ) -> Pa
     return Path(environment.get("XDG_STATE_HOME") or home / ".local/state") / "agentcron"
 
 
+def keep_paths(config: Config) -> None:
+    """Keep state directory and socket where they are, although $HOME, which their defaults depend on, will change."""
+    if config.daemon.state_dir is None:
+        os.environ["STATE_DIRECTORY"] = str(state_dir(config))
+    if config.control.socket is None:
+        os.environ["RUNTIME_DIRECTORY"] = str(socket_path(config).parent)
+
+
 def socket_path(config: Config, environment: Mapping[str, str] = os.environ) -> Path:
     """Return the control socket: from the config, the default for its location, or one in the state directory."""
     if config.control.socket is not None:

@@ -14,11 +14,12 @@ from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.errors import NewerSchemaError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, LOCK, STATE_FOLDERS, WITNESS
-from daemon.runs.folder import runs_with_folders
+from daemon.runs.folder import NUMBER, runs_with_folders
 from daemon.runs.hook_tokens import open_key
 from daemon.store.backup import examine
 from daemon.store.connection import Transaction
 from daemon.store.lock import running_daemon
+from daemon.store.private_file import owner_name
 from daemon.store.read_only import open_to_read
 from daemon.store.runs import active_runs
 from daemon.store.witness import find_loss, read_witness, witness_of
@@ -48,7 +49,7 @@ def check_state(config: Config, user: str | None) -> Iterator[Finding]:
 
 def _check_folder(config: Config, folder: Path, owner: int, user: str | None) -> Iterator[Finding]:
     if user is not None and _uid_of(user) not in {None, owner}:
-        what = f"{folder} belongs to {_user_name(owner)}, but the unit runs as {user}"
+        what = f"{folder} belongs to {owner_name(owner)}, but the unit runs as {user}"
         yield error("state", what, f"chown -R {user} {folder}")
         return
     yield from _check_rights(config, folder)
@@ -68,7 +69,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
         yield error(
             "database",
             f"no permission to read {folder / DATABASE}",
-            f"chown {_user_name(folder.stat().st_uid)} {folder / DATABASE}",
+            f"chown {owner_name(folder.stat().st_uid)} {folder / DATABASE}",
         )
         return
     yield from _check_database(folder)
@@ -79,7 +80,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
         return  # already reported
     except OSError as problem:
         yield error(
-            "state", f"{problem.filename}: {problem.strerror}", f"chown -R {_user_name(folder.stat().st_uid)} {folder}"
+            "state", f"{problem.filename}: {problem.strerror}", f"chown -R {owner_name(folder.stat().st_uid)} {folder}"
         )
     except (sqlite3.Error, StoreError):
         return  # already reported
@@ -87,7 +88,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
 
 def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
     found = folder.stat()
-    owner = _user_name(found.st_uid)
+    owner = owner_name(found.st_uid)
     if found.st_mode & 0o077:
         yield error(
             "state", f"{folder} is accessible to other users (mode {found.st_mode & 0o777:04o})", f"chmod 0700 {folder}"
@@ -103,7 +104,7 @@ def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
             if stat.st_uid != found.st_uid:
                 fix = f"chown {owner} {path}"
                 yield error(
-                    "state", f"{path} belongs to {_user_name(stat.st_uid)}, but the state directory to {owner}", fix
+                    "state", f"{path} belongs to {owner_name(stat.st_uid)}, but the state directory to {owner}", fix
                 )
             is_folder = path.name in STATE_FOLDERS
             if S_ISDIR(stat.st_mode) != is_folder:
@@ -157,7 +158,7 @@ def _check_orphans(folder: Path) -> Iterator[Finding]:
     The files are listed first, the runs after: a run is in the database before its files exist.
     """
     supervisors, folders = living_supervisors(folder), runs_with_folders(folder)
-    workspaces = [path for path in sorted((folder / "environments").glob("*/tasks/*")) if path.name.isdigit()]
+    workspaces = [path for path in sorted((folder / "environments").glob("*/tasks/*")) if NUMBER.fullmatch(path.name)]
     with contextlib.closing(open_to_read(folder / DATABASE)) as connection:
         active = set(active_runs(Transaction(connection)))
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
@@ -185,10 +186,3 @@ def _uid_of(user: str) -> int | None:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
         return None
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"

@@ -1,6 +1,7 @@
 """Restores the database from a backup; what happened after the backup is unknown, so none of it is started again."""
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -171,16 +172,16 @@ def _highest_witnessed(state_dir: Path) -> int:
 
 
 def _set_aside(path: Path, now: datetime) -> Path | None:
-    if not path.exists():
+    if not os.path.lexists(path):
         for suffix in DATABASE_PARTS[1:]:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         return None
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(path)) as connection:
+    with contextlib.suppress(sqlite3.Error, StoreError), contextlib.closing(connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # into one file, if the database is readable
     aside = _unused(path.with_name(f"{path.name}.replaced-{now:%Y%m%dT%H%M%SZ}"))
     for suffix in DATABASE_PARTS[1:]:
         part = path.with_name(path.name + suffix)
-        if part.exists():
+        if os.path.lexists(part):
             part.replace(aside.with_name(aside.name + suffix))
     return path.replace(aside)
 
@@ -188,7 +189,7 @@ def _set_aside(path: Path, now: datetime) -> Path | None:
 def _unused(path: Path) -> Path:
     """Return a path, with a number appended if it exists, so that nothing kept is overwritten."""
     places = chain((path,), (path.with_name(f"{path.name}-{number}") for number in count(2)))
-    return next(place for place in places if not place.exists())
+    return next(place for place in places if not os.path.lexists(place))
 
 
 def _remove(fresh: Path) -> None:

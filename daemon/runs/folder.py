@@ -3,12 +3,15 @@
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from daemon.agents.process.supervisor import status
 from daemon.config.schema import Config
 
+NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+"""The name of a run's folder; what is longer is no number to SQLite."""
 _MOMENTARY = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -27,9 +30,7 @@ def run_folder(state_dir: Path, run_id: int) -> Path:
 
 def runs_with_folders(state_dir: Path) -> set[int]:
     """Return the numbers of the runs that have a folder, as every run that began does."""
-    return {
-        int(entry.name) for entry in (state_dir / "runs").iterdir() if entry.name.isascii() and entry.name.isdigit()
-    }
+    return {int(entry.name) for entry in (state_dir / "runs").iterdir() if NUMBER.fullmatch(entry.name)}
 
 
 def make_run_folder(state_dir: Path, run_id: int, content: str, config: Config, environment: str | None) -> Path | None:

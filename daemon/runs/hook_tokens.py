@@ -24,10 +24,11 @@ from daemon.runs.finish import finish
 from daemon.runs.settings import settings_of
 from daemon.store.connection import Transaction
 from daemon.store.hooks import use_hook
-from daemon.store.private_file import new_file
+from daemon.store.private_file import new_file, read_private
 from daemon.store.runs import get_run
 
 _KEY_BYTES = 32
+_LARGEST_KEY = 4096  # bytes that are read of a file that may not be ours
 UNKNOWN = "no such hook: it is unknown, used or expired"
 """The error for a call of a hook whose token is not valid."""
 
@@ -36,9 +37,9 @@ def open_key(state_dir: Path) -> bytes:
     """Return the state directory's key for deriving tokens, created if it is missing; raise StoreError."""
     path = state_dir / HOOK_KEY
     try:
-        if not path.exists():
+        if not os.path.lexists(path):
             put_key(state_dir, secrets.token_bytes(_KEY_BYTES))
-        key = path.read_bytes()
+        key = read_private(path, _LARGEST_KEY)
     except OSError as error:
         raise StoreError(f"cannot use {path}: {error.strerror}") from None
     if len(key) != _KEY_BYTES:

@@ -5,29 +5,35 @@ as of one instant.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from daemon.errors import RefusedError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, OWN_TABLES
+from daemon.regular_file import open_regular
 from daemon.store.connection import code_of, connect, is_transient
 from daemon.store.lock import running_daemon
 from daemon.store.migrate import migrations, newer_schema
-from daemon.store.private_file import new_file
+from daemon.store.private_file import new_file, read_private
 from daemon.store.read_only import explain, open_to_read
 from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.units import format_instant
 from daemon.version import VERSION
 
+_BEGINNINGS = {"": (b"SQLite format 3\0",), "-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")}
+"""How a database and its write-ahead log begin (sqlite.org/fileformat2.html)."""
+_LONGEST_BEGINNING = 16
 _AT_A_TIME = 2048  # pages between two reports of progress
 _MOST_PROBLEMS = 5  # that an error names
+_LARGEST_KEY = 4096  # bytes of the key of hook tokens, which has 32
 Progress = Callable[[int, int], None]
 """Called with the number of pages done and the total."""
 
@@ -50,21 +56,60 @@ def _open(file: Path) -> sqlite3.Connection:
 
 
 def back_up(state_dir: Path, target: Path, now: datetime, progress: Progress) -> Contents:
-    """Write a complete, verified backup or leave the target unchanged; raise RefusedError, or as `examine` does."""
+    """Write a complete, verified backup or leave the target unchanged; raise RefusedError, or as `examine` does.
+
+    `target` is what `check_target` returned.
+    """
     try:
-        target = target.resolve()  # follow a link, so that its target is replaced
-        _check_target(state_dir, target)
         with _partial_file(target) as partial:
-            _copy_database(state_dir / DATABASE, partial, progress)
-            _complete(partial, _read_key(state_dir), now)
-            contents = examine(partial, state_dir / DATABASE)
-            _check_witness(state_dir, partial)
-            _sync(partial)
+            contents = _fill(partial, state_dir, now, progress)
             partial.replace(target)
             _sync(target.parent)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror}") from None
     return contents
+
+
+def back_up_into(descriptor: int, state_dir: Path, target: Path, now: datetime, progress: Progress) -> Contents:
+    """Write a complete, verified backup into an open file, since only others may reach where it is; raise likewise.
+
+    `target` is what errors call that file. Meanwhile there is a second copy in the state directory.
+    """
+    try:
+        with _partial_file(state_dir / "backup") as partial:
+            contents = _fill(partial, state_dir, now, progress)
+            with partial.open("rb") as source, open(descriptor, "wb", closefd=False) as copy:
+                shutil.copyfileobj(source, copy)
+            os.fsync(descriptor)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror}") from None
+    return contents
+
+
+def _fill(partial: Path, state_dir: Path, now: datetime, progress: Progress) -> Contents:
+    """Make an empty file a backup; return what it holds."""
+    source = state_dir / DATABASE
+    try:
+        _copy_database(source, partial, progress)
+        _complete(partial, _read_key(state_dir), now)
+        contents = examine(partial, source)
+        _check_witness(state_dir, partial)
+    except sqlite3.Error as error:
+        if code_of(error) == sqlite3.SQLITE_FULL:
+            raise StoreError(f"cannot write {partial.parent}: the disk is full") from None
+        raise StoreError(f"{source} cannot be backed up: {explain(source, error)}") from None
+    _sync(partial)
+    return contents
+
+
+def check_target(state_dir: Path, target: Path) -> Path:
+    """Return the file that a backup will be, links followed; raise RefusedError if it must not be replaced."""
+    try:
+        target = target.resolve()
+        _check_target(state_dir, target)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror}") from None
+    return target
 
 
 def _check_target(state_dir: Path, target: Path) -> None:
@@ -80,7 +125,7 @@ def _check_witness(state_dir: Path, partial: Path) -> None:
     """Raise StoreError if no daemon would start on the database; skip this while one runs, as the witness is ahead."""
     if running_daemon(state_dir) is not None:
         return
-    with contextlib.closing(connect(partial, read_only=True)) as connection:
+    with contextlib.closing(_open(partial)) as connection:
         loss = find_loss(read_witness(state_dir), witness_of(connection))
     if loss is not None:
         raise StoreError(f"{state_dir / DATABASE} {loss}; the earlier backup is better")
@@ -130,14 +175,22 @@ def _contents(connection: sqlite3.Connection, *, has_key: bool) -> Contents:
 
 def _is_backup(target: Path) -> bool:
     """Return whether a file may be replaced: it is empty, or a backup of agentcron, valid or not."""
-    if not target.is_file():
+    if not target.is_file() or any(_has_content(target, suffix) for suffix in ("-wal", "-journal")):
         return False
+    uri = f"{target.as_uri()}?mode=ro&immutable=1"  # so that SQLite touches nothing beside it
     try:
-        with contextlib.closing(connect(target, read_only=True)) as connection:
-            tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema")}
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     except sqlite3.Error:
         return False
     return not tables or "backup" in tables
+
+
+def _has_content(target: Path, suffix: str) -> bool:
+    try:
+        return target.with_name(target.name + suffix).lstat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 class BackupFile:
@@ -147,13 +200,24 @@ class BackupFile:
         """Open it with the rights that this process has now; raise StoreError if that fails."""
         self.path = path
         try:
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise StoreError(f"{path} is not a file; name one that `agentcron backup` wrote")
-            self._parts = {"": path.open("rb")}
+            self._parts: dict[str, BinaryIO] = {"": open(open_regular(path), "rb")}  # noqa: PTH123, SIM115 - a descriptor, for `copy_to`
             with contextlib.suppress(FileNotFoundError):
-                self._parts["-wal"] = path.with_name(f"{path.name}-wal").open("rb")
+                self._parts["-wal"] = self._open_log(path.with_name(f"{path.name}-wal"))
         except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+            raise StoreError(
+                f"{error.filename or path} cannot be read: {error.strerror}; name a file that `agentcron backup` wrote"
+            ) from None
+        for part, starts in _BEGINNINGS.items():  # what is not a database is not copied to where an agent may read it
+            start = os.pread(self._parts[part].fileno(), _LONGEST_BEGINNING, 0) if part in self._parts else b""
+            if start and not start.startswith(starts):
+                raise StoreError(f"{path}{part} is not a database; name a file that `agentcron backup` wrote")
+
+    def _open_log(self, path: Path) -> BinaryIO:
+        """Open the write-ahead log; raise OSError for a link, and for a file that is not of the backup's owner."""
+        log = open(open_regular(path, os.O_NOFOLLOW), "rb")  # noqa: PTH123, SIM115 - a descriptor, for `copy_to`
+        if os.fstat(log.fileno()).st_uid != os.fstat(self._parts[""].fileno()).st_uid:
+            raise OSError(errno.EPERM, "belongs to another user than the backup", str(path))
+        return log
 
     def copy_to(self, target: Path) -> None:
         """Copy it to a path that does not exist; raise OSError."""
@@ -165,22 +229,17 @@ class BackupFile:
 
 
 def _copy_database(source: Path, target: Path, progress: Progress) -> None:
-    try:
-        with (
-            contextlib.closing(open_to_read(source)) as reading,
-            contextlib.closing(connect(target)) as writing,
-        ):
-            reading.execute("BEGIN")
-            reading.execute(
-                "SELECT count(*) FROM instance"
-            ).fetchone()  # the first read fixes the instant that the transaction sees
-            reading.backup(
-                writing, pages=_AT_A_TIME, progress=lambda _, left, total: progress(total - left, total), sleep=0
-            )
-    except sqlite3.Error as error:
-        if code_of(error) == sqlite3.SQLITE_FULL:
-            raise StoreError(f"cannot write {target.parent}: the disk is full") from None
-        raise StoreError(f"{source} cannot be backed up: {explain(source, error)}") from None
+    with (
+        contextlib.closing(open_to_read(source)) as reading,
+        contextlib.closing(connect(target)) as writing,
+    ):
+        reading.execute("BEGIN")
+        reading.execute(
+            "SELECT count(*) FROM instance"
+        ).fetchone()  # the first read fixes the instant that the transaction sees
+        reading.backup(
+            writing, pages=_AT_A_TIME, progress=lambda _, left, total: progress(total - left, total), sleep=0
+        )
 
 
 def _complete(partial: Path, hook_key: bytes | None, now: datetime) -> None:
@@ -195,9 +254,11 @@ def _complete(partial: Path, hook_key: bytes | None, now: datetime) -> None:
 
 def _read_key(state_dir: Path) -> bytes | None:
     try:
-        return (state_dir / HOOK_KEY).read_bytes()
+        return read_private(state_dir / HOOK_KEY, _LARGEST_KEY)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise StoreError(f"{state_dir / HOOK_KEY} cannot be read: {error.strerror}; move it away") from None
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ import errno
 import os
 from pathlib import Path
 
+from daemon.store.private_file import new_file, open_private
+
 NAME = "ballast"
 LARGEST = 16 * 1024 * 1024
 _SMALL_DISK = 8 * LARGEST  # disks up to this size get no ballast
@@ -29,8 +31,12 @@ class Ballast:
     def release(self) -> bool:
         """Delete the ballast; return whether there was one."""
         try:
-            size = self._path.stat().st_size
-            os.truncate(self._path, 0)  # some file systems need space to remove a file
+            descriptor = open_private(self._path, os.O_RDWR)
+            try:
+                size = os.fstat(descriptor).st_size
+                os.ftruncate(descriptor, 0)  # some file systems need space to remove a file
+            finally:
+                os.close(descriptor)
             self._path.unlink()
         except OSError:  # there is none, or the disk accepts no change at all
             return False
@@ -48,17 +54,14 @@ class Ballast:
         if not self._wanted:
             return True
         free = disk.f_bavail * disk.f_frsize
-        if not self._path.exists():
+        if not os.path.lexists(self._path):
             return free >= self._space_to_create and self._create(min(LARGEST, free // _SHARE))
         return free >= LEAST_FREE
 
     def _create(self, size: int) -> bool:
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(descriptor, 0, size)
-            finally:
-                os.close(descriptor)
+            with new_file(self._path) as stream:
+                os.posix_fallocate(stream.fileno(), 0, size)
         except OSError as error:
             if error.errno not in _FULL:
                 raise

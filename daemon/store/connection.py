@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from daemon.errors import DiskFullError, StoreDamagedError, StoreUnavailableError
+from daemon.errors import DiskFullError, StoreDamagedError, StoreError, StoreUnavailableError
+from daemon.model import DATABASE_PARTS
 from daemon.store.changes import Changes
+from daemon.store.private_file import check_private
 
 _BUSY_TIMEOUT = 2.0  # seconds
 _TRANSIENT = {  # primary result codes (sqlite.org/rescode.html) that do not blame the statement
@@ -57,11 +59,32 @@ class Transaction:
         return self._connection.executemany(sql, (tuple(row) for row in rows))
 
 
+class _Connection(sqlite3.Connection):
+    """A connection on which any damage is an sqlite3.Error.
+
+    Messages about a damaged schema quote it, and Python raises UnicodeDecodeError for one that is not UTF-8.
+    """
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:  # noqa: ANN401 - as the method it replaces
+        try:
+            return super().execute(*arguments)
+        except UnicodeDecodeError as error:
+            damage = sqlite3.DatabaseError(f"malformed database schema: {error.object!r}")
+            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damage from None
+
+
 def connect(path: Path, *, read_only: bool = False, at_rest: bool = False) -> sqlite3.Connection:
     """Open the database with agentcron's settings; raise sqlite3.Error if that fails.
 
-    `at_rest` promises that nobody writes it meanwhile, so that SQLite creates no files beside it.
+    `at_rest` promises that nobody writes it meanwhile, so that SQLite creates no files beside it. Raise StoreError for
+    one that SQLite must not open, since it or a file beside it is a link, a pipe or another user's.
     """
+    try:
+        for part in DATABASE_PARTS:
+            check_private(path.with_name(path.name + part))
+    except OSError as error:
+        raise StoreError(f"{error.filename} cannot be used: {error.strerror}; move it away") from None
     mode = "ro" if read_only else "rw"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if at_rest else ''}",
@@ -69,6 +92,7 @@ def connect(path: Path, *, read_only: bool = False, at_rest: bool = False) -> sq
         timeout=_BUSY_TIMEOUT,
         isolation_level=None,
         check_same_thread=False,
+        factory=_Connection,
     )
     connection.row_factory = sqlite3.Row
     if not read_only:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from daemon.errors import RefusedError, StoreError
 from daemon.model import DATABASE, LOCK
+from daemon.store.private_file import open_or_create, open_private, owner_name
 
 _NOBODY_HERE = 2**22 + 1  # no pid is that high (proc(5), pid_max): the holder lives in another pid namespace
 _FLOCK = "hhqqi4x"  # struct flock of fcntl(2) on 64-bit Linux
+_LONGEST = 8192  # bytes of the file that are read: a pid and a path
 
 
 class DaemonLock:
@@ -21,10 +23,12 @@ class DaemonLock:
     def __init__(self, state_dir: Path) -> None:
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_owner(state_dir)
             _close_to_others(state_dir)
-            self._descriptor = os.open(state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = open_or_create(state_dir / LOCK, os.O_RDWR)
         except OSError as error:
-            raise StoreError(f"the state directory {state_dir} cannot be used: {error.strerror}") from None
+            place = f": {error.filename}" if error.filename not in {None, str(state_dir)} else ""
+            raise StoreError(f"the state directory {state_dir} cannot be used: {error.strerror}{place}") from None
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -46,6 +50,17 @@ class DaemonLock:
         os.close(self._descriptor)
 
 
+def check_owner(state_dir: Path) -> None:
+    """Raise RefusedError if a state directory belongs to another user, OSError if it cannot be looked at."""
+    owner = state_dir.stat().st_uid
+    if owner != os.geteuid():
+        ours, theirs = owner_name(os.geteuid()), owner_name(owner)
+        raise RefusedError(
+            f"{state_dir} belongs to {theirs}, but this command runs as {ours}; run it as {theirs} or root, "
+            f"or give the directory away with `chown -R {ours} {state_dir}`"
+        )
+
+
 def _close_to_others(state_dir: Path) -> None:
     """Set mode 0700 on a state directory; leave a folder alone that holds other files and none of agentcron's."""
     names = {entry.name for entry in state_dir.iterdir()}
@@ -55,26 +70,35 @@ def _close_to_others(state_dir: Path) -> None:
 
 def running_daemon(state_dir: Path) -> int | None:
     """Return the pid of the daemon that holds the state directory, None if there is none; take no lock."""
-    try:
-        descriptor = os.open(state_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise StoreError(f"{state_dir / LOCK} cannot be read: {error.strerror}") from None
-    try:
-        return _holder(descriptor)
-    finally:
-        os.close(descriptor)
+    holder, _ = _read(state_dir)
+    return holder
 
 
 def socket_in_use(state_dir: Path) -> tuple[Path, int] | None:
     """Return the socket and the pid of the daemon that holds a state directory; None if either is unknown."""
     try:
-        pid = running_daemon(state_dir)
-        words = (state_dir / LOCK).read_bytes().split(b"\n")
-    except (OSError, StoreError):
+        pid, content = _read(state_dir)
+    except StoreError:
         return None
-    return (Path(os.fsdecode(words[1])), pid) if pid is not None and words[1:] and words[1] else None
+    words = content.split(b"\n")
+    if pid is None or not words[1:] or not words[1] or b"\0" in words[1]:
+        return None
+    return Path(os.fsdecode(words[1])), pid
+
+
+def _read(state_dir: Path) -> tuple[int | None, bytes]:
+    """Return the pid of the lock's holder and the beginning of the file; raise StoreError if it cannot be read."""
+    path = state_dir / LOCK
+    try:
+        descriptor = open_private(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None, b""
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return _holder(descriptor), os.pread(descriptor, _LONGEST, 0)
+    finally:
+        os.close(descriptor)
 
 
 def _holder(descriptor: int) -> int | None:

@@ -1,11 +1,75 @@
-"""Create files that only their owner can read."""
+"""Open the files of a state directory, in which an agent can put anything; one rule for all of them.
 
+A file is regular, no link, and belongs to the user of this process. It is opened without waiting and read only up to a
+bound. SQLite opens the database by itself, so `check_private` looks at that before.
+"""
+
+import errno
 import os
+import pwd
+import stat
 from pathlib import Path
 from typing import BinaryIO
+
+from daemon.regular_file import open_regular, read_at_most
 
 
 def new_file(path: Path) -> BinaryIO:
     """Create a private file; raise OSError if anything, even a link, exists there."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return open(os.open(path, flags, 0o600), "wb")  # noqa: PTH123 - the mode was given with the descriptor
+    return open(os.open(path, _NEW, 0o600), "wb")  # noqa: PTH123 - the mode was given with the descriptor
+
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+def open_private(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Open an existing private file; raise OSError if it is anything else than a regular file of our own."""
+    descriptor = open_regular(path, flags | os.O_NOFOLLOW)
+    try:
+        _check_owner(path, os.fstat(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_or_create(path: Path, flags: int) -> int:
+    """Open a private file, which is created if there is none; raise as `open_private` does."""
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return open_private(path, flags)
+
+
+def read_private(path: Path, most: int) -> bytes:
+    """Return the content of a private file; raise OSError as `open_private` does, or if it has over `most` bytes."""
+    descriptor = open_private(path)
+    try:
+        return read_at_most(descriptor, most)
+    finally:
+        os.close(descriptor)
+
+
+def check_private(path: Path) -> None:
+    """Raise OSError if something exists at a path that `open_private` would refuse; open nothing."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    _check_owner(path, found)
+
+
+def owner_name(uid: int) -> str:
+    """Return the name of a user, or its number if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        owner, ours = owner_name(found.st_uid), owner_name(os.geteuid())
+        raise OSError(errno.EPERM, f"belongs to {owner}, not to {ours}", str(path))

@@ -12,6 +12,7 @@ from daemon.store.ballast import LEAST_FREE, Ballast
 from daemon.store.connection import connect
 from daemon.store.database import Database
 from daemon.store.migrate import migrate, migrations, newer_schema
+from daemon.store.private_file import open_or_create
 from daemon.store.witness import Witness, WitnessFile, agree, find_loss, read_witness, witness_of
 
 
@@ -80,7 +81,7 @@ def _unusable(path: Path, error: sqlite3.Error) -> StoreError:
 
 def _inspect(path: Path) -> Witness | None:
     """Return the witness that describes an existing database, None if it is missing or empty; change nothing."""
-    if not path.exists() or path.stat().st_size == 0:
+    if not os.path.lexists(path) or path.lstat().st_size == 0:
         return None
     connection = connect(path, read_only=True)
     try:
@@ -96,7 +97,7 @@ def _inspect(path: Path) -> Witness | None:
 
 
 def _create(path: Path) -> None:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.close(open_or_create(path, os.O_RDWR))
     connection = connect(path)
     try:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")

@@ -15,9 +15,12 @@ from pathlib import Path
 
 from daemon.errors import StoreError
 from daemon.model import WITNESS
+from daemon.store.private_file import new_file, open_private, read_private
 from daemon.units import format_instant
 
 _LENGTH = 160  # bytes; fixed, so that the file can be overwritten in place
+_LONGEST = 4096  # bytes that are read, whatever an agent wrote
+_HIGHEST = 2**62  # of a number that is believed; SQLite's integers end at 2**63
 _MARGIN = 1000  # after an accepted loss: run numbers that may have been used after the witness was last synced
 _SYNC_EVERY = 1.0  # seconds
 
@@ -40,7 +43,7 @@ class WitnessFile:
 
     def __init__(self, state_dir: Path) -> None:
         self._synced = time.monotonic()
-        self._descriptor = os.open(state_dir / WITNESS, os.O_WRONLY | os.O_CLOEXEC)
+        self._descriptor = open_private(state_dir / WITNESS, os.O_WRONLY)
 
     def record(self, witness: Witness) -> None:
         """Write the witness; it survives a killed daemon at once, and a power cut except for the last second."""
@@ -59,23 +62,26 @@ def read_witness(state_dir: Path) -> Witness | None:
     """Return the content of the file, None if there is none; raise StoreError if it is unreadable."""
     path = state_dir / WITNESS
     try:
-        content = json.loads(path.read_text())
-        return Witness(str(content["instance"]), int(content["highest_run"]), int(content["commits"]))
+        content = json.loads(read_private(path, _LONGEST))
+        found = Witness(str(content["instance"]), int(content["highest_run"]), int(content["commits"]))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); restore it or the whole state directory") from None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise StoreError(f"{path} cannot be read ({reason}); restore it or the whole state directory") from None
+    if not (0 <= found.highest_run < _HIGHEST and 0 <= found.commits < _HIGHEST):
+        raise StoreError(f"{path} cannot be read (numbers out of range); restore it or the whole state directory")
+    return found
 
 
 def write_witness(state_dir: Path, witness: Witness) -> None:
     """Write the file atomically, and return once it is on disk."""
     fresh = (state_dir / WITNESS).with_suffix(".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, witness.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fresh.unlink(missing_ok=True)
+    with new_file(fresh) as stream:
+        stream.write(witness.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
     fresh.replace(state_dir / WITNESS)
     folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
