@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support.configs import config_text, one_agent, triggered_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon, processes_of
 from tests.support.database import change_database
 from tests.support.runs import ended, triggered
+from tests.support.shell_agents import side_by_side
 from tests.support.status_files import EXIT, damaged_records, forged_records, line, senseless_records, status_file
 from tests.support.waiting import wait_until
 
@@ -66,6 +68,34 @@ def test_the_record_of_another_run_is_of_no_use(start_daemon: StartDaemon, tmp_p
     assert run["status"] == "interrupted"
     assert "damaged or forged" in run["error"]
     assert processes_of(run["idempotency_key"]) == []
+
+
+TAILS = [
+    (0, 0, 5),
+    (2**64 - 1, 8, 5),
+    (2**40, 8, 5),
+    (0, 2**64 - 1, 5),
+    (0, 8, 2**64 - 1),
+    (0, 2**61, 2**62),
+    (0, 8, 5),
+]
+
+
+def test_a_forged_rest_of_the_output_is_only_lost(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    scripts = []
+    for number, header in enumerate(TAILS):
+        (tmp_path / f"tail{number}").write_bytes(struct.pack("<QQQ", *header) + b"12345")
+        scripts.append(f"echo begun; cat {tmp_path}/tail{number} > ../output.tail; kill -9 $PPID; sleep 300")
+    for header, run in zip(TAILS, side_by_side(start_daemon, scripts), strict=True):
+        assert run["status"] == "interrupted", (header, run["error"])
+        log = tmp_path / "state" / "runs" / str(run["id"]) / "output.log"
+        assert log.stat().st_size < 1000, header
+
+
+def test_a_run_that_spoils_the_rest_of_its_output_keeps_its_exit_status(start_daemon: StartDaemon) -> None:
+    spoil = "seq 1 20000; dd if=/dev/zero of=../output.tail bs=24 count=1 conv=notrunc; exit 7"
+    run = ended(start_daemon(one_agent(spoil, max_output="1KiB")))
+    assert (run["status"], run["exit_code"]) == ("failed", 7)
 
 
 def waiting(daemon: DaemonProcess) -> dict[str, object]:

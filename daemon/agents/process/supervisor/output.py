@@ -4,6 +4,7 @@ The first part goes straight to `output.log`. The rest goes to a ring buffer in 
 holds the write position, so that it can be appended to the log even after the supervisor was killed.
 """
 
+import errno
 import os
 import struct
 
@@ -15,6 +16,7 @@ TAIL = "output.tail"
 STANDARD_OUTPUT = "stdout.tail"
 _HEADER = struct.Struct("<QQQ")  # length of the first part, size of the ring, bytes ever written to the ring
 _COPY = 1 << 20
+_LARGEST_RING = 1 << 60
 
 
 class Output:
@@ -140,6 +142,8 @@ def fold(run_dir: str) -> None:
 def _append(run_dir: str, tail: int, head: int, size: int, written: int) -> None:
     log = open_regular(os.path.join(run_dir, LOG), os.O_RDWR)
     try:
+        if not 0 < size <= _LARGEST_RING or head > os.fstat(log).st_size:  # the agent wrote this header
+            raise OSError(errno.EINVAL, "not the last part of this output", TAIL)
         os.ftruncate(log, head)
         os.lseek(log, head, os.SEEK_SET)
         at = written % size if written > size else 0
