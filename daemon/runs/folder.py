@@ -33,8 +33,17 @@ def runs_with_folders(state_dir: Path) -> set[int]:
     return {int(entry.name) for entry in (state_dir / "runs").iterdir() if NUMBER.fullmatch(entry.name)}
 
 
-def make_run_folder(state_dir: Path, run_id: int, content: str, config: Config, environment: str | None) -> Path | None:
+def make_run_folder(
+    state_dir: Path,
+    run_id: int,
+    content: str,
+    config: Config,
+    environment: str | None,
+    record_key: bytes | None = None,
+) -> Path | None:
     """Create the run's folder with its input; return the workspace, None if it must be cloned for a git environment.
+
+    `record_key` authenticates the records of the run's supervisors (`Work.record_key`).
 
     Raise RunPreparationError, or FolderRoomError if the run can be retried. A folder left by an earlier attempt to
     create it is reused.
@@ -43,7 +52,7 @@ def make_run_folder(state_dir: Path, run_id: int, content: str, config: Config, 
     with _preparing(folder):
         for place in (folder / "artifacts", folder / "tmp"):
             place.mkdir(mode=0o700, exist_ok=True)
-        status.preallocate(str(folder))
+        status.preallocate(str(folder), record_key)
         return _workspace(folder, config, environment)
 
 

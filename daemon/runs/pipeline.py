@@ -125,15 +125,16 @@ class Pipeline:
 
     async def _perform_locally(self, run: Run, section: ProcessAgent, config: Config) -> Outcome | NeverStarted:
         """Run an agent that is a process on this host."""
+        work, state_dir = self._work(run), self._home.state_dir
         place = await asyncio.to_thread(
-            make_run_folder, self._home.state_dir, run.id, run.input_content, config, section.environment
+            make_run_folder, state_dir, run.id, run.input_content, config, section.environment, work.record_key
         )
         began = time.monotonic()
         workspace = place or await self._cloned(run, section, config)
         spent = time.monotonic() - began
         agent = self._factory.supervised(section, config)
         self._control.attach(run.id, agent)
-        work = replace(self._work(run), workspace=workspace, spent_seconds=spent, locks_workspace=place is None)
+        work = replace(work, workspace=workspace, spent_seconds=spent, locks_workspace=place is None)
         return await agent.run(work, self._stages.of(run, work.settings))
 
     async def _perform_remotely(self, run: Run, section: BaseAgent, config: Config) -> Outcome | NeverStarted:

@@ -80,19 +80,21 @@ def test_nothing_of_a_run_outlives_a_killed_supervisor(start_daemon: StartDaemon
     assert not cgroup.members(place)
 
 
-def test_what_moves_to_the_daemons_cgroup_does_not_outlive_a_killed_supervisor(
-    start_daemon: StartDaemon, delegated: Path, tmp_path: Path
+@pytest.mark.parametrize("place", ["daemon", "run-1/own", "elsewhere"])
+def test_what_moves_to_another_cgroup_does_not_outlive_a_killed_supervisor(
+    start_daemon: StartDaemon, delegated: Path, tmp_path: Path, place: str
 ) -> None:
     """Also under the next daemon, to which neither mark nor parent show what it belongs to."""
-    move = (
-        f"echo \\$\\$ > {delegated}/daemon/cgroup.procs; echo \\$\\$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid"
-    )
-    text = config(a=f'(env -i setsid sh -c "{move}; exec sleep 300" &); sleep 300; true', b="exec sleep 300")
+    there, pid = delegated / place, tmp_path / "pid"
+    script = tmp_path / "hidden"
+    move = f"mkdir -p {there}; echo $$ > {there}/cgroup.procs"
+    script.write_text(f"#!/bin/sh\n{move}; echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 300\n")
+    text = config(a=f"(env -i setsid sh {script} &); sleep 300; true", b="exec sleep 300")
     before = start_daemon(text, cgroup=delegated)
     runs = {name: first(before, name, "delivered_at IS NOT NULL") for name in "ab"}
-    wait_until((tmp_path / "pid").exists, what="the move")
-    hidden = int((tmp_path / "pid").read_text())
-    assert str(hidden) in (delegated / "daemon/cgroup.procs").read_text().split()
+    wait_until(pid.exists, what="the move")
+    hidden = int(pid.read_text())
+    assert str(hidden) in (there / "cgroup.procs").read_text().split()
     before.kill()
     after = start_daemon(text, cgroup=delegated)
     after.wait_for_log("Adopting the runs")

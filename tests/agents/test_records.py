@@ -117,9 +117,9 @@ def test_only_the_proof_that_a_command_was_not_started_lets_it_start_again(tmp_p
     status.preallocate(folder)
     assert status.may_have_started(folder, KEY)  # a blank file proves nothing: the agent may have made it
     assert not status.may_have_started(folder)  # but it does for a run of an earlier version
-    status.prepare(folder, OTHER)
+    status.preallocate(folder, OTHER)
     assert status.may_have_started(folder, KEY)
-    status.prepare(folder, KEY)
+    status.preallocate(folder, KEY)
     assert not status.may_have_started(folder, KEY)
     assert not status.may_have_started(folder)
     with (tmp_path / status.NAME).open("r+b") as stream:
@@ -142,8 +142,6 @@ def test_a_status_file_is_never_something_else(tmp_path: Path, instead: str) -> 
         case _:
             file.mkdir()
     with pytest.raises(OSError):  # noqa: PT011 - which depends on what is there
-        status.preallocate(str(tmp_path))
-    with pytest.raises(OSError):  # noqa: PT011
-        status.prepare(str(tmp_path), KEY)
+        status.preallocate(str(tmp_path), KEY)
     assert status.may_have_started(str(tmp_path), KEY)
     assert elsewhere.read_bytes() == b"precious"

@@ -72,7 +72,7 @@ class SupervisedAgent:
             raise ValueError("an adopted run can only be resumed")
         self._grace = work.settings.kill_grace_seconds
         try:
-            spec = await asyncio.to_thread(_prepared, self._describe, work)
+            spec = await asyncio.to_thread(self._describe, work)
             self.secrets = Secrets(spec["hidden"])
             spec["cgroup"] = self._cgroups.spec(work.run_id, work.settings) if self._cgroups else None
             supervisor = await self._nursery.supervisor()
@@ -225,7 +225,7 @@ class SupervisedAgent:
     async def _end_leftovers(self, work: Work, identity: Identity) -> Leftovers:
         """Kill what the supervisor left, unless it reported that it left nothing."""
         has_ended_it = self._supervisor is not None and self._supervisor.has_ended_its_tree()
-        if has_ended_it and not await asyncio.to_thread(has_cgroup, work.run_id, self._cgroups):
+        if has_ended_it and not has_cgroup(work.run_id, self._cgroups):
             return NOTHING
         left = await end_leftovers(work, identity, self._nursery, self._cgroups)
         if left.total:
@@ -247,16 +247,6 @@ class SupervisedAgent:
             exit_code=ended.exit_code if ended else None,
             signal=ended.signal if ended else None,
         )
-
-
-def _prepared(describe: Describe, work: Work) -> dict[str, Any]:
-    """Record that the command has not started, and return its spec; raise LaunchError, SecretError or UnfitError."""
-    if work.record_key is not None:
-        try:
-            status.prepare(str(work.run_dir), work.record_key)
-        except OSError as error:
-            raise LaunchError(f"the run's status file cannot be written: {error.strerror}") from None
-    return describe(work)
 
 
 def _key(work: Work, supervisor: Identity) -> bytes | None:

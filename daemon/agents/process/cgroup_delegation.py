@@ -49,6 +49,11 @@ class Cgroups:
         """Return the path of a run's cgroup, whether or not it exists."""
         return str(self.base / f"run-{run_id}")
 
+    def members(self) -> list[int]:
+        """Return the pids of all processes in it, except those of the service manager (systemd's `.control`)."""
+        _, names, _ = next(os.walk(self.base), ("", [], []))
+        return [pid for name in names if not name.startswith(".") for pid in cgroup.members(str(self.base / name))]
+
     def restore_limits(self, run_id: int, settings: RunSettings) -> None:
         """Set the limits of an adopted run again: they are lost if controllers were off while no daemon ran."""
         cgroup.limit(self.path(run_id), settings.memory_max, settings.cpu_quota, settings.tasks_max)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class LaunchError(Exception):
     """No supervisor could be started."""
 
 
+@cache
 def boot_id() -> str:
     """Return the id of the current boot, which no other boot shares."""
     return _BOOT_ID.read_text().strip()

@@ -1,8 +1,8 @@
 """What is left of a run whose supervisor has ended: found wherever it went, and ended.
 
 A supervisor that ends by itself leaves nothing. One that was killed leaves processes, which are found by the marker in
-their environment, by the run's cgroup, as children of the nursery, and as strangers in the daemon's own cgroup. None of
-these depends on what the records say.
+their environment, by the run's cgroup, as children of the nursery, and as strangers elsewhere in the delegated cgroup.
+None of these depends on what the records say.
 """
 
 import asyncio
@@ -64,10 +64,9 @@ def _end(work: Work, supervisor: Identity, orphans: Collection[tree.Process], cg
 
 
 def _strangers(cgroups: Cgroups, state_dir: Path, since: int) -> list[tree.Process]:
-    """Return what moved from a run's cgroup to the daemon's: neither the daemon nor a living supervisor started it."""
-    members = cgroup.members(cgroups.home)
+    """Return what moved to another delegated cgroup: neither the daemon nor a living supervisor started it."""
     families = (os.getpid(), *living_supervisors(state_dir).values())
-    return tree.strangers(members, families, since)
+    return tree.strangers(cgroups.members(), families, since)
 
 
 def has_cgroup(run_id: int, cgroups: Cgroups | None) -> bool:

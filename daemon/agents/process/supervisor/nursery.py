@@ -34,7 +34,7 @@ def serve(open_files: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies of supervisors that end
     become_subreaper()
     control = socket.socket(fileno=0)
-    supervisors: dict[int, int | None] = {}  # pid: start, None if it could not be read
+    supervisors: dict[int, range] = {}  # pid: when it may have started
     most = _REMEMBERED
     gc.freeze()  # a collection in a supervisor would copy the pages that all of them share
     while True:
@@ -51,14 +51,15 @@ def serve(open_files: int) -> None:
             most = _forget_ended(supervisors)
 
 
-def _kill_orphans(supervisors: dict[int, int | None], channel: socket.socket) -> None:
+def _kill_orphans(supervisors: dict[int, range], channel: socket.socket) -> None:
     """Kill what killed supervisors left, and send back what that was; nothing forks supervisors meanwhile."""
     killed = tree.kill(lambda: tree.orphans(supervisors))
     with channel, contextlib.suppress(OSError):
         channel.sendall(tree.packed(killed))
 
 
-def _fork(control: socket.socket, descriptor: int, supervisors: dict[int, int | None]) -> None:
+def _fork(control: socket.socket, descriptor: int, supervisors: dict[int, range]) -> None:
+    before = tree.now()
     try:
         child = os.fork()
     except OSError as error:  # out of processes: the daemon sees the closed socket and retries later
@@ -75,12 +76,12 @@ def _fork(control: socket.socket, descriptor: int, supervisors: dict[int, int | 
             os._exit(code)
     os.close(descriptor)
     if child > 0:
-        supervisors[child] = tree.start_of(child)
+        supervisors[child] = range(before, tree.now() + 1)
 
 
-def _forget_ended(supervisors: dict[int, int | None]) -> int:
+def _forget_ended(supervisors: dict[int, range]) -> int:
     """Forget the supervisors that have ended; return how many may be remembered before this is worth a look again."""
-    for pid, started in list(supervisors.items()):
-        if tree.start_of(pid) != started:
+    for pid, starts in list(supervisors.items()):
+        if tree.start_of(pid) not in starts:
             del supervisors[pid]
     return max(_REMEMBERED, 2 * len(supervisors))

@@ -5,15 +5,13 @@ the command is executed; `exit`, written after its whole process tree has ended;
 wants the run to end. Each is one line, `CRC32 JSON`, and carries a version. Only `exit` is synced to disk: after a
 power loss a run without it is interrupted, whether or not it had started.
 
-The agent can write to this file, too. So a second line authenticates the first (HMAC, RFC 2104) with a key that the
-daemon sends to the supervisor with the spec, and that no other start shares. Until the supervisor writes `exec`, that
-place holds `prepared`, which the daemon wrote: only this proves that the command was not started, a missing record
-does not. Without a key (a run that began under an earlier version) the first line is all there is.
+The agent can write to this file, too. So a second line authenticates the first (keyed BLAKE2, RFC 7693) with a key
+that the daemon sends to the supervisor with the spec, and that no other start shares. Until the supervisor writes
+`exec`, that place holds `prepared`, which the daemon wrote: only this proves that the command was not started, a
+missing record does not. Without a key (a run that began under an earlier version) the first line is all there is.
 """
 
 import contextlib
-import hashlib
-import hmac
 import json
 import os
 import zlib
@@ -22,11 +20,17 @@ from typing import Any
 
 from .files import open_in, open_regular
 
+try:
+    from _blake2 import blake2b  # hashlib's own; hashlib itself would load OpenSSL into the process of each run
+except ImportError:  # a Python that takes all hashes from OpenSSL
+    from hashlib import blake2b
+
 NAME = "status"
 VERSION = 2
 SIZE = 4096
 _SLOTS = {"exec": 0, "prepared": 0, "cancel": 1024, "exit": 2048}
 _SLOT_SIZE = {"exec": 1024, "prepared": 1024, "cancel": 1024, "exit": 2048}
+_KEY_SIZE = 32  # bytes
 _LONGEST_ERROR = 700  # bytes; as JSON they may take six times as much
 
 
@@ -34,28 +38,24 @@ class DamagedRecordError(Exception):
     """There is a record that the run's supervisor did not write like this; the text says what is wrong with it."""
 
 
-def preallocate(run_dir: str) -> None:
-    """Create the file with all its blocks; raise OSError (ENOSPC) if the disk cannot hold them."""
+def preallocate(run_dir: str, run_key: bytes | None = None) -> None:
+    """Create the file with all its blocks, and record that no supervisor has started the command yet.
+
+    Raise OSError if the disk cannot hold it (ENOSPC), or if something else is in its place.
+    """
     descriptor = open_regular(os.path.join(run_dir, NAME), os.O_RDWR | os.O_CREAT)
     try:
         os.ftruncate(descriptor, 0)  # an earlier supervisor of a run that never started may have left a record
         os.posix_fallocate(descriptor, 0, SIZE)
+        if run_key is not None:
+            write_record(descriptor, "prepared", {"prepared": True}, run_key)
     finally:
         os.close(descriptor)
 
 
 def start_key(run_key: bytes, boot_id: str, pid: int, started: int) -> bytes:
     """Return the key of the records of one supervisor, given by its identity."""
-    return hmac.digest(run_key, f"{boot_id} {pid} {started}".encode(), hashlib.sha256)
-
-
-def prepare(run_dir: str, run_key: bytes) -> None:
-    """Record that no supervisor has started the command yet; raise OSError if the file is missing or replaced."""
-    descriptor = open_regular(os.path.join(run_dir, NAME), os.O_WRONLY)
-    try:
-        write_record(descriptor, "prepared", {"prepared": True}, run_key)
-    finally:
-        os.close(descriptor)
+    return blake2b(f"{boot_id} {pid} {started}".encode(), key=run_key, digest_size=_KEY_SIZE).digest()
 
 
 def write_record(descriptor: int, slot: str, record: dict[str, Any], key: bytes | None) -> None:
@@ -86,7 +86,7 @@ def _lines(slot: str, record: dict[str, Any], key: bytes | None) -> bytes:
 
 
 def _code(slot: str, line: bytes, key: bytes) -> bytes:
-    return hmac.digest(key, slot.encode() + b" " + line, hashlib.sha256).hex().encode()
+    return blake2b(line, key=key, digest_size=_KEY_SIZE, person=slot.encode()).hexdigest().encode()
 
 
 def read_record(descriptor: int, slot: str, key: bytes | None) -> dict[str, Any] | None:
@@ -101,12 +101,19 @@ def read_record(descriptor: int, slot: str, key: bytes | None) -> dict[str, Any]
     line, end, rest = data.rstrip(b"\0").partition(b"\n")
     if not line and not end:
         return None
-    if key is not None and not hmac.compare_digest(rest.partition(b"\n")[0], _code(slot, line + end, key)):
+    if key is not None and not _are_equal(rest.partition(b"\n")[0], _code(slot, line + end, key)):
         raise DamagedRecordError(f"the run's supervisor did not write the {slot} record that is there")
     checksum, _, body = line.partition(b" ")
     if not end or checksum != b"%08x" % zlib.crc32(body):
         raise DamagedRecordError(f"the {slot} record is incomplete")
     return _parsed(slot, body)
+
+
+def _are_equal(one: bytes, other: bytes) -> bool:
+    """Compare in a time that does not depend on where they differ."""
+    from hmac import compare_digest  # noqa: PLC0415 - only daemons read records, and have loaded this
+
+    return compare_digest(one, other)
 
 
 def _parsed(slot: str, body: bytes) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+_TICKS = os.sysconf("SC_CLK_TCK")  # per second
 _PACKED = struct.Struct("=qq")
 
 
@@ -52,15 +53,19 @@ def descendants(root: int) -> list[Process]:
     return _below([root], _all_stats())
 
 
-def orphans(own: dict[int, int | None]) -> list[Process]:
+def now() -> int:
+    """Return the current time in the unit in which the start of processes is measured."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * _TICKS // 1_000_000_000
+
+
+def orphans(own: dict[int, range]) -> list[Process]:
     """Return the living descendants of this process, without its children in `own` and what they started.
 
-    `own` has the start of each child by its pid, None if it is unknown.
-
-    They became its children when a child died that had started them, if this process is a child subreaper (prctl(2)).
+    `own` has by pid when the child may have started. What is returned became a descendant when a child died that had
+    started it, if this process is a child subreaper (prctl(2)).
     """
     stats = _all_stats()
-    others = {pid for pid, started in own.items() if pid in stats and started in {None, stats[pid].started}}
+    others = {pid for pid, starts in own.items() if pid in stats and stats[pid].started in starts}
     children = [pid for pid, stat in stats.items() if stat.parent == os.getpid() and pid not in others]
     living = [Process(pid, stats[pid].started) for pid in children if stats[pid].state not in "ZX"]
     return living + _below(children, stats)
