@@ -106,6 +106,7 @@ def test_what_only_looks_like_the_beginning_of_an_escape_remains_json() -> None:
 def test_keys_and_strings_of_a_value_are_masked_and_nothing_else() -> None:
     found = Secrets(["Sesame", "12345678"]).masked_value({"Sesame": ["Sesame", 12345678, None, True], "b": {"c": "d"}})
     assert found == {"***": ["***", 12345678, None, True], "b": {"c": "d"}}
+    assert Secrets(["completed-by-me"]).masked_value({"status": "completed"}) == {"status": "completed"}
 
 
 @pytest.mark.parametrize("most", range(1, 40))

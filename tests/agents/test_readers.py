@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import example, given, settings
@@ -28,6 +28,7 @@ from daemon.agents.remote.transcript import Transcript
 from daemon.agents.remote.usage import usage_in
 from daemon.model import RunStatus
 from daemon.rules.reported import usage_of
+from daemon.runs.hook_calls import _masked as masked_report
 from tests.support.configs import one_agent
 from tests.support.daemon_process import StartDaemon
 from tests.support.runs import ended
@@ -279,6 +280,16 @@ def test_a_result_of_any_shape_that_the_agent_wrote_itself_is_kept(
         write_result(SessionResult(message="done"))
         check(read_report(tmp_path, "none", NO_SECRETS))
         path.unlink()
+
+
+@given(shapes("key", "text"), st.none() | st.text(max_size=5), st.sampled_from(["completed", "failed"]))
+@example("\ud800", "\ud800", "failed")
+def test_a_hook_call_of_any_shape_can_be_stored(
+    result: object, error: str | None, status: Literal["completed", "failed"]
+) -> None:
+    report = masked_report(Secrets(["text-of-a-secret"]), status, result, error)
+    json.loads(report.document)
+    assert all(text.encode(errors="strict") for text in (report.outcome.message, report.outcome.error) if text)
 
 
 # bounds

@@ -26,7 +26,7 @@ def acp_spec(work: Work, agent_config: AcpAgent, config: Config, umask: int) -> 
         agent_config,
         config,
         umask,
-        [*client, VERSION, agent_config.permissions, str(patience), secret, *command],
+        [*client, VERSION, agent_config.permissions, secret, str(patience), *command],
         reads_input=True,
         ends_its_own=True,
     )

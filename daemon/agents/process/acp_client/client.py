@@ -31,10 +31,10 @@ _STOPPED = {
 def main(arguments: list[str]) -> None:
     """Run one session with the agent that a command starts.
 
-    Arguments: our version, how to answer permission requests, seconds to obey a cancel, the names of the variables that
-    hold secrets, with commas between them, and the command.
+    Arguments: our version, how to answer permission requests, the names of the variables that hold secrets, with commas
+    between them, seconds to obey a cancel, and the command.
     """
-    version, permissions, patience, hidden, *command = arguments
+    version, permissions, hidden, patience, *command = arguments
     secrets = Secrets(os.environ.get(name, "") for name in hidden.split(","))
     prompt = sys.stdin.buffer.read().decode(errors="replace")
     try:

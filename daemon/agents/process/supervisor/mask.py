@@ -46,10 +46,8 @@ class Secrets:
 
     def masked(self, text: str) -> str:
         """Return a text with the secrets masked, and a part of one that the text may have been cut in."""
-        data = text.encode(errors="replace")
-        if self.values:
-            data = self._without_beginning(self.masked_bytes(data))
-        return data.decode(errors="replace")
+        data = self.masked_bytes(text.encode(errors="replace"))
+        return self._without_beginning(data).decode(errors="replace")
 
     def brief(self, text: str, most: int) -> str:
         """Return at most `most` characters of a text, with the secrets masked before it is cut."""
@@ -59,15 +57,20 @@ class Secrets:
         """Return a JSON value with the secrets masked in its strings; raise RecursionError if it is too deep."""
         match value:
             case str():
-                return self.masked(value)
+                return self._masked_whole(value)
             case list():
                 return [self.masked_value(one) for one in value]
             case dict():
-                return {self.masked(key): self.masked_value(one) for key, one in value.items()}
+                return {self._masked_whole(key): self.masked_value(one) for key, one in value.items()}
         return value
+
+    def _masked_whole(self, text: str) -> str:
+        return self.masked_bytes(text.encode(errors="replace")).decode(errors="replace")
 
     def masked_bytes(self, data: bytes) -> bytes:
         """Return data with the secrets masked."""
+        if not self.values:
+            return data
         if b"\\" in data:
             return _replaced(data, self._spans(data)) if self._occur_in(data) else data
         for value in self.values:
