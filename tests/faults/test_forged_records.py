@@ -92,8 +92,14 @@ def test_a_forged_rest_of_the_output_is_only_lost(start_daemon: StartDaemon, tmp
         assert log.stat().st_size < 1000, header
 
 
-def test_a_run_that_spoils_the_rest_of_its_output_keeps_its_exit_status(start_daemon: StartDaemon) -> None:
-    spoil = "seq 1 20000; dd if=/dev/zero of=../output.tail bs=24 count=1 conv=notrunc; exit 7"
+def test_a_run_that_spoils_the_rest_of_its_output_keeps_its_exit_status(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    (tmp_path / "header").write_bytes(struct.pack("<QQQ", 0, 0, 5))
+    total = sum(len(f"{n}\n") for n in range(1, 20001))
+    taken = "od -An -t u8 -j 16 -N 8 ../output.tail | tr -d ' '"  # how much of it the supervisor has written
+    wait = f'until [ "$({taken})" = {total - 512} ]; do sleep 0.02; done'
+    spoil = f"seq 1 20000; {wait}; dd if={tmp_path}/header of=../output.tail conv=notrunc 2> /dev/null; exit 7"
     run = ended(start_daemon(one_agent(spoil, max_output="1KiB")))
     assert (run["status"], run["exit_code"]) == ("failed", 7)
 
