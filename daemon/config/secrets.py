@@ -2,11 +2,11 @@
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.config.schema import Config, Token
+from daemon.config.schema import Config, ProcessAgent, RemoteAgent, Token
 from daemon.config.values import Secret
 from daemon.errors import ConfigError, SecretError
 
@@ -20,6 +20,17 @@ class Resolved:
 
     values: dict[str, str]
     hidden: tuple[str, ...]
+
+
+def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
+    """Yield the secrets of agents and the tokens of the control API, each with its key path in the config."""
+    for token in config.control.tokens:
+        yield f"control.tokens.{token.name}", token.secret
+    for name, agent in config.agents.items():
+        if isinstance(agent, ProcessAgent):
+            yield from ((f"agents.{name}.env.{variable}", secret) for variable, secret in agent.env.items())
+        if isinstance(agent, RemoteAgent) and agent.api_key is not None:
+            yield f"agents.{name}.api_key", agent.api_key
 
 
 def resolve_environment(

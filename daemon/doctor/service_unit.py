@@ -4,15 +4,16 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from daemon.config.exposure import SecretFiles, daemon_user, looks_secret
 from daemon.config.loading import SYSTEM_FILE
 from daemon.config.schema import Config, ProcessAgent
+from daemon.config.secrets import secrets_of
 from daemon.doctor.findings import Finding, error, note, ok, warning
-from daemon.doctor.settings import secrets_of
 
 _UNIT = "agentcron.service"
 _PROPERTIES = (
@@ -20,6 +21,8 @@ _PROPERTIES = (
     *("Environment", "User", "ProtectHome", "BindPaths", "BindReadOnlyPaths"),
 )
 _CREDENTIAL = re.compile(r"^(?:(?:Load|Set)Credential(?:Encrypted)?|ImportCredential)\s*=\s*([^:\s]+)", re.MULTILINE)
+_PLAIN_CREDENTIAL = re.compile(r"^SetCredential\s*=\s*([^:\s]+)", re.MULTILINE)
+_SECRET_FILE = re.compile(r"^(?:LoadCredential\s*=\s*[^:\s]+:|EnvironmentFile\s*=\s*-?)(/\S+)", re.MULTILINE)
 _SET_BY_SYSTEMD = dict.fromkeys(("HOME", "LANG", "LOGNAME", "SHELL", "USER"), "")
 """Variables that systemd itself sets for a service (systemd.exec(5)); their values do not matter here."""
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
@@ -103,9 +106,27 @@ def check_unit(config: Config, unit: Unit | None) -> Iterator[Finding]:
             yield note("credentials", f"not checked: {names}; credentials exist only inside a service")
         return
     yield from _check_properties(config, unit.properties)
+    yield from _check_secrets(config, unit, wanted)
     for name in sorted(name for name in wanted if not unit.loads(name)):
         fix = f"add LoadCredential={name}:FILE with `systemctl edit {_UNIT}`, then restart it"
         yield error(wanted[name], f"the unit does not load the credential {name!r}", fix)
+
+
+def _check_secrets(config: Config, unit: Unit, wanted: Mapping[str, str]) -> Iterator[Finding]:
+    """Find secrets that the unit has from files that others can read, or itself contains."""
+    files = SecretFiles(config, daemon_user(config))
+    for path in _SECRET_FILE.findall(unit.text):
+        for exposure in files.check("unit", Path(path)):
+            yield error(exposure.about, exposure.what, exposure.fix)
+    for name in _PLAIN_CREDENTIAL.findall(unit.text):
+        if name in wanted:
+            what = f"SetCredential= contains {name!r}, and everybody can read the unit with `systemctl cat`"
+            yield error(wanted[name], what, f"move it to a file of root: LoadCredential={name}:FILE")
+    for about, secret in secrets_of(config):
+        name = about.rpartition(".")[2]
+        if secret.source == "inherit" and looks_secret(name, unit.environment.get(name, "")):
+            what = "looks like a secret, and everybody can read the unit's Environment= with `systemctl show`"
+            yield warning(about, what, f"use LoadCredential= and {{ credential = NAME }} instead of {name}=")
 
 
 def _check_properties(config: Config, properties: dict[str, str]) -> Iterator[Finding]:

@@ -10,15 +10,17 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from daemon.agents.process.spec import program_of
+from daemon.config.exposure import daemon_user, find_exposures
 from daemon.config.paths import state_dir
-from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent, RemoteAgent, Token
-from daemon.config.secrets import read_secret, read_token
+from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent, Token
+from daemon.config.secrets import read_secret, read_token, secrets_of
 from daemon.config.values import Secret
 from daemon.doctor.findings import Finding, error, warning
 from daemon.errors import ConfigError, SecretError
 from daemon.model import Overlap
 
 _LONGEST_FIRST_LINE = 256  # bytes, as the kernel reads
+_PROVIDE = "provide it as a regular file that the daemon's user can read"
 _IF_INTENDED = "change it, unless it is intended"
 
 
@@ -34,11 +36,9 @@ def check_settings(
     `environment` is the daemon's; `hides` tells which paths the unit hides from it. Without `credentials`, systemd
     credentials are left to the check of the unit.
     """
-    for place, secret in secrets_of(config):
-        if credentials or secret.source != "credential":
-            yield from _secret(place, config, secret, environment)
-    for token in config.control.tokens:
-        yield from _token(config, token)
+    for exposure in find_exposures(config, daemon_user(config), environment):
+        yield (error if exposure.is_certain else warning)(exposure.about, exposure.what, exposure.fix)
+    yield from _secrets(config, environment, credentials=credentials)
     yield from _group(config.control.group)
     yield from _log_file(config)
     for name, agent in config.agents.items():
@@ -61,15 +61,6 @@ def check_settings(
     for name, target in config.notify.items():
         if target.command is not None:
             yield from _program(f"notify.{name}", config, target.command, environment.get("PATH"), hides)
-
-
-def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
-    """Yield the secrets of agents, each with its key path in the config."""
-    for name, agent in config.agents.items():
-        if isinstance(agent, ProcessAgent):
-            yield from ((f"agents.{name}.env.{variable}", secret) for variable, secret in agent.env.items())
-        if isinstance(agent, RemoteAgent) and agent.api_key is not None:
-            yield f"agents.{name}.api_key", agent.api_key
 
 
 def _group(name: str | None) -> Iterator[Finding]:
@@ -174,7 +165,19 @@ def _is_writable(path: Path) -> bool:
         return False
 
 
+def _secrets(config: Config, environment: Mapping[str, str], *, credentials: bool) -> Iterator[Finding]:
+    for place, secret in secrets_of(config):
+        if credentials or secret.source != "credential":
+            yield from _secret(place, config, secret, environment)
+    for token in config.control.tokens:
+        yield from _token(config, token, environment)
+
+
 def _secret(place: str, config: Config, secret: Secret, environment: Mapping[str, str]) -> Iterator[Finding]:
+    if secret.source == "file" and _is_closed_to_us(config.resolve(Path(secret.value))):
+        if _have_daemons_rights(state_dir(config)):
+            yield error(place, f"cannot read {config.resolve(Path(secret.value))}: Permission denied", _PROVIDE)
+        return
     name = place.rpartition(".")[2]
     try:
         read_secret(config, name, secret, environment)
@@ -184,13 +187,26 @@ def _secret(place: str, config: Config, secret: Secret, environment: Mapping[str
             yield warning(place, what, "set it with Environment= of the service, or remove it from the config")
         else:
             what = str(problem).removeprefix(f"{name}: ")
-            yield error(place, what, "provide it as a regular file that the daemon's user can read")
+            yield error(place, what, _PROVIDE)
 
 
-def _token(config: Config, token: Token) -> Iterator[Finding]:
+def _token(config: Config, token: Token, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Find a token that can be read, but that the daemon does not accept."""
     try:
-        read_token(config, token)
+        read_secret(config, token.name, token.secret, environment)
+    except SecretError:
+        return  # reported with the other secrets
+    try:
+        read_token(config, token, environment)
     except ConfigError as problem:
-        place = f"control.tokens: {token.name}"
-        what, _, fix = str(problem).removeprefix(f"{config.file}: {place}: ").partition("; ")
-        yield error(place, what, fix or "provide it as a regular file that the daemon's user can read")
+        place = f"control.tokens.{token.name}"
+        what, _, fix = str(problem).removeprefix(f"{config.file}: control.tokens: {token.name}: ").partition("; ")
+        yield error(place, what, fix)
+
+
+def _is_closed_to_us(path: Path) -> bool:
+    """Tell whether a file may be one that only others can read, such as the daemon."""
+    try:
+        return path.exists() and not os.access(path, os.R_OK)
+    except PermissionError:
+        return True

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from daemon.agents.factory import Agents
 from daemon.api.identity import Tokens, read_tokens
 from daemon.clock.alarm import Clock
 from daemon.config.diff import changed_settings
+from daemon.config.exposure import find_exposures
 from daemon.config.live import LiveConfig
 from daemon.config.loading import load_config
 from daemon.config.paths import socket_path, state_dir
@@ -93,6 +95,7 @@ class Reloader:
         log_declared(declared)
         report_unapplied(self._home.problems, failures)
         _LOG.info("[config] Reloaded", file=str(config.file), changed_schedules=len(declared))
+        await warn_of_exposures(config)
         return declared, at_restart
 
     def _log_settings(self, config: Config, at_restart: list[str]) -> None:
@@ -122,6 +125,12 @@ def _load(file: Path) -> tuple[Config, dict[str, bytes]]:
     """Read a config and the tokens that it names; raise ConfigError if either is invalid."""
     config = load_config(file)
     return config, read_tokens(config)
+
+
+async def warn_of_exposures(config: Config) -> None:
+    """Log what others can read of the secrets in a config, and whether they can change it."""
+    for exposure in await asyncio.to_thread(lambda: list(find_exposures(config, os.geteuid()))):
+        _LOG.warning("[config] Open to others", subject=exposure.about, problem=exposure.what, fix=exposure.fix)
 
 
 def log_declared(declared: list[DeclaredChange]) -> None:

@@ -128,4 +128,4 @@ def test_check_and_doctor_refuse_a_token_that_the_daemon_would_refuse(
     (tmp_path / "ci.token").unlink()
     checked = daemon.cli("check")
     assert checked.returncode == 0
-    assert "warning: control.tokens: ci: cannot read" in checked.stderr
+    assert "warning: control.tokens.ci: cannot read" in checked.stderr

@@ -130,6 +130,7 @@ days = -1
         (GOOD + 'max_output = "5 bytes"', "not a size"),
         (GOOD + 'env = { "A B" = "x" }', "not a name of an environment variable"),
         (GOOD + 'env = { AGENTCRON_X = "x" }', "AGENTCRON_ are reserved"),
+        (GOOD + 'env = { X = { file = "a\\u0000b" } }', 'a value is a string, { credential = "NAME" }'),
         (GOOD + 'env = { X = { credential = "../x" } }', "'../x' is not a name of a credential"),
         (GOOD + f'[control]\nsocket = "{"x" * 65}"', "too long for a socket; at most 64 bytes"),
         (GOOD + '[control]\nlisten = "127.0.0.1:99999"\ntokens = [{ name = "a", file = "a" }]', "HOST:PORT"),

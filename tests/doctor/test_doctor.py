@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -353,6 +354,52 @@ def test_a_variable_to_inherit_is_looked_for_where_the_unit_sets_it(tmp_path: Pa
     assert list(check_settings(config, {"PATH": "/bin:/usr/bin", "TOKEN": "x"})) == []
     [finding] = check_settings(config, {"PATH": "/bin:/usr/bin"})
     assert (finding.severity, finding.about) == ("warning", "agents.a.env.TOKEN")
+
+
+def test_secrets_that_the_unit_shows_to_everybody_are_reported(used: DaemonProcess) -> None:
+    secret = used.folder / "secret"
+    secret.write_text("sesame")
+    used.config.write_text(
+        used.config.read_text().replace(
+            "[agents.a.sch",
+            "env = { A = { credential = 'a' }, B = { credential = 'b' }, API_KEY = { inherit = true }, "
+            "SOCK = { inherit = true } }\n[agents.a.sch",
+        )
+    )
+    properties = {"ActiveState": "active", "KillMode": "process", "Delegate": "yes", "Environment": "API_KEY=x SOCK=/x"}
+    text = f"SetCredential=a:sesame\nLoadCredential=b:{secret}\nEnvironmentFile=-{secret}.env\nSetCredential=other:x\n"
+    unit = Unit(properties, text)
+    config = load_config(used.config)
+    told = {one.about: (one.severity, one.what) for one in check_unit(config, unit) if one.severity != "ok"}
+    assert told.keys() == {"agents.a.env.A", "agents.a.env.API_KEY"}
+    assert told["agents.a.env.A"][0] == "error"
+    assert told["agents.a.env.API_KEY"][0] == "warning"
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        for file in ("secret", "secret.env"):
+            (Path(name) / file).touch(mode=0o644)
+        unit = Unit(properties, text.replace(str(secret), f"{name}/secret"))
+        open_files = [one for one in check_unit(config, unit) if "contains a secret" in one.what]
+    assert [one.severity for one in open_files] == ["error", "error"]
+    assert f"{name}/secret.env contains a secret, and everybody can read it" in open_files[1].what
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others, and give up its rights")
+def test_a_secret_that_only_the_daemon_may_read_is_not_judged_by_others(tmp_path: Path) -> None:
+    """People who may read the config but no secret use `check`, too."""
+    (tmp_path / "key").touch(mode=0o600)
+    (tmp_path / "state").mkdir()
+    config = "[daemon]\nstate_dir = 'state'\n[agents.a]\ncommand = ['true']\nenv = { KEY = { file = 'key' } }\n"
+    (tmp_path / "config.toml").write_text(config)
+    powerless = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--", sys.executable, "-m", "daemon"]
+    check = [*powerless, "--config", str(tmp_path / "config.toml"), "check", "--json"]
+    for owner, is_told in ((65534, False), (0, True)):
+        os.chown(tmp_path / "key", 65534, 65534)
+        os.chown(tmp_path / "state", owner, owner)
+        told = subprocess.run(check, capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stderr
+        warnings = json.loads(told.stdout)["warnings"]
+        assert (f"agents.a.env.KEY: cannot read {tmp_path}/key: Permission denied" in warnings) == is_told
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -318,6 +318,9 @@ def test_an_installation_whose_people_read_its_secrets_is_upgraded_by_the_readme
         systemd-tmpfiles --create /etc/tmpfiles.d/agentcron.conf
         useradd -m carol; usermod -aG agentcron carol; systemctl restart agentcron""")
     assert as_person(host, "carol", "cat /etc/agentcron/old.token") == "token-beside-the-config\n"
+    told = host.run("agentcron doctor", check=False)
+    assert "old.token contains a secret, and members of the group agentcron (carol) can read it" in told
+    host.wait_for("journalctl -u agentcron --no-pager -o cat -p warning | grep 'Open to others' | grep -q old.token")
     upgrade = readme("**Upgrade**").replace("--upgrade", "--force-reinstall --no-deps")
     host.run(f"cd /var/tmp/here\n{upgrade}", timeout=240)
     config.write_text(config.read_text().replace("[control]\n", '[control]\ngroup = "agentcron-users"\n'))
