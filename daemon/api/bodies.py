@@ -56,7 +56,7 @@ class Bodies:
                 return await asyncio.to_thread(_validated, request, data, shape, required=required)
 
 
-async def _received(request: web.Request) -> bytes:
+async def _received(request: web.Request) -> bytearray:
     """Return the bytes of a body; they are not kept with the request."""
     try:
         async with asyncio.timeout(_TIME):
@@ -70,10 +70,10 @@ async def _received(request: web.Request) -> bytes:
                     raise web.HTTPRequestEntityTooLarge(LARGEST_BODY, len(data))
     except TimeoutError:
         raise web.HTTPRequestTimeout(reason=f"the body did not arrive within {_TIME:.0f} s") from None
-    return bytes(data)
+    return data
 
 
-def _validated(request: web.Request, data: bytes, shape: type[B], *, required: bool) -> B:
+def _validated(request: web.Request, data: bytearray, shape: type[B], *, required: bool) -> B:
     if not data and not required:
         return shape()
     if request.content_type != "application/json":

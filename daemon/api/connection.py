@@ -21,8 +21,8 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from daemon.api.admission import raw_refusal
 from daemon.api.errors import answer_to, refusal
+from daemon.api.flow import FlowControl
 from daemon.api.identity import Peer, examine
-from daemon.api.write_deadline import WriteDeadline
 
 _LOG = structlog.get_logger()
 _LINGERING = 2.0  # seconds in which an unused body is still read, so that the response arrives
@@ -71,7 +71,7 @@ class TimeLimits:
     """Until the headers of the next one."""
 
 
-class Connection(WriteDeadline):
+class Connection(FlowControl):
     """The protocol of one connection; errors become JSON responses and log lines instead of tracebacks."""
 
     def __init__(self, server: web.Server, limits: TimeLimits, ended: Callable[[], None]) -> None:

@@ -21,6 +21,8 @@ from daemon.schedules.declared import DeclaredChange
 from daemon.store.home import Home
 from daemon.views.health import Health
 
+_AT_ONCE = 4  # answers that are read from the database; it has one thread for that
+
 
 @dataclass(frozen=True)
 class ApiContext:
@@ -40,6 +42,8 @@ class ApiContext:
     reload: Callable[[], Awaitable[tuple[list[DeclaredChange], list[str]]]]
     """Read the config file again: what changed, and what needs a restart; raises ConfigError for a bad one."""
     cache: ResponseCache = field(default_factory=ResponseCache)
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    """Held while an answer is read from the database."""
     bodies: Bodies = field(default_factory=Bodies)
     unread: UnreadAnswers = field(default_factory=UnreadAnswers)
     closing: asyncio.Event = field(default_factory=asyncio.Event)

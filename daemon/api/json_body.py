@@ -10,11 +10,11 @@ from daemon.errors import InvalidError
 _MOST_PARTS = 50_000  # keys, objects and arrays of one body
 _DEEPEST = 200  # levels of nesting
 _LONGEST_NUMBER = 100  # characters
-_NO_BRACKETS = bytes(set(range(256)) - set(b"{[]}"))
+_NO_MARKS = bytes(set(range(256)) - set(b'"{[]}:'))  # all that neither begins nor ends anything
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
 
 
-def parse_document(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
+def parse_document(data: bytes | bytearray) -> Any:  # noqa: ANN401 - any JSON value
     """Return the JSON value of a body; raise InvalidError if RFC 8259 forbids it, or for one that costs too much."""
     _check_structure(data)
     try:
@@ -35,17 +35,17 @@ def parse_document(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
     return document
 
 
-def _check_structure(data: bytes) -> None:
+def _check_structure(data: bytes | bytearray) -> None:
     """Raise InvalidError for too many keys, objects and arrays, or too deep a nesting, before anything is built."""
-    unescaped = data.replace(rb"\\", b"").replace(rb"\"", b"")
-    outside = b"".join(unescaped.split(b'"')[::2])  # what is outside of strings
+    marks = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, delete=_NO_MARKS)
+    outside = b"".join(marks.replace(b'""', b"").split(b'"')[::2])  # what is outside of strings
     opening = outside.count(b"{") + outside.count(b"[")
     if opening + outside.count(b":") > _MOST_PARTS:
         raise InvalidError(f"the body has more than {_MOST_PARTS} keys, objects and arrays; send less at once")
     if opening <= _DEEPEST:
         return
     depth = 0
-    for bracket in outside.translate(None, delete=_NO_BRACKETS):
+    for bracket in outside.translate(None, delete=b":"):
         depth += 1 if bracket in b"{[" else -1
         if depth > _DEEPEST:
             raise _too_deep()

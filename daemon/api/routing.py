@@ -18,6 +18,7 @@ from daemon.schedules.management import ChangeRequest
 from daemon.units import utc_now
 
 B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
 IF_MATCH, IDEMPOTENCY_KEY = "If-Match", "Idempotency-Key"
 _LONGEST_KEY = 255
 _NAME: TypeAdapter[str] = TypeAdapter(Name, config=ConfigDict(defer_build=True))
@@ -91,7 +92,12 @@ class ApiCall:
 
     async def answer(self, query: Callable[[sqlite3.Connection], Mapping[str, object]]) -> web.Response:
         """Return a response with the result of a database query, which is serialized outside the event loop."""
-        return written(await self.context.home.database.read(lambda connection: to_json(query(connection)).encode()))
+        return written(await self.read(lambda connection: to_json(query(connection)).encode()))
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a database query whose result may be large; few such results wait for the event loop at once."""
+        async with self.context.reading:
+            return await self.context.home.database.read(query)
 
     async def require(self, action: Action, agent: str, what: str) -> None:
         """Raise NotFoundError if the principal may not read an agent, ForbiddenError if it may only read it."""

@@ -67,7 +67,7 @@ class UnreadAnswers:
 async def send(request: web.Request, answer: web.Response, unread: UnreadAnswers, principal: str) -> web.StreamResponse:
     """Send an answer if it is large, and return what was sent; return a small one, which aiohttp sends.
 
-    Raise ConnectionError if the client is gone or does not take the answer in time.
+    A client that is gone, or does not take the answer in time, loses the connection.
     """
     body, transport = answer.body, request.transport
     if not isinstance(body, bytes) or len(body) <= _SMALL or request.method == "HEAD" or transport is None:
@@ -86,5 +86,6 @@ async def send(request: web.Request, answer: web.Response, unread: UnreadAnswers
     except TimeoutError:
         _LOG.info("[control] Connection closed: the client did not take its answer", seconds=_WHOLE)
         transport.abort()
-        raise ConnectionResetError("the client did not take its answer") from None
+    except ConnectionError:  # raised further, it would keep the answer in its traceback until a garbage collection
+        transport.abort()
     return sent

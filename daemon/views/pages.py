@@ -9,7 +9,6 @@ from daemon.errors import InvalidError
 PAGE_BYTES = 1_000_000
 """About the most bytes of one page; the rest is on the next one."""
 _KEYS = 500  # bytes of the keys and short values of an entry
-_SHORT = 256  # characters; counted as so many bytes
 
 
 def page_of(rows: Iterable[sqlite3.Row], limit: int, most: int | None) -> tuple[list[sqlite3.Row], bool]:
@@ -29,12 +28,14 @@ def page_of(rows: Iterable[sqlite3.Row], limit: int, most: int | None) -> tuple[
 
 
 def size_of(row: sqlite3.Row) -> int:
-    """Return about how many bytes the texts of a row take in JSON."""
-    return _KEYS + sum(
-        len(value) if len(value) < _SHORT else len(json.dumps(value, ensure_ascii=False).encode())
-        for value in row
-        if isinstance(value, str)
-    )
+    """Return about how many bytes a row takes in JSON."""
+    return _KEYS + sum(_size_of_text(value) for value in row if isinstance(value, str))
+
+
+def _size_of_text(text: str) -> int:
+    if text.isascii() and text.isprintable():
+        return len(text) + text.count('"') + text.count("\\")
+    return len(json.dumps(text, ensure_ascii=False).encode())
 
 
 def number_of(cursor: str | None) -> int:

@@ -10,8 +10,8 @@ from aiohttp import web
 
 from daemon.agents.process.supervisor.files import open_in
 from daemon.api import requests
+from daemon.api.flow import FlowControl
 from daemon.api.routing import ApiCall, Route, reply
-from daemon.api.write_deadline import WriteDeadline
 from daemon.errors import AgentcronError, ForbiddenError, NotFoundError, RefusedError
 from daemon.model import ACTIVE
 from daemon.runs.cancel import request_cancellation
@@ -64,7 +64,7 @@ async def _output(call: ApiCall) -> web.StreamResponse:
     response = web.StreamResponse()
     response.content_type = "application/octet-stream"
     response.force_close()  # the connection keeps its patience to the end
-    if isinstance(call.request.protocol, WriteDeadline):
+    if isinstance(call.request.protocol, FlowControl):
         call.request.protocol.patience = _PATIENCE
     await response.prepare(call.request)
     try:

@@ -70,7 +70,7 @@ async def _list(call: ApiCall) -> web.StreamResponse:
 
         return cache.answer(connection, config, (*place, page.inputs), now, view)
 
-    return written((await call.context.home.database.read(query)).body)
+    return written((await call.read(query)).body)
 
 
 async def _get(call: ApiCall) -> web.StreamResponse:
@@ -89,7 +89,7 @@ async def _get(call: ApiCall) -> web.StreamResponse:
             lambda: schedule_view(connection, _row(connection, agent, name), config, now),
         )
 
-    answer = await call.context.home.database.read(query)
+    answer = await call.read(query)
     return written(answer.body, ETag=etag(answer.version))
 
 
@@ -237,7 +237,7 @@ async def _shown(call: ApiCall, row: ScheduleRow, status: int = 200) -> web.Stre
     def view(connection: sqlite3.Connection) -> bytes:
         return to_json(schedule_view(connection, row, call.context.config, utc_now())).encode()
 
-    return written(await call.context.home.database.read(view), status=status, ETag=etag(row.version))
+    return written(await call.read(view), status=status, ETag=etag(row.version))
 
 
 _ALL = "/agents/{agent}/schedules"

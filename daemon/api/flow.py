@@ -1,16 +1,27 @@
-"""A connection whose client must take what is sent to it within a time, or loses the connection."""
+"""A connection that holds little in either direction, and whose client must take what is sent to it, or loses it."""
 
 import asyncio
-from typing import cast
+import socket
+from typing import Protocol, cast
 
 import structlog
 from aiohttp.web_protocol import RequestHandler
 
 _LOG = structlog.get_logger()
 _PATIENCE = 30.0  # seconds for what was written at once
+_SENT = 64 * 1024  # bytes that the kernel may hold for a client, and as much for its own use; it would take megabytes
+_RECEIVED = 16 * 1024  # bytes that are read at once; asyncio would read 256 KiB, wanted or not
 
 
-class WriteDeadline(RequestHandler):
+class _SocketTransport(Protocol):
+    max_size: int
+
+    def get_extra_info(self, name: str) -> socket.socket: ...
+
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
+
+class FlowControl(RequestHandler):
     """Closes a connection whose client does not take what was written, also while the connection is being closed."""
 
     patience = _PATIENCE
@@ -20,7 +31,10 @@ class WriteDeadline(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection, and ask to be told whenever anything waits to be taken."""
         super().connection_made(transport)
-        cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=0)
+        flow = cast("_SocketTransport", transport)
+        flow.max_size = _RECEIVED
+        flow.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SENT)
+        flow.set_write_buffer_limits(high=0)
 
     def pause_writing(self) -> None:
         """Start the client's time: it has not taken all that was written."""
