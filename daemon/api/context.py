@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from daemon.access import Access
+from daemon.api.allowance import Allowance
 from daemon.api.background import Background
 from daemon.api.bodies import Bodies
 from daemon.api.cache import ResponseCache
@@ -45,6 +46,7 @@ class ApiContext:
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     """Held while an answer is read from the database."""
     bodies: Bodies = field(default_factory=Bodies)
+    revisions: Allowance = field(default_factory=Allowance)
     unread: UnreadAnswers = field(default_factory=UnreadAnswers)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether the daemon stops: answers without an end are broken off."""

@@ -78,9 +78,10 @@ class ApiCall:
             raise TypeError(f"the route does not declare {shape.__name__}")
         return self.validated_query
 
-    def change_request(self) -> ChangeRequest:
-        """Return who requests a change now, and the versions in `If-Match`."""
-        return ChangeRequest(self.principal, utc_now(), versions_of(self.request.headers.get(IF_MATCH)))
+    async def change_request(self) -> ChangeRequest:
+        """Return who requests a change now, the versions in `If-Match`, and whether limits hold for the principal."""
+        limited = not await self.context.access.is_admin(self.principal)
+        return ChangeRequest(self.principal, utc_now(), versions_of(self.request.headers.get(IF_MATCH)), limited)
 
     @property
     def idempotency_key(self) -> str | None:

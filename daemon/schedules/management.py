@@ -16,6 +16,7 @@ from daemon.fires.run_of_fire import run_of_fire
 from daemon.model import DueTime, Trigger
 from daemon.schedules.revision import Revision, change, pause_columns, redefine, remove
 from daemon.store.connection import Transaction
+from daemon.store.limits import check_created, check_pending
 from daemon.store.runs import create_run
 from daemon.store.schedules import (
     ScheduleRow,
@@ -39,6 +40,8 @@ class ChangeRequest:
     now: datetime
     versions: Collection[int] | None = None
     """None: any version."""
+    limited: bool = False
+    """Whether the principal may not cause more than the limits allow; administrators may."""
 
 
 def find(tx: Transaction, agent: str, name: str, request: ChangeRequest) -> ScheduleRow:
@@ -52,12 +55,14 @@ def find(tx: Transaction, agent: str, name: str, request: ChangeRequest) -> Sche
 
 
 def create(tx: Transaction, agent: str, name: str, values: dict[str, Any], request: ChangeRequest) -> ScheduleRow:
-    """Create a schedule from definition columns and `paused`; raise RefusedError if the name is taken."""
+    """Create a schedule from definition columns and `paused`; raise RefusedError for a taken name, LimitError."""
     taken = get_schedule(tx, agent, name)
     if taken is not None:
         where = " in the config file" if taken.source == "declared" else ""
         raise RefusedError(f"schedule {agent}/{name} already exists{where}; choose another name")
     _check_bounds(values)
+    if request.limited:
+        check_created(tx, request.principal, request.now)
     at = format_instant(request.now)
     columns = {
         "agent": agent,
@@ -143,7 +148,7 @@ def trigger(
     """Create a run now, out of band, and return its number; a repeated key with the same body returns the same run.
 
     A repeated key is answered even if the schedule has another version by now. `overrides` are columns of the run that
-    replace the schedule's. Raise RefusedError if the key was used with another body.
+    replace the schedule's. Raise RefusedError if the key was used with another body, LimitError if too many wait.
     """
     row = find(tx, agent, name, replace(request, versions=None))
     digest = hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()
@@ -156,6 +161,8 @@ def trigger(
         if known is not None:
             return known.run_id
     row = find(tx, agent, name, request)
+    if request.limited:
+        check_pending(tx, request.principal)
     due = DueTime(request.now)
     new = run_of_fire(row, due, Trigger.MANUAL, instance, creator=request.principal)
     run_id, _ = create_run(tx, replace(new, name=f"{new.name}:manual-{uuid.uuid4()}", **overrides), request.now)

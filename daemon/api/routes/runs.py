@@ -17,6 +17,8 @@ from daemon.model import ACTIVE
 from daemon.runs.cancel import request_cancellation
 from daemon.runs.folder import run_folder
 from daemon.runs.retry import request_retry
+from daemon.store.connection import Transaction
+from daemon.store.limits import check_pending
 from daemon.store.runs import Run, get_run
 from daemon.views.pages import PAGE_BYTES
 from daemon.views.runs import RunDetails, RunList, RunView, run_details, run_view, runs_page
@@ -132,7 +134,7 @@ def _open_at(folder: Path, start: int, name: str, _: int) -> int:
 
 async def _cancel(call: ApiCall) -> web.StreamResponse:
     run = await _changeable(call)
-    change = call.change_request()
+    change = await call.change_request()
     await call.context.home.database.write(lambda tx: request_cancellation(tx, run.id, change.now, change.principal))
     return await _shown(call, run.id)
 
@@ -140,10 +142,14 @@ async def _cancel(call: ApiCall) -> web.StreamResponse:
 async def _retry(call: ApiCall) -> web.StreamResponse:
     run = await _changeable(call)
     call.require_configured(run.agent)
-    change, instance = call.change_request(), call.context.home.instance
-    number = await call.context.home.database.write(
-        lambda tx: request_retry(tx, run.id, change.principal, change.now, instance)
-    )
+    change, instance = await call.change_request(), call.context.home.instance
+
+    def start(tx: Transaction) -> int:
+        if change.limited:
+            check_pending(tx, change.principal)
+        return request_retry(tx, run.id, change.principal, change.now, instance)
+
+    number = await call.context.home.database.write(start)
     return await _shown(call, number, status=201)
 
 
@@ -191,5 +197,5 @@ ROUTES = [
         refusals=(404, 409),
     ),
     Route("POST", "/runs/{id}/cancel", "cancel an active run", _cancel, RunView, refusals=(404, 409)),
-    Route("POST", "/runs/{id}/retry", "retry a run", _retry, RunView, status=201, refusals=(404, 409)),
+    Route("POST", "/runs/{id}/retry", "retry a run", _retry, RunView, status=201, refusals=(404, 409, 429)),
 ]

@@ -24,9 +24,10 @@ from daemon.model import Overlap
 from daemon.schedules import management
 from daemon.schedules.management import ChangeRequest
 from daemon.store.connection import Transaction
+from daemon.store.limits import check_backfilled, size_of_revision
 from daemon.store.runs import get_run
 from daemon.store.schedules import ScheduleRow, get_schedule
-from daemon.units import utc_now
+from daemon.units import format_instant, utc_now
 from daemon.views.history import FireList, RevisionList, fires_page, revisions_page
 from daemon.views.pages import PAGE_BYTES
 from daemon.views.runs import RunView, run_view
@@ -52,8 +53,8 @@ async def _create(call: ApiCall) -> web.StreamResponse:
         raise NotFoundError(f"no agent {agent!r} is in the config")
     body = await call.body(requests.ScheduleCreate)
     columns = new_columns(body, call.context.config.daemon.timezone)
-    request = call.change_request()
-    row = await call.context.home.database.write(lambda tx: management.create(tx, agent, body.name, columns, request))
+    request = await call.change_request()
+    row = await _revised(call, request, lambda tx: management.create(tx, agent, body.name, columns, request))
     return await _shown(call, row, status=201)
 
 
@@ -148,7 +149,7 @@ async def _trigger(call: ApiCall) -> web.StreamResponse:
     overrides: dict[str, Any] = {} if body.initial_input is None else dict(input_columns(body.initial_input))
     if body.task_params is not None:
         overrides["task_params"] = json.dumps(body.task_params)
-    request, instance = call.change_request(), call.context.home.instance
+    request, instance = await call.change_request(), call.context.home.instance
 
     def start(tx: Transaction) -> RunView:
         run = get_run(tx, management.trigger(tx, agent, name, overrides, key, request, instance))
@@ -166,12 +167,14 @@ async def _backfill(call: ApiCall) -> web.StreamResponse:
     call.require_configured(agent)
     body = await call.body(requests.BackfillRequest)
     span = instant("from", body.from_), instant("to", body.to)
-    request, config = call.change_request(), call.context.config
+    request, config = await call.change_request(), call.context.config
     days = days_of(config, config.agents[agent].retention)
     oldest = None if days is None else request.now - timedelta(days=days)
 
     def start(tx: Transaction) -> Backfilled:
         row = management.find(tx, agent, name, request)
+        if request.limited:
+            check_backfilled(tx, request.principal)
         policy = body.overlap_policy or Overlap(row.overlap)
         return backfill(
             tx,
@@ -226,11 +229,26 @@ async def _changed(call: ApiCall, action: Action, wanted: Callable[[], Awaitable
     await call.require(action, agent, f"schedule {agent}/{name}")
     change = await wanted()
     await call.context.clock.decide_overdue()
-    request = call.change_request()
-    row = await call.context.home.database.write(
-        lambda tx: change(tx, management.find(tx, agent, name, request), request)
-    )
+    request = await call.change_request()
+    row = await _revised(call, request, lambda tx: change(tx, management.find(tx, agent, name, request), request))
     return await _shown(call, row)
+
+
+async def _revised(call: ApiCall, request: ChangeRequest, change: Callable[[Transaction], ScheduleRow]) -> ScheduleRow:
+    """Make a change that leaves a revision; raise LimitError if the principal has caused too many bytes of them."""
+    allowance = call.context.revisions
+    if request.limited:
+        allowance.check(request.principal)
+
+    def run(tx: Transaction) -> tuple[ScheduleRow, int]:
+        row = change(tx)
+        is_changed = row.updated_at == format_instant(request.now)
+        return row, size_of_revision(tx, row.id, row.version) if is_changed else 0
+
+    row, size = await call.context.home.database.write(run)
+    if request.limited:
+        allowance.use(request.principal, size)
+    return row
 
 
 async def _shown(call: ApiCall, row: ScheduleRow, status: int = 200) -> web.StreamResponse:
@@ -242,7 +260,7 @@ async def _shown(call: ApiCall, row: ScheduleRow, status: int = 200) -> web.Stre
 
 _ALL = "/agents/{agent}/schedules"
 _ONE = f"{_ALL}/{{name}}"
-_CHANGE = (400, 404, 409, 412)
+_CHANGE = (400, 404, 409, 412, 429)
 
 
 def _on_one(what: str, does: str, handler: Handler, body: type[BaseModel], *, body_required: bool = True) -> Route:
@@ -269,7 +287,7 @@ ROUTES = [
         ScheduleView,
         status=201,
         body=requests.ScheduleCreate,
-        refusals=(404, 409),
+        refusals=(404, 409, 429),
         action="create",
     ),
     Route(
@@ -314,7 +332,7 @@ ROUTES = [
         _delete,
         ScheduleView,
         headers=(IF_MATCH,),
-        refusals=(404, 409, 412),
+        refusals=(404, 409, 412, 429),
         action="delete",
     ),
     Route(

@@ -1,0 +1,106 @@
+"""How much one principal may cause: pending runs, created schedules, revisions. Others and administrators go on."""
+
+import http.client
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from daemon.api.allowance import MOST, Allowance
+from daemon.errors import LimitError
+from tests.support.api import SCHEDULES, TOKEN, Answer, call, start_on_tcp
+from tests.support.daemon_process import DaemonProcess, daemons_in
+from tests.support.peers.processes import free_port
+
+pytestmark = pytest.mark.xdist_group("limits")
+FEW = """
+import daemon.store.limits as limits
+limits.MOST_PENDING = limits.MOST_CREATED = 3
+import daemon.api.allowance as allowance
+allowance.MOST = 200_000
+"""
+"""The limits in a size that a test reaches soon."""
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DaemonProcess, int]]:
+    """A daemon with low limits, whose runs do not start, and its port, where `token:ci` is no administrator."""
+    folder, port = tmp_path_factory.mktemp("limited"), free_port()
+    with daemons_in(folder) as start:
+        daemon = start_on_tcp(start, folder, port, slowed=FEW)
+        text = daemon.config.read_text().replace("max_concurrent = 100", "max_concurrent = 1")
+        daemon.config.write_text(text.replace('"echo hello; cat"', '"exec sleep 600"'))
+        assert call(daemon, "POST", "/reload").status == 200
+        assert call(daemon, "POST", f"{SCHEDULES}/declared/trigger").status == 201
+        daemon.wait_for_run("running")
+        yield daemon, port
+
+
+def ask(port: int, method: str, path: str, body: object = None, **more: str) -> Answer:
+    """Ask as `token:ci`."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"Authorization": f"Bearer {TOKEN}", **({} if body is None else {"Content-Type": "application/json"})}
+    headers |= {name.replace("_", "-"): value for name, value in more.items()}
+    connection.request(method, path, body=None if body is None else json.dumps(body), headers=headers)
+    response = connection.getresponse()
+    answer = Answer(response.status, dict(response.getheaders()), response.read())
+    connection.close()
+    return answer
+
+
+def test_pending_runs_of_one_principal_are_limited(limited: tuple[DaemonProcess, int]) -> None:
+    daemon, port = limited
+    path = f"{SCHEDULES}/declared/trigger"
+    runs = [ask(port, "POST", path, Idempotency_Key=f"key-{number}").body["id"] for number in range(3)]
+    refused = ask(port, "POST", path)
+    assert (refused.status, refused.code) == (429, "too_many")
+    assert "3 pending runs" in refused.body["message"]
+    assert "agentcron runs cancel" in refused.body["message"]
+    repeated = ask(port, "POST", path, Idempotency_Key="key-0")
+    assert (repeated.status, repeated.body["id"]) == (201, runs[0])
+    assert call(daemon, "POST", path).status == 201  # an administrator
+    assert ask(port, "POST", f"/runs/{runs[0]}/cancel").status == 200
+    daemon.wait_for_run("cancelled", number=runs[0])
+    assert ask(port, "POST", f"/runs/{runs[0]}/retry").status == 201
+    assert ask(port, "POST", path).status == 429
+    assert ask(port, "POST", f"/runs/{runs[0]}/retry").status in {409, 429}
+
+
+def test_created_schedules_of_one_principal_are_limited_also_if_they_are_deleted(
+    limited: tuple[DaemonProcess, int],
+) -> None:
+    daemon, port = limited
+    for number in range(3):
+        assert ask(port, "POST", SCHEDULES, {"name": f"c{number}", "interval_seconds": 3600}).status == 201
+    assert ask(port, "DELETE", f"{SCHEDULES}/c0").status == 200
+    refused = ask(port, "POST", SCHEDULES, {"name": "c4", "interval_seconds": 3600})
+    assert (refused.status, refused.code) == (429, "too_many")
+    assert "delete some" in refused.body["message"]
+    assert call(daemon, "POST", SCHEDULES, {"name": "c4", "interval_seconds": 3600}).status == 201
+
+
+def test_revisions_of_one_principal_are_limited_in_bytes(limited: tuple[DaemonProcess, int]) -> None:
+    daemon, port = limited
+    created = call(daemon, "POST", SCHEDULES, {"name": "changed", "interval_seconds": 3600})
+    assert created.status == 201
+    statuses = []
+    for number in range(5):
+        change = {"initial_input": {"content": f"{number}" * 50_000}}
+        statuses.append(ask(port, "PATCH", f"{SCHEDULES}/changed", change).status)
+    assert statuses == [200, 200, 200, 429, 429]
+    assert ask(port, "POST", f"{SCHEDULES}/changed/pause").status == 429
+    assert call(daemon, "POST", f"{SCHEDULES}/changed/pause").status == 200
+    assert len(daemon.query("SELECT 1 FROM schedule_revisions WHERE principal = 'token:ci' AND action = 'update'")) == 3
+
+
+def test_an_allowance_is_free_again_after_a_day() -> None:
+    now = 0.0
+    allowance = Allowance(lambda: now)
+    allowance.use("a", MOST)
+    allowance.check("a")
+    allowance.use("a", MOST // 2)
+    with pytest.raises(LimitError, match="720 min"):
+        allowance.check("a")
+    allowance.check("b")
+    now = 86_400 / 2
+    allowance.check("a")
