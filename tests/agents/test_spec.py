@@ -35,4 +35,5 @@ def test_a_run_takes_every_limit_from_the_config_when_it_starts() -> None:
     found = settings_for(Config(agents={"a": agent}), "a")
     assert (found.timeout_seconds, found.idle_timeout_seconds, found.kill_grace_seconds) == (1, 1, 0)
     assert found.max_output == 1
-    assert settings_for(Config(agents={"a": CommandAgent(command=["true"])}), "a") == RunSettings()
+    defaults = settings_for(Config(agents={"a": CommandAgent(command=["true"])}), "a")
+    assert defaults == RunSettings(tasks_max=4096, signed_records=True)  # which runs of earlier versions do not have

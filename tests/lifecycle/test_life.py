@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from daemon.agents.process.supervisor import tree
+from daemon.agents.process.supervisor import status, tree
+from daemon.runs.hook_tokens import HookTokens, open_key
 from tests.support.configs import SELDOM, Table, one_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in, processes_of
 from tests.support.runs import begun
@@ -84,8 +85,8 @@ def test_a_run_that_was_never_released_is_started_after_all(start_daemon: StartD
     wait_until(lambda: tree.start_of(run["pid"]) is None)
     for process in processes_of(run["idempotency_key"]):
         tree.send(process, signal.SIGKILL)
-    status = first.state / "runs/1/status"
-    status.write_bytes(bytes(status.stat().st_size))  # as if the supervisor had ended before its first record
+    key = HookTokens(open_key(first.state)).record_key(run["idempotency_key"])
+    status.preallocate(str(first.state / "runs/1"), key)  # as if the supervisor had ended before its first record
     with contextlib.closing(sqlite3.connect(first.state / "state.db", isolation_level=None)) as connection:
         connection.execute("UPDATE runs SET delivered_at = NULL WHERE id = 1")  # ... and so before it was confirmed
     second = start_daemon(text)
