@@ -75,7 +75,6 @@ class SecretFiles:
         self._insiders = Insiders(user, _group_of(config.control.group))
         self._access = FileAccess(self._insiders)
         self._read: set[Path] = set()
-        self._written: set[tuple[Path, Subject]] = set()
 
     def check_config(self) -> Iterator[Exposure]:
         """Yield who can change the config."""
@@ -108,10 +107,8 @@ class SecretFiles:
 
     def _writers(self, about: str, path: Path, why: str) -> Iterator[Exposure]:
         for place, subject in self._access.writers(path):
-            if (place, subject) not in self._written:
-                self._written.add((place, subject))
-                what = f"{self._insiders.describe(subject)} can write or replace {place}; {why}"
-                yield Exposure(about, what, self._stop_writing(place, subject))
+            what = f"{self._insiders.describe(subject)} can write or replace {place}; {why}"
+            yield Exposure(about, what, self._stop_writing(place, subject))
 
     def _stop_reading(self, path: Path, subject: Subject) -> str:
         file = Path(os.path.realpath(path))

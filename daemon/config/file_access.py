@@ -121,6 +121,7 @@ class FileAccess:
         self._insiders = insiders
         self._rights: dict[Path, _Rights | None] = {}
         self._inside: dict[Subject, bool] = {}
+        self._examined: set[Path] = set()
 
     def readers(self, path: Path) -> list[Subject]:
         """Return who else can read a file; nobody if we cannot see it ourselves."""
@@ -129,8 +130,14 @@ class FileAccess:
         return [] if rights is None else list(self._able(real, rights, _READ))
 
     def writers(self, path: Path) -> Iterator[tuple[Path, Subject]]:
-        """Yield who else can write a file, or replace it or a directory or link on its path, and where they can."""
+        """Yield who else can write a file, or replace it or a directory or link on its path, and where they can.
+
+        A place that several files share is yielded for the first of them.
+        """
         for place in _places(path):
+            if place in self._examined:
+                continue
+            self._examined.add(place)
             rights = self._rights_of(place)
             if rights is None:
                 return
