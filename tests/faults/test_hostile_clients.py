@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 
 IMPATIENT = """
 from daemon.api.flow import FlowControl
-FlowControl.patience = 0.5
+FlowControl._patience = 0.5
 """
 UNKNOWN_KEYS = b"{" + b",".join(b'"%x":0' % number for number in range(104_000)) + b"}"
 TOKEN = "a-token-of-these-tests-alone"  # noqa: S105 - of these tests

@@ -67,7 +67,7 @@ async def _output(call: ApiCall) -> web.StreamResponse:
     response.content_type = "application/octet-stream"
     response.force_close()  # the connection keeps its patience to the end
     if isinstance(call.request.protocol, FlowControl):
-        call.request.protocol.patience = _PATIENCE
+        call.request.protocol.begin_stream(_CHUNK, _PATIENCE)
     await response.prepare(call.request)
     try:
         await _send(call, response, folder, first, run.id if follow else None)
