@@ -7,6 +7,7 @@ and counted.
 import contextlib
 import logging
 import os
+import stat
 import threading
 import time
 from collections import Counter
@@ -76,12 +77,13 @@ class LogFile:
 
 
 def _open(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe without a reader is an error
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o640)
         os.fchmod(descriptor, 0o640)  # whatever the daemon's umask
     except FileExistsError:
         descriptor = os.open(path, flags)
+    os.set_blocking(descriptor, not stat.S_ISFIFO(os.fstat(descriptor).st_mode))
     return descriptor
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon_process import StartDaemon
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 
 TICK = "[agents.a]\ncommand = ['true']\n[agents.a.schedules.s]\nevery = '1s'\n"
 FLOOD = """
@@ -94,3 +94,23 @@ def test_a_terminal_gets_colours_unless_they_are_disabled(given: dict[str, str],
     os.close(leader)
     assert "[daemon] x" in shown
     assert ("\x1b[" in shown) == coloured
+
+
+def test_a_pipe_in_place_of_the_log_file_stops_no_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    daemon = start_daemon(
+        "[log]\nfile = 'log'\n[agents.a]\ncommand = ['true']\n[agents.a.schedules.s]\nevery = '1s'\n", ready=False
+    )
+    wait_until(lambda: log.exists() and "[daemon] Ready" in log.read_text(), what="the daemon's start")
+    first = daemon.wait_for_row("SELECT id FROM runs WHERE status = 'completed'")["id"]
+    log.rename(tmp_path / "moved")
+    os.mkfifo(log)  # the daemon looks every second whether the file was moved, and nobody reads this
+    daemon.wait_for_row("SELECT id FROM runs WHERE status = 'completed' AND id > ?", first + 4)
+    assert daemon.stop() == 0
+
+
+def test_a_pipe_that_nobody_reads_is_no_log_file(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    daemon = start_daemon("[log]\nfile = 'log'\n[agents.a]\ncommand = ['true']\n", ready=False)
+    assert daemon.process.wait(DEADLINE) == 2
+    assert f"log.file: cannot open {tmp_path}/log: No such device or address" in daemon.log_text()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.output import print_json
+from daemon.cli.output import print_json, say
 from daemon.cli.parameters import Json
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def backup(
     from daemon.config.paths import state_dir
     from daemon.errors import NotFoundError
     from daemon.store.backup import back_up, check_target
-    from daemon.text import escape, plural
+    from daemon.text import plural
     from daemon.units import format_size, utc_now
 
     config = find_daemon(context.obj)
@@ -58,8 +58,8 @@ def backup(
         print_json({"file": str(file.absolute()), "bytes": size, **facts})
         return
     counts = f"{plural(contents.runs, 'run')}, {plural(contents.schedules, 'schedule')}"
-    print(f"Wrote {escape(str(file))}: {counts}, {format_size(size)}, verified.")
-    print(f"Outputs and artifacts are not included: back up {escape(str(folder / 'runs'))} separately.")
+    say(f"Wrote {file}: {counts}, {format_size(size)}, verified.")
+    say(f"Outputs and artifacts are not included: back up {folder / 'runs'} separately.")
 
 
 def _back_up_for_root(folder: Path, file: Path) -> "tuple[Contents, int]":
@@ -100,7 +100,7 @@ def restore(
     from daemon.recovery.restore import restore as restore_database
     from daemon.store.backup import BackupFile
     from daemon.store.ownership import refuse_links_of_others
-    from daemon.text import escape, plural
+    from daemon.text import plural
     from daemon.units import utc_now
 
     config = read_config(context.obj)
@@ -125,14 +125,12 @@ def restore(
         )
         return
     counts = f"{plural(contents.runs, 'run')} and {plural(contents.schedules, 'schedule')}"
-    print(f"Restored {counts} as of {escape(contents.made_at or 'the time of the copy')}.")
-    print(
-        f"The next run is number {restored.numbers_from}. Due times before now count as missed and are not caught up."
-    )
+    say(f"Restored {counts} as of {contents.made_at or 'the time of the copy'}.")
+    say(f"The next run is number {restored.numbers_from}. Due times before now count as missed and are not caught up.")
     if restored.unknown:
         first, last, runs = restored.unknown[0], restored.unknown[-1], plural(len(restored.unknown), "run")
-        print(f"Not in the backup: {runs}, numbers {first} to {last}; the folders in runs/ are kept.")
+        say(f"Not in the backup: {runs}, numbers {first} to {last}; the folders in runs/ are kept.")
     if restored.replaced is not None:
-        print(f"The previous database is now {escape(str(restored.replaced))}; delete it when you no longer need it.")
+        say(f"The previous database is now {restored.replaced}; delete it when you no longer need it.")
     if restored.replaced_folders is not None:
-        print(f"Folders of other runs with the same numbers were moved to {escape(str(restored.replaced_folders))}.")
+        say(f"Folders of other runs with the same numbers were moved to {restored.replaced_folders}.")

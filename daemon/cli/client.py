@@ -30,6 +30,8 @@ from daemon.store.lock import socket_in_use
 _TIMEOUT = 60.0  # seconds
 _SHORT_TIMEOUT = 3.0  # seconds, to find out whether a daemon answers at all
 _CHUNK = 64 * 1024
+_LARGEST_DOCUMENT = 128 * 1024**2  # bytes of a response that is not a stream
+_FIX = "find out with `ss -xlp` which program listens there"
 _ERRORS: dict[int, type[Exception]] = {400: InvalidError, 403: ForbiddenError, 404: NotFoundError, 422: InvalidError}
 
 
@@ -91,7 +93,17 @@ class Client:
         if data is not None:
             headers["Content-Type"] = "application/json"
         response = self._send(method, path, data, headers, self._timeout)
-        document: dict[str, Any] = json.loads(b"".join(self._parts(response)) or b"{}")
+        content = bytearray()
+        for part in self._parts(response):
+            content += part
+            if len(content) > _LARGEST_DOCUMENT:
+                raise DaemonUnreachableError(f"{self._path} sent a response of over {_LARGEST_DOCUMENT} bytes; {_FIX}")
+        try:
+            document = json.loads(content or b"{}")
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise DaemonUnreachableError(f"{self._path} sent a response to {path} that is not a JSON object; {_FIX}")
         return document
 
     def stream(self, path: str) -> Iterator[bytes]:
@@ -172,8 +184,8 @@ def daemon_at(config: Config, path: Path | None = None) -> dict[str, Any] | None
         daemon = Client(config, _SHORT_TIMEOUT, path).get("/daemon")
     except (AgentcronError, ValueError):
         return None
-    keys = daemon.keys() if isinstance(daemon, dict) else set()
-    return daemon if {"amiss", "config_file", "state_dir", "timezone"} <= keys else None
+    texts = (daemon.get(key) for key in ("config_file", "state_dir", "timezone"))
+    return daemon if "amiss" in daemon and all(isinstance(text, str) and "\0" not in text for text in texts) else None
 
 
 def schedule_path(agent: str, name: str, subresource: str = "") -> str:
@@ -189,12 +201,12 @@ _FIELD = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w.])(" + "|".join(map(re.escape, 
 
 def _refusal(response: http.client.HTTPResponse) -> Exception:
     try:
-        body = json.loads(response.read())
+        body = json.loads(response.read(_LARGEST_DOCUMENT))
         if body["code"] == "config":
             return ConfigError(body["data"]["problems"])
         fields = [_in_terms_of_options(field["field"], field["problem"]) for field in body["data"].get("fields", [])]
         text = "; ".join(fields or [_FIELD.sub(_option, body["message"])])
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         text = f"the daemon returned {response.status} {response.reason}"
     return _ERRORS.get(response.status, RefusedError)(text)
 

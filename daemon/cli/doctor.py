@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from daemon.cli.output import print_json
+from daemon.cli.output import print_json, say
 from daemon.cli.parameters import Json
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def doctor(context: typer.Context, json: Json = False) -> None:
         print_json({"findings": [finding.view() for finding in findings], "errors": errors, "warnings": warnings})
     else:
         _print(findings)
-        print(f"{plural(errors, 'error')}, {plural(warnings, 'warning')}, {plural(passed, 'check')} passed.")
+        say(f"{plural(errors, 'error')}, {plural(warnings, 'warning')}, {plural(passed, 'check')} passed.")
     if errors:
         raise typer.Exit(1)
 

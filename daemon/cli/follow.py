@@ -1,22 +1,20 @@
 """Follow a run through the daemon until it ends, as `--wait` does."""
 
-import sys
 from collections import deque
 
 import typer
 
 from daemon.cli.client import Client
-from daemon.cli.output import print_json
+from daemon.cli.output import print_json, say
 from daemon.cli.run_output import show
 from daemon.errors import DaemonUnreachableError
-from daemon.text import escape
 
 
 def follow(client: Client, run: int, *, json: bool) -> None:
     """Show the output of a run and of its further attempts until they end; exit with 1 unless the last completed."""
     following: int | None = run
     while following is not None:
-        print(f"Following run {following}", file=sys.stderr)
+        say(f"Following run {following}", error=True)
         try:
             output = client.stream(f"/runs/{following}/output?follow=true")
             if json:
@@ -32,7 +30,7 @@ def follow(client: Client, run: int, *, json: bool) -> None:
     if json:
         print_json(ended)
     else:
-        reason = f": {escape(ended['error'])}" if ended["error"] else ""
-        print(f"Run {ended['id']} {ended['status']}{reason}", file=sys.stderr)
+        reason = f": {ended['error']}" if ended["error"] else ""
+        say(f"Run {ended['id']} {ended['status']}{reason}", error=True)
     if ended["status"] != "completed":
         raise typer.Exit(1)

@@ -1,10 +1,10 @@
 """Find the config file and the running daemon that uses it."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
+from daemon.cli.output import say
 from daemon.cli.privileges import act_as_owner
 from daemon.config.loading import find_config, load_config
 from daemon.config.partial import load_location
@@ -12,7 +12,6 @@ from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.errors import ConfigError
 from daemon.store.lock import socket_in_use
-from daemon.text import escape
 
 
 def read_config(option: Path | None) -> Config:
@@ -47,7 +46,7 @@ def find_daemon(option: Path | None, *, warn: bool = True) -> Config:
         )
     act_as_owner(state_dir(found))
     if warn:
-        print(f"warning: {escape(f'{file} {warning}')}", file=sys.stderr)
+        say(f"warning: {file} {warning}", error=True)
     return found
 
 

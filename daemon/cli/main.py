@@ -36,9 +36,9 @@ def main() -> None:
     except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
+    except Exception as error:  # noqa: BLE001 - its text may come from anybody, and must not reach a terminal as it is
+        if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+            _fail(*_traceback(), status=1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail("agentcron: cannot write the output: no space left on device", status=1)
 
@@ -67,6 +67,12 @@ def plain_run(arguments: list[str]) -> tuple[Path | None, bool] | None:
             file = Path(arguments[1]) if arguments[0] == "--config" else None
             return file, bool(options)
     return None
+
+
+def _traceback() -> list[str]:
+    import traceback
+
+    return traceback.format_exc().splitlines()
 
 
 def _fail(*lines: str, status: int) -> NoReturn:

@@ -25,6 +25,16 @@ _STYLES = {
 }
 
 
+def say(line: str, *, error: bool = False) -> None:
+    """Print one line for people, to standard output or standard error, with control characters escaped.
+
+    A daemon, or who poses as one, may have put anything into it.
+    """
+    from daemon.text import escape
+
+    print(escape(line), file=sys.stderr if error else sys.stdout)
+
+
 def print_json(document: object) -> None:
     """Print one JSON document with all control characters escaped."""
     import json
@@ -93,7 +103,7 @@ def tell(view: dict[str, Any], text: str, *, json: bool) -> None:
     if json:
         print_json(view)
     else:
-        print(text)
+        say(text)
 
 
 def local_time(instant: "datetime | str | None", zone: str = "UTC") -> str:

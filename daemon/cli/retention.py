@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from daemon.cli.help import CommandGroup
-from daemon.cli.output import local_time, print_json, print_table
+from daemon.cli.output import local_time, print_json, print_table, say
 from daemon.cli.parameters import Json
 
 app = CommandGroup(help="Delete old runs.", epilog="Example: agentcron retention run --dry-run")
@@ -46,13 +46,13 @@ def _print_deleted(view: dict[str, Any]) -> None:
     from daemon.units import format_size
 
     freed, seconds = format_size(view["bytes_freed"]), view["duration_ms"] / 1000
-    print(
+    say(
         f"Deleted {plural(view['deleted'], 'run')}, {plural(view['folders'], 'folder')}, "
         f"{plural(view['fires'], 'fire')} and {plural(view['schedules'], 'deleted schedule')}; "
         f"freed {freed} in {seconds:.1f} s."
     )
     if view["workspaces"]:
-        print(
+        say(
             f"Removed {plural(view['workspaces'], 'workspace')} after saving unsaved work; "
             "their runs are deleted once they are old enough again."
         )
@@ -67,14 +67,14 @@ def _print_preview(view: dict[str, Any]) -> None:
         (_cells(group) for group in view["groups"]),
         empty="No run is old enough to be deleted.",
     )
-    print(
+    say(
         f"Would delete {plural(view['runs'], 'run')}, {plural(view['folders'], 'folder')} "
         f"({format_size(view['bytes'])}) and {plural(view['fires'], 'fire')}."
     )
     if view["run_ids"]:
-        print(f"Runs: {_numbers(view)}.")
+        say(f"Runs: {_numbers(view)}.")
     if view["workspaces"]:
-        print(
+        say(
             f"Would remove {plural(view['workspaces'], 'workspace')} after saving unsaved work; "
             "their runs are kept for now."
         )

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon.cli.help import CommandGroup
-from daemon.cli.output import local_time, print_facts, print_json, print_table, shortened
+from daemon.cli.output import local_time, print_facts, print_json, print_table, say, shortened
 from daemon.cli.parameters import AgentName, Json, Limit, OptionalRunNumber, RunNumber
-from daemon.text import escape, plural
+from daemon.text import plural
 
 if TYPE_CHECKING:
     from daemon.config.schema import Config
@@ -163,7 +163,7 @@ def _print_restore_steps(workspace: dict[str, Any] | None) -> None:
     if saved is not None and saved["restore"]:
         print("\nto restore the saved work")
         for step in saved["restore"]:
-            print(f"  {escape(step)}")
+            say(f"  {step}")
 
 
 def _flat(data: dict[str, Any]) -> str:
@@ -223,13 +223,13 @@ def cancel(
             print_json({"cancelled": cancelled})
         else:
             when = "" if running or not cancelled else " when the daemon starts"
-            print(f"Cancelling {plural(len(cancelled), 'run')}{when}." if cancelled else "No active runs to cancel.")
+            say(f"Cancelling {plural(len(cancelled), 'run')}{when}." if cancelled else "No active runs to cancel.")
         return
     view, running = request_cancellation(config, run)
     if json:
         print_json(view)
     else:
-        print(f"Cancelling run {run}{'' if running else ' when the daemon starts'}.")
+        say(f"Cancelling run {run}{'' if running else ' when the daemon starts'}.")
 
 
 @app.command(epilog="Example: agentcron runs retry 42 --wait")
@@ -251,4 +251,4 @@ def retry(
     elif json:
         print_json(attempt)
     else:
-        print(f"Run {attempt['id']}, attempt {attempt['attempt']}, is {attempt['status']}.")
+        say(f"Run {attempt['id']}, attempt {attempt['attempt']}, is {attempt['status']}.")

@@ -1,13 +1,12 @@
 """`agentcron run`, `check`, `init`, `status` and `reload`: the daemon and its config."""
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.output import local_time, print_json, print_table
+from daemon.cli.output import local_time, print_json, print_table, say
 from daemon.cli.parameters import Json
 
 if TYPE_CHECKING:
@@ -60,7 +59,6 @@ def check(
     from daemon.errors import StoreError
     from daemon.schedules.declared import definition_of
     from daemon.store.schedules import cadence_from
-    from daemon.text import escape
     from daemon.units import format_instant, utc_now
     from daemon.views.schedules import upcoming
 
@@ -98,8 +96,8 @@ def check(
     if changes is not None:
         _print_changes(changes)
     for warning in warnings:
-        print(f"warning: {escape(warning)}", file=sys.stderr)
-    print(f"{config.file} is valid.")
+        say(f"warning: {warning}", error=True)
+    say(f"{config.file} is valid.")
     if diff_error is not None:
         raise diff_error
 
@@ -159,7 +157,7 @@ def init(
     if json:
         print_json({"file": str(target)})
     else:
-        print(f"Wrote {target}. Edit it, then: agentcron --config {target} check")
+        say(f"Wrote {target}. Edit it, then: agentcron --config {target} check")
 
 
 def reload(context: typer.Context, json: Json = False) -> None:
@@ -182,10 +180,10 @@ def reload(context: typer.Context, json: Json = False) -> None:
         print_json(view)
         return
     for change in view["changes"]:
-        print(f"{change['schedule']} was {change['action']}.")
+        say(f"{change['schedule']} was {change['action']}.")
     for warning in view["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(f"Reloaded, {plural(len(view['changes']), 'schedule')} changed.")
+        say(f"warning: {warning}", error=True)
+    say(f"Reloaded, {plural(len(view['changes']), 'schedule')} changed.")
 
 
 def status(context: typer.Context, json: Json = False) -> None:

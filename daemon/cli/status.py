@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from daemon.cli.output import local_time, print_facts, print_table, shortened
+from daemon.cli.output import local_time, print_facts, print_table, say, shortened
 from daemon.text import plural
 
 _SIGNS = {
@@ -51,7 +51,8 @@ def print_status(view: dict[str, Any], zone: str) -> None:
         ),
     )
     for title, columns, entries, keys in parts:
-        print(f"\n{title}")
+        print()
+        say(title)
         rows = ([_cell(entry, key, entry["timezone"] or zone) for key in keys] for entry in entries)
         print_table(columns, rows, empty="none")
 
@@ -89,11 +90,14 @@ def _print_problems(problems: list[dict[str, Any]], zone: str) -> None:
 
 
 def _print_timeline(timeline: list[dict[str, Any]]) -> None:
-    rows = ((entry["schedule"], "".join(_SIGNS[hour] for hour in entry["hours"]), entry["runs"]) for entry in timeline)
+    rows = (
+        (entry["schedule"], "".join(_SIGNS.get(hour, "?") for hour in entry["hours"]), entry["runs"])
+        for entry in timeline
+    )
     print_table(("schedule", "24 h ago .......... now", "runs"), rows, empty="no runs")
     shown = {hour for entry in timeline for hour in entry["hours"]} - {None}
     if shown:
-        print("  ".join(f"{sign} {status}" for status, sign in _SIGNS.items() if status in shown))
+        say("  ".join(f"{sign} {status}" for status, sign in _SIGNS.items() if status in shown))
 
 
 def _cell(entry: dict[str, Any], key: str, zone: str) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon.cli.help import CommandGroup
-from daemon.cli.output import print_json, print_table, tell
+from daemon.cli.output import print_json, print_table, say, tell
 from daemon.cli.parameters import Json, RunNumber
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def clean(
     from daemon.cli.locate import find_daemon
     from daemon.cli.progress import request_with_progress
     from daemon.cli.schedule_changes import seconds_of
-    from daemon.text import escape, plural
+    from daemon.text import plural
 
     body: dict[str, Any] = {"dry_run": dry_run}
     if older_than is not None:
@@ -101,9 +101,9 @@ def clean(
         return
     removed = view["removed"]
     runs = f", of run{'' if len(removed) == 1 else 's'} {', '.join(map(str, removed))}" if removed else ""
-    print(f"{'Would remove' if dry_run else 'Removed'} {plural(len(removed), 'workspace')}{runs}.")
+    say(f"{'Would remove' if dry_run else 'Removed'} {plural(len(removed), 'workspace')}{runs}.")
     for failed in view["failed"]:
-        print(f"Kept the workspace of run {failed['run_id']}: {escape(failed['reason'])}")
+        say(f"Kept the workspace of run {failed['run_id']}: {failed['reason']}")
     if view["failed"]:
         raise typer.Exit(1)
 

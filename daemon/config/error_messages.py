@@ -63,6 +63,7 @@ _IN_TOML = {
     "float_type": "should be a number",
 }
 _LONGEST_VALUE = 60
+_MOST_ERRORS = 1000
 _SECRET_KEYS = frozenset({"env", "api_key", "tokens", "url", "ping", "repository"})  # URLs may hold passwords
 _SECRET_WORDS = ("key", "token", "secret", "password", "credential", "auth")
 
@@ -74,13 +75,25 @@ class ErrorMessages:
         self._file = file
         self._raw = raw
         self._overridden = set(overridden)
-        self._lines = key_lines(text)
+        self._text = text
+        self._lines: dict[KeyPath, int] = {}
 
     def describe(self, error: ValidationError | None, findings: Iterable[tuple[KeyPath, str]]) -> list[str]:
-        """Return a line for each error of the schema and each broken rule, in the order of the file."""
-        lines = [] if error is None else [self._from_pydantic(d) for d in error.errors(include_url=False)]
-        lines += [(self._line_of(path), self._message(path, message)) for path, message in findings]
-        return [text for _, text in sorted(lines)]
+        """Return a line for each error of the schema and each broken rule, in the order of the file.
+
+        Of more than 1000 of either, the rest are counted in one line.
+        """
+        count = 0 if error is None else error.error_count()
+        details = [] if error is None else error.errors(include_url=False, include_input=False)[:_MOST_ERRORS]
+        broken = list(findings)
+        left = max(0, count - _MOST_ERRORS) + max(0, len(broken) - _MOST_ERRORS)
+        del broken[_MOST_ERRORS:]
+        paths = [*(self._path(one["loc"]) for one in details), *(path for path, _ in broken)]
+        self._lines = key_lines(self._text, [found for path in paths for found in (path, (*path, "type"))])
+        lines = [self._from_pydantic(one) for one in details]
+        lines += [(self._line_of(path), self._message(path, message)) for path, message in broken]
+        more = [f"{self._file}: has {left} more errors, which are not listed; correct these first"] if left else []
+        return [text for _, text in sorted(lines)] + more
 
     def _message(self, path: KeyPath, message: str, *, show_value: bool = True) -> str:
         """Return one error with its place, its key and, unless it may be secret, its value."""

@@ -1,7 +1,7 @@
 """Find the line of each key in a TOML document, for error messages; tomllib does not report it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 KeyPath = tuple[str | int, ...]
 
@@ -14,15 +14,19 @@ _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)")
 _ESCAPED = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r"}
 
 
-def key_lines(text: str) -> dict[KeyPath, int]:
-    """Return the line (from 1) of each key path in a valid TOML document; array items count as numbers."""
-    return _Scanner(text).scan()
+def key_lines(text: str, wanted: Iterable[KeyPath]) -> dict[KeyPath, int]:
+    """Return the lines (from 1) of key paths in a valid TOML document, and of the paths that they begin with.
+
+    Array items count as numbers. Only what is wanted is kept, so that a large document takes little memory.
+    """
+    return _Scanner(text, {path[:length] for path in wanted for length in range(len(path) + 1)}).scan()
 
 
 class _Scanner:
     """One pass over the tokens with an explicit stack, so that depth cannot exhaust Python's."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, wanted: set[KeyPath]) -> None:
+        self.wanted = wanted
         self.lines: dict[KeyPath, int] = {}
         self.table: KeyPath = ()
         self.tables_in_array: dict[KeyPath, int] = {}
@@ -30,21 +34,19 @@ class _Scanner:
         self.key: list[str] = []
         self.path: KeyPath = ()
         self.in_value = False
-        self.tokens = list(_tokens(text))
+        self.tokens = _tokens(text)
 
     def scan(self) -> dict[KeyPath, int]:
-        at = 0
-        while at < len(self.tokens):
-            at = self._step(at)
+        for kind, text, line in self.tokens:
+            self._step(kind, text, line)
         return self.lines
 
-    def _step(self, at: int) -> int:
-        kind, text, line = self.tokens[at]
+    def _step(self, kind: str, text: str, line: int) -> None:
         if kind == "newline":
             if not self.stack:
                 self.key, self.in_value = [], False
         elif not self.stack and not self.in_value and text == "[":
-            return self._header(at)
+            self._header(line)
         elif self.in_value:
             self._value(kind, text, line)
         elif text == "=":
@@ -55,24 +57,24 @@ class _Scanner:
             self._close()
         elif kind in {"bare", "string"}:
             self.key.append(_unquoted(text))
-        return at + 1
 
-    def _header(self, at: int) -> int:
-        line, opened, parts = self.tokens[at][2], 0, []
-        while at < len(self.tokens) and self.tokens[at][0] != "newline":
-            kind, text, _ = self.tokens[at]
+    def _header(self, line: int) -> None:
+        """Read the header of a table after its first bracket, to the end of the line."""
+        opened, parts = 1, []
+        for kind, text, _ in self.tokens:
+            if kind == "newline":
+                break
             opened += text == "["
             if kind in {"bare", "string"}:
                 parts.append(_unquoted(text))
-            at += 1
         self._record((), parts, line)
         self.table = self._through_arrays(parts)
         if opened > 1:
             index = self.tables_in_array.get(self.table, -1) + 1
             self.tables_in_array[self.table] = index
             self.table = (*self.table, index)
-        self.lines[self.table] = line
-        return at
+        if self.table in self.wanted:
+            self.lines[self.table] = line
 
     def _through_arrays(self, parts: list[str]) -> KeyPath:
         """Name the newest item of each array of tables on the way."""
@@ -85,7 +87,7 @@ class _Scanner:
 
     def _value(self, kind: str, text: str, line: int) -> None:
         if text in {"[", "{"} and kind == "mark":
-            self.lines.setdefault(self.path, line)
+            self._keep(self.path, line)
             self.stack.append((text, self.path, 0))
             self._enter()
         elif text in {"]", "}"} and kind == "mark":
@@ -93,7 +95,7 @@ class _Scanner:
         elif text == "," and kind == "mark":
             self._next_item()
         elif kind in {"bare", "string"}:
-            self.lines.setdefault(self.path, line)
+            self._keep(self.path, line)
 
     def _enter(self) -> None:
         bracket, path, index = self.stack[-1]
@@ -115,7 +117,11 @@ class _Scanner:
 
     def _record(self, base: KeyPath, parts: list[str], line: int) -> None:
         for length in range(1, min(len(parts), 32) + 1):  # deeper keys have no place in the schema
-            self.lines.setdefault((*base, *parts[:length]), line)
+            self._keep((*base, *parts[:length]), line)
+
+    def _keep(self, path: KeyPath, line: int) -> None:
+        if path in self.wanted:
+            self.lines.setdefault(path, line)
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str, int]]:

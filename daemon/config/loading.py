@@ -17,7 +17,7 @@ from daemon.config.schema import Config
 from daemon.errors import ConfigError
 
 SYSTEM_FILE = Path("/etc/agentcron/config.toml")
-_LARGEST_FILE = 64 * 1024**2
+_LARGEST_FILE = 4 * 1024**2  # tens of thousands of schedules; a mistake in it takes some hundred MiB to report
 _MOST_KEY_PARTS = 64
 _TOO_DEEP = "values are nested too deeply; at most a few hundred levels are allowed"
 _HUGE = re.compile(r"[0-9_]{4000}")
@@ -108,7 +108,8 @@ def read_text(file: Path) -> str:
     finally:
         os.close(descriptor)
     if len(data) > _LARGEST_FILE:
-        raise ConfigError([f"{file}: is larger than {_LARGEST_FILE // 1024**2} MiB"])
+        fix = "put long inputs into files that the agents read, or some of the agents into the config of another daemon"
+        raise ConfigError([f"{file}: is larger than {_LARGEST_FILE // 1024**2} MiB; {fix}"])
     return _decode(file, data)
 
 

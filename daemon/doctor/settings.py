@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISFIFO
 
 from daemon.agents.process.spec import program_of
 from daemon.config.exposure import daemon_user, find_exposures
@@ -18,6 +18,7 @@ from daemon.config.values import Secret
 from daemon.doctor.findings import Finding, error, warning
 from daemon.errors import ConfigError, SecretError
 from daemon.model import Overlap
+from daemon.regular_file import open_regular
 
 _LONGEST_FIRST_LINE = 256  # bytes, as the kernel reads
 _PROVIDE = "provide it as a regular file that the daemon's user can read"
@@ -101,7 +102,10 @@ def _program(
         yield error(
             f"{place}.command", what, "install it, write its full path, or add its directory to the PATH of the service"
         )
-    elif (interpreter := _interpreter(found)) is not None and not os.access(interpreter, os.X_OK):
+    elif not os.path.isfile(found):  # noqa: PTH113 - as above
+        fix = "name a program; a pipe or device would block the run"
+        yield error(f"{place}.command", f"{found} is not a regular file", fix)
+    elif (interpreter := _interpreter(found)) is not None and not _is_program(interpreter):
         what = f"the first line of {found} names {interpreter}, which is not an executable program"
         yield error(f"{place}.command", what, "correct that line, or install the interpreter")
     elif hidden := next((part for part in (found, interpreter) if part and _is_hidden(part, hides)), None):
@@ -114,13 +118,20 @@ def _is_hidden(program: str, hides: Callable[[Path], bool]) -> bool:
     return hides(Path(program).absolute()) or hides(Path(program).resolve())
 
 
+def _is_program(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.X_OK)  # noqa: PTH113 - false, not an error, for an odd name
+
+
 def _interpreter(program: str) -> str | None:
     """Return the interpreter of a script as the kernel reads it (execve(2)), None if it is not a script."""
     try:
-        with Path(program).open("rb") as stream:
-            first = stream.readline(_LONGEST_FIRST_LINE)
+        descriptor = open_regular(Path(program))
     except OSError:  # executable, but not readable by us
         return None
+    try:
+        first = os.pread(descriptor, _LONGEST_FIRST_LINE, 0)
+    finally:
+        os.close(descriptor)
     if not first.startswith(b"#!"):
         return None
     line = re.split(rb"[\n\0]", first[2:], maxsplit=1)[0].strip(
@@ -142,8 +153,17 @@ def _log_file(config: Config) -> Iterator[Finding]:
         has_folder = False
     if not has_folder:
         yield error("log.file", f"directory {path.parent} does not exist", "create it, or name another file")
+    elif _is_pipe(path):
+        yield warning("log.file", f"{path} is a pipe; lines are lost while nobody reads it", "name a regular file")
     elif _have_daemons_rights(state_dir(config)) and not _is_writable(path):
         yield error("log.file", f"cannot write {path}", "give the daemon's user write permission, or name another file")
+
+
+def _is_pipe(path: Path) -> bool:
+    try:
+        return S_ISFIFO(path.stat().st_mode)
+    except OSError:  # there is none yet, or we cannot tell
+        return False
 
 
 def _have_daemons_rights(folder: Path) -> bool:

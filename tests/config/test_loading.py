@@ -2,11 +2,13 @@
 
 import os
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from daemon.config import schema
+from daemon.config.key_lines import key_lines
 from daemon.config.loading import find_config, load_config
 from daemon.config.paths import state_dir
 from daemon.config.schema import CommandAgent, Config
@@ -219,6 +221,36 @@ def test_a_path_that_is_not_a_file_gives_a_clear_error(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=why):
             load_config(path)
+
+
+def test_a_file_that_is_too_large_says_what_to_do(tmp_path: Path) -> None:
+    text = GOOD + "#" * (4 * 1024**2)
+    with pytest.raises(ConfigError, match="is larger than 4 MiB; put long inputs into files") as raised:
+        load(tmp_path, text)
+    assert len(raised.value.problems) == 1
+
+
+def test_of_many_mistakes_the_first_are_listed_and_the_rest_counted(tmp_path: Path) -> None:
+    text = GOOD + "".join(f"unknown{number} = 1\n" for number in range(3000))
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path, text)
+    first_line = text.splitlines().index("unknown0 = 1") + 1
+    assert len(raised.value.problems) == 1001
+    assert f":{first_line}: agents.a.unknown0 = 1: unknown key" in raised.value.problems[0]
+    assert f":{first_line + 999}: agents.a.unknown999" in raised.value.problems[999]
+    assert raised.value.problems[1000].endswith("has 2000 more errors, which are not listed; correct these first")
+
+
+def test_a_mistake_in_a_large_file_takes_little_memory() -> None:
+    """Finding its line keeps nothing of the keys that are right."""
+    text = GOOD + "".join(f'[agents.a.schedules.s{n}]\nevery = "1h"\ninput = ["x", {n}]\n' for n in range(20_000))
+    tracemalloc.start()
+    lines = key_lines(text, [("agents", "a", "schedules", "s7", "input", 1)])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert lines["agents", "a", "schedules", "s7", "input"] == text.splitlines().index('input = ["x", 7]') + 1
+    assert len(lines) <= 7
+    assert peak < 2 * 1024**2
 
 
 def test_lines_are_found_through_every_way_of_writing_tables(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from daemon.config.loading import load_config
 from daemon.doctor.service_unit import Unit, check_unit
 from daemon.doctor.settings import check_settings
 from daemon.doctor.state import check_state
+from tests.support import forked
 from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
 from tests.support.database import damaged
 
@@ -400,6 +401,43 @@ def test_a_secret_that_only_the_daemon_may_read_is_not_judged_by_others(tmp_path
         assert told.returncode == 0, told.stderr
         warnings = json.loads(told.stdout)["warnings"]
         assert (f"agents.a.env.KEY: cannot read {tmp_path}/key: Permission denied" in warnings) == is_told
+
+
+@pytest.mark.parametrize("command", ["check", "doctor"])
+def test_nothing_that_is_opened_is_waited_for(tmp_path: Path, command: str) -> None:
+    """A pipe with the right to execute, as an interpreter, key, token, repository or log, blocks whoever opens it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o755)
+    (tmp_path / "script").write_text(f"#!{pipe}\n")
+    (tmp_path / "script").chmod(0o755)
+    (tmp_path / "config.toml").write_text(f"""
+[daemon]
+state_dir = "state"
+[log]
+file = "pipe"
+[control]
+listen = "127.0.0.1:1"
+tokens = [{{ name = "ci", file = "pipe" }}]
+[environments.e]
+mode = "git"
+repository = "{pipe}"
+[agents.pipe]
+command = ["{pipe}"]
+env = {{ KEY = {{ file = "pipe" }} }}
+[agents.script]
+command = ["{tmp_path}/script"]
+[agents.device]
+command = ["/dev/null"]
+[notify.n]
+command = ["{pipe}"]
+""")
+    done = forked.run(["--config", str(tmp_path / "config.toml"), command, "--json"], dict(os.environ), tmp_path)
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said, said
+    assert f"agents.pipe.command: {pipe} is not a regular file" in said.replace('",\n      "what": "', ": ")
+    assert f"the first line of {tmp_path}/script names {pipe}, which is not an executable program" in said
+    assert f"{pipe} is a pipe; lines are lost" in said
+    assert f"{pipe} is not a regular file" in said
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
