@@ -1,6 +1,5 @@
 """Slows down who guesses bearer tokens, without locking out those who use valid ones from the same address."""
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,8 +14,6 @@ _PER_SECOND = 1.0  # that it may send in the long run
 _PROVEN = 3600.0  # seconds for which a token remains valid from an address that is guessing
 _MOST_ADDRESSES = 4096  # that are remembered; the one that was idle for longest is forgotten
 _WARN_EVERY = 60.0  # seconds between two warnings about an address
-_HOLD = 1.0  # seconds that a refused client waits for the response
-_MOST_HELD, _MOST_HELD_IN_ALL = 32, 512  # clients that wait; others get the response at once
 
 Result = Literal["wrong", "throttled", "unknown_hook"]
 """Why a token was rejected: it is wrong; it was not compared, after too many wrong ones; it is not that of a hook."""
@@ -32,7 +29,6 @@ class _Address:
     proven: dict[str, float] = field(default_factory=dict)
     """The valid tokens that it used, by name, and when."""
     warned_at: float | None = None
-    held: int = 0
 
 
 class Guesses:
@@ -48,7 +44,6 @@ class Guesses:
         self._rejected = rejected
         self._now = now
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
-        self._held = 0
 
     def proven(self, address: str) -> frozenset[str]:
         """Return the names of tokens that an address used in the last hour."""
@@ -79,19 +74,6 @@ class Guesses:
     def valid(self, address: str, name: str) -> None:
         """Note that an address used a valid token."""
         self._known(address).proven[name] = self._now()
-
-    async def hold(self, address: str) -> None:
-        """Let a refused client wait, which costs it more than us."""
-        known = self._known(address)
-        if known.held >= _MOST_HELD or self._held >= _MOST_HELD_IN_ALL:
-            return
-        known.held += 1
-        self._held += 1
-        try:
-            await asyncio.sleep(_HOLD)
-        finally:
-            known.held -= 1
-            self._held -= 1
 
     def _known(self, address: str) -> _Address:
         now = self._now()

@@ -8,6 +8,7 @@ from asyncio.trsock import TransportSocket
 from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 
 from aiohttp import web
@@ -90,16 +91,14 @@ def _is_certain(peer: Peer) -> bool:
 def lineage(pid: int) -> tuple[list[tree.Process], bool]:
     """Return a process and its ancestors, and whether they could be followed up to the first process.
 
-    An ancestor may end during the walk, and its pid may become that of a stranger. A process whose parent ends gets
-    another one, so two equal walks in a row show the truth.
+    An ancestor may end during the walk, and a stranger may get its pid. It has then started later than its supposed
+    child, and the child has another parent by now: walk again.
     """
-    walked = _walk(pid)
     for _ in range(_WALKS):
-        again = _walk(pid)
-        if again == walked:
-            return walked
-        walked = again
-    return walked[0], False
+        found, is_complete = _walk(pid)
+        if all(parent.started <= child.started for child, parent in pairwise(found)):
+            return found, is_complete
+    return found[:1], False
 
 
 def _walk(pid: int) -> tuple[list[tree.Process], bool]:
@@ -116,8 +115,8 @@ def _walk(pid: int) -> tuple[list[tree.Process], bool]:
 def marked_run(pid: int) -> int | None:
     """Return the run named in a process's environment, None without one."""
     try:
-        with Path(f"/proc/{pid}/environ").open("rb") as stream:
-            entries = stream.read(_LARGEST_ENVIRONMENT).split(b"\0")
+        with Path(f"/proc/{pid}/environ").open("rb", buffering=0) as stream:
+            entries = (stream.read(_LARGEST_ENVIRONMENT) or b"").split(b"\0")
     except OSError:
         return None
     for entry in entries:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from daemon.access import admin_uids
-from daemon.api.admission import Admission, Entrance, Holder, Lingering, Rank, network_of
+from daemon.api.acceptor import Acceptor
+from daemon.api.admission import Admission, Holder, Rank, network_of
 from daemon.api.bodies import LARGEST_BODY, expect, refuse_encoded
 from daemon.api.connection import Connection, TimeLimits, path_for_log, reason_of
 from daemon.api.context import ApiContext
@@ -30,10 +32,10 @@ from daemon.api.sockets import Listeners, most_connections
 _LOG = structlog.get_logger()
 _TIME_LIMITS = TimeLimits(first_request=15.0, idle=60.0)
 _TOKEN_RETRY = 5  # seconds after which a client with too many wrong tokens may try again
+_TOKEN_DELAY = 2.0  # seconds that such a client waits for the response
 _HOW_TO_AUTHENTICATE = "send Authorization: Bearer TOKEN with a token of control.tokens"
 _STOP_TIME = 0.5  # seconds that responses in flight get when the server stops
 _BACKLOG = 1024  # connections that may wait to be accepted
-_ACCEPTED_AT_ONCE = 32  # before the event loop does other work; it examines each for about 0.3 ms
 _ON_TCP = web.AppKey("on_tcp", bool)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -62,7 +64,6 @@ class ControlServer:
         context.live.on_change(self._update_hosts)
         self._admins: frozenset[int] = frozenset()
         context.live.on_change(self._update_admins)
-        self._lingering = Lingering()
         self._guesses = Guesses(context.metrics.token_rejected)
         self._document: asyncio.Future[bytes] | None = None
         self._routes = [
@@ -74,7 +75,7 @@ class ControlServer:
             *service.ROUTES,
         ]
         self._runners: list[web.AppRunner] = []
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
 
     async def start(self) -> None:
         """Start to serve on all sockets."""
@@ -98,22 +99,18 @@ class ControlServer:
         runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_STOP_TIME)
         await runner.setup()
         self._runners.append(runner)
-        await self._accept(runner, listener, Admission(most_connections(), self._rank_of))
+        self._accept(runner, listener, Admission(most_connections(), self._rank_of))
 
-    async def _accept(self, runner: web.AppRunner, listener: socket.socket, admission: Admission) -> None:
+    def _accept(self, runner: web.AppRunner, listener: socket.socket, admission: Admission) -> None:
         def serve(ended: Callable[[], None]) -> Connection:
             if runner.server is None:
                 raise RuntimeError("the server was shut down")
             return Connection(runner.server, _TIME_LIMITS, ended)
 
-        # not create_unix_server(): since Python 3.13 it removes the socket's path, which is done elsewhere
-        server = await asyncio.get_running_loop().create_server(
-            lambda: Entrance(admission, serve, self._rejected, self._lingering),
-            sock=listener,
-            backlog=_ACCEPTED_AT_ONCE,
-        )
-        listener.listen(_BACKLOG)  # asyncio has one argument for this and for how many it accepts at once
-        self._servers.append(server)
+        acceptor = Acceptor(listener, admission, serve, self._rejected)
+        listener.listen(_BACKLOG)
+        acceptor.start()
+        self._acceptors.append(acceptor)
 
     def _update_admins(self) -> None:
         self._context.background.start_unattended(self._look_up_admins())
@@ -139,8 +136,8 @@ class ControlServer:
     async def close(self) -> None:
         """Accept no more requests; those in flight get a moment to finish."""
         self._context.closing.set()
-        for server in self._servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         ends = [asyncio.create_task(runner.cleanup()) for runner in self._runners]
         if ends:
             await asyncio.wait(ends, timeout=_STOP_TIME)
@@ -222,7 +219,8 @@ class ControlServer:
         name = self._tokens.name_of(offered, self._guesses.proven(address))
         if name is None:
             if not self._guesses.may_try(address):
-                await self._guesses.hold(address)
+                # connections are limited, so this limits the rate of requests; clients must not come back all at once
+                await asyncio.sleep(_TOKEN_DELAY * (0.5 + random.random()))
                 reason = "too many wrong tokens from this address; try again in a few seconds"
                 raise web.HTTPTooManyRequests(reason=reason, headers={"Retry-After": str(_TOKEN_RETRY)})
             name = self._tokens.name_of(offered)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ _SHORT_TIMEOUT = 3.0  # seconds, to find out whether a daemon answers at all
 _CHUNK = 64 * 1024
 _LARGEST_DOCUMENT = 128 * 1024**2  # bytes of a response that is not a stream
 _FIX = "find out with `ss -xlp` which program listens there"
+_TIMEVAL = struct.Struct("ll")  # struct timeval: seconds, microseconds
 _ERRORS: dict[int, type[Exception]] = {400: InvalidError, 403: ForbiddenError, 404: NotFoundError, 422: InvalidError}
 
 
@@ -58,8 +60,11 @@ class _Connection(http.client.HTTPConnection):
         folder = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self.sock.settimeout(self.timeout)
+            if self.timeout is not None:  # settimeout() would fail at once where the queue of the daemon is full
+                seconds = int(self.timeout)
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(seconds, 0))
             self.sock.connect(f"/proc/self/fd/{folder}/{self._path.name}")
+            self.sock.settimeout(self.timeout)
         finally:
             os.close(folder)
 

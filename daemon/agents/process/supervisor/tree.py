@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK")  # per second
 _PACKED = struct.Struct("=qq")
+_LONGEST_STAT = 4096  # bytes of /proc/PID/stat: 52 numbers and a name
 
 
 class Process(NamedTuple):
@@ -198,10 +199,15 @@ def _all_stats() -> dict[int, _Stat]:
 
 def _stat(pid: int) -> _Stat | None:
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stream:
-            fields = stream.read().rpartition(b")")[2].split()
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # half the system calls of open()
     except OSError:
         return None
+    try:
+        fields = os.read(descriptor, _LONGEST_STAT).rpartition(b")")[2].split()
+    except OSError:  # it has just ended
+        return None
+    finally:
+        os.close(descriptor)
     return _Stat(int(fields[1]), fields[0].decode(), int(fields[19])) if len(fields) > 19 else None  # noqa: PLR2004
 
 

@@ -1,0 +1,140 @@
+"""Accepts connections: rejects those beyond a limit at once, and serves the others a few at a time."""
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from daemon.api.admission import Admission, Holder, Place, Rank, holder_of, raw_refusal
+
+_LOG = structlog.get_logger()
+_ACCEPTED_AT_ONCE = 64  # before the event loop does other work; rejecting one takes about 30 us
+_BEGUN_AT_ONCE = 16  # the protocol of one takes about 0.3 ms
+_LINGERING = 1.0  # seconds that a rejected client has to read the response
+_MOST_LINGERING = 64  # rejected clients that get one
+_RETRY_AFTER = 5  # seconds
+_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_WAIT_IF_SCARCE = 1.0  # seconds
+_REJECTION = raw_refusal(
+    503,
+    "Service Unavailable",
+    "too many connections of this user or address, or of all; close some, or try again in a moment",
+    "unavailable",
+    _RETRY_AFTER,
+)
+
+
+class Acceptor:
+    """Accepts the connections of one listening socket.
+
+    asyncio's own servers make the transport of a connection before anybody can reject it, and serve connections in the
+    order of their arrival, so that a flood of them delays everything else.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        admission: Admission,
+        serve: Callable[[Callable[[], None]], asyncio.Protocol],
+        rejected: Callable[[Holder, int], None],
+    ) -> None:
+        """Prepare; `serve` gets what to call when the connection ends, `rejected` who has how many connections."""
+        self._listener = listener
+        self._admission = admission
+        self._serve = serve
+        self._rejected = rejected
+        self._urgent: deque[tuple[socket.socket, Place]] = deque()
+        self._others: deque[tuple[socket.socket, Place]] = deque()
+        self._waiting = asyncio.Event()
+        self._lingering: deque[socket.socket] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._retry: asyncio.TimerHandle | None = None
+        self._beginning: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._beginning = asyncio.create_task(self._begin())
+        self._resume()
+
+    def close(self) -> None:
+        """Accept no more, and close what is not yet served."""
+        self._loop.remove_reader(self._listener)
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._beginning is not None:
+            self._beginning.cancel()
+        for connection, place in (*self._urgent, *self._others):
+            connection.close()
+            place.release()
+        while self._lingering:
+            self._lingering.popleft().close()
+
+    def _resume(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                connection, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _SCARCE:  # an error of the connection, which Linux reports here (accept(2))
+                    continue
+                _LOG.error("[control] Cannot accept connections; retrying", reason=error.strerror)
+                self._loop.remove_reader(self._listener)
+                self._retry = self._loop.call_later(_WAIT_IF_SCARCE, self._resume)
+                return
+            self._admit(connection, holder_of(connection, address))
+
+    def _admit(self, connection: socket.socket, holder: Holder) -> None:
+        place = self._admission.admit(holder)
+        if place is None:
+            self._rejected(holder, self._admission.held(holder))
+            self._reject(connection)
+            return
+        (self._others if place.rank is Rank.ANYBODY else self._urgent).append((connection, place))
+        self._waiting.set()
+
+    def _reject(self, connection: socket.socket) -> None:
+        """Answer, and leave the client a moment to send its request and read: a closed connection is an error to it."""
+        if len(self._lingering) >= min(_MOST_LINGERING, self._admission.most // 4):
+            connection.close()
+            return
+        connection.settimeout(0)
+        with contextlib.suppress(OSError):  # it has disconnected
+            connection.send(_REJECTION)
+            connection.shutdown(socket.SHUT_WR)
+        self._lingering.append(connection)
+        self._loop.call_later(_LINGERING, self._close_oldest)
+
+    def _close_oldest(self) -> None:
+        if self._lingering:
+            self._lingering.popleft().close()
+
+    async def _begin(self) -> None:
+        """Begin to serve the connections that were admitted, a few at a time, administrators first."""
+        while True:
+            await self._waiting.wait()
+            some = [
+                (self._urgent or self._others).popleft()
+                for _ in range(min(_BEGUN_AT_ONCE, len(self._urgent) + len(self._others)))
+            ]
+            if not self._urgent and not self._others:
+                self._waiting.clear()
+            await asyncio.gather(*(self._begin_one(connection, place) for connection, place in some))
+
+    async def _begin_one(self, connection: socket.socket, place: Place) -> None:
+        try:
+            protocol = self._serve(place.release)
+            await self._loop.connect_accepted_socket(lambda: protocol, connection)
+        except Exception as error:  # noqa: BLE001 - one connection must not end the service of others
+            connection.close()
+            place.release()
+            if not isinstance(error, OSError):  # of a client that has disconnected
+                _LOG.exception("[control] Unexpected error")

@@ -1,0 +1,114 @@
+"""Accepting connections: errors of one connection, of all, and a queue that is full."""
+
+import asyncio
+import contextlib
+import errno
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.api import acceptor
+from daemon.api.acceptor import Acceptor
+from daemon.api.admission import Admission, Rank
+from daemon.cli.client import _Connection
+from tests.support.api import CONFIG, call
+from tests.support.daemon_process import StartDaemon
+
+
+class Greeting(asyncio.Protocol):
+    """Says hello and closes."""
+
+    def __init__(self, ended: Callable[[], None]) -> None:
+        self._ended = ended
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"hello")
+        transport.close()
+
+    def connection_lost(self, _: BaseException | None) -> None:
+        self._ended()
+
+
+class Exhausted(socket.socket):
+    """A listening socket that runs out of files once."""
+
+    failures = 1
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+async def test_a_lack_of_files_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceptor, "_WAIT_IF_SCARCE", 0.01)
+    with Exhausted(socket.AF_UNIX) as listener:
+        listener.bind("")
+        listener.listen()
+        listener.settimeout(0)
+        admission = Admission(64, lambda _: Rank.ANYBODY)
+        accepting = Acceptor(listener, admission, Greeting, lambda *_: None)
+        accepting.start()
+        try:
+            for _ in range(20):  # more than one user's share, one after the other
+                reader, writer = await asyncio.open_unix_connection(listener.getsockname())
+                async with asyncio.timeout(20):
+                    assert await reader.read() == b"hello"
+                writer.close()
+        finally:
+            accepting.close()
+    assert listener.failures == 0
+
+
+def test_an_error_with_one_connection_ends_that_one_only(start_daemon: StartDaemon) -> None:
+    fails_once = """\
+from daemon.api import server
+class Failing(server.Connection):
+    failures = 1
+    def __init__(self, *arguments):
+        if Failing.failures:
+            Failing.failures -= 1
+            raise RuntimeError("injected")
+        super().__init__(*arguments)
+server.Connection = Failing
+"""
+    daemon = start_daemon(CONFIG, slowed=fails_once)
+    with pytest.raises(ConnectionError):
+        call(daemon, "GET", "/healthz")
+    assert daemon.wait_for_log("[control] Unexpected error")
+    assert call(daemon, "GET", "/healthz").status == 200
+    assert daemon.stop() == 0
+
+
+def test_the_command_line_waits_while_the_queue_of_connections_is_full(tmp_path: Path) -> None:
+    path, errors = tmp_path / "c.sock", list[BaseException]()
+
+    def connect() -> None:
+        with contextlib.closing(_Connection(path, 20)) as connection:
+            try:
+                connection.connect()
+            except OSError as error:
+                errors.append(error)
+
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as queued:
+        listener.bind(str(path))
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client = queued.enter_context(socket.socket(socket.AF_UNIX))
+                client.settimeout(0)
+                client.connect(str(path))
+        waiting = threading.Thread(target=connect)
+        waiting.start()
+        waiting.join(0.3)  # long enough to fail, if it does
+        while waiting.is_alive():
+            with contextlib.suppress(TimeoutError):
+                listener.settimeout(0.1)
+                listener.accept()[0].close()
+    assert not errors
