@@ -53,7 +53,7 @@ def test_pending_runs_of_one_principal_are_limited(limited: tuple[DaemonProcess,
     path = f"{SCHEDULES}/declared/trigger"
     runs = [ask(port, "POST", path, Idempotency_Key=f"key-{number}").body["id"] for number in range(3)]
     refused = ask(port, "POST", path)
-    assert (refused.status, refused.code) == (429, "too_many")
+    assert (refused.status, refused.code) == (429, "too_many_requests")
     assert "3 pending runs" in refused.body["message"]
     assert "agentcron runs cancel" in refused.body["message"]
     repeated = ask(port, "POST", path, Idempotency_Key="key-0")
@@ -74,7 +74,7 @@ def test_created_schedules_of_one_principal_are_limited_also_if_they_are_deleted
         assert ask(port, "POST", SCHEDULES, {"name": f"c{number}", "interval_seconds": 3600}).status == 201
     assert ask(port, "DELETE", f"{SCHEDULES}/c0").status == 200
     refused = ask(port, "POST", SCHEDULES, {"name": "c4", "interval_seconds": 3600})
-    assert (refused.status, refused.code) == (429, "too_many")
+    assert (refused.status, refused.code) == (429, "too_many_requests")
     assert "delete some" in refused.body["message"]
     assert call(daemon, "POST", SCHEDULES, {"name": "c4", "interval_seconds": 3600}).status == 201
 
