@@ -33,7 +33,8 @@ def print_status(view: dict[str, Any], zone: str) -> None:
         )
     )
     _print_problems(view.get("problems", []), zone)  # not sent by daemons of earlier versions
-    print(f"\nlast 24 hours (worst status per hour){_of_all(view, 'timeline')}")
+    print()
+    say(f"last 24 hours (worst status per hour){_of_all(view, 'timeline')}")
     _print_timeline(view["timeline"])
     parts = (
         (

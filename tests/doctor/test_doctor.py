@@ -410,6 +410,7 @@ def test_nothing_that_is_opened_is_waited_for(tmp_path: Path, command: str) -> N
     os.mkfifo(pipe, 0o755)
     (tmp_path / "script").write_text(f"#!{pipe}\n")
     (tmp_path / "script").chmod(0o755)
+    (tmp_path / "token").write_text("ci-0123456789abcdef0123")
     (tmp_path / "config.toml").write_text(f"""
 [daemon]
 state_dir = "state"
@@ -417,7 +418,7 @@ state_dir = "state"
 file = "pipe"
 [control]
 listen = "127.0.0.1:1"
-tokens = [{{ name = "ci", file = "pipe" }}]
+tokens = [{{ name = "ci", file = "token" }}]
 [environments.e]
 mode = "git"
 repository = "{pipe}"
@@ -437,7 +438,10 @@ command = ["{pipe}"]
     assert f"agents.pipe.command: {pipe} is not a regular file" in said.replace('",\n      "what": "', ": ")
     assert f"the first line of {tmp_path}/script names {pipe}, which is not an executable program" in said
     assert f"{pipe} is a pipe; lines are lost" in said
-    assert f"{pipe} is not a regular file" in said
+    (tmp_path / "token").unlink()
+    os.mkfifo(tmp_path / "token")
+    done = forked.run(["--config", str(tmp_path / "config.toml"), command, "--json"], dict(os.environ), tmp_path)
+    assert f"{tmp_path}/token is not a regular file" in done.stdout + done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
