@@ -56,7 +56,8 @@ def answers(clients: list[socket.socket], headers: str = "") -> list[int]:
     """Ask whether the daemon answers on each connection; return the statuses."""
     found = []
     for client in clients:
-        client.sendall(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode())
+        with contextlib.suppress(BrokenPipeError):  # it was rejected, and has its response
+            client.sendall(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode())
         response = http.client.HTTPResponse(client)
         response.begin()
         response.read()

@@ -29,12 +29,12 @@ class UnixConnection(http.client.HTTPConnection):
     """An HTTP connection to a Unix socket."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=30)
+        super().__init__("localhost", timeout=120)
         self.path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
+        self.sock.settimeout(120)
         self.sock.connect(str(self.path))
 
 
