@@ -53,15 +53,18 @@ def held(
 
 
 def answers(clients: list[socket.socket], headers: str = "") -> list[int]:
-    """Ask whether the daemon answers on each connection; return the statuses."""
+    """Ask whether the daemon answers on each connection; return the statuses, 0 for a connection that was closed."""
     found = []
     for client in clients:
         with contextlib.suppress(BrokenPipeError):  # it was rejected, and has its response
             client.sendall(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode())
         response = http.client.HTTPResponse(client)
-        response.begin()
-        response.read()
-        found.append(response.status)
+        try:
+            response.begin()
+            response.read()
+            found.append(response.status)
+        except ConnectionError:  # there were too many others to be rejected
+            found.append(0)
     return found
 
 
