@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.other_user import NOBODY, ONLY_FOR_ROOT, Site, needs_another_user, new_site
-from tests.support.waiting import wait_until
+from tests.support.other_user import NOBODY, ONLY_FOR_ROOT, Shell, Site, needs_another_user, new_site
+from tests.support.waiting import DEADLINE, wait_until
 
 pytestmark = [needs_another_user, pytest.mark.xdist_group("root")]
 CONFIG = """
@@ -38,20 +38,28 @@ PLANTED = [
 
 
 @pytest.fixture(scope="module")
-def used() -> Iterator[Site]:
+def shell() -> Iterator[Shell]:
+    """Return what runs root's commands."""
+    shell = Shell()
+    yield shell
+    shell.close()
+
+
+@pytest.fixture(scope="module")
+def used(shell: Shell) -> Iterator[Site]:
     """Return a site with the state of a daemon that had completed a run; tests get copies."""
     folder = Path(tempfile.mkdtemp())  # not in the folder of pytest, which only root may enter
-    site = new_site(folder, CONFIG)
+    site = new_site(folder, CONFIG, shell)
     with site.daemon():
-        wait_until(lambda: (site.state / "state.db").exists() and _completed(site), what="a run")
+        wait_until(lambda: (site.state / "state.db").exists() and _completed(site), what="a run", deadline=3 * DEADLINE)
     yield site
     shutil.rmtree(folder)
 
 
 @pytest.fixture
-def site(used: Site) -> Iterator[Site]:
+def site(used: Site, shell: Shell) -> Iterator[Site]:
     with tempfile.TemporaryDirectory() as name:
-        copy = new_site(Path(name), CONFIG)
+        copy = new_site(Path(name), CONFIG, shell)
         shutil.copytree(used.state, copy.state, symlinks=True)
         for place in (copy.state, *copy.state.rglob("*")):
             copy.give_away(place)
@@ -158,7 +166,7 @@ def test_a_daemon_that_root_starts_runs_as_the_user_of_the_state(site: Site) -> 
     log.symlink_to(site.secret)
     site.give_away(log)
     site.config.write_text(CONFIG + "[log]\nfile = 'n/log'\n")
-    done = site.cli("run", timeout=30)
+    done = site.cli("run")
     assert (done.returncode, "cannot open" in done.stderr) == (2, True), done.stderr
     assert site.secret.read_text() == ONLY_FOR_ROOT
     site.config.write_text(CONFIG)
@@ -179,7 +187,7 @@ def test_what_root_creates_in_the_folder_of_a_user_is_that_users(site: Site) -> 
 def test_what_root_asks_of_the_daemon_is_asked_by_root(site: Site) -> None:
     with site.daemon():
         assert site.cli("schedules", "pause", "a/s").returncode == 0
-        assert site.cli("schedules", "resume", "a/s", uid=NOBODY).returncode == 0
+        assert site.cli_of(NOBODY, "schedules", "resume", "a/s").returncode == 0
         history = json.loads(site.cli("schedules", "history", "a/s", "--json").stdout)
         assert [one["principal"] for one in history["revisions"]][:2] == ["nobody", "root"]
 
@@ -199,7 +207,7 @@ def test_without_a_daemon_root_cancels_as_root(site: Site) -> None:
 )
 def test_a_state_that_somebody_else_can_replace_is_refused(site: Site, command: tuple[str, ...]) -> None:
     os.chown(site.state, 0, 0)
-    done = site.cli(*command, timeout=30)
+    done = site.cli(*command)
     said = done.stdout if command == ("doctor",) else done.stderr
     assert (done.returncode, f"nobody, who owns {site.theirs}, can replace it" in said) == (1, True), said
 
@@ -209,7 +217,7 @@ def test_a_link_of_another_user_to_a_state_of_root_is_refused(site: Site) -> Non
     shutil.rmtree(site.state)
     site.state.symlink_to(site.folder / "roots")
     site.give_away(site.state)
-    done = site.cli("run", timeout=30)
+    done = site.cli("run")
     assert (done.returncode, "can replace it" in done.stderr) == (1, True), done.stderr
     assert list((site.folder / "roots").iterdir()) == []
 
@@ -220,7 +228,7 @@ def test_a_state_of_root_in_which_others_write_is_refused(site: Site) -> None:
     (site.folder / "open" / "state.db").touch()
     site.config.write_text(CONFIG.replace("n/state", "open"))
     for command in (("run",), ("status",)):
-        done = site.cli(*command, timeout=30)
+        done = site.cli(*command)
         assert (done.returncode, "others may write in it (mode 1777)" in done.stderr) == (1, True), done.stderr
 
 
@@ -228,6 +236,6 @@ def test_a_user_cannot_use_the_state_of_another(site: Site) -> None:
     site.state.chmod(0o777)
     os.chown(site.state, 12345, 12345)
     for command in (("run",), ("runs", "cancel", "1")):
-        done = site.cli(*command, uid=NOBODY, timeout=30)
+        done = site.cli_of(NOBODY, *command)
         said = "belongs to uid 12345, but this command runs as nobody"
         assert (done.returncode, said in done.stderr) == (1, True), done.stderr

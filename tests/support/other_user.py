@@ -1,6 +1,7 @@
 """Commands of root on the state of another user, whatever folder Python and agentcron are installed in."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,8 @@ from tests.support.waiting import DEADLINE, wait_until
 
 NOBODY = 65534
 ONLY_FOR_ROOT = "what only root may read\n"
-_NEEDED = sorted({Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2]})
+_CODE = Path(__file__).parents[2]
+_NEEDED = sorted({Path(sys.base_prefix), Path(sys.prefix), _CODE})
 _OPEN = """
 closed=$1 && shift
 kept=/mnt && mount -t tmpfs tmpfs "$kept"
@@ -30,23 +32,48 @@ exec "$@"
 """
 """Replaces a folder that others cannot enter by one that holds nothing but what agentcron needs."""
 
+_SERVE = """
+import json, os, sys
+from pathlib import Path
+from tests.support import forked
+for line in sys.stdin:
+    done = forked.run(json.loads(line), os.environ, Path("/"))
+    print(json.dumps([done.returncode, done.stdout, done.stderr]), flush=True)
+"""
+
 needs_another_user = pytest.mark.skipif(
     os.geteuid() != 0 or None in map(shutil.which, ("unshare", "setpriv")),
     reason="becoming another user needs root, unshare and setpriv",
 )
 
 
-def run(*command: str, uid: int = 0, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run agentcron, or another Python command with `-c`, as a user, in its own view of the file system."""
-    return subprocess.run(
-        [*prefix(uid), sys.executable, *([] if command[0] == "-c" else ["-m", "daemon"]), *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout,
-        env={**os.environ, "NEEDED": _names(), **environment},
-        stdin=subprocess.DEVNULL,
-    )
+class Shell:
+    """A process that has agentcron loaded and forks root's commands, in its own view of the file system."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [*prefix(), sys.executable, "-c", _SERVE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=_CODE,
+            env={**os.environ, "NEEDED": _names()},
+        )
+
+    def run(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; fail if it takes longer than any should."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(arguments), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        assert line, f"{arguments} did not end"
+        return subprocess.CompletedProcess(arguments, *json.loads(line))
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(DEADLINE)
 
 
 def prefix(uid: int = 0) -> list[str]:
@@ -64,16 +91,23 @@ def prefix(uid: int = 0) -> list[str]:
 class Site:
     """A folder of the host with a config of root's and a state directory in `n/`, which is the other user's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shell: Shell) -> None:
         self.folder = folder
+        self._shell = shell
         self.config = folder / "config.toml"
         self.theirs = folder / "n"
         self.state = self.theirs / "state"
         self.secret = folder / "only-root"
 
-    def cli(self, *arguments: str, uid: int = 0, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a command of agentcron on the config, by default as root."""
-        return run("--config", str(self.config), *arguments, uid=uid, timeout=timeout)
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of agentcron on the config as root."""
+        return self._shell.run(["--config", str(self.config), *arguments])
+
+    def cli_of(self, uid: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of agentcron on the config as another user."""
+        command = [*prefix(uid), sys.executable, "-m", "daemon", "--config", str(self.config), *arguments]
+        given = {**os.environ, "NEEDED": _names()}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=given, cwd=_CODE)
 
     def give_away(self, path: Path) -> None:
         """Make a path, not what a link leads to, the other user's."""
@@ -86,11 +120,18 @@ class Site:
         log = self.folder / "daemon.log"
         with log.open("w") as errors:
             process = subprocess.Popen(
-                command, stderr=errors, stdin=subprocess.DEVNULL, text=True, env={**os.environ, "NEEDED": _names()}
+                command,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                cwd=_CODE,
+                env={**os.environ, "NEEDED": _names()},
             )
         try:
             wait_until(
-                lambda: "[daemon] Ready" in log.read_text() or process.poll() is not None, what="the daemon's start"
+                lambda: "[daemon] Ready" in log.read_text() or process.poll() is not None,
+                what="the daemon's start",
+                deadline=3 * DEADLINE,  # it starts an interpreter, which takes its time on a busy host
             )
             assert process.poll() is None, log.read_text()
             yield process
@@ -99,9 +140,9 @@ class Site:
             process.wait(DEADLINE)
 
 
-def new_site(folder: Path, config: str) -> Site:
+def new_site(folder: Path, config: str, shell: Shell) -> Site:
     """Return a site in an empty folder, which others may enter."""
-    site = Site(folder)
+    site = Site(folder, shell)
     folder.chmod(0o755)
     site.theirs.mkdir()
     site.give_away(site.theirs)
