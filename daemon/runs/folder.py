@@ -4,10 +4,13 @@ import contextlib
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from daemon.agents.process.supervisor import status
+from daemon.agents.process.supervisor.files import open_anew
+from daemon.agents.process.supervisor.output import LOG
 from daemon.config.schema import Config
 
 NUMBER = re.compile(r"[1-9][0-9]{0,17}")
@@ -53,6 +56,7 @@ def make_run_folder(
         for place in (folder / "artifacts", folder / "tmp"):
             place.mkdir(mode=0o700, exist_ok=True)
         status.preallocate(str(folder), record_key)
+        _check_output(folder / LOG)
         return _workspace(folder, config, environment)
 
 
@@ -75,6 +79,12 @@ def _preparing(folder: Path) -> Iterator[None]:
         raise kind(f"cannot prepare the run's folder: {error.strerror}: {error.filename or folder}") from None
 
 
+def _check_output(path: Path) -> None:
+    """Raise OSError if something else than a file is where the supervisor will write: it would end at every start."""
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def _workspace(folder: Path, config: Config, environment: str | None) -> Path | None:
     settings = config.environments[environment] if environment else None
     if settings is not None and settings.mode == "local" and settings.path is not None:
@@ -90,6 +100,5 @@ def _workspace(folder: Path, config: Config, environment: str | None) -> Path | 
 
 
 def _write(path: Path, content: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as stream:  # noqa: PTH123 - the mode was given with the descriptor
+    with open(open_anew(str(path)), "wb") as stream:  # noqa: PTH123 - a descriptor
         stream.write(content.encode(errors="surrogateescape"))

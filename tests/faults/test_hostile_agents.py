@@ -23,6 +23,28 @@ def test_the_exit_status_is_known_whatever_an_agent_does_to_its_records(start_da
         assert (run["status"], run["exit_code"], run["error"]) == ("failed", 7, "exit status 7"), instead
 
 
+def test_what_was_planted_in_the_folder_of_a_later_run_costs_that_run_only(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """Whoever opens a pipe that nobody reads or writes waits: a thread of the daemon, or the supervisor."""
+    names = ["input.txt", "status", "output.log"]
+    (tmp_path / "precious").write_text("precious")
+    for number in range(2 * len(names)):
+        folder = tmp_path / "state" / "runs" / str(number + 1)
+        folder.mkdir(parents=True)
+        place = folder / names[number // 2]
+        if number % 2:
+            os.mkfifo(place)
+        else:
+            place.symlink_to(tmp_path / "precious")
+    daemon = start_daemon(one_agent("cat", schedule={"every": "1s", "input": "x"}))
+    daemon.wait_for_run("completed")
+    runs = daemon.query("SELECT status, error FROM runs WHERE id <= ? ORDER BY id", 2 * len(names))
+    assert {run["status"] for run in runs} == {"failed"}, [tuple(run) for run in runs]
+    assert all("cannot prepare the run's folder" in run["error"] for run in runs)
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 def test_killed_processes_are_waited_for() -> None:
     """On a busy host a killed process is there for some time still."""
     with subprocess.Popen(["sleep", "300"]) as process:

@@ -6,8 +6,11 @@ import stat
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
-    """Open a regular file without following a link or blocking on a pipe; raise OSError for anything else."""
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    """Open a regular file without following a link or blocking on a pipe; raise OSError for anything else.
+
+    One that O_CREAT creates is private.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", path)
@@ -28,5 +31,4 @@ def open_anew(path: str, _: int = 0) -> int:
 
     It can be the opener of `open`, whose flags it ignores.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return os.open(path, flags, 0o600)
+    return open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

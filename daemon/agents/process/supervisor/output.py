@@ -8,7 +8,7 @@ import errno
 import os
 import struct
 
-from .files import open_regular
+from .files import open_anew, open_regular
 from .mask import Mask, Secrets
 
 LOG = "output.log"
@@ -29,7 +29,7 @@ class Output:
         self._ring_size = most // 2
         self._secrets = secrets
         self._masks: dict[int, Mask] = {}  # one for each stream, so that one cannot split a secret of the other
-        self._log = os.open(os.path.join(run_dir, LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._log = open_anew(os.path.join(run_dir, LOG))
         self._tail = -1
         self._head = 0
         self._ringed = 0
@@ -56,9 +56,8 @@ class Output:
                 self.failed += min(self._ringed, self._ring_size)
 
     def _open_ring(self) -> bool:
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._tail = os.open(os.path.join(self._run_dir, TAIL), flags, 0o600)
+            self._tail = open_regular(os.path.join(self._run_dir, TAIL), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         except OSError:  # a full disk, or the agent interfered: the output is dropped and counted
             return False
         return True
@@ -116,9 +115,7 @@ class Tail:
         """Write what was kept to a file beside the log; raise OSError if it cannot be created."""
         if not self.size:
             return
-        path = os.path.join(run_dir, STANDARD_OUTPUT)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = open_anew(os.path.join(run_dir, STANDARD_OUTPUT))
         _write(descriptor, bytes(self._kept[-self.size :]))
         os.close(descriptor)
 

@@ -28,7 +28,8 @@ def start(spec: dict[str, Any], output: int, errors: int) -> int:
     which copies no memory, costs half as much as a fork.
     """
     with _failing(f"with the input {spec['stdin']!r}"):
-        source = os.open(spec["stdin"], os.O_RDONLY | os.O_CLOEXEC)
+        source = os.open(spec["stdin"], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(source, True)  # only opening must not wait for a pipe in place of the input
     umask = os.umask(spec["umask"])
     try:
         with _failing(f"in {spec['cwd']!r}"):
