@@ -76,7 +76,7 @@ def _back_up_for_root(folder: Path, file: Path) -> "tuple[Contents, int]":
             refuse_links_of_others(file)
             target = check_target(folder, file)
             place = stack.enter_context(publisher(target))
-        give_up_root()
+        give_up_root(folder)
         with Bar("Backing up") as bar:
             contents = back_up_into(place.descriptor, folder, target, utc_now(), bar.show)
         place.publish()

@@ -75,8 +75,8 @@ def _needs_daemon(config: Config) -> bool:
 @contextlib.contextmanager
 def _write_transaction(config: Config) -> Iterator[Transaction]:
     """Open a write transaction on the database; raise StoreError if it cannot be written, RefusedError if not ours."""
-    give_up_root()
     path = state_dir(config) / DATABASE
+    give_up_root(path.parent)
     check_owner(path.parent)
     try:
         with contextlib.closing(connect(path)) as connection:

@@ -91,8 +91,8 @@ def reading(config: Config) -> Iterator[sqlite3.Connection]:
 
     Whatever fails in the block because of what the database holds is a StoreError.
     """
-    give_up_root()
     path = state_dir(config) / DATABASE
+    give_up_root(path.parent)
     if not has_database(config):
         raise NotFoundError(f"no database in {path.parent} yet; start the daemon with `agentcron run`")
     try:

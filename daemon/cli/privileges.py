@@ -57,8 +57,9 @@ def acts_for_root() -> bool:
     return os.geteuid() != 0 and 0 in os.getresuid()
 
 
-def give_up_root() -> None:
-    """Remain for good the user that we act as."""
+def give_up_root(folder: Path) -> None:
+    """Be for good the user that we act as, or else the one whom a state directory belongs to."""
+    act_as_owner(folder)
     if acts_for_root():
         user = os.geteuid()
         os.setresuid(user, user, user)

@@ -108,6 +108,15 @@ def test_nothing_planted_stops_or_misleads_a_command_of_root(
     assert site.secret.read_text() == ONLY_FOR_ROOT
 
 
+@pytest.mark.parametrize(
+    "command", [("status",), ("runs", "list"), ("runs", "cancel", "1"), ("check", "--diff"), ("backup", "b.db")]
+)
+def test_root_opens_no_database_as_root(site: Site, command: tuple[str, ...]) -> None:
+    (site.state / "state.db").chmod(0)  # which root could read
+    done = site.cli(*command)
+    assert (done.returncode, "unable to open database file" in done.stderr) == (1, True), done
+
+
 def test_root_backs_up_to_where_only_root_may_write_and_restores(site: Site) -> None:
     place = site.folder / "backups"
     place.mkdir(mode=0o700)
@@ -171,7 +180,7 @@ def test_a_daemon_that_root_starts_runs_as_the_user_of_the_state(site: Site) -> 
     assert site.secret.read_text() == ONLY_FOR_ROOT
     site.config.write_text(CONFIG)
     with site.daemon(uid=0) as daemon:
-        status = Path(f"/proc/{daemon.pid}/status").read_text()
+        status = Path(f"/proc/{daemon}/status").read_text()
         assert f"Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}\n" in status
         assert '"user": "nobody"' in (site.folder / "daemon.log").read_text()
     assert {one.lstat().st_uid for one in site.state.rglob("*")} == {NOBODY}

@@ -4,11 +4,11 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,12 +33,25 @@ exec "$@"
 """Replaces a folder that others cannot enter by one that holds nothing but what agentcron needs."""
 
 _SERVE = """
-import json, os, sys
+import json, os, signal, sys
 from pathlib import Path
 from tests.support import forked
+daemons = {}
 for line in sys.stdin:
-    done = forked.run(json.loads(line), os.environ, Path("/"))
-    print(json.dumps([done.returncode, done.stdout, done.stderr]), flush=True)
+    kind, arguments, uid, log = json.loads(line)
+    become = f"import os; os.setgroups([]); os.setresgid({uid}, {uid}, {uid}); os.setresuid({uid}, {uid}, {uid})"
+    if kind == "run":
+        done = forked.run(arguments, os.environ, Path("/"))
+        answer = [done.returncode, done.stdout, done.stderr]
+    elif kind == "start":
+        daemon = forked.Forked(arguments, os.environ, Path("/"), Path(log), Path(log), slowed=become if uid else "")
+        daemons[daemon.pid] = daemon
+        answer = daemon.pid
+    else:
+        daemon = daemons.pop(arguments)
+        daemon.send_signal(signal.SIGINT)
+        answer = daemon.wait(60)
+    print(json.dumps(answer), flush=True)
 """
 
 needs_another_user = pytest.mark.skipif(
@@ -61,13 +74,24 @@ class Shell:
         )
 
     def run(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end; fail if it takes longer than any should."""
+        """Run a command of root to its end; fail if it takes longer than any should."""
+        return subprocess.CompletedProcess(arguments, *self._ask("run", arguments))
+
+    def start(self, arguments: list[str], uid: int, log: Path) -> int:
+        """Start a command as a user, with its output in a file; return its pid."""
+        return int(self._ask("start", arguments, uid, str(log)))
+
+    def stop(self, pid: int) -> None:
+        """Interrupt a command that was started, and wait for its end."""
+        self._ask("stop", pid)
+
+    def _ask(self, kind: str, arguments: object, uid: int = 0, log: str = "") -> Any:  # noqa: ANN401 - it differs
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps(arguments), file=self._process.stdin, flush=True)
+        print(json.dumps([kind, arguments, uid, log]), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         assert line, f"{arguments} did not end"
-        return subprocess.CompletedProcess(arguments, *json.loads(line))
+        return json.loads(line)
 
     def close(self) -> None:
         """End the process."""
@@ -114,30 +138,20 @@ class Site:
         os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
 
     @contextlib.contextmanager
-    def daemon(self, uid: int = NOBODY) -> Iterator["subprocess.Popen[str]"]:
-        """Run a daemon as a user until the end of the block; it is ready when the block begins."""
-        command = [*prefix(uid), sys.executable, "-m", "daemon", "--config", str(self.config), "run"]
+    def daemon(self, uid: int = NOBODY) -> Iterator[int]:
+        """Run a daemon as a user until the end of the block; it is ready when the block begins. Yield its pid."""
         log = self.folder / "daemon.log"
-        with log.open("w") as errors:
-            process = subprocess.Popen(
-                command,
-                stderr=errors,
-                stdin=subprocess.DEVNULL,
-                text=True,
-                cwd=_CODE,
-                env={**os.environ, "NEEDED": _names()},
-            )
+        log.unlink(missing_ok=True)
+        pid = self._shell.start(["--config", str(self.config), "run"], uid, log)
         try:
             wait_until(
-                lambda: "[daemon] Ready" in log.read_text() or process.poll() is not None,
+                lambda: log.exists() and "[daemon] Ready" in log.read_text(),
                 what="the daemon's start",
-                deadline=3 * DEADLINE,  # it starts an interpreter, which takes its time on a busy host
+                deadline=3 * DEADLINE,
             )
-            assert process.poll() is None, log.read_text()
-            yield process
+            yield pid
         finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(DEADLINE)
+            self._shell.stop(pid)
 
 
 def new_site(folder: Path, config: str, shell: Shell) -> Site:
