@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from daemon.access import admin_uids
 from daemon.api.acceptor import Acceptor
 from daemon.api.admission import Admission, Holder, Rank, network_of
-from daemon.api.bodies import LARGEST_BODY, expect, refuse_encoded
+from daemon.api.bodies import expect, refuse_encoded
 from daemon.api.connection import Connection, TimeLimits, path_for_log, reason_of
 from daemon.api.context import ApiContext
 from daemon.api.errors import answer_to, refusal
@@ -91,7 +91,7 @@ class ControlServer:
         self._hosts = Hosts(config, config.control.listen or "")
 
     async def _serve(self, listener: socket.socket, *, on_tcp: bool) -> None:
-        app = web.Application(client_max_size=LARGEST_BODY, middlewares=[self._guard])
+        app = web.Application(middlewares=[self._guard])
         app[_ON_TCP] = on_tcp
         for route in self._routes:
             app.router.add_route(route.method, route.path, self._handler_of(route), expect_handler=expect)

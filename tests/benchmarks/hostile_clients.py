@@ -5,12 +5,12 @@ read, 1,000 idle and 1,000 slow connections, 18,000 requests with wrong tokens, 
 1 MB that are not read. Meanwhile a schedule fires each second, and an administrator triggers, cancels and reloads. The
 daemon may have enough files for all these connections.
 
-Run: python tests/benchmarks/hostile_clients.py [SECONDS]
+Run: python -m tests.benchmarks.hostile_clients [SECONDS]
 """
 
 import asyncio
 import contextlib
-import http.client
+import http
 import json
 import multiprocessing
 import os
@@ -26,6 +26,8 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+
+from tests.support.api import UnixConnection
 
 TOKEN = "a-token-of-this-benchmark-alone"  # noqa: S105 - of this benchmark
 FILES = 16_384
@@ -51,19 +53,6 @@ max_concurrent = 1
 [agents.a.schedules.s]
 every = "7d"
 """
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """A connection to the control socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=60)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(60)
-        self.sock.connect(str(self._path))
 
 
 def ask(path: Path, method: str, what: str, body: object = None) -> dict[str, object]:

@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 
 from daemon.agents.process.result_formats import LONGEST_MESSAGE
 from daemon.agents.process.supervisor import status
+from daemon.rules.reported import LARGEST
 
 T = TypeVar("T")
 
 _REASONS = frozenset(
     {"exited", "cancelled", "timeout", "idle_timeout", "exec_failed", "exec_impossible_now", "supervisor_failed"}
 )
-_MOST = 2**63 - 1  # an INTEGER of SQLite
 _LATEST = 253_402_300_799.0  # the end of the year 9999, the last that a datetime can hold
 
 
@@ -93,7 +93,7 @@ def _text(value: object) -> str | None:
 
 
 def _count(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value <= _MOST else None  # a bool is no number here
+    return value if type(value) is int and 0 <= value <= LARGEST else None  # a bool is no number here
 
 
 def _byte(value: object) -> int | None:

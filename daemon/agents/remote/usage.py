@@ -26,8 +26,6 @@ def _normal(usage: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name, aliases in _NAMES.items():
         value = next((usage[alias] for alias in aliases if alias in usage), None)
-        if isinstance(value, float) and value.is_integer() and name != "cost_usd":
-            value = int(value)  # some transports have only one type of number
         if value is not None:
             found[name] = value
     return found

@@ -213,8 +213,3 @@ class Session:
         amount = cost.get("amount") if isinstance(cost, dict) and cost.get("currency") == "USD" else None
         if isinstance(amount, int | float):
             self._result.usage["cost_usd"] = amount
-
-
-def _count(value: object) -> int | None:
-    """Return a number of tokens, None if the value is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_TOKENS else None
