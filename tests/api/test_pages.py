@@ -70,7 +70,8 @@ def test_revisions_are_cut_into_pages(full: DaemonProcess) -> None:
 
 def test_runs_with_large_titles_are_cut_into_pages_also_in_the_status(full: DaemonProcess) -> None:
     found = pages(full, "/runs", "runs")
-    assert [one["display_name"][:3] for page in found for one in page] == [f"{name} " for name in reversed(NAMES)]
+    triggered = [one for page in found for one in page if one["trigger"] == "manual"]  # not what a full hour started
+    assert [one["display_name"][:3] for one in triggered] == [f"{name} " for name in reversed(NAMES)]
     status = call(full, "GET", "/status")
     assert len(status.data) < MOST
     assert status.body["running_total"] >= len(status.body["running"])
