@@ -27,7 +27,13 @@ from daemon.workspaces.removal import empty_trash, remove_temporary
 from daemon.workspaces.run_folders import remove_orphans
 
 Log = Callable[[str], None]
-_NICE = 19
+_NICE = 10
+"""For what can wait: beside busy agents, a tenth of a core. With 19 it is a seventieth, and a disk fills meanwhile."""
+
+
+def _let_agents_go_first() -> None:
+    """Lower the priority, once for all jobs of this process: each call of nice(2) would lower it further."""
+    os.nice(max(0, _NICE - os.nice(0)))
 
 
 def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) -> jobs.PreparedWorkspace:
@@ -39,7 +45,7 @@ def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) ->
 
 
 def _clean_workspace(state_dir: Path, job: jobs.CleanWorkspace, log: Log) -> jobs.CleanedWorkspace:
-    os.nice(_NICE)
+    _let_agents_go_first()
     return clean(state_dir, job.environment, str(job.run_id), log, base=job.base, salvage_max=job.salvage_max)
 
 
@@ -69,12 +75,12 @@ def _quarantine_workspace(state_dir: Path, job: jobs.QuarantineWorkspace, _: Log
 
 
 def _measure_workspaces(state_dir: Path, job: jobs.MeasureWorkspaces, _: Log) -> jobs.DiskUsage:
-    os.nice(_NICE)
+    _let_agents_go_first()
     return _disk_usage(workspace_sizes(state_dir, job.environment, map(str, job.runs)))
 
 
 def _measure_run_folders(state_dir: Path, job: jobs.MeasureRunFolders, _: Log) -> jobs.DiskUsage:
-    os.nice(_NICE)
+    _let_agents_go_first()
     return _disk_usage(entry_sizes(state_dir, (RUNS,), map(str, job.runs)))
 
 
@@ -83,7 +89,7 @@ def _disk_usage(sizes: Mapping[str, int]) -> jobs.DiskUsage:
 
 
 def _delete_leftovers(state_dir: Path, _: jobs.DeleteLeftovers, log: Log) -> None:
-    os.nice(_NICE)
+    _let_agents_go_first()
     for folder in (INCOMING, SCRATCH):
         for name in abandoned_folders(state_dir, folder):
             remove_temporary(state_dir, (ENVIRONMENTS, folder), name)
@@ -95,7 +101,7 @@ def _delete_leftovers(state_dir: Path, _: jobs.DeleteLeftovers, log: Log) -> Non
 
 
 def _remove_orphans(state_dir: Path, job: jobs.RemoveOrphans, log: Log) -> jobs.RemovedFolders:
-    os.nice(_NICE)
+    _let_agents_go_first()
     return remove_orphans(state_dir, job.expired, log, dry_run=job.dry_run)
 
 

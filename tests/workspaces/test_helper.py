@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -134,6 +135,16 @@ async def test_a_workspace_is_made_listed_measured_and_cleaned(site: GitSite) ->
         assert list((await helper.measure_run_folders(jobs.MeasureRunFolders((1, 2)))).by_run) == [1]
         await helper.delete_leftovers()
     assert site.remnants() == []
+
+
+async def test_cleanups_give_way_to_agents_but_are_not_starved_however_many_there_were(site: GitSite) -> None:
+    before = set(tree.descendants(os.getpid()))
+    async with workspace_helper(site.state, site.logged.append) as helper:
+        for _ in range(3):
+            await helper.delete_leftovers()
+        [process] = set(tree.descendants(os.getpid())) - before
+        niceness = os.getpriority(os.PRIO_PROCESS, process.pid)
+    assert niceness == max(10, os.getpriority(os.PRIO_PROCESS, 0))
 
 
 async def test_a_job_that_fails_says_why_and_the_next_one_is_done(site: GitSite) -> None:
