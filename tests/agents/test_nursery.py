@@ -10,7 +10,7 @@ import pytest
 
 from daemon.agents.process.launcher import LaunchError, Nursery, SupervisorHandle
 from daemon.agents.process.supervisor import status
-from daemon.agents.process.supervisor.supervisor import LENGTH
+from daemon.agents.process.supervisor.channel import LENGTH
 from tests.support.supervisors import spec_in
 
 

@@ -18,8 +18,8 @@ import structlog
 
 from daemon.agents.base import Identity
 from daemon.agents.process.supervisor import status, tree
+from daemon.agents.process.supervisor.channel import ENDED, LENGTH, STARTED
 from daemon.agents.process.supervisor.nursery import FORK, KILL_ORPHANS
-from daemon.agents.process.supervisor.supervisor import ENDED, LENGTH, STARTED
 
 _LOG = structlog.get_logger()
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery import serve; serve(int(sys.argv[2]))"

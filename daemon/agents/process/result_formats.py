@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from daemon.agents.process.supervisor import result_file
 from daemon.agents.process.supervisor.files import open_regular
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.agents.process.supervisor.output import STANDARD_OUTPUT
@@ -16,7 +17,6 @@ from daemon.agents.process.supervisor.untrusted_json import UntrustedJsonError, 
 from daemon.model import RunStatus
 from daemon.rules.reported import amount_of, count_of, usage_of
 
-_LARGEST_FILE = 1024 * 1024
 STANDARD_OUTPUT_KEPT = 1024 * 1024
 _LONGEST_WAIT = timedelta(days=7)
 LONGEST_MESSAGE = 4000
@@ -44,7 +44,7 @@ def read_report(run_dir: Path, result_format: Literal["none", "claude"], secrets
 
     The supervisor masked both. `secrets`, if known, are masked here again, in the text as it is stored.
     """
-    path = run_dir / "result.json"
+    path = run_dir / result_file.NAME
     if path.is_symlink() or path.exists():
         return _from_file(path, secrets)
     if result_format == "claude":
@@ -71,10 +71,10 @@ def _read_regular(path: Path) -> bytes:
     """Return a file's content; raise OSError if it is not a regular file, ValueError if it is too large."""
     descriptor = open_regular(str(path))
     try:
-        data = os.pread(descriptor, _LARGEST_FILE + 1, 0)
+        data = os.pread(descriptor, result_file.LARGEST + 1, 0)
     finally:
         os.close(descriptor)
-    if len(data) > _LARGEST_FILE:
+    if len(data) > result_file.LARGEST:
         raise ValueError("it is too large")
     return data
 

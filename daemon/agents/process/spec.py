@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.agents.base import Work
-from daemon.agents.process.supervisor import status
+from daemon.agents.process.supervisor import result_file, status
 from daemon.config.schema import Config, ProcessAgent
 from daemon.config.secrets import resolve_environment
 
@@ -90,5 +90,5 @@ def _own_variables(work: Work) -> dict[str, str]:
         "AGENTCRON_WORKSPACE": str(work.workspace),
         "AGENTCRON_INPUT": str(folder / "input.txt"),
         "AGENTCRON_ARTIFACTS": str(folder / "artifacts"),
-        "AGENTCRON_RESULT": str(folder / "result.json"),
+        "AGENTCRON_RESULT": str(folder / result_file.NAME),
     }

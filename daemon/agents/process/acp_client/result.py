@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..supervisor.result_file import LARGEST
 from ..supervisor.untrusted_json import UntrustedJsonError, parse
 
-_LARGEST = 1024 * 1024
 _MOST_PERMISSIONS = 99
 
 
@@ -57,7 +57,7 @@ def _read(path: str) -> dict[str, Any]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as stream:
-            content = parse(stream.read(_LARGEST), allow_nan=True)
+            content = parse(stream.read(LARGEST), allow_nan=True)
     except (OSError, UntrustedJsonError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -16,7 +16,8 @@ import socket
 import sys
 
 from . import tree
-from .supervisor import become_subreaper, supervise
+from .prctl import become_subreaper
+from .supervisor import supervise
 
 FORK = b"f"
 KILL_ORPHANS = b"k"

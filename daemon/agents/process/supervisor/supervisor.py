@@ -5,46 +5,37 @@ start, and from then on depends on nobody: it enforces time limits and keeps the
 SIGTERM means "end the process tree with grace", SIGUSR1 "end it at once".
 """
 
-import contextlib
-import ctypes
 import fcntl
-import json
 import os
 import resource
 import select
 import signal
 import socket
-import struct
 import time
 from typing import Any
 
 from . import status, tree
 from .cgroup import Cgroup
+from .channel import ENDED, LENGTH, STARTED, receive_spec, tell
 from .files import open_regular
 from .mask import Secrets
 from .output import Output, Tail
+from .prctl import become_subreaper, set_process_name
+from .result_file import mask_result_file
 from .start import StartError, start
-from .untrusted_json import UntrustedJsonError, parse
 
-LENGTH = struct.Struct(">I")  # length prefix of the spec; after a partial message nothing is started
-STARTED = b"s"  # sent before the command is started
-ENDED = b"e"  # sent after the exit record, if no process of the run is left
-_LARGEST_SPEC = 64 * 1024 * 1024
 _CHUNK = 64 * 1024
 _KILL_EVERY = 0.05  # seconds between two rounds of SIGKILL
 _LONGEST_PAUSE = 3600.0  # seconds; poll(2) takes no more than 24 days
 _MOST_DRAINED = 64  # chunks read after the end; a process outside the tree may still hold the pipe
 _GIVE_UP = 10.0  # seconds after the first SIGKILL; only a process stuck in the kernel survives that long
-_LARGEST_RESULT = 1024 * 1024
-_PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def supervise(channel: socket.socket) -> None:
     """Own one run; return when it has ended, or when no spec arrived."""
     _become_supervisor()
     channel.sendall(LENGTH.pack(os.getpid()))
-    spec = _receive(channel)
+    spec = receive_spec(channel)
     if spec is None:
         return
     supervisor = Supervisor(spec)
@@ -64,42 +55,8 @@ def _become_supervisor() -> None:
         os.dup2(null, descriptor)
     if null > 2:  # noqa: PLR2004 - the nursery's standard input may have been closed already
         os.close(null)
-    _LIBC.prctl(_PR_SET_NAME, b"agentcron-run", 0, 0, 0)
+    set_process_name("agentcron-run")
     become_subreaper()
-
-
-def become_subreaper() -> None:
-    """Have the kernel make this process the parent of descendants whose own parent has ended."""
-    if _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-
-
-def _receive(channel: socket.socket) -> dict[str, Any] | None:
-    """Return the spec, None if the daemon ended before it was complete."""
-    header = _read_exactly(channel, LENGTH.size)
-    if header is None or LENGTH.unpack(header)[0] > _LARGEST_SPEC:
-        return None
-    body = _read_exactly(channel, LENGTH.unpack(header)[0])
-    spec: dict[str, Any] | None = None if body is None else json.loads(body)
-    return spec
-
-
-def _read_exactly(channel: socket.socket, length: int) -> bytes | None:
-    data = bytearray()
-    while len(data) < length:
-        try:
-            part = channel.recv(min(_CHUNK, length - len(data)))
-        except OSError:
-            return None
-        if not part:
-            return None
-        data += part
-    return bytes(data)
-
-
-def _tell(channel: socket.socket, what: bytes) -> None:
-    with contextlib.suppress(OSError):  # no daemon; the next one adopts the run
-        channel.sendall(what)
 
 
 def _locked(workspace: str | None) -> int | None:
@@ -109,17 +66,6 @@ def _locked(workspace: str | None) -> int | None:
     folder = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return folder
-
-
-def _masked_document(data: bytes, secrets: Secrets) -> bytes:
-    """Return a JSON document with secrets masked in its strings; one that cannot be parsed is masked as it stands."""
-    masked = secrets.masked_bytes(data)
-    try:
-        content = parse(data, allow_nan=True)
-    except UntrustedJsonError:
-        return masked
-    shown = secrets.masked_value(content)
-    return data if shown == content and masked == data else json.dumps(shown).encode()
 
 
 class Supervisor:
@@ -158,7 +104,7 @@ class Supervisor:
         self.output = Output(self.run_dir, self.spec["max_output"], self.secrets)
         exec_record = {"pid": os.getpid(), "at": time.time(), "key": self.spec["env"]["AGENTCRON_IDEMPOTENCY_KEY"]}
         self._record("exec", exec_record)
-        _tell(channel, STARTED)  # before the command can damage that record or kill this process
+        tell(channel, STARTED)  # before the command can damage that record or kill this process
         self._start()
         while not self.childless:
             self._wait()
@@ -175,7 +121,7 @@ class Supervisor:
         self._record("exit", self._exit_record())
         self.cgroup.remove()
         if not self.left_over:
-            _tell(channel, ENDED)
+            tell(channel, ENDED)
 
     def give_up(self, error: Exception) -> None:
         """Kill the tree after an error in the supervisor itself, and record that with what is known of the command."""
@@ -322,22 +268,7 @@ class Supervisor:
         self.standard_output.save(self.run_dir)
 
     def _mask_result(self) -> None:
-        """Mask secret values in the result file that the agent wrote, and cut it at its maximum size."""
-        path = os.path.join(self.run_dir, "result.json")
-        try:
-            descriptor = open_regular(path, os.O_RDWR)
-        except OSError:
-            return
-        try:
-            if not self.secrets.values:
-                return
-            data = os.pread(descriptor, _LARGEST_RESULT, 0)
-            shown = _masked_document(data, self.secrets)
-            if shown != data or os.fstat(descriptor).st_size > _LARGEST_RESULT:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, shown, 0)
-        finally:
-            os.close(descriptor)
+        mask_result_file(self.run_dir, self.secrets)
 
     def _exit_record(self) -> dict[str, Any]:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,0 +1,42 @@
+"""The result file: what an agent reports about its run, in `$AGENTCRON_RESULT`."""
+
+import json
+import os
+
+from .files import open_regular
+from .mask import Secrets
+from .untrusted_json import UntrustedJsonError, parse
+
+NAME = "result.json"
+LARGEST = 1024 * 1024
+"""Bytes; a larger file is not used."""
+
+
+def mask_result_file(run_dir: str, secrets: Secrets) -> None:
+    """Mask secret values in the result file that the agent wrote, and cut it at its maximum size."""
+    path = os.path.join(run_dir, NAME)
+    try:
+        descriptor = open_regular(path, os.O_RDWR)
+    except OSError:
+        return
+    try:
+        if not secrets.values:
+            return
+        data = os.pread(descriptor, LARGEST, 0)
+        shown = _masked_document(data, secrets)
+        if shown != data or os.fstat(descriptor).st_size > LARGEST:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, shown, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _masked_document(data: bytes, secrets: Secrets) -> bytes:
+    """Return a JSON document with secrets masked in its strings; one that cannot be parsed is masked as it stands."""
+    masked = secrets.masked_bytes(data)
+    try:
+        content = parse(data, allow_nan=True)
+    except UntrustedJsonError:
+        return masked
+    shown = secrets.masked_value(content)
+    return data if shown == content and masked == data else json.dumps(shown).encode()
