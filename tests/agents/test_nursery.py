@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from daemon.agents.process import launcher
 from daemon.agents.process.launcher import LaunchError, Nursery, SupervisorHandle
-from daemon.agents.process.supervisor import status
+from daemon.agents.process.supervisor import status, tree
 from daemon.agents.process.supervisor.channel import LENGTH
 from tests.support.supervisors import spec_in
 
@@ -46,6 +47,39 @@ async def test_a_supervisor_that_was_stopped_before_it_was_released_is_woken(tmp
         await nursery.close()
     with (tmp_path / status.NAME).open() as left:
         assert (status.read_record(left.fileno(), "exit", None) or {})["exit_code"] == 0
+
+
+SLOW_KILL = """
+from supervisor import tree
+tree.kill = lambda find: open({gate!r}).read() and [tree.Process(1, 2)]
+"""
+
+
+async def test_a_nursery_that_is_killing_orphans_is_not_taken_for_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    code = launcher._CODE.replace(
+        "from supervisor.nursery", SLOW_KILL.format(gate=str(gate)) + "from supervisor.nursery"
+    )
+    monkeypatch.setattr(launcher, "_CODE", code)
+    nursery = Nursery()
+    try:
+        (await nursery.supervisor()).close()
+        first = nursery._generation
+        killing = asyncio.create_task(nursery.kill_orphans())
+        with await asyncio.to_thread(gate.open, "w") as end:  # it is at work as soon as it reads this
+            with monkeypatch.context() as impatient:
+                impatient.setattr(launcher, "_HELLO_TIMEOUT", 0.05)
+                launch = asyncio.create_task(nursery.supervisor())
+                await asyncio.wait([launch], timeout=1)
+            end.write("go")
+        assert await killing == [tree.Process(1, 2)]
+        (await launch).close()
+        assert nursery._generation is first
+    finally:
+        await nursery.close()
 
 
 async def test_a_process_that_got_the_pid_of_a_supervisor_that_has_ended_is_not_taken_for_it() -> None:

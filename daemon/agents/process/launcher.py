@@ -61,6 +61,7 @@ class Nursery:
         self._generation: _Generation | None = None
         self._changing = asyncio.Lock()
         self._room = asyncio.Semaphore(_LAUNCHES_AT_ONCE)
+        self._killing = asyncio.Lock()  # held while the nursery kills orphans, since it forks nothing meanwhile
 
     async def supervisor(self) -> "SupervisorHandle":
         """Return a new supervisor that waits for its spec; raise LaunchError."""
@@ -68,7 +69,8 @@ class Nursery:
             for _ in range(_TRIES):
                 try:
                     generation = await self._current_generation()
-                    channel = _request(generation, FORK)
+                    async with self._killing:  # else a nursery at work would be taken for one that is stuck, and ended
+                        channel = _request(generation, FORK)
                 except OSError as error:  # out of processes or open files at the moment
                     raise LaunchError(f"no supervisor process could be started: {error.strerror}") from None
                 if channel is not None:
@@ -82,9 +84,10 @@ class Nursery:
 
     async def kill_orphans(self) -> list[tree.Process]:
         """Kill what killed supervisors of this nursery left, and return it; none if the nursery has ended."""
-        generation = self._generation
-        if generation is None:
-            return []
+        async with self._killing:
+            return [] if self._generation is None else await self._killed_by(self._generation)
+
+    async def _killed_by(self, generation: _Generation) -> list[tree.Process]:
         loop, answer = asyncio.get_running_loop(), b""
         with contextlib.suppress(OSError, TimeoutError):  # out of open files at the moment, or it does not answer
             channel = _request(generation, KILL_ORPHANS)
