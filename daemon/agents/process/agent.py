@@ -10,7 +10,8 @@ there was none: nobody knows how the command ended, and the run is interrupted. 
 boot: the run starts again. After a reboot memory proves nothing, so a run without an exit record is interrupted.
 
 The agent may have written to these records, or killed its supervisor. So what is left is ended whatever they say, and
-they count only if the supervisor authenticated them (`supervisor/status.py`): others make the run interrupted.
+they count only if the supervisor authenticated them (`supervisor/status.py`): others make the run interrupted. What is
+left contradicts only the records of earlier versions, which are not authenticated: any process can bear a run's mark.
 """
 
 import asyncio
@@ -202,7 +203,7 @@ class SupervisedAgent:
             )
         except status.DamagedRecordError as error:
             return await self._interrupted(work, None, f"its records are damaged or forged ({error})", left)
-        if ended is not None and left.known and not ended.left_over:
+        if ended is not None and self._key is None and left.known and not ended.left_over:
             return await self._interrupted(work, None, "its records say that no process was left, but some were", left)
         if ended is not None and ended.reason == "exec_impossible_now":
             return NeverStarted(ended.error or "the host lacks a resource at the moment", is_failure=True)
