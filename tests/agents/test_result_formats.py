@@ -56,3 +56,24 @@ def test_what_an_acp_agent_counts_can_be_written_as_json() -> None:
     most = int("9" * 4300)
     session._count_tokens({"inputTokens": most, "cachedReadTokens": most, "cachedWriteTokens": True})
     assert json.loads(json.dumps(session._result.usage))["input_tokens"] > MOST_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"outputTokens": 7}, None),
+        ({"inputTokens": None, "cachedReadTokens": 4}, 4),
+        ({"inputTokens": 0}, 0),
+        ({"inputTokens": 5.0, "cachedReadTokens": 4}, 9),
+        ({"inputTokens": 5, "cachedWriteTokens": "4"}, "4"),
+        ({"inputTokens": 5, "cachedWriteTokens": -4}, -4),
+        ({"inputTokens": 5, "cachedWriteTokens": True}, True),
+    ],
+)
+def test_tokens_that_an_acp_agent_does_not_report_are_unknown_and_senseless_ones_are_passed_on(
+    usage: dict[str, object], tokens: object
+) -> None:
+    session = Session.__new__(Session)
+    session._result = SessionResult()
+    session._count_tokens(usage)
+    assert session._result.usage["input_tokens"] == tokens

@@ -53,9 +53,21 @@ def main(arguments: list[str]) -> None:
     os._exit(code)
 
 
-def _tokens(value: object) -> int:
-    """Return a number of tokens, bounded so that a sum of them can be written; 0 for anything else."""
-    return max(0, min(value, _MOST_TOKENS)) if isinstance(value, int) and not isinstance(value, bool) else 0
+def _is_count(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value <= _MOST_TOKENS and value % 1 == 0  # type: ignore[operator]
+
+
+def _sum(values: list[Any]) -> object:
+    """Return the sum of the numbers of tokens that are there, None without any; the first one that is no such number.
+
+    The daemon reports a value that it cannot use.
+    """
+    found = [value for value in values if value is not None]
+    for value in found:
+        if not _is_count(value):
+            return value
+    return sum(found) if found else None
 
 
 class _RefusedError(Exception):
@@ -205,7 +217,7 @@ class Session:
         if not isinstance(usage, dict):
             return
         read = [usage.get(name) for name in ("inputTokens", "cachedReadTokens", "cachedWriteTokens")]
-        self._result.usage["input_tokens"] = sum(map(_tokens, read))
+        self._result.usage["input_tokens"] = _sum(read)
         self._result.usage["output_tokens"] = usage.get("outputTokens")
 
     def _count_cost(self, update: dict[str, Any]) -> None:
