@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..supervisor.files import open_anew, open_regular
 from ..supervisor.result_file import LARGEST
 from ..supervisor.untrusted_json import UntrustedJsonError, parse
 
@@ -42,10 +43,9 @@ def write_result(result: SessionResult) -> None:
         "permissions": [*result.permissions, *_rest(result.more_permissions)],
     }
     content = {**ours, **own, "usage": {**result.usage, **(usage if isinstance(usage, dict) else {})}}
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8", errors="replace") as stream:
-            json.dump(content, stream)
+    text = json.dumps(content)
+    with contextlib.suppress(OSError), open(path, "wb", opener=open_anew) as stream:
+        stream.write(text.encode(errors="replace"))
 
 
 def _rest(count: int) -> list[dict[str, str]]:
@@ -55,8 +55,7 @@ def _rest(count: int) -> list[dict[str, str]]:
 def _read(path: str) -> dict[str, Any]:
     """Return what the agent wrote, an empty dict if that is not a JSON object."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as stream:
+        with open(open_regular(path), "rb") as stream:
             content = parse(stream.read(LARGEST), allow_nan=True)
     except (OSError, UntrustedJsonError):
         return {}
