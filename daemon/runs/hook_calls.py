@@ -119,7 +119,8 @@ def _masked(secrets: Secrets, status: Literal["completed", "failed"], result: ob
         shown = secrets.masked_value(result)
         output = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False, indent=2)
         brief = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
-        document = json.dumps({"status": status, "result": shown, "error": secrets.masked_value(error)})
+        whole = {"status": status, "result": shown, "error": secrets.masked_value(error)}
+        document = json.dumps(whole, ensure_ascii=False)
     except RecursionError:
         raise InvalidError("the result is nested too deeply") from None
     message = None if result is None else secrets.brief(brief, LONGEST_MESSAGE)

@@ -103,9 +103,11 @@ def test_what_only_looks_like_the_beginning_of_an_escape_remains_json() -> None:
         assert "secret" not in json.loads(shown)
 
 
-def test_keys_and_strings_of_a_value_are_masked_and_nothing_else() -> None:
-    found = Secrets(["Sesame", "12345678"]).masked_value({"Sesame": ["Sesame", 12345678, None, True], "b": {"c": "d"}})
-    assert found == {"***": ["***", 12345678, None, True], "b": {"c": "d"}}
+def test_keys_strings_and_numbers_of_a_value_are_masked_and_nothing_else() -> None:
+    secrets = Secrets(["Sesame", "12345678"])
+    found = secrets.masked_value({"Sesame": ["Sesame", 12345678, 1234567, None, True], "b": {"c": "d"}})
+    assert found == {"***": ["***", "***", 1234567, None, True], "b": {"c": "d"}}
+    assert secrets.masked_value([-12345678, 12345678.0, 1.2345678e7, 0.5]) == ["-***", "***.0", "***.0", 0.5]
     assert Secrets(["completed-by-me"]).masked_value({"status": "completed"}) == {"status": "completed"}
 
 

@@ -1,13 +1,58 @@
 """The result file: masked, bounded, and written again only where nobody planted something else."""
 
+import json
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
+from daemon.agents.process.acp_client.rendering import LONGEST_MESSAGE, LONGEST_NOTE
 from daemon.agents.process.acp_client.result import SessionResult, write_result
-from daemon.agents.process.supervisor.result_file import NAME
+from daemon.agents.process.result_formats import read_report
+from daemon.agents.process.supervisor.mask import Secrets
+from daemon.agents.process.supervisor.result_file import NAME, mask_result_file
+
+SECRETS = Secrets(["0123456789abcdef", "12345678"])
+
+
+def masked(folder: Path, content: str) -> str:
+    """Return a result file after its secrets were masked."""
+    (folder / NAME).write_text(content)
+    mask_result_file(str(folder), SECRETS)
+    return (folder / NAME).read_text()
+
+
+def test_a_report_in_any_script_does_not_outgrow_the_limit_when_it_is_masked(tmp_path: Path) -> None:
+    report = {
+        "message": "0123456789abcdef",
+        "text": 250_000 * "\u00fc",
+        "emoji": 100_000 * "\U0001f600",
+        "n": 250 * [0],
+    }
+    shown = masked(tmp_path, json.dumps(report, ensure_ascii=False, separators=(",", ":")))
+    assert json.loads(shown) == {**report, "message": "***"}
+    found = read_report(tmp_path, "none", SECRETS)
+    assert (found.message, found.complaint) == ("***", None)
+
+
+def test_a_secret_that_is_a_number_in_a_report_is_masked_and_the_report_remains_json(tmp_path: Path) -> None:
+    shown = masked(tmp_path, '{"message": "ok", "pin": 12345678, "pins": [-12345678, 12345678.0], "usage": {}}')
+    assert json.loads(shown) == {"message": "ok", "pin": "***", "pins": ["-***", "***.0"], "usage": {}}
+
+
+def test_half_a_character_is_no_obstacle(tmp_path: Path) -> None:
+    assert json.loads(masked(tmp_path, '{"message": "a\\ud800 12345678"}')) == {"message": "a? ***"}
+
+
+def test_what_an_acp_agent_asked_in_any_script_fits_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTCRON_RESULT", str(tmp_path / NAME))
+    result = SessionResult(message=LONGEST_MESSAGE * "\U0001f600")
+    for _ in range(200):
+        result.note_permission(LONGEST_NOTE * "\U0001f600", "reject_once")
+    write_result(result)
+    found = read_report(tmp_path, "none", SECRETS)
+    assert (found.complaint, len(found.permissions)) == (None, 100)
 
 
 def test_a_pipe_in_place_of_the_result_file_does_not_hang_the_client(

@@ -43,7 +43,7 @@ def write_result(result: SessionResult) -> None:
         "permissions": [*result.permissions, *_rest(result.more_permissions)],
     }
     content = {**ours, **own, "usage": {**result.usage, **(usage if isinstance(usage, dict) else {})}}
-    text = json.dumps(content)
+    text = json.dumps(content, ensure_ascii=False)  # escaped, it could outgrow the largest that is read
     with contextlib.suppress(OSError), open(path, "wb", opener=open_anew) as stream:
         stream.write(text.encode(errors="replace"))
 

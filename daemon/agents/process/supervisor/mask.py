@@ -54,10 +54,16 @@ class Secrets:
         return self.masked(text[: most + self._longest * _LONGEST_ESCAPE])[:most]
 
     def masked_value(self, value: Any) -> Any:  # noqa: ANN401 - any JSON
-        """Return a JSON value with the secrets masked in its strings; raise RecursionError if it is too deep."""
+        """Return a JSON value with the secrets masked in it; raise RecursionError if it is too deep.
+
+        A number that contains a secret becomes a string.
+        """
         match value:
             case str():
                 return self._masked_whole(value)
+            case int() | float() if not isinstance(value, bool):
+                shown = self._masked_whole(str(value))
+                return value if shown == str(value) else shown
             case list():
                 return [self.masked_value(one) for one in value]
             case dict():

@@ -32,11 +32,16 @@ def mask_result_file(run_dir: str, secrets: Secrets) -> None:
 
 
 def _masked_document(data: bytes, secrets: Secrets) -> bytes:
-    """Return a JSON document with secrets masked in its strings; one that cannot be parsed is masked as it stands."""
+    """Return a JSON document with the secrets masked in its values; one that cannot be parsed is masked as it stands.
+
+    It is written without escapes and spaces that JSON does not need, so that it does not outgrow the largest size.
+    """
     masked = secrets.masked_bytes(data)
     try:
         content = parse(data, allow_nan=True)
     except UntrustedJsonError:
         return masked
     shown = secrets.masked_value(content)
-    return data if shown == content and masked == data else json.dumps(shown).encode()
+    if shown == content and masked == data:
+        return data
+    return json.dumps(shown, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
