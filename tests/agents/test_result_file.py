@@ -11,7 +11,7 @@ from daemon.agents.process.acp_client.rendering import LONGEST_MESSAGE, LONGEST_
 from daemon.agents.process.acp_client.result import SessionResult, write_result
 from daemon.agents.process.result_formats import read_report
 from daemon.agents.process.supervisor.mask import Secrets
-from daemon.agents.process.supervisor.result_file import NAME, mask_result_file
+from daemon.agents.process.supervisor.result_file import LARGEST, NAME, mask_result_file
 
 SECRETS = Secrets(["0123456789abcdef", "12345678"])
 
@@ -39,6 +39,14 @@ def test_a_report_in_any_script_does_not_outgrow_the_limit_when_it_is_masked(tmp
 def test_a_secret_that_is_a_number_in_a_report_is_masked_and_the_report_remains_json(tmp_path: Path) -> None:
     shown = masked(tmp_path, '{"message": "ok", "pin": 12345678, "pins": [-12345678, 12345678.0], "usage": {}}')
     assert json.loads(shown) == {"message": "ok", "pin": "***", "pins": ["-***", "***.0"], "usage": {}}
+
+
+def test_a_report_that_is_too_large_is_refused_for_its_size_and_keeps_no_half_of_a_secret(tmp_path: Path) -> None:
+    begin = '{"message": "12345678 ", "text": "'
+    shown = masked(tmp_path, begin + (LARGEST - len(begin) - 10) * "x" + '0123456789abcdef"}')
+    assert shown.startswith('{"message": "*** "')
+    assert "0123456789" not in shown
+    assert read_report(tmp_path, "none", SECRETS).complaint == "the result file is larger than 1 MiB"
 
 
 def test_half_a_character_is_no_obstacle(tmp_path: Path) -> None:

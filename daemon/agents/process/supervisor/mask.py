@@ -46,8 +46,11 @@ class Secrets:
 
     def masked(self, text: str) -> str:
         """Return a text with the secrets masked, and a part of one that the text may have been cut in."""
-        data = self.masked_bytes(text.encode(errors="replace"))
-        return self._without_beginning(data).decode(errors="replace")
+        return self.masked_part(text.encode(errors="replace")).decode(errors="replace")
+
+    def masked_part(self, data: bytes) -> bytes:
+        """Return data with the secrets masked, and a part of one that the data was cut in."""
+        return self._without_beginning(self.masked_bytes(data))
 
     def brief(self, text: str, most: int) -> str:
         """Return at most `most` characters of a text, with the secrets masked before it is cut."""

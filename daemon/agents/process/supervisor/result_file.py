@@ -13,7 +13,10 @@ LARGEST = 1024 * 1024
 
 
 def mask_result_file(run_dir: str, secrets: Secrets) -> None:
-    """Mask secret values in the result file that the agent wrote, and cut it at its maximum size."""
+    """Mask secret values in the result file that the agent wrote.
+
+    Of one that is too large, the beginning is kept for people. It stays too large, so that it is still refused as that.
+    """
     path = os.path.join(run_dir, NAME)
     try:
         descriptor = open_regular(path, os.O_RDWR)
@@ -23,8 +26,9 @@ def mask_result_file(run_dir: str, secrets: Secrets) -> None:
         if not secrets.values:
             return
         data = os.pread(descriptor, LARGEST, 0)
-        shown = _masked_document(data, secrets)
-        if shown != data or os.fstat(descriptor).st_size > LARGEST:
+        is_too_large = os.fstat(descriptor).st_size > LARGEST
+        shown = secrets.masked_part(data).ljust(LARGEST + 1) if is_too_large else _masked_document(data, secrets)
+        if shown != data:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, shown, 0)
     finally:
