@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from daemon.agents.process.result_formats import LONGEST_MESSAGE
 from daemon.agents.process.supervisor import status
-from daemon.rules.reported import LARGEST
+from daemon.rules.reported import LARGEST, amount_of, count_of
 
 T = TypeVar("T")
 
@@ -92,15 +92,13 @@ def _text(value: object) -> str | None:
     return value[:LONGEST_MESSAGE].encode(errors="replace").decode() if isinstance(value, str) else None
 
 
-def _count(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value <= LARGEST else None  # a bool is no number here
+def _count(value: object, most: int = LARGEST) -> int | None:
+    return count_of(value, most) if isinstance(value, int) else None  # a supervisor writes no whole number as a float
 
 
 def _byte(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value <= 255 else None  # noqa: PLR2004
+    return _count(value, 255)
 
 
 def _seconds(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 <= value <= _LATEST else None
+    return amount_of(value, _LATEST)
