@@ -20,14 +20,13 @@ from .channel import ENDED, LENGTH, STARTED, receive_spec, tell
 from .files import open_regular
 from .mask import Secrets
 from .output import Output, Tail
+from .output_pipes import OutputPipes
 from .prctl import become_subreaper, set_process_name
 from .result_file import mask_result_file
 from .start import StartError, start
 
-_CHUNK = 64 * 1024
 _KILL_EVERY = 0.05  # seconds between two rounds of SIGKILL
 _LONGEST_PAUSE = 3600.0  # seconds; poll(2) takes no more than 24 days
-_MOST_DRAINED = 64  # chunks read after the end; a process outside the tree may still hold the pipe
 _GIVE_UP = 10.0  # seconds after the first SIGKILL; only a process stuck in the kernel survives that long
 
 
@@ -82,7 +81,7 @@ class Supervisor:
         self.cgroup = Cgroup(spec.get("cgroup"))
         self.secrets = Secrets(spec["hidden"])
         self.output: Output
-        self.pipes: dict[int, bool] = {}  # descriptor: whether it is the standard output alone
+        self.pipes: OutputPipes
         self.standard_output = Tail(spec["keep_standard_output"])
         self.main = 0
         self.main_status: int | None = None
@@ -92,7 +91,6 @@ class Supervisor:
         self.left_over = 0
         self.spares_tree: bool = spec["ends_its_own"]  # while the command lives, it alone is asked to end
         self.complaint: str | None = None
-        self.last_output = time.monotonic()
         self.deadline: float = time.monotonic() + spec["timeout"]
         self.term_at: float | None = None  # when SIGTERM was sent to the tree
         self.kill_at: float | None = None  # when SIGKILL is, or was first, due
@@ -102,6 +100,7 @@ class Supervisor:
         """Start the command, wait until no process of it is left, and record how it ended."""
         self._install_signals()
         self.output = Output(self.run_dir, self.spec["max_output"], self.secrets)
+        self.pipes = OutputPipes(self.output, self.standard_output)
         exec_record = {"pid": os.getpid(), "at": time.time(), "key": self.spec["env"]["AGENTCRON_IDEMPOTENCY_KEY"]}
         self._record("exec", exec_record)
         tell(channel, STARTED)  # before the command can damage that record or kill this process
@@ -111,7 +110,7 @@ class Supervisor:
             self._reap()
             self._check_limits()
             self._end_tree()
-        self._drain()
+        self.pipes.drain()
         self.output.finish()
         for finish in (self._save_standard_output, self._mask_result):
             try:
@@ -146,9 +145,7 @@ class Supervisor:
             self.asked = how
 
     def _start(self) -> None:
-        write_end = error_end = self._open_pipe(alone=self.standard_output.size > 0)
-        if self.standard_output.size:
-            error_end = self._open_pipe(alone=False)
+        write_end, error_end = self.pipes.open()
         try:
             with self.cgroup.joined():
                 self.main = start(self.spec, write_end, error_end)
@@ -158,49 +155,25 @@ class Supervisor:
         for descriptor in {write_end, error_end}:
             os.close(descriptor)
 
-    def _open_pipe(self, *, alone: bool) -> int:
-        """Open a pipe for output; return the end that the command writes to."""
-        read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        os.set_blocking(write_end, True)
-        self.pipes[read_end] = alone
-        return write_end
-
     def _wait(self) -> None:
         """Wait for output, a signal or the next deadline; read the output."""
         ready = select.poll()
         ready.register(self.wakeup, select.POLLIN)
-        for pipe in self.pipes:
+        for pipe in self.pipes.descriptors():
             ready.register(pipe, select.POLLIN)
         pause = min(max(0.0, self._next_deadline() - time.monotonic()), _LONGEST_PAUSE)
         for descriptor, _ in ready.poll(pause * 1000 + 1):
             if descriptor == self.wakeup:
                 os.read(self.wakeup, 4096)
             else:
-                self._read_output(descriptor, 16)
+                self.pipes.read(descriptor)
 
     def _next_deadline(self) -> float:
         if self.kill_at is not None:
             now = time.monotonic()
             return max(self.kill_at, now + _KILL_EVERY) if now >= self.kill_at else self.kill_at
         idle: float | None = self.spec["idle_timeout"]
-        return self.deadline if idle is None else min(self.deadline, self.last_output + idle)
-
-    def _read_output(self, pipe: int, most: int) -> bool:
-        """Read at most `most` chunks; return whether there may be more."""
-        for _ in range(most):
-            try:
-                chunk = os.read(pipe, _CHUNK)
-            except BlockingIOError:
-                return False
-            if not chunk:
-                os.close(pipe)
-                del self.pipes[pipe]
-                return False
-            self.last_output = time.monotonic()
-            shown = self.output.write(pipe, chunk)
-            if self.pipes[pipe]:
-                self.standard_output.write(shown)
-        return True
+        return self.deadline if idle is None else min(self.deadline, self.pipes.last_output + idle)
 
     def _reap(self) -> None:
         while True:
@@ -229,8 +202,12 @@ class Supervisor:
             self._begin_end(self.spec["kill_grace"], "cancelled")
         elif self.term_at is None and now >= self.deadline:
             self._begin_end(self.spec["kill_grace"], "timeout")
-        elif self.term_at is None and self.spec["idle_timeout"] and now >= self.last_output + self.spec["idle_timeout"]:
+        elif self.term_at is None and self._is_idle(now):
             self._begin_end(self.spec["kill_grace"], "idle_timeout")
+
+    def _is_idle(self, now: float) -> bool:
+        idle: float | None = self.spec["idle_timeout"]
+        return idle is not None and now >= self.pipes.last_output + idle
 
     def _begin_end(self, grace: float, reason: str | None = None) -> None:
         """Send SIGTERM and set the time of SIGKILL; a reason counts only while the command itself is alive."""
@@ -259,10 +236,6 @@ class Supervisor:
 
     def _tree(self) -> list[tree.Process]:
         return tree.descendants(os.getpid())
-
-    def _drain(self) -> None:
-        for pipe in list(self.pipes):
-            self._read_output(pipe, _MOST_DRAINED)
 
     def _save_standard_output(self) -> None:
         self.standard_output.save(self.run_dir)
