@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 from yarl import URL
@@ -27,6 +28,7 @@ _MOST_REDIRECTS = 5
 _FOLLOWED = {301, 302, 307, 308}  # with the same method and body; 303 would change the method to GET (RFC 9110)
 _MOMENTARY = {408, 425, 429}
 _LONGEST_WAIT = timedelta(days=36_500)
+_SHORTEST_SECRET = 8  # characters of a part of a URL; a shorter one would be found in ordinary words
 
 
 class CallError(Exception):
@@ -220,6 +222,22 @@ async def _refusal(response: aiohttp.ClientResponse) -> CallError:
     text = f"HTTP {status} {response.reason or ''}".strip() + (f": {words}" if words else "")
     may_pass = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _MOMENTARY
     return CallError(text, may_pass=may_pass, wait=_retry_after(response.headers.get("Retry-After")), status=status)
+
+
+def secrets_of_url(url: str) -> list[str]:
+    """Return what must not be shown of a URL that is a secret itself, as that of a webhook: the URL and its parts.
+
+    Peers quote any of them, percent-encoded or not: the path, one segment of it, the query, a value in it, the user.
+    """
+    pieces = {url}
+    for normalized in (str, URL):
+        with contextlib.suppress(ValueError):  # what is not a URL has no parts
+            form = str(normalized(url))
+            parts = urlsplit(form)
+            pieces |= {form, parts.path, *parts.path.split("/"), parts.username or "", parts.password or ""}
+            pieces |= {parts.query, *(pair.partition("=")[2] for pair in parts.query.split("&"))}
+    pieces |= {unquote(piece) for piece in pieces}
+    return sorted(piece for piece in pieces if len(piece) >= _SHORTEST_SECRET)
 
 
 def _retry_after(text: str | None) -> timedelta | None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import tempfile
 import uuid
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,17 +12,19 @@ import aiohttp
 
 from daemon.agents.process.spec import base_environment
 from daemon.agents.process.supervisor import tree
-from daemon.http_client import CallError, HttpCall, calling
+from daemon.agents.process.supervisor.mask import Secrets
+from daemon.http_client import CallError, HttpCall, calling, secrets_of_url
 
 _TO_HEADERS = 10.0  # seconds until the response headers must arrive
 _COMMAND_TIME = 30.0  # seconds
 _LEFT_TIME = 5.0  # seconds that what a command leaves has to end, and again once it is killed
 _MARKER = "AGENTCRON_NOTIFICATION"
-_REPORTED_ERROR = 300  # bytes of a failed command's standard error
+_LARGEST_ERROR = 2048  # bytes of a failed command's standard error that are read
+_LONGEST_REASON = 300  # characters
 
 
 class NotSentError(Exception):
-    """A target did not accept an event; the text says why."""
+    """A target did not accept an event; the text says why, in brief and without the target's URL."""
 
     def __init__(self, text: str, *, may_pass: bool = True, wait: timedelta | None = None) -> None:
         super().__init__(text)
@@ -37,7 +40,7 @@ async def post(session: aiohttp.ClientSession, call: HttpCall) -> None:
         async with calling(session, replace(call, to_headers=_TO_HEADERS)):
             return
     except CallError as error:
-        raise NotSentError(str(error), may_pass=error.may_pass, wait=error.wait) from None
+        raise NotSentError(_brief(str(error), [call.url]), may_pass=error.may_pass, wait=error.wait) from None
 
 
 async def run_command(argv: list[str], text: bytes) -> None:
@@ -66,9 +69,15 @@ async def run_command(argv: list[str], text: bytes) -> None:
         finally:
             running = process.pid if process.returncode is None else None
             await asyncio.to_thread(_end_tree, f"{_MARKER}={marker}".encode(), running)
-        output = " ".join(os.pread(errors.fileno(), _REPORTED_ERROR, 0).decode(errors="replace").split())
+        output = " ".join(os.pread(errors.fileno(), _LARGEST_ERROR, 0).decode(errors="replace").split())
     if process.returncode != 0:
+        output = _brief(output, [argument for argument in argv if "://" in argument])
         raise NotSentError(f"{argv[0]!r} ended with status {process.returncode}" + (f": {output}" if output else ""))
+
+
+def _brief(text: str, urls: Iterable[str]) -> str:
+    """Return the beginning of what a target says, with the URLs masked: that of a webhook is as good as a password."""
+    return Secrets(part for url in urls for part in secrets_of_url(url)).brief(text, _LONGEST_REASON)
 
 
 def _end_tree(mark: bytes, running: int | None) -> None:
