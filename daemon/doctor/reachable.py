@@ -22,6 +22,7 @@ _READ_TIMEOUT = 5.0  # seconds, for each read from a server
 _TOTAL_TIMEOUT = 10.0  # seconds, for its whole response
 _GIT_TIMEOUT = 20.0  # seconds
 _AT_ONCE = 16
+_LONGEST_REASON = 300  # characters; a server decides what its first line is
 
 
 def check_reachable(config: Config, is_responding: Callable[[], bool]) -> Iterator[Finding]:
@@ -77,7 +78,7 @@ def _check_server(place: str, url: str) -> Finding:
     except (OSError, http.client.HTTPException, ValueError) as problem:
         if overdue.is_set():
             return _timed_out(place, shown)
-        reason = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+        reason = getattr(problem, "strerror", None) or str(problem)[:_LONGEST_REASON] or type(problem).__name__
         return error(place, f"{shown} does not respond: {reason}", "start the agent's server, or correct its url")
     finally:
         limit.cancel()

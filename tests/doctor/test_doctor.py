@@ -314,6 +314,24 @@ def test_a_server_that_answers_byte_by_byte_is_abandoned(used: DaemonProcess) ->
     assert "did not respond within 10 s" in told
 
 
+def test_a_server_that_answers_at_length_what_is_not_http_is_reported_in_brief(used: DaemonProcess) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
+
+        def babble() -> None:
+            client, _ = server.accept()
+            with client:
+                client.sendall(b"x" * 60_000 + b"\r\n\r\n")
+
+        threading.Thread(target=babble, daemon=True).start()
+        used.config.write_text(
+            '[daemon]\nstate_dir = "state"\n[agents.odd]\n'
+            f'type = "a2a"\nurl = "http://127.0.0.1:{server.getsockname()[1]}"\n'
+        )
+        told = found(used, "agents.odd", "error")
+    assert "does not respond: xxx" in told
+    assert len(told) < 1000
+
+
 def test_a_program_in_a_folder_that_the_service_hides_is_reported(tmp_path: Path) -> None:
     program = tmp_path / "agent"
     interpreter = tmp_path / "interpreter"
