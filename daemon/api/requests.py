@@ -107,7 +107,7 @@ ScheduleCreate = create_model(
 class Note(Shape):
     """The reason for a change."""
 
-    note: str | None = None
+    note: Annotated[str, Field(max_length=1000)] | None = None
 
 
 class TriggerRequest(Shape):

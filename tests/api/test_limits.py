@@ -2,11 +2,12 @@
 
 import http.client
 import json
+import secrets
 from collections.abc import Iterator
 
 import pytest
 
-from daemon.api.allowance import MOST, Allowance
+from daemon.api.allowance import MOST, MOST_BRIEF, Allowance
 from daemon.errors import LimitError
 from tests.support.api import SCHEDULES, TOKEN, Answer, call, start_on_tcp
 from tests.support.daemon_process import DaemonProcess, daemons_in
@@ -18,6 +19,7 @@ import daemon.store.limits as limits
 limits.MOST_PENDING = limits.MOST_CREATED = 3
 import daemon.api.allowance as allowance
 allowance.MOST = 200_000
+allowance.MOST_BRIEF = 10_000
 """
 """The limits in a size that a test reaches soon."""
 
@@ -88,19 +90,50 @@ def test_revisions_of_one_principal_are_limited_in_bytes(limited: tuple[DaemonPr
         change = {"initial_input": {"content": f"{number}" * 50_000}}
         statuses.append(ask(port, "PATCH", f"{SCHEDULES}/changed", change).status)
     assert statuses == [200, 200, 200, 429, 429]
-    assert ask(port, "POST", f"{SCHEDULES}/changed/pause").status == 429
-    assert call(daemon, "POST", f"{SCHEDULES}/changed/pause").status == 200
+    assert call(daemon, "PATCH", f"{SCHEDULES}/changed", {"description": "by an administrator"}).status == 200
     assert len(daemon.query("SELECT 1 FROM schedule_revisions WHERE principal = 'token:ci' AND action = 'update'")) == 3
+
+
+def test_what_is_small_stays_possible_without_an_allowance_for_what_is_large_and_is_bounded_by_its_own(
+    limited: tuple[DaemonProcess, int],
+) -> None:
+    daemon, port = limited
+    for name in ("large", "paused"):
+        assert call(daemon, "POST", SCHEDULES, {"name": name, "interval_seconds": 3600}).status == 201
+    while ask(port, "PATCH", f"{SCHEDULES}/large", {"description": secrets.token_hex(20_000)}).status == 200:
+        pass
+    assert ask(port, "POST", f"{SCHEDULES}/large/pause", {"note": "too much"}).status == 200
+    assert ask(port, "POST", f"{SCHEDULES}/large/resume").status == 200
+    due = ask(port, "GET", f"{SCHEDULES}/large").body["next_action_times"][0]
+    assert ask(port, "POST", f"{SCHEDULES}/large/skip", {"scheduled_time": due}).status == 200
+    assert ask(port, "DELETE", f"{SCHEDULES}/large").status == 200
+    assert ask(port, "POST", f"{SCHEDULES}/paused/pause", {"note": "x" * 1001}).status == 422
+    statuses = [ask(port, "POST", f"{SCHEDULES}/paused/pause", {"note": f"{n}" * 1000}).status for n in range(10)]
+    assert set(statuses) == {200, 429}
+    assert statuses == sorted(statuses)
 
 
 def test_an_allowance_is_free_again_after_a_day() -> None:
     now = 0.0
     allowance = Allowance(lambda: now)
-    allowance.use("a", MOST)
-    allowance.check("a")
-    allowance.use("a", MOST // 2)
-    with pytest.raises(LimitError, match="720 min"):
-        allowance.check("a")
-    allowance.check("b")
-    now = 86_400 / 2
-    allowance.check("a")
+    for brief, most in ((False, MOST), (True, MOST_BRIEF)):
+        now = 0.0
+        allowance.use("a", most, brief=brief)
+        allowance.check("a", brief=brief)
+        allowance.use("a", most // 2, brief=brief)
+        with pytest.raises(LimitError, match="720 min"):
+            allowance.check("a", brief=brief)
+        allowance.check("b", brief=brief)
+        now = 86_400 / 2
+        allowance.check("a", brief=brief)
+
+
+def test_principals_with_a_free_allowance_are_forgotten() -> None:
+    now = 0.0
+    allowance = Allowance(lambda: now)
+    for number in range(1000):
+        allowance.use(f"run:{number}", 200, brief=True)
+    allowance.use("a", MOST, brief=False)
+    now = 2 * 3600.0
+    allowance.use("b", 200, brief=True)
+    assert {principal for principal, _ in allowance._used} == {"a", "b"}

@@ -33,6 +33,7 @@ from daemon.views.pages import PAGE_BYTES
 from daemon.views.runs import RunView, run_view
 from daemon.views.schedules import ScheduleList, ScheduleView, schedule_view, schedules_page
 
+_DEFINING = {"create", "update"}  # actions that may store large values
 Change = Callable[[Transaction, ScheduleRow, ChangeRequest], ScheduleRow]
 
 
@@ -235,10 +236,14 @@ async def _changed(call: ApiCall, action: Action, wanted: Callable[[], Awaitable
 
 
 async def _revised(call: ApiCall, request: ChangeRequest, change: Callable[[Transaction], ScheduleRow]) -> ScheduleRow:
-    """Make a change that leaves a revision; raise LimitError if the principal has caused too many bytes of them."""
+    """Make a change that leaves a revision; raise LimitError if the principal has caused too many bytes of them.
+
+    Changes of a definition are counted apart, so that whoever has made too many of them can still pause and delete.
+    """
     allowance = call.context.revisions
+    brief = call.route.action not in _DEFINING
     if request.limited:
-        allowance.check(request.principal)
+        allowance.check(request.principal, brief=brief)
 
     def run(tx: Transaction) -> tuple[ScheduleRow, int]:
         row = change(tx)
@@ -247,7 +252,7 @@ async def _revised(call: ApiCall, request: ChangeRequest, change: Callable[[Tran
 
     row, size = await call.context.home.database.write(run)
     if request.limited:
-        allowance.use(request.principal, size)
+        allowance.use(request.principal, size, brief=brief)
     return row
 
 
