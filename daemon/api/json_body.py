@@ -5,19 +5,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from daemon.agents.process.supervisor.untrusted_json import UntrustedJsonError, check_bounds
 from daemon.errors import InvalidError
 
-_MOST_PARTS = 50_000  # keys, objects and arrays of one body
+_MOST_VALUES = 50_000  # elements and members of one body: to parse as many members blocks all threads for 0.1 s
 _DEEPEST = 200  # levels of nesting
 _LONGEST_NUMBER = 100  # characters
-_NO_MARKS = bytes(set(range(256)) - set(b'"{[]}:'))  # all that neither begins nor ends anything
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
 
 
 def parse_document(data: bytes | bytearray) -> Any:  # noqa: ANN401 - any JSON value
     """Return the JSON value of a body; raise InvalidError if RFC 8259 forbids it, or for one that costs too much."""
-    _check_structure(data)
     try:
+        check_bounds(data, _DEEPEST, _MOST_VALUES)
         document = json.loads(
             data.decode(),
             object_pairs_hook=_unique,
@@ -26,33 +26,15 @@ def parse_document(data: bytes | bytearray) -> Any:  # noqa: ANN401 - any JSON v
             parse_float=lambda text: float(_short(text)),
         )
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode()  # no infinities, no half characters
-    except RecursionError:
-        raise _too_deep() from None
+    except UntrustedJsonError as error:
+        raise InvalidError(f"the body {error}; send less at once") from None
+    except RecursionError:  # not at this depth, unless the caller itself is deep
+        raise InvalidError("the body is nested too deeply") from None
     except UnicodeError:
         raise InvalidError("the body is not valid UTF-8 text") from None
     except ValueError as error:
         raise InvalidError(f"the body is not valid JSON: {error}") from None
     return document
-
-
-def _check_structure(data: bytes | bytearray) -> None:
-    """Raise InvalidError for too many keys, objects and arrays, or too deep a nesting, before anything is built."""
-    marks = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, delete=_NO_MARKS)
-    outside = b"".join(marks.replace(b'""', b"").split(b'"')[::2])  # what is outside of strings
-    opening = outside.count(b"{") + outside.count(b"[")
-    if opening + outside.count(b":") > _MOST_PARTS:
-        raise InvalidError(f"the body has more than {_MOST_PARTS} keys, objects and arrays; send less at once")
-    if opening <= _DEEPEST:
-        return
-    depth = 0
-    for bracket in outside.translate(None, delete=b":"):
-        depth += 1 if bracket in b"{[" else -1
-        if depth > _DEEPEST:
-            raise _too_deep()
-
-
-def _too_deep() -> InvalidError:
-    return InvalidError(f"the body is nested too deeply: at most {_DEEPEST} levels are allowed")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -66,13 +66,14 @@ def test_a_client_is_asked_for_a_body_only_once_it_may_send_it(refusing: DaemonP
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (MANY_KEYS, "more than 50000 keys"),
-        (b'{"name": "s", "task_params": {"x": [' + b"[]," * 60_000 + b"[]]}}", "more than 50000 keys"),
-        (b'{"name": "s", "task_params": {"x": ' + b"[" * 201 + b"]" * 201 + b"}}", "nested too deeply"),
+        (MANY_KEYS, "more than 50000 values"),
+        (b'{"name": "s", "task_params": {"x": [' + b"[]," * 60_000 + b"[]]}}", "more than 50000 values"),
+        (b'{"name": "s", "task_params": {"x": [' + b"0," * 60_000 + b"0]}}", "more than 50000 values"),
+        (b'{"name": "s", "task_params": {"x": ' + b"[" * 201 + b"]" * 201 + b"}}", "nested more than 200 levels deep"),
         (b'{"name": "s", "task_params": {"x": ' + b"9" * 101 + b"}}", "more than 100 characters"),
         (b'{"name": "s", "task_params": {"x": 0.' + b"9" * 101 + b"}}", "more than 100 characters"),
     ],
-    ids=["keys", "arrays", "deep", "integer", "fraction"],
+    ids=["keys", "arrays", "numbers", "deep", "integer", "fraction"],
 )
 def test_a_body_that_would_cost_too_much_is_refused(refusing: DaemonProcess, data: bytes, problem: str) -> None:
     answer = call(refusing, "POST", SCHEDULES, data=data)

@@ -1,4 +1,4 @@
-"""Parse JSON from agents and peers: UTF-8 only, bounded in depth and in the number of values.
+"""Parse JSON from agents and peers: UTF-8 only, bounded in depth and in the number of values, as clients' JSON also is.
 
 Without these bounds, 16 MiB of brackets take 600 MiB of memory, and a value that was nested deeply enough to be parsed
 can still be too deep for whatever handles it later.
@@ -38,7 +38,7 @@ def parse(data: bytes, *, allow_nan: bool = False) -> Any:  # noqa: ANN401 - wha
     """
     if json.detect_encoding(data) not in {"utf-8", "utf-8-sig"}:
         raise UntrustedJsonError("is not JSON: it is not UTF-8")
-    _check_bounds(data)
+    check_bounds(data)
     try:
         text = data.decode("utf-8-sig", "surrogatepass")
         constant = None if allow_nan else _refuse_constant
@@ -49,10 +49,14 @@ def parse(data: bytes, *, allow_nan: bool = False) -> Any:  # noqa: ANN401 - wha
         raise UntrustedJsonError(f"is not JSON: {error}") from None
 
 
-def _check_bounds(data: bytes) -> None:
-    """Raise UntrustedJsonError if the data holds too many values or too many levels of them."""
+def check_bounds(data: bytes | bytearray, deepest: int = DEEPEST, most: int = MOST_VALUES) -> None:
+    """Raise UntrustedJsonError if the data holds too many values or too many levels of them.
+
+    Every element of an array and every member of an object counts, whatever it is: each costs memory, and time in
+    which no other thread can run. Nothing is built to find out.
+    """
     opened = data.count(b"[") + data.count(b"{")
-    if opened <= DEEPEST and opened + data.count(b",") <= MOST_VALUES:  # even if none of them is inside a string
+    if opened <= deepest and opened + data.count(b",") <= most:  # even if none of them is inside a string
         return
     depth = values = at = 0
     while (found := _STRUCTURE.search(data, at)) is not None:
@@ -67,13 +71,13 @@ def _check_bounds(data: bytes) -> None:
             case b"[" | b"{":
                 depth += 1
         values += 1
-        if depth > DEEPEST:
-            raise UntrustedJsonError(f"is nested more than {DEEPEST} levels deep")
-        if values > MOST_VALUES:
-            raise UntrustedJsonError(f"has more than {MOST_VALUES} values")
+        if depth > deepest:
+            raise UntrustedJsonError(f"is nested more than {deepest} levels deep")
+        if values > most:
+            raise UntrustedJsonError(f"has more than {most} values")
 
 
-def _end_of_string(data: bytes, at: int) -> int:
+def _end_of_string(data: bytes | bytearray, at: int) -> int:
     """Return the position after the quotation mark that ends a string, or the end of the data."""
     while (found := _STRING.match(data, at, at + _PIECE)) is not None and found.end() > at:
         at = found.end()
