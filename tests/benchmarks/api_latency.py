@@ -1,7 +1,7 @@
 """The control API under load with 10,000 schedules, against aiohttp answering a constant on a socket of the same kind.
 
 Each client keeps one connection and asks again as soon as it is answered. While ours are asked, a schedule fires each
-second; how late its fires are recorded is told besides. Rounds are interleaved.
+second; how late its fires are recorded is told besides. Rounds are interleaved. Each `change` is committed.
 
 Run: python tests/benchmarks/api_latency.py [SCHEDULES]
 """
@@ -49,15 +49,19 @@ def write_config(folder: Path, count: int) -> Path:
     return file
 
 
-async def ask(socket: str, path: str) -> tuple[float, float, float]:
-    """Return requests per second, and the median and 99th percentile of their latency in milliseconds."""
+async def ask(socket: str, method: str, path: str) -> tuple[float, float, float]:
+    """Return requests per second, and the median and 99th percentile of their latency in milliseconds.
+
+    A POST sends another note each time.
+    """
     taken: list[float] = []
     end = time.perf_counter() + SECONDS
 
     async def client() -> None:
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(socket)) as session:
             while (began := time.perf_counter()) < end:
-                async with session.get(f"http://x{path}") as answer:
+                body = None if method == "GET" else {"note": f"{began}"}
+                async with session.request(method, f"http://x{path}", json=body) as answer:
                     assert answer.status == 200
                     await answer.read()
                 taken.append((time.perf_counter() - began) * 1000)
@@ -91,9 +95,10 @@ def main() -> None:
                 time.sleep(0.1)
             began = time.time()
             ways = {
-                "constant": (peer_socket, "/"),
-                "get": (our_socket, f"/agents/a/schedules/s{count // 2:05}"),
-                "list of 100": (our_socket, "/agents/a/schedules?limit=100"),
+                "constant": (peer_socket, "GET", "/"),
+                "get": (our_socket, "GET", f"/agents/a/schedules/s{count // 2:05}"),
+                "list of 100": (our_socket, "GET", "/agents/a/schedules?limit=100"),
+                "change": (our_socket, "POST", f"/agents/a/schedules/s{count // 3:05}/pause"),
             }
             rounds = [{way: asyncio.run(ask(*place)) for way, place in ways.items()} for _ in range(ROUNDS)]
             late = lateness(folder / "state", began)
