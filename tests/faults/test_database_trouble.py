@@ -218,8 +218,8 @@ def test_agents_stopped_while_the_database_was_unwritable_are_cancelled(start_da
 
 def fill_database(daemon: DaemonProcess) -> None:
     """Use up the pages that the database and its log still have, so that the next record needs room."""
-    connection = sqlite3.connect(daemon.state / "state.db", isolation_level=None)
-    with contextlib.closing(connection), contextlib.suppress(sqlite3.OperationalError):
+    connection = sqlite3.connect(daemon.state / "state.db", isolation_level=None, timeout=60)
+    with contextlib.closing(connection), pytest.raises(sqlite3.OperationalError, match="full"):
         connection.execute("CREATE TABLE filler (x BLOB)")
         while True:
             connection.execute("INSERT INTO filler VALUES (zeroblob(4000))")
