@@ -206,6 +206,8 @@ class Cleanup:
             _LOG.info(f"[cleanup] Removing old task {workspace.run_id} (age: {hours:.1f}h)")
         try:
             reason = await self._remove(workspace, policy_of(self._live.config, workspace.environment).salvage_max)
+        except StoreDamagedError:
+            raise
         except Exception as error:  # noqa: BLE001 - one bad workspace does not stop the others
             _LOG.exception("[cleanup] ERROR: Failed to remove task workspace", run_id=workspace.run_id)
             reason = f"unexpected error: {error}"

@@ -159,6 +159,8 @@ class Retention:
             purge = Purge(self._home.database, aside, policy, latest)
             try:
                 is_done = await self._purge(purge, self.progress, config, result)
+            except StoreDamagedError:
+                raise  # what such a database says about runs must not decide which folders are removed
             except Exception:
                 await self._remove_folders(policy, result)  # they take the most space, and depend on nothing else
                 raise
@@ -226,6 +228,8 @@ class Retention:
         """Save and remove the workspace of a run; return whether it was removed. A failure does not stop the sweep."""
         try:
             return await self._cleanup.release(run_id) is None
+        except StoreDamagedError:
+            raise
         except Exception:  # noqa: BLE001 - nothing that agents leave there may stop the sweep
             _LOG.exception("[retention] ERROR: Failed to remove a workspace", run_id=run_id)
             return False

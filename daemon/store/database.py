@@ -111,6 +111,7 @@ class Database:
         would cost much more.
         """
         result = await self._writer.run(partial(self._commit_without_keys, closure))
+        self._note_damage(result)
         if isinstance(result, Exception):
             raise result
         return cast("T", result)
@@ -135,7 +136,7 @@ class Database:
         try:
             return await self._writer.run(shrink)
         except sqlite3.Error as error:
-            raise translated(error) from None
+            raise self._noted(error) from None
 
     @contextlib.asynccontextmanager
     async def aside(self) -> AsyncIterator["Aside"]:
@@ -147,11 +148,11 @@ class Database:
         try:
             await connection
         except sqlite3.Error as error:
-            raise translated(error) from None
+            raise self._noted(error) from None
         try:
             await self._checkpoint_after(_LATE_CHECKPOINT)
             try:
-                yield Aside(connection)
+                yield Aside(connection, self._noted)
             finally:
                 await self._checkpoint_after(_CHECKPOINT)
         finally:
@@ -183,9 +184,13 @@ class Database:
         try:
             return await self._reader.run(query)
         except sqlite3.Error as error:
-            translated_error = translated(error)
-            self._note_damage(translated_error)
-            raise translated_error from None
+            raise self._noted(error) from None
+
+    def _noted(self, error: sqlite3.Error) -> Exception:
+        """Return the error to raise for one of SQLite; if it reports damage, that ends the daemon, whoever gets it."""
+        raised = translated(error)
+        self._note_damage(raised)
+        return raised
 
     def _note_damage(self, result: object) -> None:
         if isinstance(result, StoreDamagedError):
@@ -266,15 +271,17 @@ class Database:
 class Aside:
     """A separate connection for long work."""
 
-    def __init__(self, connection: _Connection) -> None:
+    def __init__(self, connection: _Connection, noted: Callable[[sqlite3.Error], Exception]) -> None:
+        """Use a connection; `noted` returns what to raise for an error of SQLite."""
         self._connection = connection
+        self._noted = noted
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query in the connection's thread; raise StoreUnavailableError if it cannot be answered now."""
         try:
             return await self._connection.run(query)
         except sqlite3.Error as error:
-            raise translated(error) from None
+            raise self._noted(error) from None
 
     async def checkpoint(self) -> None:
         """Copy the write-ahead log into the database as far as readers allow, without blocking the writer."""
