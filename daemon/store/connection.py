@@ -129,6 +129,14 @@ def translated(error: Exception) -> Exception:
     return kind(f"the database cannot be written now: {error}")
 
 
+def blameless(error: Exception) -> Exception:
+    """Return the error to raise to callers for one that none of their statements caused, so that they may retry."""
+    known = translated(error)
+    if isinstance(known, StoreDamagedError | StoreUnavailableError):
+        return known
+    return StoreUnavailableError(f"the database cannot be written now: {type(error).__name__}: {error}")
+
+
 def code_of(error: Exception) -> int:
     """Return the primary result code of an SQLite error."""
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)

@@ -19,7 +19,7 @@ import structlog
 from daemon.errors import DiskFullError, NoRoomError, StoreDamagedError, StoreUnavailableError
 from daemon.store.ballast import Ballast
 from daemon.store.changes import Changes
-from daemon.store.connection import Transaction, connect, translated
+from daemon.store.connection import Transaction, blameless, connect, translated
 from daemon.store.witness import WitnessFile, witness_of
 
 T = TypeVar("T")
@@ -50,6 +50,7 @@ class Database:
         self._witness = witness
         self._ballast = ballast
         self._has_room = True
+        self._uses_keys = True
         self.damaged = asyncio.Event()
         """Set once SQLite reports a damaged page."""
         self.commits = 0
@@ -117,11 +118,7 @@ class Database:
         return cast("T", result)
 
     def _commit_without_keys(self, closure: Closure[Any], connection: sqlite3.Connection) -> object:
-        connection.execute("PRAGMA foreign_keys = OFF")
-        try:
-            return self._commit_and_witness([closure], Changes(), connection)[0]
-        finally:
-            connection.execute("PRAGMA foreign_keys = ON")
+        return self._commit_and_witness([closure], Changes(), connection, keys=False)[0]
 
     async def give_back(self, pages: int) -> int:
         """Return free pages to the file system, at most `pages`, and return how many free pages are left.
@@ -232,7 +229,7 @@ class Database:
             _LOG.exception("[daemon] The database writer failed; it continues")
             with contextlib.suppress(Exception):
                 await self._writer.run(lambda _: None)
-            return done or [error] * len(closures)
+            return done or [blameless(error)] * len(closures)
         return done
 
     def _publish(self, changes: Changes) -> None:
@@ -243,11 +240,15 @@ class Database:
                 _LOG.exception("[daemon] Unexpected error after a commit")
 
     def _commit_and_witness(
-        self, closures: list[Closure[Any]], changes: Changes, connection: sqlite3.Connection
+        self, closures: list[Closure[Any]], changes: Changes, connection: sqlite3.Connection, *, keys: bool = True
     ) -> list[object]:
         if not self._is_there():
             gone = "state.db was removed or replaced while in use; move it back, or stop the daemon and restore it"
             return [StoreUnavailableError(gone)] * len(closures)
+        try:
+            self._use_keys(connection, keys=keys)
+        except sqlite3.Error as error:
+            return [blameless(error)] * len(closures)
         results = _commit(connection, closures, changes)
         if any(isinstance(result, DiskFullError) for result in results) and self._ballast.release():
             _LOG.error("[daemon] The disk is full; deleted the ballast file so that ended runs can be recorded")
@@ -258,6 +259,13 @@ class Database:
         except (OSError, sqlite3.Error) as error:  # the commit stands; the next one writes the witness again
             _LOG.error("[daemon] The witness file cannot be written", error=str(error))
         return results
+
+    def _use_keys(self, connection: sqlite3.Connection, *, keys: bool) -> None:
+        """Have SQLite check foreign keys or not, which it changes only between transactions."""
+        if self._uses_keys is not keys:
+            _roll_back(connection)  # what an earlier transaction could not
+            connection.execute(f"PRAGMA foreign_keys = {'ON' if keys else 'OFF'}")
+            self._uses_keys = keys
 
     def _is_there(self) -> bool:
         """Return whether the open file still has its name; writes to a removed file would be lost."""
@@ -320,15 +328,17 @@ def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]], change
     for way in (_bare, _guarded):
         tx = Transaction(connection)
         try:
+            _roll_back(connection)  # what an earlier transaction could not
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:  # nobody can write now: waiting again for each closure would only add up
-            return [translated(error)] * len(closures)
+            return [blameless(error)] * len(closures)
         try:
             results = [way(tx, closure) for closure in closures]
             connection.execute("UPDATE instance SET commits = commits + 1")
             connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - passed to the waiting caller
-            _roll_back(connection)
+            with contextlib.suppress(sqlite3.Error):  # the next transaction begins with it
+                _roll_back(connection)
             if len(closures) == 1:
                 return [translated(error)]
         else:

@@ -406,3 +406,63 @@ async def test_a_savepoint_is_undone_after_an_error_of_a_statement(database: Dat
 
     await database.write(attempt)
     assert await names(database) == {"one", "three"}
+
+
+class Refusals:
+    """Statements that SQLite refuses some times, as it may after an error of the disk; each of them, if negative."""
+
+    def __init__(self, **left: int) -> None:
+        self._left = left
+
+    def __call__(self, action: int, first: str | None, *_: str | None) -> int:
+        if action == sqlite3.SQLITE_TRANSACTION and self._left.get(str(first), 0):
+            self._left[str(first)] -= 1
+            return sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK
+
+
+async def refuse(database: Database, **times: int) -> None:
+    await database._writer.run(lambda connection: connection.set_authorizer(Refusals(**times)))
+
+
+async def test_a_rollback_that_fails_is_no_error_of_those_who_wait_and_is_made_up_for(database: Database) -> None:
+    await refuse(database, ROLLBACK=2)
+    with pytest.raises(sqlite3.IntegrityError):
+        await database.write(lambda tx: [tx.execute(RUN, ("twice",)) for _ in range(2)])
+    with pytest.raises(StoreUnavailableError, match="not authorized"):
+        await database.write(lambda tx: tx.execute(RUN, ("one",)))
+    await database.write_patiently(lambda tx: tx.execute(RUN, ("two",)))
+    assert await names(database) == {"two"}
+
+
+async def test_a_transaction_that_cannot_begin_is_no_error_of_those_who_wait(database: Database) -> None:
+    await refuse(database, BEGIN=1)
+    with pytest.raises(StoreUnavailableError, match="not authorized"):
+        await database.write(lambda tx: tx.execute(RUN, ("one",)))
+    await refuse(database, BEGIN=1)
+    await database.write_patiently(lambda tx: tx.execute(RUN, ("two",)))
+    assert await names(database) == {"two"}
+
+
+async def test_foreign_keys_are_checked_again_also_after_a_rollback_that_failed(database: Database) -> None:
+    await refuse(database, ROLLBACK=1)
+    with pytest.raises(sqlite3.IntegrityError):
+        await database.write_without_keys(lambda tx: [tx.execute(RUN, ("twice",)) for _ in range(2)])
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        await database.write(
+            lambda tx: tx.execute("INSERT INTO events (run_id, number, at, type) VALUES (99, 1, 'x', 'x')")
+        )
+    await database.write(lambda tx: tx.execute(RUN, ("one",)))
+    assert await names(database) == {"one"}
+
+
+async def test_an_unexpected_error_of_the_writer_lets_patient_callers_retry(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_once(*_: object, **__: object) -> list[object]:
+        monkeypatch.undo()
+        raise LookupError("a bug")
+
+    monkeypatch.setattr(database, "_commit_and_witness", fail_once)
+    await database.write_patiently(lambda tx: tx.execute(RUN, ("one",)))
+    assert await names(database) == {"one"}
