@@ -121,10 +121,10 @@ async def standing_loop(
             if pause:
                 await asyncio.sleep(pause)
             result = await work()
-            pause = 0.0
             problems.resolve(part)
             if rest is not None:
                 await rest(result)
+            pause = 0.0  # not before the rest, which may be what fails
         except Exception as error:
             if damage_in(error) is not None:
                 raise

@@ -110,3 +110,32 @@ async def test_a_damaged_database_ends_the_loop(*, grouped: bool) -> None:
 
     with pytest.raises(ExceptionGroup if grouped else StoreDamagedError):
         await standing_loop("part", Problems(), work)
+
+
+async def test_a_rest_that_fails_lengthens_the_pauses_like_work_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.problems._FIRST_PAUSE", 0.001)
+    pauses: list[float] = []
+    problems, slept = Problems(lambda: NOW), asyncio.Event()
+
+    async def work() -> None:
+        if len(pauses) == 4:
+            slept.set()
+
+    async def rest(_: None) -> None:
+        if len(pauses) == 4:
+            await asyncio.Event().wait()
+        raise InjectedError("no")
+
+    report = problems.report
+
+    def noted(part: str, reason: object, *, retry_in: float) -> None:
+        pauses.append(retry_in)
+        report(part, reason, retry_in=retry_in)
+
+    monkeypatch.setattr(problems, "report", noted)
+    loop = asyncio.create_task(standing_loop("part", problems, work, rest))
+    async with asyncio.timeout(20):
+        await slept.wait()
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+    assert pauses == [0.001, 0.002, 0.004, 0.008]
