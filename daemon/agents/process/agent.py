@@ -18,7 +18,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -63,6 +64,7 @@ class SupervisedAgent:
         self._supervisor: SupervisorHandle | None = None
         self._key: bytes | None = None  # of the records of the supervisor
         self._status: int | None = None  # an open descriptor, so that the agent may rename or remove the file
+        self._closing = threading.Lock()
         self._stop: bool | None = None  # True: at once; False: with grace
         self._grace = 0.0
         self._last_resort: asyncio.TimerHandle | None = None
@@ -141,13 +143,25 @@ class SupervisedAgent:
 
     def note_cancellation(self, reason: str) -> None:
         """Record the cancellation in the status file, in case the database cannot be written."""
-        if self._status is not None and self._supervisor is not None:
-            with contextlib.suppress(OSError):
-                writable = os.open(f"/proc/self/fd/{self._status}", os.O_WRONLY | os.O_CLOEXEC)
-                try:
-                    status.write_record(writable, "cancel", {"error": reason}, self._key)
-                finally:
-                    os.close(writable)
+        with contextlib.suppress(OSError), self._held_status() as held:
+            if held is None:
+                return
+            writable = os.open(f"/proc/self/fd/{held}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                status.write_record(writable, "cancel", {"error": reason}, self._key)
+            finally:
+                os.close(writable)
+
+    @contextlib.contextmanager
+    def _held_status(self) -> Iterator[int | None]:
+        """Give another thread the status file, which the event loop may close meanwhile; None after the run's end."""
+        with self._closing:
+            held = None if self._status is None or self._supervisor is None else os.dup(self._status)
+        try:
+            yield held
+        finally:
+            if held is not None:
+                os.close(held)
 
     def _forward_stop(self) -> None:
         if self._stop is not None and self._supervisor is not None:
@@ -170,9 +184,10 @@ class SupervisedAgent:
         if self._supervisor is not None:
             self._supervisor.close()
             self._supervisor = None
-        if self._status is not None:
-            os.close(self._status)
-            self._status = None
+        with self._closing:
+            if self._status is not None:
+                os.close(self._status)
+                self._status = None
 
     async def _wait_for_supervisor(self, settings: RunSettings) -> None:
         """Wait for the supervisor to end; if it overruns the run's timeout, somebody stopped it (SIGSTOP): wake it."""
