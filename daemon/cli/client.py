@@ -32,6 +32,8 @@ _TIMEOUT = 60.0  # seconds
 _SHORT_TIMEOUT = 3.0  # seconds, to find out whether a daemon answers at all
 _CHUNK = 64 * 1024
 _LARGEST_DOCUMENT = 128 * 1024**2  # bytes of a response that is not a stream
+_LARGEST_LIST = 512 * 1024**2  # bytes of all pages of a list
+_MOST_PAGES = 20_000
 _FIX = "find out with `ss -xlp` which program listens there"
 _TIMEVAL = struct.Struct("ll")  # struct timeval: seconds, microseconds
 _ERRORS: dict[int, type[Exception]] = {400: InvalidError, 403: ForbiddenError, 404: NotFoundError, 422: InvalidError}
@@ -79,21 +81,30 @@ class Client:
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
         """Return the JSON document at a path."""
-        given = {name: value for name, value in query.items() if value is not None}
-        return self.ask("GET", f"{path}?{urlencode(given)}" if given else path)
+        return self.ask("GET", _with_query(path, **query))
 
     def pages(self, path: str, key: str, limit: int | None = None, **query: object) -> dict[str, Any]:
         """Return a list at a path, with the entries under `key` of as many pages as it takes; None: all of them."""
-        page = self.get(path, limit=limit, **query)
-        found = page[key]
-        while page.get("next_cursor") is not None and (limit is None or len(found) < limit):
+        found: list[Any] = []
+        cursor, size = query.pop("cursor", None), 0
+        for _ in range(_MOST_PAGES):
             left = None if limit is None else limit - len(found)
-            page = self.get(path, limit=left, **{**query, "cursor": page["next_cursor"]})
+            page, length = self._document("GET", _with_query(path, limit=left, cursor=cursor, **query))
+            size += length
+            if not isinstance(page.get(key), list) or size > _LARGEST_LIST:
+                break
             found += page[key]
-        return {**page, key: found}
+            cursor = page.get("next_cursor")
+            if cursor is None or (limit is not None and len(found) >= limit):
+                return {**page, key: found}
+        raise DaemonUnreachableError(f"{self._path} sent a list of {path} that agentcron does not send; {_FIX}")
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> dict[str, Any]:
         """Send a request and return the JSON response."""
+        return self._document(method, path, body, **headers)[0]
+
+    def _document(self, method: str, path: str, body: object = None, **headers: str) -> tuple[dict[str, Any], int]:
+        """Send a request; return the JSON response and its bytes."""
         data = None if body is None else json.dumps(body).encode()
         if data is not None:
             headers["Content-Type"] = "application/json"
@@ -109,7 +120,7 @@ class Client:
             document = None
         if not isinstance(document, dict):
             raise DaemonUnreachableError(f"{self._path} sent a response to {path} that is not a JSON object; {_FIX}")
-        return document
+        return document, len(content)
 
     def stream(self, path: str) -> Iterator[bytes]:
         """Yield the bytes of a response as they arrive, without a timeout."""
@@ -141,6 +152,12 @@ class Client:
         if response.status >= http.HTTPStatus.BAD_REQUEST:
             raise _refusal(response)
         return response
+
+
+def _with_query(path: str, **query: object) -> str:
+    """Return a path with a query of the values that are not None."""
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def _verified_socket(folder: Path) -> Path | None:
