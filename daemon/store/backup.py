@@ -51,6 +51,18 @@ class Contents:
     hook_key: bytes | None
 
 
+@dataclass(frozen=True)
+class _Partial:
+    """A backup that is being written, in a file that this process has just created."""
+
+    path: Path
+    owner: int
+    """Whom the file system says that it belongs to: on some mounts that is not who created it."""
+
+    def connect(self, *, read_only: bool = False) -> sqlite3.Connection:
+        return connect(self.path, read_only=read_only, owner=self.owner)
+
+
 def _open(file: Path) -> sqlite3.Connection:
     return connect(file, read_only=True)
 
@@ -63,7 +75,7 @@ def back_up(state_dir: Path, target: Path, now: datetime, progress: Progress) ->
     try:
         with _partial_file(target) as partial:
             contents = _fill(partial, state_dir, now, progress)
-            partial.replace(target)
+            partial.path.replace(target)
             _sync(target.parent)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror}") from None
@@ -78,7 +90,7 @@ def back_up_into(descriptor: int, state_dir: Path, target: Path, now: datetime, 
     try:
         with _partial_file(state_dir / "backup") as partial:
             contents = _fill(partial, state_dir, now, progress)
-            with partial.open("rb") as source, open(descriptor, "wb", closefd=False) as copy:
+            with partial.path.open("rb") as source, open(descriptor, "wb", closefd=False) as copy:
                 shutil.copyfileobj(source, copy)
             os.fsync(descriptor)
     except OSError as error:
@@ -86,19 +98,19 @@ def back_up_into(descriptor: int, state_dir: Path, target: Path, now: datetime, 
     return contents
 
 
-def _fill(partial: Path, state_dir: Path, now: datetime, progress: Progress) -> Contents:
+def _fill(partial: _Partial, state_dir: Path, now: datetime, progress: Progress) -> Contents:
     """Make an empty file a backup; return what it holds."""
     source = state_dir / DATABASE
     try:
         _copy_database(source, partial, progress)
         _complete(partial, _read_key(state_dir), now)
-        contents = examine(partial, source)
+        contents = examine(partial.path, source, lambda _: partial.connect(read_only=True))
         _check_witness(state_dir, partial)
     except sqlite3.Error as error:
         if code_of(error) == sqlite3.SQLITE_FULL:
-            raise StoreError(f"cannot write {partial.parent}: the disk is full") from None
+            raise StoreError(f"cannot write {partial.path.parent}: the disk is full") from None
         raise StoreError(f"{source} cannot be backed up: {explain(source, error)}") from None
-    _sync(partial)
+    _sync(partial.path)
     return contents
 
 
@@ -121,11 +133,11 @@ def _check_target(state_dir: Path, target: Path) -> None:
         raise RefusedError(f"{target} exists and is not a backup of agentcron; name another file")
 
 
-def _check_witness(state_dir: Path, partial: Path) -> None:
+def _check_witness(state_dir: Path, partial: _Partial) -> None:
     """Raise StoreError if no daemon would start on the database; skip this while one runs, as the witness is ahead."""
     if running_daemon(state_dir) is not None:
         return
-    with contextlib.closing(_open(partial)) as connection:
+    with contextlib.closing(partial.connect(read_only=True)) as connection:
         loss = find_loss(read_witness(state_dir), witness_of(connection))
     if loss is not None:
         raise StoreError(f"{state_dir / DATABASE} {loss}; the earlier backup is better")
@@ -228,10 +240,10 @@ class BackupFile:
                 os.fsync(copy.fileno())
 
 
-def _copy_database(source: Path, target: Path, progress: Progress) -> None:
+def _copy_database(source: Path, target: _Partial, progress: Progress) -> None:
     with (
         contextlib.closing(open_to_read(source)) as reading,
-        contextlib.closing(connect(target)) as writing,
+        contextlib.closing(target.connect()) as writing,
     ):
         reading.execute("BEGIN")
         reading.execute(
@@ -242,9 +254,9 @@ def _copy_database(source: Path, target: Path, progress: Progress) -> None:
         )
 
 
-def _complete(partial: Path, hook_key: bytes | None, now: datetime) -> None:
+def _complete(partial: _Partial, hook_key: bytes | None, now: datetime) -> None:
     """Turn the copy into a single file, and record in it when and by which version it was made."""
-    with contextlib.closing(connect(partial)) as connection:
+    with contextlib.closing(partial.connect()) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("CREATE TABLE backup (made_at TEXT NOT NULL, made_by TEXT NOT NULL, hook_key BLOB) STRICT")
         connection.execute(
@@ -262,16 +274,19 @@ def _read_key(state_dir: Path) -> bytes | None:
 
 
 @contextlib.contextmanager
-def _partial_file(target: Path) -> Iterator[Path]:
+def _partial_file(target: Path) -> Iterator[_Partial]:
     """Yield a private temporary file beside the target, and remove it afterwards."""
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:200]}.", suffix=".partial", dir=target.parent)
-    os.close(descriptor)
-    partial = Path(name)
     try:
-        yield partial
+        owner = os.fstat(descriptor).st_uid
+    finally:
+        os.close(descriptor)
+    path = Path(name)
+    try:
+        yield _Partial(path, owner)
     finally:
         for suffix in DATABASE_PARTS:
-            partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

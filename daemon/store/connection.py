@@ -74,15 +74,18 @@ class _Connection(sqlite3.Connection):
             raise damage from None
 
 
-def connect(path: Path, *, read_only: bool = False, at_rest: bool = False) -> sqlite3.Connection:
+def connect(
+    path: Path, *, read_only: bool = False, at_rest: bool = False, owner: int | None = None
+) -> sqlite3.Connection:
     """Open the database with agentcron's settings; raise sqlite3.Error if that fails.
 
     `at_rest` promises that nobody writes it meanwhile, so that SQLite creates no files beside it. Raise StoreError for
-    one that SQLite must not open, since it or a file beside it is a link, a pipe or another user's.
+    one that SQLite must not open, since it or a file beside it is a link, a pipe or of another user than `owner`, by
+    default that of this process.
     """
     try:
         for part in DATABASE_PARTS:
-            check_private(path.with_name(path.name + part))
+            check_private(path.with_name(path.name + part), owner)
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be used: {error.strerror}; move it away") from None
     mode = "ro" if read_only else "rw"

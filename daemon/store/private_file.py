@@ -50,15 +50,18 @@ def read_private(path: Path, most: int) -> bytes:
         os.close(descriptor)
 
 
-def check_private(path: Path) -> None:
-    """Raise OSError if something exists at a path that `open_private` would refuse; open nothing."""
+def check_private(path: Path, owner: int | None = None) -> None:
+    """Raise OSError if something exists at a path that `open_private` would refuse; open nothing.
+
+    `owner` is the user that it must belong to, if not that of this process: mounts exist that give all files to one.
+    """
     try:
         found = path.lstat()
     except FileNotFoundError:
         return
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    _check_owner(path, found)
+    _check_owner(path, found, owner)
 
 
 def owner_name(uid: int) -> str:
@@ -69,7 +72,8 @@ def owner_name(uid: int) -> str:
         return f"uid {uid}"
 
 
-def _check_owner(path: Path, found: os.stat_result) -> None:
-    if found.st_uid != os.geteuid():
-        owner, ours = owner_name(found.st_uid), owner_name(os.geteuid())
-        raise OSError(errno.EPERM, f"belongs to {owner}, not to {ours}", str(path))
+def _check_owner(path: Path, found: os.stat_result, owner: int | None = None) -> None:
+    expected = os.geteuid() if owner is None else owner
+    if found.st_uid != expected:
+        theirs, ours = owner_name(found.st_uid), owner_name(expected)
+        raise OSError(errno.EPERM, f"belongs to {theirs}, not to {ours}", str(path))
