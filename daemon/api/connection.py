@@ -116,7 +116,8 @@ class Connection(FlowControl):
                 self._first = None
             if self._messages:
                 self._body = self._messages[-1][1]
-            self._headers = len(data) - self._body.total_bytes  # what may be left of it for the next request
+            left = len(data) - self._body.total_bytes  # less than nothing if the request had waited in the parser
+            self._headers = max(0, left)  # of what has arrived of the next request
         elif self._body.is_eof():
             self._headers += len(data)
         if self._headers > _LONGEST_HEADERS:
