@@ -5,7 +5,7 @@ import contextlib
 import errno
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -39,10 +39,13 @@ class Acceptor:
         self,
         listener: socket.socket,
         admission: Admission,
-        serve: Callable[[Callable[[], None]], asyncio.Protocol],
+        serve: Callable[[socket.socket, Callable[[], None]], Awaitable[asyncio.Protocol]],
         rejected: Callable[[Holder, int], None],
     ) -> None:
-        """Prepare; `serve` gets what to call when the connection ends, `rejected` who has how many connections."""
+        """Prepare; `serve` returns the protocol of a connection and gets what to call when it ends.
+
+        `rejected` gets who has how many connections.
+        """
         self._listener = listener
         self._admission = admission
         self._serve = serve
@@ -131,10 +134,12 @@ class Acceptor:
 
     async def _begin_one(self, connection: socket.socket, place: Place) -> None:
         try:
-            protocol = self._serve(place.release)
+            protocol = await self._serve(connection, place.release)
             await self._loop.connect_accepted_socket(lambda: protocol, connection)
-        except Exception as error:  # noqa: BLE001 - one connection must not end the service of others
+        except BaseException as error:
             connection.close()
             place.release()
+            if not isinstance(error, Exception):
+                raise
             if not isinstance(error, OSError):  # of a client that has disconnected
-                _LOG.exception("[control] Unexpected error")
+                _LOG.exception("[control] Unexpected error")  # one connection must not end the service of others

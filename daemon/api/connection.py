@@ -1,7 +1,6 @@
 """The HTTP protocol of one connection, which reports malformed requests in the same form as all other errors."""
 
 import asyncio
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from daemon.api.admission import raw_refusal
 from daemon.api.errors import answer_to, refusal
 from daemon.api.flow import FlowControl
-from daemon.api.identity import Peer, examine
+from daemon.api.identity import Peer
 
 _LOG = structlog.get_logger()
 _LINGERING = 2.0  # seconds in which an unused body is still read, so that the response arrives
@@ -74,8 +73,10 @@ class TimeLimits:
 class Connection(FlowControl):
     """The protocol of one connection; errors become JSON responses and log lines instead of tracebacks."""
 
-    def __init__(self, server: web.Server, limits: TimeLimits, ended: Callable[[], None]) -> None:
-        """Serve a connection; call `ended` when it has ended.
+    def __init__(
+        self, server: web.Server, limits: TimeLimits, ended: Callable[[], None], peer: Peer | None = None
+    ) -> None:
+        """Serve the connection of a peer; call `ended` when it has ended.
 
         Compressed bodies are not decompressed, since any client could block the event loop with them.
         """
@@ -88,7 +89,7 @@ class Connection(FlowControl):
             lingering_time=_LINGERING,
             read_bufsize=_READ_AHEAD,
         )
-        self.peer: Peer | None = None
+        self.peer = peer
         """Who connected to the Unix socket; None on TCP."""
         self.principal: str | None = None
         """The principal of who connected, once a request needed it."""
@@ -99,10 +100,7 @@ class Connection(FlowControl):
         self._headers = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Accept the connection and examine who connected; close it if no request arrives in time."""
-        connection = transport.get_extra_info("socket")
-        if connection.family == socket.AF_UNIX:
-            self.peer = examine(connection)
+        """Accept the connection; close it if no request arrives in time."""
         super().connection_made(transport)
         self._first = asyncio.get_running_loop().call_later(self._limits.first_request, self.force_close)
 

@@ -21,7 +21,9 @@ from daemon.socket_peer import SocketPeer
 from daemon.store.database import Database
 from daemon.store.runs import running_runs
 
-_DEEPEST = 1000  # ancestors of a process that are examined
+ORDINARY = 32
+"""Ancestors of a process that are examined in half a millisecond; few processes have as many."""
+_DEEPEST = 1000  # ancestors of a process that are examined at all
 _LARGEST_ENVIRONMENT = 256 * 1024  # bytes of it that are examined
 _LONGEST_NUMBER = 20  # digits; no run has a longer one
 _WALKS = 5  # attempts to follow a process to its ancestors while those change
@@ -42,12 +44,12 @@ class Peer:
     """The run named in the process's environment, which also holds if its supervisor was killed."""
 
 
-def examine(connection: socket.socket | TransportSocket) -> Peer:
-    """Return who connected; call this as soon as the connection is accepted."""
+def examine(connection: socket.socket | TransportSocket, deepest: int = _DEEPEST) -> Peer:
+    """Return who connected, with up to `deepest` ancestors; call this as soon as the connection is accepted."""
     with SocketPeer(connection) as peer:
         if peer.is_elsewhere:  # runs are in this pid namespace or below it
             return Peer(peer.uid, None, is_complete=True)
-        ancestors, is_complete = lineage(peer.pid)
+        ancestors, is_complete = lineage(peer.pid, deepest)
         marked = marked_run(peer.pid) if peer.uid == os.geteuid() else None  # agents run as this user
         if not ancestors or not peer.is_alive():
             return Peer(peer.uid, None)
@@ -88,22 +90,22 @@ def _is_certain(peer: Peer) -> bool:
     return peer.is_complete and tree.start_of(peer.process.pid) == peer.process.started
 
 
-def lineage(pid: int) -> tuple[list[tree.Process], bool]:
+def lineage(pid: int, deepest: int = _DEEPEST) -> tuple[list[tree.Process], bool]:
     """Return a process and its ancestors, and whether they could be followed up to the first process.
 
     An ancestor may end during the walk, and a stranger may get its pid. It has then started later than its supposed
     child, and the child has another parent by now: walk again.
     """
     for _ in range(_WALKS):
-        found, is_complete = _walk(pid)
+        found, is_complete = _walk(pid, deepest)
         if all(parent.started <= child.started for child, parent in pairwise(found)):
             return found, is_complete
     return found[:1], False
 
 
-def _walk(pid: int) -> tuple[list[tree.Process], bool]:
+def _walk(pid: int, deepest: int) -> tuple[list[tree.Process], bool]:
     found: list[tree.Process] = []
-    while pid > 1 and len(found) < _DEEPEST:
+    while pid > 1 and len(found) < deepest:
         seen = tree.parent_of(pid)
         if seen is None:
             return found, False

@@ -6,6 +6,7 @@ import random
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import structlog
@@ -20,7 +21,7 @@ from daemon.api.connection import Connection, TimeLimits, path_for_log, reason_o
 from daemon.api.context import ApiContext
 from daemon.api.errors import answer_to, refusal
 from daemon.api.guesses import Guesses
-from daemon.api.identity import Hosts, Peers, Tokens, is_cross_origin, token_in
+from daemon.api.identity import ORDINARY, Hosts, Peer, Peers, Tokens, examine, is_cross_origin, token_in
 from daemon.api.json_body import to_json
 from daemon.api.openapi import describe
 from daemon.api.requests import NoQuery
@@ -76,6 +77,9 @@ class ControlServer:
         ]
         self._runners: list[web.AppRunner] = []
         self._acceptors: list[Acceptor] = []
+        self._examiner = ThreadPoolExecutor(
+            1, "peers"
+        )  # a process may have many ancestors; slow look-ups are elsewhere
 
     async def start(self) -> None:
         """Start to serve on all sockets."""
@@ -102,15 +106,23 @@ class ControlServer:
         self._accept(runner, listener, Admission(most_connections(), self._rank_of))
 
     def _accept(self, runner: web.AppRunner, listener: socket.socket, admission: Admission) -> None:
-        def serve(ended: Callable[[], None]) -> Connection:
+        async def serve(connection: socket.socket, ended: Callable[[], None]) -> Connection:
+            peer = await self._examine(connection) if connection.family == socket.AF_UNIX else None
             if runner.server is None:
                 raise RuntimeError("the server was shut down")
-            return Connection(runner.server, _TIME_LIMITS, ended)
+            return Connection(runner.server, _TIME_LIMITS, ended, peer)
 
         acceptor = Acceptor(listener, admission, serve, self._rejected)
         listener.listen(_BACKLOG)
         acceptor.start()
         self._acceptors.append(acceptor)
+
+    async def _examine(self, connection: socket.socket) -> Peer:
+        """Return who connected; a thread reads what would hold up the event loop, since a thread costs time, too."""
+        peer = examine(connection, ORDINARY)
+        if len(peer.lineage) < ORDINARY:
+            return peer
+        return await asyncio.get_running_loop().run_in_executor(self._examiner, examine, connection)
 
     def _update_admins(self) -> None:
         self._context.background.start_unattended(self._look_up_admins())
@@ -138,6 +150,7 @@ class ControlServer:
         self._context.closing.set()
         for acceptor in self._acceptors:
             acceptor.close()
+        self._examiner.shutdown(wait=False, cancel_futures=True)
         ends = [asyncio.create_task(runner.cleanup()) for runner in self._runners]
         if ends:
             await asyncio.wait(ends, timeout=_STOP_TIME)

@@ -34,6 +34,10 @@ class Greeting(asyncio.Protocol):
         self._ended()
 
 
+async def greet(_: socket.socket, ended: Callable[[], None]) -> Greeting:
+    return Greeting(ended)
+
+
 class Exhausted(socket.socket):
     """A listening socket that runs out of files once."""
 
@@ -53,7 +57,7 @@ async def test_a_lack_of_files_is_waited_out(monkeypatch: pytest.MonkeyPatch) ->
         listener.listen()
         listener.settimeout(0)
         admission = Admission(64, lambda _: Rank.ANYBODY)
-        accepting = Acceptor(listener, admission, Greeting, lambda *_: None)
+        accepting = Acceptor(listener, admission, greet, lambda *_: None)
         accepting.start()
         try:
             for _ in range(20):  # more than one user's share, one after the other
@@ -83,6 +87,24 @@ server.Connection = Failing
         call(daemon, "GET", "/healthz")
     assert daemon.wait_for_log("[control] Unexpected error")
     assert call(daemon, "GET", "/healthz").status == 200
+    assert daemon.stop() == 0
+
+
+def test_many_ancestors_of_who_connects_are_read_beside_the_event_loop(start_daemon: StartDaemon) -> None:
+    only_in_threads = """\
+import threading
+from daemon.agents.process.supervisor import tree
+from daemon.api import server
+server.ORDINARY = 0
+real = tree.parent_of
+def parent_of(pid):
+    if threading.current_thread() is threading.main_thread():
+        raise RuntimeError("up to 1,000 reads would delay due times")
+    return real(pid)
+tree.parent_of = parent_of
+"""
+    daemon = start_daemon(CONFIG, slowed=only_in_threads)
+    assert call(daemon, "GET", "/status").status == 200
     assert daemon.stop() == 0
 
 
