@@ -220,9 +220,13 @@ def fill_database(daemon: DaemonProcess) -> None:
     """Use up the pages that the database and its log still have, so that the next record needs room."""
     connection = sqlite3.connect(daemon.state / "state.db", isolation_level=None, timeout=60)
     with contextlib.closing(connection), pytest.raises(sqlite3.OperationalError, match="full"):
-        connection.execute("CREATE TABLE filler (x BLOB)")
-        while True:
-            connection.execute("INSERT INTO filler VALUES (zeroblob(4000))")
+        insert_without_end(connection)
+
+
+def insert_without_end(connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE TABLE filler (x BLOB)")
+    while True:
+        connection.execute("INSERT INTO filler VALUES (zeroblob(4000))")
 
 
 @pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=[pytest.mark.soak, pytest.mark.timeout(300)])])
