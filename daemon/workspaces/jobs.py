@@ -68,8 +68,15 @@ class SavedWork:
     ignored_names: tuple[str, ...] = ()
     """The first of them."""
     bytes: int = 0
+    """Of unsaved work, before it was compressed."""
+    stored: int = 0
+    """Bytes of the folder."""
     tips: tuple[str, ...] = ()
-    """The object ids that the bundles lead to."""
+    """What identifies the work: object ids that the bundles lead to, and digests of archives."""
+    pushed: tuple[str, ...] = ()
+    """Commits and tags that upstream had: not saved, but kept in the mirror as long as the run exists."""
+    as_it_was: tuple[str, ...] = ()
+    """Repositories that git could not read, each with the reason: saved as they were, in archives."""
     restore: tuple[str, ...] = ()
     """Shell commands that bring the work back."""
 

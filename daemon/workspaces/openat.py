@@ -7,6 +7,7 @@ the same checks afterwards. Standard library only: the helper process imports th
 import ctypes
 import errno
 import os
+import stat
 from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -115,16 +116,23 @@ def open_forcibly(folder: int, name: str) -> int:
     try:
         found = open_below(folder, name)
     except PermissionError:
-        _grant_access_by_name(folder, name)
+        grant_access_by_name(folder, name)
         found = open_below(folder, name)
     return found
 
 
-def _grant_access_by_name(folder: int, name: str) -> None:
-    """Give the owner of a folder all rights to it, through a handle, so that no link can replace it meanwhile."""
-    handle = os.open(name, _HANDLE | os.O_DIRECTORY, dir_fd=folder)
+def grant_access_by_name(folder: int, name: str) -> None:
+    """Give the owner of a folder or file all rights to it, through a handle, so that no link can replace it meanwhile.
+
+    The execute bit of a file is left as it is. Raise OSError.
+    """
+    handle = os.open(name, _HANDLE, dir_fd=folder)
     try:
-        os.chmod(f"/proc/self/fd/{handle}", 0o700)
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISLNK(mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+        wanted = stat.S_IRWXU if stat.S_ISDIR(mode) else stat.S_IMODE(mode) | stat.S_IRUSR | stat.S_IWUSR
+        os.chmod(f"/proc/self/fd/{handle}", wanted)
     finally:
         os.close(handle)
 

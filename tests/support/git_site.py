@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 from daemon.workspaces.clone import prepare_workspace
-from daemon.workspaces.jobs import Source
+from daemon.workspaces.jobs import CleanedWorkspace, Source
 
 _IDENTITY = ("-c", "user.name=tester", "-c", "user.email=tester@localhost")
 
@@ -23,6 +23,17 @@ def commit(place: Path, name: str, text: str) -> str:
     git(place, "add", "--", name)
     git(place, "commit", "-q", "-m", name)
     return git(place, "rev-parse", "HEAD")
+
+
+def brought_back(done: CleanedWorkspace, folder: Path) -> Path:
+    """Bring the work of a workspace back by the commands that its cleanup reported; return where it is now."""
+    assert done.gone, done.reason
+    assert done.saved is not None
+    script = "\n".join(["set -e", *done.saved.restore])
+    folder.mkdir(parents=True, exist_ok=True)
+    shell = subprocess.run(["sh", "-c", script], cwd=folder, check=False, capture_output=True)
+    assert shell.returncode == 0, shell.stderr
+    return folder / "run-1"
 
 
 class GitSite:

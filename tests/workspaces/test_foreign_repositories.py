@@ -9,7 +9,7 @@ import pytest
 
 from daemon.workspaces.clean import clean
 from daemon.workspaces.jobs import CleanedWorkspace
-from tests.support.git_site import GitSite, commit, git
+from tests.support.git_site import GitSite, brought_back, commit, git
 
 THEIRS = "belongs to somebody else"
 MINE = "precious\n"
@@ -160,7 +160,7 @@ LEADS: list[Lead] = [
 
 
 @pytest.mark.parametrize("lead", LEADS, ids=lambda lead: lead.__name__)
-def test_a_workspace_that_leads_into_a_foreign_repository_stays_unread(
+def test_a_workspace_that_leads_into_a_foreign_repository_is_saved_without_it(
     site: GitSite, foreign: Path, tmp_path: Path, lead: Lead
 ) -> None:
     place = site.prepare()
@@ -168,10 +168,12 @@ def test_a_workspace_that_leads_into_a_foreign_repository_stays_unread(
     (place / ".git/refs/heads/theirs").write_text(git(foreign, "rev-parse", "HEAD") + "\n")
     lead(place, foreign)
     done = clean_up(site)
+    assert done.gone, done.reason
+    assert done.saved is not None
     assert THEIRS not in saved(site, tmp_path)
-    assert not done.gone
-    assert "its work cannot be saved" in str(done.reason)
-    assert (place / "mine.txt").read_text() == MINE
+    assert done.saved.as_it_was
+    assert b"somebody" not in b"".join(path.read_bytes() for path in site.saved().rglob("work.tar"))
+    assert (brought_back(done, tmp_path / "back") / "mine.txt").read_text() == MINE
     assert site.remnants() == []
 
 

@@ -33,7 +33,7 @@ JOBS: list[jobs.Job] = [
     jobs.DeleteLeftovers(),
     jobs.RemoveOrphans(expired="2026-11-21T02:00:00.000Z", dry_run=True),
 ]
-SAVED = jobs.SavedWork("artifacts/saved-work", 1, 2, 3, ("x.log",), 4, ("ab" * 20,), ("git clone",))
+SAVED = jobs.SavedWork("artifacts/saved-work", 1, 2, 3, ("x.log",), 4, 5, tips=("ab" * 20,), restore=("git init",))
 RESULTS = [
     jobs.PreparedWorkspace(Path("/state/tasks/1"), "ab" * 20),
     jobs.CleanedWorkspace(gone=False, reason="it is busy", in_trash=True, saved=SAVED),

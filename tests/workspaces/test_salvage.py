@@ -13,7 +13,7 @@ import pytest
 from daemon.workspaces.clean import clean
 from daemon.workspaces.git import Git
 from daemon.workspaces.jobs import CleanedWorkspace
-from tests.support.git_site import GitSite, commit, git
+from tests.support.git_site import GitSite, brought_back, commit, git
 
 
 def clean_up(site: GitSite, run: int = 1, **keys: Any) -> CleanedWorkspace:  # noqa: ANN401 - whatever clean takes
@@ -29,15 +29,6 @@ def contents(place: Path) -> dict[str, tuple[int, bytes]]:
         data = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
         found[str(path.relative_to(place))] = (stat.S_IMODE(path.lstat().st_mode) & 0o111, data)
     return found
-
-
-def restored(site: GitSite, tmp_path: Path, patch_on: str, run: int = 1) -> Path:
-    """Bring saved work back as the instructions say: clone the bundle, apply the patch."""
-    back = tmp_path / f"back-{run}"
-    git(tmp_path, "clone", "-q", str(site.saved(run) / "work.bundle"), str(back))
-    git(back, "checkout", "-q", patch_on)
-    git(back, "apply", "--binary", str(site.saved(run) / "work.patch"))
-    return back
 
 
 def test_all_kinds_of_unsaved_work_come_back_byte_for_byte(site: GitSite, tmp_path: Path) -> None:
@@ -74,14 +65,14 @@ def test_all_kinds_of_unsaved_work_come_back_byte_for_byte(site: GitSite, tmp_pa
     saved = done.saved
     assert saved is not None
     assert (saved.commits, saved.ignored, saved.ignored_names) == (4, 1, ("ignored.log",))  # two, and two of the stash
-    back = restored(site, tmp_path, head)
+    back = brought_back(done, tmp_path / "back")
     assert contents(back) == expected
     assert git(back, "log", "--format=%s", "-2").splitlines() == ["nothing but a word", "committed.txt"]
     git(back, "checkout", "-q", "-f", head)
-    stash = git(back, "rev-parse", "origin/agentcron/saved/stash")
+    stash = git(back, "rev-parse", "agentcron/saved/stash")
     assert git(back, "show", f"{stash}:a.txt") == "stashed"
-    assert git(back, "show", "origin/agentcron/saved/staged:both.txt") == "in the index"
-    assert git(back, "show", "origin/agentcron/saved/files:both.txt") == "in the file"
+    assert git(back, "show", "agentcron/saved/staged:both.txt") == "in the index"
+    assert git(back, "show", "agentcron/saved/files:both.txt") == "in the file"
     text = (site.saved() / "README.txt").read_text()
     assert "ignored.log" in text
     assert all(step in text for step in saved.restore)
@@ -96,8 +87,7 @@ def test_the_reported_commands_restore_the_work(site: GitSite, tmp_path: Path) -
     commit(place / "inner", "inner.txt", "inner\n")
     done = clean_up(site)
     assert done.saved is not None
-    script = "\n".join(["set -e", *done.saved.restore])
-    subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    brought_back(done, tmp_path)
     assert (tmp_path / "run-1" / "mine.txt").read_text() == "mine\n"
     assert (tmp_path / "run-1" / "more.txt").read_text() == "more\n"
     assert (tmp_path / "run-1-within-1" / "inner.txt").read_text() == "inner\n"
@@ -206,17 +196,51 @@ def test_too_much_unsaved_work_stays_unless_there_is_no_limit(site: GitSite) -> 
     assert (site.saved() / "work.bundle").stat().st_size > 3_000_000
 
 
-def test_a_workspace_whose_work_cannot_be_saved_stays(site: GitSite) -> None:
+def everything(place: Path) -> dict[str, tuple[int, bytes]]:
+    """Return all files below a folder, git's own too, with their modes; of links where they lead."""
+    found = {}
+    for path in sorted(place.rglob("*")):
+        if path.is_symlink():
+            found[str(path.relative_to(place))] = (0, os.fsencode(os.readlink(path)))
+        elif path.is_file():
+            found[str(path.relative_to(place))] = (stat.S_IMODE(path.lstat().st_mode), path.read_bytes())
+    return found
+
+
+def assert_saved_as_it_was(done: CleanedWorkspace, tmp_path: Path, expected: dict[str, Any], reason: str) -> None:
+    assert done.gone, done.reason
+    assert done.saved is not None
+    assert reason in "".join(done.saved.as_it_was)
+    assert everything(brought_back(done, tmp_path / "back")) == expected
+
+
+def test_a_workspace_whose_repository_is_damaged_is_saved_as_it_was(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     commit(place, "mine.txt", "mine\n")
     for path in (place / ".git" / "objects").glob("??/*"):
         path.chmod(0o600)
         path.write_bytes(b"garbage")
+    expected = everything(place)
+    assert_saved_as_it_was(clean_up(site), tmp_path, expected, "git ")
+    assert site.remnants() == []
+    assert ".: git" in (site.saved() / "README.txt").read_text()
+
+
+def test_a_workspace_that_cannot_be_saved_in_any_way_stays(site: GitSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = site.prepare()
+    commit(place, "mine.txt", "mine\n")
+    (place / ".git/objects").rename(place / ".git/lost")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("daemon.workspaces.salvage.archive.Archive.add_tree", full)
     done = clean_up(site)
     assert not done.gone
-    assert "its work cannot be saved" in str(done.reason)
+    assert "its work cannot be saved: No space left on device" in str(done.reason)
     assert (place / "mine.txt").exists()
     assert site.remnants() == []
+    assert not site.saved().exists()
     assert any("[cleanup] ERROR: Failed to remove task workspace" in line for line in site.logged)
 
 
@@ -224,20 +248,17 @@ def test_files_are_saved_even_if_the_repository_was_deleted(site: GitSite, tmp_p
     place = site.prepare()
     (place / "mine.txt").write_text("mine\n")
     subprocess.run(["rm", "-rf", str(place / ".git")], check=True)
-    assert clean_up(site).gone
-    back = restored(site, tmp_path, site.first)
+    back = brought_back(clean_up(site), tmp_path)
     assert (back / "mine.txt").read_text() == "mine\n"
 
 
-def test_a_git_folder_behind_a_link_is_not_trusted(site: GitSite, tmp_path: Path) -> None:
+def test_a_git_folder_behind_a_link_is_not_read(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare()
     (place / ".git").rename(tmp_path / "stolen")
     (place / ".git").symlink_to(tmp_path / "stolen")
-    done = clean_up(site)
-    assert not done.gone
-    assert "a link leads to it" in str(done.reason)
+    expected = everything(place)
+    assert_saved_as_it_was(clean_up(site), tmp_path, expected, "a link leads to it")
     assert (tmp_path / "stolen" / "HEAD").exists()
-    assert place.exists()
 
 
 @pytest.mark.parametrize("spoiled", ["objects", "refs/heads", "HEAD", "index", "refs/heads/agentcron/1"])
@@ -246,13 +267,16 @@ def test_a_repository_that_cannot_be_read_is_not_taken_for_none(site: GitSite, t
     commit(place, "mine.txt", "mine\n")
     (place / ".git" / spoiled).rename(tmp_path / "away")
     (place / ".git" / spoiled).symlink_to(tmp_path / "away")
-    assert not clean_up(site).gone
-    assert (place / "mine.txt").exists()
+    expected = everything(place)
+    assert_saved_as_it_was(clean_up(site), tmp_path, expected, "link")
 
 
-def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(site: GitSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Git only warns of such a folder, and ends well; here it warns as it would for any user but root."""
+def test_a_folder_that_git_cannot_read_is_not_taken_for_empty(
+    site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git only warns of such a folder, and ends well."""
     place = site.prepare()
+    (place / "mine.txt").write_text("mine\n")
     real, run = Git.run, []
 
     def warned(self: Git, *arguments: str, **keys: Any) -> bytes:  # noqa: ANN401
@@ -261,11 +285,9 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(site: GitSite, monk
             return real(self, "-c", "alias.x=!git ls-files; echo warning: could not open directory >&2", "x", **keys)
         return real(self, *arguments, **keys)
 
+    expected = everything(place)
     monkeypatch.setattr(Git, "run", warned)
-    done = clean_up(site)
-    assert not done.gone
-    assert "could not open directory" in str(done.reason)
-    assert place.exists()
+    assert_saved_as_it_was(clean_up(site), tmp_path, expected, "could not open directory")
 
 
 def test_repositories_of_all_kinds_below_are_found(site: GitSite, tmp_path: Path) -> None:
@@ -313,13 +335,12 @@ def test_odd_names_of_branches_folders_and_files_are_saved(site: GitSite, tmp_pa
     (place / "git~1").write_text("odd\n")
     (place / "sub" / ".GIT").mkdir(parents=True)
     (place / "sub" / ".GIT" / "notes").write_text("no name for git\n")
-    refused = clean_up(site)
-    assert (refused.gone, "Ignoring path sub/.GIT/notes" in str(refused.reason)) == (False, True)
-    (place / "sub" / ".GIT" / "notes").unlink()
     done = clean_up(site)
-    assert done.gone, done.reason
+    back = brought_back(done, tmp_path / "all")
+    assert (back / "sub" / ".GIT" / "notes").read_text() == "no name for git\n"
+    assert (back / "git~1").read_text() == "odd\n"
     assert done.saved is not None
-    assert done.saved.files == 1
+    assert done.saved.files == 2
     assert "\n@rm" not in (site.saved() / "README.txt").read_text()
     git(tmp_path, "init", "-q", "back")
     git(tmp_path / "back", "fetch", "-q", str(site.saved() / "work.bundle"), "+refs/heads/*:refs/heads/*")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.workspaces.openat import open_below, open_path
+from daemon.workspaces.salvage.walk import Folder, UnreadableError, walk
 
 OID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _LARGEST_FILE = 64 * 1024**2  # bytes of one file of refs, a reflog or an index
@@ -22,10 +23,6 @@ _NETWORK_URL = re.compile(rb"[^/]+:")  # scheme://..., or host:path as ssh has i
 _OBJECT_FOLDER = re.compile(r"[0-9a-f]{2}|pack")
 _OBJECT_DEPTH = 3  # levels of folders: objects/pack/multi-pack-index.d is the deepest that git reads
 _MOST_STORES = 100  # of one repository; git itself follows alternates only five levels deep
-
-
-class UnreadableError(Exception):
-    """A repository cannot be read; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,17 @@ def git_folders(working_tree: Path, workspace: Path) -> GitFolders | None:
     if not _is_inside(workspace, folders.own) or not _is_inside(workspace, folders.common / "objects"):
         raise UnreadableError(f"{own} is not a git folder inside the workspace, or a link leads to it")
     return folders
+
+
+def named_git_folder(working_tree: Path, workspace: Path) -> Path | None:
+    """Return the git folder that the file `.git` of a working tree names, if it is inside the workspace."""
+    try:
+        text = (read_file(working_tree / ".git") or b"").strip()
+    except UnreadableError:
+        return None
+    folder = Path(os.path.normpath(working_tree / os.fsdecode(text.removeprefix(b"gitdir: "))))
+    is_named = text.startswith(b"gitdir: ") and _is_inside(workspace, folder) and folder != workspace
+    return folder if is_named and not folder.is_relative_to(working_tree) else None
 
 
 def object_stores(common: Path, workspace: Path, trusted: Path | None) -> list[Path]:
@@ -149,6 +157,12 @@ def _checked_entries(folder: int, place: Path) -> list[str]:
     return [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
 
 
+def quoted(path: Path) -> bytes:
+    """Return a path quoted for `objects/info/alternates`, whatever bytes are in it (gitrepository-layout(5))."""
+    escaped = (b"\\%03o" % byte if byte < 32 or byte in b'"\\' else bytes([byte]) for byte in os.fsencode(path))  # noqa: PLR2004
+    return b'"' + b"".join(escaped) + b'"'
+
+
 def folders_of_objects(store: Path) -> list[str]:
     """Return the names of the folders below a folder of objects in which git keeps objects."""
     return [name for name in sorted(os.listdir(store)) if _OBJECT_FOLDER.fullmatch(name)]
@@ -185,9 +199,10 @@ def read_file(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise UnreadableError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnreadableError(f"{path} is not a regular file")
     with open(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UnreadableError(f"{path} is not a regular file")
         data = stream.read(_LARGEST_FILE + 1)
     if len(data) > _LARGEST_FILE:
         raise UnreadableError(f"{path} is larger than {_LARGEST_FILE} bytes")
@@ -201,7 +216,7 @@ def refs_of(common: Path) -> dict[str, str]:
         oid, _, name = line.partition(b" ")
         if OID.fullmatch(oid) and name.startswith(b"refs/"):
             found[os.fsdecode(name)] = oid.decode()
-    for path in _files_below(common / "refs"):
+    for path in _files_below(common, "refs"):
         data = (read_file(path) or b"").strip()
         if OID.fullmatch(data):
             found[str(path.relative_to(common))] = data.decode()
@@ -224,11 +239,11 @@ def has_only_network_remotes(common: Path) -> bool:
 
 def reflog_ids(common: Path) -> Iterator[str]:
     """Yield the ids in the reflogs of a repository and its working trees, except those of fetched branches."""
-    for path in _files_below(common / "logs"):
+    for path in _files_below(common, "logs"):
         if path.relative_to(common).parts[:3] != ("logs", "refs", "remotes"):
             yield from _ids_in(path)
     for tree in linked_trees(common):
-        for path in _files_below(tree / "logs"):
+        for path in _files_below(tree, "logs"):
             yield from _ids_in(path)
 
 
@@ -253,17 +268,16 @@ def repositories_below(working_tree: Path) -> Iterator[Path]:
     Raise UnreadableError for a folder that cannot be read, and for a file of patterns or attributes on which git would
     hang, as it does on a named pipe.
     """
-    for folder, below, files in os.walk(working_tree, onerror=_raise_unreadable):
-        here = Path(folder)
-        for name in _READ_BY_GIT & set(files):
-            if not stat.S_ISREG(mode := (here / name).lstat().st_mode) and not stat.S_ISLNK(mode):
-                raise UnreadableError(f"{here / name} is not a regular file")
-        if here != working_tree and (".git" in below or ".git" in files):
-            below.clear()
-            yield here.relative_to(working_tree)
-            continue
-        if ".git" in below:
-            below.remove(".git")
+    for folder in walk(working_tree):
+        for name in _READ_BY_GIT.intersection(folder.files):
+            mode = os.lstat(name, dir_fd=folder.descriptor).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+                raise UnreadableError(f"{working_tree / folder.path / name} is not a regular file")
+        if folder.parts and (".git" in folder.below or ".git" in folder.files):
+            folder.below.clear()
+            yield folder.path
+        elif ".git" in folder.below:
+            folder.below.remove(".git")
 
 
 def submodule_repositories(common: Path) -> Iterator[Path]:
@@ -271,24 +285,20 @@ def submodule_repositories(common: Path) -> Iterator[Path]:
 
     Raise UnreadableError if a link leads to them.
     """
-    if (common / "modules").is_symlink():
-        raise UnreadableError(f"{common / 'modules'} is a link")
-    for folder, below, files in os.walk(common / "modules", onerror=_raise_unreadable):
-        if "objects" in below and "HEAD" in files:
-            below[:] = [name for name in below if name == "modules"]
-            yield Path(folder)
+    for folder in _walk_if_present(common, "modules"):
+        if "HEAD" in folder.files and "objects" in {*folder.below, *folder.files}:  # perhaps as a link
+            folder.below[:] = [name for name in folder.below if name == "modules"]
+            yield common / "modules" / folder.path
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder without following a link; raise UnreadableError if a folder cannot be read."""
-    if folder.is_symlink():
-        raise UnreadableError(f"{folder} is a link")
-    for parent, below, names in os.walk(folder, onerror=_raise_unreadable):
-        if any((Path(parent) / name).is_symlink() for name in below):
-            raise UnreadableError(f"a folder in {parent} is a link")
-        yield from (Path(parent) / name for name in names)
+def _files_below(root: Path, name: str) -> Iterator[Path]:
+    """Yield the files below a folder of a folder without following a link; raise UnreadableError if that is impossible.
+
+    Links are among them.
+    """
+    for folder in _walk_if_present(root, name):
+        yield from (root / name / folder.path / file for file in folder.files)
 
 
-def _raise_unreadable(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise UnreadableError(f"{error.filename}: {error.strerror}") from None
+def _walk_if_present(root: Path, name: str) -> Iterator[Folder]:
+    return walk(root, name) if os.path.lexists(root / name) else iter(())

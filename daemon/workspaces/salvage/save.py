@@ -1,27 +1,37 @@
-"""Save the work that exists only in a workspace, as git bundles and patches among the run's artifacts.
+"""Save the work that exists only in a workspace among the run's artifacts, before the workspace is removed.
 
-`snapshot.py` explains how the work is found without running anything from the workspace. What git ignores is not saved,
-only counted and named. Standard library only: the helper process imports this.
+Repositories are saved as git bundles, each of which is brought back once before it counts; `snapshot.py` explains how
+the work is found without running anything from the workspace. What git cannot store is saved in a tar archive, and so
+is the whole folder of a repository that git cannot read. Every byte is stored once, nothing that is read or written
+grows in memory with the size of a file, and no more than the work itself is needed on the disk meanwhile. What git
+ignores is not saved, only counted and named. Standard library only: the helper process imports this.
 """
 
 import json
 import os
 import secrets
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NoReturn
 
 from daemon.workspaces.git import Git, GitError
 from daemon.workspaces.jobs import SavedWork
+from daemon.workspaces.kept_commits import keep, refs_for
 from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, RUNS, SCRATCH
 from daemon.workspaces.lock import locked_temporary_folder
 from daemon.workspaces.openat import free_name, open_path
 from daemon.workspaces.removal import remove_temporary
-from daemon.workspaces.salvage.repository import GitFolders, UnreadableError, git_folders
+from daemon.workspaces.salvage.bundle import BUNDLE, SHALLOW, Contents, check, steps
+from daemon.workspaces.salvage.lfs import digest_of, store_objects
+from daemon.workspaces.salvage.repository import GitFolders, git_folders, named_git_folder
 from daemon.workspaces.salvage.snapshot import Snapshot, UnsavedWork
+from daemon.workspaces.salvage.walk import UnreadableError, measure, open_up
 
 FOLDER = "saved-work"
+_ARCHIVE = "work.tar"
+_LFS = "lfs"
 _SUMMARY = "saved.json"
 _DEEPEST = 10  # levels of nested repositories
 _MOST_NAMED = 20
@@ -43,17 +53,19 @@ def save(
 ) -> SavedWork:
     """Save the work that exists only in a workspace; raise SalvageError, also if it has more than `salvage_max` bytes.
 
-    `base` is the commit that the workspace started from. The workspace is not changed.
+    `base` is the commit that the workspace started from. The workspace is not changed, except that its owner gets
+    access to folders and files that could not be read.
     """
     name = f"{run_id}.{secrets.token_hex(4)}"
     try:
         with locked_temporary_folder(state_dir, SCRATCH, name) as scratch:
-            salvage = _Salvage(scratch, f"run-{run_id}", salvage_max, git_timeout)
             mirror = state_dir / ENVIRONMENTS / environment / MIRROR
-            salvage.save_all(workspace, mirror, base)
-            return salvage.store(state_dir, run_id, mirror)
+            salvage = _Salvage(state_dir, run_id, workspace, mirror, scratch, salvage_max, git_timeout)
+            salvage.save_all(base)
+            return salvage.store()
     except OSError as error:
-        raise SalvageError(f"{error.strerror}: {error.filename!r}" if error.filename else str(error)) from None
+        reason = error.strerror or str(error)
+        raise SalvageError(f"{reason}: {error.filename!r}" if error.filename else reason) from None
     except (GitError, UnreadableError) as error:
         raise SalvageError(str(error)) from None
     finally:
@@ -63,48 +75,115 @@ def save(
 class _Salvage:
     """The salvage of one workspace, with its scratch folder."""
 
-    def __init__(self, scratch: Path, target: str, salvage_max: int | None, git_timeout: float) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        run_id: str,
+        workspace: Path,
+        mirror: Path,
+        scratch: Path,
+        salvage_max: int | None,
+        git_timeout: float,
+    ) -> None:
+        self.state_dir = state_dir
+        self.run_id = run_id
+        self.workspace = workspace
+        self.mirror = mirror
         self.scratch = scratch
-        self.target = target
+        self.target = f"run-{run_id}"
         self.salvage_max = salvage_max
         self.git_timeout = git_timeout
         self.saved = SavedWork()
+        self.kept: list[str] = []  # commits that the mirror must keep
         self.results = scratch / "results"
         self.results.mkdir(mode=0o700)
         self.no_files = scratch / "no-files"
         self.no_files.mkdir(mode=0o700)
         self.number = 0
+        self.is_opened_up = False
 
-    def save_all(self, workspace: Path, mirror: Path, base: str | None) -> None:
+    def save_all(self, base: str | None) -> None:
         """Save the workspace's own repository and all repositories nested in it."""
-        trees: list[tuple[Path, str | None, int]] = [(workspace, base, 0)]
-        seen, modules = set(), []
+        trees: list[tuple[Path, str | None, int]] = [(self.workspace, base, 0)]
+        seen: set[Path | None] = set()
+        modules: list[Path] = []
         while trees:
             tree, commit, depth = trees.pop()
-            if depth > _DEEPEST:
-                raise SalvageError(f"repositories are nested more than {_DEEPEST} levels deep: {tree}")
-            source = git_folders(tree, workspace)
-            found = self._save_one(tree, source, workspace, mirror, commit)
+            found, git_folder = self._save_tree(tree, commit, depth)
             trees += [(tree / inner, oid, depth + 1) for inner, oid in found.repositories]
             modules += found.modules
-            if source is not None:
-                seen.add(source.common)
+            seen.add(git_folder)
         for module in modules:
             if module not in seen:  # of a submodule that is not checked out
-                self._save_one(self.no_files, GitFolders(module, module), workspace, mirror, None)
+                self._save_module(module)
 
-    def _save_one(
-        self, tree: Path, source: GitFolders | None, workspace: Path, mirror: Path, base: str | None
-    ) -> UnsavedWork:
-        """Save one repository of a workspace; return what was found in it."""
+    def _save_tree(self, tree: Path, base: str | None, depth: int) -> tuple[UnsavedWork, Path | None]:
+        """Save a working tree with its repository, as it is if git cannot; return what is in it, and its git folder."""
+        before = self.saved
+        try:
+            source = git_folders(tree, self.workspace) if depth <= _DEEPEST else _refuse_depth()
+            return self._save_one(tree, source, base), source.common if source is not None else None
+        except (GitError, UnreadableError) as error:
+            _check_permanent(error)
+            self._undo(before)
+            if "Permission denied" in str(error) and not self.is_opened_up:
+                self.is_opened_up = True
+                open_up(self.workspace)
+                return self._save_tree(tree, base, depth)
+            git_folder = named_git_folder(tree, self.workspace)
+            self._save_as_it_is([tree, *([git_folder] if git_folder is not None else [])], error)
+            return UnsavedWork(), git_folder
+
+    def _save_module(self, module: Path) -> None:
+        before = self.saved
+        try:
+            self._save_one(self.no_files, GitFolders(module, module), None)
+        except (GitError, UnreadableError) as error:
+            _check_permanent(error)
+            self._undo(before)
+            self._save_as_it_is([module], error)
+
+    def _undo(self, before: SavedWork) -> None:
+        """Forget what has been written for a repository that cannot be saved with git."""
+        self.saved = before
+        self._remove(f"repository-{self.number}")
+        self._remove(f"check-{self.number}")
+        if self.number:
+            results = (ENVIRONMENTS, SCRATCH, self.scratch.name, self.results.name)
+            remove_temporary(self.state_dir, results, self._folder().name)
+        else:
+            self._remove(self.results.name)
+            self.results.mkdir(mode=0o700)
+
+    def _folder(self) -> Path:
+        """Return the folder for what is saved of the current repository; the first is that of the workspace."""
+        return self.results / f"within-{self.number}" if self.number else self.results
+
+    def _save_one(self, tree: Path, source: GitFolders | None, base: str | None) -> UnsavedWork:
+        """Save one repository of the workspace; return what was found in it."""
         scratch = self.scratch / f"repository-{self.number}"
         has_files = tree != self.no_files
-        name = (tree if has_files or source is None else source.own).relative_to(workspace)
-        snapshot = Snapshot(scratch, tree, source, workspace, mirror, base, self.git_timeout)
+        name = (tree if has_files or source is None else source.own).relative_to(self.workspace)
+        snapshot = Snapshot(scratch, tree, source, self.workspace, self.mirror, base, self.git_timeout)
         found = snapshot.take(is_own=name == Path(), has_files=has_files, check_size=self._check_size)
-        folder = self.results if name == Path() else self.results / f"within-{self.number}"
+        self._count(found, name)
+        lines: list[str] = []
+        folder, place, target = self._folder(), *self._places()
+        if found.tips:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            contents = snapshot.write(folder, found.tips, has_lfs=bool(found.lfs))
+            lines += self._prove(contents, place, target, snapshot.timeout)
+        if found.aside:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            lines += self._write_archive(tree, place, target, files=found.aside)
+        if found.lfs:
+            store_objects(found.lfs, self.workspace, folder / _LFS)
+            lines.append(f"mkdir -p {target}/.git/lfs && cp -R {place}/{_LFS}/. {target}/.git/lfs/")
+        if found.pushed:
+            lines += self._bring_back_pushed(found, target, is_new=not lines)
+        self._remove(scratch.name)
+        self._add_steps(name, lines)
         self.number += 1
-        self._write(snapshot, found, folder, name)
         return found
 
     def _check_size(self, size: int) -> None:
@@ -117,87 +196,196 @@ class _Salvage:
         if size > (free := disk.f_bavail * disk.f_frsize):
             raise SalvageError(f"{size} bytes of unsaved work do not fit on the disk ({free} bytes free)")
 
-    def _write(self, snapshot: Snapshot, found: UnsavedWork, folder: Path, name: Path) -> None:
+    def _count(self, found: UnsavedWork, name: Path) -> None:
         saved = self.saved
         ignored_names = [str(name / entry) for entry in found.ignored[:_MOST_NAMED]]
-        self.saved = saved = replace(
+        self.saved = replace(
             saved,
             commits=saved.commits + found.commits,
             files=saved.files + found.files,
             ignored=saved.ignored + len(found.ignored),
             ignored_names=(*saved.ignored_names, *ignored_names)[:_MOST_NAMED],
-            tips=(*saved.tips, *found.tips.values()),
+            tips=(*saved.tips, *found.tips.values(), *(f"lfs:{one.oid}" for one in found.lfs)),
+            pushed=(*saved.pushed, *found.pushed),
         )
-        if not found.tips:
-            return
-        folder.mkdir(mode=0o700, exist_ok=True)
-        below = "" if folder == self.results else f"/{folder.name}"
-        target = self.target + below.replace("/", "-")
-        steps = [step.replace("\0", f"\0{below}") for step in snapshot.write(folder, found.tips, target)]
-        heading = [] if name == Path() else [f"# of {str(name)!r}:"]
-        self.saved = replace(saved, restore=(*saved.restore, *heading, *steps))
+        self.kept += found.pushed
 
-    def store(self, state_dir: Path, run_id: str, mirror: Path) -> SavedWork:
+    def _places(self) -> tuple[str, str]:
+        """Return where the shell finds what is saved of the current repository, and where it brings that back."""
+        if not self.number:
+            return '"$saved"', self.target
+        return f'"$saved"/within-{self.number}', f"{self.target}-within-{self.number}"
+
+    def _prove(self, contents: Contents, place: str, target: str, timeout: float) -> Iterator[str]:
+        """Bring a bundle back once; return the commands that do so, or raise GitError if it cannot be brought back."""
+        self._remove(f"repository-{self.number}")  # what it holds is in the bundle; this needs the room
+        folder, name = self._folder(), f"check-{self.number}"
+        keep(self.mirror, self.run_id, contents.borrowed)
+        is_odd = check(contents, folder, self.mirror, self.scratch / name, timeout)
+        self._remove(name)
+        is_shallow = (folder / SHALLOW).exists()
+        return steps(contents, place, target, self._lender(), is_shallow=is_shallow, is_odd=is_odd)
+
+    def _lender(self) -> str:
+        return f"\"$mirror\" '+{refs_for(self.run_id)}:refs/remotes/mirror/*'"
+
+    def _bring_back_pushed(self, found: UnsavedWork, target: str, *, is_new: bool) -> Iterator[str]:
+        yield f"# Upstream had these {len(found.pushed)} as well; they are kept in the mirror, not in the saved work:"
+        if is_new:
+            yield f"git init --quiet {target}"
+        yield f"git -C {target} fetch --quiet {self._lender()}"
+
+    def _save_as_it_is(self, trees: list[Path], error: Exception) -> None:
+        """Save folders of the workspace with everything in them, git folders too."""
+        names = [tree.relative_to(self.workspace) for tree in trees]
+        for name in names:
+            size = measure(self.workspace, *name.parts)
+            self._check_size(size.bytes)
+            self.saved = replace(self.saved, files=self.saved.files + size.files)
+        self._folder().mkdir(mode=0o700, exist_ok=True)
+        lines = self._write_archive(self.workspace, self._places()[0], self.target, trees=names)
+        text = _one_line(f"{names[0]}: {error}")
+        self.saved = replace(self.saved, as_it_was=(*self.saved.as_it_was, text))
+        warning = "# as it was, its git folder too: git there runs the hooks and settings that the agent left"
+        self._add_steps(names[0], [warning, *lines])
+        self.number += 1
+
+    def _write_archive(
+        self, root: Path, place: str, target: str, *, trees: Iterable[Path] = (), files: Iterable[bytes] = ()
+    ) -> list[str]:
+        """Write an archive of some folders and files below a root; return the commands that bring them back."""
+        from daemon.workspaces.salvage.archive import Archive  # noqa: PLC0415 - most workspaces need none
+
+        archive = Archive(self._folder() / _ARCHIVE, root)
+        for tree in trees:
+            archive.add_tree(*tree.parts)
+        for file in files:
+            archive.add_file(Path(os.fsdecode(file)))
+        self.saved = replace(self.saved, tips=(*self.saved.tips, f"sha256:{archive.close()}"))
+        lines = [f"mkdir -p {target} && tar --no-same-owner -C {target} -xf {place}/{_ARCHIVE}"]
+        lines += [f"mv {target}/{name} {target}/{_quoted(to)}" for name, to in reversed(archive.moved)]
+        return lines
+
+    def _add_steps(self, name: Path, lines: list[str]) -> None:
+        heading = [] if name == Path() or not lines else [f"# of {str(name)!r}:"]
+        self.saved = replace(self.saved, restore=(*self.saved.restore, *heading, *lines))
+
+    def _remove(self, name: str) -> None:
+        """Remove a folder in the scratch folder."""
+        remove_temporary(self.state_dir, (ENVIRONMENTS, SCRATCH, self.scratch.name), name)
+
+    def store(self) -> SavedWork:
         """Move the saved work to the run's artifacts and sync it to the disk, unless it is already there."""
-        if not self.saved.restore:
-            return self.saved
-        artifacts = open_path(state_dir, RUNS, run_id, "artifacts", create=True)
+        keep(self.mirror, self.run_id, self.kept)
+        if not any(_files_in(self.results)):
+            return replace(self.saved, restore=self._with_places(None))
+        artifacts = open_path(self.state_dir, RUNS, self.run_id, "artifacts", create=True)
         try:
-            earlier = self._find_earlier(artifacts, mirror)
+            earlier = self._find_earlier(artifacts)
             name = earlier or free_name(artifacts, FOLDER, "-")
             folder = f"artifacts/{name}"
-            path = shlex.quote(str(state_dir / RUNS / run_id / folder))
-            restore = tuple(step.replace("\0", path) for step in self.saved.restore)
-            saved = replace(self.saved, folder=folder, restore=restore)
+            stored = sum(path.lstat().st_size for path in _files_in(self.results))
+            saved = replace(self.saved, folder=folder, stored=stored, restore=self._with_places(folder))
             if earlier is None:
                 self._write_summary(saved)
-                for file in _files(self.results):
-                    _sync(file)
+                for path in _files_and_folders(self.results):
+                    _sync(path)
                 os.rename(self.results, name, dst_dir_fd=artifacts)
                 os.fsync(artifacts)
         finally:
             os.close(artifacts)
         return saved
 
+    def _with_places(self, folder: str | None) -> tuple[str, ...]:
+        """Return the commands, after those that say where things are now."""
+        lines = self.saved.restore
+        places = {"saved": self.state_dir / RUNS / self.run_id / (folder or ""), "mirror": self.mirror}
+        used = [name for name in places if any(f'"${name}"' in line for line in lines)]
+        return (*(f"{name}={shlex.quote(str(places[name]))}" for name in used), *lines)
+
     def _write_summary(self, saved: SavedWork) -> None:
         text = "\n".join([*_readme(saved), ""])
         (self.results / "README.txt").write_text(text, errors="backslashreplace")
         (self.results / _SUMMARY).write_text(json.dumps(asdict(saved), indent=2) + "\n")
 
-    def _find_earlier(self, artifacts: int, mirror: Path) -> str | None:
-        """Return the folder in which an earlier cleanup, which then failed, saved the same work, if git can read it."""
+    def _find_earlier(self, artifacts: int) -> str | None:
+        """Return the folder in which an earlier cleanup, which then failed, saved the same work, if it can be read."""
         for name in sorted(os.listdir(artifacts)):
             if not name.startswith(FOLDER):
                 continue
             folder = Path(f"/proc/{os.getpid()}/fd/{artifacts}") / name
-            bundles = (folder / "work.bundle", *folder.glob("within-*/work.bundle"))
             try:
-                tips = {oid for path in bundles if path.is_file() for oid in self._unbundled(path, mirror)}
-            except GitError:
+                tips = {tip for path in (folder, *folder.glob("within-*")) for tip in self._tips_in(path)}
+            except (GitError, OSError):
                 continue
             if tips >= set(self.saved.tips):
                 return name
         return None
 
-    def _unbundled(self, bundle: Path, mirror: Path) -> list[str]:
+    def _tips_in(self, folder: Path) -> Iterator[str]:
+        """Yield what identifies the saved work of one repository; raise GitError or OSError if it is damaged."""
+        if (folder / BUNDLE).is_file():
+            yield from self._unbundled(folder / BUNDLE)
+        if (folder / _ARCHIVE).is_file():
+            yield f"sha256:{digest_of(folder / _ARCHIVE)}"
+        for path in folder.glob(f"{_LFS}/objects/??/??/*"):
+            if digest_of(path) == path.name:
+                yield f"lfs:{path.name}"
+
+    def _unbundled(self, bundle: Path) -> list[str]:
         """Unpack a bundle into a new repository beside the mirror's objects; return its tips or raise GitError."""
-        folder = self.scratch / f"check-{secrets.token_hex(4)}"
+        folder = self.scratch / f"earlier-{secrets.token_hex(4)}"
         Git(self.git_timeout, self.scratch, isolated=True).run("init", "--quiet", "--bare", "--template=", str(folder))
         git = Git(self.git_timeout, self.scratch, isolated=True, GIT_DIR=str(folder))
-        borrowed = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(mirror / "objects")} if mirror.is_dir() else {}
-        return [line.split()[0] for line in git.text("bundle", "unbundle", str(bundle), **borrowed).splitlines()]
+        borrowed = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(self.mirror / "objects")} if self.mirror.is_dir() else {}
+        try:
+            heads = git.text("bundle", "unbundle", str(bundle), **borrowed).splitlines()
+        finally:
+            self._remove(folder.name)
+        return [line.split()[0] for line in heads]
+
+
+def _refuse_depth() -> NoReturn:
+    raise UnreadableError(f"repositories are nested more than {_DEEPEST} levels deep")
+
+
+def _check_permanent(error: GitError | UnreadableError) -> None:
+    """Raise the error unless it is certain to come again: a full disk, a limit and a missing git may pass."""
+    if isinstance(error, GitError) and (error.is_disk_full or error.code is None or error.code < 0):
+        raise error
 
 
 def _readme(saved: SavedWork) -> Iterator[str]:
     yield f"Saved from a workspace before it was removed: {saved.commits} commits, {saved.files} changed files."
     yield "To restore it, run:"
     yield from (f"  {step}" for step in saved.restore)
+    if saved.as_it_was:
+        yield "Saved as it was, with everything in it, because git cannot read it:"
+        yield from (f"  {text}" for text in saved.as_it_was)
     if saved.ignored:
         yield f"Not saved, because git ignores them: {saved.ignored} entries, among them"
         yield from (f"  {name!r}" for name in saved.ignored_names)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _one_line(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode().replace("\n", "\\n")
+
+
+def _quoted(path: str) -> str:
+    """Return a path quoted for any shell, whatever bytes are in it."""
+    data = os.fsencode(path)
+    if path.isprintable():
+        return shlex.quote(path)
+    octal = "".join(chr(byte) if chr(byte).isalnum() or byte in b"/._-" else f"\\{byte:03o}" for byte in data)
+    return f"\"$(printf '{octal}')\""
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder of our own."""
+    return (path for path in _files_and_folders(folder) if not path.is_dir())
+
+
+def _files_and_folders(folder: Path) -> Iterator[Path]:
     """Yield the files and folders below a folder of our own, and the folder itself."""
     for path, _, names in os.walk(folder):
         yield from (Path(path) / name for name in names)

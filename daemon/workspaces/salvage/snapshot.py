@@ -9,39 +9,50 @@ keeps outside the object store (refs, reflogs, HEAD, the index) is read as plain
 repository. Which work to save is then a question of reachability: everything that a *tip* reaches and that no *safe*
 commit reaches (those of the mirror, and the commit that the run started from). Tips are branches, tags and stashes,
 commits that no ref reaches any more, and commits made here of the files and the indexes as they are on the disk, byte
-for byte. The tips go into a bundle, and the changed files also into a patch.
+for byte. The tips go into a bundle with all that they reach. If that is much, older history is cut off like that of a
+shallow clone, or left to the mirror, which then keeps it as long as the run exists.
 
 Standard library only: the helper process imports this.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.workspaces.git import Git
+from daemon.workspaces.git import Git, GitError
+from daemon.workspaces.salvage.bundle import (
+    BUNDLE,
+    MEMORY_SETTINGS,
+    NO_CONVERSION,
+    SHALLOW,
+    Contents,
+)
+from daemon.workspaces.salvage.lfs import LfsObject, lfs_objects
 from daemon.workspaces.salvage.repository import (
     OID,
     GitFolders,
-    UnreadableError,
     folders_of_objects,
     has_only_network_remotes,
     is_ref_name,
     linked_trees,
     object_stores,
     pseudo_ref_ids,
+    quoted,
     read_file,
     reflog_ids,
     refs_of,
     submodule_repositories,
 )
+from daemon.workspaces.salvage.walk import UnreadableError
 from daemon.workspaces.salvage.working_tree import WorkingTree
 
 _SAVED_BRANCHES = "refs/heads/agentcron/saved"
 _COMMIT = re.compile(rb"^commit ([0-9a-f]+)$", re.MULTILINE)
-_SELF_CONTAINED_MAX = 64 * 1024**2  # bytes of history: a bundle of at most this holds all of it and can be cloned
-_NO_CONVERSION = "* -text !eol -filter -ident -working-tree-encoding\n"
+_SELF_CONTAINED_MAX = 64 * 1024**2  # bytes: a bundle of at most this needs nothing else
+_SPEED = 2 * 1024**2  # bytes per second that git handles at least
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "agentcron",
     "GIT_AUTHOR_EMAIL": "agentcron@localhost",
@@ -60,6 +71,12 @@ class UnsavedWork:
     """Refs that reach something new, with their object ids."""
     commits: int = 0
     files: int = 0
+    aside: list[bytes] = field(default_factory=list)
+    """Changed files that git cannot store, or only with more room than they take."""
+    lfs: list[LfsObject] = field(default_factory=list)
+    """Objects of Git LFS that the remote is not known to have."""
+    pushed: list[str] = field(default_factory=list)
+    """Tips that are not saved because the mirror has them, although the workspace did not start with them."""
     ignored: list[str] = field(default_factory=list)
     repositories: list[tuple[Path, str | None]] = field(default_factory=list)
     """Nested working trees, relative to this one, each with the commit that is recorded for it if it is a submodule."""
@@ -90,16 +107,19 @@ class Snapshot:
         self._base = base
         self._source = source
         self._workspace = workspace
+        self._working_tree = working_tree
+        self.timeout = git_timeout
+        """Seconds that one git command may take; more for much work."""
         self._stores: list[Path] = []
-        folders = {"GIT_DIR": str(scratch), "GIT_WORK_TREE": str(working_tree)}
-        self._git = Git(git_timeout, working_tree, isolated=True, **folders, **_IDENTITY)
+        self._git = self._new_git()
         self._tree = WorkingTree(self._git, working_tree)
         self._head: str | None = None
+        self._branch: str | None = None
+        self._in_mirror: list[str] = []
         self._tips: dict[str, str] = {}
         self._prefix = _SAVED_BRANCHES
         self._fetched: list[str] = []
         self._safe: list[str] = []
-        self._reachable: list[str] = []
 
     def take(self, *, is_own: bool, has_files: bool, check_size: Callable[[int], None]) -> UnsavedWork:
         """Return the work to save; raise UnreadableError, GitError or OSError if it cannot be determined.
@@ -111,29 +131,57 @@ class Snapshot:
         self._safe = self._find_safe(is_own=is_own)
         found = UnsavedWork(commits=self._count("--count"))
         size = self._count("--objects", "--disk-usage") if found.commits else 0
+        known, found.lfs = self._lfs_objects()
+        size += sum(one.size for one in found.lfs)
         changed: list[bytes] = []
         if has_files:
-            changed, found.repositories = self._tree.changed(self._head, self._existing_base(), self._index())
+            changed, found.repositories = self._tree.changed(self._head, self._existing_base(), self._index(), known)
             size += sum(self._tree.size(name) for name in changed)
         check_size(size)
+        self.timeout += size / _SPEED
+        self._git = self._new_git()
         found.files = len(changed)
+        found.aside = [name for name in changed if self._tree.goes_aside(name)]
+        changed = [name for name in changed if name not in set(found.aside)]
         found.modules = list(submodule_repositories(self._source.common)) if self._source is not None else []
         if has_files:
             self._commit_files(changed)
             self._commit_indexes()
             found.ignored = [os.fsdecode(name) for name in self._tree.ignored()]
         found.tips = self._new_tips()
+        found.pushed = self._pushed(found.tips) if is_own else []
+        if not found.tips and self._head is not None and (found.aside or found.lfs):
+            found.tips = {f"{self._prefix}/head": self._head}
         return found
 
-    def write(self, folder: Path, tips: dict[str, str], target: str) -> Iterator[str]:
-        """Write a bundle and a patch into a folder; yield the shell commands that restore the work as `target`.
+    def write(self, folder: Path, tips: dict[str, str], *, has_lfs: bool) -> Contents:
+        """Write a bundle of some tips into a folder; return what it holds."""
+        files = f"{self._prefix}/files"
+        branch = self._branch if self._branch and is_ref_name(self._branch) and self._branch.isprintable() else None
+        if self._head is not None and self._head not in tips.values():
+            tips = {**tips, f"{self._prefix}/head": self._head}
+        borrowed = self._write_bundle(folder, tips)
+        between = (self._head, tips[files]) if self._head is not None and files in tips else None
+        return Contents(
+            {name: oid for name, oid in tips.items() if oid not in borrowed},
+            self._head,
+            shlex.quote(branch.removeprefix("refs/heads/")) if branch else None,
+            files if files in tips else None,
+            self._differs(between, "D"),
+            self._differs(between, "d"),
+            borrowed,
+            is_sha256=self._is_sha256(),
+            has_lfs=has_lfs,
+        )
 
-        A NUL in a command stands for the path of the folder, which is known only later.
-        """
-        has_patch = f"{self._prefix}/files" in self._tips
-        yield from self._write_bundle(folder, tips, target, raw_files=has_patch)
-        if has_patch:
-            yield from self._write_patch(folder, target)
+    def _differs(self, commits: tuple[str, str] | None, kind: str) -> bool:
+        """Return whether a commit has changes of one kind (git-diff-tree(1), --diff-filter), compared with another."""
+        options = ("-r", "-z", "--name-only", f"--diff-filter={kind}")
+        return commits is not None and bool(self._git.names("diff-tree", *options, *commits))
+
+    def _new_git(self) -> Git:
+        folders = {"GIT_DIR": str(self.scratch), "GIT_WORK_TREE": str(self._working_tree)}
+        return Git(self.timeout, self._working_tree, isolated=True, **folders, **_IDENTITY)
 
     def _set_up(self) -> None:
         """Make the scratch repository: borrowed objects of workspace and mirror, and a configuration of our own."""
@@ -143,14 +191,26 @@ class Snapshot:
         self._stores = self._borrow_objects(self._source) if self._source is not None else []
         extensions = "[extensions]\n\tobjectFormat = sha256\n" if self._is_sha256() else ""
         version = 1 if extensions else 0
-        (self.scratch / "config").write_text(f"[core]\n\trepositoryformatversion = {version}\n{extensions}")
+        format_version = f"[core]\n\trepositoryformatversion = {version}\n"
+        (self.scratch / "config").write_text(f"{format_version}{extensions}{MEMORY_SETTINGS}")
         stores = self._stores + ([self._mirror / "objects"] if self._mirror is not None else [])
-        alternates = b"".join(_quoted(store) + b"\n" for store in stores)
+        alternates = b"".join(quoted(store) + b"\n" for store in stores)
         (self.scratch / "objects" / "info" / "alternates").write_bytes(alternates)
         shallow = read_file(self._source.common / "shallow") if self._source else None
         if shallow is not None:
-            (self.scratch / "shallow").write_bytes(shallow)
+            (self.scratch / SHALLOW).write_bytes(shallow)
         self._read_refs()
+        if shallow is not None:
+            self._deepen(shallow)
+
+    def _deepen(self, shallow: bytes) -> None:
+        """Ignore that history is cut off if all of it is there, as after a shallow fetch into a full clone."""
+        (self.scratch / SHALLOW).unlink()
+        revisions = _revisions(self._tips.values())
+        try:
+            self._git.run("rev-list", "--count", "--stdin", stdin=revisions)
+        except GitError:
+            (self.scratch / SHALLOW).write_bytes(shallow)
 
     def _borrow_objects(self, source: GitFolders) -> list[Path]:
         """Make a folder of links for each object store of a repository; return these folders."""
@@ -178,7 +238,8 @@ class Snapshot:
         refs = refs_of(source.common)
         head = (read_file(source.own / "HEAD") or b"").strip()
         if head.startswith(b"ref: "):
-            oid = refs.get(os.fsdecode(head[5:]))
+            self._branch = os.fsdecode(head[5:])
+            oid = refs.get(self._branch)
         else:
             oid = head.decode(errors="replace") if OID.fullmatch(head) else None
         wanted = {name: oid for name, oid in refs.items() if not name.startswith("refs/remotes/")}
@@ -236,12 +297,43 @@ class Snapshot:
         return _read_kinds(self._git.run("cat-file", "--batch-check", stdin=_revisions(oids)))
 
     def _find_safe(self, *, is_own: bool) -> list[str]:
-        """Return the commits and tags that are safe elsewhere; set `_reachable` to those that can be fetched."""
+        """Return the commits and tags that are safe elsewhere; set `_in_mirror` to those that the mirror has."""
         known = [] if is_own else list(self._fetched)
         if self._mirror is not None:
-            known += self._git.text("for-each-ref", "--format=%(objectname)", GIT_DIR=str(self._mirror)).split()
-        self._reachable = self._existing(known)
+            mirror = self._git.text("for-each-ref", "--format=%(objectname)", GIT_DIR=str(self._mirror)).split()
+            self._in_mirror = self._existing(mirror)
+            known += mirror
         return self._existing([*known, *([self._base] if self._base else [])])
+
+    def _lfs_objects(self) -> tuple[set[str], list[LfsObject]]:
+        """Return the ids of the objects of Git LFS that are here, and those objects that the remote may not have.
+
+        It certainly has those of the commit that the workspace started from, because they were fetched with it.
+        """
+        if self._source is None:
+            return set(), []
+        found = lfs_objects(self._source.common, self._workspace)
+        if not found:
+            return set(), []
+        base = self._existing_base()
+        upstream = [base] if base is not None else self._fetched
+        known: set[str] = set()
+        for commit in upstream:
+            entries = self._git.names("ls-tree", "-r", "-z", f"{commit}^{{tree}}")
+            known |= {entry.split(None, 3)[2].decode() for entry in entries}
+        is_sha256 = self._is_sha256()
+        unsaved = [one for one in found if one.pointer_id(sha256=is_sha256) not in known]
+        return {one.oid for one in found}, unsaved
+
+    def _pushed(self, saved: Mapping[str, str]) -> list[str]:
+        """Return the tips that are in the mirror and that the workspace did not start with."""
+        tips = {tip for tip in self._tips.values() if tip not in saved.values()}
+        if self._mirror is None or not tips:
+            return []
+        base = [oid for oid in (self._existing_base(),) if oid is not None]
+        since = set(self._git.run("rev-list", "--stdin", stdin=_revisions(tips, base)).decode().split())
+        kinds = dict(self._kinds(tips))
+        return [tip for tip in tips if tip in since or (kinds.get(tip) == "tag" and tip not in base)]
 
     def _index(self) -> Path | None:
         """Return a copy of the workspace's index, None if there is none."""
@@ -262,7 +354,7 @@ class Snapshot:
         """Make a commit of the changed files, byte for byte, without any conversion."""
         if not changed:
             return
-        (self.scratch / "info" / "attributes").write_text(_NO_CONVERSION)
+        (self.scratch / "info" / "attributes").write_text(f"{NO_CONVERSION}\n")
         absent = {name for name in changed if self._tree.is_not_storable(name)}
         for names, how in ((absent, "--force-remove"), ([name for name in changed if name not in absent], "--remove")):
             stdin = b"".join(name + b"\0" for name in names)
@@ -319,42 +411,48 @@ class Snapshot:
         new |= {oid for oid, kind in self._kinds(candidates.values()) if kind == "tag"}
         return {name: tip for name, tip in candidates.items() if tip in new}
 
-    def _write_bundle(self, folder: Path, tips: dict[str, str], target: str, *, raw_files: bool) -> Iterator[str]:
+    def _write_bundle(self, folder: Path, tips: dict[str, str]) -> list[str]:
+        """Write a bundle of some refs; return the commits that whoever brings it back must have."""
         git = self._git
         refs = b"".join(b"create %s\0%s\0" % (os.fsencode(name), tip.encode()) for name, tip in tips.items())
         git.run("update-ref", "-z", "--stdin", stdin=refs)
-        if self._head is not None and self._head in tips.values():
+        excluded = self._limit_history(list(tips.values()))
+        names = [name for name, tip in tips.items() if tip not in excluded]
+        if self._head is not None:
             git.run("update-ref", "--no-deref", "HEAD", self._head)
-            names = ["HEAD", *tips]
-        else:
-            names = list(tips)
-        history = git.run("rev-list", "--objects", "--disk-usage", "--stdin", stdin=_revisions(tips.values()))
-        is_self_contained = int(history) <= _SELF_CONTAINED_MAX
-        excluded = [] if is_self_contained else [f"^{oid}" for oid in self._reachable or self._safe]
-        bundle = folder / "work.bundle"
-        stdin = b"".join(os.fsencode(word) + b"\n" for word in [*names, *excluded])
-        git.run("bundle", "create", "--quiet", str(bundle), "--stdin", stdin=stdin)
-        git.run("bundle", "verify", "--quiet", str(bundle))
-        clone = "git clone --no-checkout" if raw_files else "git clone"
-        if is_self_contained:
-            yield f"{clone} \0/work.bundle {target}"
-        else:
-            yield f"{clone} THE_REPOSITORY {target}"
-            yield f"git -C {target} fetch \0/work.bundle '+refs/heads/*:refs/remotes/saved/*'"
-        if raw_files:  # the files were saved byte for byte, so git must not convert them
-            yield f"echo '{_NO_CONVERSION.strip()}' >> {target}/.git/info/attributes"
-        yield f"git -C {target} branch -r"
+            names += ["HEAD"] if self._head not in excluded else []
+        stdin = b"".join(os.fsencode(word) + b"\n" for word in [*names, *(f"^{oid}" for oid in excluded)])
+        git.run("bundle", "create", "--quiet", str(folder / BUNDLE), "--stdin", stdin=stdin)
+        if (self.scratch / SHALLOW).exists():
+            (folder / SHALLOW).write_bytes((self.scratch / SHALLOW).read_bytes())
+        return excluded
 
-    def _write_patch(self, folder: Path, target: str) -> Iterator[str]:
-        """Write a patch from HEAD to the changed files; yield the commands that apply it."""
-        git = self._git
-        before = self._head or git.run("hash-object", "-t", "tree", "-w", "--stdin", stdin=b"").decode().strip()
-        after = self._tips[f"{self._prefix}/files"]
-        options = ("--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color")
-        git.run("diff-tree", "-p", *options, f"--output={folder / 'work.patch'}", before, after)
-        if self._head:
-            yield f"git -C {target} checkout {self._head}"
-        yield f"git -C {target} apply --binary \0/work.patch"
+    def _limit_history(self, tips: list[str]) -> list[str]:
+        """Return the commits to leave out of a bundle with what they reach, because the mirror can keep them.
+
+        There are none if the whole history is short. Without a mirror, make a long history shallow.
+        """
+        if self._disk_usage(tips) <= _SELF_CONTAINED_MAX:
+            return []
+        lent = self._boundary(tips, self._in_mirror)
+        if lent:
+            return lent
+        boundary = self._boundary(tips, self._safe)
+        with (self.scratch / SHALLOW).open("a") as shallow:
+            shallow.writelines(f"{oid}\n" for oid in boundary)
+        return []
+
+    def _boundary(self, tips: list[str], safe: list[str]) -> list[str]:
+        """Return the newest commits that safe ones reach: the parents of new ones, and the tips that are not new."""
+        if not safe:
+            return []
+        lines = self._git.run("rev-list", "--boundary", "--stdin", stdin=_revisions(tips, safe)).decode().split()
+        known = [oid for oid, kind in self._kinds(tips) if kind == "commit" and oid not in lines]
+        return list(dict.fromkeys([*(line[1:] for line in lines if line.startswith("-")), *known]))
+
+    def _disk_usage(self, tips: list[str]) -> int:
+        stdin = _revisions(tips)
+        return int(self._git.run("rev-list", "--objects", "--disk-usage", "--stdin", stdin=stdin).decode())
 
 
 def _commits_in(git: Git, objects: Path) -> set[str]:
@@ -375,12 +473,6 @@ def _read_kinds(output: bytes) -> Iterator[tuple[str, str]]:
 def _revisions(oids: Iterable[str], excluded: Iterable[str] = ()) -> bytes:
     """Return standard input for git that selects what some ids reach and others do not (git-rev-list(1), --stdin)."""
     return "".join([*(f"{oid}\n" for oid in oids), *(f"^{oid}\n" for oid in excluded)]).encode()
-
-
-def _quoted(path: Path) -> bytes:
-    """Return a path quoted for `objects/info/alternates`, whatever bytes are in it (gitrepository-layout(5))."""
-    escaped = (b"\\%03o" % byte if byte < 32 or byte in b'"\\' else bytes([byte]) for byte in os.fsencode(path))  # noqa: PLR2004
-    return b'"' + b"".join(escaped) + b'"'
 
 
 def _is_empty(tree: str) -> bool:

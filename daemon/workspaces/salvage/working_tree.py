@@ -4,13 +4,19 @@ Standard library only: the helper process imports this.
 """
 
 import os
+import re
 import stat
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from daemon.workspaces.git import Git
+from daemon.workspaces.salvage.lfs import LARGEST_POINTER, content_id, pointer_in
 from daemon.workspaces.salvage.repository import repositories_below
+from daemon.workspaces.salvage.walk import room_of
 
 _GITLINK = b"160000"
+_HEADER = re.compile(rb"([0-9a-f]+) (\w+) ([0-9]+)\n")
+_MOST_HOLES = 16 * 1024**2  # bytes of holes in a file that git may store, which would fill them with zeros
 
 
 class WorkingTree:
@@ -21,12 +27,13 @@ class WorkingTree:
         self._root = root
 
     def changed(
-        self, head: str | None, base: str | None, index: Path | None
+        self, head: str | None, base: str | None, index: Path | None, lfs: Collection[str]
     ) -> tuple[list[bytes], list[tuple[Path, str | None]]]:
         """Return the files that differ from HEAD or are new, and the nested working trees.
 
         A nested working tree is a path and, for a submodule, the commit that `base` records for it. `base` is a commit
-        that is safe elsewhere, and so are those that it records; `index` is a copy of the workspace's own index.
+        that is safe elsewhere, and so are those that it records; `index` is a copy of the workspace's own index. `lfs`
+        are the objects of Git LFS that are here: a file whose content is that of its pointer has not changed.
         """
         git = self._git
         repositories = list(repositories_below(self._root))  # raises where git would hang
@@ -34,7 +41,10 @@ class WorkingTree:
         git.succeeds("update-index", "-q", "--really-refresh", "--ignore-submodules")  # it fails if files differ
         skipped = self._skipped(index)
         differing = git.names("diff-files", "-z", "--name-only", "--ignore-submodules=all")
-        changed = [name for name in differing if name not in skipped or self._is_file(name)]
+        filled = set(self._filled_pointers(differing)) if lfs else set()
+        changed = [
+            name for name in differing if (name not in skipped or self._is_file(name)) and filled.isdisjoint({name})
+        ]
         nested: list[tuple[Path, str | None]] = []
         recorded = self._recorded(base)
         for entry in git.names("ls-files", "-z", "--stage"):
@@ -44,10 +54,37 @@ class WorkingTree:
             elif kind.startswith(_GITLINK) and self._is_file(name):
                 changed.append(name)
         others = git.names("ls-files", "-z", "--others", "--exclude-standard")
-        changed += [name for name in others if not name.endswith(b"/")]
+        inner = {os.fsencode(path) for path in repositories}  # git lists the files of those that it cannot read
+        changed += [name for name in others if not name.endswith(b"/") and not (inner and _is_within(name, inner))]
         known = {path for path, _ in nested}
         nested += [(path, None) for path in repositories if path not in known]
         return list(dict.fromkeys([*changed, *self._staged(index)])), nested
+
+    def _filled_pointers(self, names: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the files whose content is what their pointers of Git LFS in the index name."""
+        entries = (entry.partition(b"\t") for entry in self._git.names("ls-files", "-z", "--stage"))
+        blobs = {name: kind.split()[1] for kind, _, name in entries if not kind.startswith(_GITLINK)}
+        wanted = [name for name in names if name in blobs and self._is_file(name)]
+        pointers = self._pointers({blobs[name] for name in wanted})
+        for name in wanted:
+            oid = pointers.get(blobs[name])
+            path = os.path.join(os.fsencode(self._root), name)
+            if oid is not None and not os.path.islink(path) and content_id(path) == oid:
+                yield name
+
+    def _pointers(self, blobs: Collection[bytes]) -> dict[bytes, str]:
+        """Return those blobs that are pointers of Git LFS, with the objects that they name."""
+        ids = b"".join(blob + b"\n" for blob in sorted(blobs))
+        checked = (line.split() for line in self._git.run("cat-file", "--batch-check", stdin=ids).splitlines())
+        small = [words[0] for words in checked if len(words) == 3 and int(words[2]) <= LARGEST_POINTER]  # noqa: PLR2004
+        data = self._git.run("cat-file", "--batch", stdin=b"".join(blob + b"\n" for blob in small))
+        found, at = {}, 0
+        while header := _HEADER.match(data, at):
+            begin = header.end()
+            at = begin + int(header[3]) + 1
+            if oid := pointer_in(data[begin : at - 1]):
+                found[header[1]] = oid
+        return found
 
     def _recorded(self, base: str | None) -> dict[bytes, str]:
         """Return the commits that a commit records for its submodules."""
@@ -75,11 +112,8 @@ class WorkingTree:
         return [name for name in staged if name not in known and self._is_file(name)]
 
     def _is_file(self, name: bytes) -> bool:
-        try:
-            found = os.lstat(os.path.join(os.fsencode(self._root), name))
-        except OSError:
-            return False
-        return stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)
+        found = self._lstat(name)
+        return found is not None and (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode))
 
     def is_not_storable(self, name: bytes) -> bool:
         """Return whether git stores nothing under a name: it is a pipe or the like, or leads through a link."""
@@ -89,13 +123,32 @@ class WorkingTree:
             os.path.lexists(os.path.join(root, name)) and not self._is_file(name)
         )
 
+    def goes_aside(self, name: bytes) -> bool:
+        """Return whether git refuses the name of a file, or would store a large one with its holes filled."""
+        if any(part.lower() == b".git" for part in name.split(b"/")):
+            return True
+        found = self._lstat(name)
+        return found is not None and found.st_size - room_of(found) > _MOST_HOLES
+
     def size(self, name: bytes) -> int:
-        """Return the bytes of a file."""
-        try:
-            return os.lstat(os.path.join(os.fsencode(self._root), name)).st_size
-        except OSError:  # it was deleted
+        """Return the bytes that a file takes when it is saved."""
+        found = self._lstat(name)
+        if found is None:  # it was deleted
             return 0
+        return room_of(found) if self.goes_aside(name) else found.st_size
+
+    def _lstat(self, name: bytes) -> os.stat_result | None:
+        try:
+            return os.lstat(os.path.join(os.fsencode(self._root), name))
+        except OSError:
+            return None
 
     def ignored(self) -> list[bytes]:
         """Return the entries that git ignores; of a folder that it ignores as a whole, only the folder's name."""
         return self._git.names("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
+
+
+def _is_within(name: bytes, folders: Collection[bytes]) -> bool:
+    """Return whether a file is in one of some folders."""
+    parts = name.split(b"/")
+    return any(b"/".join(parts[:count]) in folders for count in range(1, len(parts)))

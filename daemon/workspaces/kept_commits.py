@@ -1,0 +1,52 @@
+"""Commits that the mirror of an environment keeps for a run, even if they disappear upstream.
+
+What a run pushed is not saved from its workspace as long as the mirror has it, so the mirror must not lose it before
+the run is deleted: it gets a ref outside those that a fetch changes. Standard library only: the helper process imports
+this.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from daemon.workspaces.git import Git, GitError
+from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
+
+_RUNS = "refs/agentcron/runs"
+_TIMEOUT = 600.0  # seconds
+
+
+def refs_for(run_id: str) -> str:
+    """Return the pattern of the refs that are kept for a run."""
+    return f"{_RUNS}/{run_id}/*"
+
+
+def keep(mirror: Path, run_id: str, oids: Iterable[str]) -> None:
+    """Keep commits or tags in a mirror; raise GitError if it does not have one of them."""
+    commands = "".join(f"update {_RUNS}/{run_id}/{oid} {oid}\n" for oid in sorted(set(oids)))
+    if commands:
+        _git(mirror).run("update-ref", "--stdin", stdin=commands.encode())
+
+
+def forget(state_dir: Path, without_row: Callable[[list[str]], list[str]], log: Callable[[str], None]) -> None:
+    """Forget what mirrors keep for runs that do not exist any more; `without_row` returns these among some runs."""
+    for mirror in sorted((state_dir / ENVIRONMENTS).glob(f"*/{MIRROR}")):
+        try:
+            _forget(mirror, without_row)
+        except GitError as error:
+            log(f"[retention] ERROR: Cannot delete refs of deleted runs in {mirror}: {error}")
+
+
+def _forget(mirror: Path, without_row: Callable[[list[str]], list[str]]) -> None:
+    if not (mirror / "HEAD").is_file():
+        return
+    refs: dict[str, list[str]] = {}
+    for ref in _git(mirror).text("for-each-ref", "--format=%(refname)", f"{_RUNS}/").splitlines():
+        refs.setdefault(ref.split("/")[3], []).append(ref)
+    gone = without_row(list(refs)) if refs else []
+    commands = "".join(f"delete {ref}\n" for run in gone for ref in refs[run])
+    if commands:
+        _git(mirror).run("update-ref", "--stdin", stdin=commands.encode())
+
+
+def _git(mirror: Path) -> Git:
+    return Git(_TIMEOUT, mirror.parent, isolated=True, GIT_DIR=str(mirror))
