@@ -289,3 +289,11 @@ def test_a_lock_dated_in_the_future_is_not_waited_for(site: GitSite) -> None:
     os.utime(lock, (4e9, 4e9))
     site.prepare(2)
     assert not lock.exists()
+
+
+def test_a_clone_has_the_empty_folders_that_scripts_expect(site: GitSite) -> None:
+    place = site.prepare()
+    (place / ".git/info/exclude").write_text(".cache\n")
+    (place / ".git/hooks/pre-commit").write_text("#!/bin/sh\nexit 1\n")
+    (place / ".cache").write_text("ignored\n")
+    assert git(place, "status", "--porcelain") == ""
