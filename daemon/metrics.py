@@ -67,6 +67,9 @@ class Metrics:
         self._bytes = self._gauge(
             "workspace_bytes", "Bytes in workspaces when last measured, by environment.", "environment"
         )
+        self._saved = self._gauge(
+            "saved_work_bytes", "Bytes of work that was saved from workspaces, by environment.", "environment"
+        )
         self._sweeps = self._counter("retention_sweeps", "Retention sweeps, by result.", "result")
         self._deleted = self._counter("retention_deleted", "Rows and folders that retention deleted, by kind.", "kind")
         self._problems = self._gauge("problems", "Things that fail at the moment and are retried, by part.", "part")
@@ -157,18 +160,23 @@ class Metrics:
         self,
         active: dict[str, int],
         workspaces: dict[str, tuple[int, int]],
+        saved: dict[str, tuple[int, int]],
         problems: Mapping[str, int],
         visible: Visible | None = None,
     ) -> bytes:
         """Return all metrics in the Prometheus text format; those of agents and environments only if visible.
 
         `active` is the number of active runs by status, `workspaces` the number of workspaces and their bytes by
-        environment, `problems` the number of current problems by part of the daemon. Without `visible` everything is.
+        environment, `saved` the number of runs with saved work and its bytes by environment, `problems` the number
+        of current problems by part of the daemon. Without `visible` everything is.
         """
         self._problems.clear()
         for part, count in problems.items():
             self._problems.labels(part).set(count)
         self._workspaces.clear()
+        self._saved.clear()
+        for environment, (_, size) in saved.items():
+            self._saved.labels(environment).set(size)
         self._bytes.clear()
         for environment, (count, size) in workspaces.items():
             self._workspaces.labels(environment).set(count)

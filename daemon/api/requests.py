@@ -138,6 +138,13 @@ class CleanRequest(Shape):
     dry_run: bool = False
 
 
+class DiscardRequest(Shape):
+    """Whether the work in a workspace is lost instead of saved; a dry run only reports what would be lost."""
+
+    without_saving: bool = False
+    dry_run: bool = False
+
+
 class RetentionRequest(Shape):
     """Whether the sweep deletes, or only reports what it would delete."""
 

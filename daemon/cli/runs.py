@@ -87,12 +87,14 @@ def show(context: typer.Context, run: RunNumber, json: Json = False) -> None:
     """Show a run with its steps and events."""
     from daemon.cli.locate import find_daemon
     from daemon.cli.offline import document, run_numbered
+    from daemon.config.paths import state_dir
     from daemon.units import format_size
     from daemon.views.runs import run_details
 
     config = find_daemon(context.obj)
+    folder = state_dir(config)
     details = document(
-        config, lambda connection: run_details(connection, run_numbered(connection, run)), f"/runs/{run}"
+        config, lambda connection: run_details(connection, run_numbered(connection, run), folder), f"/runs/{run}"
     )
     if json:
         print_json(details)
@@ -152,6 +154,7 @@ def _workspace_facts(workspace: dict[str, Any] | None) -> list[tuple[str, object
     facts += [("base commit", workspace["base"]), ("not removed", workspace["note"])]
     if saved is not None:
         facts.append(("saved work", f"{plural(saved['commits'], 'commit')}, {plural(saved['files'], 'changed file')}"))
+        facts += [("saved as it was", text) for text in saved.get("as_it_was", ())]  # not in rows of earlier versions
     if saved is not None and saved["ignored"]:
         names = ", ".join(saved["ignored_names"][:5])
         facts.append(("not saved", f"ignored by git ({saved['ignored']}): {names}"))

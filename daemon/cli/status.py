@@ -29,7 +29,7 @@ def print_status(view: dict[str, Any], zone: str) -> None:
             ("waiting", plural(view["pending"], "run")),
             ("cost today", None if cost is None else f"{cost:.2f} USD"),
             ("tokens today", view["tokens_today"] or None),
-            ("disk", f"{disk['used']} used by the database, {disk['free']} free"),
+            ("disk", _disk(disk)),
         )
     )
     _print_problems(view.get("problems", []), zone)  # not sent by daemons of earlier versions
@@ -62,6 +62,12 @@ def _of_all(view: dict[str, Any], key: str) -> str:
     """Return how many entries of a part there are if the daemon sent only some of them."""
     shown, total = len(view[key]), view.get(f"{key}_total", 0)  # not sent by daemons of earlier versions
     return f", {shown} of {total}" if total > shown else ""
+
+
+def _disk(disk: dict[str, str]) -> str:
+    saved = disk.get("saved_work")  # not sent by daemons of earlier versions
+    by_saved = f", {saved} by saved work" if saved is not None else ""
+    return f"{disk['used']} used by the database{by_saved}, {disk['free']} free"
 
 
 def _describe(daemon: dict[str, Any]) -> str:

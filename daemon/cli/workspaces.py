@@ -15,6 +15,7 @@ app = CommandGroup(
     help="List, clean up and keep the private git clones of runs.", epilog="Example: agentcron workspaces list"
 )
 _BAR_WIDTH = 20  # characters
+_MOST_NAMED = 10  # repositories
 _TIMEOUT = 3600.0  # seconds; a large workspace takes long to save and remove
 
 
@@ -41,7 +42,7 @@ def list_command(context: typer.Context, json: Json = False) -> None:
     if view["environments"]:
         print()
         print_table(
-            ("environment", "workspaces", "used", "quota", ""),
+            ("environment", "workspaces", "used", "saved work", "quota", ""),
             ([one["environment"], one["workspaces"], *_usage(one)] for one in view["environments"]),
             empty="",
         )
@@ -67,11 +68,13 @@ def _age(seconds: int | None) -> str:
 
 
 def _usage(environment: dict[str, Any]) -> list[str]:
-    used, quota = environment["bytes"], environment["quota"]
+    saved = environment.get("saved_bytes", 0)  # not sent by daemons of earlier versions
+    sizes, quota = [_size(environment["bytes"]), _size(saved)], environment["quota"]
     if not quota:
-        return [_size(used), "none", ""]
-    filled = min(_BAR_WIDTH, round(_BAR_WIDTH * used / quota))
-    return [_size(used), _size(quota), f"{'█' * filled}{'░' * (_BAR_WIDTH - filled)} {used / quota:.0%}"]
+        return [*sizes, "none", ""]
+    part = (environment["bytes"] + saved) / quota
+    filled = min(_BAR_WIDTH, round(_BAR_WIDTH * part))
+    return [*sizes, _size(quota), f"{'█' * filled}{'░' * (_BAR_WIDTH - filled)} {part:.0%}"]
 
 
 @app.command(epilog="Example: agentcron workspaces clean --older-than 2h --dry-run")
@@ -109,12 +112,29 @@ def clean(
 
 
 @app.command(epilog="Example: agentcron workspaces discard 42")
-def discard(context: typer.Context, run: RunNumber, json: Json = False) -> None:
+def discard(
+    context: typer.Context,
+    run: RunNumber,
+    without_saving: Annotated[
+        bool, typer.Option("--without-saving", help="Lose what exists only in the workspace, after a question.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before work is lost.")] = False,
+    json: Json = False,
+) -> None:
     """Remove the workspace of a run that has ended.
 
     Work that exists only in the workspace is saved with the artifacts of the run first.
     """
-    view = _client(context).ask("POST", f"/workspaces/{run}/discard")
+    client = _client(context)
+    if without_saving and not yes:
+        lost = client.ask("POST", f"/workspaces/{run}/discard", {"without_saving": True, "dry_run": True})["lost"]
+        typer.echo(_loss(run, lost), err=True)
+        typer.confirm("Remove it without saving anything?", abort=True, err=True)
+    body = {"without_saving": True} if without_saving else None
+    view = client.ask("POST", f"/workspaces/{run}/discard", body)
+    if without_saving:
+        tell(view, f"Removed the workspace of run {run}; its work is lost.", json=json)
+        return
     tell(view, f"Removed the workspace of run {run}; `agentcron runs show {run}` shows the saved work.", json=json)
 
 
@@ -130,6 +150,23 @@ def unkeep(context: typer.Context, run: RunNumber, json: Json = False) -> None:
     """Let cleanup remove a workspace again."""
     view = _client(context).ask("POST", f"/workspaces/{run}/unkeep")
     tell(view, f"No longer keeping the workspace of run {run}: {view['reason']}.", json=json)
+
+
+def _loss(run: int, lost: dict[str, Any]) -> str:
+    """Return what is lost with a workspace, for the person who is about to lose it."""
+    from daemon.text import escape, plural
+
+    repositories = lost["repositories"]
+    lines = [
+        f"The workspace of run {run} is {lost['path']}: {plural(lost['files'], 'file')}, {_size(lost['bytes'])}.",
+        "Everything in it that exists nowhere else is lost for ever: commits that were not pushed, changed and new",
+        "files, stashes, and the objects of Git LFS.",
+    ]
+    if repositories:
+        names = ", ".join(escape(name) for name in repositories[:_MOST_NAMED])
+        more = ", ..." if len(repositories) > _MOST_NAMED else ""
+        lines.append(f"It holds git repositories in {plural(len(repositories), 'folder')}: {names}{more}")
+    return "\n".join(lines)
 
 
 def _client(context: typer.Context) -> "Client":

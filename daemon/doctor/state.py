@@ -12,6 +12,7 @@ from daemon.agents.process.launcher import living_supervisors
 from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
+from daemon.doctor.workspaces import check_workspaces
 from daemon.errors import NewerSchemaError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, LOCK, STATE_FOLDERS, WITNESS
 from daemon.runs.folder import NUMBER, runs_with_folders
@@ -162,6 +163,7 @@ def _check_orphans(folder: Path) -> Iterator[Finding]:
     with contextlib.closing(open_to_read(folder / DATABASE)) as connection:
         active = set(active_runs(Transaction(connection)))
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
+        yield from check_workspaces(connection, folder)
     still = living_supervisors(folder)  # one that has just ended is not an orphan
     for run, pid in supervisors.items():
         if run not in active and still.get(run) == pid:

@@ -32,6 +32,7 @@ from daemon.store.workspaces import (
     get_workspace,
     mark_removed,
     present_workspaces,
+    saved_work,
     set_bytes,
     set_kept,
     set_note,
@@ -39,7 +40,14 @@ from daemon.store.workspaces import (
 from daemon.text import plural
 from daemon.units import format_size
 from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError, workspace_helper
-from daemon.workspaces.jobs import CleanedWorkspace, CleanWorkspace, MeasureWorkspaces, QuarantineWorkspace
+from daemon.workspaces.jobs import (
+    CleanedWorkspace,
+    CleanWorkspace,
+    ExamineWorkspace,
+    MeasureWorkspaces,
+    QuarantineWorkspace,
+    WorkspaceContents,
+)
 from daemon.workspaces.layout import ENVIRONMENTS, RUNS, workspace_path
 from daemon.workspaces.pipe import LARGEST
 from daemon.workspaces.removal import TRASH
@@ -48,6 +56,16 @@ T = TypeVar("T")
 _LOG = structlog.get_logger()
 _PART, _SWEEP = "cleanup", "sweep"
 _DELAY = 1.0  # seconds from the end of a run to the sweep, so that runs that end together need only one
+
+
+@dataclass(frozen=True)
+class Unsaved:
+    """The decision of a person to remove a workspace without saving its work."""
+
+    by: str
+    """Who decided."""
+    text: str
+    """What is lost."""
 
 
 @dataclass
@@ -127,8 +145,7 @@ class Cleanup:
         """
         result = CleanupResult(dry_run=dry_run)
         if dry_run:
-            present = await self._home.database.read(present_workspaces)
-            result.removed = [workspace.run_id for workspace in self._removable(present, older_than)]
+            result.removed = [workspace.run_id for workspace in await self._now_removable(older_than, ())]
             return result
         async with self._one_at_a_time:
             self._failed = set()
@@ -154,7 +171,9 @@ class Cleanup:
         return result
 
     async def _now_removable(self, older_than: timedelta | None, failed: Collection[int]) -> list[Workspace]:
-        return self._removable(await self._home.database.read(present_workspaces), older_than, failed)
+        present = await self._home.database.read(present_workspaces)
+        saved = await self._home.database.read(saved_work)
+        return self._removable(present, {name: size for name, (_, size) in saved.items()}, older_than, failed)
 
     def _has_folders(self) -> bool:
         """Return whether there may be workspaces or trash on disk that the database does not know."""
@@ -162,9 +181,16 @@ class Cleanup:
         return any(place.is_dir() and any(place.iterdir()) for place in places)
 
     def _removable(
-        self, present: Iterable[Workspace], older_than: timedelta | None, failed: Collection[int] = ()
+        self,
+        present: Iterable[Workspace],
+        saved: Mapping[str, int],
+        older_than: timedelta | None,
+        failed: Collection[int],
     ) -> list[Workspace]:
-        """Return the workspaces to remove now, oldest first, without those whose removal failed."""
+        """Return the workspaces to remove now, oldest first, without those whose removal failed.
+
+        `saved` are the bytes of saved work by environment, which count for its quota.
+        """
         found: list[Workspace] = []
         for name, group in by_environment(present).items():
             policy = policy_of(self._live.config, name)
@@ -173,24 +199,26 @@ class Cleanup:
                 decisions[run] = replace(decisions[run], may_go=False, due=False)
             due = {run for run, decision in decisions.items() if decision.due}
             rest = {one.run_id: one.bytes or 0 for one in group if one.run_id not in due}
-            due |= self._over_quota(name, policy, rest, decisions) if older_than is None else set()
+            if older_than is None:
+                due |= self._over_quota(name, policy, rest, saved.get(name, 0), decisions)
             found += [one for one in group if one.run_id in due]
         return found
 
     def _over_quota(
-        self, name: str, policy: Policy, sizes: Mapping[int, int], decisions: Mapping[int, CleanupDecision]
+        self, name: str, policy: Policy, sizes: Mapping[int, int], saved: int, decisions: Mapping[int, CleanupDecision]
     ) -> set[int]:
-        used = sum(sizes.values())
+        used = sum(sizes.values()) + saved
         if policy.quota is None or used < policy.quota * policy.quota_warn:
             self._quotas[name] = Notice("quota", "", subject=f"quota:{name}")
             return set()
-        removable = set(beyond_quota(sizes, decisions, policy.quota))
+        removable = set(beyond_quota(sizes, decisions, policy.quota - saved))
         left = used - sum(sizes[run] for run in removable)
         state = "near" if used <= policy.quota else "exceed"
         details = {
             "environment": name,
             "used": format_size(used),
             "quota": format_size(policy.quota),
+            "saved_work": format_size(saved),
             "going": len(removable),
             "left": format_size(left),
         }
@@ -227,8 +255,13 @@ class Cleanup:
         policy = policy_of(self._live.config, workspace.environment)
         return await self._remove(workspace, policy.salvage_max, renews=True)
 
-    async def _remove(self, workspace: Workspace, salvage_max: int | None, *, renews: bool = False) -> str | None:
-        """Save and remove a workspace in a helper process; return why it was not removed."""
+    async def _remove(
+        self, workspace: Workspace, salvage_max: int | None, *, renews: bool = False, unsaved: Unsaved | None = None
+    ) -> str | None:
+        """Save and remove a workspace in a helper process; return why it was not removed.
+
+        With `unsaved` nothing is saved.
+        """
         async with self._deciding:
             current = await self._home.database.read(lambda c: get_workspace(c, workspace.run_id))
             if current is None or current.status in ACTIVE:
@@ -241,14 +274,15 @@ class Cleanup:
         limit = None if salvage_max is None else min(salvage_max, LARGEST)
         try:
             async with workspace_helper(self._home.state_dir) as helper:
+                saves = unsaved is None
                 done = await helper.clean_workspace(
-                    CleanWorkspace(workspace.environment, workspace.run_id, workspace.base, limit)
+                    CleanWorkspace(workspace.environment, workspace.run_id, workspace.base, limit, saves=saves)
                 )
         except (WorkspaceHelperError, OSError) as error:
             done = CleanedWorkspace(gone=False, reason=str(error))
         finally:
             self._removing.discard(workspace.run_id)
-        record = partial(self._record, workspace.run_id, done, renews=renews)
+        record = partial(self._record, workspace.run_id, done, renews=renews, unsaved=unsaved)
         if done.gone or done.in_trash:
             await self._home.database.write_patiently(record)
         else:  # the next sweep finds it again, and the disk may be too full to record the failure
@@ -256,22 +290,36 @@ class Cleanup:
         self._metrics.cleaned("removed" if done.gone else "failed")
         return None if done.gone else str(done.reason)
 
-    def _record(self, run_id: int, done: CleanedWorkspace, tx: Transaction, *, renews: bool) -> None:
+    def _record(
+        self, run_id: int, done: CleanedWorkspace, tx: Transaction, *, renews: bool, unsaved: Unsaved | None
+    ) -> None:
         now, saved = self._home.now(), asdict(done.saved) if done.saved else None
         if done.gone or done.in_trash:
-            mark_removed(tx, run_id, now)
+            mark_removed(tx, run_id, now, saved["stored"] if saved else 0)
             if renews or (saved and saved["folder"]):
                 update_run(tx, run_id, now)  # the saved work is kept as long as the run
-            left = {"left_in_trash": done.reason} if done.in_trash else {}
+            left: dict[str, object] = {"left_in_trash": done.reason} if done.in_trash else {}
+            if unsaved is not None:
+                left |= {"lost": unsaved.text, "by": unsaved.by}
             add_event(tx, run_id, now, "workspace_cleaned", {"saved": saved, **left})
         elif set_note(tx, run_id, str(done.reason)):
             add_event(tx, run_id, now, "workspace_not_cleaned", {"reason": done.reason, "saved": saved})
 
-    async def discard(self, run_id: int) -> str | None:
+    async def discard(self, run_id: int, unsaved: Unsaved | None = None) -> str | None:
         """Save and remove the workspace of a run, regardless of the policy; return why it was not removed.
 
-        Raise NotFoundError if there is none, RefusedError if the run is active or the workspace is marked keep.
+        With `unsaved` nothing is saved. Raise NotFoundError if there is none, RefusedError if the run is active or the
+        workspace is marked keep.
         """
+        return await self._remove(await self._discardable(run_id), None, unsaved=unsaved)
+
+    async def loss(self, run_id: int) -> WorkspaceContents:
+        """Return what `discard` without saving would delete; raise NotFoundError, RefusedError or OSError."""
+        workspace = await self._discardable(run_id)
+        async with workspace_helper(self._home.state_dir) as helper:
+            return await helper.examine_workspace(ExamineWorkspace(workspace.environment, run_id))
+
+    async def _discardable(self, run_id: int) -> Workspace:
         workspace = await self._home.database.read(lambda c: get_workspace(c, run_id))
         if workspace is None or workspace.state != "present":
             raise NotFoundError(f"run {run_id} has no workspace")
@@ -279,7 +327,7 @@ class Cleanup:
             raise RefusedError(f"run {run_id} is {workspace.status}; its workspace is in use")
         if workspace.kept:
             raise RefusedError(f"the workspace of run {run_id} is marked keep; unkeep it first")
-        return await self._remove(workspace, None)
+        return workspace
 
     async def keep(self, run_id: int, by: str, *, kept: bool) -> Workspace:
         """Mark a workspace keep, so that it is never removed, or unmark it; raise NotFoundError or RefusedError."""

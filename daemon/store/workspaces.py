@@ -116,6 +116,15 @@ def count_workspaces(source: sqlite3.Connection) -> dict[str, tuple[int, int]]:
     return {row["environment"]: (row["n"], row["bytes"]) for row in rows}
 
 
+def saved_work(source: Transaction | sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    """Return how many runs have work that was saved from their workspaces, and its bytes, by environment."""
+    rows = source.execute(
+        "SELECT environment, count(*) AS n, CAST(total(saved_bytes) AS INTEGER) AS bytes FROM workspaces WHERE saved_bytes > 0 "
+        "GROUP BY environment"
+    )
+    return {row["environment"]: (row["n"], row["bytes"]) for row in rows}
+
+
 def set_kept(tx: Transaction, run_id: int, *, kept: bool) -> None:
     """Record whether a person wants a workspace to be kept."""
     tx.execute("UPDATE workspaces SET kept = ? WHERE run_id = ?", (int(kept), run_id))
@@ -132,9 +141,9 @@ def set_note(tx: Transaction, run_id: int, note: str | None) -> bool:
     return changed.rowcount > 0
 
 
-def mark_removed(tx: Transaction, run_id: int, now: datetime) -> None:
-    """Record that a workspace was removed."""
+def mark_removed(tx: Transaction, run_id: int, now: datetime, saved_bytes: int = 0) -> None:
+    """Record that a workspace was removed, and how many bytes the work takes that was saved from it."""
     tx.execute(
-        "UPDATE workspaces SET state = 'removed', removed_at = ?, note = NULL WHERE run_id = ?",
-        (format_instant(now), run_id),
+        "UPDATE workspaces SET state = 'removed', removed_at = ?, note = NULL, saved_bytes = ? WHERE run_id = ?",
+        (format_instant(now), saved_bytes, run_id),
     )

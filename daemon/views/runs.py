@@ -1,8 +1,11 @@
 """Runs, and pages of runs, as the API and `--json` show them."""
 
 import json
+import re
+import shlex
 import sqlite3
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -110,8 +113,8 @@ def run_view(run: Run) -> RunView:
     }
 
 
-def run_details(connection: sqlite3.Connection, run: Run) -> RunDetails:
-    """Return one run with its input, steps, newest events and workspace."""
+def run_details(connection: sqlite3.Connection, run: Run, state_dir: Path) -> RunDetails:
+    """Return one run with its input, steps, newest events and workspace, whose saved work is below `state_dir` now."""
     found = connection.execute("SELECT * FROM steps WHERE run_id = ?", (run.id,)).fetchall()
     steps = sorted(found, key=lambda row: list(Step).index(Step(row["name"])))
     newest = connection.execute(
@@ -128,11 +131,11 @@ def run_details(connection: sqlite3.Connection, run: Run) -> RunDetails:
             {"number": row["number"], "at": row["at"], "type": row["type"], "data": json.loads(row["data"])}
             for row in events
         ],
-        "workspace": _workspace_of(connection, run.id),
+        "workspace": _workspace_of(connection, run.id, state_dir),
     }
 
 
-def _workspace_of(connection: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
+def _workspace_of(connection: sqlite3.Connection, run_id: int, state_dir: Path) -> dict[str, Any] | None:
     """Return the workspace of a run in a git environment, with what was saved if it was removed."""
     workspace = get_workspace(connection, run_id)
     if workspace is None:
@@ -142,8 +145,24 @@ def _workspace_of(connection: sqlite3.Connection, run_id: int) -> dict[str, Any]
         (run_id,),
     ).fetchone()
     saved = json.loads(cleaned["data"]).get("saved") if cleaned and workspace.state == "removed" else None
+    if saved is not None:
+        place = (workspace.environment, saved["folder"], state_dir)
+        saved["restore"] = [_as_of_now(step, run_id, *place) for step in saved["restore"]]
     names = ("environment", "path", "state", "kept", "base", "bytes", "created_at", "removed_at", "note")
     return {**{name: getattr(workspace, name) for name in names}, "saved": saved}
+
+
+def _as_of_now(step: str, run_id: int, environment: str, folder: str | None, state_dir: Path) -> str:
+    """Return a command that restores saved work with the paths of today: the state directory may have been moved."""
+    place = state_dir / "runs" / str(run_id) / (folder or "")
+    if step.startswith("saved="):
+        return f"saved={shlex.quote(str(place))}"
+    if step.startswith("mirror="):
+        return f"mirror={shlex.quote(str(state_dir / 'environments' / environment / 'mirror'))}"
+    if folder is None or "$saved" in step:
+        return step
+    before = rf"('[^']*|[^\s']*)/runs/{run_id}/{re.escape(folder)}'?(?=/)"  # as earlier versions wrote it
+    return re.sub(before, lambda _: shlex.quote(str(place)), step)
 
 
 def _duration_ms(run: Run) -> int | None:

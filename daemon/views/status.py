@@ -16,6 +16,7 @@ from daemon.problems import Problem
 from daemon.rules.budget import calendar_day
 from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, SPENT, count_pending, run_from
 from daemon.store.schedules import SELECT_WITHOUT_INPUT, UNDECIDABLE, schedule_from
+from daemon.store.workspaces import saved_work
 from daemon.units import format_duration, format_instant, format_size, parse_instant
 from daemon.views.pages import PAGE_BYTES, page_of
 from daemon.views.runs import RunView, run_view
@@ -110,7 +111,7 @@ def status_view(
         "timeline_total": len(timeline),
         **_spent_since(connection, calendar_day(now, zone)[0], seen),
         "sweeps": dict(sweeps),
-        "disk": _disk(state_dir),
+        "disk": _disk(connection, state_dir),
     }
 
 
@@ -220,6 +221,11 @@ def _uptime(pid: int | None, now: datetime) -> str | None:
     return format_duration(now - since)
 
 
-def _disk(state_dir: Path) -> dict[str, str]:
+def _disk(connection: sqlite3.Connection, state_dir: Path) -> dict[str, str]:
     database = sum(path.stat().st_size for path in state_dir.glob("state.db*"))
-    return {"used": format_size(database), "free": format_size(shutil.disk_usage(state_dir).free)}
+    saved = sum(size for _, size in saved_work(connection).values())
+    return {
+        "used": format_size(database),
+        "saved_work": format_size(saved),
+        "free": format_size(shutil.disk_usage(state_dir).free),
+    }

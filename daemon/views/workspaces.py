@@ -10,7 +10,7 @@ from daemon.config.effective import policy_of
 from daemon.config.schema import Config
 from daemon.model import RunStatus
 from daemon.rules.cleanup import CleanupDecision, decide_cleanup
-from daemon.store.workspaces import Workspace, by_environment, present_workspaces
+from daemon.store.workspaces import Workspace, by_environment, present_workspaces, saved_work
 from daemon.units import format_instant
 from daemon.views.pages import unknown_cursor
 
@@ -50,18 +50,19 @@ def workspaces_view(
     limit: int | None = None,
     cursor: str | None = None,
 ) -> WorkspaceList:
-    """Return a page of the existing workspaces, and the space that each environment uses.
+    """Return a page of the existing workspaces, and the space that each environment uses with its saved work.
 
     `agents` are the visible agents, None for all; the figures of an environment include all its workspaces. The cursor
     is the last workspace of the previous page, as `ENVIRONMENT/RUN`; without a limit there is one page.
     """
     environments: list[dict[str, Any]] = []
     found: list[WorkspaceView] = []
+    groups, saved = by_environment(present_workspaces(connection)), saved_work(connection)
     total, begin = 0, _place_of(cursor)
-    for name, group in sorted(by_environment(present_workspaces(connection)).items()):
-        policy = policy_of(config, name)
+    for name in sorted(groups.keys() | saved.keys()):
+        policy, group = policy_of(config, name), groups.get(name, [])
         seen = [one for one in group if agents is None or one.agent in agents]
-        if not seen:
+        if not seen and agents is not None:
             continue
         total += len(seen)
         decisions = decide_cleanup((one.candidate for one in group), policy, now)
@@ -69,7 +70,9 @@ def workspaces_view(
         left = None if limit is None else limit - len(found)
         found += [workspace_view(one, decisions[one.run_id], now) for one in following[:left]]
         used = sum(one.bytes or 0 for one in group)
-        environments.append({"environment": name, "workspaces": len(group), "bytes": used, "quota": policy.quota})
+        _, by_saved_work = saved.get(name, (0, 0))
+        facts = {"workspaces": len(group), "bytes": used, "saved_bytes": by_saved_work, "quota": policy.quota}
+        environments.append({"environment": name, **facts})
     after = f"{found[-1]['environment']}/{found[-1]['run_id']}" if found and len(found) == limit else None
     return {"workspaces": found, "environments": environments, "total": total, "next_cursor": after}
 

@@ -6,11 +6,12 @@ Standard library only: the helper process imports this.
 from collections.abc import Callable
 from pathlib import Path
 
-from daemon.workspaces.jobs import CleanedWorkspace, SavedWork
+from daemon.workspaces.jobs import CleanedWorkspace, SavedWork, WorkspaceContents
 from daemon.workspaces.layout import ENVIRONMENTS, tasks_of, workspace_path
 from daemon.workspaces.lock import InUseError, locked_workspace
 from daemon.workspaces.removal import RefusedRemovalError, discard, empty_trash
 from daemon.workspaces.salvage.save import SalvageError, save
+from daemon.workspaces.salvage.walk import measure, walk
 
 SALVAGE_MAX = 200 * 1024**2
 GIT_TIMEOUT = 600.0  # seconds for one git command
@@ -28,19 +29,22 @@ def clean(
     *,
     base: str | None = None,
     salvage_max: int | None = SALVAGE_MAX,
+    saves: bool = True,
 ) -> CleanedWorkspace:
     """Save the work of a workspace and remove it; a missing workspace counts as gone.
 
     `base` is the commit that it started from. A workspace with more than `salvage_max` bytes of unsaved work stays;
-    None means no limit.
+    None means no limit. Without `saves` its work is lost.
     """
     path = workspace_path(state_dir, environment, run_id)
     try:
         with locked_workspace(state_dir, tasks_of(environment), run_id):
             log(f"[cleanup] Removing task workspace: {path}")
-            saved = save(
-                state_dir, environment, run_id, path, base=base, salvage_max=salvage_max, git_timeout=GIT_TIMEOUT
-            )
+            saved = None
+            if saves:
+                saved = save(
+                    state_dir, environment, run_id, path, base=base, salvage_max=salvage_max, git_timeout=GIT_TIMEOUT
+                )
             trashed = discard(state_dir, tasks_of(environment), run_id)
     except FileNotFoundError:
         return CleanedWorkspace(gone=True)
@@ -66,10 +70,12 @@ def _printable(text: str) -> str:
 
 
 def _delete(
-    state_dir: Path, path: Path, trashed: str | None, saved: SavedWork, log: Callable[[str], None]
+    state_dir: Path, path: Path, trashed: str | None, saved: SavedWork | None, log: Callable[[str], None]
 ) -> CleanedWorkspace:
     """Delete a workspace from the trash, and log what was saved of it."""
-    if saved.folder is not None:
+    if saved is None:
+        log(f"[cleanup] Saved nothing of {path}, as requested")
+    elif saved.folder is not None:
         log(f"[cleanup] Saved {saved.commits} commits and {saved.files} changed files of {path} in {saved.folder}")
     left = empty_trash(state_dir, ENVIRONMENTS, trashed) if trashed is not None else None
     if left is not None and left.count:
@@ -78,3 +84,16 @@ def _delete(
         return CleanedWorkspace(gone=False, reason=_printable(reason), in_trash=True, saved=saved)
     log("[cleanup] Workspace cleaned up")
     return CleanedWorkspace(gone=True, saved=saved)
+
+
+def examine(state_dir: Path, environment: str, run_id: str) -> WorkspaceContents:
+    """Return what is in a workspace; raise UnreadableError."""
+    files, repositories = 0, []
+    names = (*tasks_of(environment), run_id)
+    for folder in walk(state_dir, *names):
+        if ".git" in {*folder.below, *folder.files}:
+            repositories.append(str(folder.path))
+        if ".git" in folder.below:
+            folder.below.remove(".git")
+        files += len(folder.files)
+    return WorkspaceContents(files, measure(state_dir, *names).bytes, tuple(map(_printable, repositories)))

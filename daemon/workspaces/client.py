@@ -43,6 +43,10 @@ class WorkspaceHelper:
         """Save the work of a workspace and remove it."""
         return await self._do(job, jobs.CleanedWorkspace)
 
+    async def examine_workspace(self, job: jobs.ExamineWorkspace) -> jobs.WorkspaceContents:
+        """Count what is in a workspace."""
+        return await self._do(job, jobs.WorkspaceContents)
+
     async def list_workspaces(self) -> jobs.WorkspaceNames:
         """List what the `tasks` folders hold."""
         return await self._do(jobs.ListWorkspaces(), jobs.WorkspaceNames)

@@ -14,7 +14,7 @@ from typing import Any
 
 from daemon.model import NAME
 from daemon.workspaces import jobs
-from daemon.workspaces.clean import clean, no_log
+from daemon.workspaces.clean import clean, examine, no_log
 from daemon.workspaces.clone import prepare_workspace
 from daemon.workspaces.disk_usage import entry_sizes, workspace_sizes
 from daemon.workspaces.git import exit_with_parent, terminate_all
@@ -25,6 +25,7 @@ from daemon.workspaces.openat import free_name, names_in, open_path
 from daemon.workspaces.pipe import MessageError, decode_job, encode_error, encode_log, encode_result
 from daemon.workspaces.removal import empty_trash, remove_temporary
 from daemon.workspaces.run_folders import remove_orphans
+from daemon.workspaces.salvage.walk import UnreadableError
 
 Log = Callable[[str], None]
 _NICE = 10
@@ -46,7 +47,13 @@ def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) ->
 
 def _clean_workspace(state_dir: Path, job: jobs.CleanWorkspace, log: Log) -> jobs.CleanedWorkspace:
     _let_agents_go_first()
-    return clean(state_dir, job.environment, str(job.run_id), log, base=job.base, salvage_max=job.salvage_max)
+    name = str(job.run_id)
+    return clean(state_dir, job.environment, name, log, base=job.base, salvage_max=job.salvage_max, saves=job.saves)
+
+
+def _examine_workspace(state_dir: Path, job: jobs.ExamineWorkspace, _: Log) -> jobs.WorkspaceContents:
+    _let_agents_go_first()
+    return examine(state_dir, job.environment, str(job.run_id))
 
 
 def _list_workspaces(state_dir: Path, _: jobs.ListWorkspaces, log: Log) -> jobs.WorkspaceNames:
@@ -108,6 +115,7 @@ def _remove_orphans(state_dir: Path, job: jobs.RemoveOrphans, log: Log) -> jobs.
 _HANDLERS: Mapping[type[jobs.Job], Callable[[Path, Any, Log], object]] = {
     jobs.PrepareWorkspace: _prepare_workspace,
     jobs.CleanWorkspace: _clean_workspace,
+    jobs.ExamineWorkspace: _examine_workspace,
     jobs.ListWorkspaces: _list_workspaces,
     jobs.QuarantineWorkspace: _quarantine_workspace,
     jobs.MeasureWorkspaces: _measure_workspaces,
@@ -138,7 +146,7 @@ def _reply(state_dir: Path, line: bytes) -> bytes:
     try:
         job = decode_job(line)
         return encode_result(_HANDLERS[type(job)](state_dir, job, lambda text: _write(encode_log(text))))
-    except (CloneError, MessageError) as error:
+    except (CloneError, MessageError, UnreadableError) as error:
         return encode_error(str(error))
     except OSError as error:
         return encode_error(f"{error.strerror}: {error.filename!r}" if error.filename else str(error))

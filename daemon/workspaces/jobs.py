@@ -53,6 +53,8 @@ class CleanWorkspace:
     """The commit that it started from, if known."""
     salvage_max: int | None
     """Keep a workspace with more bytes of unsaved work than this; None: no limit."""
+    saves: bool
+    """Whether its work is saved; if not, it is lost."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,26 @@ class CleanedWorkspace:
     in_trash: bool = False
     """Whether the rest of it is in the trash, where deletion is retried."""
     saved: SavedWork | None = None
+
+
+@dataclass(frozen=True)
+class ExamineWorkspace:
+    """Count what is in a workspace."""
+
+    environment: str
+    run_id: int
+
+
+@dataclass(frozen=True)
+class WorkspaceContents:
+    """What is in a workspace."""
+
+    files: int
+    """All but those in git folders."""
+    bytes: int
+    """What everything takes on the disk."""
+    repositories: tuple[str, ...]
+    """Folders with a repository, relative to the workspace, whose own is `.`."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +192,7 @@ class RemovedFolders:
 Job = (
     PrepareWorkspace
     | CleanWorkspace
+    | ExamineWorkspace
     | ListWorkspaces
     | QuarantineWorkspace
     | MeasureWorkspaces

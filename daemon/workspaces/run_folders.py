@@ -18,6 +18,7 @@ from pathlib import Path
 from daemon.model import DATABASE
 from daemon.workspaces.disk_usage import entry_sizes
 from daemon.workspaces.jobs import RemovedFolders
+from daemon.workspaces.kept_commits import forget
 from daemon.workspaces.layout import RUNS
 from daemon.workspaces.openat import open_forcibly, open_path
 from daemon.workspaces.removal import TRASH, RefusedRemovalError, discard, empty_trash
@@ -39,7 +40,7 @@ def check_reachable(state_dir: Path) -> None:
 def remove_orphans(
     state_dir: Path, expired: str | None, log: Callable[[str], None], *, dry_run: bool = False
 ) -> RemovedFolders:
-    """Remove the folders of runs that have no row, or only count them.
+    """Remove the folders of runs that have no row, with what mirrors keep for such runs, or only count the folders.
 
     A folder older than the database may be all that is left of its run after a data loss that somebody accepted. It
     stays until it is older than `expired`, an instant as the database writes it, or forever if that is None.
@@ -58,7 +59,14 @@ def remove_orphans(
                         removed = RemovedFolders(removed.folders + 1, removed.bytes + size)
         finally:
             os.close(runs)
+        if not dry_run:
+            forget(state_dir, lambda some: _gone(state_dir, _without_row(connection, some)), log)
     return removed
+
+
+def _gone(state_dir: Path, names: list[str]) -> list[str]:
+    """Return those runs of some without a row that have no folder either."""
+    return [name for name in names if not os.path.lexists(state_dir / RUNS / name)]
 
 
 @contextlib.contextmanager

@@ -137,7 +137,7 @@ def test_workspaces_of_expired_runs_are_saved_first_and_renew_their_runs(start_d
     assert not place_of(daemon, bad).exists()
     assert place_of(daemon, wanted).exists()
     assert place_of(daemon, large).exists()
-    assert (daemon.state / f"runs/{bad}/artifacts/saved-work/work.patch").exists()
+    assert (daemon.state / f"runs/{bad}/artifacts/saved-work/work.bundle").exists()
     assert call(daemon, "POST", "/retention/run").body["deleted"] == 0, "the salvage renewed it"
     make_old(daemon, bad)
     swept = call(daemon, "POST", "/retention/run").body

@@ -134,7 +134,7 @@ class History:
 
     def figure(self, name: str) -> float:
         """Return a figure as Prometheus reads it: `agentcron_NAME`, labels included."""
-        lines = self.metrics.text({}, {}, {}).decode().splitlines()
+        lines = self.metrics.text({}, {}, {}, {}).decode().splitlines()
         return float(next(line for line in lines if line.startswith(f"agentcron_{name} ")).split()[-1])
 
     def config(self, settings: str, agents: str = AGENTS) -> Config:

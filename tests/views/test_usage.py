@@ -116,9 +116,9 @@ def test_metrics_name_the_agents_that_the_scraper_may_read(start_daemon: StartDa
 
 def test_metrics_name_the_environments_that_are_visible() -> None:
     metrics = Metrics()
-    text = metrics.text(
-        {}, {"seen": (2, 10), "hidden": (3, 20)}, {}, Visible(frozenset(), frozenset({"seen"}))
-    ).decode()
+    workspaces, saved = {"seen": (2, 10), "hidden": (3, 20)}, {"seen": (1, 5), "hidden": (1, 6)}
+    text = metrics.text({}, workspaces, saved, {}, Visible(frozenset(), frozenset({"seen"}))).decode()
     assert 'agentcron_workspaces{environment="seen"} 2.0' in text
+    assert 'agentcron_saved_work_bytes{environment="seen"} 5.0' in text
     assert "hidden" not in text
-    assert 'agentcron_workspaces{environment="hidden"} 3.0' in metrics.text({}, {"hidden": (3, 20)}, {}).decode()
+    assert 'agentcron_workspaces{environment="hidden"} 3.0' in metrics.text({}, {"hidden": (3, 20)}, {}, {}).decode()

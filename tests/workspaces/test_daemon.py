@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 from daemon.units import parse_instant
 from tests.support.api import call
 from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.git_site import git
 from tests.support.site_daemon import config, ended, place_of, trigger
 from tests.support.waiting import wait_until
 
@@ -47,8 +49,9 @@ def test_runs_work_in_their_own_clones_that_a_cleanup_saves_and_removes(start_da
     assert place_of(daemon, bad).exists()
     shown = daemon.cli("runs", "show", str(good)).stdout
     assert "to restore the saved work" in shown
-    patch = daemon.state / "runs" / str(good) / "artifacts" / "saved-work" / "work.patch"
-    assert "+mine" in patch.read_text()
+    bundle = daemon.state / "runs" / str(good) / "artifacts" / "saved-work" / "work.bundle"
+    git(bundle.parent, "clone", "-q", "--mirror", str(bundle), "back")
+    assert git(bundle.parent / "back", "show", "agentcron/saved/files:mine.txt") == "mine"
     assert daemon.query("SELECT 1 FROM events WHERE run_id = ? AND type = 'workspace_cleaned'", good)
     daemon.wait_for_log(f"[cleanup] Removing old task {good} (age: 25.0h)")
     daemon.wait_for_log("[cleanup] Removed 1 old task workspace(s)")
@@ -99,7 +102,7 @@ def test_a_workspace_is_marked_as_in_use_while_its_run_works_also_without_a_daem
 
 @pytest.mark.usefixtures("origin")
 def test_a_quota_takes_the_oldest_that_may_go(start_daemon: StartDaemon) -> None:
-    script = "head -c 2000000 /dev/urandom > x.bin; exit $(cat)"
+    script = "echo x.bin > .gitignore; head -c 2000000 /dev/urandom > x.bin; exit $(cat)"
     daemon = start_daemon(config(script, 'quota = "5MB"\nkeep_errors = 1'))
     runs = [ended(daemon, code) for code in ("3", "0", "0", "0")]
     daemon.wait_for_log("[cleanup] The workspaces of an environment exceed their quota")
@@ -223,8 +226,9 @@ def test_a_bad_name_and_a_stray_file_stop_no_cleanup(start_daemon: StartDaemon) 
 
 @pytest.mark.usefixtures("origin")
 def test_a_quota_takes_others_for_those_that_cannot_go(start_daemon: StartDaemon) -> None:
-    script = "head -c 2000000 /dev/urandom > x.bin; [ $(cat) = 0 ] || cp x.bin y.bin; exit 0"
-    daemon = start_daemon(config(script, cleanup='quota = "7MB"\nsalvage_max = "3MB"'))
+    script = "echo x.bin > .gitignore; head -c 2000000 /dev/urandom > x.bin; "
+    script += "[ $(cat) = 0 ] || head -c 3500000 /dev/urandom > y.bin; exit 0"
+    daemon = start_daemon(config(script, cleanup='quota = "8MB"\nsalvage_max = "3MB"'))
     runs = [ended(daemon, text) for text in "1000"]
     call(daemon, "POST", "/workspaces/clean", {})
     assert names_in(place_of(daemon, 1).parent) == [str(runs[0]), str(runs[3])]
@@ -270,3 +274,49 @@ def test_nothing_of_a_cancelled_preparation_works_on(start_daemon: StartDaemon, 
     assert call(daemon, "POST", f"/runs/{run}/cancel").status == 200
     daemon.wait_for_run("cancelled", number=run)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the end of the copy")
+
+
+@pytest.mark.usefixtures("origin")
+def test_saved_work_is_counted_and_its_commands_follow_the_state_directory(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = start_daemon(config("head -c 2000000 /dev/urandom > x.bin", cleanup='quota = "1MB"'))
+    run = ended(daemon)
+    daemon.wait_for_row("SELECT 1 FROM workspaces WHERE run_id = ? AND saved_bytes > 2000000", run)
+    [used] = call(daemon, "GET", "/workspaces").body["environments"]
+    assert (used["workspaces"], used["bytes"], used["saved_bytes"] > 2_000_000) == (0, 0, True)
+    assert "1.9 MiB by saved work" in daemon.cli("status").stdout
+    assert "1.9 MiB below" in daemon.cli("doctor").stdout
+    assert b'agentcron_saved_work_bytes{environment="site"} 2.00' in call(daemon, "GET", "/metrics").data
+    call(daemon, "POST", "/workspaces/clean", {})
+    daemon.wait_for_log("[cleanup] The workspaces of an environment exceed their quota", used="1.9 MiB")
+    assert daemon.stop() == 0
+    moved = tmp_path / "moved here"
+    daemon.state.rename(moved)
+    daemon.config.write_text(config().replace('state_dir = "state"', 'state_dir = "moved here"'))
+    steps = json.loads(daemon.cli("runs", "show", str(run), "--json").stdout)["workspace"]["saved"]["restore"]
+    subprocess.run(["sh", "-ec", "\n".join(steps)], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / f"run-{run}" / "x.bin").stat().st_size == 2_000_000
+
+
+@pytest.mark.usefixtures("origin")
+def test_a_person_can_lose_the_work_of_a_workspace_that_cannot_be_saved(start_daemon: StartDaemon) -> None:
+    script = "head -c 2000000 /dev/urandom > x.bin; git init -q inner"
+    daemon = start_daemon(config(script, environment='salvage_max = "1MB"'))
+    run = ended(daemon)
+    call(daemon, "POST", "/workspaces/clean", {"older_than_seconds": 0})
+    report = daemon.cli("doctor").stdout
+    assert "could not be removed: its work cannot be saved" in report
+    assert f"workspaces discard {run} --without-saving" in report
+    refused = daemon.cli("workspaces", "discard", str(run), "--without-saving")  # nobody answers the question
+    assert refused.returncode == 1
+    assert "2 files, 1.9 MiB" in refused.stderr
+    assert "git repositories in 2 folders: ., inner" in refused.stderr
+    assert place_of(daemon, run).exists()
+    removed = daemon.cli("workspaces", "discard", str(run), "--without-saving", "--yes")
+    assert removed.stdout == f"Removed the workspace of run {run}; its work is lost.\n"
+    assert not place_of(daemon, run).exists()
+    assert not (daemon.state / f"runs/{run}/artifacts/saved-work").exists()
+    row = daemon.query("SELECT data FROM events WHERE run_id = ? AND type = 'workspace_cleaned'", run)[0]
+    cleaned = json.loads(row["data"])
+    assert (cleaned["saved"], cleaned["by"], cleaned["lost"][:8]) == (None, "root", "2 files,")

@@ -25,7 +25,8 @@ from tests.support.waiting import wait_until
 SOURCE = jobs.Source("site", "/origin", ref=None, fetch_every=0.5, require_fetch=True)
 JOBS: list[jobs.Job] = [
     jobs.PrepareWorkspace(SOURCE, run_id=1, umask=0o22, timeout=60.0),
-    jobs.CleanWorkspace("site", run_id=2**63 - 1, base=None, salvage_max=0),
+    jobs.CleanWorkspace("site", run_id=2**63 - 1, base=None, salvage_max=0, saves=False),
+    jobs.ExamineWorkspace("site", 1),
     jobs.ListWorkspaces(),
     jobs.QuarantineWorkspace("site", "caf\udce9"),
     jobs.MeasureWorkspaces("site", (1, 2)),
@@ -39,6 +40,7 @@ RESULTS = [
     jobs.CleanedWorkspace(gone=False, reason="it is busy", in_trash=True, saved=SAVED),
     jobs.CleanedWorkspace(gone=True),
     jobs.WorkspaceNames({"site": ("1", "caf\udce9"), "other": None}),
+    jobs.WorkspaceContents(1, 2, (".", "inner")),
     jobs.DiskUsage({1: 4096, 2: 0}),
     jobs.RemovedFolders(folders=1, bytes=2),
 ]
@@ -130,7 +132,7 @@ async def test_a_workspace_is_made_listed_measured_and_cleaned(site: GitSite) ->
         assert list(usage.by_run) == [1]
         assert usage.by_run[1] > 0
         commit(made.path, "mine.txt", "mine\n")
-        done = await helper.clean_workspace(jobs.CleanWorkspace("site", 1, made.base, salvage_max=None))
+        done = await helper.clean_workspace(jobs.CleanWorkspace("site", 1, made.base, salvage_max=None, saves=True))
         assert (done.gone, done.saved and done.saved.commits) == (True, 1)
         assert list((await helper.measure_run_folders(jobs.MeasureRunFolders((1, 2)))).by_run) == [1]
         await helper.delete_leftovers()

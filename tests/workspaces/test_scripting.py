@@ -72,7 +72,7 @@ async def test_one_workspace_is_cleaned_and_a_missing_one_is_success(site: GitSi
         assert cleanup_task_workspace("site", str(run), str(site.state), said.append)
     assert said[0] == f"[cleanup] Removing task workspace: {site.tasks / str(run)}"
     assert said[-1] == "[cleanup] Workspace cleaned up"
-    assert (site.saved(run) / "work.patch").exists()
+    assert (site.saved(run) / "work.bundle").exists()
     assert cleanup_task_workspace("site", run, site.state, said.append)
     assert cleanup_task_workspace("nowhere", "1", site.state)
     assert get_task_workspace_size("site", run, site.state) == 0

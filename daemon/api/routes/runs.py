@@ -56,7 +56,7 @@ async def _list(call: ApiCall) -> web.StreamResponse:
 
 async def _get(call: ApiCall) -> web.StreamResponse:
     run = await _visible(call)
-    return await call.answer(lambda c: run_details(c, run))
+    return await call.answer(lambda c: run_details(c, run, call.context.home.state_dir))
 
 
 async def _output(call: ApiCall) -> web.StreamResponse:

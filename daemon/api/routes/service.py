@@ -14,7 +14,7 @@ from daemon.config.schema import Config, ProcessAgent
 from daemon.errors import ForbiddenError
 from daemon.metrics import Visible
 from daemon.store.runs import count_active
-from daemon.store.workspaces import count_workspaces
+from daemon.store.workspaces import count_workspaces, saved_work
 from daemon.units import utc_now
 from daemon.views.status import ProblemView, StatusView, problem_views, status_view
 
@@ -99,8 +99,9 @@ async def _metrics(call: ApiCall) -> web.StreamResponse:
     workspaces = await call.context.home.database.read(count_workspaces)
     agents = await call.context.access.readable_agents(call.principal)
     visible = None if agents is None else _visible(call.context.config, agents)
+    saved = await call.context.home.database.read(saved_work)
     problems = call.context.home.problems.by_part()
-    text = await asyncio.to_thread(call.context.metrics.text, active, workspaces, problems, visible)
+    text = await asyncio.to_thread(call.context.metrics.text, active, workspaces, saved, problems, visible)
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

@@ -1,6 +1,7 @@
 """The routes of workspaces."""
 
 from datetime import timedelta
+from typing import NotRequired
 
 from aiohttp import web
 from typing_extensions import TypedDict
@@ -8,18 +9,31 @@ from typing_extensions import TypedDict
 from daemon.api import requests
 from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import ForbiddenError, NotFoundError, RefusedError, StoreUnavailableError
+from daemon.maintenance.cleanup import Unsaved
 from daemon.store.runs import get_run
-from daemon.units import utc_now
+from daemon.store.workspaces import get_workspace
+from daemon.text import plural
+from daemon.units import format_size, utc_now
 from daemon.views.sweeps import CleanView, clean_view
 from daemon.views.workspaces import WorkspaceList, WorkspaceView, cleanup_decision, workspace_view, workspaces_view
 from daemon.workspaces.client import WorkspaceHelperError
 
 
+class LossView(TypedDict):
+    """What is lost with a workspace that is not saved."""
+
+    path: str
+    files: int
+    bytes: int
+    repositories: list[str]
+
+
 class DiscardView(TypedDict):
-    """A workspace that was removed."""
+    """A workspace that was removed, or would be; `lost` if it is not saved."""
 
     run_id: int
     removed: bool
+    lost: NotRequired[LossView]
 
 
 async def _list(call: ApiCall) -> web.StreamResponse:
@@ -45,10 +59,27 @@ async def _clean(call: ApiCall) -> web.StreamResponse:
 
 async def _discard(call: ApiCall) -> web.StreamResponse:
     run_id = await _changeable(call)
-    reason = await call.context.cleanup.discard(run_id)
+    body = await call.body(requests.DiscardRequest)
+    view, unsaved = DiscardView(run_id=run_id, removed=not body.dry_run), None
+    if body.without_saving or body.dry_run:
+        view["lost"] = lost = await _loss(call, run_id)
+        unsaved = Unsaved(call.principal, f"{plural(lost['files'], 'file')}, {format_size(lost['bytes'])}")
+    if body.dry_run:
+        return reply(view)
+    reason = await call.context.cleanup.discard(run_id, unsaved)
     if reason is not None:
         raise RefusedError(f"the workspace of run {run_id} was not removed: {reason}")
-    return reply(DiscardView(run_id=run_id, removed=True))
+    return reply(view)
+
+
+async def _loss(call: ApiCall, run_id: int) -> LossView:
+    try:
+        found = await call.context.cleanup.loss(run_id)
+    except (WorkspaceHelperError, OSError) as error:
+        raise StoreUnavailableError(f"the workspace cannot be read: {error}") from None
+    workspace = await call.context.home.database.read(lambda c: get_workspace(c, run_id))
+    path = workspace.path if workspace is not None else ""
+    return LossView(path=path, files=found.files, bytes=found.bytes, repositories=list(found.repositories))
 
 
 async def _keep(call: ApiCall) -> web.StreamResponse:
@@ -100,9 +131,11 @@ ROUTES = [
     Route(
         "POST",
         "/workspaces/{run_id}/discard",
-        "save the work in a workspace and remove it, regardless of the policy",
+        "save the work in a workspace, or lose it, and remove the workspace, regardless of the policy",
         _discard,
         DiscardView,
+        body=requests.DiscardRequest,
+        body_required=False,
         refusals=_CHANGE,
     ),
     Route(
