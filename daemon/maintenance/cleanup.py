@@ -192,8 +192,9 @@ class Cleanup:
         `saved` are the bytes of saved work by environment, which count for its quota.
         """
         found: list[Workspace] = []
-        for name, group in by_environment(present).items():
-            policy = policy_of(self._live.config, name)
+        groups = by_environment(present)
+        for name in [*groups, *(name for name in saved if name not in groups)]:
+            group, policy = groups.get(name, []), policy_of(self._live.config, name)
             decisions = dict(decide_cleanup((one.candidate for one in group), policy, self._home.now(), older_than))
             for run in decisions.keys() & set(failed):
                 decisions[run] = replace(decisions[run], may_go=False, due=False)
