@@ -10,7 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -108,9 +108,16 @@ def test_the_mirror_keeps_nothing_for_a_run_that_retention_deleted(site: GitSite
     assert "refs/agentcron" not in git(mirror, "for-each-ref")
 
 
-def test_a_very_deep_tree_comes_back(site: GitSite, tmp_path: Path) -> None:
-    place = site.prepare()
-    folder = os.open(place, os.O_RDONLY)
+@pytest.fixture
+def deep_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose content pytest need not delete, which cannot delete deep trees."""
+    yield tmp_path
+    subprocess.run(["find", str(tmp_path), "-mindepth", "1", "-delete"], check=True)
+
+
+def test_a_very_deep_tree_comes_back(deep_path: Path) -> None:
+    site = GitSite(deep_path)
+    folder = os.open(site.prepare(), os.O_RDONLY)
     for _ in range(3000):
         os.mkdir("dd", dir_fd=folder)
         below = os.open("dd", os.O_RDONLY, dir_fd=folder)
@@ -118,14 +125,13 @@ def test_a_very_deep_tree_comes_back(site: GitSite, tmp_path: Path) -> None:
         folder = below
     os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
     os.close(folder)
-    folder, depth = os.open(brought_back(clean_up(site), tmp_path / "back"), os.O_RDONLY), 0
+    folder, depth = os.open(brought_back(clean_up(site), deep_path / "back"), os.O_RDONLY), 0
     while "dd" in os.listdir(folder):
         below = os.open("dd", os.O_RDONLY, dir_fd=folder)
         os.close(folder)
         folder, depth = below, depth + 1
     assert (depth, os.listdir(folder)) == (3000, ["bottom"])
     os.close(folder)
-    subprocess.run(["rm", "-rf", str(tmp_path / "back")], check=True)  # pytest could not
 
 
 CLEAN = """\
@@ -248,7 +254,11 @@ def changes(it: Hostile) -> None:
 def renames_and_deletes(it: Hostile) -> None:
     shutil.rmtree(it.place / "old", ignore_errors=True)
     (it.place / "moved").mkdir(exist_ok=True)
-    (it.place / "old").symlink_to("moved") if it.random.random() < 0.5 else (it.place / "old").write_text("a file\n")
+    (it.place / "old").unlink(missing_ok=True)
+    if it.random.random() < 0.5:
+        (it.place / "old").symlink_to("moved")
+    else:
+        (it.place / "old").write_text("a file\n")
 
 
 def sets_modes(it: Hostile) -> None:
@@ -453,7 +463,26 @@ def test_what_was_in_a_workspace_comes_back_whatever_its_state(
     check_back(site, it, tmp_path / "back")
 
 
-def check_back(site: GitSite, it: Hostile, back: Path) -> None:
+@pytest.mark.parametrize(
+    "actions",
+    [[fetches_shallow, commits], [clones_shallow], [works_in_a_submodule]],
+    ids=["fetch", "clone", "submodule"],
+)
+def test_work_in_a_shallow_repository_is_saved_with_git(
+    tmp_path: Path, actions: list[Callable[[Hostile], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = GitSite(tmp_path)
+    it = Hostile(site, tmp_path, Random(1))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    it.place = site.prepare()
+    for action in actions:
+        action(it)
+    assert saved(check_back(site, it, tmp_path / "back")).as_it_was == ()
+    assert list(site.saved().rglob("work.tar")) == []
+
+
+def check_back(site: GitSite, it: Hostile, back: Path) -> CleanedWorkspace:
+    """Clean up the workspace, and check that what comes back is what was there."""
     place = it.place
     nested = {path for path in repositories_in(place) if path != place}
     expected = {
@@ -483,3 +512,4 @@ def check_back(site: GitSite, it: Hostile, back: Path) -> None:
         else:
             assert commits == set(), name
             assert objects == set(), name
+    return done
