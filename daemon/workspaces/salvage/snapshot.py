@@ -327,7 +327,7 @@ class Snapshot:
 
     def _pushed(self, saved: Mapping[str, str]) -> list[str]:
         """Return the tips that are in the mirror and that the workspace did not start with."""
-        tips = {tip for tip in self._tips.values() if tip not in saved.values()}
+        tips = set(self._tips.values()) - {*saved.values(), self._base}
         if self._mirror is None or not tips:
             return []
         base = [oid for oid in (self._existing_base(),) if oid is not None]
