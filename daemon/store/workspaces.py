@@ -119,8 +119,8 @@ def count_workspaces(source: sqlite3.Connection) -> dict[str, tuple[int, int]]:
 def saved_work(source: Transaction | sqlite3.Connection) -> dict[str, tuple[int, int]]:
     """Return how many runs have work that was saved from their workspaces, and its bytes, by environment."""
     rows = source.execute(
-        "SELECT environment, count(*) AS n, CAST(total(saved_bytes) AS INTEGER) AS bytes FROM workspaces WHERE saved_bytes > 0 "
-        "GROUP BY environment"
+        "SELECT environment, count(*) AS n, CAST(total(saved_bytes) AS INTEGER) AS bytes FROM workspaces "
+        "WHERE saved_bytes > 0 GROUP BY environment"
     )
     return {row["environment"]: (row["n"], row["bytes"]) for row in rows}
 
