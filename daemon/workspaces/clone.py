@@ -54,8 +54,8 @@ def _clone(state_dir: Path, mirror: Mirror, run_id: int, git_timeout: float) -> 
                 commit = mirror.commit()
                 options = ("--shared", "--no-checkout", "--origin", "origin", "--template=")
                 git.run("clone", "--quiet", *options, str(mirror.path), str(folder))
-                for name in ("info", "hooks"):  # empty ones: scripts expect what git's templates have
-                    (folder / ".git" / name).mkdir(exist_ok=True)
+                for below in ("info", "hooks"):  # empty ones: scripts expect what git's templates have
+                    (folder / ".git" / below).mkdir(exist_ok=True)
                 _copy_objects(folder, mirror, git_timeout)
             _set_origin(folder, mirror)
             _check_out_all(git, folder, mirror, f"agentcron/{run_id}", commit)
