@@ -8,7 +8,7 @@ import pytest
 
 from daemon.workspaces.clean import clean
 from daemon.workspaces.jobs import CleanedWorkspace
-from daemon.workspaces.salvage import snapshot
+from daemon.workspaces.salvage import history
 from tests.support.git_site import GitSite, brought_back, commit, git
 
 PRECIOUS = "precious\n"
@@ -168,7 +168,7 @@ def test_what_a_sparse_checkout_leaves_out_is_not_saved_as_deleted(site: GitSite
 def test_a_long_history_is_left_to_the_mirror_which_keeps_what_the_remote_forgets(
     site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "_SELF_CONTAINED_MAX", 0)
+    monkeypatch.setattr(history, "_SELF_CONTAINED_MAX", 0)
     commit(site.origin, "b.txt", "rewritten later\n")
     place = site.prepare(1)
     commit(place, "mine.txt", PRECIOUS)

@@ -231,6 +231,11 @@ def is_ref_name(name: str) -> bool:
     )
 
 
+def is_branch_name(name: str) -> bool:
+    """Return whether `git checkout -B` accepts a name, and a terminal shows it as it is."""
+    return name.isprintable() and not name.startswith("-") and name != "HEAD" and is_ref_name(f"refs/heads/{name}")
+
+
 def has_only_network_remotes(common: Path) -> bool:
     """Return whether a repository has remotes and none is a folder of this host, which may disappear at any time."""
     urls = _URL.findall(read_file(common / "config") or b"")

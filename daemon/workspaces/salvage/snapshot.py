@@ -18,17 +18,22 @@ Standard library only: the helper process imports this.
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.workspaces.git import Git, GitError
-from daemon.workspaces.salvage.bundle import (
-    BUNDLE,
-    MEMORY_SETTINGS,
-    NO_CONVERSION,
-    SHALLOW,
-    Contents,
+from daemon.workspaces.salvage.bundle import MEMORY_SETTINGS, SHALLOW, Contents
+from daemon.workspaces.salvage.commits import FILES, Commits, copy_of_index
+from daemon.workspaces.salvage.history import (
+    History,
+    clonable,
+    commits_in,
+    existing,
+    heads_of,
+    kinds,
+    reached,
+    revisions,
 )
 from daemon.workspaces.salvage.lfs import LfsObject, lfs_objects
 from daemon.workspaces.salvage.repository import (
@@ -36,8 +41,7 @@ from daemon.workspaces.salvage.repository import (
     GitFolders,
     folders_of_objects,
     has_only_network_remotes,
-    is_ref_name,
-    linked_trees,
+    is_branch_name,
     object_stores,
     pseudo_ref_ids,
     quoted,
@@ -50,8 +54,6 @@ from daemon.workspaces.salvage.walk import UnreadableError
 from daemon.workspaces.salvage.working_tree import WorkingTree
 
 _SAVED_BRANCHES = "refs/heads/agentcron/saved"
-_COMMIT = re.compile(rb"^commit ([0-9a-f]+)$", re.MULTILINE)
-_SELF_CONTAINED_MAX = 64 * 1024**2  # bytes: a bundle of at most this needs nothing else
 _SPEED = 2 * 1024**2  # bytes per second that git handles at least
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "agentcron",
@@ -134,8 +136,10 @@ class Snapshot:
         known, found.lfs = self._lfs_objects()
         size += sum(one.size for one in found.lfs)
         changed: list[bytes] = []
+        index = None
         if has_files:
-            changed, found.repositories = self._tree.changed(self._head, self._existing_base(), self._index(), known)
+            index = copy_of_index(self.scratch, self._source)
+            changed, found.repositories = self._tree.changed(self._head, self._existing_base(), index, known)
             size += sum(self._tree.size(name) for name in changed)
         check_size(size)
         self.timeout += size / _SPEED
@@ -145,8 +149,10 @@ class Snapshot:
         changed = [name for name in changed if name not in set(found.aside)]
         found.modules = list(submodule_repositories(self._source.common)) if self._source is not None else []
         if has_files:
-            self._commit_files(changed)
-            self._commit_indexes()
+            commits = Commits(self._git, self.scratch, self._head)
+            commits.add_files(self._tree, changed)
+            commits.add_indexes(index, self._source)
+            self._tips |= {f"{self._prefix}/{name}": oid for name, oid in commits.made.items()}
             found.ignored = [os.fsdecode(name) for name in self._tree.ignored()]
         found.tips = self._new_tips()
         found.pushed = self._pushed(found.tips) if is_own else []
@@ -156,16 +162,16 @@ class Snapshot:
 
     def write(self, folder: Path, tips: dict[str, str], *, has_lfs: bool) -> Contents:
         """Write a bundle of some tips into a folder; return what it holds."""
-        files = f"{self._prefix}/files"
-        branch = self._branch if self._branch and is_ref_name(self._branch) and self._branch.isprintable() else None
+        files = f"{self._prefix}/{FILES}"
+        branch = self._branch.removeprefix("refs/heads/") if self._branch is not None else None
         if self._head is not None and self._head not in tips.values():
             tips = {**tips, f"{self._prefix}/head": self._head}
-        borrowed = self._write_bundle(folder, tips)
+        borrowed = History(self._git, self.scratch, self._safe, self._in_mirror).bundle(folder, tips, self._head)
         between = (self._head, tips[files]) if self._head is not None and files in tips else None
         return Contents(
             {name: oid for name, oid in tips.items() if oid not in borrowed},
             self._head,
-            shlex.quote(branch.removeprefix("refs/heads/")) if branch else None,
+            shlex.quote(branch) if branch is not None and is_branch_name(branch) else None,
             files if files in tips else None,
             self._differs(between, "D"),
             self._differs(between, "d"),
@@ -206,9 +212,8 @@ class Snapshot:
     def _deepen(self, shallow: bytes) -> None:
         """Ignore that history is cut off if all of it is there, as after a shallow fetch into a full clone."""
         (self.scratch / SHALLOW).unlink()
-        revisions = _revisions(self._tips.values())
         try:
-            self._git.run("rev-list", "--count", "--stdin", stdin=revisions)
+            self._git.run("rev-list", "--count", "--stdin", stdin=revisions(self._tips.values()))
         except GitError:
             (self.scratch / SHALLOW).write_bytes(shallow)
 
@@ -244,66 +249,35 @@ class Snapshot:
             oid = head.decode(errors="replace") if OID.fullmatch(head) else None
         wanted = {name: oid for name, oid in refs.items() if not name.startswith("refs/remotes/")}
         lost = {*reflog_ids(source.common), *pseudo_ref_ids(source.common), *self._unknown_commits()}
-        existing = set(self._existing([*wanted.values(), *lost, *([oid] if oid else [])]))
-        self._head = oid if oid in existing else None
+        found = set(existing(self._git, [*wanted.values(), *lost, *([oid] if oid else [])]))
+        self._head = oid if oid in found else None
         while any(name.startswith(self._prefix) for name in refs):
             self._prefix += "-again"
-        self._tips = self._clonable({name: oid for name, oid in wanted.items() if oid in existing})
+        self._tips = clonable({name: oid for name, oid in wanted.items() if oid in found}, self._prefix)
         if has_only_network_remotes(source.common):
-            self._fetched = self._existing([oid for name, oid in refs.items() if name.startswith("refs/remotes/")])
+            fetched = [oid for name, oid in refs.items() if name.startswith("refs/remotes/")]
+            self._fetched = existing(self._git, fetched)
         if self._head is not None and self._head not in self._tips.values():
             self._tips[f"{self._prefix}/head"] = self._head
-        for number, oid in enumerate(self._lost_tips(lost & existing)):
+        for number, oid in enumerate(heads_of(self._git, lost & found, self._tips.values())):
             self._tips[f"{self._prefix}/lost-{number}"] = oid
 
     def _unknown_commits(self) -> set[str]:
         """Return the commits in the repository's object stores that the mirror does not have, reachable or not."""
-        mirror = _commits_in(self._git, self._mirror / "objects") if self._mirror is not None else set()
-        return {oid for store in self._stores for oid in _commits_in(self._git, store)} - mirror
-
-    def _clonable(self, refs: dict[str, str]) -> dict[str, str]:
-        """Return refs under names that git accepts and that `git clone` brings back."""
-        found: dict[str, str] = {}
-        for number, (name, oid) in enumerate(sorted(refs.items())):
-            clonable = name if name.startswith(("refs/heads/", "refs/tags/")) else f"{self._prefix}/{name}"
-            if name == "refs/stash":
-                clonable = f"{self._prefix}/stash"
-            above = {clonable.rsplit("/", count)[0] for count in range(1, clonable.count("/"))}
-            if not is_ref_name(clonable) or above & found.keys() or f"{self._prefix}/".startswith(f"{clonable}/"):
-                clonable = f"{self._prefix}/odd-{number}"
-            found[clonable] = oid
-        return found
-
-    def _lost_tips(self, lost: set[str]) -> list[str]:
-        """Return the commits that no ref reaches, without those that another of them reaches."""
-        if not lost:
-            return []
-        revisions = _revisions(sorted(lost), self._tips.values())
-        output = self._git.run("rev-list", "--parents", "--stdin", stdin=revisions).decode()
-        lines = [line.split() for line in output.splitlines()]
-        inner = {parent for line in lines for parent in line[1:]}
-        return [line[0] for line in lines if line[0] in lost and line[0] not in inner]
-
-    def _existing(self, oids: Iterable[str]) -> list[str]:
-        """Return those ids that are commits or tags in the repository."""
-        valid = [oid for oid in dict.fromkeys(oids) if OID.fullmatch(oid.encode(errors="replace"))]
-        return [oid for oid, kind in self._kinds(valid) if kind in {"commit", "tag"}]
+        mirror = commits_in(self._git, self._mirror / "objects") if self._mirror is not None else set()
+        return {oid for store in self._stores for oid in commits_in(self._git, store)} - mirror
 
     def _existing_base(self) -> str | None:
-        return next(iter(self._existing([self._base] if self._base else [])), None)
-
-    def _kinds(self, oids: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """Yield the ids whose objects exist, each with the kind of its object."""
-        return _read_kinds(self._git.run("cat-file", "--batch-check", stdin=_revisions(oids)))
+        return next(iter(existing(self._git, [self._base] if self._base else [])), None)
 
     def _find_safe(self, *, is_own: bool) -> list[str]:
         """Return the commits and tags that are safe elsewhere; set `_in_mirror` to those that the mirror has."""
         known = [] if is_own else list(self._fetched)
         if self._mirror is not None:
             mirror = self._git.text("for-each-ref", "--format=%(objectname)", GIT_DIR=str(self._mirror)).split()
-            self._in_mirror = self._existing(mirror)
+            self._in_mirror = existing(self._git, mirror)
             known += mirror
-        return self._existing([*known, *([self._base] if self._base else [])])
+        return existing(self._git, [*known, *([self._base] if self._base else [])])
 
     def _lfs_objects(self) -> tuple[set[str], list[LfsObject]]:
         """Return the ids of the objects of Git LFS that are here, and those objects that the remote may not have.
@@ -331,74 +305,15 @@ class Snapshot:
         if self._mirror is None or not tips:
             return []
         base = [oid for oid in (self._existing_base(),) if oid is not None]
-        since = set(self._git.run("rev-list", "--stdin", stdin=_revisions(tips, base)).decode().split())
-        kinds = dict(self._kinds(tips))
-        return [tip for tip in tips if tip in since or (kinds.get(tip) == "tag" and tip not in base)]
-
-    def _index(self) -> Path | None:
-        """Return a copy of the workspace's index, None if there is none."""
-        copy = self.scratch / "index.theirs"
-        if not copy.exists():
-            if self._source is None or (data := read_file(self._source.own / "index")) is None:
-                return None
-            copy.write_bytes(data)
-            self._copy_shared(self._source.own)
-        return copy
-
-    def _copy_shared(self, folder: Path) -> None:
-        """Copy the shared files of a split index (git-update-index(1), Split index)."""
-        for path in folder.glob("sharedindex.*"):
-            (self.scratch / path.name).write_bytes(read_file(path) or b"")
-
-    def _commit_files(self, changed: list[bytes]) -> None:
-        """Make a commit of the changed files, byte for byte, without any conversion."""
-        if not changed:
-            return
-        (self.scratch / "info" / "attributes").write_text(f"{NO_CONVERSION}\n")
-        absent = {name for name in changed if self._tree.is_not_storable(name)}
-        for names, how in ((absent, "--force-remove"), ([name for name in changed if name not in absent], "--remove")):
-            stdin = b"".join(name + b"\0" for name in names)
-            self._git.run("update-index", "--add", how, "--replace", "-z", "--stdin", stdin=stdin)
-        tree = self._git.text("write-tree")
-        if self._head is None or tree != self._git.text("rev-parse", f"{self._head}^{{tree}}"):
-            self._commit("files", tree, "Files as they were in the workspace")
-
-    def _commit_indexes(self) -> None:
-        """Make commits of what was staged, here and in linked working trees."""
-        self._commit_index("staged", self._index())
-        trees = linked_trees(self._source.common) if self._source is not None else []
-        for number, tree in enumerate(trees):
-            data = read_file(tree / "index")
-            if data is not None and self._source is not None and tree != self._source.own:
-                copy = self.scratch / f"index.tree-{number}"
-                copy.write_bytes(data)
-                self._copy_shared(tree)
-                self._commit_index(f"staged-{number}", copy)
-
-    def _commit_index(self, name: str, index: Path | None) -> None:
-        """Make a commit of what an index holds, unless HEAD or the files hold the same."""
-        if index is None:
-            return
-        unmerged = self._git.names("ls-files", "-z", "--unmerged", GIT_INDEX_FILE=str(index))
-        if unmerged:  # conflicts of a merge: the files hold them, and so do the merged commits
-            stdin = b"".join(entry.partition(b"\t")[2] + b"\0" for entry in unmerged)
-            self._git.run("update-index", "--force-remove", "-z", "--stdin", stdin=stdin, GIT_INDEX_FILE=str(index))
-        tree = self._git.text("write-tree", GIT_INDEX_FILE=str(index))
-        known = [tip for tip in (self._head, self._tips.get(f"{self._prefix}/files")) if tip is not None]
-        if tree not in {self._git.text("rev-parse", f"{tip}^{{tree}}") for tip in known} and (
-            known or not _is_empty(tree)
-        ):
-            self._commit(name, tree, "What was staged in the workspace")
-
-    def _commit(self, name: str, tree: str, message: str) -> None:
-        parent = ("-p", self._head) if self._head else ()
-        self._tips[f"{self._prefix}/{name}"] = self._git.text("commit-tree", tree, *parent, "-m", message)
+        since = reached(self._git, tips, base)
+        tags = {oid for oid, kind in kinds(self._git, tips) if kind == "tag"}
+        return [tip for tip in tips if tip in since or (tip in tags and tip not in base)]
 
     def _count(self, *options: str) -> int:
         if not self._tips:
             return 0
-        revisions = _revisions(self._tips.values(), self._safe)
-        return int(self._git.run("rev-list", *options, "--stdin", stdin=revisions).decode() or 0)
+        stdin = revisions(self._tips.values(), self._safe)
+        return int(self._git.run("rev-list", *options, "--stdin", stdin=stdin).decode() or 0)
 
     def _new_tips(self) -> dict[str, str]:
         """Return the refs that reach something new."""
@@ -406,74 +321,6 @@ class Snapshot:
         candidates = {name: tip for name, tip in self._tips.items() if tip not in safe}
         if not candidates:
             return {}
-        revisions = _revisions(candidates.values(), self._safe)
-        new = set(self._git.run("rev-list", "--stdin", stdin=revisions).decode().split())
-        new |= {oid for oid, kind in self._kinds(candidates.values()) if kind == "tag"}
+        new = reached(self._git, candidates.values(), self._safe)
+        new |= {oid for oid, kind in kinds(self._git, candidates.values()) if kind == "tag"}
         return {name: tip for name, tip in candidates.items() if tip in new}
-
-    def _write_bundle(self, folder: Path, tips: dict[str, str]) -> list[str]:
-        """Write a bundle of some refs; return the commits that whoever brings it back must have."""
-        git = self._git
-        refs = b"".join(b"create %s\0%s\0" % (os.fsencode(name), tip.encode()) for name, tip in tips.items())
-        git.run("update-ref", "-z", "--stdin", stdin=refs)
-        excluded = self._limit_history(list(tips.values()))
-        names = [name for name, tip in tips.items() if tip not in excluded]
-        if self._head is not None:
-            git.run("update-ref", "--no-deref", "HEAD", self._head)
-            names += ["HEAD"] if self._head not in excluded else []
-        stdin = b"".join(os.fsencode(word) + b"\n" for word in [*names, *(f"^{oid}" for oid in excluded)])
-        git.run("bundle", "create", "--quiet", str(folder / BUNDLE), "--stdin", stdin=stdin)
-        if (self.scratch / SHALLOW).exists():
-            (folder / SHALLOW).write_bytes((self.scratch / SHALLOW).read_bytes())
-        return excluded
-
-    def _limit_history(self, tips: list[str]) -> list[str]:
-        """Return the commits to leave out of a bundle with what they reach, because the mirror can keep them.
-
-        There are none if the whole history is short. Without a mirror, make a long history shallow.
-        """
-        if self._disk_usage(tips) <= _SELF_CONTAINED_MAX:
-            return []
-        lent = self._boundary(tips, self._in_mirror)
-        if lent:
-            return lent
-        boundary = self._boundary(tips, self._safe)
-        with (self.scratch / SHALLOW).open("a") as shallow:
-            shallow.writelines(f"{oid}\n" for oid in boundary)
-        return []
-
-    def _boundary(self, tips: list[str], safe: list[str]) -> list[str]:
-        """Return the newest commits that safe ones reach: the parents of new ones, and the tips that are not new."""
-        if not safe:
-            return []
-        lines = self._git.run("rev-list", "--boundary", "--stdin", stdin=_revisions(tips, safe)).decode().split()
-        known = [oid for oid, kind in self._kinds(tips) if kind == "commit" and oid not in lines]
-        return list(dict.fromkeys([*(line[1:] for line in lines if line.startswith("-")), *known]))
-
-    def _disk_usage(self, tips: list[str]) -> int:
-        stdin = _revisions(tips)
-        return int(self._git.run("rev-list", "--objects", "--disk-usage", "--stdin", stdin=stdin).decode())
-
-
-def _commits_in(git: Git, objects: Path) -> set[str]:
-    """Return all commits in an object store."""
-    every = ("cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(objectname)", "--unordered")
-    output = git.run(*every, GIT_OBJECT_DIRECTORY=str(objects))
-    return {match[1].decode() for match in _COMMIT.finditer(output)}
-
-
-def _read_kinds(output: bytes) -> Iterator[tuple[str, str]]:
-    """Yield ids and kinds from lines of `git cat-file --batch-check`: id, kind, size; a missing object has no size."""
-    for line in output.decode().splitlines():
-        words = line.split()
-        if len(words) == 3:  # noqa: PLR2004
-            yield words[0], words[1]
-
-
-def _revisions(oids: Iterable[str], excluded: Iterable[str] = ()) -> bytes:
-    """Return standard input for git that selects what some ids reach and others do not (git-rev-list(1), --stdin)."""
-    return "".join([*(f"{oid}\n" for oid in oids), *(f"^{oid}\n" for oid in excluded)]).encode()
-
-
-def _is_empty(tree: str) -> bool:
-    return tree.startswith(("4b825dc642cb6eb9a060", "6ef19b41225c5369f1c1"))
