@@ -124,11 +124,11 @@ def test_a_missed_sweep_runs_at_the_start(start_daemon: StartDaemon) -> None:
 
 @pytest.mark.usefixtures("origin")
 def test_workspaces_of_expired_runs_are_saved_first_and_renew_their_runs(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(site_config(cleanup='every = "20d"\n[retention]\ndays = 30\nevery = "100d"'))
+    settings = 'every = "20d"\nsalvage_max = "1MB"\n[retention]\ndays = 30\nevery = "100d"'
+    daemon = start_daemon(site_config(cleanup=settings))
     bad, wanted, large = ended(daemon, "3"), ended(daemon, "3"), ended(daemon, "3")
     assert call(daemon, "POST", f"/workspaces/{wanted}/keep").status == 200
-    with (place_of(daemon, large) / "large.bin").open("wb") as stream:
-        stream.truncate(300 * 1024**2)
+    (place_of(daemon, large) / "large.bin").write_bytes(os.urandom(2_000_000))
     for run in (bad, wanted, large):
         make_old(daemon, run)
     assert call(daemon, "POST", "/retention/run", {"dry_run": True}).body["would_delete"]["workspaces"] == 2
