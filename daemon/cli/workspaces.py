@@ -9,6 +9,8 @@ from daemon.cli.output import print_json, print_table, say, tell
 from daemon.cli.parameters import Json, RunNumber
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from daemon.cli.client import Client
 
 app = CommandGroup(
@@ -128,7 +130,8 @@ def discard(
     client = _client(context)
     if without_saving and not yes:
         lost = client.ask("POST", f"/workspaces/{run}/discard", {"without_saving": True, "dry_run": True})["lost"]
-        typer.echo(_loss(run, lost), err=True)
+        for line in _loss(run, lost):
+            say(line, error=True)
         typer.confirm("Remove it without saving anything?", abort=True, err=True)
     body = {"without_saving": True} if without_saving else None
     view = client.ask("POST", f"/workspaces/{run}/discard", body)
@@ -152,21 +155,18 @@ def unkeep(context: typer.Context, run: RunNumber, json: Json = False) -> None:
     tell(view, f"No longer keeping the workspace of run {run}: {view['reason']}.", json=json)
 
 
-def _loss(run: int, lost: dict[str, Any]) -> str:
-    """Return what is lost with a workspace, for the person who is about to lose it."""
-    from daemon.text import escape, plural
+def _loss(run: int, lost: dict[str, Any]) -> "Iterator[str]":
+    """Yield what is lost with a workspace, for the person who is about to lose it."""
+    from daemon.text import plural
 
     repositories = lost["repositories"]
-    lines = [
-        f"The workspace of run {run} is {lost['path']}: {plural(lost['files'], 'file')}, {_size(lost['bytes'])}.",
-        "Everything in it that exists nowhere else is lost for ever: commits that were not pushed, changed and new",
-        "files, stashes, and the objects of Git LFS.",
-    ]
+    yield f"The workspace of run {run} is {lost['path']}: {plural(lost['files'], 'file')}, {_size(lost['bytes'])}."
+    yield "Everything in it that exists nowhere else is lost for ever: commits that were not pushed, changed and new"
+    yield "files, stashes, and the objects of Git LFS."
     if repositories:
-        names = ", ".join(escape(name) for name in repositories[:_MOST_NAMED])
         more = ", ..." if len(repositories) > _MOST_NAMED else ""
-        lines.append(f"It holds git repositories in {plural(len(repositories), 'folder')}: {names}{more}")
-    return "\n".join(lines)
+        named = ", ".join(repositories[:_MOST_NAMED]) + more
+        yield f"It holds git repositories in {plural(len(repositories), 'folder')}: {named}"
 
 
 def _client(context: typer.Context) -> "Client":

@@ -36,6 +36,8 @@ from daemon.store.workspaces import (
     set_bytes,
     set_kept,
     set_note,
+    set_saved_bytes,
+    unmeasured_saved_work,
 )
 from daemon.text import plural
 from daemon.units import format_size
@@ -44,8 +46,11 @@ from daemon.workspaces.jobs import (
     CleanedWorkspace,
     CleanWorkspace,
     ExamineWorkspace,
+    FindSavedWork,
+    MeasureSavedWork,
     MeasureWorkspaces,
     QuarantineWorkspace,
+    SavedWork,
     WorkspaceContents,
 )
 from daemon.workspaces.layout import ENVIRONMENTS, RUNS, workspace_path
@@ -55,6 +60,7 @@ from daemon.workspaces.removal import TRASH
 T = TypeVar("T")
 _LOG = structlog.get_logger()
 _PART, _SWEEP = "cleanup", "sweep"
+_MOST_MEASURED = 1000  # runs whose saved work one sweep measures
 _DELAY = 1.0  # seconds from the end of a run to the sweep, so that runs that end together need only one
 
 
@@ -150,13 +156,17 @@ class Cleanup:
         async with self._one_at_a_time:
             self._failed = set()
             present = await self._home.database.read(present_workspaces)
-            if not present and not await asyncio.to_thread(self._has_folders):
+            unmeasured = await self._home.database.read(lambda c: unmeasured_saved_work(c, _MOST_MEASURED))
+            if not present and not unmeasured and not await asyncio.to_thread(self._has_folders):
                 self._home.problems.keep_only(_PART, ())
                 return result
             async with workspace_helper(self._home.state_dir) as helper:
                 await helper.delete_leftovers()
                 await self._reconcile(helper, present)
                 await self._measure(helper, await self._home.database.read(present_workspaces))
+                if unmeasured:
+                    measured = await helper.measure_saved_work(MeasureSavedWork(tuple(unmeasured)))
+                    await self._write_if_possible(lambda tx: set_saved_bytes(tx, measured.by_run))
             try:
                 while workspaces := await self._now_removable(older_than, result.failed):
                     for number, workspace in enumerate(workspaces):
@@ -295,8 +305,10 @@ class Cleanup:
         self, run_id: int, done: CleanedWorkspace, tx: Transaction, *, renews: bool, unsaved: Unsaved | None
     ) -> None:
         now, saved = self._home.now(), asdict(done.saved) if done.saved else None
+        if done.saved is not None and done.saved.folder is not None:
+            set_saved_bytes(tx, {run_id: done.saved.stored})
         if done.gone or done.in_trash:
-            mark_removed(tx, run_id, now, saved["stored"] if saved else 0)
+            mark_removed(tx, run_id, now)
             if renews or (saved and saved["folder"]):
                 update_run(tx, run_id, now)  # the saved work is kept as long as the run
             left: dict[str, object] = {"left_in_trash": done.reason} if done.in_trash else {}
@@ -364,7 +376,8 @@ class Cleanup:
             is_listed = survey.get(workspace.environment, []) is not None
             if is_listed and place not in on_disk and workspace.status not in ACTIVE:
                 _LOG.warning("[cleanup] A workspace is missing that agentcron did not remove", run_id=workspace.run_id)
-                await self._write_of(str(workspace.run_id), partial(self._record_lost, workspace.run_id))
+                found = await helper.find_saved_work(FindSavedWork(workspace.run_id))
+                await self._write_of(str(workspace.run_id), partial(self._record_lost, workspace.run_id, found.saved))
         for environment, name in sorted(on_disk - in_database.keys()):
             if await self._write_of(name, partial(self._register, environment, name)) is False:
                 await self._quarantine(helper, environment, name)
@@ -396,10 +409,13 @@ class Cleanup:
         else:
             _LOG.warning("[cleanup] Moved away a workspace of an unknown run", path=str(moved.path))
 
-    def _record_lost(self, run_id: int, tx: Transaction) -> None:
+    def _record_lost(self, run_id: int, saved: SavedWork | None, tx: Transaction) -> None:
+        """Record that a workspace is missing; a script may have removed it, after saving its work."""
         mark_removed(tx, run_id, self._home.now())
-        update_run(tx, run_id, self._home.now())  # a cleanup may have been interrupted after it had saved something
-        add_event(tx, run_id, self._home.now(), "workspace_lost", {})
+        update_run(tx, run_id, self._home.now())  # the saved work is kept as long as the run
+        if saved is not None:
+            set_saved_bytes(tx, {run_id: saved.stored})
+        add_event(tx, run_id, self._home.now(), "workspace_lost", {"saved": asdict(saved) if saved else None})
 
     def _register(self, environment: str, name: str, tx: Transaction) -> bool:
         """Record a folder as the workspace of its run; return whether it belongs to a known run."""

@@ -1,7 +1,7 @@
 """Rows of `workspaces`: the clones that runs of git environments work in."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -141,9 +141,22 @@ def set_note(tx: Transaction, run_id: int, note: str | None) -> bool:
     return changed.rowcount > 0
 
 
-def mark_removed(tx: Transaction, run_id: int, now: datetime, saved_bytes: int = 0) -> None:
-    """Record that a workspace was removed, and how many bytes the work takes that was saved from it."""
+def mark_removed(tx: Transaction, run_id: int, now: datetime) -> None:
+    """Record that a workspace was removed."""
     tx.execute(
-        "UPDATE workspaces SET state = 'removed', removed_at = ?, note = NULL, saved_bytes = ? WHERE run_id = ?",
-        (format_instant(now), saved_bytes, run_id),
+        "UPDATE workspaces SET state = 'removed', removed_at = ?, note = NULL WHERE run_id = ?",
+        (format_instant(now), run_id),
     )
+
+
+def set_saved_bytes(tx: Transaction, sizes: Mapping[int, int]) -> None:
+    """Record the bytes of the work that was saved from workspaces, by run."""
+    tx.executemany(
+        "UPDATE workspaces SET saved_bytes = ? WHERE run_id = ?", ((size, run) for run, size in sizes.items())
+    )
+
+
+def unmeasured_saved_work(source: Transaction | sqlite3.Connection, limit: int) -> list[int]:
+    """Return some of the runs whose saved work has not been measured: it is of an earlier version."""
+    rows = source.execute("SELECT run_id FROM workspaces WHERE saved_bytes IS NULL ORDER BY run_id LIMIT ?", (limit,))
+    return [row["run_id"] for row in rows]

@@ -141,7 +141,8 @@ def _workspace_of(connection: sqlite3.Connection, run_id: int, state_dir: Path) 
     if workspace is None:
         return None
     cleaned = connection.execute(
-        "SELECT data FROM events WHERE run_id = ? AND type = 'workspace_cleaned' ORDER BY number DESC LIMIT 1",
+        "SELECT data FROM events WHERE run_id = ? AND type IN ('workspace_cleaned', 'workspace_lost') "
+        "ORDER BY number DESC LIMIT 1",
         (run_id,),
     ).fetchone()
     saved = json.loads(cleaned["data"]).get("saved") if cleaned and workspace.state == "removed" else None

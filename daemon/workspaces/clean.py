@@ -37,10 +37,10 @@ def clean(
     None means no limit. Without `saves` its work is lost.
     """
     path = workspace_path(state_dir, environment, run_id)
+    saved = None
     try:
         with locked_workspace(state_dir, tasks_of(environment), run_id):
             log(f"[cleanup] Removing task workspace: {path}")
-            saved = None
             if saves:
                 saved = save(
                     state_dir, environment, run_id, path, base=base, salvage_max=salvage_max, git_timeout=GIT_TIMEOUT
@@ -49,19 +49,19 @@ def clean(
     except FileNotFoundError:
         return CleanedWorkspace(gone=True)
     except (InUseError, RefusedRemovalError) as error:
-        return _not_removed(log, f"[cleanup] Refusing to remove {path}: {error}", str(error))
+        return _not_removed(log, f"[cleanup] Refusing to remove {path}: {error}", str(error), saved)
     except SalvageError as error:
         message = f"[cleanup] ERROR: Failed to remove task workspace: cannot save the work in {path}: {error}"
-        return _not_removed(log, message, f"its work cannot be saved: {error}")
+        return _not_removed(log, message, f"its work cannot be saved: {error}", saved)
     except (OSError, UnicodeError) as error:  # whatever an agent did to its files must not stop other cleanups
         reason = getattr(error, "strerror", None) or str(error)
-        return _not_removed(log, f"[cleanup] Refusing to remove {path}: {reason}", reason)
+        return _not_removed(log, f"[cleanup] Refusing to remove {path}: {reason}", reason, saved)
     return _delete(state_dir, path, trashed, saved, log)
 
 
-def _not_removed(log: Callable[[str], None], message: str, reason: str) -> CleanedWorkspace:
+def _not_removed(log: Callable[[str], None], message: str, reason: str, saved: SavedWork | None) -> CleanedWorkspace:
     log(message)
-    return CleanedWorkspace(gone=False, reason=_printable(reason))
+    return CleanedWorkspace(gone=False, reason=_printable(reason), saved=saved)
 
 
 def _printable(text: str) -> str:

@@ -47,6 +47,10 @@ class WorkspaceHelper:
         """Count what is in a workspace."""
         return await self._do(job, jobs.WorkspaceContents)
 
+    async def find_saved_work(self, job: jobs.FindSavedWork) -> jobs.FoundWork:
+        """Find what was last saved from the workspace of a run."""
+        return await self._do(job, jobs.FoundWork)
+
     async def list_workspaces(self) -> jobs.WorkspaceNames:
         """List what the `tasks` folders hold."""
         return await self._do(jobs.ListWorkspaces(), jobs.WorkspaceNames)
@@ -57,6 +61,10 @@ class WorkspaceHelper:
 
     async def measure_workspaces(self, job: jobs.MeasureWorkspaces) -> jobs.DiskUsage:
         """Measure workspaces."""
+        return await self._do(job, jobs.DiskUsage)
+
+    async def measure_saved_work(self, job: jobs.MeasureSavedWork) -> jobs.DiskUsage:
+        """Measure the work that was saved from workspaces."""
         return await self._do(job, jobs.DiskUsage)
 
     async def measure_run_folders(self, job: jobs.MeasureRunFolders) -> jobs.DiskUsage:

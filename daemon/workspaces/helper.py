@@ -25,6 +25,7 @@ from daemon.workspaces.openat import free_name, names_in, open_path
 from daemon.workspaces.pipe import MessageError, decode_job, encode_error, encode_log, encode_result
 from daemon.workspaces.removal import empty_trash, remove_temporary
 from daemon.workspaces.run_folders import remove_orphans
+from daemon.workspaces.salvage.stored import newest_saved, saved_bytes
 from daemon.workspaces.salvage.walk import UnreadableError
 
 Log = Callable[[str], None]
@@ -54,6 +55,10 @@ def _clean_workspace(state_dir: Path, job: jobs.CleanWorkspace, log: Log) -> job
 def _examine_workspace(state_dir: Path, job: jobs.ExamineWorkspace, _: Log) -> jobs.WorkspaceContents:
     _let_agents_go_first()
     return examine(state_dir, job.environment, str(job.run_id))
+
+
+def _find_saved_work(state_dir: Path, job: jobs.FindSavedWork, _: Log) -> jobs.FoundWork:
+    return jobs.FoundWork(newest_saved(state_dir, str(job.run_id)))
 
 
 def _list_workspaces(state_dir: Path, _: jobs.ListWorkspaces, log: Log) -> jobs.WorkspaceNames:
@@ -86,6 +91,15 @@ def _measure_workspaces(state_dir: Path, job: jobs.MeasureWorkspaces, _: Log) ->
     return _disk_usage(workspace_sizes(state_dir, job.environment, map(str, job.runs)))
 
 
+def _measure_saved_work(state_dir: Path, job: jobs.MeasureSavedWork, _: Log) -> jobs.DiskUsage:
+    os.nice(_NICE)
+    found = {}
+    for run in job.runs:
+        with contextlib.suppress(UnreadableError, OSError):  # the next sweep tries again
+            found[run] = saved_bytes(state_dir, str(run))
+    return jobs.DiskUsage(found)
+
+
 def _measure_run_folders(state_dir: Path, job: jobs.MeasureRunFolders, _: Log) -> jobs.DiskUsage:
     _let_agents_go_first()
     return _disk_usage(entry_sizes(state_dir, (RUNS,), map(str, job.runs)))
@@ -116,9 +130,11 @@ _HANDLERS: Mapping[type[jobs.Job], Callable[[Path, Any, Log], object]] = {
     jobs.PrepareWorkspace: _prepare_workspace,
     jobs.CleanWorkspace: _clean_workspace,
     jobs.ExamineWorkspace: _examine_workspace,
+    jobs.FindSavedWork: _find_saved_work,
     jobs.ListWorkspaces: _list_workspaces,
     jobs.QuarantineWorkspace: _quarantine_workspace,
     jobs.MeasureWorkspaces: _measure_workspaces,
+    jobs.MeasureSavedWork: _measure_saved_work,
     jobs.MeasureRunFolders: _measure_run_folders,
     jobs.DeleteLeftovers: _delete_leftovers,
     jobs.RemoveOrphans: _remove_orphans,

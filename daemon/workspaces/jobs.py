@@ -72,7 +72,7 @@ class SavedWork:
     bytes: int = 0
     """Of unsaved work, before it was compressed."""
     stored: int = 0
-    """Bytes of the folder."""
+    """Bytes of everything that was saved from the workspace of the run, this time and before."""
     tips: tuple[str, ...] = ()
     """What identifies the work: object ids that the bundles lead to, and digests of archives."""
     pushed: tuple[str, ...] = ()
@@ -117,6 +117,20 @@ class WorkspaceContents:
 
 
 @dataclass(frozen=True)
+class FindSavedWork:
+    """Find what was last saved from the workspace of a run, which is missing now."""
+
+    run_id: int
+
+
+@dataclass(frozen=True)
+class FoundWork:
+    """What was saved, None if nothing was."""
+
+    saved: SavedWork | None
+
+
+@dataclass(frozen=True)
 class ListWorkspaces:
     """List the entries of every environment's `tasks` folder."""
 
@@ -149,6 +163,13 @@ class MeasureWorkspaces:
     """Measure the workspaces of some runs of one environment."""
 
     environment: str
+    runs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MeasureSavedWork:
+    """Measure the work that was saved from the workspaces of some runs."""
+
     runs: tuple[int, ...]
 
 
@@ -193,9 +214,11 @@ Job = (
     PrepareWorkspace
     | CleanWorkspace
     | ExamineWorkspace
+    | FindSavedWork
     | ListWorkspaces
     | QuarantineWorkspace
     | MeasureWorkspaces
+    | MeasureSavedWork
     | MeasureRunFolders
     | DeleteLeftovers
     | RemoveOrphans

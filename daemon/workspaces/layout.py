@@ -9,6 +9,7 @@ from pathlib import Path
 
 ENVIRONMENTS = "environments"
 RUNS = "runs"
+ARTIFACTS = "artifacts"
 TASKS = "tasks"
 MIRROR = "mirror"
 INCOMING = ".incoming"

@@ -9,9 +9,10 @@ import pytest
 
 from daemon.errors import StoreError
 from daemon.model import DATABASE
-from daemon.store.connection import connect
+from daemon.store.connection import Transaction, connect
 from daemon.store.migrate import migrate, migrations
 from daemon.store.state_dir import open_state
+from daemon.store.workspaces import saved_work, set_saved_bytes, unmeasured_saved_work
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 OLDEST_WITH_RUNS = """
@@ -100,3 +101,36 @@ def test_a_migration_that_would_orphan_rows_is_undone(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="refer to missing rows"):
             migrate(connection, path, {**migrations(), 9000: "DELETE FROM runs;"})
         assert connection.execute("SELECT count(*) FROM runs").fetchone()[0] == 2
+
+
+def test_saved_work_of_earlier_versions_is_to_be_measured(tmp_path: Path) -> None:
+    path = tmp_path / DATABASE
+    path.touch()
+    steps = migrations()
+    cleaned = {
+        "saved": '{"saved": {"folder": "artifacts/saved-work", "bytes": 5}}',
+        "clean": '{"saved": {"folder": null}}',
+        "lost": '{"saved": null}',
+        "damaged": '{"saved": {"folder"',
+    }
+    with contextlib.closing(connect(path)) as connection:
+        migrate(connection, path, {number: step for number, step in steps.items() if number < 10})
+        for number, (name, data) in enumerate(cleaned.items(), 1):
+            connection.execute(
+                "INSERT INTO runs (id, name, agent, trigger, scheduled_for, status, created_at, updated_at, "
+                "started_at, completed_at, display_name, creator, idempotency_key, queue_class) "
+                "VALUES (?1, ?2, 'a', 'manual', 'x', 'completed', 'x', 'x', 'x', 'x', 'x', 'x', ?2, 0)",
+                (number, name),
+            )
+            connection.execute(
+                "INSERT INTO workspaces (run_id, environment, path, state, created_at) "
+                "VALUES (?, 'e', '', 'removed', '')",
+                (number,),
+            )
+            connection.execute("INSERT INTO events VALUES (?, 1, 'x', 'workspace_cleaned', ?)", (number, data))
+        migrate(connection, path, steps)
+        assert unmeasured_saved_work(connection, 100) == [1]
+        assert saved_work(connection) == {}
+        set_saved_bytes(Transaction(connection), {1: 7})
+        assert unmeasured_saved_work(connection, 100) == []
+        assert saved_work(connection) == {"e": (1, 7)}

@@ -20,6 +20,7 @@ from daemon.workspaces import kept_commits
 from daemon.workspaces.clean import clean
 from daemon.workspaces.jobs import CleanedWorkspace, SavedWork
 from daemon.workspaces.run_folders import remove_orphans
+from daemon.workspaces.salvage.stored import newest_saved, saved_bytes
 from tests.support.git_site import GitSite, brought_back, commit, git
 
 REPOSITORY = Path(__file__).parents[2]
@@ -108,6 +109,34 @@ def test_the_mirror_keeps_nothing_for_a_run_that_retention_deleted(site: GitSite
     assert "refs/agentcron" not in git(mirror, "for-each-ref")
 
 
+@pytest.mark.parametrize("branch", ["-x", "HEAD", "two\u200bwords"])
+def test_work_on_a_branch_that_git_would_not_check_out_comes_back(site: GitSite, tmp_path: Path, branch: str) -> None:
+    place = site.prepare()
+    mine = commit(place, "mine.txt", "mine\n")
+    (place / ".git/refs/heads" / branch).write_text(f"{mine}\n")
+    (place / ".git/HEAD").write_text(f"ref: refs/heads/{branch}\n")
+    assert git(brought_back(clean_up(site), tmp_path / "back"), "rev-parse", "HEAD") == mine
+
+
+def test_what_was_saved_is_found_and_measured_later(site: GitSite) -> None:
+    (site.prepare() / "mine.txt").write_text("mine\n")
+    done = clean_up(site)
+    (site.prepare() / "other.bin").write_bytes(os.urandom(100_000))
+    (site.saved().parent / "saved-work-9").symlink_to(site.saved())
+    again = clean_up(site)
+    found = newest_saved(site.state, "1")
+    assert found is not None
+    assert (found.folder, found.files) == ("artifacts/saved-work-2", 1)
+    assert saved(done).stored < 100_000 < found.stored == saved_bytes(site.state, "1")
+    shown = subprocess.run(["sh", "-ec", "\n".join(found.restore)], check=True, capture_output=True, text=True).stdout
+    assert all(line in shown for line in saved(again).restore)
+    (site.saved().parent / "saved-work-2/saved.json").write_text('{"restore": ["rm -rf /"]}')
+    before = newest_saved(site.state, "1")
+    assert before is not None
+    assert before.folder == "artifacts/saved-work"
+    assert newest_saved(site.state, "2") is None
+
+
 @pytest.fixture
 def deep_path(tmp_path: Path) -> Iterator[Path]:
     """A folder whose content pytest need not delete, which cannot delete deep trees."""
@@ -135,18 +164,22 @@ def test_a_very_deep_tree_comes_back(deep_path: Path) -> None:
 
 
 CLEAN = """\
+import re
+import resource
 import sys
 from pathlib import Path
 from daemon.workspaces.clean import clean
-import resource
 done = clean(Path(sys.argv[1]), "site", "1", lambda _: None, base=sys.argv[2], salvage_max=None)
-who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-print(int(done.gone), *(resource.getrusage(one).ru_maxrss // 1024 for one in who))
+own = re.search("VmHWM:[^0-9]*([0-9]+) kB", Path("/proc/self/status").read_text())[1]
+print(int(done.gone), *(int(size) // 1024 for size in (own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)))
 """
 
 
 def cleaned_in_a_process(site: GitSite, *prefix: str) -> list[int]:
-    """Clean up in a process of its own; return whether it is gone, and the MiB that it and its git took at most."""
+    """Clean up in a process of its own; return whether it is gone, and the MiB that it and its git took at most.
+
+    Its own `ru_maxrss` would include what pytest took when it forked: that survives the exec, `VmHWM` does not.
+    """
     command = [*prefix, sys.executable, "-c", CLEAN, str(site.state), site.bases[1]]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     return [int(word) for word in done.stdout.split()]

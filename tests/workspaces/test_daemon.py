@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from daemon.units import parse_instant
+from daemon.workspaces import cleanup_task_workspace
 from tests.support.api import call
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.git_site import git
@@ -297,6 +298,18 @@ def test_saved_work_is_counted_and_its_commands_follow_the_state_directory(
     steps = json.loads(daemon.cli("runs", "show", str(run), "--json").stdout)["workspace"]["saved"]["restore"]
     subprocess.run(["sh", "-ec", "\n".join(steps)], cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / f"run-{run}" / "x.bin").stat().st_size == 2_000_000
+
+
+@pytest.mark.usefixtures("origin")
+def test_work_that_a_script_saves_is_counted_and_shown(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config("head -c 2000000 /dev/urandom > x.bin"))
+    run = ended(daemon)
+    assert cleanup_task_workspace("site", run, daemon.state)
+    call(daemon, "POST", "/workspaces/clean", {})
+    daemon.wait_for_row("SELECT 1 FROM workspaces WHERE run_id = ? AND saved_bytes > 2000000", run)
+    shown = daemon.cli("runs", "show", str(run)).stdout
+    assert "0 commits, 1 changed file" in shown
+    assert 'cat "$saved"/README.txt' in shown
 
 
 @pytest.mark.usefixtures("origin")

@@ -19,7 +19,7 @@ from typing import NoReturn
 from daemon.workspaces.git import Git, GitError
 from daemon.workspaces.jobs import SavedWork
 from daemon.workspaces.kept_commits import keep, refs_for
-from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, RUNS, SCRATCH
+from daemon.workspaces.layout import ARTIFACTS, ENVIRONMENTS, MIRROR, RUNS, SCRATCH
 from daemon.workspaces.lock import locked_temporary_folder
 from daemon.workspaces.openat import free_name, open_path
 from daemon.workspaces.removal import remove_temporary
@@ -27,12 +27,11 @@ from daemon.workspaces.salvage.bundle import BUNDLE, SHALLOW, Contents, check, s
 from daemon.workspaces.salvage.lfs import digest_of, store_objects
 from daemon.workspaces.salvage.repository import GitFolders, git_folders, named_git_folder
 from daemon.workspaces.salvage.snapshot import Snapshot, UnsavedWork
+from daemon.workspaces.salvage.stored import FOLDER, README, SUMMARY, saved_bytes, saved_folders
 from daemon.workspaces.salvage.walk import UnreadableError, measure, open_up
 
-FOLDER = "saved-work"
 _ARCHIVE = "work.tar"
 _LFS = "lfs"
-_SUMMARY = "saved.json"
 _DEEPEST = 10  # levels of nested repositories
 _MOST_NAMED = 20
 
@@ -279,12 +278,12 @@ class _Salvage:
         keep(self.mirror, self.run_id, self.kept)
         if not any(_files_in(self.results)):
             return replace(self.saved, restore=self._with_places(None))
-        artifacts = open_path(self.state_dir, RUNS, self.run_id, "artifacts", create=True)
+        artifacts = open_path(self.state_dir, RUNS, self.run_id, ARTIFACTS, create=True)
         try:
             earlier = self._find_earlier(artifacts)
             name = earlier or free_name(artifacts, FOLDER, "-")
-            folder = f"artifacts/{name}"
-            stored = sum(path.lstat().st_size for path in _files_in(self.results))
+            folder = f"{ARTIFACTS}/{name}"
+            stored = saved_bytes(self.state_dir, self.run_id) + (measure(self.results).bytes if earlier is None else 0)
             saved = replace(self.saved, folder=folder, stored=stored, restore=self._with_places(folder))
             if earlier is None:
                 self._write_summary(saved)
@@ -305,14 +304,12 @@ class _Salvage:
 
     def _write_summary(self, saved: SavedWork) -> None:
         text = "\n".join([*_readme(saved), ""])
-        (self.results / "README.txt").write_text(text, errors="backslashreplace")
-        (self.results / _SUMMARY).write_text(json.dumps(asdict(saved), indent=2) + "\n")
+        (self.results / README).write_text(text, errors="backslashreplace")
+        (self.results / SUMMARY).write_text(json.dumps(asdict(saved), indent=2) + "\n")
 
     def _find_earlier(self, artifacts: int) -> str | None:
         """Return the folder in which an earlier cleanup, which then failed, saved the same work, if it can be read."""
-        for name in sorted(os.listdir(artifacts)):
-            if not name.startswith(FOLDER):
-                continue
+        for name in saved_folders(artifacts):
             folder = Path(f"/proc/{os.getpid()}/fd/{artifacts}") / name
             try:
                 tips = {tip for path in (folder, *folder.glob("within-*")) for tip in self._tips_in(path)}

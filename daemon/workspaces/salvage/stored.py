@@ -1,0 +1,79 @@
+"""Find what was saved from the workspace of a run, among the run's artifacts.
+
+Standard library only: the helper process imports this.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from daemon.workspaces.jobs import SavedWork
+from daemon.workspaces.layout import ARTIFACTS, RUNS
+from daemon.workspaces.openat import open_path
+from daemon.workspaces.pipe import MessageError, decode
+from daemon.workspaces.salvage.repository import read_file
+from daemon.workspaces.salvage.walk import UnreadableError, measure
+
+FOLDER = "saved-work"
+README = "README.txt"
+SUMMARY = "saved.json"
+
+
+def saved_folders(artifacts: int) -> list[str]:
+    """Return the folders with saved work in the open folder of a run's artifacts, oldest first."""
+    with os.scandir(artifacts) as entries:
+        names = [one.name for one in entries if one.name.startswith(FOLDER) and one.is_dir(follow_symlinks=False)]
+    return sorted(names, key=lambda name: (len(name), name))
+
+
+def saved_bytes(state_dir: Path, run_id: str) -> int:
+    """Return the bytes that all saved work of a run takes; raise UnreadableError or OSError."""
+    with _artifacts(state_dir, run_id) as artifacts:
+        names = saved_folders(artifacts) if artifacts is not None else []
+    return sum(measure(state_dir, RUNS, run_id, ARTIFACTS, name).bytes for name in names)
+
+
+def newest_saved(state_dir: Path, run_id: str) -> SavedWork | None:
+    """Return the work that was last saved from the workspace of a run, None if there is none; raise OSError.
+
+    Agents can write to the folder, so only its numbers are taken from it, not the commands that restore the work:
+    there is one that shows these.
+    """
+    with _artifacts(state_dir, run_id) as artifacts:
+        names = saved_folders(artifacts) if artifacts is not None else []
+        for name in reversed(names):
+            found = _summary(Path(f"/proc/self/fd/{artifacts}") / name)
+            if found is not None:
+                place = state_dir / RUNS / run_id / ARTIFACTS / name
+                restore = (f"saved={shlex.quote(str(place))}", f'cat "$saved"/{README}')
+                return replace(
+                    SavedWork(f"{ARTIFACTS}/{name}", found.commits, found.files, found.ignored),
+                    stored=saved_bytes(state_dir, run_id),
+                    restore=restore,
+                )
+    return None
+
+
+def _summary(folder: Path) -> SavedWork | None:
+    try:
+        return decode(SavedWork, json.loads(read_file(folder / SUMMARY) or b""))
+    except (MessageError, UnreadableError, ValueError, RecursionError):
+        return None
+
+
+@contextlib.contextmanager
+def _artifacts(state_dir: Path, run_id: str) -> Iterator[int | None]:
+    """Open the folder of a run's artifacts; None if there is none. Raise OSError."""
+    try:
+        folder = open_path(state_dir, RUNS, run_id, ARTIFACTS)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        os.close(folder)
