@@ -4,10 +4,9 @@ In the journal, each line starts with its level, as sd-daemon(3) describes. Repe
 and counted.
 """
 
-import contextlib
+import atexit
 import logging
 import os
-import stat
 import threading
 import time
 from collections import Counter
@@ -18,73 +17,15 @@ from typing import Any, Literal
 
 import structlog
 
+from daemon.log_file import LogFile
 from daemon.systemd import is_journal
 from daemon.text import escape
 from daemon.units import format_instant, utc_now
 
 _LOG = structlog.get_logger()
-_CHECK_EVERY = 1.0  # seconds between two checks whether the file was moved away
 _WINDOW = 10.0  # seconds
 _MOST_OF_A_KIND = 200  # lines in a window
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
-
-
-class LogFile:
-    """The destination of lines: a file, reopened after it was moved away, or standard error.
-
-    A line that cannot be written (disk full, closed pipe) is lost; it never stops the daemon.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._checked_at = time.monotonic()
-        self._descriptor = _open(path) if path is not None else 2
-
-    def write(self, text: str) -> None:
-        """Write one line."""
-        if self._path is not None and time.monotonic() - self._checked_at > _CHECK_EVERY:
-            self._checked_at = time.monotonic()
-            if self._was_moved(self._path):
-                self.reopen()
-        data = text.encode(errors="backslashreplace")
-        with contextlib.suppress(OSError):  # there is nowhere left to report it
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-
-    def flush(self) -> None:
-        """Do nothing: `write` does not buffer."""
-
-    def reopen(self) -> None:
-        """Reopen the file after log rotation; keep the old one if that fails."""
-        if self._path is None:
-            return
-        with contextlib.suppress(OSError):  # a moved folder, no free inodes: better the old file than none
-            fresh = _open(self._path)
-            os.dup2(fresh, self._descriptor, inheritable=False)  # atomic, because other threads may be writing
-            os.close(fresh)
-
-    def is_terminal(self) -> bool:
-        """Return whether the destination is a terminal."""
-        return os.isatty(self._descriptor)
-
-    def _was_moved(self, path: Path) -> bool:
-        try:
-            there = path.stat()
-        except OSError:
-            return True
-        ours = os.fstat(self._descriptor)
-        return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
-
-
-def _open(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe without a reader is an error
-    try:
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o640)
-        os.fchmod(descriptor, 0o640)  # whatever the daemon's umask
-    except FileExistsError:
-        descriptor = os.open(path, flags)
-    os.set_blocking(descriptor, not stat.S_ISFIFO(os.fstat(descriptor).st_mode))
-    return descriptor
 
 
 class _Forward(logging.Handler):
@@ -107,7 +48,7 @@ class Flood:
         self._now = now
         self._window_start = now()
         self._seen: Counter[tuple[object, ...]] = Counter()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a destructor may log while a line is counted
 
     def __call__(self, _: object, __: str, event: "_Event") -> "_Event":
         """Pass an event on, as structlog's processors do, or raise DropEvent."""
@@ -148,7 +89,8 @@ def configure_log(
     path: Path | None,
 ) -> Log:
     """Send all log events to a file or standard error; raise OSError if the file cannot be opened."""
-    sink = LogFile(path)
+    sink = LogFile(path, _report_losses)
+    atexit.register(sink.close)
     console = form == "console" or (form == "auto" and sink.is_terminal())
     colours = sink.is_terminal() and "NO_COLOR" not in os.environ
     renderers: list[Any] = [_escape_values]
@@ -173,6 +115,10 @@ def configure_log(
     )
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
     return Log(sink, flood)
+
+
+def _report_losses(lines: int, reason: str) -> None:
+    _LOG.warning("[daemon] Lost log lines", lines=lines, reason=reason)
 
 
 def _with_priority(render: Callable[[object, str, "_Event"], object]) -> Callable[[object, str, "_Event"], str]:

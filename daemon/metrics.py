@@ -59,6 +59,7 @@ class Metrics:
         self._duration = self._histogram(
             "run_duration_seconds", "Seconds from the start to the end of a run.", _DURATION
         )
+        self._log_lines_lost = self._counter("log_lines_lost", "Log lines that could not be written.")
         self._lag = self._gauge("event_loop_lag_seconds", "Lag of the event loop when last measured.")
         self._queue = self._gauge("queue_length", "Runs that wait in the queue.")
         self._statuses = self._gauge("runs", "Active runs, by status.", "status")
@@ -74,6 +75,7 @@ class Metrics:
         self._deleted = self._counter("retention_deleted", "Rows and folders that retention deleted, by kind.", "kind")
         self._problems = self._gauge("problems", "Things that fail at the moment and are retried, by part.", "part")
         self._freed = self._counter("retention_freed_bytes", "Bytes that retention returned to the file system.")
+        self._lines_lost = 0
         self._show_zeros()
 
     def _show_zeros(self) -> None:
@@ -151,6 +153,11 @@ class Metrics:
         for kind in _DELETED:
             self._deleted.labels(kind).inc(deleted.get(kind, 0))
         self._freed.inc(freed)
+
+    def log_lines_lost(self, total: int) -> None:
+        """Record how many log lines have been lost since the start."""
+        self._log_lines_lost.inc(total - self._lines_lost)
+        self._lines_lost = total
 
     def lagged(self, seconds: float) -> None:
         """Record the lag of the event loop."""

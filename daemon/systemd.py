@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 _EXTEND_EVERY = 20.0  # seconds
 _EXTEND_BY = 60.0  # seconds
+_LONGEST_SEND = 0.2  # seconds that a service manager with a full queue may hold us up
 
 
 def notify(*assignments: str) -> None:
@@ -16,6 +17,7 @@ def notify(*assignments: str) -> None:
     if not address or address[0] not in "@/":
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.settimeout(_LONGEST_SEND)
         try:
             channel.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
             channel.send("\n".join(assignments).encode())

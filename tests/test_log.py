@@ -2,14 +2,32 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from daemon.log_file import LogFile
 from tests.support.daemon_process import StartDaemon
 from tests.support.waiting import DEADLINE, wait_until
+
+STUCK = """
+import os, structlog
+import daemon.log_file as log_file
+from daemon.log import configure_log
+log = configure_log('info', 'json', None)
+for n in range(4000):
+    structlog.get_logger().info('[run] Run started', run_id=n, text='x' * 1000)
+os.write(1, b'done')
+os.read(0, 1)
+"""
+FORBIDDEN = """
+import daemon.log_file
+def unblocked(descriptor): raise PermissionError
+daemon.log_file.unblocked = unblocked
+"""
 
 TICK = "[agents.a]\ncommand = ['true']\n[agents.a.schedules.s]\nevery = '1s'\n"
 FLOOD = """
@@ -114,3 +132,68 @@ def test_a_pipe_that_nobody_reads_is_no_log_file(start_daemon: StartDaemon, tmp_
     daemon = start_daemon("[log]\nfile = 'log'\n[agents.a]\ncommand = ['true']\n", ready=False)
     assert daemon.process.wait(DEADLINE) == 2
     assert f"log.file: cannot open {tmp_path}/log: No such device or address" in daemon.log_text()
+
+
+def _stuck_reader(kind: str) -> tuple[int, int]:
+    """Return two ends of something that a process may have as standard error: ours, which nobody reads, and its."""
+    if kind == "terminal":
+        return os.openpty()
+    if kind == "socket":
+        ours, theirs = socket.socketpair()
+        return ours.detach(), theirs.detach()
+    return os.pipe()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "terminal", "pipe of another user"])
+def test_a_reader_that_stops_reading_holds_up_no_line(kind: str) -> None:
+    """What waits for it is bounded, and comes in order once it reads again; what was lost is counted."""
+    ours, theirs = _stuck_reader(kind)
+    code = (FORBIDDEN if kind == "pipe of another user" else "") + STUCK
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=theirs) as process:
+        os.close(theirs)
+        assert process.stdout is not None
+        assert process.stdout.read(4) == b"done"
+        read = b""
+        while b"Lost log lines" not in read:
+            read += os.read(ours, 65536)
+        process.communicate(b"x")
+    os.close(ours)
+    shown = [json.loads(line)["run_id"] for line in read.splitlines() if b"[run] Run started" in line]
+    assert shown == list(range(len(shown)))
+    assert len(shown) > 900
+    [report] = [line for line in read.splitlines() if b"Lost log lines" in line]
+    assert str(4000 - len(shown)) in report.decode()
+    assert "the reader of standard error has stopped reading" in report.decode()
+
+
+def test_nobody_reading_standard_error_stops_no_daemon(start_daemon: StartDaemon) -> None:
+    slowed = (
+        "import contextlib, os\n"
+        "ours, theirs = os.pipe()\n"
+        "os.set_blocking(theirs, False)\n"
+        "with contextlib.suppress(BlockingIOError):\n"
+        "    while True: os.write(theirs, b'x' * 4096)\n"
+        "os.set_blocking(theirs, True)\n"
+        "os.dup2(theirs, 2)"
+    )
+    daemon = start_daemon(TICK, slowed=slowed, ready=False)
+    wait_until(lambda: list(daemon.state.glob("runs/*/output.log")), what="a run")
+    assert daemon.stop() == 0
+
+
+def test_lost_lines_are_counted_once_the_next_one_can_be_written(tmp_path: Path) -> None:
+    fifo, reported = tmp_path / "fifo", list[tuple[int, str]]()
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    log = LogFile(fifo, lambda lines, reason: reported.append((lines, reason)))
+    os.close(reader)
+    for _ in range(3):
+        log.write("lost\n")
+    assert log.trouble() == "Broken pipe; log lines lost: 3"
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    log.write("read\n")
+    assert os.read(reader, 100) == b"read\n"
+    os.close(reader)
+    assert reported == [(3, "Broken pipe")]
+    assert (log.trouble(), log.lost) == (None, 3)

@@ -12,9 +12,10 @@ from daemon.cli.locate import read_config
 from daemon.cli.memory import collect_normally, share_heap
 from daemon.cli.privileges import become_owner, enter_home
 from daemon.config.paths import state_dir
+from daemon.config.schema import Config
 from daemon.errors import AgentcronError, ConfigError
 from daemon.lifecycle.service import serve
-from daemon.log import configure_log
+from daemon.log import Log, configure_log
 from daemon.problems import damage_in
 
 
@@ -37,6 +38,13 @@ def run_daemon(file: Path | None, *, accept_data_loss: bool) -> None:
         )
     faulthandler.enable()  # a watchdog's SIGABRT shows where the daemon hung
     try:
+        _serve(config, log, accept_data_loss=accept_data_loss)
+    finally:
+        log.file.close()
+
+
+def _serve(config: Config, log: Log, *, accept_data_loss: bool) -> None:
+    try:
         asyncio.run(serve(config, log, accept_data_loss=accept_data_loss))
     except AgentcronError:
         raise
@@ -50,4 +58,5 @@ def run_daemon(file: Path | None, *, accept_data_loss: bool) -> None:
         else:
             logger.exception("[daemon] Fatal error. Running agents continue; the next start will adopt them")
         sys.stdout.flush()
+        log.file.close()
         os._exit(1)  # threads that wait for the stopped loop must not keep the process alive

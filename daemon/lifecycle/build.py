@@ -110,7 +110,7 @@ def build(
         notifier=Notifier(home, live, session, metrics),
         dead_man_switches=DeadManSwitches(home, live, session),
         status=status,
-        watchdog=Watchdog(home, status, metrics, resources.log.flood),
+        watchdog=Watchdog(home, status, metrics, resources.log),
         background=background,
         reloader=reloader,
         server=ControlServer(context, resources.tokens, resources.listeners),

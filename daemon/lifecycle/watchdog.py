@@ -6,7 +6,7 @@ from functools import partial
 
 from daemon.errors import StoreUnavailableError
 from daemon.lifecycle.status_line import StatusLine
-from daemon.log import Flood
+from daemon.log import Log
 from daemon.metrics import Metrics
 from daemon.problems import standing_loop
 from daemon.store.home import Home
@@ -18,11 +18,11 @@ _EVERY = 10.0  # seconds
 class Watchdog:
     """Sends `WATCHDOG=1` while the event loop and the database writer make progress, and `STATUS=`."""
 
-    def __init__(self, home: Home, status: StatusLine, metrics: Metrics, flood: Flood) -> None:
+    def __init__(self, home: Home, status: StatusLine, metrics: Metrics, log: Log) -> None:
         self._home = home
         self._status = status
         self._metrics = metrics
-        self._flood = flood
+        self._log = log
         self._took = 0.0
 
     async def serve(self) -> None:
@@ -36,7 +36,8 @@ class Watchdog:
         await asyncio.sleep(pause)
         began = time.monotonic()
         self._metrics.lagged(began - before - pause)
-        self._flood.report_suppressed()
+        self._log.flood.report_suppressed()
+        self._check_log(interval)
         try:
             await self._home.database.write(lambda tx: tx.execute("SELECT 1").fetchone())
             await self._home.database.check_room()
@@ -46,3 +47,12 @@ class Watchdog:
         notify("WATCHDOG=1")
         notify(await self._status.text())
         self._took = time.monotonic() - began
+
+    def _check_log(self, interval: float) -> None:
+        """Show lost log lines where they can be seen, since the log itself cannot show them."""
+        self._metrics.log_lines_lost(self._log.file.lost)
+        trouble = self._log.file.trouble()
+        if trouble is None:
+            self._home.problems.resolve("log")
+        else:
+            self._home.problems.report("log", trouble, retry_in=interval)

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import structlog
 
+from daemon.log_file import standard_error_of_child
 from daemon.workspaces import jobs
 from daemon.workspaces.pipe import Failure, Log, MessageError, Success, decode, decode_reply, encode_job
 
@@ -118,19 +119,21 @@ async def workspace_helper(
     state_dir: Path, log: Callable[[str], None] = log_helper_message
 ) -> AsyncIterator[WorkspaceHelper]:
     """Start a helper process, and end it when the block ends; raise OSError if it cannot be started."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-I",
-        "-c",
-        START,
-        PACKAGE,
-        state_dir,
-        str(os.getpid()),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,
-        limit=_LONGEST_LINE,
-    )
+    with standard_error_of_child() as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            "-c",
+            START,
+            PACKAGE,
+            state_dir,
+            str(os.getpid()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            limit=_LONGEST_LINE,
+        )
     helper = WorkspaceHelper(process, log)
     try:
         yield helper

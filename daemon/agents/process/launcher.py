@@ -20,6 +20,7 @@ from daemon.agents.base import Identity
 from daemon.agents.process.supervisor import status, tree
 from daemon.agents.process.supervisor.channel import ENDED, LENGTH, STARTED
 from daemon.agents.process.supervisor.nursery import FORK, KILL_ORPHANS
+from daemon.log_file import standard_error_of_child
 
 _LOG = structlog.get_logger()
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery import serve; serve(int(sys.argv[2]))"
@@ -141,8 +142,9 @@ class Nursery:
 def _start(open_files: int) -> _Generation:
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-I", "-S", "-c", _CODE, str(Path(__file__).parent), str(open_files)]
-    with theirs:
-        return _Generation(control, subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True))
+    with theirs, standard_error_of_child() as errors:
+        process = subprocess.Popen(command, stdin=theirs.fileno(), stderr=errors, start_new_session=True)
+    return _Generation(control, process)
 
 
 def _is_closed(channel: socket.socket) -> bool:

@@ -64,7 +64,8 @@ def _fork(control: socket.socket, descriptor: int, supervisors: dict[int, range]
     try:
         child = os.fork()
     except OSError as error:  # out of processes: the daemon sees the closed socket and retries later
-        print(f"agentcron nursery: cannot fork: {error.strerror}", file=sys.stderr)  # noqa: T201
+        with contextlib.suppress(OSError):  # nobody reads it
+            print(f"agentcron nursery: cannot fork: {error.strerror}", file=sys.stderr)  # noqa: T201
         child = -1
     if child == 0:
         control.close()
