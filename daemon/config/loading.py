@@ -129,7 +129,7 @@ def _decode(file: Path, data: bytes) -> str:
 
 def parse(file: Path, text: str) -> dict[str, Any]:
     """Parse the text of a file as TOML; raise ConfigError if it is invalid or would take too much time or memory."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.partition("=")[0].count(".") > _MOST_KEY_PARTS:  # tomllib takes seconds over such keys
             raise ConfigError([f"{file}:{number}: a key has more than {_MOST_KEY_PARTS} parts"], number)
     try:
@@ -141,7 +141,7 @@ def parse(file: Path, text: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError([f"{file}:{_deepest_line(text)}: {_TOO_DEEP}"]) from None
     except ValueError:  # int() refuses thousands of digits
-        number = next((n for n, line in enumerate(text.splitlines(), 1) if _HUGE.search(line)), 1)
+        number = next((n for n, line in enumerate(text.split("\n"), 1) if _HUGE.search(line)), 1)
         raise ConfigError([f"{file}:{number}: an integer has too many digits; at most 64 bits are allowed"]) from None
 
 
@@ -155,5 +155,5 @@ def _split_position(message: str, text: str) -> tuple[str, str]:
 
 def _deepest_line(text: str) -> int:
     """Return the line with the most brackets, which is the one that nests too deeply."""
-    counts = [line.count("[") + line.count("{") for line in text.splitlines()]
+    counts = [line.count("[") + line.count("{") for line in text.split("\n")]
     return counts.index(max(counts)) + 1

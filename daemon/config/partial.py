@@ -56,7 +56,7 @@ def _readable_part(file: Path, text: str) -> dict[str, Any]:
     except ConfigError as error:
         if error.line is None:
             raise
-        before = text.splitlines(keepends=True)[: error.line - 1]
+        before = text.split("\n")[: error.line - 1]
     while before and not before.pop().startswith("["):
         pass
-    return parse(file, "".join(before))
+    return parse(file, "\n".join(before))

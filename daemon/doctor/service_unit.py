@@ -77,7 +77,7 @@ def find_unit(config: Config) -> Unit | None:
     if config.file != SYSTEM_FILE or not Path("/run/systemd/system").exists() or shutil.which("systemctl") is None:
         return None
     shown = _systemctl("show", _UNIT, f"--property={','.join(_PROPERTIES)}")
-    properties = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    properties = dict(line.split("=", 1) for line in shown.split("\n") if "=" in line)
     return Unit(properties, _systemctl("cat", _UNIT)) if properties.get("LoadState") == "loaded" else None
 
 

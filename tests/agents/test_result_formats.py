@@ -77,3 +77,39 @@ def test_tokens_that_an_acp_agent_does_not_report_are_unknown_and_senseless_ones
     session._result = SessionResult()
     session._count_tokens(usage)
     assert session._result.usage["input_tokens"] == tokens
+
+
+def claude_result(text: str, **keys: object) -> str:
+    result = {"type": "result", "is_error": True, "result": text, "total_cost_usd": 0.5, "usage": {"output_tokens": 4}}
+    return json.dumps({**result, **keys}, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x1c", "\f"])
+def test_only_newlines_separate_the_lines_of_an_answer(tmp_path: Path, separator: str) -> None:
+    """JSON may contain some of these as they are, and an agent may print them in any case."""
+    text = f"API Error{separator}overloaded"
+    found = report(tmp_path, '{"type": "system"}\n' + claude_result(text) + "\n", "claude")
+    assert (found.status, found.usage) == ("failed", {"output_tokens": 4, "cost_usd": 0.5})
+    assert found.message == text
+
+
+@pytest.mark.parametrize("text", ["plain", 'a \\ b "c" }{ ][ \\', '{"type": "result"}]'])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_the_last_object_of_an_array_counts_whose_beginning_was_not_kept(
+    tmp_path: Path, text: str, indent: int | None
+) -> None:
+    whole = json.dumps([{"type": "user", "message": 'x" {' * 50_000}, json.loads(claude_result(text))], indent=indent)
+    found = report(tmp_path, whole[30:] + "\n", "claude")
+    assert (found.status, found.message, found.usage.get("cost_usd")) == ("failed", text, 0.5)
+
+
+def test_the_last_object_of_an_array_counts_that_has_too_many_values(tmp_path: Path) -> None:
+    found = report(tmp_path, "[" + "{}," * 200_000 + claude_result("x") + "]", "claude")
+    assert (found.status, found.usage.get("cost_usd")) == ("failed", 0.5)
+
+
+def test_the_errors_of_a_result_without_text_are_its_message(tmp_path: Path) -> None:
+    errors = ["No conversation found with session ID: 1", 7, "and more"]
+    content = {"type": "result", "subtype": "error_during_execution", "is_error": True, "errors": errors}
+    found = report(tmp_path, json.dumps(content), "claude")
+    assert found.message == "error_during_execution: No conversation found with session ID: 1: and more"

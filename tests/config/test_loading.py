@@ -386,3 +386,11 @@ def test_a_schedule_has_the_documented_defaults(tmp_path: Path) -> None:
     assert schedule.overlap is Overlap.SKIP
     assert schedule.catchup_window.total_seconds() == 86400
     assert (schedule.input.type, schedule.input.author, schedule.input.content) == ("text", "user", "hi")
+
+
+def test_only_newlines_are_counted_as_lines(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("# one\u2028line\x85only\n" + ".".join(["a"] * 20_000) + " = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    assert caught.value.problems[0].startswith(f"{file}:2: ")

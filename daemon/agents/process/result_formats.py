@@ -22,6 +22,8 @@ _LONGEST_WAIT = timedelta(days=7)
 LONGEST_MESSAGE = 4000
 """Characters of an agent's message that are stored with the run."""
 _MOST_PERMISSIONS = 100
+_MOST_ERRORS = 10
+_MARKS_BACKWARDS = re.compile(r'"\\*|[{}]')
 _CLAUDE_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
@@ -140,11 +142,18 @@ def _from_claude(path: Path, secrets: Secrets) -> AgentReport:
         )
         return AgentReport(
             status=RunStatus.FAILED if content.get("is_error") is True else None,
-            message=_text(content.get("result"), secrets) or _text(content.get("subtype"), secrets),
+            message=_text(content.get("result"), secrets) or _text(_errors_of(content), secrets),
             usage=usage,
             complaint="; ".join(refused) or None,
         )
     return AgentReport(complaint="no JSON result at the end of the standard output (result_format = claude)")
+
+
+def _errors_of(content: dict[str, Any]) -> str:
+    """Return the kind of a result without text and the errors that it lists."""
+    errors = content.get("errors")
+    texts = [content.get("subtype"), *(errors[:_MOST_ERRORS] if isinstance(errors, list) else ())]
+    return ": ".join(text for text in texts if isinstance(text, str) and text)
 
 
 def _sum(values: Iterable[object]) -> object:
@@ -162,13 +171,36 @@ def _objects_with_result(path: Path) -> Iterator[dict[str, Any]]:
         text = _read_regular(path).decode(errors="replace")
     except (OSError, ValueError):
         return
-    for line in (text, *reversed(text.splitlines())):
-        if '"result"' not in line or not re.match(r"\s*(?:\[\s*)?\{", line):
+    for line in (text, *reversed(text.split("\n"))):  # JSON may contain other line separators, such as U+2028
+        if '"result"' not in line:
             continue
-        try:
-            content = parse(line.encode(), allow_nan=True)
-        except UntrustedJsonError:
-            continue
+        content = _parsed(line) if re.match(r"\s*(?:\[\s*)?\{", line) else None
+        if content is None:
+            content = _last_of_array(line)
         for item in reversed(content) if isinstance(content, list) else (content,):
             if isinstance(item, dict):
                 yield item
+
+
+def _parsed(text: str) -> object:
+    try:
+        return parse(text.encode(), allow_nan=True)
+    except UntrustedJsonError:
+        return None
+
+
+def _last_of_array(text: str) -> object:
+    """Return the last object of an array whose beginning was not kept, or that is too large; None if there is none."""
+    whole = text.rstrip()
+    last = whole[:-1].rstrip()
+    if not (whole.endswith("]") and last.endswith("}")):
+        return None
+    depth, in_string = 0, False
+    for mark in _MARKS_BACKWARDS.finditer(last[::-1]):
+        if mark[0].startswith('"'):  # after an odd number of backslashes, it is a part of a string
+            in_string ^= len(mark[0]) % 2 == 1
+        elif not in_string:
+            depth += 1 if mark[0] == "}" else -1
+            if depth == 0:
+                return _parsed(last[-mark.end() :])
+    return None

@@ -122,7 +122,7 @@ def _shown(content: object) -> str:
     if content.get("type") == "diff":
         return f"  [changes {content.get('path')}]"
     text = text_of(content.get("content"))
-    return "\n".join(f"  {line}" for line in text.splitlines())
+    return "\n".join(f"  {line}" for line in text.removesuffix("\n").split("\n"))
 
 
 def _list(value: object) -> list[Any]:
