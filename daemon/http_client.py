@@ -19,6 +19,8 @@ from daemon.version import VERSION
 
 TO_HEADERS = 120.0  # seconds from connecting to the response headers
 LARGEST_BODY = 16 * 1024 * 1024
+_LONGEST_HEADER = 32 * 1024  # bytes
+_MOST_HEADERS = 256
 _LARGEST_COMPLAINT = 2048  # bytes of an error's body that are read
 _SHOWN = 2000  # characters of a header in errors, which are cut to less once secrets are masked
 _LINES_AT_ONCE = 100
@@ -35,9 +37,17 @@ class CallError(Exception):
     """A call failed; the text says why."""
 
     def __init__(
-        self, text: str, *, may_pass: bool = False, wait: timedelta | None = None, status: int | None = None
+        self,
+        text: str,
+        *,
+        may_pass: bool = False,
+        wait: timedelta | None = None,
+        status: int | None = None,
+        is_malformed: bool = False,
     ) -> None:
         super().__init__(text)
+        self.is_malformed = is_malformed
+        """Whether there was an answer that is not valid HTTP: the peer may have done what was asked."""
         self.status = status
         """The status of the HTTP answer, if there was one."""
         self.may_pass = may_pass
@@ -70,6 +80,9 @@ def open_session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+        max_line_size=_LONGEST_HEADER,
+        max_field_size=_LONGEST_HEADER,
+        max_headers=_MOST_HEADERS,
         headers={"User-Agent": f"agentcron/{VERSION}", "Accept-Encoding": "identity"},
     )
 
@@ -109,6 +122,7 @@ class Reply:
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
+        _end_with_connection(response)
         self.status = response.status
         self.content_type = response.content_type
 
@@ -121,14 +135,15 @@ class Reply:
         if encoding not in {"", "identity"}:
             raise CallError(f"the answer is encoded as {encoding[:_SHOWN]}, which was not requested")
         size = 0
-        try:
-            async for chunk in self._response.content.iter_any():
-                size += len(chunk)
-                if size > LARGEST_BODY:
-                    raise CallError(f"the answer is larger than {LARGEST_BODY // 1024**2} MiB")
-                yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise CallError(f"the answer broke off: {_describe(error)}", may_pass=True) from None
+        async for chunk in _until_error(self._response.content):
+            if isinstance(chunk, Exception):
+                malformed = isinstance(chunk, _MalformedError)
+                text = str(chunk) if malformed else f"the answer broke off: {_describe(chunk)}"
+                raise CallError(text, may_pass=True, is_malformed=malformed) from None
+            size += len(chunk)
+            if size > LARGEST_BODY:
+                raise CallError(f"the answer is larger than {LARGEST_BODY // 1024**2} MiB")
+            yield chunk
 
     async def lines(self) -> AsyncIterator[bytes]:
         """Yield the non-empty lines of the body as they arrive; raise CallError as `chunks` does.
@@ -154,6 +169,46 @@ class Reply:
         return b"".join([chunk async for chunk in self.chunks()])
 
 
+class _MalformedError(aiohttp.ClientPayloadError):
+    """The body of an answer is not valid HTTP."""
+
+
+def _end_with_connection(response: aiohttp.ClientResponse) -> None:
+    """Let the body of a response end with its connection.
+
+    At a malformed chunk, aiohttp closes the connection, but whoever reads the body would wait forever.
+    """
+    content, connection = response.content, response.connection
+    protocol = None if connection is None else connection.protocol
+    if protocol is None:
+        return
+    closed = protocol.closed
+
+    def end(_: object = None) -> None:
+        if closed is not None and not closed.cancelled():
+            closed.exception()  # else asyncio complains that nobody asked for it
+        if not content.is_eof() and content.exception() is None:
+            reason = protocol.exception()
+            content.set_exception(_MalformedError(_not_http(getattr(reason, "message", "") or "its body is malformed")))
+
+    if closed is None:
+        end()
+    else:
+        closed.add_done_callback(end)
+
+
+async def _until_error(content: aiohttp.StreamReader) -> AsyncIterator[bytes | Exception]:
+    """Yield a body as it arrives, and at last the error that ended it, if there was one."""
+    try:
+        async for chunk in content.iter_any():
+            yield chunk
+    except (aiohttp.ClientError, OSError) as error:
+        rest = content._read_nowait(-1)  # noqa: SLF001 - the public ways lose what came together with the error
+        if rest:
+            yield rest
+        yield error
+
+
 @contextlib.asynccontextmanager
 async def calling(session: aiohttp.ClientSession, call: HttpCall) -> AsyncIterator[Reply]:
     """Make a call and yield the reply once its headers are there; raise CallError without a 2xx reply."""
@@ -176,7 +231,8 @@ async def _headers(session: aiohttp.ClientSession, call: HttpCall) -> aiohttp.Cl
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
         raise CallError(f"not a URL that can be called: {error}") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise CallError(_describe(error), may_pass=True) from None
+        is_malformed = isinstance(error, aiohttp.ClientResponseError)
+        raise CallError(_describe(error), may_pass=True, is_malformed=is_malformed) from None
     except ValueError as error:  # a value that a header cannot hold, such as a key of several lines
         raise CallError(f"the call cannot be made: {error}") from None
 
@@ -263,5 +319,9 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the connection was closed before an answer came"
     if isinstance(error, aiohttp.ClientResponseError):
-        return f"the answer is not valid HTTP: {error.message.partition(chr(10))[0].rstrip(':')}"
+        return _not_http(error.message)
     return str(error) or type(error).__name__
+
+
+def _not_http(reason: str) -> str:
+    return f"the answer is not valid HTTP: {reason.strip().partition(chr(10))[0].rstrip(':')}"

@@ -56,7 +56,7 @@ class Delivery:
             try:
                 return await make()
             except CallError as error:
-                pause, reason = self._next(error, number, wait)
+                pause, reason = self._next(call, error, number, wait)
                 reason = f"{call.name}: {reason}"
                 await self.attempt_failed(number, reason, pause)
                 if pause is None:
@@ -68,9 +68,9 @@ class Delivery:
             self.is_waiting = False
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _next(self, error: CallError, number: int, wait: float | None) -> tuple[float | None, str]:
+    def _next(self, call: HttpCall, error: CallError, number: int, wait: float | None) -> tuple[float | None, str]:
         """Return the seconds until the next attempt, None if there is none, and the reason to report."""
-        if not error.may_pass:
+        if not error.may_pass or (error.is_malformed and call.body is not None):
             return None, str(error)
         if wait is None:
             return None, f"{error} (after {number} attempts)"

@@ -273,6 +273,35 @@ async def nan(exchange: Exchange) -> None:
     await exchange.answer(exchange.update("nan").replace('"index": 0', '"index": NaN'))
 
 
+async def cut_off_at_once(exchange: Exchange) -> None:
+    """Send the answer's head, a line of it and the end of the connection together."""
+    head = HEAD.format(status=200, kind="application/x-ndjson", more="Content-Length: 5000\r\n\r\n")
+    await exchange.send(head + exchange.update("last words") + "\n")
+
+
+async def malformed_at_once(exchange: Exchange) -> None:
+    head = HEAD.format(status=200, kind="application/x-ndjson", more="Transfer-Encoding: chunked\r\n\r\n")
+    await exchange.send(head + "no chunk\r\n")
+
+
+async def malformed_later(exchange: Exchange) -> None:
+    await exchange.begin_stream()
+    await exchange.chunk(exchange.update("half of it").encode() + b"\n")
+    await asyncio.sleep(0.5)  # so that it is not in the same packet
+    await exchange.send(b"no chunk\r\n")
+    await hang(exchange)
+
+
+async def large_headers(exchange: Exchange) -> None:
+    cookie = f"Set-Cookie: {'a' * 9000}\r\n"
+    others = "".join(f"X-{number}: 1\r\n" for number in range(200))
+    await exchange.answer(exchange.update("well done"), more=cookie + others)
+
+
+async def huge_header(exchange: Exchange) -> None:
+    await exchange.answer(exchange.update("well done"), more=f"Set-Cookie: {'a' * 40_000}\r\n")
+
+
 Mode = Callable[[Exchange], Awaitable[None]]
 MODES: dict[str, Mode] = {
     "well": Exchange.well,
@@ -321,6 +350,11 @@ MODES: dict[str, Mode] = {
     "see-other": see_other,
     "error-inside": error_inside,
     "no-http": no_http,
+    "cut-off-at-once": cut_off_at_once,
+    "malformed-at-once": malformed_at_once,
+    "malformed-later": malformed_later,
+    "large-headers": large_headers,
+    "huge-header": huge_header,
 }
 
 
