@@ -34,6 +34,8 @@ _INSTANT = timedelta(microseconds=1)
 _NAME = "[A-Za-z]{3}"
 _ITEM = rf"(?:\*|(?:[0-9]{{1,4}}|{_NAME})-(?:[0-9]{{1,4}}|{_NAME}))(?:/[0-9]+)?|[0-9]{{1,4}}|{_NAME}"
 _FIELD = re.compile(rf"(?:{_ITEM})(?:,(?:{_ITEM}))*")
+_STEPS = re.compile(rf"([0-9]{{1,4}}|{_NAME})-([0-9]{{1,4}}|{_NAME})/[0-9]+")
+_DAYS, _MONTHS = "sunmontuewedthufrisat", "janfebmaraprmayjunjulaugsepoctnovdec"
 _FIELDS = (
     ("minute", "0-59"),
     ("hour", "0-23"),
@@ -56,7 +58,7 @@ class CronExpression:
             raise ValueError(f"a cron expression has at most {_LONGEST_EXPRESSION} characters")
         if text.strip(" \t").startswith("@"):
             return cls._macro(text.strip(" \t"))
-        fields = tuple(text.strip(" \t").replace("\t", " ").split())
+        fields = tuple(re.findall("[^ \t]+", text))  # Debian's cron knows no other white space
         if len(fields) != len(_FIELDS):
             raise ValueError(
                 f"{len(fields)} fields; a cron expression has five: minute hour day-of-month month day-of-week, "
@@ -64,7 +66,7 @@ class CronExpression:
             )
         for (name, allowed), field in zip(_FIELDS, fields, strict=True):
             _check_field(name, allowed, field)
-        expression = cls(fields)
+        expression = cls(tuple(_without_vain_steps(field) for field in fields))
         expression._check_satisfiable()
         return expression
 
@@ -82,7 +84,10 @@ class CronExpression:
         except CronSimError:  # each field is valid alone, so the combination is not
             found = None
         if found is None:
-            raise ValueError("no date ever matches: such a day does not exist in such a month")
+            raise ValueError(
+                "no date ever matches: such a day does not exist in such a month; "
+                "for a schedule that only people trigger, write another one and set paused = true"
+            )
 
     @property
     def wildcard(self) -> bool:
@@ -171,6 +176,21 @@ class CronExpression:
     def _matches_date(self, day: date) -> bool:
         walker = _compiled(" ".join(self.fields))
         return day.month in walker.months and walker.match_day(day)
+
+
+def _without_vain_steps(field: str) -> str:
+    """Return a field with N instead of N-N/STEP, which cronsim takes for N/STEP: for cron, the range ends the steps."""
+    return ",".join(
+        found[1] if (found := _STEPS.fullmatch(item)) and _number(found[1]) == _number(found[2]) else item
+        for item in field.split(",")
+    )
+
+
+def _number(text: str) -> int:
+    if text.isdigit():
+        return int(text)
+    names, first = (_DAYS, 0) if text.lower() in _DAYS else (_MONTHS, 1)
+    return names.index(text.lower()) // 3 + first
 
 
 def _check_field(name: str, allowed: str, field: str) -> None:

@@ -99,6 +99,12 @@ def test_accepts_what_debian_cron_accepts(expression: str) -> None:
         ("* * L * *", "day-of-month"),
         ("? * * * *", "minute"),
         ("jan * * * *", "minute"),
+        ("0\u00a00 * * *", "4 fields"),
+        ("0\u00a00 * * * *", "minute"),
+        ("0 0\n* * * *", "hour"),
+        ("0 0 * * *\n", "day-of-week"),
+        ("0 0\u2003* * *", "4 fields"),
+        ("5-5/0 * * * *", "a step from 1"),
         ("-5 * * * *", "minute"),
         ("+5 * * * *", "minute"),
         ("1.5 * * * *", "minute"),
@@ -107,6 +113,7 @@ def test_accepts_what_debian_cron_accepts(expression: str) -> None:
         ("@every 5m", "unknown macro"),
         ("0 0 30 2 *", "no date ever matches"),
         ("0 0 31 4 *", "no date ever matches"),
+        ("0 0 31 2 *", "set paused = true"),
         ("1" * 100_000, "characters"),
     ],
 )
@@ -196,3 +203,21 @@ def test_a_wildcard_job_of_a_single_date_follows_the_wall_clock_into_the_repeate
     assert due == datetime(2025, 10, 26, 1, 40, tzinfo=UTC)
     due = expression.next_after(due, ZoneInfo("Europe/London"))
     assert due == datetime(2026, 10, 26, 1, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("expression", "same"),
+    [
+        ("5-5/10 * * * *", "5 * * * *"),
+        ("05-5/10,40 * * * *", "5,40 * * * *"),
+        ("0 3-3/2,20-23/2 * * *", "0 3,20,22 * * *"),
+        ("0 0 2-2/2 * *", "0 0 2 * *"),
+        ("0 0 1 Feb-2/3 *", "0 0 1 2 *"),
+        ("0 0 * * mon-MON/2", "0 0 * * 1"),
+        ("0 0 * * 7-7/2", "0 0 * * 0"),
+    ],
+)
+def test_the_end_of_a_range_ends_its_steps(expression: str, same: str) -> None:
+    start, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
+    assert fires(expression, "UTC", start, end) == fires(same, "UTC", start, end)
+    assert cadence(expression, "UTC").count(start, end) == cadence(same, "UTC").count(start, end)
