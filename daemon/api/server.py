@@ -98,7 +98,9 @@ class ControlServer:
         app = web.Application(middlewares=[self._guard])
         app[_ON_TCP] = on_tcp
         for route in self._routes:
-            app.router.add_route(route.method, route.path, self._handler_of(route), expect_handler=expect)
+            handler = self._handler_of(route)
+            for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+                app.router.add_route(method, route.path, handler, expect_handler=expect)
         app.router.add_get("/openapi.json", self._openapi)
         runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_STOP_TIME)
         await runner.setup()

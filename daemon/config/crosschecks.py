@@ -35,6 +35,7 @@ def cross_check(raw: dict[str, Any]) -> Iterator[BrokenRule]:
             yield ("notify", name, "url"), "both command and url are set; remove one of them"
         elif not {"command", "url", "ping"} & notify.keys():
             yield ("notify", name), "no target; set command, url or ping"
+        yield from _words(("notify", name), notify.get("command"))
         yield from _notified_agents(("notify", name, "agents"), notify.get("agents"), agents)
 
 
@@ -64,6 +65,7 @@ def _environment(path: KeyPath, environment: dict[str, Any]) -> Iterator[BrokenR
         yield path, 'mode = "git" requires repository, a URL or a path'
     if mode == "local" and "path" not in environment:
         yield path, 'mode = "local" requires path, the directory to work in'
+    yield from _without_nul(path, {key: environment.get(key) for key in ("repository", "ref")}, "git")
     for key, needed in (("path", "local"), ("repository", "git"), ("ref", "git")):
         if key in environment and mode in {"git", "local", "none"} and mode != needed:
             yield (*path, key), f'{key} applies only to mode = "{needed}"; this environment has mode = "{mode}"'
@@ -81,12 +83,34 @@ def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -
         known = ", ".join(sorted(environments)) or "none"
         yield (*path, "environment"), f"no [environments.{environment}] table; defined: {known}"
     command = agent.get("command")
-    if isinstance(command, list) and any(isinstance(word, str) and "\0" in word for word in command):
-        yield (*path, "command"), "an argument of a command cannot contain a NUL character"
-    elif isinstance(command, list) and command[:1] == [""]:
+    yield from _words(path, command)
+    if isinstance(command, list) and command[:1] == [""]:
         yield (*path, "command"), "the first item is the program to run, and it is empty"
+    yield from _without_nul((*path, "env"), _table(agent, "env"), "an environment variable")
     for name, schedule in _tables(_table(agent, "schedules")):
         yield from _schedule((*path, "schedules", name), schedule)
+        if agent.get("input") == "argument" and _has_nul(_content(schedule.get("input"))):
+            text = 'contains a NUL character, which an argument cannot; remove it, or use input = "stdin" or "file"'
+            yield (*path, "schedules", name, "input"), text
+
+
+def _words(path: KeyPath, command: object) -> Iterator[BrokenRule]:
+    if isinstance(command, list) and any(_has_nul(word) for word in command):
+        yield (*path, "command"), "an argument of a command cannot contain a NUL character"
+
+
+def _without_nul(path: KeyPath, values: dict[str, Any], what: str) -> Iterator[BrokenRule]:
+    for key, value in values.items():
+        if _has_nul(value):
+            yield (*path, key), f"contains a NUL character, which {what} cannot take"
+
+
+def _has_nul(value: object) -> bool:
+    return isinstance(value, str) and "\0" in value
+
+
+def _content(value: object) -> object:
+    return value.get("content") if isinstance(value, dict) else value
 
 
 def _schedule(path: KeyPath, schedule: dict[str, Any]) -> Iterator[BrokenRule]:

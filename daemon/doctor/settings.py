@@ -108,6 +108,9 @@ def _program(
     elif (interpreter := _interpreter(found)) is not None and not _is_program(interpreter):
         what = f"the first line of {found} names {interpreter}, which is not an executable program"
         yield error(f"{place}.command", what, "correct that line, or install the interpreter")
+    elif interpreter is None and _is_text(found):
+        what = f"{found} has no first line with #!, so it cannot be started: cron would pass it to a shell"
+        yield error(f"{place}.command", what, "begin it with a line that names its interpreter, such as #!/bin/sh")
     elif hidden := next((part for part in (found, interpreter) if part and _is_hidden(part, hides)), None):
         what = f"{hidden} is in a home directory, which ProtectHome= hides from the service"
         fix = "install it for all users (/usr/local/bin), or expose its directory to the service (drop-ins/places.conf)"
@@ -124,20 +127,31 @@ def _is_program(path: str) -> bool:
 
 def _interpreter(program: str) -> str | None:
     """Return the interpreter of a script as the kernel reads it (execve(2)), None if it is not a script."""
-    try:
-        descriptor = open_regular(Path(program))
-    except OSError:  # executable, but not readable by us
-        return None
-    try:
-        first = os.pread(descriptor, _LONGEST_FIRST_LINE, 0)
-    finally:
-        os.close(descriptor)
-    if not first.startswith(b"#!"):
+    first = _beginning(program)
+    if first is None or not first.startswith(b"#!"):
         return None
     line = re.split(rb"[\n\0]", first[2:], maxsplit=1)[0].strip(
         b" \t"
     )  # the kernel takes a carriage return as part of the name
     return os.fsdecode(re.split(rb"[ \t]", line, maxsplit=1)[0]) or None
+
+
+def _is_text(program: str) -> bool:
+    """Return whether a file is certainly no binary program; others may be started by binfmt_misc."""
+    first = _beginning(program)
+    return first is not None and not first.startswith(b"#!") and b"\0" not in first
+
+
+def _beginning(program: str) -> bytes | None:
+    """Return the first bytes of a file, None if we may not read it."""
+    try:
+        descriptor = open_regular(Path(program))
+    except OSError:
+        return None
+    try:
+        return os.pread(descriptor, _LONGEST_FIRST_LINE, 0)
+    finally:
+        os.close(descriptor)
 
 
 def _log_file(config: Config) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ import aiohttp
 from daemon.agents.process.spec import base_environment
 from daemon.agents.process.supervisor import tree
 from daemon.agents.process.supervisor.mask import Secrets
+from daemon.agents.process.supervisor.start import reason_of
 from daemon.http_client import CallError, HttpCall, calling, secrets_of_url
 
 _TO_HEADERS = 10.0  # seconds until the response headers must arrive
@@ -60,7 +61,7 @@ async def run_command(argv: list[str], text: bytes) -> None:
                 start_new_session=True,
             )
         except OSError as error:
-            raise NotSentError(f"cannot start {argv[0]!r}: {error.strerror}") from None
+            raise NotSentError(f"cannot start {argv[0]!r}: {reason_of(error)}") from None
         try:
             async with asyncio.timeout(_COMMAND_TIME):
                 await process.communicate(text)

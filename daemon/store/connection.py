@@ -11,6 +11,7 @@ from daemon.model import DATABASE_PARTS
 from daemon.store.changes import Changes
 from daemon.store.private_file import check_private
 
+_LARGEST_LOG = 16 * 1024 * 1024  # bytes that the write-ahead log keeps after a long read made it grow
 _BUSY_TIMEOUT = 2.0  # seconds
 _TRANSIENT = {  # primary result codes (sqlite.org/rescode.html) that do not blame the statement
     sqlite3.SQLITE_BUSY,
@@ -101,6 +102,7 @@ def connect(
     if not read_only:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG}")
         connection.execute("PRAGMA secure_delete = FAST")  # do not overwrite pages that become free
     return connection
 

@@ -62,6 +62,13 @@ def test_a_program_beside_the_work_is_not_taken_for_one_on_the_path(tmp_path: Pa
         start(spec(tmp_path, "none"), 1, 2)
 
 
+def test_a_script_without_an_interpreter_is_explained(tmp_path: Path) -> None:
+    write(tmp_path / "bin", 0o755)
+    (tmp_path / "bin" / "agent").write_text("echo hi\n")
+    with pytest.raises(StartError, match="nor a script with #! and its interpreter in the first line"):
+        start(spec(tmp_path, "bin"), 1, 2)
+
+
 def test_a_missing_interpreter_is_distinguished_from_a_missing_program(tmp_path: Path) -> None:
     write(tmp_path / "bin", 0o755)
     (tmp_path / "bin" / "agent").write_text("#!/no/such/interpreter\n")

@@ -282,3 +282,12 @@ def test_a_connection_serves_many_requests(daemon: DaemonProcess) -> None:
         connection.request("GET", "/healthz")
         assert connection.getresponse().read() == b'{"status": "ok"}'
     connection.close()
+
+
+def test_what_can_be_got_can_be_asked_for_its_head(refusing: DaemonProcess) -> None:
+    for path in ("/healthz", "/status", "/metrics", "/openapi.json", "/runs", SCHEDULES):
+        got, head = call(refusing, "GET", path), call(refusing, "HEAD", path)
+        assert (head.status, head.data) == (200, b""), path
+        assert head.headers["Content-Type"] == got.headers["Content-Type"]
+    assert call(refusing, "HEAD", "/runs/1/output?follow=true").status == 404
+    assert call(refusing, "HEAD", f"{SCHEDULES}/declared/pause").status == 405

@@ -120,6 +120,13 @@ days = -1
         ("[agents.a]\ncommand = []", "is empty"),
         ('[agents.a]\ncommand = [""]', "program to run"),
         ('[agents.a]\ncommand = ["a\\u0000b"]', "NUL"),
+        (GOOD + 'env = { A = "a\\u0000b" }', "an environment variable cannot take"),
+        (GOOD + '[notify.n]\ncommand = ["a", "b\\u0000"]', "an argument of a command cannot contain a NUL"),
+        ('[environments.e]\nmode = "git"\nrepository = "a\\u0000b"', "which git cannot take"),
+        (
+            GOOD + 'input = "argument"\n[agents.a.schedules.s]\nevery = "1h"\ninput = "\\u0000"',
+            "which an argument cannot",
+        ),
         ('[agents.a]\ntype = "agentex"', "the key url is missing"),
         ('[agents.a]\ntype = "a2a"\nurl = "ftp://x"', "not a URL"),
         ('[agents.a]\ntype = "a2a"\nurl = "http://x:99999"', "not a URL: Port out of range"),

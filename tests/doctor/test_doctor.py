@@ -169,6 +169,8 @@ def test_an_obstacle_is_reported_with_a_fix(used: DaemonProcess, tmp_path: Path)
     (tmp_path / "dos").write_bytes(b"#!/bin/sh\r\n")
     (tmp_path / "dos").chmod(0o755)
     (tmp_path / "plain").write_text("#!/bin/sh\n")
+    (tmp_path / "bare").write_text("echo hi\n")
+    (tmp_path / "bare").chmod(0o755)
     used.config.write_text(f"""
 [daemon]
 state_dir = "state"
@@ -182,6 +184,8 @@ command = ["{tmp_path}/script"]
 command = ["{tmp_path}/dos"]
 [agents.plain]
 command = ["{tmp_path}/plain"]
+[agents.bare]
+command = ["{tmp_path}/bare"]
 """)
     said = {(one["about"], one["what"]): one["mend"] for one in findings(used) if one["severity"] == "error"}
     text = "\n".join(f"{about}: {what}; {mend}" for (about, what), mend in said.items())
@@ -192,6 +196,7 @@ command = ["{tmp_path}/plain"]
         f"log.file: directory {tmp_path}/no/such does not exist",
         "names /no/such/interpreter, which is not an executable program",
         "names /bin/sh\r, which is not an executable program",
+        f"agents.bare.command: {tmp_path}/bare has no first line with #!",
         f"plain is not executable; `chmod +x {tmp_path}/plain`, if it is a program",
     ):
         assert words in text

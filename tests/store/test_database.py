@@ -466,3 +466,17 @@ async def test_an_unexpected_error_of_the_writer_lets_patient_callers_retry(
     monkeypatch.setattr(database, "_commit_and_witness", fail_once)
     await database.write_patiently(lambda tx: tx.execute(RUN, ("one",)))
     assert await names(database) == {"one"}
+
+
+async def test_the_write_ahead_log_shrinks_after_a_long_read(database: Database) -> None:
+    log = database.path.with_name("state.db-wal")
+    reader = connect(database.path, read_only=True)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM runs").fetchone()
+    for number in range(10):
+        await database.write(lambda tx, number=number: tx.execute(RUN, (str(number) * 1_000_000,)))  # type: ignore[misc]
+    assert log.stat().st_size > 20 * 1024 * 1024
+    reader.close()
+    for number in range(3):  # the first one checkpoints, the second one begins the log anew
+        await database.write(lambda tx, number=number: tx.execute(RUN, (f"small {number}",)))  # type: ignore[misc]
+    assert log.stat().st_size <= 16 * 1024 * 1024

@@ -17,6 +17,8 @@ def command_spec(work: Work, agent_config: CommandAgent, config: Config, umask: 
     by_argument = agent_config.input == "argument"
     if by_argument and len(work.content.encode()) > _MOST_IN_ARGUMENT:
         raise UnfitError('the input is too long for a command\'s argument; use input = "stdin" or "file"')
+    if by_argument and "\0" in work.content:
+        raise UnfitError('the input has a NUL character, which an argument cannot; use input = "stdin" or "file"')
     return process_spec(
         work,
         agent_config,

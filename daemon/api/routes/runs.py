@@ -70,7 +70,8 @@ async def _output(call: ApiCall) -> web.StreamResponse:
         call.request.protocol.begin_stream(_CHUNK, _PATIENCE)
     await response.prepare(call.request)
     try:
-        await _send(call, response, folder, first, run.id if follow else None)
+        if call.request.method != "HEAD":
+            await _send(call, response, folder, first, run.id if follow else None)
         await response.write_eof()
     except (ConnectionError, AgentcronError):  # the client is gone, or must see that this is not the end
         if call.request.transport is not None:

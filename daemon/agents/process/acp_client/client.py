@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from ..supervisor.mask import Secrets
+from ..supervisor.start import reason_of
 from .pipes import AgentGoneError, AgentPipes
 from .rendering import LONGEST_MESSAGE, LONGEST_NOTE, Rendering, text_of
 from .result import SessionResult, write_result
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> None:
     try:
         pipes = AgentPipes(command)
     except OSError as error:
-        result = SessionResult(failure=f"cannot start {command[0]!r}: {error.strerror}")
+        result = SessionResult(failure=f"cannot start {command[0]!r}: {reason_of(error)}")
         code = 127 if isinstance(error, FileNotFoundError) else 126  # as a shell reports it
     else:
         session = Session(pipes, permissions, float(patience), secrets)

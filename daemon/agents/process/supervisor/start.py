@@ -68,12 +68,19 @@ def _found(program: str, environment: dict[str, str]) -> str:
     return next((place for place in there if os.access(place, os.X_OK)), there[0])
 
 
+def reason_of(error: OSError) -> str:
+    """Return why a program cannot be started, for people."""
+    if error.errno == errno.ENOEXEC:
+        return "neither a program for this machine nor a script with #! and its interpreter in the first line"
+    return error.strerror or type(error).__name__
+
+
 @contextlib.contextmanager
 def _failing(where: str, program: str | None = None) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
         if isinstance(error, FileNotFoundError) and program is not None and os.path.exists(program):
             reason = "the interpreter that its first line names does not exist"
         momentary = isinstance(error, OSError) and error.errno in _MOMENTARY
