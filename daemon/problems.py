@@ -52,13 +52,17 @@ class Problems:
         subject: str | None = None,
         agent: str | None = None,
         retry_in: float | None = None,
-    ) -> None:
-        """Note that something has failed; it is retried after so many seconds, None: at the next scheduled time."""
+    ) -> int:
+        """Note that something has failed, and return how often it has in a row.
+
+        It is retried after so many seconds, None: at the next scheduled time.
+        """
         now, known = self._now(), self._known.get((part, subject))
         retry_at = None if retry_in is None else now + timedelta(seconds=retry_in)
         failures, since = (known.failures + 1, known.since) if known and not _is_over(known, now) else (1, now)
         text = str(reason)[:_LONGEST_REASON]
         self._known[part, subject] = Problem(part, subject, agent, text, since, failures, retry_at)
+        return failures
 
     def next_pause(self, part: str, subject: str, *, first: float, longest: float) -> float:
         """Return the seconds to wait after one more failure: doubled with each failure in a row, within two limits."""
@@ -129,11 +133,13 @@ async def standing_loop(
             if damage_in(error) is not None:
                 raise
             pause = min(max(pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
-            problems.report(part, described(error), retry_in=pause)
-            _LOG.error(
-                "[daemon] A part of the daemon failed; it continues",
-                part=part,
-                error=described(error),
-                retry_in_s=pause,
-                exc_info=not isinstance(error, AgentcronError),
-            )
+            failures = problems.report(part, described(error), retry_in=pause)
+            is_expected = isinstance(error, AgentcronError)
+            if not is_expected or failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, 8th time in a row
+                _LOG.error(
+                    "[daemon] A part of the daemon failed; it continues",
+                    part=part,
+                    error=described(error),
+                    retry_in_s=pause,
+                    exc_info=not is_expected,
+                )

@@ -82,7 +82,9 @@ class ControlServer:
         )  # a process may have many ancestors; slow look-ups are elsewhere
 
     async def start(self) -> None:
-        """Start to serve on all sockets."""
+        """Start to serve on all sockets, unless that was done before."""
+        if self._runners:
+            return
         self._update_admins()
         await self._serve(self._listeners.unix.listener, on_tcp=False)
         if self._listeners.tcp is not None:
@@ -190,6 +192,8 @@ class ControlServer:
             if route.is_of_schedules and not self._context.config.control.schedules_api:
                 return refusal(404, "the schedule routes are disabled (control.schedules_api = false)")
             state.principal = await self._principal_of(request, is_open=route.is_open)
+            if self._context.health.starting and route.method != "GET":
+                return refusal(503, f"the daemon is starting, and waits: {self._context.health.store}")
             refuse_encoded(request)
             return await route.handler(
                 ApiCall(request, self._context, state.principal, route, route.read_query(request))

@@ -97,7 +97,7 @@ class Clock:
         except NoRoomError:
             return self._home.now() + _RETRY_AFTER
         except StoreUnavailableError as error:
-            _LOG.error("[clock] Due times cannot be recorded, so nothing is started", error=str(error))
+            self._home.database.outage.log("[clock] Due times cannot be recorded, so nothing is started", error)
             return self._home.now() + _RETRY_AFTER
 
     def _report(self, schedule: str, reason: str) -> None:

@@ -18,7 +18,7 @@ from daemon.config.live import LiveConfig
 from daemon.config.paths import socket_path
 from daemon.config.paths import state_dir as state_dir_of
 from daemon.config.schema import Config
-from daemon.errors import StoreDamagedError
+from daemon.errors import AgentcronError, StoreDamagedError
 from daemon.http_client import open_session
 from daemon.lifecycle.build import Parts, Resources, build
 from daemon.lifecycle.open_files import raise_open_files
@@ -30,7 +30,7 @@ from daemon.metrics import Metrics
 from daemon.recovery.adoption import adopt_runs
 from daemon.runs.hook_tokens import HookTokens, open_key
 from daemon.runs.status_log import log_changes
-from daemon.store.home import Home
+from daemon.store.home import Home, instance_id
 from daemon.store.lock import DaemonLock
 from daemon.store.state_dir import open_state
 from daemon.systemd import more_time, notify, starting
@@ -39,6 +39,7 @@ from daemon.version import VERSION
 
 _LOG = structlog.get_logger()
 _STOP_MARGIN = 10.0  # seconds beyond stop_timeout; a stop needs at most 5 of them
+_HELD_BACK_AFTER = 2.0  # seconds that a start may wait for the database before it says so
 _THREADS = 32  # at most; they are created on demand
 
 
@@ -86,16 +87,13 @@ async def _run(resources: Resources) -> None:
     metrics = Metrics()
     resources.database.on_commit(metrics.committed)
     resources.database.on_commit(log_changes)
-    preparing = prepare_database(resources.database, resources.state_dir, resources.live, resources.started)
-    limit = resources.live.config.daemon.stop_timeout.total_seconds()
-    async with starting():
-        home = await unless_stopped(preparing, resources.stop, limit)
-    if home is None:
-        notify("STOPPING=1")
-        _LOG.warning("[daemon] Stopping before the database could be written; running agents continue")
-        return
+    database = resources.database
+    home = Home(database, resources.state_dir, await database.read_patiently(instance_id), resources.started)
     async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as requests, asyncio.TaskGroup() as loops:
-        await Service(resources, home, build(resources, home, metrics, runs, requests)).run(loops)
+        service = Service(resources, home, build(resources, home, metrics, runs, requests))
+        await service.run(loops)
+    if service.failure is not None:
+        raise service.failure
 
 
 class Service:
@@ -107,18 +105,31 @@ class Service:
         self._live = resources.live
         self._home = home
         self._parts = parts
+        self.failure: AgentcronError | None = None
+        """Why the database could not be prepared, if that is why the daemon ended."""
 
     async def run(self, loops: asyncio.TaskGroup) -> None:
-        """Adopt runs, arm the clock, report ready, and serve until a stop is requested."""
+        """Prepare the database, adopt runs, arm the clock, report ready, and serve until a stop is requested."""
         parts = self._parts
+        serving = [loops.create_task(parts.watchdog.serve())]
+        try:
+            prepared = await self._prepare()
+        except AgentcronError as error:
+            self.failure = error
+            await self._close(serving)
+            return
+        if not prepared:
+            notify("STOPPING=1")
+            _LOG.warning("[daemon] Stopping before the database could be written; running agents continue")
+            await self._close(serving)
+            return
         self._resources.agents.warn_of_unenforced_limits(self._live.config)
         Hangup(self._resources.log, parts.reloader, parts.background)
         await parts.server.start()
         async with starting():
             await adopt_runs(self._home, parts.queue)
-        serving: list[asyncio.Task[None]] = []
         if not self._stop_signal.requested.is_set():
-            serving = [
+            serving += [
                 loops.create_task(part.serve())
                 for part in (
                     parts.queue,
@@ -128,7 +139,6 @@ class Service:
                     parts.retention,
                     parts.notifier,
                     parts.dead_man_switches,
-                    parts.watchdog,
                 )
             ]
             notify("READY=1", await parts.status.text())
@@ -136,6 +146,37 @@ class Service:
             parts.background.start_unattended(warn_of_exposures(self._live.config))
             await self._until_stopped()
         await self._stop(serving)
+
+    async def _prepare(self) -> bool:
+        """Prepare the database; return whether that was done before a stop was requested.
+
+        If it takes long because the database cannot be written, answer what can be read meanwhile, and say why.
+        """
+        limit = self._live.config.daemon.stop_timeout.total_seconds()
+        preparing = asyncio.create_task(prepare_database(self._home, self._live))
+        holding = asyncio.create_task(self._hold_back(preparing))
+        try:
+            async with starting():
+                return await unless_stopped(preparing, self._stop_signal, limit)
+        finally:
+            preparing.cancel()
+            await holding
+            health = self._parts.status.health
+            health.starting, health.store = False, ""
+
+    async def _hold_back(self, preparing: asyncio.Task[None]) -> None:
+        """Report ready, with starts held back, if the database cannot be written for a while."""
+        while not preparing.done() and self._home.database.outage.reason is None:
+            await asyncio.wait({preparing}, timeout=_HELD_BACK_AFTER)
+        await asyncio.wait({preparing}, timeout=_HELD_BACK_AFTER)
+        if preparing.done():
+            return
+        status = self._parts.status
+        status.health.starting = True
+        status.health.store = self._home.database.outage.reason or ""
+        await self._parts.server.start()
+        _LOG.error("[daemon] Ready to be asked, but nothing is started", reason=status.health.store)
+        notify("READY=1", await status.text())
 
     async def _until_stopped(self) -> None:
         """Wait for a stop request; raise StoreDamagedError as soon as the database is found to be damaged."""
@@ -156,11 +197,15 @@ class Service:
         _LOG.info("[daemon] Stopping", mode=mode, runs=len(parts.queue.under_way))
         parts.queue.close()
         await parts.shutdown.wait_for_runs(mode, limit)
-        await parts.server.close()
-        for task in serving:
-            task.cancel()
-        await parts.background.stop()
+        await self._close(serving)
         left = parts.queue.abandon()
         if left:
             how = "running for the next daemon to adopt" if mode == "detach" else "for the next daemon to record"
             _LOG.info(f"[run] Left {how}", runs=left)
+
+    async def _close(self, serving: list[asyncio.Task[None]]) -> None:
+        """Answer nothing more, and end the loops and the work of requests."""
+        await self._parts.server.close()
+        for task in serving:
+            task.cancel()
+        await self._parts.background.stop()

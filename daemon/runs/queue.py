@@ -129,7 +129,7 @@ class Queue:
         except NoRoomError:
             return _RETRY_AFTER
         except StoreUnavailableError as error:
-            _LOG.error("[run] Runs are not started: the database cannot be written", error=str(error))
+            self._home.database.outage.log("[run] Runs are not started: the database cannot be written", error)
             return _RETRY_AFTER
         for run in claimed.runs:
             self._begin(run, self._pipeline.execute(run, config))

@@ -10,6 +10,7 @@ from pathlib import Path
 from daemon.store.private_file import new_file, open_private
 
 NAME = "ballast"
+_GIVEN_UP = "ballast.given-up"
 LARGEST = 16 * 1024 * 1024
 _SMALL_DISK = 8 * LARGEST  # disks up to this size get no ballast
 _SHARE = 4  # it takes at most one part in so many of the free space
@@ -24,23 +25,27 @@ class Ballast:
     def __init__(self, state_dir: Path) -> None:
         """Prepare, without creating the file; raise OSError if the directory cannot be used."""
         self._path = state_dir / NAME
+        self._given_up = state_dir / _GIVEN_UP
         disk = os.statvfs(state_dir)
         self._wanted = disk.f_blocks * disk.f_frsize > _SMALL_DISK
-        self._space_to_create = _SHARE * LEAST_FREE
 
     def release(self) -> bool:
-        """Delete the ballast; return whether there was one."""
+        """Free the room of the ballast; return whether there was one.
+
+        A file of its size that takes no room remains: until there is room for a new ballast, also a later daemon starts
+        nothing.
+        """
         try:
             descriptor = open_private(self._path, os.O_RDWR)
             try:
                 size = os.fstat(descriptor).st_size
-                os.ftruncate(descriptor, 0)  # some file systems need space to remove a file
+                os.ftruncate(descriptor, 0)
+                os.ftruncate(descriptor, size)
             finally:
                 os.close(descriptor)
-            self._path.unlink()
+            self._path.rename(self._given_up)
         except OSError:  # there is none, or the disk accepts no change at all
             return False
-        self._space_to_create = size + LEAST_FREE
         return True
 
     def has_room(self) -> bool:
@@ -55,8 +60,16 @@ class Ballast:
             return True
         free = disk.f_bavail * disk.f_frsize
         if not os.path.lexists(self._path):
-            return free >= self._space_to_create and self._create(min(LARGEST, free // _SHARE))
+            return free >= self._space_to_create() and self._create(min(LARGEST, free // _SHARE))
         return free >= LEAST_FREE
+
+    def _space_to_create(self) -> int:
+        """Return how much free space a new ballast needs: at least what the one took that was given up."""
+        try:
+            given_up = min(self._given_up.lstat().st_size, LARGEST)
+            return max(_SHARE * LEAST_FREE, given_up + LEAST_FREE)
+        except FileNotFoundError:
+            return _SHARE * LEAST_FREE
 
     def _create(self, size: int) -> bool:
         try:
@@ -67,4 +80,5 @@ class Ballast:
                 raise
             self._path.unlink(missing_ok=True)
             return False
+        self._given_up.unlink(missing_ok=True)
         return True

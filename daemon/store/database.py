@@ -20,6 +20,7 @@ from daemon.errors import DiskFullError, NoRoomError, StoreDamagedError, StoreUn
 from daemon.store.ballast import Ballast
 from daemon.store.changes import Changes
 from daemon.store.connection import Transaction, blameless, connect, translated
+from daemon.store.outage import Outage
 from daemon.store.witness import WitnessFile, witness_of
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Database:
         self._uses_keys = True
         self.damaged = asyncio.Event()
         """Set once SQLite reports a damaged page."""
+        self.outage = Outage()
         self.commits = 0
         self._listeners: list[Callable[[Changes], None]] = []
         self._queue: asyncio.Queue[tuple[Closure[Any], asyncio.Future[Any]]] = asyncio.Queue()
@@ -99,11 +101,21 @@ class Database:
 
     async def write_patiently(self, closure: Closure[T]) -> T:
         """Write as `write` does; while the database cannot be written, log that and retry without end."""
-        return await _patiently(lambda: self.write(closure), "written")
+        return await self._patiently(lambda: self.write(closure), "written")
 
     async def read_patiently(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Read as `read` does; while the database cannot be read, log that and retry without end."""
-        return await _patiently(lambda: self.read(query), "read")
+        return await self._patiently(lambda: self.read(query), "read")
+
+    async def _patiently(self, action: Callable[[], Awaitable[T]], verb: str) -> T:
+        attempt = 0
+        while True:
+            try:
+                return await action()
+            except StoreUnavailableError as error:
+                self.outage.log(f"[daemon] The database cannot be {verb}; retrying", error)
+                await asyncio.sleep(_RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)])
+                attempt += 1
 
     async def write_without_keys(self, closure: Closure[T]) -> T:
         """Write as `write` does, in a separate transaction without foreign keys.
@@ -206,6 +218,8 @@ class Database:
             changes = Changes()
             results = await self._results([closure for closure, _ in batch], changes)
             self.commits += 1
+            if not all(isinstance(result, StoreUnavailableError) for result in results):
+                self.outage.over()
             for (_, future), result in zip(batch, results, strict=True):
                 self._note_damage(result)
                 _settle(future, result)
@@ -294,18 +308,6 @@ class Aside:
     async def checkpoint(self) -> None:
         """Copy the write-ahead log into the database as far as readers allow, without blocking the writer."""
         await self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
-
-
-async def _patiently(action: Callable[[], Awaitable[T]], verb: str) -> T:
-    attempt = 0
-    while True:
-        try:
-            return await action()
-        except StoreUnavailableError as error:
-            delay = _RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)]
-            _LOG.error(f"[daemon] The database cannot be {verb}; retrying", error=str(error), delay_s=delay)
-            attempt += 1
-            await asyncio.sleep(delay)
 
 
 def _settle(future: "asyncio.Future[Any]", result: object) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from daemon.errors import StoreError
 from daemon.model import DATABASE, DATABASE_PARTS, OWN_TABLES, STATE_FOLDERS, WITNESS
 from daemon.store.ballast import LEAST_FREE, Ballast
-from daemon.store.connection import connect
+from daemon.store.connection import code_of, connect
 from daemon.store.database import Database
 from daemon.store.migrate import migrate, migrations, newer_schema
 from daemon.store.private_file import open_or_create
@@ -29,7 +29,7 @@ def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Dat
         ballast = Ballast(state_dir)
         lost = _open(state_dir, now, accept_data_loss=accept_data_loss)
     except sqlite3.OperationalError as error:
-        if ballast is None or not ballast.release():
+        if ballast is None or code_of(error) == sqlite3.SQLITE_BUSY or not ballast.release():
             raise _unusable(state_dir / DATABASE, error) from None
         try:  # a full disk may have been the only problem
             lost = _open(state_dir, now, accept_data_loss=accept_data_loss)

@@ -9,6 +9,8 @@ from daemon.problems import Problems
 class Health:
     """Current problems, worded for everybody who may see the status; empty while the daemon is healthy."""
 
+    starting: bool = False
+    """Whether the daemon waits for its database before it starts anything."""
     store: str = ""
     """Why the database cannot be written."""
     reload: str = ""
@@ -21,4 +23,5 @@ class Health:
         not_reloaded = f"config not reloaded ({self.reload}), see the log" if self.reload else ""
         parts = ", ".join(f"{part} ({count})" for part, count in self.failing.by_part().items())
         failing = f"errors in {parts}, see `agentcron status`" if parts else ""
-        return "; ".join(part for part in (self.store, not_reloaded, failing) if part)
+        waits = "starts are held back" if self.starting else ""
+        return "; ".join(part for part in (waits, self.store, not_reloaded, failing) if part)

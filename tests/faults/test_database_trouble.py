@@ -4,14 +4,17 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+import structlog
 
-from daemon.store.ballast import Ballast
+from daemon.store.ballast import LEAST_FREE, Ballast
+from daemon.store.outage import Outage
 from daemon.store.read_only import open_to_read
 from tests.support.api import call
 from tests.support.daemon_process import DaemonProcess, StartDaemon, processes_of
@@ -19,7 +22,7 @@ from tests.support.histories import fill as fill_with_runs
 from tests.support.ledger import AGENT, assert_no_run_started_twice, assert_the_ledger_is_exact
 from tests.support.runs import completed
 from tests.support.small_disks import fill
-from tests.support.waiting import pause, wait_until
+from tests.support.waiting import DEADLINE, pause, wait_until
 
 
 def test_a_full_disk_is_reported_and_survived(small_disk: Path, start_daemon: StartDaemon, tmp_path: Path) -> None:
@@ -64,6 +67,74 @@ def test_what_ends_on_a_full_disk_is_recorded_in_the_room_of_the_ballast(
     daemon.wait_for_row("SELECT 1 FROM runs WHERE id > ? AND status = 'completed'", newest)
     assert ballast.exists()
     assert daemon.stop() == 0
+
+
+def test_a_start_on_a_locked_database_is_ready_to_be_asked_why_nothing_starts(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    text = "[control]\nsocket = 'c.sock'\n" + AGENT.format(folder=tmp_path)
+    first = start_daemon(text)
+    first.wait_for_run("completed")
+    assert first.stop() == 0
+    newest = first.query("SELECT max(id) AS id FROM runs")[0]["id"]
+    with (
+        contextlib.closing(sqlite3.connect(first.state / "state.db", isolation_level=None)) as holder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(DEADLINE)
+        holder.execute("BEGIN IMMEDIATE")
+        second = start_daemon(text, ready=False, NOTIFY_SOCKET=str(tmp_path / "notify"))
+        said = ""
+        while "READY=1" not in said:
+            said = manager.recv(4096).decode()
+        assert "STATUS=0 running, 0 waiting" in said
+        assert "starts are held back; the database cannot be written now: database is locked" in said
+        assert "starts are held back" in call(second, "GET", "/status").body["daemon"]["amiss"]
+        refused = call(second, "POST", "/agents/a/schedules/s/trigger")
+        assert refused.status == 503
+        assert "database is locked" in refused.body["message"]
+    second.wait_for_row("SELECT 1 FROM runs WHERE id > ? AND status = 'completed'", newest)
+    assert call(second, "POST", "/agents/a/schedules/s/trigger").status == 201
+    assert call(second, "GET", "/status").body["daemon"]["amiss"] is None
+    events = [event["event"] for event in second.log() if event["level"] != "info"]
+    assert events == [
+        "[daemon] The database cannot be written; retrying",
+        "[daemon] Ready to be asked, but nothing is started",
+        "[daemon] The database can be written again",
+    ]
+    assert second.stop() == 0
+
+
+def test_a_lasting_outage_is_logged_now_and_then() -> None:
+    clock = [0.0]
+    outage = Outage(lambda: clock[0])
+    with structlog.testing.capture_logs() as lines:
+        for second in range(1200):
+            clock[0] = float(second)
+            outage.log("[daemon] The database cannot be written; retrying", OSError("locked"))
+            outage.log("[run] Runs are not started", OSError("locked"))
+        assert outage.reason == "locked"
+        outage.over()
+        outage.over()
+    assert [line["event"] for line in lines] == [
+        *["[daemon] The database cannot be written; retrying", "[run] Runs are not started"] * 2,
+        "[daemon] The database can be written again",
+    ]
+
+
+def test_no_daemon_starts_anything_in_the_room_of_a_ballast_that_was_given_up(tmp_path: Path) -> None:
+    ballast = Ballast(tmp_path)
+    assert ballast.has_room()
+    size = (tmp_path / "ballast").stat().st_size
+    assert ballast.release()
+    given_up = tmp_path / "ballast.given-up"
+    assert (given_up.stat().st_size, given_up.stat().st_blocks) == (size, 0)
+    later = Ballast(tmp_path)
+    assert later._space_to_create() == size + LEAST_FREE
+    assert later.has_room()
+    assert not given_up.exists()
+    assert later._space_to_create() == 4 * LEAST_FREE
 
 
 @pytest.mark.parametrize("small_disk", ["160m"], indirect=True)

@@ -98,9 +98,9 @@ def test_a_stop_does_not_wait_for_a_database_that_cannot_be_written(start_daemon
     start_daemon(text).stop()
     locked = "import daemon.store.connection as c\nc._BUSY_TIMEOUT = 0.1\n"
     locked += "import daemon.lifecycle.service as service\nimport sqlite3\nprepare = service.prepare_database\n"
-    locked += "async def late(database, *others):\n"
-    locked += "    holder = sqlite3.connect(database.path, isolation_level=None)\n"
-    locked += "    holder.execute('BEGIN IMMEDIATE')\n    return await prepare(database, *others)\n"
+    locked += "async def late(home, *others):\n"
+    locked += "    holder = sqlite3.connect(home.database.path, isolation_level=None)\n"
+    locked += "    holder.execute('BEGIN IMMEDIATE')\n    return await prepare(home, *others)\n"
     locked += "service.prepare_database = late"
     second = start_daemon(text, ready=False, slowed=locked)
     second.wait_for_log("The database cannot be written; retrying")
