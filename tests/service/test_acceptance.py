@@ -401,7 +401,10 @@ def test_a_persons_own_daemon_runs_by_the_readmes_lines_and_loses_no_run_at_a_re
 
 
 def test_the_readmes_lines_remove_it(host: Host) -> None:
+    trigger(host, "stubborn/never")  # which takes two seconds to end
+    wait_for_runs(host, "stubborn", 1, status="running")
     host.run(readme("**Remove**"))
+    assert {run["status"] for run in runs(host, "stubborn")} == {"cancelled"}
     assert host.run("systemctl is-active agentcron", check=False).strip() == "inactive"
     left = host.run("find /opt/agentcron /usr/local/bin/agentcron /etc/systemd/system -name 'agentcron*'", check=False)
     assert [line for line in left.splitlines() if "No such file" not in line and ".service.d" not in line] == []
