@@ -82,8 +82,9 @@ def _schemas(routes: list[Route]) -> tuple[dict[Any, dict[str, Any]], dict[str, 
     )
     schemas = document["$defs"]
     found = schemas.pop(fields.__name__)
-    schemas["ScheduleView"]["properties"] |= found["properties"]
-    schemas["ScheduleView"]["required"] += found["required"]
+    for name in ("ScheduleView", "StoppedSchedule"):
+        schemas[name]["properties"] |= found["properties"]
+        schemas[name]["required"] += found["required"]
     schemas["ListedSchedule"]["properties"] |= found["properties"]
     schemas["ListedSchedule"]["required"] += [key for key in found["required"] if key not in INPUTS]
     return {shape: reference for (shape, _), reference in names.items()}, schemas

@@ -110,6 +110,12 @@ class Note(Shape):
     note: Annotated[str, Field(max_length=1000)] | None = None
 
 
+class PauseRequest(Note):
+    """The reason for a pause, and whether running runs are cancelled, too."""
+
+    cancel: bool = False
+
+
 class TriggerRequest(Shape):
     """What replaces the schedule's input and parameters in one run."""
 
@@ -175,6 +181,14 @@ class ScheduleQuery(Page):
     """Which schedules to return, by name; with `inputs` also their inputs, parameters and metadata."""
 
     inputs: bool = False
+
+
+class DeleteQuery(BaseModel):
+    """Whether running runs are cancelled, too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    cancel: bool = False
 
 
 class WorkspaceQuery(Page):

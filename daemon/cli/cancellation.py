@@ -35,10 +35,13 @@ def request_cancellation(config: Config, number: int) -> tuple[dict[str, Any], b
         return dict(run_view(_flag(tx, number, principal))), False
 
 
-def cancel_all(config: Config) -> tuple[list[int], bool]:
-    """Cancel all active runs that we may cancel; return their numbers, and whether a running daemon does it now."""
+def cancel_all(config: Config, agent: str | None = None, schedule: str | None = None) -> tuple[list[int], bool]:
+    """Cancel the active runs that we may cancel, of one agent, one schedule (`AGENT/NAME`) or all.
+
+    Return their numbers, and whether a running daemon does it now.
+    """
     try:
-        return _cancel_through_daemon(Client(config)), True
+        return _cancel_through_daemon(Client(config), agent, schedule), True
     except DaemonUnreachableError:
         if _needs_daemon(config):
             raise
@@ -46,15 +49,15 @@ def cancel_all(config: Config) -> tuple[list[int], bool]:
         raise NotFoundError(f"nothing to cancel: no daemon runs on {state_dir(config)}, and it has no database yet")
     principal = asker()
     with _write_transaction(config) as tx:
-        return [_flag(tx, number, principal).id for number in active_runs(tx)], False
+        return [_flag(tx, number, principal).id for number in active_runs(tx, agent, schedule)], False
 
 
-def _cancel_through_daemon(client: Client) -> list[int]:
+def _cancel_through_daemon(client: Client, agent: str | None, schedule: str | None) -> list[int]:
     cancelled = []
     for status in sorted(ACTIVE):
         cursor: str | None = None
         while True:
-            page = client.get("/runs", status=status, limit=1000, cursor=cursor)
+            page = client.get("/runs", agent=agent, schedule=schedule, status=status, limit=1000, cursor=cursor)
             for run in page["runs"]:
                 with contextlib.suppress(
                     RefusedError, NotFoundError, ForbiddenError

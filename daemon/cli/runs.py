@@ -59,7 +59,7 @@ def list_command(
                 run["schedule"] or run["agent"],
                 run["trigger"],
                 local_time(run["scheduled_for"], run["timezone"] or zone),
-                run["status"],
+                _status_of(run),
                 _took(run),
                 shortened(run["error"]),
             )
@@ -67,6 +67,12 @@ def list_command(
         ),
         empty="No runs.",
     )
+
+
+def _status_of(run: dict[str, Any]) -> str:
+    """Return the status of a run, and what it waits for."""
+    waiting_for = run.get("waiting_for")  # not sent by daemons of earlier versions
+    return f"{run['status']}: {waiting_for}" if waiting_for else str(run["status"])
 
 
 def _status(text: str | None) -> str | None:
@@ -112,7 +118,7 @@ def show(context: typer.Context, run: RunNumber, json: Json = False) -> None:
             ("trigger", f"{details['trigger']}, attempt {details['attempt']}"),
             ("requested by", details["creator_principal"]),
             ("due", local_time(details["scheduled_for"], zone)),
-            ("status", details["status"]),
+            ("status", _status_of(details)),
             ("exit status", details["exit_code"]),
             ("signal", details["signal"]),
             ("error", details["error"]),
@@ -208,20 +214,27 @@ def cancel(
     context: typer.Context,
     run: OptionalRunNumber = None,
     every: Annotated[bool, typer.Option("--all", help="Cancel all active runs that you may cancel.")] = False,
+    agent: Annotated[str | None, typer.Option("--agent", metavar="AGENT", help="Cancel those of this agent.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", metavar="AGENT/NAME", help="Cancel those of this schedule.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Cancel an active run, or all of them.
+    """Cancel an active run, all of an agent or a schedule, or all of them.
 
     If no daemon runs, the next one cancels them when it starts.
     """
     from daemon.cli.cancellation import cancel_all, request_cancellation
     from daemon.cli.locate import find_daemon
+    from daemon.cli.offline import split_address
 
-    if (run is None) is not every:
-        raise typer.BadParameter("give either a run number or --all", param_hint="RUN")
+    if [run is not None, every, agent is not None, schedule is not None].count(True) != 1:
+        raise typer.BadParameter("give one of a run number, --all, --agent and --schedule", param_hint="RUN")
+    if schedule is not None:
+        split_address(schedule)
     config = find_daemon(context.obj)
     if run is None:
-        cancelled, running = cancel_all(config)
+        cancelled, running = cancel_all(config, agent, schedule)
         if json:
             print_json({"cancelled": cancelled})
         else:

@@ -1,7 +1,7 @@
 """`agentcron schedules create|update|pause|...`: commands that change a schedule through the running daemon."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,12 +10,14 @@ from daemon.cli.output import local_time, tell
 from daemon.cli.parameters import Json
 from daemon.model import Overlap
 from daemon.rules.schedule_fields import BOOLEAN, DURATION, FIELDS, Kind, ScheduleField
+from daemon.text import plural
 
 if TYPE_CHECKING:
     from daemon.cli.client import Client
 
 Address = Annotated[str, typer.Argument(metavar="AGENT/NAME", help="The schedule.")]
 NoteText = Annotated[str | None, typer.Option("--note", help="Reason, kept in the history.")]
+Cancel = Annotated[bool, typer.Option("--cancel", help="Also cancel its running runs.")]
 OverlapName = Annotated[
     str | None, typer.Option("--overlap", metavar="POLICY", help=f"Overlap policy: {', '.join(Overlap)}.")
 ]
@@ -88,14 +90,32 @@ def update(
     tell(view, f"{schedule} is at version {view['version']}.", json=json)
 
 
-def pause(context: typer.Context, schedule: Address, note: NoteText = None, json: Json = False) -> None:
-    """Pause a schedule: nothing is due until it is resumed."""
-    view = _client(context).ask("POST", _path(schedule, "pause"), {"note": note})
-    tell(view, f"{schedule} is paused.", json=json)
+def pause(
+    context: typer.Context, schedule: Address, note: NoteText = None, cancel: Cancel = False, json: Json = False
+) -> None:
+    """Pause a schedule: until it is resumed, nothing is due, and its waiting runs do not start."""
+    body = {"note": note, **({"cancel": True} if cancel else {})}  # a daemon of an earlier version knows no such key
+    view = _client(context).ask("POST", _path(schedule, "pause"), body)
+    waiting, left = view.get("waiting_runs", 0), view.get("running_runs", 0) - view.get("cancelled_runs", 0)
+    facts = (
+        (waiting, "waits until it is resumed", "wait until it is resumed"),
+        (view.get("cancelled_runs", 0), "is cancelled", "are cancelled"),
+        (left, "continues", "continue"),
+    )
+    tell(view, f"{schedule} is paused{_counted(facts)}.", json=json)
+
+
+def _counted(facts: Iterable[tuple[int, str, str]]) -> str:
+    """Return what happens to how many runs, without those of which there are none."""
+    parts = [f"{plural(count, 'run')} {one if count == 1 else many}" for count, one, many in facts if count > 0]
+    return f"; {', '.join(parts)}" if parts else ""
 
 
 def resume(context: typer.Context, schedule: Address, note: NoteText = None, json: Json = False) -> None:
-    """Resume a paused schedule; due times during the pause are not caught up."""
+    """Resume a paused schedule; due times during the pause are not caught up.
+
+    Runs that waited start as the schedule's catch-up and overlap policies say; the others are cancelled.
+    """
     view = _client(context).ask("POST", _path(schedule, "resume"), {"note": note})
     due = next(iter(view["next_action_times"] or ()), None)
     tell(view, f"{schedule} is resumed; next due {local_time(due, view['timezone']) if due else 'never'}.", json=json)
@@ -165,9 +185,15 @@ def backfill(
     tell(view, f"{text}.", json=json)
 
 
-def delete(context: typer.Context, schedule: Address, json: Json = False) -> None:
-    """Delete a created schedule; its name is free again and its history stays."""
-    tell(_client(context).ask("DELETE", _path(schedule)), f"{schedule} was deleted.", json=json)
+def delete(context: typer.Context, schedule: Address, cancel: Cancel = False, json: Json = False) -> None:
+    """Delete a created schedule; its waiting runs are cancelled, its name is free again and its history stays."""
+    view = _client(context).ask("DELETE", _path(schedule) + ("?cancel=true" if cancel else ""))
+    cancelled, running = view.get("cancelled_runs", 0), view.get("running_runs", 0)
+    facts = (
+        (cancelled, "was cancelled", "were cancelled"),
+        (0 if cancel else running, "continues", "continue"),
+    )
+    tell(view, f"{schedule} was deleted{_counted(facts)}.", json=json)
 
 
 def _client(context: typer.Context) -> "Client":

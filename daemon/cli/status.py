@@ -26,7 +26,7 @@ def print_status(view: dict[str, Any], zone: str) -> None:
             ("daemon", _describe(daemon)),
             ("problem", daemon.get("amiss")),  # not sent by daemons of earlier versions
             ("uptime", daemon["uptime"]),
-            ("waiting", plural(view["pending"], "run")),
+            ("waiting", _waiting(view)),
             ("cost today", None if cost is None else f"{cost:.2f} USD"),
             ("tokens today", view["tokens_today"] or None),
             ("disk", _disk(disk)),
@@ -56,6 +56,11 @@ def print_status(view: dict[str, Any], zone: str) -> None:
         say(title)
         rows = ([_cell(entry, key, entry["timezone"] or zone) for key in keys] for entry in entries)
         print_table(columns, rows, empty="none")
+
+
+def _waiting(view: dict[str, Any]) -> str:
+    paused = view.get("pending_paused", 0)  # not sent by daemons of earlier versions
+    return plural(view["pending"], "run") + (f", {paused} of them because their schedules are paused" if paused else "")
 
 
 def _of_all(view: dict[str, Any], key: str) -> str:

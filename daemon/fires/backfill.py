@@ -1,13 +1,13 @@
 """Backfill: starts past due times that were not started when they were due."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from daemon.errors import InvalidError
-from daemon.fires.run_of_fire import run_of_fire
+from daemon.fires.run_of_fire import run_name, run_of_fire
 from daemon.fires.summaries import cadence_of, split_summary
-from daemon.model import DueTime, FireOutcome, Overlap, Trigger
+from daemon.model import DueTime, FireOutcome, Overlap, RunStatus, Trigger
 from daemon.rules import overlap
 from daemon.rules.cadence import Cadence
 from daemon.store.cancellations import flag_unfinished
@@ -22,7 +22,7 @@ from daemon.store.fires import (
     unstarted_between,
 )
 from daemon.store.retention import purged_until
-from daemon.store.runs import count_unfinished, create_run
+from daemon.store.runs import Run, attempts_of, count_unfinished, create_run, update_run
 from daemon.store.schedules import ScheduleRow
 from daemon.units import format_instant
 
@@ -125,7 +125,8 @@ class _Backfill:
             self.result.upcoming += 1
             return
         before = outcome_of(tx, row.id, due)
-        if before in _STARTED:
+        unstarted = self._newest_run(due)
+        if before in _STARTED or (unstarted is not None and not _was_cancelled_unstarted(unstarted)):
             self.result.already_run += 1
             return
         decision = overlap.decide(self.policy, *count_unfinished(tx, row.id))
@@ -138,7 +139,12 @@ class _Backfill:
         if decision.stop_others is not None:
             self._stop_others(at_once=decision.stop_others == "terminate")
         new = run_of_fire(row, due, Trigger.BACKFILL, self.instance, creator=self.principal, held=decision.held)
+        if unstarted is not None:
+            attempt = unstarted.attempt + 1
+            new = replace(new, name=f"{new.name}:{attempt}", attempt=attempt, previous_run_id=unstarted.id)
         run_id, _ = create_run(tx, new, self.now)
+        if unstarted is not None:
+            update_run(tx, unstarted.id, self.now, next_run_id=run_id)
         before = before or split_summary(tx, row, due)
         forget_fire(tx, row.id, due)
         record_fire(tx, row.id, due, decision.outcome, self.now, run_id=run_id)
@@ -146,6 +152,14 @@ class _Backfill:
         add_event(tx, run_id, self.now, "backfilled", details)
         self.result.runs.append(run_id)
 
+    def _newest_run(self, due: DueTime) -> Run | None:
+        attempts = attempts_of(self.tx, run_name(self.row, due))
+        return max(attempts, key=lambda run: run.attempt, default=None)
+
     def _stop_others(self, *, at_once: bool) -> None:
         reason = f"a backfill started another run (overlap = {self.policy})"
         flag_unfinished(self.tx, self.row.id, self.now, self.principal, at_once=at_once, reason=reason)
+
+
+def _was_cancelled_unstarted(run: Run) -> bool:
+    return run.status is RunStatus.CANCELLED and run.started_at is None

@@ -8,6 +8,11 @@ from daemon.store.schedules import ScheduleRow
 from daemon.units import format_instant
 
 
+def run_name(row: ScheduleRow, due: DueTime) -> str:
+    """Return the name of the first run of a due time; later attempts append their number."""
+    return f"scheduled-run:{row.id}:{format_instant(due)}"
+
+
 def run_of_fire(
     row: ScheduleRow, due: DueTime, trigger: Trigger, instance: str, *, creator: str | None = None, held: bool = False
 ) -> NewRun:
@@ -26,7 +31,7 @@ def run_of_fire(
         "fire_time": at,
     }
     return NewRun(
-        name=f"scheduled-run:{row.id}:{at}",
+        name=run_name(row, due),
         agent=row.agent,
         schedule_id=row.id,
         trigger=trigger,

@@ -13,6 +13,7 @@ import structlog
 
 from daemon.errors import StoreDamagedError
 from daemon.runs.queue import Queue
+from daemon.runs.waiting import cancel_without_schedule
 from daemon.store.home import Home
 from daemon.store.runs import started_runs
 
@@ -30,6 +31,7 @@ async def adopt_runs(home: Home, queue: Queue) -> None:
             _LOG.info("[run] Adopting the runs of an earlier daemon", runs=len(active))
         for run in active:
             queue.adopt(run)
+        await home.database.write_patiently(lambda tx: cancel_without_schedule(tx, home.now()))
         await queue.apply_flags()
     except StoreDamagedError:
         raise

@@ -4,9 +4,10 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 
 from daemon.fires.ledger import skip_undecided
-from daemon.model import RunStatus
+from daemon.model import FireOutcome, RunStatus
 from daemon.notify.outbox import Outbox
 from daemon.store.connection import Transaction
+from daemon.store.fires import mark_unstarted
 from daemon.store.runs import Run, assume_delivered, change_status, forbid_further_attempts, pending_runs, started_runs
 from daemon.store.schedules import UNDECIDABLE, live_rows, move_cursor, schedule_from, set_cursor
 
@@ -55,4 +56,5 @@ def _close_due_times(tx: Transaction, now: datetime) -> None:
 def _interrupt(tx: Transaction, run: Run, now: datetime, outbox: Outbox) -> None:
     reason = "unknown whether it ran: the database lost what happened to it"
     change_status(tx, run, RunStatus.INTERRUPTED, now, {"error": reason})
+    mark_unstarted(tx, run.id, FireOutcome.SKIPPED_MISSED, reason)
     outbox.add_run_end(tx, run, RunStatus.INTERRUPTED, reason, now)

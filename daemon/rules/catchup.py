@@ -1,5 +1,6 @@
 """Which of the due times missed in a gap are caught up."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from daemon.model import Catchup, DueTime
@@ -46,6 +47,17 @@ def first_started(
     while oldest is not None and cadence.start_of(oldest, key) < now - window:
         oldest = cadence.next_after(oldest)
     return oldest
+
+
+def still_wanted(policy: Catchup, window: timedelta, dues: Sequence[datetime], now: datetime) -> set[datetime]:
+    """Return which of the due times (oldest first) whose runs waited during a pause are still started after it."""
+    recent = [due for due in dues if due >= now - window]
+    match policy:
+        case Catchup.NONE:
+            return set()
+        case Catchup.LATEST:
+            return {*recent[-1:]}
+    return {*recent}
 
 
 def reason(policy: Catchup, *, in_window: bool) -> str:

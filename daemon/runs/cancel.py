@@ -3,9 +3,10 @@
 from datetime import datetime
 
 from daemon.errors import RefusedError
-from daemon.model import ACTIVE, RunStatus
+from daemon.model import ACTIVE, FireOutcome, RunStatus
 from daemon.store.cancellations import Flag, cancellation_flags, flag_cancellation, flag_of
 from daemon.store.connection import Transaction, concerns_others
+from daemon.store.fires import mark_unstarted
 from daemon.store.runs import change_status, get_run
 
 
@@ -41,3 +42,4 @@ def _cancel_if_pending(tx: Transaction, flag: Flag, now: datetime) -> None:
     run = get_run(tx, flag.run_id)
     if run is not None and run.status is RunStatus.PENDING:
         change_status(tx, run, RunStatus.CANCELLED, now, {"error": flag.explanation})
+        mark_unstarted(tx, run.id, FireOutcome.SKIPPED_REQUESTED, flag.explanation)

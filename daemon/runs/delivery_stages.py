@@ -1,56 +1,78 @@
 """Records the stages of a delivery in the database: identified, attempt failed, delivered, suspended."""
 
 import json
+import sqlite3
 from functools import partial
 from typing import Any
 
 import structlog
 
+from daemon.access import Access
 from daemon.agents.base import Identity, Journal, RunSettings
-from daemon.model import RunStatus
+from daemon.model import CONFIG_PRINCIPAL, RunStatus
 from daemon.runs import steps
 from daemon.runs.control import RunControl
+from daemon.runs.waiting import DELETED
 from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event
 from daemon.store.home import Home
-from daemon.store.runs import Run, change_status, get_run, update_run
+from daemon.store.runs import Run, change_status, get_run, start_facts, update_run
 from daemon.units import format_instant
 
 _LOG = structlog.get_logger()
 
 
 class NoLongerWantedError(Exception):
-    """The run was cancelled, or ended by its hook, before its agent was released."""
+    """The run was cancelled, or ended by its hook, before its agent was released; the text says why nobody did."""
+
+
+class NotNowError(Exception):
+    """The schedule of the run was paused before its agent was released."""
 
 
 class Stages:
     """Commits the stages of deliveries."""
 
-    def __init__(self, home: Home, control: RunControl) -> None:
+    def __init__(self, home: Home, control: RunControl, access: Access) -> None:
         self._home = home
         self._control = control
+        self._access = access
+
+    async def check_right(self, run: Run) -> None:
+        """Raise NoLongerWantedError if the creator of a run may no longer use its agent."""
+        if not await self._access.may_now(run.creator, "task.update", run.agent):
+            raise _ended_by_config(f"{run.creator}, who requested it, may no longer use {run.agent}")
+
+    async def check_start(self, run: Run) -> None:
+        """Raise NoLongerWantedError or NotNowError if an agent behind a URL must not get the input of a run now."""
+        await self._home.database.read_patiently(lambda connection: _check_start(connection, run.id))
+        await self.check_right(run)
 
     def of(self, run: Run, settings: RunSettings) -> Journal:
         """Return the journal of one run."""
         return Journal(
-            identified=partial(self._identified, run.id),
+            identified=partial(self._identified, run),
             delivered=partial(self._delivered, run, settings),
             suspended=partial(self._suspended, run.id),
             attempt_failed=partial(self._attempt_failed, run, settings.kind),
         )
 
-    async def _identified(self, run_id: int, identity: Identity) -> None:
-        """Commit the identity of the supervisor before it is released; raise NoLongerWantedError if cancelled."""
+    async def _identified(self, run: Run, identity: Identity) -> None:
+        """Commit the identity of the supervisor before it is released.
+
+        Raise NoLongerWantedError or NotNowError if it must not be: a person may have cancelled the run, paused or
+        deleted its schedule, or lost the right to start it since it was claimed.
+        """
 
         def record(tx: Transaction) -> None:
-            if flag_of(tx, run_id) is not None:
-                raise NoLongerWantedError
+            _check_start(tx, run.id)
             now = self._home.now()
-            steps.workspace_ready(tx, run_id, now)
-            update_run(tx, run_id, now, boot_id=identity.boot_id, pid=identity.pid, pid_started=identity.started)
+            steps.workspace_ready(tx, run.id, now)
+            update_run(tx, run.id, now, boot_id=identity.boot_id, pid=identity.pid, pid_started=identity.started)
 
         await self._home.database.write_patiently(record)
+        await self.check_right(run)
 
     async def _delivered(self, run: Run, settings: RunSettings) -> None:
         def record(tx: Transaction) -> None:
@@ -88,3 +110,18 @@ class Stages:
             tx.changes.count("delivery_failed", kind)
 
         await self._home.database.write_patiently(record)
+
+
+def _check_start(source: Transaction | sqlite3.Connection, run_id: int) -> None:
+    """Read a run and its schedule again; raise NoLongerWantedError or NotNowError if its agent must not start."""
+    facts = start_facts(source, run_id)
+    if not facts.is_running or flag_of(source, run_id) is not None:
+        raise NoLongerWantedError
+    if facts.is_deleted:
+        raise _ended_by_config(DELETED)
+    if facts.is_paused:
+        raise NotNowError("its schedule was paused")
+
+
+def _ended_by_config(reason: str) -> NoLongerWantedError:
+    return NoLongerWantedError(f"cancelled by {CONFIG_PRINCIPAL}: {reason}")

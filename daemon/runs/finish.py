@@ -34,7 +34,7 @@ def finish(
 ) -> None:
     """Record the outcome of an active run, create the next attempt if there is one, and send notifications.
 
-    `chance`, between 0 and 1, randomizes the delay of a retry.
+    A deleted schedule gets no further attempts. `chance`, between 0 and 1, randomizes the delay of a retry.
     """
     run = get_run(tx, run_id)
     if run is None or run.status not in ACTIVE:
@@ -56,7 +56,7 @@ def finish(
         **usage_of(outcome.usage)[0],
     }
     count_usage(tx, run.agent, columns)
-    if flag is None and _is_retried(run, outcome, settings):
+    if flag is None and not run.schedule_deleted and _is_retried(run, outcome, settings):
         _retry(tx, run, outcome, settings, now, instance, chance, columns)
         return
     change_status(tx, run, outcome.status, now, columns)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import sqlite3
 import time
 import traceback
 from collections.abc import Coroutine
@@ -26,13 +25,14 @@ from daemon.problems import described
 from daemon.rules.backoff import start_delay
 from daemon.runs import steps
 from daemon.runs.control import RunControl
-from daemon.runs.delivery_stages import NoLongerWantedError, Stages
+from daemon.runs.delivery_stages import NoLongerWantedError, NotNowError, Stages
 from daemon.runs.finish import finish
 from daemon.runs.folder import FolderRoomError, RunPreparationError, make_input_folder, make_run_folder, run_folder
 from daemon.runs.hook_tokens import HookTokens, hash_of
 from daemon.runs.settings import settings_of
+from daemon.runs.waiting import DELETED
 from daemon.runs.workspace import WorkspacePreparation, source_of
-from daemon.store.cancellations import flag_cancellation, flag_of
+from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event, count_events, forget_steps
 from daemon.store.home import Home
@@ -57,10 +57,9 @@ class Pipeline:
         self._home = home
         self._factory = agents
         self._hooks = hooks
-        self._access = access
         self._outbox = outbox
         self._control = control
-        self._stages = Stages(home, control)
+        self._stages = Stages(home, control, access)
 
     def enter(self, tx: Transaction, run: Run, settings: RunSettings, now: datetime) -> None:
         """Begin the first step of a claimed run, and register its hook if it has one."""
@@ -90,8 +89,11 @@ class Pipeline:
         """Turn exceptions into outcomes: the one place where that happens."""
         try:
             return await work
-        except NoLongerWantedError:
-            return Outcome(RunStatus.CANCELLED)
+        except NoLongerWantedError as error:
+            reason = str(error) or None
+            return Outcome(RunStatus.CANCELLED, reason, cancelled_by_us=reason is not None)
+        except NotNowError as error:
+            return NeverStarted(str(error))
         except FolderRoomError as error:
             return NeverStarted(str(error), _RETRY_AFTER)
         except StoreDamagedError:
@@ -113,12 +115,7 @@ class Pipeline:
             return Outcome(RunStatus.FAILED, f"agent {run.agent!r} is no longer in the config", permanent=True)
         if not isinstance(section, ProcessAgent):
             self._control.in_flight.add(run.id)
-        if not await self._access.may_now(run.creator, "task.update", run.agent):
-            reason = f"{run.creator}, who requested it, may no longer use {run.agent}"
-            await self._home.database.write_patiently(
-                lambda tx: flag_cancellation(tx, run.id, self._home.now(), CONFIG_PRINCIPAL, reason=reason)
-            )
-            raise NoLongerWantedError
+        await self._stages.check_right(run)
         if isinstance(section, ProcessAgent):
             return await self._perform_locally(run, section, config)
         return await self._perform_remotely(run, section, config)
@@ -146,8 +143,7 @@ class Pipeline:
             work = replace(work, metadata={**work.metadata, "hook_url": url})
         agent = self._factory.remote(work.settings, section, config)
         self._control.attach(run.id, agent)
-        if not await self._home.database.read_patiently(lambda c: _is_wanted(c, run.id)):
-            raise NoLongerWantedError
+        await self._stages.check_start(run)
         return await agent.run(work, self._stages.of(run, work.settings))
 
     async def _cloned(self, run: Run, section: ProcessAgent, config: Config) -> Path:
@@ -253,14 +249,15 @@ class Pipeline:
         finish(tx, run.id, outcome, settings, now, instance=instance, chance=chance, outbox=self._outbox)
 
     def _put_back(self, run: Run, outcome: NeverStarted, settings: RunSettings, chance: float, tx: Transaction) -> None:
-        """Return a run that never started to the queue; cancel it if it is flagged, end it if it failed too often."""
+        """Return a run that never started to the queue; cancel it if nobody wants it, end it if it failed too often."""
         flag = flag_of(tx, run.id)
         current = get_run(tx, run.id)
         if current is None or current.status is not RunStatus.RUNNING:
             return
         now = self._home.now()
-        if flag is not None:
-            change_status(tx, current, RunStatus.CANCELLED, now, {"error": flag.explanation})
+        if flag is not None or current.schedule_deleted:
+            reason = flag.explanation if flag is not None else f"cancelled by {CONFIG_PRINCIPAL}: {DELETED}"
+            change_status(tx, current, RunStatus.CANCELLED, now, {"error": reason})
             return
         wait: timedelta | None = outcome.again_after
         if outcome.is_failure:
@@ -277,9 +274,3 @@ class Pipeline:
         forget_steps(tx, run.id)
         values = {**unstarted, "not_before": not_before}
         change_status(tx, current, RunStatus.PENDING, now, values, note=outcome.reason)
-
-
-def _is_wanted(connection: sqlite3.Connection, run_id: int) -> bool:
-    """Return whether a run is still running: neither cancelled nor ended by its hook."""
-    run = get_run(connection, run_id)
-    return run is not None and run.status is RunStatus.RUNNING and flag_of(connection, run_id) is None

@@ -61,7 +61,7 @@ class Queue:
         if changes.labels("cancellation"):
             self._is_flagged = True
             self._wake.set()
-        if changes.labels("run") - {RunStatus.RUNNING} or changes.labels("clock"):
+        if changes.labels("run") - {RunStatus.RUNNING} or changes.labels("clock") or changes.labels("schedule"):
             self._wake.set()
 
     def close(self) -> None:

@@ -39,11 +39,13 @@ def base_name(run: Run) -> str:
 def request_retry(tx: Transaction, run_id: int, principal: str, now: datetime, instance: str) -> int:
     """Create the next attempt after an ended run, whose status does not change; return its number.
 
-    Raise RefusedError while any attempt of the same fire is active.
+    Raise RefusedError while any attempt of the same fire is active, and for a run of a deleted schedule.
     """
     run = get_run(tx, run_id)
     if run is None:
         raise NotFoundError(f"no run {run_id}")
+    if run.schedule_deleted:
+        raise RefusedError(f"the schedule of run {run_id}, {run.address}, was deleted, so it starts nothing any more")
     attempts = attempts_of(tx, base_name(run)) or [run]
     for attempt in attempts:
         if attempt.status in ACTIVE:

@@ -14,6 +14,7 @@ from typing import Any
 from daemon.errors import InvalidError, NotFoundError, RefusedError, StaleVersionError
 from daemon.fires.run_of_fire import run_of_fire
 from daemon.model import DueTime, Trigger
+from daemon.runs.waiting import cancel_begun
 from daemon.schedules.revision import Revision, change, pause_columns, redefine, remove
 from daemon.store.connection import Transaction
 from daemon.store.limits import check_created, check_pending
@@ -108,7 +109,7 @@ def _check_bounds(definition: dict[str, Any]) -> None:
 
 
 def pause(tx: Transaction, row: ScheduleRow, note: str | None, request: ChangeRequest) -> ScheduleRow:
-    """Pause a schedule; a new note for a paused schedule is also a change."""
+    """Pause a schedule, whose pending runs wait then; a new note for a paused schedule is also a change."""
     if row.paused and note in {None, row.pause_note}:
         return row
     changes = _note_changes(row, note) | ({} if row.paused else {"paused": [0, 1]})
@@ -117,7 +118,7 @@ def pause(tx: Transaction, row: ScheduleRow, note: str | None, request: ChangeRe
 
 
 def resume(tx: Transaction, row: ScheduleRow, note: str | None, request: ChangeRequest) -> ScheduleRow:
-    """Resume a paused schedule; due times during the pause are not caught up."""
+    """Resume a paused schedule; due times during the pause are not caught up, and runs that waited are decided."""
     if not row.paused:
         return row
     values = pause_columns(None, request.now, paused=False)
@@ -134,6 +135,11 @@ def delete(tx: Transaction, row: ScheduleRow, request: ChangeRequest) -> Schedul
     if row.source == "declared":
         raise RefusedError(f"{row.address} is declared in the config file; remove it there and reload")
     return remove(tx, row, request.now, Revision(request.principal, "delete"))
+
+
+def cancel_running(tx: Transaction, row: ScheduleRow, request: ChangeRequest, why: str) -> int:
+    """Request the cancellation of the runs of a schedule that have started; return their number."""
+    return cancel_begun(tx, row.id, request.now, request.principal, f"its schedule was {why}")
 
 
 def trigger(

@@ -6,6 +6,7 @@ from typing import Any
 
 from daemon.fires.ledger import record_pause, skip_undecided, waiting_for_jitter
 from daemon.rules.cadence import Cadence
+from daemon.runs.waiting import DELETED, RETIRED, cancel_waiting, resume_waiting
 from daemon.store.connection import Transaction
 from daemon.store.schedules import CADENCE_KEYS, ScheduleRow, cadence_from, change_schedule, move_cursor
 from daemon.store.skips import pending_skips, remove_skip
@@ -32,7 +33,10 @@ def pause_columns(note: str | None, now: datetime, *, paused: bool) -> dict[str,
 def redefine(
     tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: datetime, revision: Revision
 ) -> ScheduleRow:
-    """Set columns of a live schedule; a new cadence, a pause or a resumption takes effect from now."""
+    """Set columns of a live schedule; a new cadence, a pause or a resumption takes effect from now.
+
+    A resumption also decides the runs that waited for it.
+    """
     new_cadence = bool(values.keys() & {*CADENCE_KEYS})
     resumed = row.paused and values.get("paused") == 0
     pauses = not row.paused and values.get("paused") == 1
@@ -52,6 +56,8 @@ def redefine(
     changed = change(tx, row, values, now, revision)
     if resumed or pauses or new_cadence or "jitter_ms" in values:
         move_cursor(tx, changed, cursor)
+    if resumed:
+        resume_waiting(tx, changed, now, revision.principal)
     return changed
 
 
@@ -74,12 +80,14 @@ def _without_old_skips(tx: Transaction, row: ScheduleRow, cadence: Cadence, revi
 
 
 def remove(tx: Transaction, row: ScheduleRow, now: datetime, revision: Revision) -> ScheduleRow:
-    """Soft-delete a schedule: its name becomes free, and its history stays."""
+    """Soft-delete a schedule: its name becomes free, its waiting runs are cancelled, and its history stays."""
     if row.paused:
         record_pause(tx, row, now)
     else:
         skip_undecided(tx, row, now, f"the schedule was {revision.action}d before this due time was decided")
-    return change(tx, row, {"deleted_at": format_instant(now)}, now, revision)
+    removed = change(tx, row, {"deleted_at": format_instant(now)}, now, revision)
+    cancel_waiting(tx, row.id, now, revision.principal, DELETED if revision.action == "delete" else RETIRED)
+    return removed
 
 
 def change(tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: datetime, revision: Revision) -> ScheduleRow:

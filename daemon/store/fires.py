@@ -157,3 +157,13 @@ def mark_launched(tx: Transaction, run_id: int) -> None:
     turned = tx.execute("UPDATE fires SET outcome = 'launched' WHERE run_id = ? AND outcome = 'buffered'", (run_id,))
     if turned.rowcount > 0:
         tx.changes.count("fire", FireOutcome.LAUNCHED)
+
+
+def mark_unstarted(tx: Transaction, run_id: int, outcome: FireOutcome, reason: str) -> None:
+    """Set the outcome of a buffered run's fire when the run is cancelled before it starts."""
+    turned = tx.execute(
+        "UPDATE fires SET outcome = ?, reason = ? WHERE run_id = ? AND outcome = 'buffered'",
+        (outcome.value, reason, run_id),
+    )
+    if turned.rowcount > 0:
+        tx.changes.count("fire", outcome)

@@ -20,7 +20,22 @@ from daemon.units import format_instant, parse_instant
 
 MICRO = 1_000_000
 """Micro-dollars per US dollar, the unit in which the metrics count cost."""
-SELECT_RUNS = "SELECT r.*, s.name AS schedule, s.timezone FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
+_REQUESTED = (
+    "(r.trigger = 'manual' OR (r.trigger = 'retry' AND (r.name GLOB '*:manual-*' OR "
+    "(SELECT p.status FROM runs p WHERE p.id = r.previous_run_id) <> 'continued_as_new')))"
+)
+"""Whether a person asked for this very run: by a trigger, whose further attempts belong to it, or by a retry."""
+_JOINED = {
+    "schedule": "s.name",
+    "timezone": "s.timezone",
+    "schedule_paused": "coalesce(s.paused, 0)",
+    "schedule_deleted": "s.deleted_at IS NOT NULL",
+    "requested": _REQUESTED,
+}
+SELECT_RUNS = (
+    f"SELECT r.*, {', '.join(f'{text} AS {name}' for name, text in _JOINED.items())} "
+    "FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
+)
 
 SPENT = (
     f"CASE WHEN count(cost_usd) > 0 THEN total(min(max(cost_usd, 0.0), {MOST_COST})) END AS cost, "
@@ -40,6 +55,10 @@ class Run:
     schedule: str | None
     timezone: str | None
     """The schedule's."""
+    schedule_paused: int
+    schedule_deleted: int
+    requested: int
+    """Whether a person asked for this very run, by a trigger or a retry; a pause does not hold it back."""
     schedule_id: int | None
     trigger: Trigger
     scheduled_for: str
@@ -84,6 +103,11 @@ class Run:
         return f"{self.agent}/{self.schedule}" if self.schedule else None
 
     @property
+    def is_held_back(self) -> bool:
+        """Whether it may not start now, because its schedule is paused."""
+        return bool(self.schedule_paused and not self.requested)
+
+    @property
     def due(self) -> datetime:
         """The due time, or the time of the request for a manual run."""
         return parse_instant(self.scheduled_for)
@@ -94,9 +118,7 @@ _BULKY = {"input_content": "''", "task_params": "'{}'", "task_metadata": "'{}'",
 SELECT_RUNS_WITHOUT_INPUT = SELECT_RUNS.replace(
     "r.*",
     ", ".join(
-        f"{_BULKY[name]} AS {name}" if name in _BULKY else f"r.{name}"
-        for name in _COLUMNS
-        if name not in {"schedule", "timezone"}
+        f"{_BULKY[name]} AS {name}" if name in _BULKY else f"r.{name}" for name in _COLUMNS if name not in _JOINED
     ),
 )
 """The same without what may take a megabyte a run: its input, parameters, metadata and settings are empty."""
@@ -236,11 +258,13 @@ def startable(
     """Return the head of the queue: the pending runs that may start now, in order, `without` some.
 
     A held run waits until its schedule has no unfinished run of an earlier due time, including later attempts at that.
-    A new attempt waits for its `not_before`.
+    A new attempt waits for its `not_before`. Of a paused schedule only what a person requested starts, of a deleted one
+    nothing.
     """
     rows = tx.execute(
         f"{SELECT_RUNS} WHERE r.status = 'pending' AND (r.not_before IS NULL OR r.not_before <= ?) "
         "AND r.agent NOT IN (SELECT value FROM json_each(?)) "
+        f"AND s.deleted_at IS NULL AND (coalesce(s.paused, 0) = 0 OR {_REQUESTED}) "
         "AND NOT (r.held AND EXISTS (SELECT 1 FROM runs o WHERE o.schedule_id = r.schedule_id "
         "AND (o.scheduled_for, o.id) < (r.scheduled_for, r.id) AND o.completed_at IS NULL)) "
         f"{'AND r.id NOT IN (SELECT value FROM json_each(?)) ' if without else ''}"
@@ -260,6 +284,28 @@ def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:
         return parse_instant(row["at"]) if row["at"] else None
     except ValueError:
         return now + timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class StartFacts:
+    """What decides, in addition to a cancellation, whether a run that was claimed may still start."""
+
+    is_running: bool
+    is_paused: bool
+    is_deleted: bool
+    """The last two are about its schedule; a run that a person requested passes a pause."""
+
+
+def start_facts(source: Transaction | sqlite3.Connection, run_id: int) -> StartFacts:
+    """Return whether a run is still running, and whether its schedule lets it start."""
+    row = source.execute(
+        f"SELECT r.status, coalesce(s.paused, 0) AND NOT {_REQUESTED} AS paused, s.deleted_at IS NOT NULL AS deleted "
+        "FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id WHERE r.id = ?",
+        (run_id,),
+    ).fetchone()
+    if row is None:
+        return StartFacts(is_running=False, is_paused=False, is_deleted=False)
+    return StartFacts(row["status"] == RunStatus.RUNNING, bool(row["paused"]), bool(row["deleted"]))
 
 
 def rebase_waits(tx: Transaction, now: datetime) -> None:
@@ -293,6 +339,15 @@ def count_pending(source: Transaction | sqlite3.Connection) -> int:
     return int(source.execute("SELECT count(*) AS n FROM runs WHERE status = ?", (RunStatus.PENDING,)).fetchone()["n"])
 
 
+def count_held_back(source: Transaction | sqlite3.Connection) -> int:
+    """Return how many runs wait in the queue because their schedules are paused."""
+    row = source.execute(
+        "SELECT count(*) AS n FROM runs r JOIN schedules s ON s.id = r.schedule_id "
+        f"WHERE r.status = 'pending' AND s.paused = 1 AND NOT {_REQUESTED}"
+    ).fetchone()
+    return int(row["n"])
+
+
 def count_active(source: Transaction | sqlite3.Connection) -> dict[str, int]:
     """Return how many active runs there are, by status."""
     rows = source.execute("SELECT status, count(*) AS n FROM runs WHERE completed_at IS NULL GROUP BY 1")
@@ -317,6 +372,22 @@ def attempts_of(tx: Transaction, base_name: str) -> list[Run]:
     return [run_from(row) for row in rows if row["name"] == base_name or row["name"][len(base_name) + 1 :].isdigit()]
 
 
+def waiting_of(tx: Transaction, schedule_id: int) -> list[Run]:
+    """Return the pending runs of a schedule, by due time."""
+    rows = tx.execute(
+        f"{SELECT_RUNS} WHERE r.schedule_id = ? AND r.completed_at IS NULL AND r.status = 'pending' "
+        "ORDER BY r.scheduled_for, r.id",
+        (schedule_id,),
+    )
+    return [run_from(row) for row in rows]
+
+
+def waiting_without_schedule(tx: Transaction) -> list[Run]:
+    """Return the pending runs whose schedule is deleted."""
+    rows = tx.execute(f"{SELECT_RUNS} WHERE r.status = 'pending' AND s.deleted_at IS NOT NULL ORDER BY r.id")
+    return [run_from(row) for row in rows]
+
+
 def count_unfinished(tx: Transaction, schedule_id: int) -> tuple[int, int]:
     """Return how many active runs a schedule has, and how many of them are buffered."""
     row = tx.execute(
@@ -325,6 +396,15 @@ def count_unfinished(tx: Transaction, schedule_id: int) -> tuple[int, int]:
         (schedule_id,),
     ).fetchone()
     return int(row["n"]), int(row["waiting"])
+
+
+def begun_of(tx: Transaction, schedule_id: int) -> list[int]:
+    """Return the running and suspended runs of a schedule, oldest first."""
+    rows = tx.execute(
+        "SELECT id FROM runs WHERE schedule_id = ? AND completed_at IS NULL AND status <> 'pending' ORDER BY id",
+        (schedule_id,),
+    )
+    return [int(row["id"]) for row in rows]
 
 
 def unfinished_of(tx: Transaction, schedule_id: int) -> list[int]:
@@ -365,9 +445,14 @@ def forbid_further_attempts(tx: Transaction) -> None:
     )
 
 
-def active_runs(tx: Transaction) -> list[int]:
-    """Return the numbers of all runs that have not ended, oldest first."""
-    return [row["id"] for row in tx.execute("SELECT id FROM runs WHERE completed_at IS NULL ORDER BY id")]
+def active_runs(tx: Transaction, agent: str | None = None, schedule: str | None = None) -> list[int]:
+    """Return the numbers of the runs that have not ended, oldest first: of one agent, one schedule's address or all."""
+    rows = tx.execute(
+        "SELECT r.id FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id WHERE r.completed_at IS NULL "
+        "AND (?1 IS NULL OR r.agent = ?1) AND (?2 IS NULL OR r.agent || '/' || s.name = ?2) ORDER BY r.id",
+        (agent, schedule),
+    )
+    return [row["id"] for row in rows]
 
 
 def count_usage(tx: Transaction, agent: str, columns: Mapping[str, object]) -> None:

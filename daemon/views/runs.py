@@ -17,6 +17,7 @@ from daemon.units import parse_instant
 from daemon.views.pages import PAGE_BYTES, number_of, page_of
 
 _MOST_EVENTS = 1000
+_PAUSED = "its schedule is paused"
 
 
 class RunView(TypedDict):
@@ -33,6 +34,7 @@ class RunView(TypedDict):
     scheduled_for: str
     attempt: int
     status: RunStatus
+    waiting_for: str | None
     created_at: str
     started_at: str | None
     delivered_at: str | None
@@ -87,6 +89,7 @@ def run_view(run: Run) -> RunView:
         "scheduled_for": run.scheduled_for,
         "attempt": run.attempt,
         "status": run.status,
+        "waiting_for": _PAUSED if run.status is RunStatus.PENDING and run.is_held_back else None,
         "created_at": run.created_at,
         "started_at": run.started_at,
         "delivered_at": run.delivered_at,

@@ -19,6 +19,7 @@ from daemon.views.pages import page_of, unknown_cursor
 _NEXT_TIMES = 5
 INPUTS = ("initial_input", "task_params", "task_metadata")
 """The keys that may be large, and that a list has only if they are asked for."""
+_ACTIVE = "FROM runs WHERE schedule_id = ?1 AND completed_at IS NULL"
 _SHOWN = [(field.api, field.column, field.kind.to_api) for field in FIELDS]
 
 
@@ -33,6 +34,8 @@ class _Figures(TypedDict):
     last_action_time: str | None
     num_actions_taken: int
     missed_count: int
+    waiting_runs: int
+    running_runs: int
 
 
 class _State(_Figures):
@@ -51,6 +54,12 @@ class ScheduleView(_Identity, _State):
     """A schedule with its state and figures; computed fields are null if its row is damaged."""
 
     # it also has the keys of the field table; `/openapi.json` takes their types from there
+
+
+class StoppedSchedule(ScheduleView):
+    """A schedule that was paused or deleted, and how many runs that cancelled; a pause lets `waiting_runs` wait."""
+
+    cancelled_runs: int
 
 
 class ListedSchedule(_Identity, _State):
@@ -124,11 +133,18 @@ def _figures(connection: sqlite3.Connection, schedule_id: int) -> _Figures:
     row = connection.execute(
         "SELECT count(*) FILTER (WHERE outcome = 'launched') AS started, "
         "max(scheduled_for) FILTER (WHERE outcome = 'launched') AS last, "
-        "CAST(total(coalesce(covers_count, 1)) FILTER (WHERE outcome = 'skipped_missed') AS INTEGER) AS missed "
-        "FROM fires WHERE schedule_id = ?",
+        "CAST(total(coalesce(covers_count, 1)) FILTER (WHERE outcome = 'skipped_missed') AS INTEGER) AS missed, "
+        f"(SELECT count(*) {_ACTIVE} AND status = 'pending') AS waiting, "
+        f"(SELECT count(*) {_ACTIVE} AND status <> 'pending') AS running FROM fires WHERE schedule_id = ?1",
         (schedule_id,),
     ).fetchone()
-    return {"last_action_time": row["last"], "num_actions_taken": row["started"], "missed_count": row["missed"]}
+    return {
+        "last_action_time": row["last"],
+        "num_actions_taken": row["started"],
+        "missed_count": row["missed"],
+        "waiting_runs": row["waiting"],
+        "running_runs": row["running"],
+    }
 
 
 def _input_method(config: Config, agent: str) -> str | None:

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from daemon.model import RunStatus
 from daemon.problems import Problem
 from daemon.rules.budget import calendar_day
-from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, SPENT, count_pending, run_from
+from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, SPENT, count_held_back, count_pending, run_from
 from daemon.store.schedules import SELECT_WITHOUT_INPUT, UNDECIDABLE, schedule_from
 from daemon.store.workspaces import saved_work
 from daemon.units import format_duration, format_instant, format_size, parse_instant
@@ -62,6 +62,7 @@ class StatusView(_Spent):
     running: list[RunView]
     running_total: int
     pending: int
+    pending_paused: int
     next: list[dict[str, Any]]
     last_failures: list[RunView]
     timeline: list[dict[str, Any]]
@@ -105,6 +106,7 @@ def status_view(
         "running": running,
         "running_total": _count(connection, _RUNNING, seen),
         "pending": count_pending(connection),
+        "pending_paused": count_held_back(connection),
         "next": _next(connection, now, seen),
         "last_failures": failed,
         "timeline": timeline[:_MANY],

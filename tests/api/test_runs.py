@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.api import SCHEDULES, UnixConnection, call
+from tests.support.api import SCHEDULES, UnixConnection, call, create
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.waiting import wait_until
 
@@ -30,8 +30,8 @@ every = "36500d"
 """
 
 
-def trigger(daemon: DaemonProcess, agent: str = "a") -> int:
-    return int(call(daemon, "POST", f"/agents/{agent}/schedules/s/trigger").body["id"])
+def trigger(daemon: DaemonProcess, agent: str = "a", schedule: str = "s") -> int:
+    return int(call(daemon, "POST", f"/agents/{agent}/schedules/{schedule}/trigger").body["id"])
 
 
 def test_runs_are_listed_by_agent_schedule_and_status_in_pages(start_daemon: StartDaemon) -> None:
@@ -61,7 +61,8 @@ def test_runs_are_listed_by_agent_schedule_and_status_in_pages(start_daemon: Sta
 
 def test_a_waiting_run_reports_that_its_agent_was_removed(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(SLOW)
-    running, waiting = trigger(daemon), trigger(daemon)
+    create(daemon, name="created")  # the one in the file is retired with its agent, which cancels its waiting runs
+    running, waiting = trigger(daemon), trigger(daemon, schedule="created")
     daemon.wait_for_run("running", number=running)
     daemon.config.write_text(SLOW.replace("[agents.a", "[agents.other"))
     assert call(daemon, "POST", "/reload").status == 200

@@ -342,10 +342,10 @@ async def test_another_input_keeps_due_times_that_have_not_been_decided(ledger: 
 async def test_a_schedule_out_of_the_file_is_retired_and_put_back_revives(ledger: Ledger) -> None:
     await ledger.declare()
     await ledger.decide(START + 10 * SECOND)
+    await ledger.move(1, RunStatus.RUNNING, RunStatus.COMPLETED)
     assert [change.action for change in await ledger.declare("nothing", at=START + 11 * SECOND)] == ["retired"]
     assert await ledger.decide(START + 100 * SECOND) == []
     assert [change.action for change in await ledger.declare(at=START + 101 * SECOND)] == ["revived"]
-    await ledger.move(1, RunStatus.RUNNING, RunStatus.COMPLETED)
     await ledger.decide(START + 110 * SECOND)
     assert await outcomes(ledger) == [(due(10), "launched"), (due(110), "launched")]
     assert {row["schedule_id"] for row in await ledger.rows()} == {1}

@@ -2,9 +2,10 @@
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -25,13 +26,13 @@ from daemon.schedules import management
 from daemon.schedules.management import ChangeRequest
 from daemon.store.connection import Transaction
 from daemon.store.limits import check_backfilled, size_of_revision
-from daemon.store.runs import get_run
+from daemon.store.runs import get_run, waiting_of
 from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.units import format_instant, utc_now
 from daemon.views.history import FireList, RevisionList, fires_page, revisions_page
 from daemon.views.pages import PAGE_BYTES
 from daemon.views.runs import RunView, run_view
-from daemon.views.schedules import ScheduleList, ScheduleView, schedule_view, schedules_page
+from daemon.views.schedules import ScheduleList, ScheduleView, StoppedSchedule, schedule_view, schedules_page
 
 _DEFINING = {"create", "update"}  # actions that may store large values
 Change = Callable[[Transaction, ScheduleRow, ChangeRequest], ScheduleRow]
@@ -104,11 +105,20 @@ async def _update(call: ApiCall) -> web.StreamResponse:
 
 
 async def _pause(call: ApiCall) -> web.StreamResponse:
-    async def change() -> Change:
-        note = (await call.body(requests.Note)).note
-        return lambda tx, row, request: management.pause(tx, row, note, request)
+    cancelled = 0
 
-    return await _changed(call, "schedule.update", change)
+    async def change() -> Change:
+        body = await call.body(requests.PauseRequest)
+
+        def pause(tx: Transaction, row: ScheduleRow, request: ChangeRequest) -> ScheduleRow:
+            nonlocal cancelled
+            paused = management.pause(tx, row, body.note, request)
+            cancelled = management.cancel_running(tx, row, request, "paused") if body.cancel else 0
+            return paused
+
+        return pause
+
+    return await _changed(call, "schedule.update", change, lambda: {"cancelled_runs": cancelled})
 
 
 async def _resume(call: ApiCall) -> web.StreamResponse:
@@ -136,10 +146,19 @@ async def _unskip(call: ApiCall) -> web.StreamResponse:
 
 
 async def _delete(call: ApiCall) -> web.StreamResponse:
-    async def change() -> Change:
-        return management.delete
+    cancelled, query = 0, call.query(requests.DeleteQuery)
 
-    return await _changed(call, "schedule.delete", change)
+    async def change() -> Change:
+        def delete(tx: Transaction, row: ScheduleRow, request: ChangeRequest) -> ScheduleRow:
+            nonlocal cancelled
+            waiting = len(waiting_of(tx, row.id))
+            deleted = management.delete(tx, row, request)
+            cancelled = waiting + (management.cancel_running(tx, row, request, "deleted") if query.cancel else 0)
+            return deleted
+
+        return delete
+
+    return await _changed(call, "schedule.delete", change, lambda: {"cancelled_runs": cancelled})
 
 
 async def _trigger(call: ApiCall) -> web.StreamResponse:
@@ -224,15 +243,20 @@ def _row(connection: sqlite3.Connection, agent: str, name: str) -> ScheduleRow:
     return row
 
 
-async def _changed(call: ApiCall, action: Action, wanted: Callable[[], Awaitable[Change]]) -> web.StreamResponse:
-    """Check the right to change, read which change is wanted, decide what has come due, then change the schedule."""
+async def _changed(
+    call: ApiCall, action: Action, wanted: Callable[[], Awaitable[Change]], more: Callable[[], dict[str, int]] = dict
+) -> web.StreamResponse:
+    """Check the right to change, read which change is wanted, decide what has come due, then change the schedule.
+
+    The answer also has what `more` returns once the change was made.
+    """
     agent, name = call.agent, call.schedule
     await call.require(action, agent, f"schedule {agent}/{name}")
     change = await wanted()
     await call.context.clock.decide_overdue()
     request = await call.change_request()
     row = await _revised(call, request, lambda tx: change(tx, management.find(tx, agent, name, request), request))
-    return await _shown(call, row)
+    return await _shown(call, row, more=more())
 
 
 async def _revised(call: ApiCall, request: ChangeRequest, change: Callable[[Transaction], ScheduleRow]) -> ScheduleRow:
@@ -256,9 +280,11 @@ async def _revised(call: ApiCall, request: ChangeRequest, change: Callable[[Tran
     return row
 
 
-async def _shown(call: ApiCall, row: ScheduleRow, status: int = 200) -> web.StreamResponse:
+async def _shown(
+    call: ApiCall, row: ScheduleRow, status: int = 200, more: Mapping[str, int] = MappingProxyType({})
+) -> web.StreamResponse:
     def view(connection: sqlite3.Connection) -> bytes:
-        return to_json(schedule_view(connection, row, call.context.config, utc_now())).encode()
+        return to_json({**schedule_view(connection, row, call.context.config, utc_now()), **more}).encode()
 
     return written(await call.read(view), status=status, ETag=etag(row.version))
 
@@ -316,7 +342,10 @@ ROUTES = [
         refusals=_CHANGE,
         action="update",
     ),
-    _on_one("pause", "pause a schedule", _pause, requests.Note, body_required=False),
+    replace(
+        _on_one("pause", "pause a schedule", _pause, requests.PauseRequest, body_required=False),
+        answer=StoppedSchedule,
+    ),
     _on_one("resume", "resume a schedule", _resume, requests.Note, body_required=False),
     replace(
         _on_one("trigger", "start a run now, out of band", _trigger, requests.TriggerRequest, body_required=False),
@@ -335,7 +364,8 @@ ROUTES = [
         _ONE,
         "delete a schedule; its history stays",
         _delete,
-        ScheduleView,
+        StoppedSchedule,
+        query=requests.DeleteQuery,
         headers=(IF_MATCH,),
         refusals=(404, 409, 412, 429),
         action="delete",

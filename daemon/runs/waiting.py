@@ -1,0 +1,122 @@
+"""What a pause, a resumption or the end of a schedule means for its runs, those that wait and those that have started.
+
+While a schedule is paused its pending runs wait: the queue reads the schedule again before each start, and so does
+`runs.delivery_stages.Stages` before an agent is released. At the resumption the runs that waited are decided like due
+times that were missed. A deleted schedule starts nothing, so its pending runs are cancelled with it.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from daemon.model import CONFIG_PRINCIPAL, Catchup, FireOutcome, RunStatus, Trigger
+from daemon.rules import overlap
+from daemon.rules.catchup import still_wanted
+from daemon.store.cancellations import Flag, flag_cancellation
+from daemon.store.connection import Transaction
+from daemon.store.fires import mark_unstarted
+from daemon.store.runs import Run, begun_of, change_status, count_unfinished, update_run, waiting_of
+from daemon.store.runs import waiting_without_schedule as _without_schedule
+from daemon.store.schedules import ScheduleRow
+
+DELETED = "its schedule was deleted"
+RETIRED = "its schedule was removed from the config file"
+"""Why a run of a schedule that is deleted is cancelled, by a request or by the file."""
+
+
+def cancel_waiting(tx: Transaction, schedule_id: int, now: datetime, by: str, reason: str) -> int:
+    """Cancel the pending runs of a schedule; return their number."""
+    waiting = waiting_of(tx, schedule_id)
+    for run in waiting:
+        _cancel(tx, run, now, by, reason)
+    return len(waiting)
+
+
+def cancel_begun(tx: Transaction, schedule_id: int, now: datetime, by: str, reason: str) -> int:
+    """Request the cancellation of the runs of a schedule that have started; return their number."""
+    begun = begun_of(tx, schedule_id)
+    for run_id in begun:
+        flag_cancellation(tx, run_id, now, by, reason=reason)
+    return len(begun)
+
+
+def cancel_without_schedule(tx: Transaction, now: datetime) -> int:
+    """Cancel the pending runs of deleted schedules, which earlier versions left; return their number."""
+    waiting = _without_schedule(tx)
+    for run in waiting:
+        _cancel(tx, run, now, CONFIG_PRINCIPAL, DELETED)
+    return len(waiting)
+
+
+def resume_waiting(tx: Transaction, row: ScheduleRow, now: datetime, by: str) -> None:
+    """Decide the runs that waited for the end of a pause as catch-up and overlap policy say; cancel the others.
+
+    Backfills keep waiting for their turn: somebody requested just these due times.
+    """
+    waited = [run for run in waiting_of(tx, row.id) if not run.requested and run.trigger is not Trigger.BACKFILL]
+    wanted = still_wanted(row.catchup, row.catchup_window, [run.due for run in waited], now)
+    unfinished, buffered = count_unfinished(tx, row.id)
+    resumption = _Resumption(
+        tx, row, now, by, unfinished - len(waited), buffered - sum(bool(run.held) for run in waited)
+    )
+    for run in waited:
+        if run.due in wanted:
+            resumption.decide(run)
+        else:
+            resumption.drop(run, FireOutcome.SKIPPED_PAUSED, _not_caught_up(row.catchup))
+
+
+def _not_caught_up(policy: Catchup) -> str:
+    if policy is Catchup.LATEST:
+        return "it waited while its schedule was paused, and is not the latest that did or too old (catchup = latest)"
+    return f"it waited while its schedule was paused (catchup = {policy})"
+
+
+@dataclass
+class _Resumption:
+    """Decides the runs that waited, oldest first, against those that are unfinished."""
+
+    tx: Transaction
+    row: ScheduleRow
+    now: datetime
+    by: str
+    unfinished: int
+    buffered: int
+    kept: list[Run] = field(default_factory=list)
+
+    def decide(self, run: Run) -> None:
+        decision = overlap.decide(self.row.overlap, self.unfinished, self.buffered)
+        if decision.outcome is FireOutcome.SKIPPED_OVERLAP:
+            self.drop(run, decision.outcome, overlap.reason(self.row.overlap, self.unfinished))
+            return
+        if decision.stop_others is not None:
+            self._stop_others(at_once=decision.stop_others == "terminate")
+        if decision.held != bool(run.held):
+            update_run(self.tx, run.id, self.now, held=int(decision.held))
+        self.kept.append(run)
+        self.unfinished += 1
+        self.buffered += decision.held
+
+    def drop(self, run: Run, outcome: FireOutcome, reason: str) -> None:
+        _cancel(self.tx, run, self.now, self.by, reason, outcome)
+
+    def _stop_others(self, *, at_once: bool) -> None:
+        reason = f"a later due time came (overlap = {self.row.overlap})"
+        for run in self.kept:
+            self.drop(run, FireOutcome.SKIPPED_OVERLAP, reason)
+        self.unfinished -= len(self.kept)
+        self.kept = []
+        for run_id in begun_of(self.tx, self.row.id):
+            flag_cancellation(self.tx, run_id, self.now, self.by, at_once=at_once, reason=reason)
+
+
+def _cancel(
+    tx: Transaction,
+    run: Run,
+    now: datetime,
+    by: str,
+    reason: str,
+    outcome: FireOutcome = FireOutcome.SKIPPED_REQUESTED,
+) -> None:
+    explanation = Flag(run.id, by, at_once=False, reason=reason).explanation
+    change_status(tx, run, RunStatus.CANCELLED, now, {"error": explanation})
+    mark_unstarted(tx, run.id, outcome, explanation)
