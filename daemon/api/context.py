@@ -41,7 +41,7 @@ class ApiContext:
     background: Background
     """Long work that continues without the client that asked for it."""
     reload: Callable[[], Awaitable[tuple[list[DeclaredChange], list[str]]]]
-    """Read the config file again: what changed, and what needs a restart; raises ConfigError for a bad one."""
+    """Read the config file again: what changed, and warnings; raises ConfigError for a bad one."""
     cache: ResponseCache = field(default_factory=ResponseCache)
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     """Held while an answer is read from the database."""

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from daemon.access import Rights
 from daemon.cli.offline import has_database, reading
 from daemon.config.schema import Config
+from daemon.schedules.blocked import claims_of, find_blocked
 from daemon.schedules.declared import DeclaredChange, declared_changes
 
 
@@ -19,3 +21,15 @@ def changes_by_reload(config: Config) -> list[dict[str, Any]]:
         names = ((agent, name) for agent, settings in config.agents.items() for name in settings.schedules)
         declared = [DeclaredChange(f"{agent}/{name}", "created") for agent, name in names]
     return [one.view() for one in declared]
+
+
+def blocked_by_reload(config: Config) -> list[str]:
+    """Return the schedules that could start nothing after a reload, each with the reason; asks the name services."""
+    if not has_database(config):
+        return []
+    with reading(config) as connection:
+        claims, rights = claims_of(connection), Rights(config)
+        return [
+            str(one)
+            for one in find_blocked(connection, config.agents, {claim: rights.may_start(claim) for claim in claims})
+        ]

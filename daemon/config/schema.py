@@ -277,8 +277,9 @@ class Notify(Section):
             "cleanup",
             "retention",
             "budget",
+            "denied",
         ]
-    ] = ["failed", "interrupted", "missed", "recovered"]
+    ] = ["failed", "interrupted", "missed", "recovered", "denied"]
     command: Argv | None = None
     url: Url | None = None
     format: Literal["json", "slack", "ntfy"] = "json"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from daemon.access import Claim
+from daemon.fires.blocked import DENIED, NO_AGENT, blocked_notice, reason_of
 from daemon.fires.ledger import Fire, Ledger
 from daemon.fires.run_of_fire import run_of_fire
 from daemon.model import CONFIG_PRINCIPAL, DueTime, FireOutcome, Trigger
@@ -43,6 +44,7 @@ _MOST_AT_ONCE = 100
 RETRY_AFTER = timedelta(minutes=1)
 """How long a schedule that cannot be decided is postponed."""
 _RETRY_LOOKUP_AFTER = timedelta(seconds=5)
+_BLOCKED = {FireOutcome.SKIPPED_PERMISSION_DENIED: DENIED, FireOutcome.SKIPPED_AGENT_DELETED: NO_AGENT}
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ class _Decision:
         return self.ledger.fires
 
     def _notices(self) -> Iterator[Notice]:
-        """Yield a notice for missed due times, and one for an exhausted budget."""
+        """Yield a notice for missed due times, for an exhausted budget, and for a schedule that can start nothing."""
+        yield from self._blocked_notices()
         missed = [fire for fire in self.ledger.fires if fire.outcome is FireOutcome.SKIPPED_MISSED]
         if missed:
             count, first = sum(fire.count for fire in missed), format_instant(missed[0].due)
@@ -148,6 +151,15 @@ class _Decision:
             subject = f"budget:{self.row.agent}"
             reason = str(over_budget[0].reason)
             yield Notice("budget", reason, self.row.agent, self.row.address, subject=subject, state=day)
+
+    def _blocked_notices(self) -> Iterator[Notice]:
+        """Yield what the last due time says about whether the schedule can start anything, if that may have changed."""
+        last = self.ledger.fires[-1] if self.ledger.fires else None
+        if last is None or self.row.creator == CONFIG_PRINCIPAL:
+            return
+        state = _BLOCKED.get(last.outcome)
+        if state is not None or last.run_id is not None:
+            yield blocked_notice(self.row.id, self.row.agent, self.row.address, state, last.reason or "")
 
     def _decide_ordinary(self) -> None:
         for _ in range(_MOST_AT_ONCE):
@@ -194,10 +206,10 @@ class _Decision:
     def _present_decision(self) -> tuple[overlap.OverlapDecision, str | None]:
         """Return how a due time of this schedule is decided now, and the reason if it is skipped."""
         if self.row.agent not in self.present.agents:
-            gone = f"no agent {self.row.agent!r} is in the config"
+            gone = reason_of(NO_AGENT, self.row.creator, self.row.agent)
             return overlap.OverlapDecision(FireOutcome.SKIPPED_AGENT_DELETED), gone
         if not self.present.may_start((self.row.creator, self.row.agent)):
-            revoked = f"{self.row.creator}, who created the schedule, may no longer start runs of {self.row.agent}"
+            revoked = reason_of(DENIED, self.row.creator, self.row.agent)
             return overlap.OverlapDecision(FireOutcome.SKIPPED_PERMISSION_DENIED), revoked
         spent = self._spent()
         if spent is not None:

@@ -18,6 +18,7 @@ from daemon.clock.alarm import Clock
 from daemon.clock.watch import ClockWatch
 from daemon.config.live import LiveConfig
 from daemon.lifecycle.reload import Reloader
+from daemon.lifecycle.review import Review
 from daemon.lifecycle.shutdown import Shutdown
 from daemon.lifecycle.signals import Stop
 from daemon.lifecycle.status_line import StatusLine
@@ -71,6 +72,7 @@ class Parts:
     watchdog: Watchdog
     background: Background
     reloader: Reloader
+    review: Review
     server: ControlServer
     shutdown: Shutdown
 
@@ -87,7 +89,8 @@ def build(
     cleanup = Cleanup(home, live, metrics, outbox)
     retention = Retention(home, live, cleanup, metrics, outbox)
     status = StatusLine(home, queue, health)
-    reloader = Reloader(home, live, clock, agents, resources.tokens, status)
+    review = Review(home, live, access, outbox)
+    reloader = Reloader(home, live, clock, agents, resources.tokens, status, review)
     context = ApiContext(
         home=home,
         live=live,
@@ -113,6 +116,7 @@ def build(
         watchdog=Watchdog(home, status, metrics, resources.log),
         background=background,
         reloader=reloader,
+        review=review,
         server=ControlServer(context, resources.tokens, resources.listeners),
         shutdown=Shutdown(queue, control, background, resources.stop),
     )

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -21,6 +21,7 @@ from daemon.config.schema import Config
 from daemon.errors import ConfigError, StoreUnavailableError
 from daemon.lifecycle.status_line import StatusLine
 from daemon.problems import Problems
+from daemon.schedules.blocked import Blocked
 from daemon.schedules.declared import DeclaredChange, sync_declared
 from daemon.store.home import Home
 from daemon.systemd import notify
@@ -35,14 +36,23 @@ class Reloader:
     """Reloads the config of a running daemon, one reload at a time."""
 
     def __init__(
-        self, home: Home, live: LiveConfig, clock: Clock, agents: Agents, tokens: Tokens, status: StatusLine
+        self,
+        home: Home,
+        live: LiveConfig,
+        clock: Clock,
+        agents: Agents,
+        tokens: Tokens,
+        status: StatusLine,
+        review: Callable[[], Awaitable[list[Blocked]]],
     ) -> None:
+        """`review` finds the schedules that can start nothing under the config in force, and reports them."""
         self._home = home
         self._live = live
         self._clock = clock
         self._agents = agents
         self._tokens = tokens
         self._status = status
+        self._review = review
         self._health = status.health
         self._started_with = {**_read_at_start(live.config), "daemon.state_dir": str(home.state_dir)}
         self._reloading = asyncio.Lock()
@@ -60,7 +70,7 @@ class Reloader:
             await self.reload()
 
     async def reload(self) -> tuple[list[DeclaredChange], list[str]]:
-        """Read the file again and apply it; return the changed schedules, and the settings that need a restart.
+        """Read the file again and apply it; return the changed schedules, and warnings.
 
         Raise ConfigError or StoreUnavailableError; then nothing was changed.
         """
@@ -96,7 +106,8 @@ class Reloader:
         report_unapplied(self._home.problems, failures)
         _LOG.info("[config] Reloaded", file=str(config.file), changed_schedules=len(declared))
         await warn_of_exposures(config)
-        return declared, at_restart
+        warnings = [f"{setting}: takes effect at the next start" for setting in at_restart]
+        return declared, warnings + [str(one) for one in await self._review()]
 
     def _log_settings(self, config: Config, at_restart: list[str]) -> None:
         for setting in at_restart:

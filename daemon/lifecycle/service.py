@@ -144,6 +144,7 @@ class Service:
             notify("READY=1", await parts.status.text())
             _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._home.state_dir), version=VERSION)
             parts.background.start_unattended(warn_of_exposures(self._live.config))
+            parts.background.start_unattended(parts.review())
             await self._until_stopped()
         await self._stop(serving)
 

@@ -38,6 +38,8 @@ class Notice:
     """What the notice is about, if only changes of its state are reported."""
     state: str | None = None
     """The state of the subject; None means healthy, which is not reported."""
+    once: bool = False
+    """Whether an unchanged state is not repeated, whatever time has passed."""
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -52,7 +54,9 @@ class Outbox:
         for notice in notices:
             if notice.subject is not None:
                 _, _, news = _update_standing(tx, notice.subject, notice.state, now)
-                if news is None or news is NotifyReason.RECOVERED:
+                if news in {NotifyReason.CHANGED, NotifyReason.RECOVERED}:
+                    tx.changes.count("health", notice.subject)
+                if news is None or news is NotifyReason.RECOVERED or (notice.once and news is NotifyReason.STILL):
                     continue
             self._send(tx, notice, now)
 

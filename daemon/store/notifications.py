@@ -107,13 +107,36 @@ def set_standing(tx: Transaction, subject: str, standing: Standing | None) -> No
     )
 
 
+def blocked_subject(schedule_id: int) -> str:
+    """Return the subject of the problem that a schedule can start nothing."""
+    return f"blocked:{schedule_id}"
+
+
+def blocked_states(tx: Transaction) -> list[tuple[int, str, str, str]]:
+    """Return number, agent, creator and state of the live schedules that are known to be able to start nothing."""
+    rows = tx.execute(
+        "SELECT s.id, s.agent, s.creator, n.state FROM notify_states n JOIN schedules s "
+        "ON s.id = CAST(substr(n.subject, 9) AS INTEGER) WHERE n.subject GLOB 'blocked:*' AND s.deleted_at IS NULL"
+    )
+    return [(row["id"], row["agent"], row["creator"], row["state"]) for row in rows]
+
+
+def is_denied(connection: sqlite3.Connection, schedule_id: int) -> bool:
+    """Return whether the creator of a schedule is known to have lost the right to start its agent."""
+    row = connection.execute("SELECT state FROM notify_states WHERE subject = ?", (blocked_subject(schedule_id),))
+    return any(found["state"] == "denied" for found in row)
+
+
 def failing_schedules(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Return agent and address of the live schedules whose last run failed or was interrupted.
+    """Return agent and address of the live schedules that fail or can start nothing.
+
+    Those fail whose last run failed or was interrupted.
 
     Omit those that a person paused, who knows about them already, but not those that `pause_on_failure` paused.
     """
     rows = connection.execute(
-        "SELECT s.agent, s.name FROM notify_states n JOIN schedules s ON n.subject = 'schedule:' || s.id "
+        "SELECT DISTINCT s.agent, s.name FROM notify_states n JOIN schedules s "
+        "ON n.subject IN ('schedule:' || s.id, 'blocked:' || s.id) "
         "WHERE s.deleted_at IS NULL AND (s.paused = 0 OR s.pause_note LIKE '%(pause_on_failure)') "
         "ORDER BY s.agent, s.name"
     )

@@ -11,6 +11,7 @@ from daemon.config.schema import A2aAgent, AcpAgent, AgentexAgent, CommandAgent,
 from daemon.model import DueTime
 from daemon.rules.cadence import Cadence
 from daemon.rules.schedule_fields import FIELDS
+from daemon.store.notifications import is_denied
 from daemon.store.schedules import SELECT_WITHOUT_INPUT, ScheduleRow, schedule_from
 from daemon.store.skips import pending_skips
 from daemon.units import format_instant
@@ -21,6 +22,10 @@ INPUTS = ("initial_input", "task_params", "task_metadata")
 """The keys that may be large, and that a list has only if they are asked for."""
 _ACTIVE = "FROM runs WHERE schedule_id = ?1 AND completed_at IS NULL"
 _SHOWN = [(field.api, field.column, field.kind.to_api) for field in FIELDS]
+
+
+ScheduleState = Literal["active", "paused", "deleted", "denied", "no_agent", "ended"]
+"""`denied`: its creator lost the right to start its agent. `ended`: it has no due time left."""
 
 
 class _Identity(TypedDict):
@@ -41,7 +46,7 @@ class _Figures(TypedDict):
 class _State(_Figures):
     pause_note: str | None
     initial_input_method: str | None
-    state: Literal["active", "paused", "deleted"]
+    state: ScheduleState
     next_action_times: list[str] | None
     skipped_action_times: list[str]
     creator_principal: str
@@ -88,11 +93,13 @@ def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Conf
     """Return one schedule with its state, next due times and figures."""
     skips = [at for at in pending_skips(connection, row.id) if not row.paused or at > format_instant(now)]
     identity: _Identity = {"id": row.id, "agent": row.agent, "name": row.name, "source": row.source}
-    state: _State = {
+    times = _next_times(row, now, skips)
+    state = _state_of(connection, row, config, times)
+    shown: _State = {
         "pause_note": row.pause_note,
         "initial_input_method": _input_method(config, row.agent),
-        "state": "deleted" if row.deleted_at else "paused" if row.paused else "active",
-        "next_action_times": _next_times(row, now, skips),
+        "state": state,
+        "next_action_times": [] if state in {"denied", "no_agent"} else times,
         "skipped_action_times": skips,
         **_figures(connection, row.id),
         "creator_principal": row.creator,
@@ -100,7 +107,21 @@ def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Conf
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }
-    return cast("ScheduleView", {**identity, **_fields(row), **state})
+    return cast("ScheduleView", {**identity, **_fields(row), **shown})
+
+
+def _state_of(
+    connection: sqlite3.Connection, row: ScheduleRow, config: Config, times: list[str] | None
+) -> ScheduleState:
+    if row.deleted_at:
+        return "deleted"
+    if row.paused:
+        return "paused"
+    if config.agents and row.agent not in config.agents:  # a config without agents has errors
+        return "no_agent"
+    if is_denied(connection, row.id):
+        return "denied"
+    return "ended" if times == [] and row.next_due is None else "active"
 
 
 def _fields(row: ScheduleRow) -> dict[str, Any]:

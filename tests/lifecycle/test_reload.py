@@ -205,3 +205,14 @@ def test_a_storm_of_reloads_ends_with_the_last_file(start_daemon: StartDaemon) -
     revisions = daemon.query("SELECT max(version) AS n FROM schedule_revisions WHERE schedule_id = 1")[0]
     assert row["version"] == revisions["n"]
     assert daemon.stop() == 0
+
+
+def test_schedules_that_can_start_nothing_any_more_are_named(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO + '[agents.b]\ncommand = ["true"]\n')
+    assert daemon.cli("schedules", "create", "b/made", "--every", "7d").returncode == 0
+    daemon.config.write_text(TWO)
+    text = "b/made cannot start anything: no agent 'b' is in the config"
+    assert f"warning: {text}" in daemon.cli("check", "--diff").stderr
+    assert f"warning: {text}" in daemon.cli("reload").stderr
+    daemon.wait_for_log("[config] Schedule cannot start anything", schedule="b/made", state="no_agent")
+    assert "no_agent" in daemon.cli("schedules", "list").stdout

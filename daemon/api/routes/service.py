@@ -45,8 +45,7 @@ class DaemonView(TypedDict):
 
 async def _reload(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("reload the config")
-    changes, late = await call.context.reload()
-    warnings = [f"{setting}: takes effect at the next start" for setting in late]
+    changes, warnings = await call.context.reload()
     return reply(ReloadView(changes=[change.view() for change in changes], warnings=warnings))
 
 
