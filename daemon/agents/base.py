@@ -1,7 +1,7 @@
 """The interface between a run and its agent: what an agent gets, what it returns, and what every agent can do."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -87,6 +87,8 @@ class Work:
     """Whether the workspace belongs to this run alone, and is locked while the run uses it."""
     identity: Identity | None = None
     """The supervisor that an earlier daemon started for this run."""
+    failed_attempts: Mapping[str, int] = field(default_factory=dict)
+    """How many delivery attempts at each call failed under earlier daemons."""
     delivered: bool = False
     """Whether an earlier daemon recorded that the command was released, or that the input was acknowledged."""
     remote: dict[str, Any] | None = None
@@ -157,6 +159,8 @@ class Interruptible(Stoppable, Protocol):
 
     settled: asyncio.Event
     """Set by whoever learns that the run has ended through its hook."""
+    leaving: asyncio.Event
+    """Set when the daemon begins to stop: no further call is begun to deliver the input."""
 
     def interrupt(self) -> None:
         """Abandon a call in flight, because the daemon is stopping."""

@@ -35,6 +35,8 @@ class Shutdown:
         }
         if mode == "cancel":
             self._cancel_all(at_once=False)
+        else:
+            self._control.leave_deliveries()
         await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         for task in waits:
             task.cancel()

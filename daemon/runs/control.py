@@ -17,10 +17,13 @@ class RunControl:
         self.progress = asyncio.Event()
         """Set when a run has been suspended or is no longer under way."""
         self._agents: dict[int, Stoppable] = {}
+        self._is_leaving = False
 
     def attach(self, run_id: int, agent: Stoppable) -> None:
         """Pass requests for a run to its current activity from now on."""
         self._agents[run_id] = agent
+        if self._is_leaving and isinstance(agent, Interruptible):
+            agent.leaving.set()
 
     def detach(self, run_id: int) -> None:
         """Stop passing requests to the agent of a run."""
@@ -43,6 +46,13 @@ class RunControl:
         agent = self._agents.get(run_id)
         if agent is not None:
             agent.stop(at_once=at_once)
+
+    def leave_deliveries(self) -> None:
+        """Begin no further call to deliver an input: what is not acknowledged is left to the next daemon."""
+        self._is_leaving = True
+        for agent in self._agents.values():
+            if isinstance(agent, Interruptible):
+                agent.leaving.set()
 
     def interrupt(self) -> None:
         """Abort the calls in flight."""

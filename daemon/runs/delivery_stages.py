@@ -15,7 +15,7 @@ from daemon.runs.control import RunControl
 from daemon.runs.waiting import DELETED
 from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
-from daemon.store.events import add_event
+from daemon.store.events import DELIVERY_FAILED, add_event, failed_attempts
 from daemon.store.home import Home
 from daemon.store.runs import Run, change_status, get_run, start_facts, update_run
 from daemon.units import format_instant
@@ -44,10 +44,19 @@ class Stages:
         if not await self._access.may_now(run.creator, "task.update", run.agent):
             raise _ended_by_config(f"{run.creator}, who requested it, may no longer use {run.agent}")
 
-    async def check_start(self, run: Run) -> None:
-        """Raise NoLongerWantedError or NotNowError if an agent behind a URL must not get the input of a run now."""
-        await self._home.database.read_patiently(lambda connection: _check_start(connection, run.id))
+    async def check_start(self, run: Run) -> dict[str, int]:
+        """Raise NoLongerWantedError or NotNowError if an agent behind a URL must not get the input of a run now.
+
+        Return how many attempts at each call failed under earlier daemons.
+        """
+
+        def check(connection: sqlite3.Connection) -> dict[str, int]:
+            _check_start(connection, run.id)
+            return failed_attempts(connection, run.id)
+
+        failed = await self._home.database.read_patiently(check)
         await self.check_right(run)
+        return failed
 
     def of(self, run: Run, settings: RunSettings) -> Journal:
         """Return the journal of one run."""
@@ -106,7 +115,7 @@ class Stages:
         )
 
         def record(tx: Transaction) -> None:
-            add_event(tx, run.id, self._home.now(), "delivery_failed", {"try": number, "reason": reason, **again})
+            add_event(tx, run.id, self._home.now(), DELIVERY_FAILED, {"try": number, "reason": reason, **again})
             tx.changes.count("delivery_failed", kind)
 
         await self._home.database.write_patiently(record)

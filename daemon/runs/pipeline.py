@@ -143,7 +143,7 @@ class Pipeline:
             work = replace(work, metadata={**work.metadata, "hook_url": url})
         agent = self._factory.remote(work.settings, section, config)
         self._control.attach(run.id, agent)
-        await self._stages.check_start(run)
+        work = replace(work, failed_attempts=await self._stages.check_start(run))
         return await agent.run(work, self._stages.of(run, work.settings))
 
     async def _cloned(self, run: Run, section: ProcessAgent, config: Config) -> Path:

@@ -1,12 +1,16 @@
 """Rows of `events` and `steps`: what happened in a run, in order."""
 
 import json
+import sqlite3
 from datetime import datetime
 from typing import Any
 
 from daemon.model import Step
 from daemon.store.connection import Transaction
 from daemon.units import format_instant
+
+DELIVERY_FAILED = "delivery_failed"
+"""The kind of the event of a failed attempt: its number in `try`, and a `reason` that begins with the call's name."""
 
 
 def add_event(tx: Transaction, run_id: int, now: datetime, kind: str, data: dict[str, Any]) -> None:
@@ -16,6 +20,16 @@ def add_event(tx: Transaction, run_id: int, now: datetime, kind: str, data: dict
         "SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3, ?4 FROM events WHERE run_id = ?1",
         (run_id, format_instant(now), kind, json.dumps(data)),
     )
+
+
+def failed_attempts(source: Transaction | sqlite3.Connection, run_id: int) -> dict[str, int]:
+    """Return how many delivery attempts of a run have failed, by the name of the call."""
+    rows = source.execute("SELECT data FROM events WHERE run_id = ? AND type = ?", (run_id, DELIVERY_FAILED))
+    found: dict[str, int] = {}
+    for data in (json.loads(row["data"]) for row in rows):
+        call = str(data["reason"]).partition(": ")[0]
+        found[call] = max(found.get(call, 0), int(data["try"]))
+    return found
 
 
 def count_events(tx: Transaction, run_id: int, kind: str) -> int:

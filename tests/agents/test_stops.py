@@ -79,6 +79,67 @@ def test_input_that_waits_for_its_next_try_is_left_to_the_next_daemon(
         assert_one_key(found, 2)
 
 
+def test_a_stop_does_not_wait_for_the_next_try(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        first = start_daemon(text(found, "unavailable-for-a-second", "1h"), slowed=LONG_WAIT)
+        number = in_flight(first, found)
+        first.wait_for_log("[delivery] Delivery attempt failed")
+        assert first.stop() == 0
+        assert first.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "pending"
+        assert len(found.requests()) == 1
+
+
+def test_no_try_follows_one_that_fails_during_a_stop(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        first = start_daemon(text(found, "slow-drop", "1h"))
+        number = in_flight(first, found)
+        assert first.stop() == 0
+        [run] = first.query("SELECT * FROM runs WHERE id = ?", number)
+        assert (run["status"], len(found.requests())) == ("pending", 1)
+        assert "Delivery attempt failed" in first.log_text()
+
+
+def test_the_next_call_of_a_pair_does_not_begin_during_a_stop(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        pair = {"type": "agentex", "acp_type": "agentic"}
+        agent = triggered_agent({"x": "go"}, url=f"{found.url}/slow", **pair)
+        first = start_daemon(config_text(agents={"a": agent}))
+        number = in_flight(first, found)
+        assert first.stop() == 0
+        assert first.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "pending"
+        assert [one["body"]["method"] for one in found.requests()] == ["task/create"]
+        agent = triggered_agent({"x": "go"}, url=f"{found.url}/well", **pair)
+        assert ended(start_daemon(config_text(agents={"a": agent})), number)["status"] == "completed"
+
+
+def test_a_first_call_that_is_cut_off_by_a_stop_is_made_again(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        agent = triggered_agent({"x": "go"}, type="agentex", acp_type="agentic", url=f"{found.url}/hang")
+        first = start_daemon(config_text(daemon={"stop_timeout": "1s"}, agents={"a": agent}))
+        number = in_flight(first, found)
+        assert first.stop() == 0
+        assert first.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "pending"
+
+
+NO_WAIT = """
+from daemon.agents.remote import delivery
+delivery.WAITS = (0.01,) * 4
+"""
+
+
+def test_failed_tries_are_counted_across_restarts(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    with peer(tmp_path, "misbehaving") as found:
+        first = start_daemon(text(found, "drop"))
+        number = in_flight(first, found)
+        first.wait_for_row("SELECT 1 FROM events WHERE type = 'delivery_failed'")
+        first.kill()
+        made = len(found.requests())
+        run = ended(start_daemon(text(found, "drop"), slowed=NO_WAIT), number)
+        assert run["status"] == "failed"
+        assert "(after 5 attempts)" in str(run["error"])
+        assert (made, len(found.requests())) == (1, 5)
+
+
 LONG_WAIT = """
 from daemon import http_client
 http_client._retry_after = lambda text: None if text is None else http_client.timedelta(seconds=60)
@@ -171,10 +232,12 @@ def test_a_run_cancelled_before_its_delivery_is_never_delivered(start_daemon: St
         assert found.requests() == []
 
 
-def test_a_run_before_its_delivery_is_waited_for(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_run_before_its_delivery_is_left_to_the_next_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "misbehaving") as found:
-        daemon = start_daemon(text(found, "well"), slowed=LONG_WAY)
-        number = triggered(daemon, "a/x")
-        daemon.wait_for_run("running", number=number)
-        assert daemon.stop() == 0
-        assert daemon.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "completed"
+        first = start_daemon(text(found, "well"), slowed=LONG_WAY)
+        number = triggered(first, "a/x")
+        first.wait_for_run("running", number=number)
+        assert first.stop() == 0
+        assert first.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "pending"
+        assert found.requests() == []
+        assert ended(start_daemon(text(found, "well")), number)["status"] == "completed"

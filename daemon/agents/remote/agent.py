@@ -14,7 +14,7 @@ import structlog
 from daemon.agents.base import Journal, NeverStarted, Outcome, Work
 from daemon.agents.process.result_formats import LONGEST_MESSAGE
 from daemon.agents.process.supervisor.mask import Secrets
-from daemon.agents.remote.delivery import AttemptFailed, Delivery
+from daemon.agents.remote.delivery import AttemptFailed, Delivery, DeliveryLeftError
 from daemon.agents.remote.json_rpc import AnswerError, request, result_of
 from daemon.agents.remote.transcript import Transcript
 from daemon.errors import SecretError
@@ -45,6 +45,7 @@ class RemoteAgent(ABC):
         self.secrets: Secrets | None = None
         self._has_started = False
         self.settled = asyncio.Event()
+        self.leaving = asyncio.Event()
         self.transcript: Transcript
         self.delivery: Delivery
 
@@ -107,7 +108,8 @@ class RemoteAgent(ABC):
         self.secrets = Secrets([self._key or "", work.hook_token or ""])
         self.transcript = Transcript(work.run_dir, self.secrets)
         deadline = asyncio.get_running_loop().time() + max(0.0, work.settings.timeout_seconds - work.spent_seconds)
-        self.delivery = Delivery(self.session, deadline, self._masking(attempt_failed), self.settled)
+        reported = self._masking(attempt_failed)
+        self.delivery = Delivery(self.session, deadline, reported, self.settled, self.leaving, work.failed_attempts)
 
     def _masking(self, attempt_failed: AttemptFailed) -> AttemptFailed:
         """Return a callback that masks the run's secrets before it reports a failed attempt."""
@@ -139,6 +141,8 @@ class RemoteAgent(ABC):
                 await self.withdraw_quietly(work)
             except (CallError, AnswerError) as error:
                 outcome = Outcome(RunStatus.FAILED, str(error))
+            except DeliveryLeftError as left:
+                outcome = NeverStarted(str(left))
             except asyncio.CancelledError:
                 if self._ending is None:
                     raise
@@ -158,8 +162,8 @@ class RemoteAgent(ABC):
     async def _ended(self, work: Work) -> Outcome | NeverStarted:
         """Return the outcome of a run that was stopped."""
         if self._ending == "interrupt":
-            if not self._has_started or self.delivery.is_waiting:
-                return NeverStarted("the daemon was stopped before the input was acknowledged")
+            if not self._has_started or (not work.delivered and not self.delivery.carries_input):
+                return NeverStarted(str(DeliveryLeftError()))
             return Outcome(RunStatus.INTERRUPTED, "the daemon was stopped while the agent was answering")
         await self.withdraw_quietly(work, _WITHDRAWAL if self._ending == "cancel" else _WITHDRAWAL_AT_ONCE)
         return Outcome(RunStatus.CANCELLED, self._cancel_reason or "cancelled", cancelled_by_us=True)

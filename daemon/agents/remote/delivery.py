@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import aiohttp
@@ -18,6 +18,14 @@ AttemptFailed = Callable[[int, str, float | None], Awaitable[None]]
 """Called after each failed attempt: its number, the reason, and the seconds until the next one (None: no more)."""
 
 
+class DeliveryLeftError(Exception):
+    """The daemon stops and no call is in flight, so the delivery is left to the next daemon."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("the daemon was stopped before the input was acknowledged")
+
+
 @dataclass
 class Delivery:
     """The delivery attempts of one run, within its timeout."""
@@ -28,8 +36,12 @@ class Delivery:
     attempt_failed: AttemptFailed
     settled: asyncio.Event
     """Set once the run has ended through its hook, so that nothing more is delivered."""
-    is_waiting: bool = False
-    """Whether the delivery waits between two attempts, with no call in flight."""
+    leaving: asyncio.Event
+    """Set when the daemon begins to stop: the call in flight may end, and no other one begins."""
+    failed_before: Mapping[str, int] = field(default_factory=dict)
+    """How many attempts at each call failed under earlier daemons."""
+    carries_input: bool = False
+    """Whether the call in flight is the one that delivers the input."""
 
     @contextlib.asynccontextmanager
     async def acknowledged(self, call: HttpCall) -> AsyncIterator[Reply]:
@@ -38,7 +50,12 @@ class Delivery:
         An error while the body of that reply is read does not repeat the call.
         """
         async with contextlib.AsyncExitStack() as stack:
-            yield await self._repeated(call, lambda: stack.enter_async_context(calling(self.session, call)))
+
+            async def begin() -> Reply:
+                self.carries_input = True
+                return await stack.enter_async_context(calling(self.session, call))
+
+            yield await self._repeated(call, begin)
 
     async def answer(self, call: HttpCall) -> bytes:
         """Return the body of an answer; repeat the call if the body breaks off, too. Raise CallError in the end."""
@@ -50,9 +67,12 @@ class Delivery:
         return await self._repeated(call, whole)
 
     async def _repeated(self, call: HttpCall, make: Callable[[], Awaitable[T]]) -> T:
-        for number, wait in enumerate((*WAITS, None), start=1):
+        failed = self.failed_before.get(call.name, 0)
+        for number, wait in list(enumerate((*WAITS, None), start=1))[failed:]:
             if self.settled.is_set():
                 raise CallError(f"{call.name}: the run has ended")
+            if self.leaving.is_set():
+                raise DeliveryLeftError
             try:
                 return await make()
             except CallError as error:
@@ -61,12 +81,20 @@ class Delivery:
                 await self.attempt_failed(number, reason, pause)
                 if pause is None:
                     raise CallError(reason, may_pass=error.may_pass, status=error.status) from None
-            self.is_waiting = True
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self.settled.wait()
-            self.is_waiting = False
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            self.carries_input = False
+            await self._rest(pause)
+        raise CallError(f"{call.name}: no attempt is left, {failed} failed before the daemon was restarted")
+
+    async def _rest(self, pause: float) -> None:
+        """Wait for the next attempt, or until the run has ended; raise DeliveryLeftError if the daemon stops."""
+        waits = {asyncio.create_task(event.wait()) for event in (self.settled, self.leaving)}
+        try:
+            await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self.leaving.is_set() and not self.settled.is_set():
+            raise DeliveryLeftError
 
     def _next(self, call: HttpCall, error: CallError, number: int, wait: float | None) -> tuple[float | None, str]:
         """Return the seconds until the next attempt, None if there is none, and the reason to report."""

@@ -96,6 +96,11 @@ async def slow(exchange: Exchange) -> None:
     await exchange.well()
 
 
+async def slow_drop(_: Exchange) -> None:
+    """Close the connection without a word, after a while."""
+    await asyncio.sleep(2)
+
+
 async def slow_body(exchange: Exchange) -> None:
     await exchange.begin_stream()
     await exchange.chunk(exchange.update("begun ").encode() + b"\n")
@@ -318,6 +323,7 @@ MODES: dict[str, Mode] = {
     "too-many-once": too_many_once,
     "drop": drop,
     "drop-once": drop_once,
+    "slow-drop": slow_drop,
     "drop-after-headers": drop_after_headers,
     "drop-in-body": drop_in_body,
     "tell-secrets": tell_secrets,
