@@ -20,6 +20,10 @@ _PARTS = {
     "agent": ("An agent of the config.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
     "name": ("A schedule of the agent.", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
     "id": ("A run.", {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}),
+    "schedule_id": (
+        "The number of a schedule, also of a deleted one.",
+        {"type": "integer", "minimum": 1, "maximum": 2**63 - 1},
+    ),
     "run_id": ("The run that a workspace belongs to.", {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}),
 }
 _HEADERS = {

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from pydantic.config import JsonDict
 
 from daemon.config.schema import Config, InitialInput, Schedule
-from daemon.model import NAME, Overlap, RunStatus
+from daemon.model import NAME, FireOutcome, Overlap, RunStatus
 from daemon.rules.schedule_fields import DURATION, FIELDS, INSTANT, PAUSED, POSITIVE_DURATION, ScheduleField
 from daemon.schedules.declared import definition_of
 
@@ -181,6 +181,21 @@ class ScheduleQuery(Page):
     """Which schedules to return, by name; with `inputs` also their inputs, parameters and metadata."""
 
     inputs: bool = False
+    deleted: bool = False
+    """Deleted schedules instead, the newest first."""
+
+
+class Span(Page):
+    """Which part of a history to return, both ends included, newest first."""
+
+    from_: Annotated[Time | None, Field(alias="from")] = None
+    to: Time | None = None
+
+
+class FireQuery(Span):
+    """Which fires to return: those whose due times lie in the span, of one outcome."""
+
+    outcome: FireOutcome | None = None
 
 
 class DeleteQuery(BaseModel):
@@ -197,11 +212,11 @@ class WorkspaceQuery(Page):
     limit: Annotated[int, Field(ge=1, le=1000)] = 1000
 
 
-class RunQuery(Page):
-    """Which runs to return, newest first."""
+class RunQuery(Span):
+    """Which runs to return, newest first; the span is that of their due times, `A/N@ID` one schedule of that name."""
 
     agent: Name | None = None
-    schedule: Annotated[str, Field(pattern=f"^{NAME.pattern}/{NAME.pattern}$")] | None = None
+    schedule: Annotated[str, Field(pattern=f"^{NAME.pattern}/{NAME.pattern}(@[1-9][0-9]{{0,17}})?$")] | None = None
     status: RunStatus | None = None
 
 

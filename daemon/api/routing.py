@@ -49,9 +49,16 @@ class ApiCall:
     def run_id(self) -> int:
         """The run in the path; raises NotFoundError for an impossible number."""
         match = self.request.match_info
-        text = match["run_id"] if "run_id" in match else match["id"]
+        return self._number("run", match["run_id"] if "run_id" in match else match["id"])
+
+    @property
+    def schedule_id(self) -> int:
+        """The number of the schedule in the path; raises NotFoundError for an impossible one."""
+        return self._number("schedule", self.request.match_info["schedule_id"])
+
+    def _number(self, what: str, text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= _LARGEST_ID):  # noqa: PLR2004
-            raise NotFoundError(f"no run {text!r}")
+            raise NotFoundError(f"no {what} {text!r}")
         return int(text)
 
     def _name(self, part: str) -> str:

@@ -11,7 +11,7 @@ from daemon.api.requests import DEFAULTS, Input
 from daemon.errors import InvalidError
 from daemon.rules.cadence import check_cron, check_zone
 from daemon.rules.schedule_fields import FIELDS, ScheduleField
-from daemon.units import parse_instant
+from daemon.units import format_instant, parse_instant
 
 
 def new_columns(body: BaseModel, timezone: str) -> dict[str, Any]:
@@ -54,6 +54,11 @@ def instant(name: str, text: str) -> datetime:
         return parse_instant(text)
     except ValueError as error:
         raise InvalidError(f"{name}: {text!r} is {error}") from None
+
+
+def text_of(name: str, text: str | None) -> str | None:
+    """Return an instant that a request may name as UTC text, as the database has it; raise InvalidError."""
+    return None if text is None else format_instant(instant(name, text))
 
 
 def _unchecked(value: Any) -> Any:  # noqa: ANN401 - values of every kind

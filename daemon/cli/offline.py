@@ -16,7 +16,7 @@ from daemon.model import DATABASE, NAME, OWN_TABLES
 from daemon.store.migrate import migrations
 from daemon.store.read_only import explain, open_to_read
 from daemon.store.runs import Run, get_run
-from daemon.store.schedules import ScheduleRow, deleted_schedule, get_schedule
+from daemon.store.schedules import ScheduleRow, deleted_schedule, get_schedule, get_schedule_by_id
 
 
 def has_database(config: Config) -> bool:
@@ -131,11 +131,26 @@ def split_address(address: str) -> tuple[str, str]:
     return agent, name
 
 
+def split_past_address(address: str) -> tuple[str, str, int | None]:
+    """Return agent, name and number of `AGENT/NAME` or `AGENT/NAME@ID`; raise InvalidError for any other form."""
+    live, at, number = address.partition("@")
+    agent, name = split_address(live)
+    if at and not (number.isascii() and number.isdigit() and len(number) < 19):  # noqa: PLR2004 - fits into 63 bits
+        raise InvalidError(f"{address!r} is not a schedule; `agentcron schedules list --deleted` shows AGENT/NAME@ID")
+    return agent, name, int(number) if at else None
+
+
 def schedule_named(connection: sqlite3.Connection, address: str, *, deleted: bool = False) -> ScheduleRow:
-    """Return the live schedule of an address, or with `deleted` the last deleted one; raise NotFoundError."""
-    row = get_schedule(connection, *split_address(address))
-    if row is None and deleted:
-        row = deleted_schedule(connection, *split_address(address))
+    """Return the live schedule of an address; raise NotFoundError.
+
+    With `deleted`, it may be the one deleted last, or the one with the number in `AGENT/NAME@ID`.
+    """
+    agent, name, number = split_past_address(address) if deleted else (*split_address(address), None)
+    row = get_schedule(connection, agent, name) if number is None else get_schedule_by_id(connection, number)
+    if row is None and deleted and number is None:
+        row = deleted_schedule(connection, agent, name)
+    if row is not None and (row.agent, row.name) != (agent, name):
+        row = None
     if row is None:
         raise NotFoundError(f"no schedule {address}; `agentcron schedules list` shows the schedules")
     return row

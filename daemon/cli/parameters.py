@@ -19,5 +19,22 @@ OptionalRunNumber = Annotated[
 ]
 ScheduleAddress = Annotated[str, typer.Argument(metavar="AGENT/NAME", help="The schedule.")]
 AgentName = Annotated[str | None, typer.Option("--agent", metavar="AGENT", help="Show only this agent.")]
+From = Annotated[
+    str | None, typer.Option("--from", metavar="TIME", help="Show only due times from this one on (RFC 3339).")
+]
+To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Show only due times up to this one (RFC 3339).")]
+Cursor = Annotated[
+    str | None, typer.Option("--cursor", metavar="CURSOR", help="Continue after the page with this `next_cursor`.")
+]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="Show at most this many.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
+
+
+def instant_text(option: str, text: str | None) -> str | None:
+    """Return an instant that an option gives as UTC text, None without one; raise BadParameter if it is not one."""
+    from daemon.units import format_instant, parse_instant
+
+    try:
+        return None if text is None else format_instant(parse_instant(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is {error}", param_hint=option) from None

@@ -7,11 +7,14 @@ import typer
 
 from daemon.cli.help import CommandGroup
 from daemon.cli.output import local_time, print_facts, print_json, print_table, say, shortened
-from daemon.cli.parameters import AgentName, Json, Limit, OptionalRunNumber, RunNumber
+from daemon.cli.parameters import AgentName, Cursor, From, Json, Limit, OptionalRunNumber, RunNumber, To, instant_text
 from daemon.text import plural
 
 if TYPE_CHECKING:
+    from sqlite3 import Connection
+
     from daemon.config.schema import Config
+    from daemon.views.runs import RunList
 
 app = CommandGroup(help="Show, follow, cancel and retry runs.", epilog="Example: agentcron runs list --status failed")
 
@@ -21,32 +24,41 @@ def list_command(
     context: typer.Context,
     agent: AgentName = None,
     schedule: Annotated[
-        str | None, typer.Option("--schedule", metavar="AGENT/NAME", help="Show only runs of this schedule.")
+        str | None, typer.Option("--schedule", metavar="AGENT/NAME[@ID]", help="Show only runs of this schedule.")
     ] = None,
     status: Annotated[
         str | None, typer.Option("--status", metavar="STATUS", help="Show only runs with this status.")
     ] = None,
+    start: From = None,
+    end: To = None,
+    cursor: Cursor = None,
     limit: Limit = 20,
     json: Json = False,
 ) -> None:
     """List the newest runs."""
     from daemon.cli.locate import find_daemon
-    from daemon.cli.offline import listing, split_address
+    from daemon.cli.offline import listing, split_past_address
     from daemon.views.runs import runs_page
 
     config = find_daemon(context.obj)
     if schedule is not None:
-        split_address(schedule)
-    view = listing(
-        config,
-        lambda connection: runs_page(connection, agent=agent, address=schedule, status=_status(status), limit=limit),
-        "/runs",
-        "runs",
-        limit,
-        agent=agent,
-        schedule=schedule,
-        status=_status(status),
-    )
+        split_past_address(schedule)
+    first, last, chosen = instant_text("--from", start), instant_text("--to", end), _status(status)
+
+    def query(connection: "Connection") -> "RunList":
+        return runs_page(
+            connection,
+            agent=agent,
+            address=schedule,
+            status=chosen,
+            first=first,
+            last=last,
+            limit=limit,
+            cursor=cursor,
+        )
+
+    asked = {"agent": agent, "schedule": schedule, "status": chosen, "from": first, "to": last, "cursor": cursor}
+    view = listing(config, query, "/runs", "runs", limit, **asked)
     if json:
         print_json(view)
         return

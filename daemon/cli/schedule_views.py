@@ -4,40 +4,37 @@ import sqlite3
 from typing import Any
 
 from daemon.cli.client import Client, schedule_path
-from daemon.cli.offline import document, listing, may_read, reading, schedule_named, split_address
+from daemon.cli.offline import document, listing, may_read, reading, schedule_named, split_past_address
 from daemon.config.schema import Config
 from daemon.errors import InvalidError, NotFoundError
 from daemon.units import utc_now
-from daemon.views.history import HistoryView, history_view
-from daemon.views.schedules import ScheduleList, ScheduleView, schedule_view, schedules_page
+from daemon.views.history import Chosen, HistoryView, history_view
+from daemon.views.schedules import ScheduleList, ScheduleView, deleted_page, schedule_view, schedules_page
 
 
-def listed(config: Config, agent: str | None, limit: int, *, inputs: bool) -> dict[str, Any]:
-    """Return the schedules of one agent or of all; with `inputs` also their inputs, parameters and metadata."""
+def listed(config: Config, agent: str | None, limit: int, *, inputs: bool, deleted: bool) -> dict[str, Any]:
+    """Return the schedules of one agent or of all, live or `deleted`; with `inputs` also their inputs and so on."""
 
     def query(connection: sqlite3.Connection) -> ScheduleList:
-        return schedules_page(connection, config, utc_now(), agent, limit, None, inputs=inputs)
+        list_of = deleted_page if deleted else schedules_page
+        return list_of(connection, config, utc_now(), agent, limit, None, inputs=inputs)
 
+    asked = {name: "true" for name, wanted in (("inputs", inputs), ("deleted", deleted)) if wanted}
     if agent is not None:
-        path = f"/agents/{agent}/schedules"
-        return listing(config, query, path, "run_schedules", limit, **_asked(inputs=inputs))
+        return listing(config, query, f"/agents/{agent}/schedules", "run_schedules", limit, **asked)
     if may_read(config):
         with reading(config) as connection:
             return dict(query(connection))
-    return _of_all_agents(config, limit, inputs=inputs)
+    return _of_all_agents(config, limit, asked)
 
 
-def _asked(*, inputs: bool) -> dict[str, str]:
-    return {"inputs": "true"} if inputs else {}  # a daemon of an earlier version knows no such key
-
-
-def _of_all_agents(config: Config, limit: int, *, inputs: bool) -> dict[str, Any]:
+def _of_all_agents(config: Config, limit: int, asked: dict[str, str]) -> dict[str, Any]:
     if not config.agents:
         raise InvalidError("the config has errors, so its agents are unknown; name one with --agent")
     client, found, total = Client(config), [], 0
     for agent in config.agents:
         try:
-            page = client.pages(f"/agents/{agent}/schedules", "run_schedules", limit, **_asked(inputs=inputs))
+            page = client.pages(f"/agents/{agent}/schedules", "run_schedules", limit, **asked)
         except NotFoundError:  # we may not read it
             continue
         found += page["run_schedules"]
@@ -46,28 +43,40 @@ def _of_all_agents(config: Config, limit: int, *, inputs: bool) -> dict[str, Any
 
 
 def shown(config: Config, address: str) -> dict[str, Any]:
-    """Return one schedule, or the one deleted last of that name."""
+    """Return one schedule: the live one of that name, the one deleted last, or the one of `AGENT/NAME@ID`."""
 
     def query(connection: sqlite3.Connection) -> ScheduleView:
         return schedule_view(connection, schedule_named(connection, address, deleted=True), config, utc_now())
 
-    return document(config, query, schedule_path(*split_address(address)))
+    return document(config, query, _path(address))
 
 
-def history_of(config: Config, address: str, limit: int) -> tuple[str, dict[str, Any]]:
-    """Return the zone of a schedule, and its fires and revisions."""
+def _path(address: str, what: str = "") -> str:
+    agent, name, number = split_past_address(address)
+    if number is None:
+        return schedule_path(agent, name, what)
+    return f"/schedules/{number}" + (f"/{what}" if what else "")
+
+
+def history_of(
+    config: Config, address: str, limit: int, cursor: str | None, chosen: Chosen
+) -> tuple[str, dict[str, Any]]:
+    """Return the zone of a schedule, and its chosen fires and revisions; the cursor is one of fires."""
     zone = ""
 
     def query(connection: sqlite3.Connection) -> HistoryView:
         nonlocal zone
         row = schedule_named(connection, address, deleted=True)
         zone = row.definition["timezone"]
-        return history_view(connection, row.id, limit)
+        return history_view(connection, row.id, limit, cursor, chosen)
 
-    place = split_address(address)
-    view = listing(config, query, schedule_path(*place, "fires"), "fires", limit)
+    span = {"from": chosen.first, "to": chosen.last}
+    asked = {**span, "outcome": chosen.outcome, "cursor": cursor}
+    view = listing(config, query, _path(address, "fires"), "fires", limit, **asked)
     if "revisions" not in view:
         client = Client(config)
-        zone = client.get(schedule_path(*place))["timezone"]
-        view = {"fires": view["fires"], **client.pages(schedule_path(*place, "revisions"), "revisions", limit)}
-    return zone, {"fires": view["fires"], "revisions": view["revisions"]}
+        zone = client.get(_path(address))["timezone"]
+        view |= client.pages(_path(address, "revisions"), "revisions", limit, **span) | {
+            "next_cursor": view["next_cursor"]
+        }
+    return zone, {key: view[key] for key in ("fires", "revisions", "next_cursor")}

@@ -8,7 +8,7 @@ import typer
 from daemon.cli import schedule_changes
 from daemon.cli.help import CommandGroup
 from daemon.cli.output import local_time, print_facts, print_json, print_table
-from daemon.cli.parameters import AgentName, Json, Limit, ScheduleAddress
+from daemon.cli.parameters import AgentName, Cursor, From, Json, Limit, ScheduleAddress, To, instant_text
 from daemon.rules.schedule_fields import FIELDS
 
 if TYPE_CHECKING:
@@ -38,15 +38,21 @@ def list_command(
     agent: AgentName = None,
     limit: Limit = 100,
     inputs: Annotated[bool, typer.Option("--inputs", help="With --json: also inputs, params and metadata.")] = False,
+    deleted: Annotated[
+        bool, typer.Option("--deleted", help="List deleted schedules as AGENT/NAME@ID, which show and history accept.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List schedules with their state and next due time."""
     from daemon.cli.locate import find_daemon
     from daemon.cli.schedule_views import listed
 
-    view = listed(find_daemon(context.obj), agent, limit, inputs=inputs)
+    view = listed(find_daemon(context.obj), agent, limit, inputs=inputs, deleted=deleted)
     if json:
         print_json(view)
+        return
+    if deleted:
+        _print_deleted(view)
         return
     print_table(
         ("schedule", "cadence", "timezone", "state", "next due", "last started", "missed"),
@@ -63,6 +69,24 @@ def list_command(
             for view in view["run_schedules"]
         ),
         empty=f"No schedules of agent {agent}." if agent else "No schedules yet; add one to the config file.",
+    )
+
+
+def _print_deleted(view: dict[str, Any]) -> None:
+    print_table(
+        ("schedule", "cadence", "timezone", "deleted", "last started", "missed"),
+        (
+            (
+                f"{view['agent']}/{view['name']}@{view['id']}",
+                _cadence(view),
+                view["timezone"],
+                local_time(view["deleted_at"], view["timezone"]),
+                local_time(view["last_action_time"], view["timezone"]),
+                view["missed_count"],
+            )
+            for view in view["run_schedules"]
+        ),
+        empty="No deleted schedules.",
     )
 
 
@@ -183,13 +207,33 @@ def _instant(text: str) -> "datetime":
         raise typer.BadParameter(f"{text!r} is {error}", param_hint="--from") from None
 
 
-@app.command(epilog="Example: agentcron schedules history triage/nightly --limit 10")
-def history(context: typer.Context, schedule: ScheduleAddress, limit: Limit = 20, json: Json = False) -> None:
-    """Show the outcome of each due time, and all changes."""
+@app.command(epilog="Example: agentcron schedules history triage/nightly --from 2026-11-24T00:00:00Z")
+def history(
+    context: typer.Context,
+    schedule: ScheduleAddress,
+    start: From = None,
+    end: To = None,
+    outcome: Annotated[
+        str | None, typer.Option("--outcome", metavar="OUTCOME", help="Show only due times with this outcome.")
+    ] = None,
+    cursor: Cursor = None,
+    limit: Limit = 20,
+    json: Json = False,
+) -> None:
+    """Show the outcome of each due time, and all changes.
+
+    Write AGENT/NAME@ID for a deleted schedule; `agentcron schedules list --deleted` shows them.
+    """
     from daemon.cli.locate import find_daemon
     from daemon.cli.schedule_views import history_of
+    from daemon.model import FireOutcome
+    from daemon.views.history import Chosen
 
-    zone, view = history_of(find_daemon(context.obj), schedule, limit)
+    if outcome is not None and outcome not in set(FireOutcome):
+        choices = ", ".join(FireOutcome)
+        raise typer.BadParameter(f"{outcome!r} is not an outcome; choose from {choices}", param_hint="--outcome")
+    chosen = Chosen(instant_text("--from", start), instant_text("--to", end), outcome)
+    zone, view = history_of(find_daemon(context.obj), schedule, limit, cursor, chosen)
     if json:
         print_json(view)
         return

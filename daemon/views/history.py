@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -56,22 +57,46 @@ class HistoryView(TypedDict):
 
     fires: list[FireView]
     revisions: list[RevisionView]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which entries of a history are wanted: those from `first` to `last` (UTC text, both included), of one outcome."""
+
+    first: str | None = None
+    last: str | None = None
+    outcome: str | None = None
+
+
+ALL = Chosen()
 
 
 def fires_page(
-    connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None, most: int | None = None
+    connection: sqlite3.Connection,
+    schedule_id: int,
+    limit: int,
+    cursor: str | None,
+    most: int | None = None,
+    chosen: Chosen = ALL,
 ) -> FireList:
     """Return a page of a schedule's fires, newest first; the cursor is the last due time of the previous page.
 
-    A page has about `most` bytes, None: any number.
+    A summary counts if it covers any chosen due time. A page has about `most` bytes, None: any number.
     """
     try:
         before = "~" if cursor is None else format_instant(parse_instant(cursor))
     except ValueError:
         raise unknown_cursor(cursor or "") from None
+    conditions = {
+        "first": " AND coalesce(covers_until, scheduled_for) >= :first",
+        "last": " AND scheduled_for <= :last",
+        "outcome": " AND outcome = :outcome",
+    }
+    which = f"FROM fires WHERE schedule_id = :schedule{_where(conditions, chosen)}"
+    values = {"schedule": schedule_id, **asdict(chosen), "before": before, "limit": limit}
     rows = connection.execute(
-        "SELECT * FROM fires WHERE schedule_id = ? AND scheduled_for < ? ORDER BY scheduled_for DESC LIMIT ?",
-        (schedule_id, before, limit),
+        f"SELECT * {which} AND scheduled_for < :before ORDER BY scheduled_for DESC LIMIT :limit", values
     )
     page, more = page_of(rows, limit, most)
     found: list[FireView] = [
@@ -86,21 +111,30 @@ def fires_page(
         }
         for row in page
     ]
-    total = connection.execute("SELECT count(*) AS n FROM fires WHERE schedule_id = ?", (schedule_id,)).fetchone()["n"]
+    total = connection.execute(f"SELECT count(*) AS n {which}", values).fetchone()["n"]
     return {"fires": found, "total": total, "next_cursor": found[-1]["scheduled_for"] if more else None}
 
 
+def _where(conditions: dict[str, str], chosen: Chosen) -> str:
+    return "".join(text for name, text in conditions.items() if getattr(chosen, name) is not None)
+
+
 def revisions_page(
-    connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None, most: int | None = None
+    connection: sqlite3.Connection,
+    schedule_id: int,
+    limit: int,
+    cursor: str | None,
+    most: int | None = None,
+    chosen: Chosen = ALL,
 ) -> RevisionList:
     """Return a page of a schedule's revisions, newest first; the cursor is the last version of the previous page.
 
     A page has about `most` bytes, None: any number.
     """
-    rows = connection.execute(
-        "SELECT * FROM schedule_revisions WHERE schedule_id = ? AND version < ? ORDER BY version DESC LIMIT ?",
-        (schedule_id, number_of(cursor), limit),
-    )
+    conditions = {"first": " AND at >= :first", "last": " AND at <= :last"}
+    which = f"FROM schedule_revisions WHERE schedule_id = :schedule{_where(conditions, chosen)}"
+    values = {"schedule": schedule_id, **asdict(chosen), "before": number_of(cursor), "limit": limit}
+    rows = connection.execute(f"SELECT * {which} AND version < :before ORDER BY version DESC LIMIT :limit", values)
     page, more = page_of(rows, limit, most)
     found: list[RevisionView] = [
         {
@@ -113,9 +147,7 @@ def revisions_page(
         }
         for row in page
     ]
-    total = connection.execute(
-        "SELECT count(*) AS n FROM schedule_revisions WHERE schedule_id = ?", (schedule_id,)
-    ).fetchone()["n"]
+    total = connection.execute(f"SELECT count(*) AS n {which}", values).fetchone()["n"]
     following = str(found[-1]["version"]) if more else None
     return {"revisions": found, "total": total, "next_cursor": following}
 
@@ -130,9 +162,13 @@ def _changes_view(changes: dict[str, Any]) -> dict[str, list[Any]]:
     return found
 
 
-def history_view(connection: sqlite3.Connection, schedule_id: int, limit: int) -> HistoryView:
-    """Return the newest fires and the newest revisions of a schedule."""
+def history_view(
+    connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None = None, chosen: Chosen = ALL
+) -> HistoryView:
+    """Return the newest chosen fires, from the cursor on, and the newest chosen revisions of a schedule."""
+    fires = fires_page(connection, schedule_id, limit, cursor, None, chosen)
     return {
-        "fires": fires_page(connection, schedule_id, limit, None)["fires"],
-        "revisions": revisions_page(connection, schedule_id, limit, None)["revisions"],
+        "fires": fires["fires"],
+        "revisions": revisions_page(connection, schedule_id, limit, None, None, chosen)["revisions"],
+        "next_cursor": fires["next_cursor"],
     }

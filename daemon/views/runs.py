@@ -186,24 +186,33 @@ def runs_page(
     agent: str | None = None,
     address: str | None = None,
     status: str | None = None,
+    first: str | None = None,
+    last: str | None = None,
     limit: int,
     cursor: str | None = None,
     most: int | None = None,
 ) -> RunList:
     """Return a page of the runs that match, newest first, and how many match.
 
-    `agents` are the visible agents, None for all; `only` is the only visible run. `address` is that of a schedule. The
-    cursor is the last run of the previous page. A page has about `most` bytes, None: any number.
+    `agents` are the visible agents, None for all; `only` is the only visible run. `address` is that of a schedule, with
+    `@ID` of that one alone among those that had the name. `first` and `last` (UTC text) bound the due time. The cursor
+    is the last run of the previous page. A page has about `most` bytes, None: any number.
     """
-    values: dict[str, Any] = {"agent": agent, "of": None, "schedule": None, "status": status, "only": only}
+    values: dict[str, Any] = {"agent": agent, "of": None, "schedule": None, "number": None}
+    values |= {"status": status, "only": only, "first": first, "last": last}
     if address is not None:
-        values["of"], _, values["schedule"] = address.partition("/")
+        name, _, number = address.partition("@")
+        values["of"], _, values["schedule"] = name.partition("/")
+        values["number"] = int(number) if number else None
     conditions = {
         "agent": "r.agent = :agent",
         "of": "r.agent = :of",
         "schedule": "s.name = :schedule",
+        "number": "s.id = :number",
         "status": "r.status = :status",
         "only": "r.id = :only",
+        "first": "r.scheduled_for >= :first",
+        "last": "r.scheduled_for <= :last",
     }
     chosen = [text for name, text in conditions.items() if values[name] is not None]
     if agents is not None and only is None:

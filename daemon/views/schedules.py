@@ -15,7 +15,7 @@ from daemon.store.notifications import is_denied
 from daemon.store.schedules import SELECT_WITHOUT_INPUT, ScheduleRow, schedule_from
 from daemon.store.skips import pending_skips
 from daemon.units import format_instant
-from daemon.views.pages import page_of, unknown_cursor
+from daemon.views.pages import number_of, page_of, unknown_cursor
 
 _NEXT_TIMES = 5
 INPUTS = ("initial_input", "task_params", "task_metadata")
@@ -53,6 +53,7 @@ class _State(_Figures):
     version: int
     created_at: str
     updated_at: str
+    deleted_at: str | None
 
 
 class ScheduleView(_Identity, _State):
@@ -106,6 +107,7 @@ def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Conf
         "version": row.version,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
+        "deleted_at": None if row.deleted_at is None else format_instant(row.deleted_at),
     }
     return cast("ScheduleView", {**identity, **_fields(row), **shown})
 
@@ -213,6 +215,30 @@ def schedules_page(
     found = [schedule_from(row) for row in page]
     views = [_listed(schedule_view(connection, row, config, now), inputs=inputs) for row in found]
     return {"run_schedules": views, "total": total, "next_cursor": found[-1].address if more else None}
+
+
+def deleted_page(
+    connection: sqlite3.Connection,
+    config: Config,
+    now: datetime,
+    agent: str | None,
+    limit: int,
+    cursor: str | None,
+    *,
+    inputs: bool,
+    most: int | None = None,
+) -> ScheduleList:
+    """Return a page of deleted schedules, the newest number first; the cursor is the last number before it."""
+    which = "FROM schedules WHERE deleted_at IS NOT NULL AND (?1 IS NULL OR agent = ?1)"
+    columns = "SELECT *" if inputs else SELECT_WITHOUT_INPUT
+    rows = connection.execute(
+        f"{columns} {which} AND id < ?2 ORDER BY id DESC LIMIT ?3", (agent, number_of(cursor), limit)
+    )
+    page, more = page_of(rows, limit, most)
+    total = connection.execute(f"SELECT count(*) AS n {which}", (agent,)).fetchone()["n"]
+    found = [schedule_from(row) for row in page]
+    views = [_listed(schedule_view(connection, row, config, now), inputs=inputs) for row in found]
+    return {"run_schedules": views, "total": total, "next_cursor": str(found[-1].id) if more else None}
 
 
 def _listed(view: ScheduleView, *, inputs: bool) -> ListedSchedule:

@@ -28,6 +28,9 @@ POST /agents/{agent}/schedules/{name}/backfill
 DELETE /agents/{agent}/schedules/{name}
 GET /agents/{agent}/schedules/{name}/fires
 GET /agents/{agent}/schedules/{name}/revisions
+GET /schedules/{schedule_id}
+GET /schedules/{schedule_id}/fires
+GET /schedules/{schedule_id}/revisions
 GET /runs
 GET /runs/{id}
 GET /runs/{id}/output

@@ -12,6 +12,7 @@ from daemon.agents.process.supervisor.files import open_in
 from daemon.api import requests
 from daemon.api.flow import FlowControl
 from daemon.api.routing import ApiCall, Route, reply
+from daemon.api.schedule_columns import text_of
 from daemon.errors import AgentcronError, ForbiddenError, NotFoundError, RefusedError
 from daemon.model import ACTIVE
 from daemon.runs.cancel import request_cancellation
@@ -46,6 +47,8 @@ async def _list(call: ApiCall) -> web.StreamResponse:
             agent=query.agent,
             address=query.schedule,
             status=query.status,
+            first=text_of("from", query.from_),
+            last=text_of("to", query.to),
             limit=query.limit,
             cursor=query.cursor,
             most=PAGE_BYTES,

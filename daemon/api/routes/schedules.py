@@ -17,7 +17,7 @@ from daemon.api import requests
 from daemon.api.cache import Answer
 from daemon.api.json_body import etag, to_json
 from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, ApiCall, Handler, Route, reply, written
-from daemon.api.schedule_columns import changed_columns, input_columns, instant, new_columns
+from daemon.api.schedule_columns import changed_columns, input_columns, instant, new_columns, text_of
 from daemon.config.effective import days_of
 from daemon.errors import NotFoundError
 from daemon.fires.backfill import Backfilled, backfill
@@ -27,12 +27,19 @@ from daemon.schedules.management import ChangeRequest
 from daemon.store.connection import Transaction
 from daemon.store.limits import check_backfilled, size_of_revision
 from daemon.store.runs import get_run, waiting_of
-from daemon.store.schedules import ScheduleRow, get_schedule
+from daemon.store.schedules import ScheduleRow, get_schedule, get_schedule_by_id
 from daemon.units import format_instant, utc_now
-from daemon.views.history import FireList, RevisionList, fires_page, revisions_page
+from daemon.views.history import Chosen, FireList, RevisionList, fires_page, revisions_page
 from daemon.views.pages import PAGE_BYTES
 from daemon.views.runs import RunView, run_view
-from daemon.views.schedules import ScheduleList, ScheduleView, StoppedSchedule, schedule_view, schedules_page
+from daemon.views.schedules import (
+    ScheduleList,
+    ScheduleView,
+    StoppedSchedule,
+    deleted_page,
+    schedule_view,
+    schedules_page,
+)
 
 _DEFINING = {"create", "update"}  # actions that may store large values
 Change = Callable[[Transaction, ScheduleRow, ChangeRequest], ScheduleRow]
@@ -67,11 +74,12 @@ async def _list(call: ApiCall) -> web.StreamResponse:
 
     def query(connection: sqlite3.Connection) -> Answer:
         now, place = utc_now(), (agent, page.limit, page.cursor)
+        list_of = deleted_page if page.deleted else schedules_page
 
         def view() -> ScheduleList:
-            return schedules_page(connection, config, now, *place, inputs=page.inputs, most=PAGE_BYTES)
+            return list_of(connection, config, now, *place, inputs=page.inputs, most=PAGE_BYTES)
 
-        return cache.answer(connection, config, (*place, page.inputs), now, view)
+        return cache.answer(connection, config, (*place, page.inputs, page.deleted), now, view)
 
     return written((await call.read(query)).body)
 
@@ -220,20 +228,62 @@ async def _backfill(call: ApiCall) -> web.StreamResponse:
     )
 
 
+Find = Callable[[sqlite3.Connection], ScheduleRow]
+"""Reads the schedule that a request is about; raises NotFoundError."""
+
+
+async def _named(call: ApiCall) -> Find:
+    """Return how to read the live schedule in the path; raise NotFoundError for one that is not visible."""
+    agent, name = call.agent, call.schedule
+    await call.require("schedule.read", agent, f"schedule {agent}/{name}")
+    return lambda connection: _row(connection, agent, name)
+
+
+async def _numbered(call: ApiCall) -> Find:
+    """Return how to read the schedule with the number in the path, deleted or not; raise NotFoundError."""
+    number = call.schedule_id
+    row = await call.context.home.database.read(lambda connection: get_schedule_by_id(connection, number))
+    if row is None:
+        raise NotFoundError(f"no schedule {number}")
+    await call.require("schedule.read", row.agent, f"schedule {number}")
+
+    def find(connection: sqlite3.Connection) -> ScheduleRow:
+        return get_schedule_by_id(connection, number) or row
+
+    return find
+
+
+async def _get_numbered(call: ApiCall) -> web.StreamResponse:
+    find, config = await _numbered(call), call.context.config
+    return await call.answer(lambda connection: schedule_view(connection, find(connection), config, utc_now()))
+
+
 async def _fires(call: ApiCall) -> web.StreamResponse:
-    return await _history(call, fires_page)
+    return await _fires_of(call, await _named(call))
+
+
+async def _fires_numbered(call: ApiCall) -> web.StreamResponse:
+    return await _fires_of(call, await _numbered(call))
+
+
+async def _fires_of(call: ApiCall, find: Find) -> web.StreamResponse:
+    page = call.query(requests.FireQuery)
+    chosen = Chosen(text_of("from", page.from_), text_of("to", page.to), page.outcome)
+    return await call.answer(lambda c: fires_page(c, find(c).id, page.limit, page.cursor, PAGE_BYTES, chosen))
 
 
 async def _revisions(call: ApiCall) -> web.StreamResponse:
-    return await _history(call, revisions_page)
+    return await _revisions_of(call, await _named(call))
 
 
-async def _history(
-    call: ApiCall, page_of: Callable[[sqlite3.Connection, int, int, str | None, int], FireList | RevisionList]
-) -> web.StreamResponse:
-    agent, name, page = call.agent, call.schedule, call.query(requests.Page)
-    await call.require("schedule.read", agent, f"schedule {agent}/{name}")
-    return await call.answer(lambda c: page_of(c, _row(c, agent, name).id, page.limit, page.cursor, PAGE_BYTES))
+async def _revisions_numbered(call: ApiCall) -> web.StreamResponse:
+    return await _revisions_of(call, await _numbered(call))
+
+
+async def _revisions_of(call: ApiCall, find: Find) -> web.StreamResponse:
+    page = call.query(requests.Span)
+    chosen = Chosen(text_of("from", page.from_), text_of("to", page.to))
+    return await call.answer(lambda c: revisions_page(c, find(c).id, page.limit, page.cursor, PAGE_BYTES, chosen))
 
 
 def _row(connection: sqlite3.Connection, agent: str, name: str) -> ScheduleRow:
@@ -291,6 +341,7 @@ async def _shown(
 
 _ALL = "/agents/{agent}/schedules"
 _ONE = f"{_ALL}/{{name}}"
+_BY_ID = "/schedules/{schedule_id}"
 _CHANGE = (400, 404, 409, 412, 429)
 
 
@@ -376,7 +427,7 @@ ROUTES = [
         "outcomes of the due times",
         _fires,
         FireList,
-        query=requests.Page,
+        query=requests.FireQuery,
         refusals=(400, 404),
     ),
     Route(
@@ -385,7 +436,26 @@ ROUTES = [
         "who changed the schedule, when and what",
         _revisions,
         RevisionList,
-        query=requests.Page,
+        query=requests.Span,
+        refusals=(400, 404),
+    ),
+    Route("GET", _BY_ID, "show a schedule, also a deleted one", _get_numbered, ScheduleView, refusals=(404,)),
+    Route(
+        "GET",
+        f"{_BY_ID}/fires",
+        "outcomes of the due times of a schedule, also a deleted one",
+        _fires_numbered,
+        FireList,
+        query=requests.FireQuery,
+        refusals=(400, 404),
+    ),
+    Route(
+        "GET",
+        f"{_BY_ID}/revisions",
+        "who changed a schedule, also a deleted one",
+        _revisions_numbered,
+        RevisionList,
+        query=requests.Span,
         refusals=(400, 404),
     ),
 ]
