@@ -95,12 +95,12 @@ def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Conf
     skips = [at for at in pending_skips(connection, row.id) if not row.paused or at > format_instant(now)]
     identity: _Identity = {"id": row.id, "agent": row.agent, "name": row.name, "source": row.source}
     times = _next_times(row, now, skips)
-    state = _state_of(connection, row, config, times)
+    state = _state_of(connection, row, config)
     shown: _State = {
         "pause_note": row.pause_note,
         "initial_input_method": _input_method(config, row.agent),
         "state": state,
-        "next_action_times": [] if state in {"denied", "no_agent"} else times,
+        "next_action_times": times if state == "active" or times is None else [],
         "skipped_action_times": skips,
         **_figures(connection, row.id),
         "creator_principal": row.creator,
@@ -112,9 +112,7 @@ def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Conf
     return cast("ScheduleView", {**identity, **_fields(row), **shown})
 
 
-def _state_of(
-    connection: sqlite3.Connection, row: ScheduleRow, config: Config, times: list[str] | None
-) -> ScheduleState:
+def _state_of(connection: sqlite3.Connection, row: ScheduleRow, config: Config) -> ScheduleState:
     if row.deleted_at:
         return "deleted"
     if row.paused:
@@ -123,7 +121,7 @@ def _state_of(
         return "no_agent"
     if is_denied(connection, row.id):
         return "denied"
-    return "ended" if times == [] and row.next_due is None else "active"
+    return "active" if row.next_due is not None else "ended"
 
 
 def _fields(row: ScheduleRow) -> dict[str, Any]:
