@@ -37,6 +37,8 @@ class RunSettings:
     retry_delay_seconds: float = _DEFAULTS.retry_delay.total_seconds()
     on_interrupt: Literal["fail", "rerun"] = _DEFAULTS.on_interrupt
     result_format: Literal["none", "claude"] = _DEFAULTS.result_format
+    on_bad_report: Literal["fail", "ignore"] = "ignore"
+    """What a report that cannot be used does to the run; earlier versions ignored it."""
     timeout_seconds: float = _DEFAULTS.timeout.total_seconds()
     idle_timeout_seconds: float | None = None
     kill_grace_seconds: float = _DEFAULTS.kill_grace.total_seconds()

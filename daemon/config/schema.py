@@ -195,6 +195,7 @@ class ProcessAgent(BaseAgent):
     environment: Name | None = None
     idle_timeout: PositiveDuration | None = None
     kill_grace: Duration = timedelta(seconds=10)
+    on_bad_report: Literal["fail", "ignore"] = "fail"
     max_output: Size = 50 * 1024**2
     memory_max: LimitSize | None = None
     cpu_quota: Quota | None = None

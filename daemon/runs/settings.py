@@ -29,6 +29,7 @@ def settings_for(config: Config, agent: str) -> RunSettings:
         retry_delay_seconds=settings.retry_delay.total_seconds(),
         on_interrupt=settings.on_interrupt,
         result_format=settings.result_format if isinstance(settings, CommandAgent) else "none",
+        on_bad_report=process.on_bad_report if process else "ignore",
         timeout_seconds=settings.timeout.total_seconds(),
         idle_timeout_seconds=idle_timeout.total_seconds() if idle_timeout else None,
         kill_grace_seconds=process.kill_grace.total_seconds() if process else 0,

@@ -68,6 +68,8 @@ def test_a_local_environment_is_worked_in_and_left_alone(start_daemon: StartDaem
     assert (tmp_path / "site/made").exists()
 
 
+BAD = "its report cannot be used: the result file"
+STATUS = 'has a status other than "completed" and "failed"'
 ENDS = {
     "exit 0": ("completed", 0, None, None),
     "exit 7": ("failed", 7, None, "exit status 7"),
@@ -75,8 +77,19 @@ ENDS = {
     "kill -SEGV $$": ("failed", None, 11, "ended by signal 11"),
     """echo '{"status": "failed", "message": "none"}' > $AGENTCRON_RESULT""": ("failed", 0, None, "none"),
     """echo '{"status": "completed"}' > $AGENTCRON_RESULT; exit 3""": ("completed", 3, None, None),
-    "echo nonsense > $AGENTCRON_RESULT": ("completed", 0, None, None),
-    "mkfifo $AGENTCRON_RESULT": ("completed", 0, None, None),
+    "echo nonsense > $AGENTCRON_RESULT": (
+        "failed",
+        0,
+        None,
+        f"{BAD} is not JSON: Expecting value: line 1 column 1 (char 0)",
+    ),
+    "mkfifo $AGENTCRON_RESULT": ("failed", 0, None, f"{BAD} cannot be read: not a regular file"),
+    "head -c 1048577 /dev/zero > $AGENTCRON_RESULT": ("failed", 0, None, f"{BAD} is larger than 1 MiB"),
+    "echo [] > $AGENTCRON_RESULT": ("failed", 0, None, f"{BAD} is not a JSON object"),
+    """echo '{"status": "done"}' > $AGENTCRON_RESULT""": ("failed", 0, None, f"{BAD} {STATUS}"),
+    """echo '{"status": "done"}' > $AGENTCRON_RESULT; exit 5""": ("failed", 5, None, "exit status 5"),
+    """echo '{"usage": 5}' > $AGENTCRON_RESULT""": ("completed", 0, None, None),
+    "touch $AGENTCRON_RESULT": ("completed", 0, None, None),
     "ln -s /etc/passwd $AGENTCRON_RESULT; exit 1": ("failed", 1, None, "exit status 1"),
 }
 
@@ -179,8 +192,15 @@ def test_what_an_agent_says_cannot_break_the_record(start_daemon: StartDaemon) -
     ended(daemon, 2)
 
 
+def test_a_result_that_is_missing_where_one_is_expected_fails_the_run(start_daemon: StartDaemon) -> None:
+    run = ended(start_daemon(one_agent("echo done", result_format="claude")))
+    missing = "no JSON result at the end of the standard output (result_format = claude)"
+    assert (run["status"], run["exit_code"]) == ("failed", 0)
+    assert run["error"] == f"its report cannot be used: {missing}"
+
+
 def test_an_ignored_report_is_reported_with_the_run(start_daemon: StartDaemon) -> None:
-    run = ended(start_daemon(one_agent("echo '{' > $AGENTCRON_RESULT")))
+    run = ended(start_daemon(one_agent("echo '{' > $AGENTCRON_RESULT", on_bad_report="ignore")))
     assert run["status"] == "completed"
     assert "its report was ignored: the result file is not JSON" in str(run["message"])
 

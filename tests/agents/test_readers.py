@@ -68,10 +68,11 @@ def test_a_status_of_any_type_leaves_the_outcome_to_the_exit_status(tmp_path: Pa
     assert report.complaint == 'the result file has a status other than "completed" and "failed"'
 
 
-def test_a_run_with_a_status_that_is_a_list_completes(start_daemon: StartDaemon) -> None:
+def test_a_status_that_is_a_list_fails_the_run_with_the_reason(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(one_agent("""echo '{"status": [], "message": "done"}' > $AGENTCRON_RESULT"""))
     run = ended(daemon)
-    assert (run["status"], run["message"]) == ("completed", "done")
+    assert (run["status"], run["message"]) == ("failed", "done")
+    assert "has a status other than" in run["error"]
     assert "Traceback" not in daemon.log_text()
 
 

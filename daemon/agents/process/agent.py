@@ -298,7 +298,7 @@ def _outcome(ended: ExitRecord, cancelled: str | None, report: AgentReport, work
         _LOG.warning("[run] Agent's report ignored", run_id=work.run_id, agent=work.agent, reason=complaint)
     for permission in report.permissions:
         _LOG.info("[run] Agent requested permission", run_id=work.run_id, agent=work.agent, **permission)
-    status_, error, permanent = _status_of(ended, report)
+    status_, error, permanent = _status_of(ended, report, work.settings)
     cancelled = cancelled if status_ is RunStatus.CANCELLED else None
     if cancelled is not None:
         error = cancelled
@@ -322,7 +322,7 @@ def _outcome(ended: ExitRecord, cancelled: str | None, report: AgentReport, work
     )
 
 
-def _status_of(ended: ExitRecord, report: AgentReport) -> tuple[RunStatus, str | None, bool]:
+def _status_of(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> tuple[RunStatus, str | None, bool]:
     """Return status, reason, and whether another attempt is certain to fail in the same way."""
     match ended.reason:
         case "cancelled":
@@ -331,15 +331,21 @@ def _status_of(ended: ExitRecord, report: AgentReport) -> tuple[RunStatus, str |
             return RunStatus.FAILED, ended.error, True
         case "timeout" | "idle_timeout" as limit:
             return RunStatus.FAILED, _REASONS[limit], False
-    failure = _failure(ended, report)
+    failure = _failure(ended, report, settings)
     return (RunStatus.FAILED if failure else RunStatus.COMPLETED), failure, False
 
 
-def _failure(ended: ExitRecord, report: AgentReport) -> str | None:
-    """Return why a command that ended by itself failed, None if it did not; its report overrides its exit status."""
+def _failure(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> str | None:
+    """Return why a command that ended by itself failed, None if it did not; its report overrides its exit status.
+
+    A report that cannot be used is a failure, too, unless the host kept the supervisor from saving it.
+    """
     if report.status is not None:
         return (report.message or "the agent reported a failure") if report.status is RunStatus.FAILED else None
     if ended.signal is not None:
         why = ": out of memory" if ended.oom_kills and ended.signal == signal.SIGKILL else ""
         return f"ended by signal {ended.signal}{why}"
-    return f"exit status {ended.exit_code}" if ended.exit_code != 0 else None
+    if ended.exit_code != 0:
+        return f"exit status {ended.exit_code}"
+    is_bad = report.is_bad and ended.complaint is None and settings.on_bad_report == "fail"
+    return f"its report cannot be used: {report.complaint}" if is_bad else None

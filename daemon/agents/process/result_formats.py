@@ -39,6 +39,8 @@ class AgentReport:
     """The permissions that the agent requested, each with the answer it got."""
     complaint: str | None = None
     """Why the report, or a part of it, was ignored."""
+    is_bad: bool = False
+    """Whether the report as a whole cannot be used, so that nobody knows what the agent says of its work."""
 
 
 def read_report(run_dir: Path, result_format: Literal["none", "claude"], secrets: Secrets) -> AgentReport:
@@ -59,14 +61,18 @@ def _from_file(path: Path, secrets: Secrets) -> AgentReport:
         data = _read_regular(path)
         content = parse(data, allow_nan=True) if data.strip() else {}
     except OSError as error:
-        return AgentReport(complaint=f"the result file cannot be read: {error.strerror}")
+        return _bad(f"the result file cannot be read: {error.strerror}")
     except ValueError:
-        return AgentReport(complaint="the result file is larger than 1 MiB")
+        return _bad("the result file is larger than 1 MiB")
     except UntrustedJsonError as error:
-        return AgentReport(complaint=f"the result file {error}")
+        return _bad(f"the result file {error}")
     if not isinstance(content, dict):
-        return AgentReport(complaint="the result file is not a JSON object")
+        return _bad("the result file is not a JSON object")
     return _from_object(content, secrets)
+
+
+def _bad(complaint: str) -> AgentReport:
+    return AgentReport(complaint=complaint, is_bad=True)
 
 
 def _read_regular(path: Path) -> bytes:
@@ -98,6 +104,7 @@ def _from_object(content: dict[str, Any], secrets: Secrets) -> AgentReport:
         retry_after=wait,
         permissions=tuple(_permissions(content.get("permissions"), secrets)),
         complaint="; ".join([*complaints, *refused]) or None,
+        is_bad=bool(complaints),
     )
 
 
@@ -146,7 +153,7 @@ def _from_claude(path: Path, secrets: Secrets) -> AgentReport:
             usage=usage,
             complaint="; ".join(refused) or None,
         )
-    return AgentReport(complaint="no JSON result at the end of the standard output (result_format = claude)")
+    return _bad("no JSON result at the end of the standard output (result_format = claude)")
 
 
 def _errors_of(content: dict[str, Any]) -> str:
