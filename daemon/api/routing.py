@@ -34,6 +34,8 @@ class ApiCall:
     principal: str
     route: "Route"
     validated_query: BaseModel
+    is_identified: Callable[[], bool]
+    """Whether the request still has the principal: a reload may remove or replace a token while an answer is sent."""
 
     @property
     def agent(self) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -195,8 +196,9 @@ class ControlServer:
             if self._context.health.starting and route.method != "GET":
                 return refusal(503, f"the daemon is starting, and waits: {self._context.health.store}")
             refuse_encoded(request)
+            identified = partial(self._is_identified, request, state.principal)
             return await route.handler(
-                ApiCall(request, self._context, state.principal, route, route.read_query(request))
+                ApiCall(request, self._context, state.principal, route, route.read_query(request), identified)
             )
 
         return handle
@@ -248,6 +250,14 @@ class ControlServer:
             raise web.HTTPUnauthorized(reason=_HOW_TO_AUTHENTICATE)
         self._guesses.valid(address, name)
         return f"token:{name}"
+
+    def _is_identified(self, request: web.Request, principal: str) -> bool:
+        """Return whether a request's token is still that of a principal; who connected to the Unix socket remains."""
+        kind, _, name = principal.partition(":")
+        if kind != "token":
+            return True
+        offered = token_in(request)
+        return offered is not None and self._tokens.name_of(offered, {name}) is not None
 
     async def _connected(self, request: web.Request) -> str:
         """Return the principal of who connected to the Unix socket, which is looked up once."""

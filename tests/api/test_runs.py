@@ -1,9 +1,11 @@
 """The routes of runs and of the daemon as a whole."""
 
+import http.client
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -138,6 +140,48 @@ def test_followers_neither_outlive_their_client_nor_hold_up_a_stop(start_daemon:
     assert time.monotonic() - began < 5
     assert "Unexpected error" not in daemon.log_text()
     assert "Traceback" not in daemon.log_text()
+
+
+def test_output_is_broken_off_once_the_principal_may_no_longer_read_it(
+    start_daemon: StartDaemon, port: int, tmp_path: Path
+) -> None:
+    names = ("revoked", "removed", "replaced", "kept")
+    script = f"echo begun; until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo more; sleep 300"
+
+    def text(readers: Iterable[str], tokens: Iterable[str]) -> str:
+        files = ", ".join(f'{{ name = "{name}", file = "{name}.token" }}' for name in tokens)
+        listen = f'[control]\nlisten = "127.0.0.1:{port}"\ntokens = [{files}]\n'
+        read = ", ".join(f'"token:{name}"' for name in readers)
+        return (
+            SLOW.replace("[control]\n", listen)
+            .replace("echo begun; sleep 300", script)
+            .replace("kill_grace", f"read = [{read}]\nkill_grace")
+        )
+
+    def follow(run: int, name: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        authorization = {"Authorization": f"Bearer {name}-{'x' * 20}"}
+        connection.request("GET", f"/runs/{run}/output?follow=true", headers=authorization)
+        response = connection.getresponse()
+        assert response.read1() == b"begun\n", name
+        return response
+
+    for name in names:
+        (tmp_path / f"{name}.token").write_text(f"{name}-{'x' * 20}\n")
+    daemon = start_daemon(text(names, names))
+    run = trigger(daemon)
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE id = ? AND delivered_at IS NOT NULL", run)
+    wait_until(lambda: daemon.output(run) == "begun\n", what="the agent's first line")
+    followers = {name: follow(run, name) for name in names}
+    (tmp_path / "replaced.token").write_text(f"another-{'x' * 20}\n")
+    daemon.config.write_text(text(["removed", "replaced", "kept"], ["revoked", "replaced", "kept"]))
+    assert call(daemon, "POST", "/reload").status == 200
+    for name in ("revoked", "removed", "replaced"):
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            followers[name].read()
+    (tmp_path / "go").touch()
+    assert followers["kept"].read1() == b"more\n"
+    wait_until(lambda: daemon.log_text().count("Output broken off") == 3, what="three log lines")
 
 
 def has_output_open(daemon: DaemonProcess) -> bool:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import aiofiles
+import structlog
 from aiohttp import web
 
 from daemon.agents.process.supervisor.files import open_in
@@ -24,6 +25,7 @@ from daemon.store.runs import Run, get_run
 from daemon.views.pages import PAGE_BYTES
 from daemon.views.runs import RunDetails, RunList, RunView, run_details, run_view, runs_page
 
+_LOG = structlog.get_logger()
 _OUTPUT = "output.log"
 _CHUNK = 256 * 1024
 _PAUSE = 0.2  # seconds between two reads of a growing file
@@ -74,7 +76,7 @@ async def _output(call: ApiCall) -> web.StreamResponse:
     await response.prepare(call.request)
     try:
         if call.request.method != "HEAD":
-            await _send(call, response, folder, first, run.id if follow else None)
+            await _send(call, response, run, first, follow=follow)
         await response.write_eof()
     except (ConnectionError, AgentcronError):  # the client is gone, or must see that this is not the end
         if call.request.transport is not None:
@@ -82,12 +84,16 @@ async def _output(call: ApiCall) -> web.StreamResponse:
     return response
 
 
-async def _send(call: ApiCall, response: web.StreamResponse, folder: Path, chunk: bytes, followed: int | None) -> None:
-    """Send the output from its first chunk on; if the run is followed, until it ends."""
-    at = 0
+async def _send(call: ApiCall, response: web.StreamResponse, run: Run, chunk: bytes, *, follow: bool) -> None:
+    """Send the output from its first chunk on; if the run is followed, until it ends.
+
+    Raise NotFoundError once the principal may no longer see the run.
+    """
+    folder, at = run_folder(call.context.home.state_dir, run.id), 0
     while True:
-        active = followed is not None and await _is_active(call, followed)  # before reading, so that nothing is missed
+        active = follow and await _is_active(call, run.id)  # before reading, so that nothing is missed
         while chunk:
+            await _require_still_visible(call, run)
             at += len(chunk)
             await _write(call, response, chunk)
             chunk = await _chunk(folder, at)
@@ -96,7 +102,15 @@ async def _send(call: ApiCall, response: web.StreamResponse, folder: Path, chunk
         await call.context.pause(_PAUSE)
         if call.request.transport is None or call.request.transport.is_closing():
             raise ConnectionResetError
+        await _require_still_visible(call, run)
         chunk = await _chunk(folder, at)
+
+
+async def _require_still_visible(call: ApiCall, run: Run) -> None:
+    """Raise NotFoundError if a reload has taken the right or the token away since the answer began."""
+    if not (call.is_identified() and await _may_see(call, run)):
+        _LOG.info("[control] Output broken off: no longer allowed", run=run.id, principal=call.principal)
+        raise NotFoundError(f"no run {run.id}")
 
 
 async def _write(call: ApiCall, response: web.StreamResponse, chunk: bytes) -> None:
@@ -167,11 +181,14 @@ async def _shown(call: ApiCall, number: int, status: int = 200) -> web.StreamRes
 async def _visible(call: ApiCall) -> Run:
     number = call.run_id
     run = await call.context.home.database.read(lambda c: get_run(c, number))
-    if run is not None and number == _own_run(call.principal):
-        return run
-    if run is None or not await call.context.access.may(call.principal, "schedule.read", run.agent):
+    if run is None or not await _may_see(call, run):
         raise NotFoundError(f"no run {number}")
     return run
+
+
+async def _may_see(call: ApiCall, run: Run) -> bool:
+    is_own = run.id == _own_run(call.principal)
+    return is_own or await call.context.access.may(call.principal, "schedule.read", run.agent)
 
 
 async def _changeable(call: ApiCall) -> Run:
