@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
+from typing import BinaryIO
 
 import aiohttp
 
@@ -47,14 +48,15 @@ async def post(session: aiohttp.ClientSession, call: HttpCall) -> None:
 async def run_command(argv: list[str], text: bytes) -> None:
     """Run a command with a text on its standard input, and end what it leaves; raise NotSentError unless it succeeds.
 
-    What it leaves, in whatever session, is found by a marker in its environment, and has a few seconds to end.
+    The text is a file in memory, so that it is of no consequence whether the command reads it. What the command
+    leaves, in whatever session, is found by a marker in its environment, and has a few seconds to end.
     """
     marker = str(uuid.uuid4())
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, _in_memory(text) as source:
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
-                stdin=asyncio.subprocess.PIPE,
+                stdin=source,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=errors,
                 env={**base_environment(), _MARKER: marker},
@@ -64,7 +66,7 @@ async def run_command(argv: list[str], text: bytes) -> None:
             raise NotSentError(f"cannot start {argv[0]!r}: {reason_of(error)}") from None
         try:
             async with asyncio.timeout(_COMMAND_TIME):
-                await process.communicate(text)
+                await process.wait()
         except TimeoutError:
             raise NotSentError(f"{argv[0]!r} did not end within {_COMMAND_TIME:.0f} s") from None
         finally:
@@ -74,6 +76,14 @@ async def run_command(argv: list[str], text: bytes) -> None:
     if process.returncode != 0:
         output = _brief(output, [argument for argument in argv if "://" in argument])
         raise NotSentError(f"{argv[0]!r} ended with status {process.returncode}" + (f": {output}" if output else ""))
+
+
+def _in_memory(text: bytes) -> BinaryIO:
+    """Return an open file in memory that holds a text, at its beginning."""
+    source = open(os.memfd_create("agentcron-notification"), "w+b")  # noqa: PTH123, SIM115 - a descriptor
+    source.write(text)
+    source.seek(0)
+    return source
 
 
 def _brief(text: str, urls: Iterable[str]) -> str:

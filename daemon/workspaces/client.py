@@ -144,3 +144,6 @@ async def workspace_helper(
         if process.stdin is not None:
             process.stdin.close()
         await process.wait()
+        if process.stdin is not None:
+            with contextlib.suppress(ConnectionError):  # of a job that a killed helper did not read
+                await process.stdin.wait_closed()

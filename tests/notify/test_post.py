@@ -81,3 +81,9 @@ async def test_a_url_in_the_arguments_of_a_command_is_masked_in_what_the_command
     with pytest.raises(NotSentError, match=r"ended with status 7: cannot reach \*\*\* at \*\*\*$"):
         async with asyncio.timeout(60):
             await run_command(["sh", "-c", script, "page", "x://[", f"https://hooks.example{PATH}"], b"{}")
+
+
+async def test_the_input_of_a_command_is_no_pipe_that_breaks_if_nobody_reads_it() -> None:
+    text = b"x" * 3_000_000
+    await run_command(["sh", "-c", 'test ! -p /dev/stdin && test "$(wc -c)" = 3000000'], text)
+    await run_command(["sh", "-c", "exec <&-"], text)
