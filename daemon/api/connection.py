@@ -22,13 +22,22 @@ from daemon.api.admission import raw_refusal
 from daemon.api.errors import answer_to, refusal
 from daemon.api.flow import FlowControl
 from daemon.api.identity import Peer
+from daemon.api.turns import Turns
 
 _LOG = structlog.get_logger()
 _LINGERING = 2.0  # seconds in which an unused body is still read, so that the response arrives
 _LONGEST_HEADERS = 32 * 1024  # bytes of the headers of one request
 _LONGEST_PATH = 300  # characters of a path in the log
+_MOST_FRAMING = 64 * 1024  # bytes around the chunks of one body; to parse a chunk costs as much as to read kilobytes
 _READ_AHEAD = 16 * 1024  # bytes of a body that are held, twice at most, before anybody wants it
+
+
+class TooManyChunksError(web.RequestPayloadError):
+    """A body consists of so many small chunks that parsing them would hold up the event loop."""
+
+
 _MALFORMED: dict[type[Exception], str] = {
+    TooManyChunksError: "the body comes in too many small chunks; send larger ones, or a Content-Length",
     LineTooLong: "the request line or a header is too long (more than 8190 bytes)",
     InvalidHeader: "a header is malformed",
     InvalidURLError: "the address in the request line is malformed",
@@ -74,9 +83,16 @@ class Connection(FlowControl):
     """The protocol of one connection; errors become JSON responses and log lines instead of tracebacks."""
 
     def __init__(
-        self, server: web.Server, limits: TimeLimits, ended: Callable[[], None], peer: Peer | None = None
+        self,
+        server: web.Server,
+        limits: TimeLimits,
+        ended: Callable[[], None],
+        turns: Turns,
+        *,
+        peer: Peer | None = None,
+        urgent: bool = False,
     ) -> None:
-        """Serve the connection of a peer; call `ended` when it has ended.
+        """Serve the connection of a peer in its turns, before others if it is urgent; call `ended` when it has ended.
 
         Compressed bodies are not decompressed, since any client could block the event loop with them.
         """
@@ -93,11 +109,17 @@ class Connection(FlowControl):
         """Who connected to the Unix socket; None on TCP."""
         self.principal: str | None = None
         """The principal of who connected, once a request needed it."""
+        self.urgent = urgent
+        """Whether it is served before others."""
+        self._turns = turns
         self._limits = limits
         self._ended = ended
         self._first: asyncio.TimerHandle | None = None
         self._body: StreamReader = EMPTY_PAYLOAD
         self._headers = 0
+        self._received = 0  # bytes of the request that is being received
+        self._waiting: bytearray | None = None  # what has arrived while the connection waits for its turn
+        self._is_unwanted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection; close it if no request arrives in time."""
@@ -105,10 +127,33 @@ class Connection(FlowControl):
         self._first = asyncio.get_running_loop().call_later(self._limits.first_request, self.force_close)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrives; close the connection if the headers of a request are too long in total."""
+        """Parse what arrives when it is the connection's turn; nothing is received until then."""
+        if self._is_unwanted:
+            return
+        if self._waiting is not None:
+            self._waiting += data
+            self._pause_transport_reading()
+            return
+        self._waiting = bytearray(data)
+        self._turns.do(self._take_turn, urgent=self.urgent)
+        if self._waiting is not None:
+            self._pause_transport_reading()
+
+    def _take_turn(self) -> None:
+        data, self._waiting = bytes(self._waiting or b""), None
+        if self.transport is None or self._is_unwanted:
+            return
+        self._parse(data)
+        if not self._reading_paused and not self._buffer_paused and self._waiting is None:
+            self._resume_transport_reading()
+
+    def _parse(self, data: bytes) -> None:
+        """Parse what has arrived; end the request if its headers are too long in total, or its chunks too many."""
         received = self._request_count
         super().data_received(data)
+        self._received += len(data)
         if self._request_count > received:
+            self._received = len(data)
             if self._first is not None:
                 self._first.cancel()
                 self._first = None
@@ -120,6 +165,9 @@ class Connection(FlowControl):
             self._headers += len(data)
         if self._headers > _LONGEST_HEADERS:
             self._reject_headers()
+        if not self._body.is_eof() and self._received - self._body.total_bytes > _MOST_FRAMING:
+            self._is_unwanted = True
+            self._body.set_exception(TooManyChunksError())
 
     def _reject_headers(self) -> None:
         """Refuse a request whose headers take too much memory, with a response unless one is under way."""
@@ -170,4 +218,11 @@ class Connection(FlowControl):
         """Send a response; an error response of the HTTP library is converted to the API's form."""
         if isinstance(resp, web.HTTPException):
             resp = answer_to(resp) or resp
-        return await super().finish_response(request, resp, start_time)
+        is_unread = "Transfer-Encoding" in request.headers and not request.content.is_eof()
+        if is_unread:
+            resp.force_close()
+        sent = await super().finish_response(request, resp, start_time)
+        if is_unread:  # the rest is received for a moment, so that the response arrives, but not parsed
+            self._is_unwanted = True
+            request.content.set_exception(None)  # type: ignore[arg-type]  # aiohttp would close at once
+        return sent

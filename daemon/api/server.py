@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from daemon.access import admin_uids
 from daemon.api.acceptor import Acceptor
-from daemon.api.admission import Admission, Holder, Rank, network_of
+from daemon.api.admission import Admission, Holder, Rank, holder_of, network_of
 from daemon.api.bodies import expect, refuse_encoded
 from daemon.api.connection import Connection, TimeLimits, path_for_log, reason_of
 from daemon.api.context import ApiContext
@@ -30,6 +30,7 @@ from daemon.api.routes import hooks, retention, runs, schedules, service, worksp
 from daemon.api.routing import ApiCall, Route, written
 from daemon.api.sending import send
 from daemon.api.sockets import Listeners, most_connections
+from daemon.api.turns import Turns
 
 _LOG = structlog.get_logger()
 _TIME_LIMITS = TimeLimits(first_request=15.0, idle=60.0)
@@ -62,6 +63,7 @@ class ControlServer:
         self._tokens = tokens
         self._listeners = listeners
         self._peers = Peers(context.home.database)
+        self._turns = Turns()
         self._update_hosts()
         context.live.on_change(self._update_hosts)
         self._admins: frozenset[int] = frozenset()
@@ -115,7 +117,9 @@ class ControlServer:
             peer = await self._examine(connection) if connection.family == socket.AF_UNIX else None
             if runner.server is None:
                 raise RuntimeError("the server was shut down")
-            return Connection(runner.server, _TIME_LIMITS, ended, peer)
+            holder = holder_of(connection, connection.getpeername()) if peer is None else Holder(peer.uid, None)
+            urgent = self._rank_of(holder) is not Rank.ANYBODY
+            return Connection(runner.server, _TIME_LIMITS, ended, self._turns, peer=peer, urgent=urgent)
 
         acceptor = Acceptor(listener, admission, serve, self._rejected)
         listener.listen(_BACKLOG)
@@ -166,6 +170,8 @@ class ControlServer:
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """Turn every error into a response; count and log the request."""
         state = request[_STATE] = _RequestState()
+        connection = request.protocol
+        await self._turns.request(urgent=isinstance(connection, Connection) and connection.urgent)
         try:
             response = await handler(request)
         except asyncio.CancelledError:

@@ -7,6 +7,7 @@ from aiohttp import web
 from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE
 
 from daemon.api.connection import Connection, TimeLimits
+from daemon.api.turns import Turns
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 BODY = 12_000
@@ -22,7 +23,7 @@ async def test_a_body_that_waited_in_the_parser_allows_no_longer_headers() -> No
         return web.Response()
 
     server = web.Server(answer)
-    protocol = Connection(server, TimeLimits(60, 60), lambda: None)
+    protocol = Connection(server, TimeLimits(60, 60), lambda: None, Turns())
     ours, theirs = socket.socketpair()
     with ours:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, theirs)
