@@ -29,6 +29,7 @@ _LINGERING = 2.0  # seconds in which an unused body is still read, so that the r
 _LONGEST_HEADERS = 32 * 1024  # bytes of the headers of one request
 _LONGEST_PATH = 300  # characters of a path in the log
 _MOST_FRAMING = 64 * 1024  # bytes around the chunks of one body; to parse a chunk costs as much as to read kilobytes
+_MOST_DROPPED = 1024 * 1024  # bytes of an unwanted body that are received, so that the response arrives
 _READ_AHEAD = 16 * 1024  # bytes of a body that are held, twice at most, before anybody wants it
 
 
@@ -120,6 +121,7 @@ class Connection(FlowControl):
         self._received = 0  # bytes of the request that is being received
         self._waiting: bytearray | None = None  # what has arrived while the connection waits for its turn
         self._is_unwanted = False
+        self._dropped = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection; close it if no request arrives in time."""
@@ -129,6 +131,9 @@ class Connection(FlowControl):
     def data_received(self, data: bytes) -> None:
         """Parse what arrives when it is the connection's turn; nothing is received until then."""
         if self._is_unwanted:
+            self._dropped += len(data)
+            if self._dropped > _MOST_DROPPED:
+                self._pause_transport_reading()
             return
         if self._waiting is not None:
             self._waiting += data

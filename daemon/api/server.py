@@ -157,6 +157,7 @@ class ControlServer:
     async def close(self) -> None:
         """Accept no more requests; those in flight get a moment to finish."""
         self._context.closing.set()
+        self._turns.close()
         for acceptor in self._acceptors:
             acceptor.close()
         self._examiner.shutdown(wait=False, cancel_futures=True)

@@ -22,6 +22,7 @@ class Turns:
         self._clock = clock
         self._urgent: deque[Callable[[], None]] = deque()
         self._others: deque[Callable[[], None]] = deque()
+        self._requests: set[asyncio.Future[None]] = set()
         self._used = 0.0
         self._is_awake = False
 
@@ -37,7 +38,7 @@ class Turns:
             self._loop.call_soon(self._begin)
 
     async def request(self, *, urgent: bool) -> None:
-        """Wait until there is time for a request."""
+        """Wait until there is time for a request; raise CancelledError when the daemon stops."""
         begun: asyncio.Future[None] = self._loop.create_future()
 
         def begin() -> None:
@@ -45,8 +46,15 @@ class Turns:
                 self._used += _REQUEST
                 begun.set_result(None)
 
+        self._requests.add(begun)
+        begun.add_done_callback(self._requests.discard)
         self.do(begin, urgent=urgent)
         await begun
+
+    def close(self) -> None:
+        """End the requests that wait."""
+        for request in list(self._requests):
+            request.cancel()
 
     def _begin(self) -> None:
         """Begin a turn: do what waits."""
