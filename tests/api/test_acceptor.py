@@ -75,11 +75,11 @@ def test_an_error_with_one_connection_ends_that_one_only(start_daemon: StartDaem
 from daemon.api import server
 class Failing(server.Connection):
     failures = 1
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, **named):
         if Failing.failures:
             Failing.failures -= 1
             raise RuntimeError("injected")
-        super().__init__(*arguments)
+        super().__init__(*arguments, **named)
 server.Connection = Failing
 """
     daemon = start_daemon(CONFIG, slowed=fails_once)
