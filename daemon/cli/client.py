@@ -30,6 +30,7 @@ from daemon.store.lock import socket_in_use
 
 _TIMEOUT = 60.0  # seconds
 _SHORT_TIMEOUT = 3.0  # seconds, to find out whether a daemon answers at all
+_HANGS_AFTER = 10.0  # seconds
 _CHUNK = 64 * 1024
 _LARGEST_DOCUMENT = 128 * 1024**2  # bytes of a response that is not a stream
 _LARGEST_LIST = 512 * 1024**2  # bytes of all pages of a list
@@ -108,6 +109,8 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         if data is not None:
             headers["Content-Type"] = "application/json"
+        if method != "GET":
+            self._require_answer()
         response = self._send(method, path, data, headers, self._timeout)
         content = bytearray()
         for part in self._parts(response):
@@ -121,6 +124,17 @@ class Client:
         if not isinstance(document, dict):
             raise DaemonUnreachableError(f"{self._path} sent a response to {path} that is not a JSON object; {_FIX}")
         return document, len(content)
+
+    def _require_answer(self) -> None:
+        """Raise DaemonUnreachableError soon if the daemon hangs: what changes something may rightly take long."""
+        try:
+            self._send("GET", "/healthz", None, {}, min(self._timeout, _HANGS_AFTER)).close()
+        except DaemonUnreachableError as error:
+            if "timed out" not in str(error):
+                raise
+            raise DaemonUnreachableError(
+                f"the daemon at {self._path} does not respond, and nothing was changed; see its log, or restart it"
+            ) from None
 
     def stream(self, path: str) -> Iterator[bytes]:
         """Yield the bytes of a response as they arrive, without a timeout."""

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import structlog
@@ -21,6 +21,7 @@ from daemon.metrics import Metrics
 from daemon.notify.outbox import Notice, Outbox
 from daemon.problems import described, standing_loop
 from daemon.rules.cadence import Cadence
+from daemon.rules.clock_trust import BELIEVED_AFTER, doubt
 from daemon.rules.retention import RetentionPolicy
 from daemon.store.connection import concerns_others
 from daemon.store.home import Home
@@ -35,6 +36,7 @@ T = TypeVar("T")
 _LOG = structlog.get_logger()
 _PART, _SWEEP = "retention", "sweep"
 _LOG_EVERY = 10.0  # seconds
+_RECHECK = 600.0  # seconds until a clock that seems wrong is looked at again
 
 
 @dataclass
@@ -68,6 +70,8 @@ class Retention:
         self._outbox = outbox
         self._one_at_a_time = asyncio.Lock()
         self._last_swept: datetime | None = None
+        self._began = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._doubted_at: float | None = None
         self._failed: set[str] = set()
         """What the last sweep could not delete."""
 
@@ -79,6 +83,10 @@ class Retention:
         if self._last_swept is None:
             self._last_swept = await self._last()
         await wait_until_due(self._cadence, self._last_swept, self._home.now)
+        if not self._trusts_clock():
+            self._last_swept = None
+            await asyncio.sleep(_RECHECK)
+            return
         self._last_swept = self._home.now()
         try:
             await self.sweep()
@@ -88,6 +96,20 @@ class Retention:
             self._home.problems.report(_PART, described(error), subject=_SWEEP)
             if not isinstance(error, WorkspaceHelperError | OSError | StoreUnavailableError):  # logged by `sweep`
                 _LOG.exception("[retention] The sweep failed unexpectedly, will retry at the next scheduled time")
+
+    def _trusts_clock(self) -> bool:
+        """Return whether the clock may be right; if it may not, report that, since all history would seem old."""
+        now, boottime = self._home.now(), time.clock_gettime(time.CLOCK_BOOTTIME)
+        reason = doubt(now, self._home.started, timedelta(seconds=boottime - self._began), self._home.newest)
+        self._doubted_at = None if reason is None else self._doubted_at or boottime
+        if reason is None or self._doubted_at is None:
+            return True
+        if boottime - self._doubted_at >= BELIEVED_AFTER.total_seconds():
+            return True
+        if self._home.problems.report(_PART, reason, subject=_SWEEP, retry_in=_RECHECK) == 1:
+            fix = "set the clock; if it is right, `agentcron retention run` deletes what is too old now"
+            _LOG.error("[retention] Nothing is deleted for a day: the clock may be wrong", reason=reason, fix=fix)
+        return False
 
     def _cadence(self) -> Cadence:
         return cadence_of(self._live.config.retention, self._live.config)
