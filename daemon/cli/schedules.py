@@ -68,7 +68,9 @@ def list_command(
             )
             for view in view["run_schedules"]
         ),
-        empty=f"No schedules of agent {agent}." if agent else "No schedules yet; add one to the config file.",
+        empty=f"No schedules of agent {agent}."
+        if agent
+        else "No schedules yet, or none that you may see; add one to the config file.",
     )
 
 

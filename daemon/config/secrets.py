@@ -65,7 +65,13 @@ def read_secret(config: Config, name: str, secret: Secret, environment: Mapping[
             if not folder:
                 raise SecretError(
                     f"{name}: credential {secret.value!r} is not available: $CREDENTIALS_DIRECTORY is not set; "
-                    'add LoadCredential= to the service, or name a file instead: file = "PATH"'
+                    "add LoadCredential= to the service and restart it (a reload is not enough), or name a file "
+                    'instead: file = "PATH"'
+                )
+            if not os.path.lexists(Path(folder) / secret.value):
+                raise SecretError(
+                    f"{name}: the daemon was started without the credential {secret.value!r}: add LoadCredential= to "
+                    "the service if it is not there, and restart it (a reload is not enough)"
                 )
             return _read(name, Path(folder) / secret.value)
 

@@ -18,6 +18,7 @@ _LOW_SHARE = 0.05
 _STATUS_AT = 40  # bytes into struct timex, on 64-bit Linux (adjtimex(2))
 _TIMEX_SIZE = 208
 _STA_UNSYNC = 0x40
+_OLD_ZONES = 2  # years by which timezone data of the host lags behind
 
 
 def check_host(config: Config) -> Iterator[Finding]:
@@ -65,10 +66,11 @@ def _check_zones() -> Finding:
     if found is None:
         return ok("zones", f"version {packaged}, from the Python package tzdata")
     folder, version = found
-    if version and _release(version) < _release(packaged):
-        what = f"{folder} holds timezone data {version}, older than {packaged}"
+    used = f"{f'version {version}' if version else 'unknown version'}, from {folder}"
+    if version and _release(packaged)[0] - _release(version)[0] >= _OLD_ZONES:
+        what = f"{used}; the Python package tzdata has {packaged}, but is used only without data of the host"
         return warning("zones", what, "update the tzdata package of the host")
-    return ok("zones", f"{f'version {version}' if version else 'unknown version'}, from {folder}")
+    return ok("zones", used)
 
 
 def _host_zones() -> tuple[str, str] | None:

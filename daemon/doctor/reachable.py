@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import shlex
 import socket
 import ssl
 import threading
@@ -109,9 +110,13 @@ def _check_environment(config: Config, name: str, environment: Environment) -> F
     if environment.mode != "git" or environment.repository is None:
         return None
     shown = without_credentials(environment.repository)
+    repository = source_of(config, name, environment).repository
     try:
-        ask_remote(source_of(config, name, environment).repository, _GIT_TIMEOUT)
+        ask_remote(repository, _GIT_TIMEOUT)
     except GitError as problem:
         found = error if environment.require_fetch else warning
-        return found(f"{place}.repository", f"{shown}: {problem}", "correct the URL, or give the daemon's user access")
+        fix = "correct the URL, or give the daemon's user access"
+        if "dubious ownership" in str(problem):  # git refuses to read what belongs to another user
+            fix = f"if you trust its owner: `git config --system --add safe.directory {shlex.quote(repository)}`"
+        return found(f"{place}.repository", f"{shown}: {problem}", fix)
     return ok(f"{place}.repository", f"{shown} responds")

@@ -1,5 +1,6 @@
 """Check the systemd unit: that it is installed correctly, and loads the credentials that the config names."""
 
+import os
 import re
 import shlex
 import shutil
@@ -17,7 +18,7 @@ from daemon.doctor.findings import Finding, error, note, ok, warning
 
 _UNIT = "agentcron.service"
 _PROPERTIES = (
-    *("LoadState", "ActiveState", "NeedDaemonReload", "KillMode", "RemoveIPC", "Delegate"),
+    *("LoadState", "ActiveState", "MainPID", "NeedDaemonReload", "KillMode", "RemoveIPC", "Delegate"),
     *("Environment", "User", "ProtectHome", "BindPaths", "BindReadOnlyPaths"),
 )
 _CREDENTIAL = re.compile(r"^(?:(?:Load|Set)Credential(?:Encrypted)?|ImportCredential)\s*=\s*([^:\s]+)", re.MULTILINE)
@@ -26,6 +27,7 @@ _SECRET_FILE = re.compile(r"^(?:LoadCredential\s*=\s*[^:\s]+:|EnvironmentFile\s*
 _SET_BY_SYSTEMD = dict.fromkeys(("HOME", "LANG", "LOGNAME", "SHELL", "USER"), "")
 """Variables that systemd itself sets for a service (systemd.exec(5)); their values do not matter here."""
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+_GIVEN = b"CREDENTIALS_DIRECTORY="
 _TIMEOUT = 10.0  # seconds
 _INSTALL_UNIT = "install the unit that comes with agentcron (README, As a service), then `systemctl daemon-reload`"
 
@@ -56,6 +58,19 @@ class Unit:
         bound = (self.properties.get(name, "").split() for name in ("BindPaths", "BindReadOnlyPaths"))
         shown = [_mount_point(path) for paths in bound for path in paths]
         return _is_below(path, _HOMES) and not _is_below(path, shown)
+
+    def lacks(self, credential: str) -> bool:
+        """Tell whether the running daemon certainly was not given a credential when it started."""
+        process = Path("/proc") / self.properties.get("MainPID", "0")
+        try:
+            environment = (process / "environ").read_bytes().split(b"\0")
+            given = next((entry for entry in environment if entry.startswith(_GIVEN)), None)
+            if given is None:
+                return True
+            folder = Path(os.fsdecode(given.removeprefix(_GIVEN)).lstrip("/"))
+            return credential not in {found.name for found in (process / "root" / folder).iterdir()}
+        except OSError:  # it is not running, or we may not look
+            return False
 
     def loads(self, credential: str) -> bool:
         """Tell whether the unit loads a credential; read from its text, since `systemctl show` does not print them."""
@@ -110,6 +125,9 @@ def check_unit(config: Config, unit: Unit | None) -> Iterator[Finding]:
     for name in sorted(name for name in wanted if not unit.loads(name)):
         fix = f"add LoadCredential={name}:FILE with `systemctl edit {_UNIT}`, then restart it"
         yield error(wanted[name], f"the unit does not load the credential {name!r}", fix)
+    for name in sorted(name for name in wanted if unit.loads(name) and unit.lacks(name)):
+        what = f"the daemon has not got the credential {name!r}: it has been running since before the unit loaded it"
+        yield error(wanted[name], what, f"`systemctl restart {_UNIT}`; a reload is not enough")
 
 
 def _check_secrets(config: Config, unit: Unit, wanted: Mapping[str, str]) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from daemon.store.runs import active_runs
 from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.text import plural
 from daemon.units import format_size
+from daemon.workspaces.removal import TRASH
 
 _LARGEST_WAL = 64 * 1024**2  # bytes
 _AS_DAEMONS_USER = "run doctor as root or as the daemon's user"
@@ -60,6 +61,19 @@ def _check_folder(config: Config, folder: Path, owner: int, user: str | None) ->
     yield from _check_content(folder)
 
 
+def _check_trash(folder: Path) -> Iterator[Finding]:
+    """Find what a cleanup could not delete; the next ones retry it."""
+    for place in STATE_FOLDERS:
+        trash = folder / place / TRASH
+        try:
+            left = sum(1 for _ in os.scandir(trash))
+        except OSError:  # there is none
+            continue
+        if left:
+            what = f"{plural(left, 'folder')} in {trash} could not be deleted yet, and take up space"
+            yield warning("trash", what, "the log says why ([cleanup] ERROR); each cleanup retries it")
+
+
 def _check_content(folder: Path) -> Iterator[Finding]:
     if not (folder / DATABASE).exists():
         missing = (folder / WITNESS).exists()
@@ -75,6 +89,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
         return
     yield from _check_database(folder)
     yield from _check_key(folder)
+    yield from _check_trash(folder)
     try:
         yield from _check_orphans(folder)
     except NotADirectoryError:

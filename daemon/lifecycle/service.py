@@ -30,7 +30,7 @@ from daemon.metrics import Metrics
 from daemon.recovery.adoption import adopt_runs
 from daemon.runs.hook_tokens import HookTokens, open_key
 from daemon.runs.status_log import log_changes
-from daemon.store.home import Home, instance_id
+from daemon.store.home import Home, instance_id, newest_instant
 from daemon.store.lock import DaemonLock
 from daemon.store.state_dir import open_state
 from daemon.systemd import more_time, notify, starting
@@ -88,7 +88,13 @@ async def _run(resources: Resources) -> None:
     resources.database.on_commit(metrics.committed)
     resources.database.on_commit(log_changes)
     database = resources.database
-    home = Home(database, resources.state_dir, await database.read_patiently(instance_id), resources.started)
+    home = Home(
+        database,
+        resources.state_dir,
+        await database.read_patiently(instance_id),
+        resources.started,
+        newest=await database.read_patiently(newest_instant),
+    )
     async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as requests, asyncio.TaskGroup() as loops:
         service = Service(resources, home, build(resources, home, metrics, runs, requests))
         await service.run(loops)
@@ -128,25 +134,29 @@ class Service:
         await parts.server.start()
         async with starting():
             await adopt_runs(self._home, parts.queue)
+        clock: asyncio.Task[None] | None = None
         if not self._stop_signal.requested.is_set():
+            clock = loops.create_task(parts.clock.serve())
             serving += [
-                loops.create_task(part.serve())
-                for part in (
-                    parts.queue,
-                    parts.clock,
-                    parts.clock_watch,
-                    parts.cleanup,
-                    parts.retention,
-                    parts.notifier,
-                    parts.dead_man_switches,
-                )
+                clock,
+                *(
+                    loops.create_task(part.serve())
+                    for part in (
+                        parts.queue,
+                        parts.clock_watch,
+                        parts.cleanup,
+                        parts.retention,
+                        parts.notifier,
+                        parts.dead_man_switches,
+                    )
+                ),
             ]
             notify("READY=1", await parts.status.text())
             _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._home.state_dir), version=VERSION)
             parts.background.start_unattended(warn_of_exposures(self._live.config))
             parts.background.start_unattended(parts.review())
             await self._until_stopped()
-        await self._stop(serving)
+        await self._stop(serving, clock)
 
     async def _prepare(self) -> bool:
         """Prepare the database; return whether that was done before a stop was requested.
@@ -189,7 +199,7 @@ class Service:
         if damaged.is_set() and not stop.is_set():
             raise StoreDamagedError("the database is damaged; restore a backup with `agentcron restore`")
 
-    async def _stop(self, serving: list[asyncio.Task[None]]) -> None:
+    async def _stop(self, serving: list[asyncio.Task[None]], clock: asyncio.Task[None] | None) -> None:
         """Start no more runs, end or wait for runs as the mode says, and leave the rest to the next daemon."""
         parts, mode = self._parts, self._stop_signal.mode or "detach"
         limit = self._live.config.daemon.stop_timeout.total_seconds()
@@ -197,6 +207,9 @@ class Service:
         notify(more_time(limit + _STOP_MARGIN))
         _LOG.info("[daemon] Stopping", mode=mode, runs=len(parts.queue.under_way))
         parts.queue.close()
+        if clock is not None:  # a due time that comes now is left to the next daemon
+            clock.cancel()
+            await asyncio.wait({clock})
         await parts.shutdown.wait_for_runs(mode, limit)
         await self._close(serving)
         left = parts.queue.abandon()

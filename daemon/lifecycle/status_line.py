@@ -31,5 +31,6 @@ class StatusLine:
         except StoreUnavailableError as error:
             self.health.store = str(error)
             return f"{running} running"
-        following = f", next {format_instant(wake)}" if wake else ""
+        is_ahead = wake is not None and wake > self._home.now()  # else it is about to be decided
+        following = f", next {format_instant(wake)}" if wake and is_ahead else ""
         return f"{running} running, {waiting} waiting{following}"

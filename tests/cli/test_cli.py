@@ -10,13 +10,16 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from daemon.cli import starter_config as starter
 from daemon.cli.app import app
+from daemon.config.loading import load_config
 from daemon.model import RunStatus
 from tests.support import forked
 from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
@@ -260,6 +263,20 @@ def test_init_writes_a_good_config_once(tmp_path: Path) -> None:
     again = agentcron(tmp_path, "init", "there")
     assert again.returncode == 1
     assert "already exists" in again.stderr
+
+
+def test_the_first_config_of_a_service_is_calm_and_bounds_its_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starter, "default_files", lambda: [tmp_path / "config.toml"])
+    (tmp_path / "config.toml").write_text(starter.starter_config(tmp_path / "config.toml"))
+    config = load_config(tmp_path / "config.toml")
+    assert config.agents["hello"].schedules["greeting"].cron == "0 7 * * *"
+    assert config.retention.days == 30
+    (tmp_path / "config.toml").write_text(starter.starter_config(tmp_path / "other.toml"))
+    config = load_config(tmp_path / "config.toml")
+    assert config.agents["hello"].schedules["greeting"].every == timedelta(seconds=5)
+    assert config.retention.days is None
 
 
 @pytest.mark.parametrize(

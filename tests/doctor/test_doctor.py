@@ -21,6 +21,7 @@ import typer
 
 from daemon.cli import privileges
 from daemon.config.loading import load_config
+from daemon.doctor.reachable import check_reachable
 from daemon.doctor.service_unit import Unit, check_unit
 from daemon.doctor.settings import check_settings
 from daemon.doctor.state import check_state
@@ -488,3 +489,39 @@ def test_a_daemon_that_does_not_answer_is_an_error(start_daemon: StartDaemon) ->
     daemon.process.send_signal(19)
     assert f"pid {daemon.process.pid} does not respond" in found(daemon, "daemon", "error")
     daemon.process.send_signal(18)
+
+
+def test_a_credential_that_the_unit_loads_since_the_daemon_started_needs_a_restart(tmp_path: Path) -> None:
+    (tmp_path / "given").touch()
+    (tmp_path / "config.toml").write_text(
+        "[agents.a]\ncommand = ['true']\nenv = { A = { credential = 'given' }, B = { credential = 'later' } }\n"
+    )
+    config = load_config(tmp_path / "config.toml")
+    for environment, missing in (({"CREDENTIALS_DIRECTORY": str(tmp_path)}, {"later"}), ({}, {"given", "later"})):
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env=environment) as daemon:
+            properties = {"ActiveState": "active", "MainPID": str(daemon.pid)}
+            unit = Unit(properties, "LoadCredential=given:/x/a\nLoadCredential=later:/x/b\n")
+            told = [one.what for one in check_unit(config, unit) if "has not got the credential" in one.what]
+            daemon.communicate()
+        assert {what.split("'")[1] for what in told} == missing
+
+
+def test_what_is_left_in_the_trash_is_named(used: DaemonProcess) -> None:
+    (used.state / "environments" / ".trash" / "left").mkdir(parents=True)
+    assert "1 folder in " in found(used, "trash", "warning")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_repository_of_another_user_has_its_own_fix(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "site.git"], check=True)
+    os.chown(tmp_path / "site.git", 65534, 65534)
+    (tmp_path / "config.toml").write_text(
+        "[daemon]\nstate_dir = 'state'\n[agents.a]\ncommand = ['true']\n"
+        "[environments.e]\nmode = 'git'\nrepository = 'site.git'\n"
+    )
+    [finding] = [
+        one
+        for one in check_reachable(load_config(tmp_path / "config.toml"), lambda: True)
+        if one.about == "environments.e.repository"
+    ]
+    assert f"git config --system --add safe.directory {tmp_path}/site.git" in str(finding.fix)

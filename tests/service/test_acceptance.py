@@ -139,6 +139,7 @@ def wait_for_restart(host: Host, before: str) -> None:
 def test_the_readmes_lines_install_it_and_the_first_run_completes(host: Host) -> None:
     host.run("cd /var/tmp/here\n" + readme("## As a service"), timeout=240)
     assert host.run("systemctl is-active agentcron").strip() == "active"
+    trigger(host, "hello/greeting")
     wait_for_runs(host, "hello", 1, status="completed")
     assert mode(host, "/etc/agentcron/config.toml") == "root agentcron-users 640"
     assert mode(host, "/etc/agentcron") == "root agentcron-users 750"
@@ -392,6 +393,7 @@ def test_a_persons_own_daemon_runs_by_the_readmes_lines_and_loses_no_run_at_a_re
     assert shown["status"] == "running"
     as_alice(f"agentcron runs cancel {number}")
     wait_until(lambda: "cancelled" in as_alice(f"agentcron runs show {number} --json"), deadline=20)
+    as_alice("agentcron schedules trigger hello/greeting")
     wait_until(
         lambda: '"completed"' in as_alice("agentcron runs list --json"), deadline=20, what="a run of the example"
     )
