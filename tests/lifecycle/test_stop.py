@@ -1,15 +1,17 @@
 """Stopping where it is hard: before the daemon is ready, and with many runs waiting."""
 
+import os
 import signal
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
-from daemon.units import format_instant, utc_now
+from daemon.units import format_instant, parse_instant, utc_now
 from tests.support.api import call
 from tests.support.configs import one_agent
 from tests.support.daemon_process import StartDaemon, processes_of
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 
 WAITING = 500
 DECLARING = """
@@ -120,3 +122,20 @@ def test_a_stop_leaves_waiting_runs_to_the_next_daemon(start_daemon: StartDaemon
     second = start_daemon(text)
     assert before <= {row["id"] for row in second.query("SELECT id FROM runs WHERE completed_at IS NULL")}
     assert len(before) == WAITING - 1
+
+
+def test_no_due_time_is_launched_while_the_daemon_stops(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    daemon = start_daemon(
+        '[daemon]\nstate_dir = "state"\non_stop = "drain"\n'
+        f'[agents.slow]\ncommand = ["cat", "{tmp_path}/gate"]\n[agents.slow.schedules.s]\nevery = "1s"\n'
+        '[agents.a]\ncommand = ["true"]\n[agents.a.schedules.s]\nevery = "1s"\n'
+    )
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE agent = 'slow' AND delivered_at IS NOT NULL")
+    daemon.process.send_signal(signal.SIGTERM)
+    began = parse_instant(daemon.wait_for_log("[daemon] Stopping")["timestamp"])
+    wait_until(lambda: utc_now() > began + timedelta(seconds=2.5), what="two due times during the stop")
+    (tmp_path / "gate").write_text("")
+    assert daemon.process.wait(DEADLINE) == 0
+    since = format_instant(began + timedelta(seconds=0.5))
+    assert daemon.query("SELECT * FROM fires WHERE scheduled_for > ?", since) == []
