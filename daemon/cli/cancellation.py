@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from daemon.cli.client import Client
-from daemon.cli.offline import check_schema, has_database, may_use
+from daemon.cli.offline import check_schema_is_current, has_database, may_use
 from daemon.cli.privileges import asker, give_up_root
 from daemon.config.paths import state_dir
 from daemon.config.schema import Config
 from daemon.errors import DaemonUnreachableError, ForbiddenError, NotFoundError, RefusedError, StoreError
 from daemon.model import ACTIVE, DATABASE
+from daemon.store.bounded import bounded
 from daemon.store.cancellations import flag_cancellation
 from daemon.store.connection import Transaction, connect
 from daemon.store.lock import check_owner, running_daemon
@@ -82,8 +83,8 @@ def _write_transaction(config: Config) -> Iterator[Transaction]:
     give_up_root(path.parent)
     check_owner(path.parent)
     try:
-        with contextlib.closing(connect(path)) as connection:
-            check_schema(connection, path)
+        with contextlib.closing(connect(path)) as connection, bounded(connection, path):
+            check_schema_is_current(connection, path)
             connection.execute("BEGIN IMMEDIATE")
             yield Transaction(connection)
             connection.execute("COMMIT")

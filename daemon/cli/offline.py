@@ -12,11 +12,13 @@ from daemon.cli.privileges import give_up_root
 from daemon.config.paths import state_dir
 from daemon.config.schema import Config
 from daemon.errors import InvalidError, NotFoundError, StoreError
-from daemon.model import DATABASE, NAME, OWN_TABLES
+from daemon.model import DATABASE, NAME
+from daemon.store.bounded import bounded
 from daemon.store.migrate import migrations
 from daemon.store.read_only import explain, open_to_read
 from daemon.store.runs import Run, get_run
 from daemon.store.schedules import ScheduleRow, deleted_schedule, get_schedule, get_schedule_by_id
+from daemon.store.schema import check_schema
 
 
 def has_database(config: Config) -> bool:
@@ -96,9 +98,8 @@ def reading(config: Config) -> Iterator[sqlite3.Connection]:
     if not has_database(config):
         raise NotFoundError(f"no database in {path.parent} yet; start the daemon with `agentcron run`")
     try:
-        connection = open_to_read(path)
-        with contextlib.closing(connection):
-            check_schema(connection, path)
+        with contextlib.closing(open_to_read(path)) as connection, bounded(connection, path):
+            check_schema_is_current(connection, path)
             yield connection
     except sqlite3.Error as error:
         raise StoreError(f"cannot read {path}: {explain(path, error)}") from None
@@ -109,15 +110,11 @@ def reading(config: Config) -> Iterator[sqlite3.Connection]:
         ) from None
 
 
-def check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise StoreError for a database that this version cannot read or write."""
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    if not tables >= OWN_TABLES:
-        raise StoreError(f"{path} is not a database of agentcron, or was emptied; run `agentcron doctor` for details")
-    known = max(migrations())
+def check_schema_is_current(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StoreError for a database that this version cannot read or write, or that others have modified."""
+    version, known = check_schema(connection, path), max(migrations())
     if version != known:
-        fix = "start the daemon once to migrate it" if version < known else "use the version that wrote it"
+        fix = "start the daemon once to migrate it"
         raise StoreError(f"{path} has schema {version}, but this command needs schema {known}; {fix}")
 
 

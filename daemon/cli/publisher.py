@@ -7,7 +7,6 @@ remains root does that, and nothing else.
 import contextlib
 import os
 import secrets
-import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,7 +65,7 @@ def _serve(channel: socket.socket, folder: int, temporary: str, name: str) -> No
     """Move the file into place when asked; remove it if the other end closes before. End the process."""
     try:
         os.setresuid(0, 0, 0)  # so that the user whom the other end becomes cannot signal this process
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C closes the other end
+        os.setsid()  # so that no signal to the process group of the other end keeps this one from cleaning up
         code = _DONE
         try:
             if channel.recv(1) == _PUBLISH:

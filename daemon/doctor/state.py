@@ -21,7 +21,7 @@ from daemon.store.backup import examine
 from daemon.store.connection import Transaction
 from daemon.store.lock import running_daemon
 from daemon.store.private_file import owner_name
-from daemon.store.read_only import open_to_read
+from daemon.store.read_only import open_to_read, reading
 from daemon.store.runs import active_runs
 from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.text import plural
@@ -151,7 +151,7 @@ def _check_database(folder: Path) -> Iterator[Finding]:
     try:
         contents = examine(path, look=open_to_read)
         yield ok("database", f"{path} is intact: {plural(contents.runs, 'run')}, {format_size(path.stat().st_size)}")
-        with contextlib.closing(open_to_read(path)) as connection:
+        with reading(path) as connection:
             loss = find_loss(read_witness(folder), witness_of(connection))
         if loss is not None and running_daemon(folder) is None:  # a daemon updates them one after the other
             yield error("witness", f"{path} {loss}", _RESTORE)
@@ -175,7 +175,7 @@ def _check_orphans(folder: Path) -> Iterator[Finding]:
     """
     supervisors, folders = living_supervisors(folder), runs_with_folders(folder)
     workspaces = [path for path in sorted((folder / "environments").glob("*/tasks/*")) if NUMBER.fullmatch(path.name)]
-    with contextlib.closing(open_to_read(folder / DATABASE)) as connection:
+    with reading(folder / DATABASE) as connection:
         active = set(active_runs(Transaction(connection)))
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
         yield from check_workspaces(connection, folder)

@@ -21,7 +21,7 @@ from daemon.runs.hook_tokens import put_key
 from daemon.store.backup import BackupFile, Contents, examine
 from daemon.store.connection import Transaction, connect
 from daemon.store.lock import DaemonLock
-from daemon.store.migrate import has_whole_schema, migrate, migrations
+from daemon.store.migrate import migrate, migrations
 from daemon.store.read_only import explain
 from daemon.store.runs import active_runs
 from daemon.store.witness import Witness, read_witness, renew, write_witness
@@ -111,8 +111,6 @@ def _renewed(
             migrate(connection, fresh, migrations(), keep_before=False)
         except StoreError as error:
             raise StoreError(f"cannot migrate the backup to this version: {error}") from None
-        if not has_whole_schema(connection):
-            raise StoreError("the backup lacks tables or indexes of agentcron, or has triggers; it has been modified")
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("DROP TABLE IF EXISTS backup")
         witness = renew(connection, highest_run, now, lost=True)

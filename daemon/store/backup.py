@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from daemon.errors import RefusedError, StoreError, StoreUnavailableError
-from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, OWN_TABLES
+from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY
 from daemon.regular_file import open_regular
+from daemon.store.bounded import bounded
 from daemon.store.connection import code_of, connect, is_transient
 from daemon.store.lock import running_daemon
-from daemon.store.migrate import migrations, newer_schema
 from daemon.store.private_file import new_file, read_private
 from daemon.store.read_only import explain, open_to_read
+from daemon.store.schema import BACKUP_TABLE, check_schema
 from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.units import format_instant
 from daemon.version import VERSION
@@ -151,24 +152,20 @@ def examine(file: Path, name: Path | None = None, look: Callable[[Path], sqlite3
     """
     name = name or file
     try:
-        with contextlib.closing(look(file)) as connection:
-            version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > max(migrations()):
-                raise newer_schema(name, version)
-            tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-            if not tables >= OWN_TABLES:
-                raise StoreError(f"{name} is not a database of agentcron, or was emptied")
+        with contextlib.closing(look(file)) as connection, bounded(connection, file, name):
+            check_schema(connection, name)
             found = connection.execute(f"PRAGMA integrity_check({_MOST_PROBLEMS})").fetchall()
             problems = [line for row in found for line in str(row[0]).splitlines() if line != "ok"]
             if problems:
                 raise StoreError(f"{name} is damaged: {'; '.join(problems)}")
-            return _contents(connection, has_key="backup" in tables)
+            return _contents(connection)
     except sqlite3.Error as error:
         kind = StoreUnavailableError if is_transient(error) else StoreError
         raise kind(f"{name} cannot be read: {explain(file, error)}") from None
 
 
-def _contents(connection: sqlite3.Connection, *, has_key: bool) -> Contents:
+def _contents(connection: sqlite3.Connection) -> Contents:
+    has_key = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'backup'").fetchone() is not None
     row = connection.execute("SELECT made_at, hook_key FROM backup").fetchone() if has_key else None
     counts = connection.execute(
         "SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM fires) AS fires, "
@@ -243,12 +240,11 @@ class BackupFile:
 def _copy_database(source: Path, target: _Partial, progress: Progress) -> None:
     with (
         contextlib.closing(open_to_read(source)) as reading,
+        bounded(reading, source),
         contextlib.closing(target.connect()) as writing,
     ):
         reading.execute("BEGIN")
-        reading.execute(
-            "SELECT count(*) FROM instance"
-        ).fetchone()  # the first read fixes the instant that the transaction sees
+        check_schema(reading, source)  # the first read fixes the instant that the transaction sees
         reading.backup(
             writing, pages=_AT_A_TIME, progress=lambda _, left, total: progress(total - left, total), sleep=0
         )
@@ -258,7 +254,7 @@ def _complete(partial: _Partial, hook_key: bytes | None, now: datetime) -> None:
     """Turn the copy into a single file, and record in it when and by which version it was made."""
     with contextlib.closing(partial.connect()) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
-        connection.execute("CREATE TABLE backup (made_at TEXT NOT NULL, made_by TEXT NOT NULL, hook_key BLOB) STRICT")
+        connection.execute(BACKUP_TABLE)
         connection.execute(
             "INSERT INTO backup VALUES (?, ?, ?)", (format_instant(now), f"agentcron {VERSION}", hook_key)
         )

@@ -99,6 +99,7 @@ def connect(
         factory=_Connection,
     )
     connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA trusted_schema = OFF")  # nothing in a schema calls a function with an effect
     if not read_only:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")

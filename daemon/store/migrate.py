@@ -1,6 +1,5 @@
 """Run numbered migrations, each in one transaction, after a backup; refuse a newer database unchanged."""
 
-import contextlib
 import re
 import sqlite3
 from importlib import resources
@@ -8,7 +7,6 @@ from pathlib import Path
 
 from daemon.errors import NewerSchemaError, StoreError
 
-_SCHEMA = "SELECT type, name, sql FROM sqlite_schema"
 _NUMBERED = re.compile(r"([0-9]{4})_[a-z0-9_]+\.sql")
 
 
@@ -70,13 +68,3 @@ def _run(connection: sqlite3.Connection, number: int, sql: str) -> None:
 def _orphans(connection: sqlite3.Connection) -> set[tuple[object, ...]]:
     """Return the rows that refer to missing rows; a migration fails only if it adds some."""
     return {tuple(row) for row in connection.execute("PRAGMA foreign_key_check")}
-
-
-def has_whole_schema(connection: sqlite3.Connection) -> bool:
-    """Return whether a database has everything that the migrations create, and no trigger or view."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as reference:
-        for sql in migrations().values():
-            reference.executescript(sql)
-        wanted = set(reference.execute(_SCHEMA).fetchall())
-    found = {tuple(row) for row in connection.execute(_SCHEMA)}
-    return wanted <= found and not any(kind in {"trigger", "view"} for kind, _, _ in found)

@@ -1,12 +1,16 @@
 """Read a state directory's database outside its daemon, even where nothing can be written."""
 
+import contextlib
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from daemon.errors import StoreError
+from daemon.store.bounded import bounded
 from daemon.store.connection import code_of, connect, is_transient
 from daemon.store.lock import running_daemon
+from daemon.store.schema import check_schema
 
 _DISK_ERRORS = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}
 _LEAST_FREE = 64 * 1024  # bytes that the index of the write-ahead log takes
@@ -27,6 +31,14 @@ def open_to_read(path: Path) -> sqlite3.Connection:
             return connect(path, read_only=True, at_rest=True)
         raise
     return connection
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database as `open_to_read` does, for queries that Ctrl-C ends; raise StoreError if it was modified."""
+    with contextlib.closing(open_to_read(path)) as connection, bounded(connection, path):
+        check_schema(connection, path)
+        yield connection
 
 
 def explain(path: Path, error: sqlite3.Error) -> str:

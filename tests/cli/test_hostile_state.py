@@ -58,6 +58,29 @@ def test_a_damaged_schema_that_is_not_utf_8_is_reported(used: DaemonProcess, tmp
     database.unlink()  # the fixture could not read it
 
 
+ENDLESS = "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r) SELECT {} FROM r WHERE i < 0"
+
+
+@pytest.mark.parametrize("table", ["runs", "instance"])
+def test_a_view_in_the_place_of_a_table_is_refused(used: DaemonProcess, tmp_path: Path, table: str) -> None:
+    with contextlib.closing(sqlite3.connect(used.state / "state.db")) as connection:
+        columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+        connection.execute("PRAGMA writable_schema = ON")
+        view = f"CREATE VIEW {table} AS {ENDLESS.format(', '.join(f'i AS {column}' for column in columns))}"
+        connection.execute(
+            "UPDATE sqlite_schema SET type = 'view', rootpage = 0, sql = ? WHERE name = ?", (view, table)
+        )
+        connection.execute("DELETE FROM sqlite_schema WHERE tbl_name = ? AND type = 'index'", (table,))
+        connection.commit()
+    shutil.copy(used.state / "state.db", tmp_path / "copy.db")
+    reading = [command for command in COMMANDS if command != ("run",)]
+    for command in (*reading, ("backup", str(tmp_path / "b.db")), ("restore", str(tmp_path / "copy.db"))):
+        done = used.cli(*command)
+        assert (done.returncode, f"its view {table} is foreign" in done.stdout + done.stderr) == (1, True), done
+    assert not list(tmp_path.glob("*b.db*"))
+    (used.state / "state.db").unlink()  # the fixture could not read it
+
+
 @pytest.mark.parametrize("column", ["status", "trigger", "created_at", "usage"])
 def test_a_value_that_agentcron_did_not_write_is_reported(used: DaemonProcess, column: str) -> None:
     with contextlib.closing(sqlite3.connect(used.state / "state.db")) as connection:
