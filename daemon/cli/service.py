@@ -143,8 +143,11 @@ def init(
     """Write a commented starter config."""
     from daemon.cli.starter_config import starter_config
     from daemon.errors import RefusedError
+    from daemon.store.ownership import refuse_links_of_others
 
     target = folder / "config.toml"
+    if os.geteuid() == 0:
+        refuse_links_of_others(target)
     try:
         if not folder.is_dir():
             folder.mkdir(parents=True)

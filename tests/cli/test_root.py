@@ -157,6 +157,18 @@ def test_root_follows_no_link_of_another_user_to_or_from_a_backup(site: Site) ->
     assert (done.returncode, "root does not follow it" in done.stderr) == (1, True), done.stderr
 
 
+def test_root_follows_no_link_of_another_user_to_a_new_config(site: Site) -> None:
+    link, made = site.theirs / "etc", site.folder / "made"
+    made.mkdir()
+    link.symlink_to(made)
+    site.give_away(link)
+    for folder in (link, link / "deeper"):
+        done = site.cli("init", str(folder))
+        assert (done.returncode, "belongs to nobody, and root does not follow it" in done.stderr) == (1, True), done
+    assert not list(made.iterdir())
+    assert site.cli("init", str(made)).returncode == 0
+
+
 def test_a_restore_copies_no_file_of_root_beside_the_backup(site: Site) -> None:
     assert site.cli("backup", str(site.folder / "backup.db")).returncode == 0
     copy, log = site.theirs / "copy.db", site.theirs / "copy.db-wal"
