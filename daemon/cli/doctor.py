@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import typer
@@ -73,7 +74,8 @@ def _run_checks(option: Path | None) -> Iterator["Finding"]:
         enter_home(config)
         yield note("doctor", f"checks run as user {user}")
     if not os.access(config.file, os.R_OK):
-        fix = f"chgrp {config.control.group or user} {config.file} && chmod 640 {config.file}"
+        file = quote(str(config.file))
+        fix = f"chgrp {quote(str(config.control.group or user))} {file} && chmod 640 {file}"
         yield error("config", f"{user} has no permission to read {config.file}", fix)
     yield ok("config", f"{config.file} is valid: {plural(len(config.agents), 'agent')}")
     running = with_running_state_dir(config)

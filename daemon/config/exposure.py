@@ -4,11 +4,13 @@ import grp
 import os
 import pwd
 import re
+import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 
-from daemon.config.file_access import FileAccess, Insiders, Subject, group_name
+from daemon.config.file_access import FileAccess, Insiders, Subject, group_name, places_of
 from daemon.config.paths import state_dir
 from daemon.config.schema import Config
 from daemon.config.secrets import secrets_of
@@ -17,6 +19,9 @@ from daemon.model import HOOK_KEY
 
 _SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)$", re.IGNORECASE)
 _PASSWORD_IN_URL = re.compile(r"[a-z+]+://[^/@:]*:[^/@]+@", re.IGNORECASE)
+_ETC = Path("/etc")
+_OF_THE_HOST = tuple(map(Path, ("/bin", "/boot", "/dev", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr")))
+_ANOTHER = "use another file, which holds nothing but this secret, and name it without links of others"
 _MOVE = 'move it to a file: { credential = "NAME" } or { file = "PATH" }'
 
 
@@ -82,14 +87,15 @@ class SecretFiles:
         yield from self._writers("config", file, "whoever changes the config can run any command as the daemon's user")
 
     def check(self, about: str, path: Path) -> Iterator[Exposure]:
-        """Yield who can read a secret from its file, or replace it."""
-        if path in self._read:
+        """Yield who can read a secret from its regular file, or replace it."""
+        if path in self._read or _is_something_else(path):  # which whoever reads the secrets reports
             return
         self._read.add(path)
         for subject in self._access.readers(path):
             what = f"{path} contains a secret, and {self._insiders.describe(subject)} can read it"
             yield Exposure(about, what, self._stop_reading(path, subject))
-        yield from self._writers(about, path, "whoever can do so knows the secret that is in force")
+        for exposure in self._writers(about, path, "whoever can do so knows the secret that is in force"):
+            yield replace(exposure, fix=_ANOTHER) if self._is_foreign(path) else exposure
 
     def check_values(self) -> Iterator[Exposure]:
         """Yield secrets in the config itself that others can read."""
@@ -112,20 +118,42 @@ class SecretFiles:
 
     def _stop_reading(self, path: Path, subject: Subject) -> str:
         file = Path(os.path.realpath(path))
-        without = f"setfacl -b {file} && " if self._access.has_acl(file) else ""
+        if self._is_foreign(path):
+            return _ANOTHER
+        quoted = shlex.quote(str(file))
+        without = f"setfacl -b {quoted} && " if self._access.has_acl(file) else ""
         group = _group_of_user(self._user)
         if group is None or self._user is None or self._access.is_owner(file, self._user):
-            return f"{without}chmod 0600 {file}"
+            return f"{without}chmod 0600 {quoted}"
         if subject.group == group:
             return f"give these people another group than {group_name(group)} (README, Upgrade)"
-        return f"{without}chown root:{group_name(group)} {file} && chmod 0640 {file}"
+        return f"{without}chown root:{shlex.quote(group_name(group))} {quoted} && chmod 0640 {quoted}"
+
+    def _is_foreign(self, path: Path) -> bool:
+        """Return whether a file is one of the host's own, or others than root have chosen it by a link.
+
+        Its owner and mode are not for us to change.
+        """
+        file = Path(os.path.realpath(path))
+        if file.parent == _ETC or any(file.is_relative_to(folder) for folder in _OF_THE_HOST):
+            return True
+        return any(place.is_symlink() and not self._access.is_owner(place, 0) for place in places_of(path))
 
     def _stop_writing(self, place: Path, subject: Subject) -> str:
+        quoted = shlex.quote(str(place))
         if subject.user is not None and self._access.is_owner(place, subject.user):
-            return f"chown -h root {place}"
+            return f"chown -h root {quoted}"
         if self._access.has_acl(place):
-            return f"setfacl -b {place} && chmod go-w {place}"
-        return f"chmod {'o' if subject.group is None else 'go'}-w {place}"
+            return f"setfacl -b {quoted} && chmod go-w {quoted}"
+        return f"chmod {'o' if subject.group is None else 'go'}-w {quoted}"
+
+
+def _is_something_else(path: Path) -> bool:
+    """Return whether something exists at a path, as far as we can see, that is no regular file."""
+    try:
+        return not S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _group_of(name: str | None) -> int | None:

@@ -134,7 +134,7 @@ class FileAccess:
 
         A place that several files share is yielded for the first of them.
         """
-        for place in _places(path):
+        for place in places_of(path):
             if place in self._examined:
                 continue
             self._examined.add(place)
@@ -240,7 +240,7 @@ def _read_acl(path: Path) -> list[tuple[int, int, int]]:
     return list(_ACL_ENTRY.iter_unpack(data[_ACL_HEADER:]))
 
 
-def _places(path: Path) -> Iterator[Path]:
+def places_of(path: Path) -> Iterator[Path]:
     """Yield each directory and link that leads to a file, then the file; each under its own path without links."""
     current, links = Path("/"), 0
     yield current

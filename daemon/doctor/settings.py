@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from stat import S_ISDIR, S_ISFIFO
 
 from daemon.agents.process.spec import program_of
@@ -71,12 +72,14 @@ def _group(name: str | None) -> Iterator[Finding]:
     try:
         group = grp.getgrnam(name).gr_gid
     except KeyError:
-        yield error("control.group", f"group {name!r} does not exist", f"`groupadd {name}`, or name another group")
+        yield error(
+            "control.group", f"group {name!r} does not exist", f"`groupadd {quote(name)}`, or name another group"
+        )
         return
     if os.geteuid() != 0 and group not in {os.getegid(), *os.getgroups()}:
         user = pwd.getpwuid(os.geteuid()).pw_name
         what = f"{user} is not in the group {name!r}, so the daemon cannot assign its socket to it"
-        yield error("control.group", what, f"`usermod -aG {name} {user}`, then restart the daemon")
+        yield error("control.group", what, f"`usermod -aG {quote(name)} {user}`, then restart the daemon")
 
 
 def _has_tcp(config: Config) -> bool:
@@ -96,7 +99,9 @@ def _program(
     program = program_of(command, config)
     found = shutil.which(program, path=path or os.environ.get("PATH"))
     if found is None and os.sep in program and os.path.isfile(program):  # noqa: PTH113 - as below
-        yield error(f"{place}.command", f"{program} is not executable", f"`chmod +x {program}`, if it is a program")
+        yield error(
+            f"{place}.command", f"{program} is not executable", f"`chmod +x {quote(program)}`, if it is a program"
+        )
     elif found is None:
         what = f"no executable program {program!r} found"
         yield error(

@@ -6,7 +6,8 @@ import pwd
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from stat import S_ISDIR, S_ISSOCK
+from shlex import quote
+from stat import S_ISDIR, S_ISREG, S_ISSOCK
 
 from daemon.agents.process.launcher import living_supervisors
 from daemon.config.paths import socket_path, state_dir
@@ -40,7 +41,9 @@ def check_state(config: Config, user: str | None) -> Iterator[Finding]:
         owner = folder.stat().st_uid
     except FileNotFoundError:
         if folder.is_symlink():
-            yield error("state", f"{folder} is a dangling symbolic link", f"create its target, or `rm {folder}`")
+            yield error(
+                "state", f"{folder} is a dangling symbolic link", f"create its target, or `rm {quote(str(folder))}`"
+            )
         else:
             yield note("state", f"{folder} does not exist yet; the first start creates it")
     except OSError as problem:
@@ -52,7 +55,7 @@ def check_state(config: Config, user: str | None) -> Iterator[Finding]:
 def _check_folder(config: Config, folder: Path, owner: int, user: str | None) -> Iterator[Finding]:
     if user is not None and _uid_of(user) not in {None, owner}:
         what = f"{folder} belongs to {owner_name(owner)}, but the unit runs as {user}"
-        yield error("state", what, f"chown -R {user} {folder}")
+        yield error("state", what, f"chown -R {user} {quote(str(folder))}")
         return
     yield from _check_rights(config, folder)
     if not os.access(folder, os.R_OK | os.X_OK):
@@ -75,8 +78,8 @@ def _check_trash(folder: Path) -> Iterator[Finding]:
 
 
 def _check_content(folder: Path) -> Iterator[Finding]:
-    if not (folder / DATABASE).exists():
-        missing = (folder / WITNESS).exists()
+    if not os.path.lexists(folder / DATABASE):
+        missing = os.path.lexists(folder / WITNESS)
         what = f"{folder / DATABASE} is missing, but existed" if missing else f"{folder / DATABASE} does not exist yet"
         yield error("database", what, _RESTORE) if missing else note("database", what)
         return
@@ -84,7 +87,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
         yield error(
             "database",
             f"no permission to read {folder / DATABASE}",
-            f"chown {owner_name(folder.stat().st_uid)} {folder / DATABASE}",
+            f"chown -h {owner_name(folder.stat().st_uid)} {quote(str(folder / DATABASE))}",
         )
         return
     yield from _check_database(folder)
@@ -96,7 +99,9 @@ def _check_content(folder: Path) -> Iterator[Finding]:
         return  # already reported
     except OSError as problem:
         yield error(
-            "state", f"{problem.filename}: {problem.strerror}", f"chown -R {owner_name(folder.stat().st_uid)} {folder}"
+            "state",
+            f"{problem.filename}: {problem.strerror}",
+            f"chown -R {owner_name(folder.stat().st_uid)} {quote(str(folder))}",
         )
     except (sqlite3.Error, StoreError):
         return  # already reported
@@ -107,7 +112,9 @@ def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
     owner = owner_name(found.st_uid)
     if found.st_mode & 0o077:
         yield error(
-            "state", f"{folder} is accessible to other users (mode {found.st_mode & 0o777:04o})", f"chmod 0700 {folder}"
+            "state",
+            f"{folder} is accessible to other users (mode {found.st_mode & 0o777:04o})",
+            f"chmod 0700 {quote(str(folder))}",
         )
     elif not os.access(folder, os.W_OK):
         yield error("state", f"cannot write to {folder}", "mount it writable, or run doctor as the daemon's user")
@@ -116,34 +123,48 @@ def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
     files = [*(DATABASE + part for part in DATABASE_PARTS), WITNESS, HOOK_KEY, LOCK]
     for path in (folder / name for name in (*files, *STATE_FOLDERS)):
         with contextlib.suppress(OSError):
-            stat = path.stat()
-            if stat.st_uid != found.st_uid:
-                fix = f"chown {owner} {path}"
-                yield error(
-                    "state", f"{path} belongs to {owner_name(stat.st_uid)}, but the state directory to {owner}", fix
-                )
-            is_folder = path.name in STATE_FOLDERS
-            if S_ISDIR(stat.st_mode) != is_folder:
-                what = f"{path} is not {'a directory' if is_folder else 'a regular file'}"
-                yield error("state", what, f"find out what created it, and move it away: `mv {path} {path}.odd`")
-            elif stat.st_mode & 0o077:
-                fix = f"chmod {'0700' if is_folder else '0600'} {path}"
-                yield error("state", f"{path} is accessible to other users (mode {stat.st_mode & 0o777:04o})", fix)
+            yield from _check_entry(path, found.st_uid)
     with contextlib.suppress(OSError):
         socket = socket_path(config)
         mode = socket.stat().st_mode
         if not S_ISSOCK(mode):
             yield error("socket", f"{socket} is not a socket", "move it away, or set another control.socket")
         elif mode & 0o007:
-            yield error("socket", f"{socket} is accessible to everybody", f"chmod 0660 {socket}")
+            yield error("socket", f"{socket} is accessible to everybody", f"chmod 0660 {quote(str(socket))}")
+
+
+def _check_entry(path: Path, owner: int) -> Iterator[Finding]:
+    """Check what is at a path of the state directory, whose owner may have put anything there; raise OSError.
+
+    A fix that root runs follows no link: it could give that user any file of the host.
+    """
+    is_folder = path.name in STATE_FOLDERS
+    status = path.stat() if is_folder else path.lstat()
+    if not (S_ISDIR if is_folder else S_ISREG)(status.st_mode):
+        what = f"{path} is not {'a directory' if is_folder else 'a regular file'}"
+        yield error("state", what, f"find out what created it, and move it away: `{_move_away(path, 'odd')}`")
+        return
+    is_link = path.is_symlink()
+    if status.st_uid != owner:
+        user = owner_name(owner)
+        fix = f"have it lead to a directory of {user}" if is_link else f"chown -h {user} {quote(str(path))}"
+        yield error("state", f"{path} belongs to {owner_name(status.st_uid)}, but the state directory to {user}", fix)
+    if status.st_mode & 0o077:
+        fix = f"chmod {'0700' if is_folder else '0600'} {quote(str(path))}"
+        fix = "close the directory that it leads to" if is_link else fix
+        yield error("state", f"{path} is accessible to other users (mode {status.st_mode & 0o777:04o})", fix)
+
+
+def _move_away(path: Path, suffix: str) -> str:
+    return f"mv {quote(str(path))} {quote(f'{path}.{suffix}')}"
 
 
 def _check_key(folder: Path) -> Iterator[Finding]:
-    if (folder / HOOK_KEY).exists():
+    if os.path.lexists(folder / HOOK_KEY):
         try:
             open_key(folder)
         except StoreError as problem:
-            yield error("hooks", str(problem), f"mv {folder / HOOK_KEY} {folder / HOOK_KEY}.damaged")
+            yield error("hooks", str(problem), _move_away(folder / HOOK_KEY, "damaged"))
 
 
 def _check_database(folder: Path) -> Iterator[Finding]:

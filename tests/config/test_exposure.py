@@ -166,6 +166,45 @@ def test_whoever_can_read_a_secret_is_reported_and_the_fix_helps(
     assert exposures(place) == []
 
 
+def key_is(place: Path, target: str, owner: int = 0) -> None:
+    """Let a link take the place of the key."""
+    (place / "keys/key").unlink()
+    (place / "keys/key").symlink_to(target)
+    os.chown(place / "keys/key", owner, owner, follow_symlinks=False)
+
+
+@as_root
+@pytest.mark.parametrize("target", ["/dev/zero", "/dev/null", "."])
+def test_what_is_no_regular_file_is_never_to_be_closed(place: Path, target: str) -> None:
+    key_is(place, target)
+    assert exposures(place, user=OTHER.pw_uid) == []
+    file = str(place / "keys" / target)  # no link, if it is absolute
+    assert exposures(place, user=OTHER.pw_uid, config=WITH_KEY.replace("keys/key", file)) == []
+
+
+@as_root
+def test_a_file_of_the_host_is_never_to_be_changed(place: Path) -> None:
+    another = "use another file, which holds nothing but this secret, and name it without links of others"
+    key_is(place, "/etc/passwd")
+    assert {one.fix for one in exposures(place, user=OTHER.pw_uid)} == {another}
+    (place / "mine").write_text("of root, which a link of the daemon's user leads to")
+    give(place / "mine", mode=0o644)
+    key_is(place, "../mine", owner=OTHER.pw_uid)
+    assert {one.fix for one in exposures(place, user=OTHER.pw_uid)} == {another}
+
+
+@as_root
+def test_odd_names_are_quoted(place: Path) -> None:
+    odd = place / "keys/$(touch made); key"
+    (place / "keys/key").rename(odd)
+    odd.chmod(0o644)
+    config = WITH_KEY.replace("keys/key", f"keys/{odd.name}")
+    [found] = exposures(place, config=config)
+    subprocess.run(found.fix, shell=True, check=True, cwd=place)  # noqa: S602 - as above
+    assert exposures(place) == []
+    assert not (place / "made").exists()
+
+
 @as_root
 def test_the_group_of_the_socket_is_for_others_whoever_is_in_it(place: Path) -> None:
     give(place / "keys/key", OTHER.pw_uid, OTHER.pw_gid, 0o640)

@@ -223,6 +223,15 @@ def test_a_dangling_link_and_a_newer_schema_are_reported(used: DaemonProcess) ->
     assert "is a dangling symbolic link" in found(used, "state", "error")
 
 
+@pytest.mark.parametrize("name", ["hook.key", "witness.json", "state.db-wal"])
+def test_no_fix_follows_a_link_in_the_state_directory(used: DaemonProcess, name: str) -> None:
+    (used.state / name).unlink(missing_ok=True)
+    (used.state / name).symlink_to("/etc/passwd")
+    fixes = [one.fix for one in check_state(load_config(used.config), None) if name in one.what]
+    assert f"find out what created it, and move it away: `mv {used.state / name} {used.state / name}.odd`" in fixes
+    assert not [fix for fix in fixes if fix and ("chown" in fix or "chmod" in fix)]
+
+
 def test_a_flipped_page_is_found(used: DaemonProcess) -> None:
     damaged(used.state / "state.db", page=6)
     assert str(used.state / "state.db") in found(used, "database", "error")
