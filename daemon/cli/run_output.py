@@ -17,6 +17,7 @@ from daemon.config.schema import Config
 from daemon.errors import DaemonUnreachableError, RefusedError
 from daemon.model import ACTIVE
 from daemon.runs.folder import run_folder
+from daemon.runs.settings import largest_output
 from daemon.store.lock import running_daemon
 from daemon.store.runs import Run, get_run
 from daemon.text import escape
@@ -52,10 +53,11 @@ def _copy(config: Config, run: int, *, follow: bool) -> Iterator[bytes]:
     while True:
         with reading(config) as connection:
             found = get_run(connection, run)  # read before the output, so that no last bytes are missed
+            largest = largest_output(found) if found is not None else offset
         active = follow and found is not None and found.status in ACTIVE
         if running_daemon(state_dir(config)) is not None or _is_supervised(found):
             last_owned = time.monotonic()
-        for chunk in _chunks(folder, offset):
+        for chunk in _chunks(folder, offset, largest):
             offset += len(chunk)
             yield chunk
         if not active:
@@ -69,8 +71,8 @@ def _is_supervised(run: Run | None) -> bool:
     return run is not None and run.pid is not None and tree.start_of(run.pid) == run.pid_started
 
 
-def _chunks(folder: Path, start: int) -> Iterator[bytes]:
-    """Yield the output from an offset on; raise RefusedError if an agent replaced the file."""
+def _chunks(folder: Path, start: int, largest: int) -> Iterator[bytes]:
+    """Yield the output from an offset on; raise RefusedError if an agent replaced the file, or made it too large."""
     try:
         descriptor = open_in(str(folder), "output.log")
     except FileNotFoundError:
@@ -79,8 +81,11 @@ def _chunks(folder: Path, start: int) -> Iterator[bytes]:
         raise RefusedError(f"{folder / 'output.log'} is no longer the output file: {error.strerror}") from None
     with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor
         stream.seek(start)
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(min(_CHUNK, largest - start)):
+            start += len(chunk)
             yield chunk
+        if stream.read(1):
+            raise RefusedError(f"{folder / 'output.log'} has more than the {largest} bytes that agentcron writes")
 
 
 def show(chunks: Iterable[bytes]) -> None:

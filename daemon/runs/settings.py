@@ -7,12 +7,22 @@ from daemon.agents.base import RunSettings
 from daemon.config.schema import AgentexAgent, CommandAgent, Config, ProcessAgent, RemoteAgent
 from daemon.store.runs import Run
 
+_DROPPED_NOTE = 128  # bytes; more than the line that stands for the dropped part takes
+
 
 def settings_of(run: Run) -> RunSettings:
     """Return the settings that a run started with, as far as this version knows them."""
     stored = json.loads(run.settings) if run.settings else {}
     known = {field.name for field in fields(RunSettings)}
     return RunSettings(**{name: value for name, value in stored.items() if name in known})
+
+
+def largest_output(run: Run) -> int:
+    """Return how many bytes agentcron writes to a run's output at most, with the note of what it dropped.
+
+    A file with more is no longer the output alone: an agent can make it as large as it likes, and use no disk for that.
+    """
+    return settings_of(run).max_output + _DROPPED_NOTE
 
 
 def settings_for(config: Config, agent: str) -> RunSettings:

@@ -1,6 +1,8 @@
 """The routes of runs and of the daemon as a whole."""
 
+import contextlib
 import http.client
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.api import SCHEDULES, UnixConnection, call, create
+from tests.support.configs import one_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.waiting import wait_until
 
@@ -278,3 +281,17 @@ def test_status_health_and_figures(start_daemon: StartDaemon) -> None:
         assert line in text
     assert "agentcron_event_loop_lag_seconds" in text
     assert "agentcron_lateness_seconds_bucket" in text
+
+
+def test_a_file_that_an_agent_made_endless_is_no_output(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(one_agent("echo hello", max_output="1KiB"))
+    run = daemon.wait_for_run("completed")["id"]
+    os.truncate(daemon.state / f"runs/{run}/output.log", 200 * 10**9)  # sparse: it takes no room
+    with contextlib.suppress(http.client.IncompleteRead, ConnectionError):
+        assert len(call(daemon, "GET", f"/runs/{run}/output").data) < 2048
+    daemon.stop()
+    shown = daemon.cli("runs", "logs", str(run))
+    assert shown.returncode == 1
+    assert shown.stdout.startswith("hello\n\0")
+    assert len(shown.stdout) < 2048
+    assert "output.log has more than the 1152 bytes that agentcron writes" in shown.stderr

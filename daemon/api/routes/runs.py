@@ -19,6 +19,7 @@ from daemon.model import ACTIVE
 from daemon.runs.cancel import request_cancellation
 from daemon.runs.folder import run_folder
 from daemon.runs.retry import request_retry
+from daemon.runs.settings import largest_output
 from daemon.store.connection import Transaction
 from daemon.store.limits import check_pending
 from daemon.store.runs import Run, get_run
@@ -67,7 +68,7 @@ async def _get(call: ApiCall) -> web.StreamResponse:
 async def _output(call: ApiCall) -> web.StreamResponse:
     run = await _visible(call)
     folder, follow = run_folder(call.context.home.state_dir, run.id), call.query(requests.OutputQuery).follow
-    first = await _chunk(folder, 0)  # what is no output is refused before an answer begins
+    first = await _chunk(folder, 0, largest_output(run))  # what is no output is refused before an answer begins
     response = web.StreamResponse()
     response.content_type = "application/octet-stream"
     response.force_close()  # the connection keeps its patience to the end
@@ -91,19 +92,21 @@ async def _send(call: ApiCall, response: web.StreamResponse, run: Run, chunk: by
     """
     folder, at = run_folder(call.context.home.state_dir, run.id), 0
     while True:
-        active = follow and await _is_active(call, run.id)  # before reading, so that nothing is missed
+        found = await _found(call, run.id) if follow else None  # before reading, so that nothing is missed
+        run, active = found or run, found is not None and found.status in ACTIVE
+        largest = largest_output(run)
         while chunk:
             await _require_still_visible(call, run)
             at += len(chunk)
             await _write(call, response, chunk)
-            chunk = await _chunk(folder, at)
+            chunk = await _chunk(folder, at, largest)
         if not active:
             return
         await call.context.pause(_PAUSE)
         if call.request.transport is None or call.request.transport.is_closing():
             raise ConnectionResetError
         await _require_still_visible(call, run)
-        chunk = await _chunk(folder, at)
+        chunk = await _chunk(folder, at, largest)
 
 
 async def _require_still_visible(call: ApiCall, run: Run) -> None:
@@ -120,20 +123,23 @@ async def _write(call: ApiCall, response: web.StreamResponse, chunk: bytes) -> N
         await response.write(chunk)
 
 
-async def _is_active(call: ApiCall, run_id: int) -> bool:
-    run = await call.context.home.database.read(lambda c: get_run(c, run_id))
-    return run is not None and run.status in ACTIVE
+async def _found(call: ApiCall, run_id: int) -> Run | None:
+    return await call.context.home.database.read(lambda c: get_run(c, run_id))
 
 
-async def _chunk(folder: Path, start: int) -> bytes:
+async def _chunk(folder: Path, start: int, largest: int) -> bytes:
     """Return a part of the output, nothing at its end; raise RefusedError if an agent put something else there.
+
+    Something else is also a file of more than `largest` bytes.
 
     The file is open only meanwhile: clients that wait, or do not read, must not use up the files that the daemon may
     have open.
     """
     try:
         async with aiofiles.open(_OUTPUT, "rb", buffering=0, opener=partial(_open_at, folder, start)) as output:
-            return await output.read(_CHUNK)
+            if start >= largest:
+                raise RefusedError(f"the output of this run is larger than the {largest} bytes that agentcron writes")
+            return await output.read(min(_CHUNK, largest - start))
     except (FileNotFoundError, _AtEndError):
         return b""
     except OSError as error:
