@@ -63,6 +63,10 @@ class StoreDamagedError(StoreError):
     """The database is damaged; continuing could make it worse."""
 
 
+class DamagedRowError(StoreError):
+    """A row of the database holds a value that agentcron did not write; other rows can be used."""
+
+
 class StoreUnavailableError(AgentcronError):
     """The database cannot be written now (locked, disk full, I/O error); a retry may succeed."""
 

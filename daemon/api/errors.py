@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from daemon.errors import (
     AgentcronError,
     ConfigError,
+    DamagedRowError,
     ForbiddenError,
     InvalidError,
     LimitError,
@@ -40,6 +41,7 @@ _STATUSES: dict[type[AgentcronError], tuple[int, str]] = {
     StaleVersionError: (412, "stale_version"),
     LimitError: (429, "too_many_requests"),
     StoreUnavailableError: (503, "unavailable"),
+    DamagedRowError: (500, "damaged"),
 }
 _CODES = {
     400: "invalid",

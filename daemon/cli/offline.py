@@ -16,6 +16,7 @@ from daemon.model import DATABASE, NAME
 from daemon.store.bounded import bounded
 from daemon.store.migrate import migrations
 from daemon.store.read_only import explain, open_to_read
+from daemon.store.rows import UNREADABLE
 from daemon.store.runs import Run, get_run
 from daemon.store.schedules import ScheduleRow, deleted_schedule, get_schedule, get_schedule_by_id
 from daemon.store.schema import check_schema
@@ -103,7 +104,7 @@ def reading(config: Config) -> Iterator[sqlite3.Connection]:
             yield connection
     except sqlite3.Error as error:
         raise StoreError(f"cannot read {path}: {explain(path, error)}") from None
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         what = f"{type(error).__name__}: {error}"
         raise StoreError(
             f"{path} holds a value that agentcron did not write ({what}); run `agentcron doctor`, or restore a backup"

@@ -107,14 +107,16 @@ def tell(view: dict[str, Any], text: str, *, json: bool) -> None:
 
 
 def local_time(instant: "datetime | str | None", zone: str = "UTC") -> str:
-    """Return an instant for people: in a timezone, to the second; `-` for None."""
+    """Return an instant for people: in a timezone, to the second; `-` for None; raise DamagedRowError."""
     from zoneinfo import ZoneInfo
 
+    from daemon.store.rows import row_of
     from daemon.units import parse_instant
 
     if instant is None:
         return "-"
-    moment = parse_instant(instant) if isinstance(instant, str) else instant
+    with row_of(f"the time {instant!r}"):
+        moment = parse_instant(instant) if isinstance(instant, str) else instant
     return f"{moment.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M:%S %Z}"
 
 

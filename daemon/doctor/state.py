@@ -1,10 +1,11 @@
 """Check the state directory: permissions, integrity of the database, and files that belong to no run."""
 
 import contextlib
+import json
 import os
 import pwd
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shlex import quote
 from stat import S_ISDIR, S_ISREG, S_ISSOCK
@@ -14,7 +15,7 @@ from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.doctor.workspaces import check_workspaces
-from daemon.errors import NewerSchemaError, StoreError, StoreUnavailableError
+from daemon.errors import DamagedRowError, NewerSchemaError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, LOCK, STATE_FOLDERS, WITNESS
 from daemon.runs.folder import NUMBER, runs_with_folders
 from daemon.runs.hook_tokens import open_key
@@ -23,12 +24,16 @@ from daemon.store.connection import Transaction
 from daemon.store.lock import running_daemon
 from daemon.store.private_file import owner_name
 from daemon.store.read_only import open_to_read, reading
-from daemon.store.runs import active_runs
+from daemon.store.rows import row_of
+from daemon.store.runs import SELECT_RUNS, active_runs, run_from
+from daemon.store.schedules import schedule_from
 from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.text import plural
-from daemon.units import format_size
+from daemon.units import format_size, parse_instant
 from daemon.workspaces.removal import TRASH
 
+_MOST_ROWS = 10_000  # that are read of a table
+_MOST_DAMAGED = 5  # rows that are named
 _LARGEST_WAL = 64 * 1024**2  # bytes
 _AS_DAEMONS_USER = "run doctor as root or as the daemon's user"
 _RESTORE = "stop the daemon, and restore a backup with `agentcron restore FILE`"
@@ -91,6 +96,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
         )
         return
     yield from _check_database(folder)
+    yield from _check_rows(folder)
     yield from _check_key(folder)
     yield from _check_trash(folder)
     try:
@@ -187,6 +193,37 @@ def _check_database(folder: Path) -> Iterator[Finding]:
         if wal.stat().st_size > _LARGEST_WAL:
             what = f"{wal} has grown to {format_size(wal.stat().st_size)}"
             yield warning("database", what, "a long-running reader, perhaps sqlite3, holds the database open; end it")
+
+
+def _check_rows(folder: Path) -> Iterator[Finding]:
+    """Find rows that cannot be read, among the schedules and the newest runs."""
+    readers: tuple[tuple[str, Callable[[sqlite3.Row], object]], ...] = (
+        ("SELECT * FROM schedules ORDER BY id DESC LIMIT ?", schedule_from),
+        (f"{SELECT_RUNS} ORDER BY r.id DESC LIMIT ?", _check_run),
+    )
+    found = 0
+    try:
+        with reading(folder / DATABASE) as connection:
+            for sql, read in readers:
+                for row in connection.execute(sql, (_MOST_ROWS,)):
+                    try:
+                        read(row)
+                    except DamagedRowError as problem:
+                        found += 1
+                        if found <= _MOST_DAMAGED:
+                            yield error("database", str(problem), _RESTORE)
+    except (sqlite3.Error, StoreError):
+        return  # already reported
+
+
+def _check_run(row: sqlite3.Row) -> None:
+    run = run_from(row)
+    with row_of(f"run {run.id}"):
+        for instant in (run.scheduled_for, run.created_at, run.started_at, run.completed_at):
+            if instant is not None:
+                parse_instant(instant)
+        for document in (run.task_params, run.task_metadata, run.settings):
+            json.loads(document or "{}")
 
 
 def _check_orphans(folder: Path) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from daemon.rules.states import is_allowed
 from daemon.store.changes import StatusChange
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event, end_open_steps
+from daemon.store.rows import UNREADABLE, damaged
 from daemon.units import format_instant, parse_instant
 
 MICRO = 1_000_000
@@ -125,9 +126,12 @@ SELECT_RUNS_WITHOUT_INPUT = SELECT_RUNS.replace(
 
 
 def run_from(row: sqlite3.Row) -> Run:
-    """Return the Run in a row of SELECT_RUNS."""
+    """Return the Run in a row of SELECT_RUNS; raise DamagedRowError."""
     values = {name: row[name] for name in _COLUMNS}
-    return Run(**{**values, "trigger": Trigger(row["trigger"]), "status": RunStatus(row["status"])})
+    try:
+        return Run(**{**values, "trigger": Trigger(row["trigger"]), "status": RunStatus(row["status"])})
+    except UNREADABLE as error:
+        raise damaged(f"run {row['id']}", error) from None
 
 
 @dataclass(frozen=True)

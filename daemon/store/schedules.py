@@ -12,6 +12,7 @@ from daemon.model import Catchup, DueTime, Overlap
 from daemon.rules.cadence import Cadence, cron_cadence, interval_cadence
 from daemon.rules.schedule_fields import DEFINITION
 from daemon.store.connection import Transaction
+from daemon.store.rows import UNREADABLE, damaged
 from daemon.store.skips import forget_past_skips
 from daemon.units import format_instant, parse_instant
 
@@ -94,7 +95,14 @@ def _cadence(
 
 
 def schedule_from(row: sqlite3.Row) -> ScheduleRow:
-    """Build a ScheduleRow from a row of `schedules`."""
+    """Build a ScheduleRow from a row of `schedules`; raise DamagedRowError."""
+    try:
+        return _schedule_from(row)
+    except UNREADABLE as error:
+        raise damaged(f"schedule {row['agent']}/{row['name']}", error) from None
+
+
+def _schedule_from(row: sqlite3.Row) -> ScheduleRow:
     return ScheduleRow(
         id=row["id"],
         agent=row["agent"],

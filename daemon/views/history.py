@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from daemon.model import FireOutcome
 from daemon.rules.schedule_fields import BY_COLUMN
+from daemon.store.rows import row_of
 from daemon.units import format_instant, parse_instant
 from daemon.views.pages import number_of, page_of, unknown_cursor
 
@@ -136,8 +137,15 @@ def revisions_page(
     values = {"schedule": schedule_id, **asdict(chosen), "before": number_of(cursor), "limit": limit}
     rows = connection.execute(f"SELECT * {which} AND version < :before ORDER BY version DESC LIMIT :limit", values)
     page, more = page_of(rows, limit, most)
-    found: list[RevisionView] = [
-        {
+    found = [_revision_view(row) for row in page]
+    total = connection.execute(f"SELECT count(*) AS n {which}", values).fetchone()["n"]
+    following = str(found[-1]["version"]) if more else None
+    return {"revisions": found, "total": total, "next_cursor": following}
+
+
+def _revision_view(row: sqlite3.Row) -> RevisionView:
+    with row_of(f"revision {row['version']} of schedule {row['schedule_id']}"):
+        return {
             "version": row["version"],
             "at": row["at"],
             "principal": row["principal"],
@@ -145,11 +153,6 @@ def revisions_page(
             "changes": _changes_view(json.loads(row["changes"])),
             "note": row["note"],
         }
-        for row in page
-    ]
-    total = connection.execute(f"SELECT count(*) AS n {which}", values).fetchone()["n"]
-    following = str(found[-1]["version"]) if more else None
-    return {"revisions": found, "total": total, "next_cursor": following}
 
 
 def _changes_view(changes: dict[str, Any]) -> dict[str, list[Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from daemon.model import RunStatus, Step, Trigger
+from daemon.store.rows import row_of
 from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, Run, run_from
 from daemon.store.workspaces import get_workspace
 from daemon.units import parse_instant
@@ -117,7 +118,15 @@ def run_view(run: Run) -> RunView:
 
 
 def run_details(connection: sqlite3.Connection, run: Run, state_dir: Path) -> RunDetails:
-    """Return one run with its input, steps, newest events and workspace, whose saved work is below `state_dir` now."""
+    """Return one run with its input, steps, newest events and workspace, whose saved work is below `state_dir` now.
+
+    Raise DamagedRowError.
+    """
+    with row_of(f"run {run.id}"):
+        return _run_details(connection, run, state_dir)
+
+
+def _run_details(connection: sqlite3.Connection, run: Run, state_dir: Path) -> RunDetails:
     found = connection.execute("SELECT * FROM steps WHERE run_id = ?", (run.id,)).fetchall()
     steps = sorted(found, key=lambda row: list(Step).index(Step(row["name"])))
     newest = connection.execute(

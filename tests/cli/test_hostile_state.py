@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import forked
+from tests.support.api import call
 from tests.support.configs import one_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 
@@ -92,6 +93,42 @@ def test_a_value_that_agentcron_did_not_write_is_reported(used: DaemonProcess, c
     for command in (("runs", "list"), ("runs", "show", "1"), ("status",)):
         done = used.cli(*command)
         assert "Traceback" not in done.stderr, done.stderr
+
+
+UNREADABLE = {
+    ("runs", "cancel", "1"): ("run 1", "UPDATE runs SET trigger = 'no such', status = 'running', completed_at = NULL"),
+    ("runs", "show", "1"): ("the time '99999999-01-01'", "UPDATE runs SET started_at = '99999999-01-01'"),
+    ("schedules", "history", "a/s"): ("revision 1 of schedule 1", "UPDATE schedule_revisions SET changes = '[[[1]]]'"),
+    ("schedules", "list"): ("schedule a/s", "UPDATE schedules SET next_due = 'x'"),
+}
+
+
+def test_a_row_that_cannot_be_read_is_named_and_doctor_goes_on(used: DaemonProcess) -> None:
+    intact = (used.state / "state.db").read_bytes()
+    for command, (what, change) in UNREADABLE.items():
+        (used.state / "state.db").write_bytes(intact)
+        with contextlib.closing(sqlite3.connect(used.state / "state.db", isolation_level=None)) as connection:
+            connection.execute("PRAGMA ignore_check_constraints = ON")
+            connection.execute(change)
+        done = used.cli(*command)
+        told = f"agentcron: {what} in the database is damaged ("
+        assert (done.returncode, done.stderr.startswith(told), done.stderr.count("\n")) == (1, True, 1), done
+        found = json.loads(used.cli("doctor", "--json").stdout)["findings"]
+        assert found[-1]["about"] == "daemon", found  # the last check
+        named = [one["what"] for one in found if one["about"] == "database" and one["severity"] == "error"]
+        assert named or command[1] == "history", found
+
+
+def test_the_api_answers_a_row_that_cannot_be_read_with_a_plain_error(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(CONFIG)
+    daemon.wait_for_run("completed", number=2)
+    with contextlib.closing(sqlite3.connect(daemon.state / "state.db", timeout=20, isolation_level=None)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute("UPDATE runs SET trigger = 'no such' WHERE id = 1")
+    answer = call(daemon, "GET", "/runs/1")
+    assert (answer.status, answer.body["code"]) == (500, "damaged")
+    assert answer.body["message"].startswith("run 1 in the database is damaged (")
+    assert call(daemon, "GET", "/runs/2").status == 200
 
 
 @pytest.mark.parametrize(
