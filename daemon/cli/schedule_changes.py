@@ -179,7 +179,8 @@ def backfill(
     view = _client(context).ask("POST", _path(schedule, "backfill"), body)
     text = f"Due times started: {view['backfilled']}; already run: {view['already_run']}"
     if view["skipped_overlap"]:
-        text += f"; skipped by the overlap policy: {view['skipped_overlap']}"
+        fix = "" if overlap else " (--overlap buffer_all starts them one after the other)"
+        text += f"; skipped by the overlap policy: {view['skipped_overlap']}{fix}"
     if view["upcoming"]:
         text += f"; starting later because of their jitter: {view['upcoming']}"
     tell(view, f"{text}.", json=json)

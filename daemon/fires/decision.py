@@ -19,7 +19,7 @@ from daemon.access import Claim
 from daemon.fires.blocked import DENIED, NO_AGENT, blocked_notice, reason_of
 from daemon.fires.ledger import Fire, Ledger
 from daemon.fires.run_of_fire import run_of_fire
-from daemon.model import CONFIG_PRINCIPAL, DueTime, FireOutcome, Trigger
+from daemon.model import CONFIG_PRINCIPAL, Catchup, DueTime, FireOutcome, Overlap, Trigger
 from daemon.notify.outbox import Notice, Outbox
 from daemon.rules import catchup, overlap
 from daemon.rules.budget import Limits, calendar_day, exhausted
@@ -178,11 +178,12 @@ class _Decision:
         window = (row.catchup, row.catchup_window)
         newest = self._newest_not_skipped(last)
         started = None
-        if newest is not None:
+        if newest is not None and not self._is_overtaken(last):
             started = catchup.first_started(*window, row.cadence, row.address, (first, newest), self.present.now)
         end = last if started is None else DueTime(started - _INSTANT)
         in_window = row.cadence.start_of(last, row.address) >= self.present.now - row.catchup_window
-        self.ledger.skip_all(end, FireOutcome.SKIPPED_MISSED, catchup.reason(row.catchup, in_window=in_window))
+        why = catchup.OVERTAKEN if self._is_overtaken(last) else catchup.reason(row.catchup, in_window=in_window)
+        self.ledger.skip_all(end, FireOutcome.SKIPPED_MISSED, why)
         for _ in range(_MOST_AT_ONCE):
             due = row.cadence.next_after(self.ledger.cursor)
             if due is None or due > last:
@@ -194,6 +195,19 @@ class _Decision:
             self._decide_one(due, Trigger.CATCHUP, decision)
             self.ledger.cursor = due
         return self.ledger.cursor >= last
+
+    def _is_overtaken(self, last: DueTime) -> bool:
+        """Return whether a newer due time than the missed ones has come, which their catch-up would keep from starting.
+
+        With `latest` one run is wanted, for the newest due time, and with `skip` it cannot start beside the catch-up.
+        """
+        row = self.row
+        if (row.catchup, row.overlap) != (Catchup.LATEST, Overlap.SKIP):
+            return False
+        newer, skips = row.cadence.next_after(last), set(pending_skips(self.tx, row.id))
+        while newer is not None and format_instant(newer) in skips:
+            newer = row.cadence.next_after(newer)
+        return newer is not None and row.cadence.start_of(newer, row.address) <= self.present.now
 
     def _newest_not_skipped(self, last: DueTime) -> DueTime | None:
         """Return the newest due time up to `last` for which no skip was requested."""

@@ -9,6 +9,8 @@ from daemon.rules.cadence import Cadence
 LATE = timedelta(seconds=60)
 MOST_ROWS = 1000
 """Due times of one gap beyond this number that are not started share one row of the ledger."""
+OVERTAKEN = "missed; a newer due time has come since and starts instead (catchup = latest, overlap = skip)"
+"""Why a missed due time is not caught up although it is the latest one in the window."""
 
 _INSTANT = timedelta(microseconds=1)
 

@@ -461,3 +461,22 @@ def _oracle(policy: Overlap, active: int) -> tuple[str, bool]:
     if policy is Overlap.BUFFER_ALL or (policy is Overlap.BUFFER_ONE and active == 1):
         return "buffered", True
     return "skipped_overlap", False
+
+
+@pytest.mark.parametrize(
+    ("lines", "started", "reason"),
+    [
+        ((), [40], "a newer due time has come since"),
+        (('overlap = "allow_all"',), [30, 40, 50, 60, 70, 80, 90], "only the latest missed"),
+        (('catchup = "all"',), [10], "unfinished"),
+    ],
+)
+async def test_a_due_time_that_is_only_late_wins_over_a_stale_catch_up(
+    ledger: Ledger, lines: tuple[str, ...], started: list[int], reason: str
+) -> None:
+    await ledger.declare(*lines)
+    await ledger.decide(START + 90 * SECOND)  # what is late by more than a minute was missed
+    rows = await ledger.rows()
+    assert [row["scheduled_for"] for row in rows if row["outcome"] == "launched"] == [due(at) for at in started]
+    assert len(rows) == 9
+    assert any(reason in (row["reason"] or "") for row in rows)
