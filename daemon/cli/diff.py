@@ -1,10 +1,12 @@
 """`agentcron check --diff`: the schedules that a reload would change."""
 
+import contextlib
 from typing import Any
 
 from daemon.access import Rights
-from daemon.cli.offline import has_database, reading
+from daemon.cli.offline import has_database, may_read, reading
 from daemon.config.schema import Config
+from daemon.errors import RefusedError, StoreError
 from daemon.schedules.blocked import claims_of, find_blocked
 from daemon.schedules.declared import DeclaredChange, declared_changes
 
@@ -33,3 +35,10 @@ def blocked_by_reload(config: Config) -> list[str]:
             str(one)
             for one in find_blocked(connection, config.agents, {claim: rights.may_start(claim) for claim in claims})
         ]
+
+
+def refuse_taken_names(config: Config) -> None:
+    """Raise ConfigError if a declared schedule has the name of a created one, as far as we may read the database."""
+    if may_read(config):
+        with contextlib.suppress(StoreError, RefusedError):
+            changes_by_reload(config)

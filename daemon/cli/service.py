@@ -53,7 +53,7 @@ def check(
 
     This shows each schedule with its timezone and its next three due times, and warns of probable mistakes.
     """
-    from daemon.cli.diff import blocked_by_reload, changes_by_reload
+    from daemon.cli.diff import blocked_by_reload, changes_by_reload, refuse_taken_names
     from daemon.cli.locate import read_config
     from daemon.doctor.settings import check_settings
     from daemon.errors import StoreError
@@ -80,8 +80,11 @@ def check(
     warnings = [f"{found.about}: {found.what}" for found in check_settings(config)]
     changes, diff_error = None, None
     try:
-        changes = changes_by_reload(config) if diff else None
-        warnings += blocked_by_reload(config) if diff else []
+        if diff:
+            changes = changes_by_reload(config)
+            warnings += blocked_by_reload(config)
+        else:
+            refuse_taken_names(config)
     except StoreError as error:  # the config is valid all the same
         diff_error = error
     if json:

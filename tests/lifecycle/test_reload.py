@@ -216,3 +216,14 @@ def test_schedules_that_can_start_nothing_any_more_are_named(start_daemon: Start
     assert f"warning: {text}" in daemon.cli("reload").stderr
     daemon.wait_for_log("[config] Schedule cannot start anything", schedule="b/made", state="no_agent")
     assert "no_agent" in daemon.cli("schedules", "list").stdout
+
+
+def test_check_finds_a_name_that_would_keep_the_daemon_from_starting(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    assert daemon.cli("schedules", "create", "a/made", "--every", "7d").returncode == 0
+    daemon.config.write_text(TWO + '[agents.a.schedules.made]\nevery = "1h"\n')
+    for is_running in (True, False):
+        found = daemon.cli("check")
+        assert (found.returncode, "a schedule of this name was created" in found.stderr) == (2, True)
+        if is_running:
+            daemon.stop()
