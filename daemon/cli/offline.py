@@ -19,7 +19,7 @@ from daemon.store.read_only import explain, open_to_read
 from daemon.store.rows import UNREADABLE
 from daemon.store.runs import Run, get_run
 from daemon.store.schedules import ScheduleRow, deleted_schedule, get_schedule, get_schedule_by_id
-from daemon.store.schema import check_schema
+from daemon.store.schema import check_schema, schema_version
 
 
 def has_database(config: Config) -> bool:
@@ -100,7 +100,7 @@ def reading(config: Config) -> Iterator[sqlite3.Connection]:
         raise NotFoundError(f"no database in {path.parent} yet; start the daemon with `agentcron run`")
     try:
         with contextlib.closing(open_to_read(path)) as connection, bounded(connection, path):
-            check_schema_is_current(connection, path)
+            check_schema_is_current(connection, path, only_reads=True)
             yield connection
     except sqlite3.Error as error:
         raise StoreError(f"cannot read {path}: {explain(path, error)}") from None
@@ -111,12 +111,13 @@ def reading(config: Config) -> Iterator[sqlite3.Connection]:
         ) from None
 
 
-def check_schema_is_current(connection: sqlite3.Connection, path: Path) -> None:
+def check_schema_is_current(connection: sqlite3.Connection, path: Path, *, only_reads: bool = False) -> None:
     """Raise StoreError for a database that this version cannot read or write, or that others have modified."""
-    version, known = check_schema(connection, path), max(migrations())
+    version, known = schema_version(connection, path), max(migrations())
     if version != known:
         fix = "start the daemon once to migrate it"
         raise StoreError(f"{path} has schema {version}, but this command needs schema {known}; {fix}")
+    check_schema(connection, path, only_reads=only_reads)
 
 
 def split_address(address: str) -> tuple[str, str]:

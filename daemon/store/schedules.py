@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
+from daemon.errors import DamagedRowError
 from daemon.model import Catchup, DueTime, Overlap
 from daemon.rules.cadence import Cadence, cron_cadence, interval_cadence
 from daemon.rules.schedule_fields import DEFINITION
@@ -16,8 +17,8 @@ from daemon.store.rows import UNREADABLE, damaged
 from daemon.store.skips import forget_past_skips
 from daemon.units import format_instant, parse_instant
 
-UNDECIDABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What reading a schedule with a damaged row raises."""
+UNDECIDABLE = (*UNREADABLE, DamagedRowError)
+"""What reading a schedule with a damaged row raises, and what comes of its values."""
 CADENCE_KEYS = tuple(field.column for field in DEFINITION if field.cadence)
 DEFINITION_KEYS = tuple(field.column for field in DEFINITION)
 
@@ -163,8 +164,8 @@ def _readable(rows: Iterable[sqlite3.Row]) -> tuple[list[ScheduleRow], dict[str,
     damaged: dict[str, str] = {}
     for row in rows:
         try:
-            found.append(schedule_from(row))
-        except UNDECIDABLE as error:
+            found.append(_schedule_from(row))
+        except UNREADABLE as error:
             damaged[f"{row['agent']}/{row['name']}"] = f"its row is damaged: {error}"
     return found, damaged
 

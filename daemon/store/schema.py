@@ -26,18 +26,27 @@ _PLAIN = re.compile(
 """Tables and indexes without expressions; other programs, such as one that replicates a database, add some."""
 
 
-def check_schema(connection: sqlite3.Connection, name: Path) -> int:
-    """Return the version of a database's schema; raise StoreError if it is too new, or holds anything foreign.
+def schema_version(connection: sqlite3.Connection, name: Path) -> int:
+    """Return the version of a database's schema; raise StoreError if it is too new, or the database is not ours.
 
-    Foreign are views, triggers, virtual tables and expressions that no migration creates. `name` is what errors call
-    the database.
+    `name` is what errors call the database.
     """
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > max(migrations()):
         raise newer_schema(name, version)
-    found = _entries(connection)
-    if not OWN_TABLES & {entry for _, entry, _ in found}:
+    if not OWN_TABLES & {entry for _, entry, _ in _entries(connection)}:
         raise StoreError(f"{name} is not a database of agentcron, or was emptied; run `agentcron doctor` for details")
+    return version
+
+
+def check_schema(connection: sqlite3.Connection, name: Path, *, only_reads: bool = False) -> int:
+    """Return the version of a database's schema; raise StoreError if it is too new, or holds anything foreign.
+
+    Foreign are views, triggers, virtual tables and expressions that no migration creates. Triggers do nothing to a
+    connection that only reads. `name` is what errors call the database.
+    """
+    version = schema_version(connection, name)
+    found = {entry for entry in _entries(connection) if not (only_reads and entry[0] == "trigger")}
     ours = _created(version)
     foreign = [f"its {entry[0]} {entry[1]} is foreign" for entry in found - ours - _ADDED if not _is_plain(entry, ours)]
     missing = [f"its {kind} {entry} is missing" for kind, entry, _ in ours - found]

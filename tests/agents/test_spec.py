@@ -36,4 +36,5 @@ def test_a_run_takes_every_limit_from_the_config_when_it_starts() -> None:
     assert (found.timeout_seconds, found.idle_timeout_seconds, found.kill_grace_seconds) == (1, 1, 0)
     assert found.max_output == 1
     defaults = settings_for(Config(agents={"a": CommandAgent(command=["true"])}), "a")
-    assert defaults == RunSettings(tasks_max=4096, signed_records=True)  # which runs of earlier versions do not have
+    runs_of_earlier_versions_lack = {"tasks_max": 4096, "signed_records": True, "on_bad_report": "fail"}
+    assert defaults == RunSettings(**runs_of_earlier_versions_lack)  # type: ignore[arg-type]

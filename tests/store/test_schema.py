@@ -52,6 +52,11 @@ def test_what_no_migration_creates_is_refused(connection: sqlite3.Connection, ki
         check_schema(connection, PLACE)
 
 
+def test_a_trigger_does_nothing_to_who_only_reads(connection: sqlite3.Connection) -> None:
+    connection.execute(FOREIGN["trigger"])
+    assert check_schema(connection, PLACE, only_reads=True) == max(migrations())
+
+
 @pytest.mark.parametrize("kind", PLAIN)
 def test_what_holds_no_expression_may_be_added(connection: sqlite3.Connection, kind: str) -> None:
     connection.execute(PLAIN[kind])
