@@ -21,6 +21,7 @@ from daemon.runs.hook_calls import HookCalls
 from daemon.schedules.declared import DeclaredChange
 from daemon.store.home import Home
 from daemon.views.health import Health
+from daemon.workspaces.mirror_use import MirrorUse
 
 _AT_ONCE = 4  # answers that are read from the database; it has one thread for that
 
@@ -38,6 +39,7 @@ class ApiContext:
     retention: Retention
     hook_calls: HookCalls
     health: Health
+    mirrors: MirrorUse
     background: Background
     """Long work that continues without the client that asked for it."""
     reload: Callable[[], Awaitable[tuple[list[DeclaredChange], list[str]]]]

@@ -203,15 +203,15 @@ def is_responding(config: Config) -> bool:
     return True
 
 
-def current_problems(config: Config) -> tuple[str | None, list[Any]]:
-    """Return what the daemon says keeps it from working, and each thing that fails.
+def current_problems(config: Config) -> tuple[str | None, list[Any], list[Any]]:
+    """Return what the daemon says keeps it from working, each thing that fails, and what runs wait for.
 
     The first is empty if nothing does, and None if the daemon does not respond.
     """
     daemon = daemon_at(config)
     if daemon is None:  # a daemon of an earlier version has no such route
-        return "" if is_responding(config) else None, []
-    return daemon["amiss"] or "", daemon.get("problems", [])
+        return "" if is_responding(config) else None, [], []
+    return daemon["amiss"] or "", daemon.get("problems", []), daemon.get("waits", [])
 
 
 def daemon_at(config: Config, path: Path | None = None) -> dict[str, Any] | None:

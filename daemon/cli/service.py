@@ -214,8 +214,9 @@ def status(context: typer.Context, json: Json = False) -> None:
 
     def query(connection: "sqlite3.Connection") -> dict[str, Any]:
         pid = running_daemon(folder)
-        problem, failing = current_problems(config) if pid is not None else (None, [])
-        return dict(status_view(connection, folder, pid, utc_now(), zone, problems=problem, failing=failing))
+        problem, failing, waits = current_problems(config) if pid is not None else (None, [], [])
+        now = utc_now()
+        return dict(status_view(connection, folder, pid, now, zone, problems=problem, failing=failing, waits=waits))
 
     try:
         view = document(config, query, "/status")

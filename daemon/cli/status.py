@@ -26,7 +26,7 @@ def print_status(view: dict[str, Any], zone: str) -> None:
             ("daemon", _describe(daemon)),
             ("problem", daemon.get("amiss")),  # not sent by daemons of earlier versions
             ("uptime", daemon["uptime"]),
-            ("waiting", _waiting(view)),
+            ("waiting", [_waiting(view), *(_wait(one, zone) for one in view.get("waits", []))]),
             ("cost today", None if cost is None else f"{cost:.2f} USD"),
             ("tokens today", view["tokens_today"] or None),
             ("disk", _disk(disk)),
@@ -61,6 +61,13 @@ def print_status(view: dict[str, Any], zone: str) -> None:
 def _waiting(view: dict[str, Any]) -> str:
     paused = view.get("pending_paused", 0)  # not sent by daemons of earlier versions
     return plural(view["pending"], "run") + (f", {paused} of them because their schedules are paused" if paused else "")
+
+
+def _wait(wait: dict[str, Any], zone: str) -> str:
+    """Return what runs of an environment wait for."""
+    runs = f", run{'' if len(wait['runs']) == 1 else 's'} {', '.join(map(str, wait['runs']))}" if wait["runs"] else ""
+    since = local_time(wait["since"], zone)
+    return f"{wait['environment']}: for the {wait['waits_for']} of its mirror, since {since}{runs}"
 
 
 def _of_all(view: dict[str, Any], key: str) -> str:

@@ -123,6 +123,7 @@ class Environment(Section):
     repository: str | None = None
     ref: str | None = None
     fetch_every: Duration = timedelta(minutes=1)
+    fetch_timeout: PositiveDuration = timedelta(minutes=1)
     require_fetch: bool = False
     max_age: Duration | None = None
     keep_on_error: bool | None = None

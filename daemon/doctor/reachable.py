@@ -14,10 +14,10 @@ from daemon.config.paths import state_dir
 from daemon.config.schema import Config, Environment, RemoteAgent
 from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.errors import StoreError
-from daemon.runs.workspace import source_of
 from daemon.store.lock import running_daemon
 from daemon.workspaces.git import GitError, without_credentials
 from daemon.workspaces.mirror import ask_remote
+from daemon.workspaces.sources import source_of
 
 _READ_TIMEOUT = 5.0  # seconds, for each read from a server
 _TOTAL_TIMEOUT = 10.0  # seconds, for its whole response
@@ -107,16 +107,16 @@ def _check_environment(config: Config, name: str, environment: Environment) -> F
         if folder.is_dir():
             return ok(place, f"{folder} exists")
         return error(f"{place}.path", f"{folder} is not a directory", "create it, or correct the path")
-    if environment.mode != "git" or environment.repository is None:
+    source = source_of(config, name)
+    if source is None or environment.repository is None:
         return None
     shown = without_credentials(environment.repository)
-    repository = source_of(config, name, environment).repository
     try:
-        ask_remote(repository, _GIT_TIMEOUT)
+        ask_remote(source.repository, _GIT_TIMEOUT)
     except GitError as problem:
         found = error if environment.require_fetch else warning
         fix = "correct the URL, or give the daemon's user access"
         if "dubious ownership" in str(problem):  # git refuses to read what belongs to another user
-            fix = f"if you trust its owner: `git config --system --add safe.directory {shlex.quote(repository)}`"
+            fix = f"if you trust its owner: `git config --system --add safe.directory {shlex.quote(source.repository)}`"
         return found(f"{place}.repository", f"{shown}: {problem}", fix)
     return ok(f"{place}.repository", f"{shown} responds")

@@ -31,6 +31,7 @@ from daemon.notify.dead_man_switch import DeadManSwitches
 from daemon.notify.outbox import Outbox
 from daemon.notify.sender import Notifier
 from daemon.runs.control import RunControl
+from daemon.runs.fetches import Fetches
 from daemon.runs.hook_calls import HookCalls
 from daemon.runs.hook_tokens import HookTokens
 from daemon.runs.pipeline import Pipeline
@@ -38,6 +39,7 @@ from daemon.runs.queue import Queue
 from daemon.store.database import Database
 from daemon.store.home import Home
 from daemon.views.health import Health
+from daemon.workspaces.mirror_use import MirrorUse
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,12 @@ def build(
     live, session, agents = resources.live, resources.session, resources.agents
     health, control = Health(failing=home.problems), RunControl()
     access, outbox, background = Access(live), Outbox(live), Background(requests)
-    queue = Queue(home, live, Pipeline(home, agents, resources.hooks, access, outbox, control), control, runs)
+    mirrors = MirrorUse()
+    fetches = Fetches(home.state_dir, mirrors, runs)
+    pipeline = Pipeline(home, agents, resources.hooks, access, outbox, control, fetches)
+    queue = Queue(home, live, pipeline, control, fetches, runs)
     clock = Clock(home, live, access, outbox, metrics)
-    cleanup = Cleanup(home, live, metrics, outbox)
+    cleanup = Cleanup(home, live, metrics, outbox, mirrors)
     retention = Retention(home, live, cleanup, metrics, outbox)
     status = StatusLine(home, queue, health)
     review = Review(home, live, access, outbox)
@@ -101,6 +106,7 @@ def build(
         retention=retention,
         hook_calls=HookCalls(home, live, agents, outbox, control),
         health=health,
+        mirrors=mirrors,
         background=background,
         reload=reloader.reload,
     )

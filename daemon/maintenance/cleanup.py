@@ -47,6 +47,7 @@ from daemon.workspaces.jobs import (
     CleanWorkspace,
     ExamineWorkspace,
     FindSavedWork,
+    MaintainMirror,
     MeasureSavedWork,
     MeasureWorkspaces,
     QuarantineWorkspace,
@@ -54,12 +55,16 @@ from daemon.workspaces.jobs import (
     WorkspaceContents,
 )
 from daemon.workspaces.layout import ENVIRONMENTS, RUNS, workspace_path
+from daemon.workspaces.mirror_maintenance import is_due
+from daemon.workspaces.mirror_use import MirrorUse
 from daemon.workspaces.pipe import LARGEST
 from daemon.workspaces.removal import TRASH
+from daemon.workspaces.sources import source_of
 
 T = TypeVar("T")
 _LOG = structlog.get_logger()
 _PART, _SWEEP = "cleanup", "sweep"
+_MAINTENANCE_TIMEOUT = 3600.0  # seconds
 _MOST_MEASURED = 1000  # runs whose saved work one sweep measures
 _DELAY = 1.0  # seconds from the end of a run to the sweep, so that runs that end together need only one
 
@@ -97,12 +102,13 @@ class CleanupResult:
 class Cleanup:
     """Cleans up the workspaces of one daemon."""
 
-    def __init__(self, home: Home, live: LiveConfig, metrics: Metrics, outbox: Outbox) -> None:
+    def __init__(self, home: Home, live: LiveConfig, metrics: Metrics, outbox: Outbox, mirrors: MirrorUse) -> None:
         self.progress: Progress | None = None
         self._home = home
         self._live = live
         self._metrics = metrics
         self._outbox = outbox
+        self._mirrors = mirrors
         self._quotas: dict[str, Notice] = {}
         self._one_at_a_time = asyncio.Lock()
         self._deciding = asyncio.Lock()  # so that no workspace is marked keep while its removal begins
@@ -174,11 +180,31 @@ class Cleanup:
                         await self._sweep_one(workspace, result)
             finally:
                 self.progress = None
+            await self._maintain_mirrors()
             self._home.problems.keep_only(_PART, self._failed)
         if result.removed:
             _LOG.info(f"[cleanup] Removed {len(result.removed)} old task workspace(s)")
         await self._outbox.post(self._home, [*self._quotas.values(), *result.notices()])
         return result
+
+    async def _maintain_mirrors(self) -> None:
+        """Repack the mirrors for which that is due, each at a moment when no workspace is made from it."""
+        for name in self._live.config.environments:
+            source = source_of(self._live.config, name)
+            if source is None or not await asyncio.to_thread(is_due, self._home.state_dir, name):
+                continue
+            try:
+                async with (
+                    self._mirrors.changing(name, "maintenance", {}),
+                    workspace_helper(self._home.state_dir) as helper,
+                ):
+                    await helper.maintain_mirror(MaintainMirror(source, _MAINTENANCE_TIMEOUT))
+            except (WorkspaceHelperError, OSError) as error:
+                self._failed.add(f"mirror {name}")
+                self._home.problems.report(_PART, described(error), subject=f"mirror {name}")
+                _LOG.error("[cleanup] ERROR: Cannot repack the mirror of an environment", name=name, error=str(error))
+            else:
+                _LOG.info("[cleanup] Repacked the mirror of an environment", name=name)
 
     async def _now_removable(self, older_than: timedelta | None, failed: Collection[int]) -> list[Workspace]:
         present = await self._home.database.read(present_workspaces)

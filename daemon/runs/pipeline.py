@@ -26,12 +26,13 @@ from daemon.rules.backoff import start_delay
 from daemon.runs import steps
 from daemon.runs.control import RunControl
 from daemon.runs.delivery_stages import NoLongerWantedError, NotNowError, Stages
+from daemon.runs.fetches import Fetches
 from daemon.runs.finish import finish
 from daemon.runs.folder import FolderRoomError, RunPreparationError, make_input_folder, make_run_folder, run_folder
 from daemon.runs.hook_tokens import HookTokens, hash_of
 from daemon.runs.settings import settings_of
 from daemon.runs.waiting import DELETED
-from daemon.runs.workspace import WorkspacePreparation, source_of
+from daemon.runs.workspace import WorkspacePreparation
 from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event, count_events, forget_steps
@@ -40,6 +41,8 @@ from daemon.store.hooks import add_hook
 from daemon.store.runs import Run, change_status, get_run
 from daemon.store.workspaces import add_workspace
 from daemon.units import format_instant, parse_instant
+from daemon.workspaces.jobs import Source
+from daemon.workspaces.sources import source_of
 
 _LOG = structlog.get_logger()
 _RETRY_AFTER = timedelta(seconds=5)
@@ -52,13 +55,21 @@ class Pipeline:
     """Takes runs through their steps."""
 
     def __init__(
-        self, home: Home, agents: Agents, hooks: HookTokens, access: Access, outbox: Outbox, control: RunControl
+        self,
+        home: Home,
+        agents: Agents,
+        hooks: HookTokens,
+        access: Access,
+        outbox: Outbox,
+        control: RunControl,
+        fetches: Fetches,
     ) -> None:
         self._home = home
         self._factory = agents
         self._hooks = hooks
         self._outbox = outbox
         self._control = control
+        self._fetches = fetches
         self._stages = Stages(home, control, access)
 
     def enter(self, tx: Transaction, run: Run, settings: RunSettings, now: datetime) -> None:
@@ -152,12 +163,14 @@ class Pipeline:
         preparation = WorkspacePreparation(self._home.state_dir, run.id, self._factory.umask)
         self._control.attach(run.id, preparation)
         try:
-            source = source_of(config, name, config.environments[name])
+            source = self._fetched(run, config, name)
             path, base = await preparation.make(source, settings_of(run).timeout_seconds)
         except RunPreparationError:
             if preparation.stopped:
                 raise NoLongerWantedError from None
             raise
+        finally:
+            self._fetches.end(run.id)
 
         def record(tx: Transaction) -> None:
             add_workspace(tx, run.id, name, path, self._home.now(), base)
@@ -165,6 +178,13 @@ class Pipeline:
 
         await self._home.database.write_patiently(record)
         return path
+
+    def _fetched(self, run: Run, config: Config, name: str) -> Source:
+        """Return what a run's workspace is cloned from; raise RunPreparationError if that could not be fetched."""
+        source, failure = source_of(config, name), self._fetches.failure(run.id)
+        if source is None or failure is not None:
+            raise RunPreparationError(f"environment {name}: {failure or 'it is not a git environment'}")
+        return source
 
     async def _resume(self, run: Run, config: Config) -> Outcome | NeverStarted:
         if run.status is RunStatus.SUSPENDED:

@@ -18,6 +18,7 @@ from daemon.model import RunStatus
 from daemon.problems import described, standing_loop
 from daemon.runs.cancel import cancel_pending
 from daemon.runs.control import RunControl
+from daemon.runs.fetches import Fetches
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.settings import settings_for
 from daemon.store.cancellations import flag_cancellation
@@ -39,12 +40,19 @@ class Queue:
     """Starts pending runs in turn, and holds the task of each run under way."""
 
     def __init__(
-        self, home: Home, live: LiveConfig, pipeline: Pipeline, control: RunControl, tasks: asyncio.TaskGroup
+        self,
+        home: Home,
+        live: LiveConfig,
+        pipeline: Pipeline,
+        control: RunControl,
+        fetches: Fetches,
+        tasks: asyncio.TaskGroup,
     ) -> None:
         self._home = home
         self._live = live
         self._pipeline = pipeline
         self._control = control
+        self._fetches = fetches
         self._tasks = tasks
         self._wake = asyncio.Event()
         self._is_flagged = False
@@ -55,6 +63,7 @@ class Queue:
         self._open = True
         home.database.on_commit(self._committed)
         live.on_change(self._wake.set)
+        fetches.on_end(self._wake.set)
 
     def _committed(self, changes: Changes) -> None:
         """Wake up for changes that may let a run start, or that request the end of one."""
@@ -67,6 +76,7 @@ class Queue:
     def close(self) -> None:
         """Start no more runs."""
         self._open = False
+        self._fetches.close()
 
     async def until_none(self, which: Callable[[], set[int]]) -> None:
         """Wait until none of the runs that `which` returns is under way."""
@@ -125,7 +135,10 @@ class Queue:
         config = self._live.config  # a reload may replace it meanwhile
         try:
             await self._home.database.check_room()
-            claimed = await self._claimed(config)
+            with self._fetches.claiming(config):
+                claimed = await self._claimed(config)
+                for run in claimed.runs:
+                    self._fetches.begin(run, config)
         except NoRoomError:
             return _RETRY_AFTER
         except StoreUnavailableError as error:
@@ -133,6 +146,8 @@ class Queue:
             return _RETRY_AFTER
         for run in claimed.runs:
             self._begin(run, self._pipeline.execute(run, config))
+        if self._open:
+            self._fetches.start(claimed.to_fetch, config)
         waits = [] if claimed.again_at is None else [(claimed.again_at - self._home.now()).total_seconds()]
         waits += [at - time.monotonic() for at in self._put_off.values()]
         return max(0.0, min(waits)) + 0.001 if waits else None
@@ -179,6 +194,7 @@ class Queue:
     def _done(self, run_id: int, task: asyncio.Task[None]) -> None:
         if self._under_way.get(run_id) is task:  # a run that was put back may be under way again
             del self._under_way[run_id]
+            self._fetches.end(run_id)
         self._control.progress.set()
 
     def _claim(self, config: Config, tx: Transaction, *, guarded: bool = False) -> "_Claimed":
@@ -189,11 +205,13 @@ class Queue:
         """
         now, without = self._home.now(), set(self._put_off)
         running, by_agent = occupied(tx)
-        claimed = _Claimed()
+        claimed, fetching = _Claimed(), set[str]()
         while (room := config.daemon.max_concurrent_runs - running) > 0:
             full = [agent for agent, count in by_agent.items() if count >= _limit(config, agent)]
-            heads = startable(tx, now, full, min(room, 100), without)
-            fitting = [run for run in heads if _take_slot(config, run, by_agent)]
+            heads = startable(tx, now, [*full, *fetching], min(room, 100), without)
+            early = [run for run in heads if self._must_fetch(run, config, claimed.to_fetch)]
+            fetching |= {run.agent for run in early}
+            fitting = [run for run in heads if run not in early and _take_slot(config, run, by_agent)]
             for run in fitting:
                 if guarded:
                     self._claim_guarded(config, tx, run, now, claimed)
@@ -201,10 +219,17 @@ class Queue:
                     claimed.runs.append(self._claim_one(config, tx, run, now))
             without |= {run.id for run, _ in claimed.failures}
             running, by_agent = occupied(tx) if guarded else (running + len(fitting), by_agent)
-            if not fitting:
+            if not fitting and not early:
                 break
         claimed.again_at = next_attempt_at(tx, now)
         return claimed
+
+    def _must_fetch(self, run: Run, config: Config, to_fetch: dict[str, dict[int, str]]) -> bool:
+        """Return whether a run must wait for a fetch, and add it to the fetch of its environment then."""
+        environment = self._fetches.needed(run, config)
+        if environment is not None:
+            to_fetch.setdefault(environment, {})[run.id] = run.agent
+        return environment is not None
 
     def _claim_guarded(self, config: Config, tx: Transaction, run: Run, now: datetime, claimed: "_Claimed") -> None:
         try:
@@ -269,6 +294,8 @@ class _Claimed:
     runs: list[Run] = field(default_factory=list)
     failures: list[tuple[Run, Exception]] = field(default_factory=list)
     again_at: datetime | None = None
+    to_fetch: dict[str, dict[int, str]] = field(default_factory=dict)
+    """Environments whose mirrors must be fetched first, with the runs that need it and their agents."""
 
 
 def _limit(config: Config, agent: str) -> int:

@@ -1,18 +1,15 @@
 """Make the workspace of a run in a git environment, which may take minutes and can be cancelled."""
 
 import asyncio
-import re
 from pathlib import Path
 
 import structlog
 
-from daemon.config.schema import Config, Environment
 from daemon.runs.folder import RunPreparationError
 from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError, workspace_helper
 from daemon.workspaces.jobs import PrepareWorkspace, Source
 
 _LOG = structlog.get_logger()
-_REMOTE = re.compile(r"[^/]+:")  # scheme://..., or host:path as ssh has it (git-fetch(1), GIT URLS)
 
 
 class WorkspacePreparation:
@@ -42,7 +39,7 @@ class WorkspacePreparation:
                 if self.stopped:
                     helper.kill()
                 prepared = await helper.prepare_workspace(
-                    PrepareWorkspace(source, self._run_id, umask=self._umask, timeout=seconds)
+                    PrepareWorkspace(source, self._run_id, umask=self._umask, timeout=seconds, fetches=False)
                 )
         except TimeoutError:
             raise RunPreparationError(f"timeout: the workspace was not ready within {seconds:.0f} s") from None
@@ -52,17 +49,3 @@ class WorkspacePreparation:
 
     def _log(self, text: str) -> None:
         _LOG.warning("[run] Preparing the workspace", run_id=self._run_id, message=text)
-
-
-def source_of(config: Config, name: str, environment: Environment) -> Source:
-    """Return what the workspaces of a git environment are cloned from."""
-    repository = environment.repository or ""
-    if not _REMOTE.match(repository):
-        repository = str(config.resolve(Path(repository)))
-    return Source(
-        environment=name,
-        repository=repository,
-        ref=environment.ref,
-        fetch_every=environment.fetch_every.total_seconds(),
-        require_fetch=environment.require_fetch,
-    )

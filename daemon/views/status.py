@@ -20,6 +20,7 @@ from daemon.store.workspaces import saved_work
 from daemon.units import format_duration, format_instant, format_size, parse_instant
 from daemon.views.pages import PAGE_BYTES, page_of
 from daemon.views.runs import RunView, run_view
+from daemon.workspaces.mirror_use import MirrorChange
 
 _FEW = 5
 _MANY = 500
@@ -54,6 +55,17 @@ class ProblemView(TypedDict):
     retry_at: str | None
 
 
+class WaitView(TypedDict):
+    """Runs that wait, in the queue, until a mirror has been fetched or repacked."""
+
+    environment: str
+    waits_for: str
+    """`fetch` or `maintenance`."""
+    since: str
+    runs: list[int]
+    """Those that this began for; later ones of the environment wait as well."""
+
+
 class StatusView(_Spent):
     """How the daemon is doing; `running` and `timeline` hold at most 500 entries, and the totals count all."""
 
@@ -63,6 +75,7 @@ class StatusView(_Spent):
     running_total: int
     pending: int
     pending_paused: int
+    waits: list[WaitView]
     next: list[dict[str, Any]]
     last_failures: list[RunView]
     timeline: list[dict[str, Any]]
@@ -81,14 +94,14 @@ def status_view(
     *,
     problems: str | None,
     failing: Sequence[ProblemView] = (),
+    waits: Sequence[WaitView] = (),
     sweeps: Mapping[str, dict[str, int]] = MappingProxyType({}),
 ) -> StatusView:
     """Return problems, active runs, next starts, last failures, the last 24 hours, the cost of today, and disk usage.
 
     `daemon` is the daemon's pid, None without one; `problems` are those that it reports, empty if it is healthy and
-    None if it does not respond; `failing` names each thing that fails. `agents` are the visible agents, None for all.
-    `sweeps` holds the progress of running
-    sweeps. Today is the calendar day in `zone`.
+    None if it does not respond; `failing` names each thing that fails, `waits` what runs wait for. `agents` are the
+    visible agents, None for all. `sweeps` holds the progress of running sweeps. Today is the calendar day in `zone`.
     """
     seen = {"agents": None if agents is None else json.dumps(agents)}
     running = _runs(connection, _RUNNING, seen, "r.id", _MANY)
@@ -107,6 +120,7 @@ def status_view(
         "running_total": _count(connection, _RUNNING, seen),
         "pending": count_pending(connection),
         "pending_paused": count_held_back(connection),
+        "waits": [*waits],
         "next": _next(connection, now, seen),
         "last_failures": failed,
         "timeline": timeline[:_MANY],
@@ -115,6 +129,17 @@ def status_view(
         "sweeps": dict(sweeps),
         "disk": _disk(connection, state_dir),
     }
+
+
+def wait_views(changes: Iterable[MirrorChange], agents: list[str] | None) -> list[WaitView]:
+    """Return what runs of those agents wait for, None for all."""
+    views = []
+    for change in changes:
+        runs = [run for run, agent in sorted(change.runs.items()) if agents is None or agent in agents]
+        if runs or agents is None:
+            since = format_instant(change.since)
+            views.append(WaitView(environment=change.environment, waits_for=change.what, since=since, runs=runs))
+    return views
 
 
 def problem_views(problems: Iterable[Problem], agents: list[str] | None) -> list[ProblemView]:

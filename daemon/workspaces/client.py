@@ -36,6 +36,14 @@ class WorkspaceHelper:
         self._process = process
         self._log = log
 
+    async def fetch_mirror(self, job: jobs.FetchMirror) -> jobs.FetchedMirror:
+        """Fetch the mirror of an environment."""
+        return await self._do(job, jobs.FetchedMirror)
+
+    async def maintain_mirror(self, job: jobs.MaintainMirror) -> None:
+        """Repack the mirror of an environment."""
+        await self._do(job, NoneType)
+
     async def prepare_workspace(self, job: jobs.PrepareWorkspace) -> jobs.PreparedWorkspace:
         """Make the workspace of a run."""
         return await self._do(job, jobs.PreparedWorkspace)

@@ -21,9 +21,15 @@ _LFS = "filter=lfs"
 
 
 def prepare_workspace(
-    state_dir: Path, source: Source, run_id: int, git_timeout: float, log: Callable[[str], None]
+    state_dir: Path,
+    source: Source,
+    run_id: int,
+    git_timeout: float,
+    log: Callable[[str], None],
+    *,
+    fetches: bool = True,
 ) -> PreparedWorkspace:
-    """Make the workspace of a run; raise CloneError.
+    """Make the workspace of a run, `fetches` says whether from a mirror that is fetched first; raise CloneError.
 
     It appears under its own name only when it is complete. If git fails, what it left is removed and the clone is
     tried once more.
@@ -32,7 +38,7 @@ def prepare_workspace(
     mirror = Mirror(state_dir, source, git_timeout, log)
     for is_last in (False, True):
         try:
-            return _clone(state_dir, mirror, run_id, git_timeout)
+            return _clone(state_dir, mirror, run_id, git_timeout, fetches=fetches)
         except GitError as error:
             if is_last or error.is_disk_full:
                 raise CloneError(str(error)) from None
@@ -44,13 +50,13 @@ def prepare_workspace(
     raise AssertionError  # the last attempt returns or raises
 
 
-def _clone(state_dir: Path, mirror: Mirror, run_id: int, git_timeout: float) -> PreparedWorkspace:
+def _clone(state_dir: Path, mirror: Mirror, run_id: int, git_timeout: float, *, fetches: bool) -> PreparedWorkspace:
     final = workspace_path(state_dir, mirror.source.environment, run_id)
     name = f"{run_id}.{secrets.token_hex(4)}"
     with locked_temporary_folder(state_dir, INCOMING, name) as folder:
         try:
             git = Git(git_timeout, folder)
-            with mirror.up_to_date():
+            with mirror.in_use(fetches=fetches):
                 commit = mirror.commit()
                 options = ("--shared", "--no-checkout", "--origin", "origin", "--template=")
                 git.run("clone", "--quiet", *options, str(mirror.path), str(folder))
@@ -58,7 +64,8 @@ def _clone(state_dir: Path, mirror: Mirror, run_id: int, git_timeout: float) -> 
                     (folder / ".git" / below).mkdir(exist_ok=True)
                 _copy_objects(folder, mirror, git_timeout)
             _set_origin(folder, mirror)
-            _check_out_all(git, folder, mirror, f"agentcron/{run_id}", commit)
+            _check_out(git, folder, f"agentcron/{run_id}", commit)
+            _fetch_parts(git, folder, mirror)
             folder.rename(final)
         except BaseException:
             remove_temporary(state_dir, (ENVIRONMENTS, INCOMING), name)
@@ -77,20 +84,20 @@ def _copy_objects(clone: Path, mirror: Mirror, timeout: float) -> None:
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise GitError(f"the mirror's objects cannot be copied: {''.join(lines[-1:])}")
-    (objects / "info" / "alternates").unlink()
+    (objects / "info" / "alternates").unlink(missing_ok=True)  # git borrows nothing from a shallow mirror
 
 
-def _check_out_all(git: Git, clone: Path, mirror: Mirror, branch: str, commit: str) -> None:
-    """Check out a commit with its submodules and its files in Git LFS."""
-    _check_out(git, clone, branch, commit)
+def _fetch_parts(git: Git, clone: Path, mirror: Mirror) -> None:
+    """Fetch and check out submodules, and files in Git LFS."""
+    remote = git.ended_when_silent(mirror.source.fetch_timeout)
     if (clone / ".gitmodules").is_file():
         local = ("-c", "protocol.file.allow=always") if mirror.source.repository.startswith("/") else ()
-        git.run(*local, "submodule", "--quiet", "update", "--init", "--recursive")
+        remote.run(*local, "submodule", "update", "--init", "--recursive", "--progress")
     if _uses_lfs(git):
         if not git.succeeds("lfs", "version"):
             raise CloneError("the repository keeps files in Git LFS, and git-lfs is not installed")
         git.run("lfs", "install", "--local", "--skip-repo")
-        git.run("lfs", "pull")
+        remote.run("lfs", "pull")
 
 
 def _check_out(git: Git, clone: Path, branch: str, commit: str) -> None:

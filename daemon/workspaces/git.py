@@ -11,7 +11,9 @@ import re
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 
@@ -59,8 +61,10 @@ _INHERITED = {"GIT_SSH_COMMAND", "GIT_SSH", "GIT_SSL_CAINFO", "GIT_PROXY_COMMAND
 """How the administrator wants remotes to be reached."""
 _QUERY = re.compile(r"(?<=[^\s?])\?(?=[^\s?/'\"]*=)[^\s/'\"]*")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_PROGRESS = re.compile(r": +[0-9]+% \(|: [0-9]+, done\.|^remote: Total [0-9]")
 _ERROR = re.compile(rb"^error:", re.MULTILINE)
-_VERBOSE = {("bundle", "verify")}  # it writes to standard error even when nothing is wrong
+_READS_FILES = {"ls-files", "update-index", "diff-files"}
+"""Commands that only warn of a folder or file that they cannot read, and end well without it."""
 _running: set[int] = set()  # process groups of running git commands
 
 
@@ -133,10 +137,12 @@ def run_program(
     timeout: float,
     stdin: bytes = b"",
     environment: Mapping[str, str] | None = None,
+    silence: float | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program in a folder, and end everything that it started after `timeout` seconds or when this process ends.
 
-    Raise GitError if it cannot be run or takes too long.
+    `silence` are the seconds after which it is ended if it writes nothing. Raise GitError if it cannot be run or takes
+    too long.
     """
     try:
         process = subprocess.Popen(
@@ -154,16 +160,43 @@ def run_program(
     _running.add(process.pid)
     with process:
         try:
-            stdout, stderr = process.communicate(stdin, timeout)
+            stdout, stderr = _communicate(process, stdin, timeout, silence)
         except BaseException as error:
             if process.returncode is None:
                 _end(process.pid)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise GitError(f"{' '.join(command[:2])} took longer than {timeout:.0f} s") from None
+            if isinstance(error, _TookTooLongError):
+                raise GitError(f"{_name_of(command)} {error}") from None
             raise
         finally:
             _running.discard(process.pid)
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def _name_of(command: Sequence[str]) -> str:
+    """Return how a command is named in messages: the program, and the first word that is no setting."""
+    words = iter(command[1:])
+    rest = [word for word in words if word != "-c" or not next(words, None)]
+    return " ".join([command[0], *rest[:1]])
+
+
+class _TookTooLongError(Exception):
+    pass
+
+
+def _communicate(
+    process: subprocess.Popen[bytes], stdin: bytes, timeout: float, silence: float | None
+) -> tuple[bytes, bytes]:
+    """Return what a program writes until it ends; raise _TookTooLongError."""
+    end, written = time.monotonic() + timeout, 0
+    while (left := end - time.monotonic()) > 0:
+        try:
+            return process.communicate(stdin, left if silence is None else min(silence, left))
+        except subprocess.TimeoutExpired as error:  # the next call continues where this one stopped
+            so_far = len(error.stdout or b"") + len(error.stderr or b"")
+        if silence is not None and so_far == written and time.monotonic() < end:
+            raise _TookTooLongError(f"made no progress for {silence:g} s")
+        written = so_far
+    raise _TookTooLongError(f"took longer than {timeout:.0f} s")
 
 
 class Git:
@@ -172,6 +205,7 @@ class Git:
     def __init__(self, timeout: float, folder: Path, *, isolated: bool = False, **environment: str) -> None:
         """Run in a folder; isolated means without any configuration but ours, and without network."""
         self._timeout = timeout
+        self.silence: float | None = None
         self._folder = folder
         self._is_strict = isolated
         inherited = {key: value for key, value in os.environ.items() if key in _INHERITED or not key.startswith("GIT_")}
@@ -182,21 +216,27 @@ class Git:
             **_settings(_SAFE_SETTINGS),
         }
 
+    def ended_when_silent(self, seconds: float) -> "Git":
+        """Return a git of which a command is ended if it writes nothing for so long: for those that show progress."""
+        found = copy(self)
+        found.silence = seconds
+        return found
+
     def run(self, *arguments: str, stdin: bytes = b"", **environment: str) -> bytes:
         """Return the standard output of a git command; raise GitError if it fails or takes too long.
 
         A command that prints `error:` has failed, whatever its exit status: a checkout on a full disk exits with 0.
-        Isolated, a command that prints anything to standard error has failed: a folder that git cannot read is only a
-        warning to it, but lost work to us.
+        Isolated, a command that reads files of a workspace has failed if it prints anything to standard error: a folder
+        that git cannot read is only a warning to it, but lost work to us.
         """
         variables = {**self._environment, **environment}
-        done = run_program(["git", *arguments], self._folder, self._timeout, stdin, variables)
+        done = run_program(["git", *arguments], self._folder, self._timeout, stdin, variables, self.silence)
         if done.returncode != 0 or _ERROR.search(done.stderr) or self._has_complaints(arguments, done.stderr):
             raise GitError(_reason(arguments, done.stderr, done.returncode), done.returncode)
         return done.stdout
 
     def _has_complaints(self, arguments: Sequence[str], stderr: bytes) -> bool:
-        return self._is_strict and bool(stderr) and arguments[:2] not in _VERBOSE
+        return self._is_strict and bool(stderr) and not _READS_FILES.isdisjoint(arguments)
 
     def text(self, *arguments: str, **environment: str) -> str:
         """Return the standard output of a git command as text, without the final newline."""
@@ -224,6 +264,7 @@ def _settings(settings: Sequence[tuple[str, str]]) -> Mapping[str, str]:
 
 
 def _reason(arguments: Sequence[str], stderr: bytes, code: int) -> str:
-    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    text = stderr.decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not _PROGRESS.search(line)]
     important = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "ssh:"))] or lines[-3:]
-    return f"git {arguments[0]}: {'; '.join(important[:4]) or f'exit status {code}'}"
+    return f"{_name_of(['git', *arguments])}: {'; '.join(important[:4]) or f'exit status {code}'}"

@@ -17,10 +17,10 @@ from daemon.workspaces import jobs
 from daemon.workspaces.clean import clean, examine, no_log
 from daemon.workspaces.clone import prepare_workspace
 from daemon.workspaces.disk_usage import entry_sizes, workspace_sizes
-from daemon.workspaces.git import exit_with_parent, terminate_all
+from daemon.workspaces.git import GitError, exit_with_parent, terminate_all
 from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, QUARANTINE, RUNS, SCRATCH, tasks_of
 from daemon.workspaces.lock import abandoned_folders
-from daemon.workspaces.mirror import CloneError
+from daemon.workspaces.mirror import CloneError, Mirror
 from daemon.workspaces.openat import free_name, names_in, open_path
 from daemon.workspaces.pipe import MessageError, decode_job, encode_error, encode_log, encode_result
 from daemon.workspaces.removal import empty_trash, remove_temporary
@@ -38,12 +38,22 @@ def _let_agents_go_first() -> None:
     os.nice(max(0, _NICE - os.nice(0)))
 
 
+def _fetch_mirror(state_dir: Path, job: jobs.FetchMirror, log: Log) -> jobs.FetchedMirror:
+    os.close(open_path(state_dir, *tasks_of(job.source.environment), create=True))
+    return jobs.FetchedMirror(Mirror(state_dir, job.source, job.timeout, log).fetch())
+
+
+def _maintain_mirror(state_dir: Path, job: jobs.MaintainMirror, log: Log) -> None:
+    os.nice(_NICE)
+    Mirror(state_dir, job.source, job.timeout, log).maintain()
+
+
 def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) -> jobs.PreparedWorkspace:
     os.umask(job.umask)
     earlier = clean(state_dir, job.source.environment, str(job.run_id), no_log)  # left by an attempt that was cut off
     if not earlier.gone and not earlier.in_trash:
         raise CloneError(f"the workspace of an earlier attempt cannot be removed: {earlier.reason}")
-    return prepare_workspace(state_dir, job.source, job.run_id, job.timeout, log)
+    return prepare_workspace(state_dir, job.source, job.run_id, job.timeout, log, fetches=job.fetches)
 
 
 def _clean_workspace(state_dir: Path, job: jobs.CleanWorkspace, log: Log) -> jobs.CleanedWorkspace:
@@ -127,6 +137,8 @@ def _remove_orphans(state_dir: Path, job: jobs.RemoveOrphans, log: Log) -> jobs.
 
 
 _HANDLERS: Mapping[type[jobs.Job], Callable[[Path, Any, Log], object]] = {
+    jobs.FetchMirror: _fetch_mirror,
+    jobs.MaintainMirror: _maintain_mirror,
     jobs.PrepareWorkspace: _prepare_workspace,
     jobs.CleanWorkspace: _clean_workspace,
     jobs.ExamineWorkspace: _examine_workspace,
@@ -162,7 +174,7 @@ def _reply(state_dir: Path, line: bytes) -> bytes:
     try:
         job = decode_job(line)
         return encode_result(_HANDLERS[type(job)](state_dir, job, lambda text: _write(encode_log(text))))
-    except (CloneError, MessageError, UnreadableError) as error:
+    except (CloneError, GitError, MessageError, UnreadableError) as error:
         return encode_error(str(error))
     except OSError as error:
         return encode_error(f"{error.strerror}: {error.filename!r}" if error.filename else str(error))

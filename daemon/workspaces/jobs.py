@@ -21,6 +21,34 @@ class Source:
     """Seconds for which a fetched mirror counts as up to date."""
     require_fetch: bool
     """Whether an unreachable remote is an error; if not, the mirror is used as it is."""
+    fetch_timeout: float
+    """Seconds without progress after which a fetch is ended."""
+
+
+@dataclass(frozen=True)
+class FetchMirror:
+    """Fetch the mirror of an environment, unless it was fetched recently."""
+
+    source: Source
+    timeout: float
+    """Seconds that one git command may take."""
+
+
+@dataclass(frozen=True)
+class FetchedMirror:
+    """A mirror that is as it is to be used."""
+
+    age: float
+    """Seconds since it was last fetched, or since that was last tried."""
+
+
+@dataclass(frozen=True)
+class MaintainMirror:
+    """Repack the mirror of an environment."""
+
+    source: Source
+    timeout: float
+    """Seconds that one git command may take."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +60,8 @@ class PrepareWorkspace:
     umask: int
     timeout: float
     """Seconds that one git command may take."""
+    fetches: bool
+    """Whether the mirror is fetched first unless it is recent; if not, only if there is none."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +241,9 @@ class RemovedFolders:
 
 
 Job = (
-    PrepareWorkspace
+    FetchMirror
+    | MaintainMirror
+    | PrepareWorkspace
     | CleanWorkspace
     | ExamineWorkspace
     | FindSavedWork

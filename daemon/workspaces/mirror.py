@@ -8,13 +8,14 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from daemon.workspaces.git import Git, GitError, config_value
 from daemon.workspaces.jobs import Source
 from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
+from daemon.workspaces.mirror_maintenance import GC
 from daemon.workspaces.removal import remove_temporary
 
 _STALE_LOCK = 300.0  # seconds after which a lock file of git is certainly not in use
@@ -22,6 +23,8 @@ _STALE_LOCK_OF_OURS = 5.0  # seconds: git dies with its helper, but perhaps not 
 _CHANGING = b"changing\n"  # what the mirror's own lock file holds during a change
 _LOCK_POLL = 0.5  # seconds
 _STAMP = "agentcron-fetched"  # its mtime is the time of the last fetch, its content the ref that was fetched
+_COMMON = "commondir"  # it would make git read another config
+_FETCH = ("fetch", "--progress", "--update-shallow", "--no-write-fetch-head", "--no-tags")
 _REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 _CREDENTIAL_HELPER = (
     '!f() { [ "$1" != get ] || [ -z "$AGENTCRON_GIT_USER" ] || '
@@ -46,12 +49,21 @@ class Mirror:
         self._lock = self.path.with_name(f"{MIRROR}.lock")
         self._url, credentials = _split_credentials(source.repository)
         self._git = Git(git_timeout, self.path.parent, isolated=False, **{"GIT_DIR": str(self.path), **credentials})
+        self._remote = self._git.ended_when_silent(source.fetch_timeout)
+
+    def fetch(self) -> float:
+        """Fetch unless the mirror is recent enough; return the seconds since it was fetched, or raise CloneError."""
+        with self.in_use(fetches=True):
+            return max(0.0, time.time() - (self.path / _STAMP).stat().st_mtime)
 
     @contextlib.contextmanager
-    def up_to_date(self) -> Iterator[None]:
-        """Fetch unless the mirror is recent enough, then lock it for reading; raise CloneError."""
+    def in_use(self, *, fetches: bool) -> Iterator[None]:
+        """Lock the mirror for reading; raise CloneError.
+
+        `fetches` says whether it is fetched first unless it is recent enough; if not, only if it has never been.
+        """
         with self._locked(fcntl.LOCK_SH) as lock:
-            if not self._is_recent():
+            if not (self._is_recent() if fetches else (self.path / _STAMP).exists()):
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 with self._changing(lock) as was_cut_off:
                     self._update(was_cut_off=was_cut_off)
@@ -83,11 +95,17 @@ class Mirror:
             try:
                 self._git.run("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
             except GitError as error:
-                if error.code is not None and self._git.succeeds("ls-remote", "origin", "HEAD"):
+                if error.code is not None and self._remote.succeeds("ls-remote", "origin", "HEAD"):
                     self._log(f"WARNING: the mirror is damaged and will be fetched again: {error}")
                     self._delete()
                     return True
         return False
+
+    def maintain(self) -> None:
+        """Repack the mirror; raise GitError. One whose config is not ours is left to the next fetch."""
+        with self._locked():
+            if self._has_our_config():
+                self._git.run(*GC)
 
     def _delete(self) -> None:
         remove_temporary(self._state_dir, (ENVIRONMENTS, self.source.environment), MIRROR)
@@ -119,8 +137,9 @@ class Mirror:
         if self._is_recent():  # somebody else fetched it meanwhile
             return
         stamp = self.path / _STAMP
-        if not self._matches_source():
-            stamp.unlink(missing_ok=True)  # the mirror holds another repository
+        if not self._has_our_config():
+            if self._git.text("config", "--get", "--default", "", "remote.origin.url") != self._url:
+                stamp.unlink(missing_ok=True)  # the mirror holds another repository
             self._write_config()
         try:
             self._fetch()
@@ -139,7 +158,7 @@ class Mirror:
         except FileNotFoundError:
             return False
         is_young = 0 <= time.time() - fetched_at < self.source.fetch_every
-        return is_young and text == self._stamp_text and self._matches_source()
+        return is_young and text == self._stamp_text and self._has_our_config()
 
     @property
     def _stamp_text(self) -> str:
@@ -154,45 +173,61 @@ class Mirror:
             return False
         return _HEAD.match(head) is not None and all((self.path / name).is_dir() for name in ("objects", "refs"))
 
-    def _matches_source(self) -> bool:
-        return self._git.text("config", "--get", "--default", "", "remote.origin.url") == self._url
+    def _has_our_config(self) -> bool:
+        """Return whether the mirror is that of the source, and nobody else has changed what git obeys there."""
+        try:
+            text = (self.path / "config").read_text(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return text == self._config and not os.path.lexists(self.path / _COMMON)
 
     def _create(self) -> None:
         """Make an empty mirror in place of a missing or incomplete one."""
         self._delete()
         self._git.run("init", "--quiet", "--bare", "--initial-branch=main", "--template=", str(self.path))
 
-    def _write_config(self) -> None:
-        """Write the remote's URL without credentials: git passes it in arguments that every user can read."""
+    @property
+    def _config(self) -> str:
+        """The mirror's config, with the remote's URL without credentials: every user can read git's arguments."""
         url, helper = config_value(self._url), config_value(_CREDENTIAL_HELPER)
         refspecs = "".join(f'\tfetch = "{refspec}"\n' for refspec in _REFSPECS)
         core = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
-        text = f'{core}[credential]\n\thelper = {helper}\n[remote "origin"]\n\turl = {url}\n{refspecs}'
+        return f'{core}[credential]\n\thelper = {helper}\n[remote "origin"]\n\turl = {url}\n{refspecs}'
+
+    def _write_config(self) -> None:
+        (self.path / _COMMON).unlink(missing_ok=True)
         temporary = self.path / "config.new"
-        temporary.write_text(text)
+        temporary.unlink(missing_ok=True)
+        temporary.write_text(self._config)
         temporary.replace(self.path / "config")
 
     def _fetch(self) -> None:
-        self._git.run("fetch", "--quiet", "--prune", "--no-write-fetch-head", "--no-tags", "origin")
+        self._fetch_from_origin("--prune")
         ref = self.source.ref
         if ref is None:
             self._follow_head()
         elif self._resolve(f"refs/heads/{ref}") is None and self._resolve(f"refs/tags/{ref}") is None:
             # perhaps a commit that is no longer on any branch; `commit` reports it if it is missing
-            self._git.succeeds(
-                "fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "origin", "--end-of-options", ref
-            )
+            with contextlib.suppress(GitError):
+                self._fetch_from_origin(refs=("--end-of-options", ref))
+
+    def _fetch_from_origin(self, *options: str, refs: Sequence[str] = ()) -> None:
+        """Fetch from the remote, which may be shallow, or may have been when it was last fetched."""
+        shallow = self.path / "shallow"
+        if shallow.exists() and shallow.stat().st_size:
+            options = (*options, "--unshallow")
+        self._remote.run(*_FETCH, *options, "origin", *refs)
 
     def _follow_head(self) -> None:
         """Point the mirror's HEAD to the branch that the remote's HEAD names."""
-        output = self._git.text("ls-remote", "--symref", "origin", "HEAD")
+        output = self._remote.text("ls-remote", "--symref", "origin", "HEAD")
         for line in output.splitlines():
             if line.startswith("ref: refs/heads/"):
                 self._git.run("symbolic-ref", "HEAD", line.removeprefix("ref: ").partition("\t")[0])
                 return
         detached = output.partition("\t")[0]
         if detached:
-            self._git.run("fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "origin", "HEAD")
+            self._fetch_from_origin(refs=("HEAD",))
             self._git.run("update-ref", "--no-deref", "HEAD", detached)
 
     def _wait_for_locks(self, *, are_ours: bool) -> None:

@@ -77,7 +77,7 @@ class Stalls:
 async def measure(folder: Path, files: int) -> dict[str, float]:
     origin, state = repository(folder, files), folder / "state"
     state.mkdir()
-    source = Source("site", str(origin), None, 3600.0, require_fetch=False)
+    source = Source("site", str(origin), None, 3600.0, require_fetch=False, fetch_timeout=60.0)
     figures: dict[str, list[float]] = {}
     stalls = {name: Stalls() for name in ("making", "removal", "size")}
 
@@ -86,7 +86,7 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
 
     async def make(number: int) -> None:
         async with workspace_helper(state, no_log) as helper:
-            await helper.prepare_workspace(PrepareWorkspace(source, number, umask=0o022, timeout=600.0))
+            await helper.prepare_workspace(PrepareWorkspace(source, number, umask=0o022, timeout=600.0, fetches=True))
 
     await make(99)  # which fetches the mirror
     mirror = state / "environments" / "site" / "mirror"

@@ -106,9 +106,9 @@ def helper(folder: Path) -> list[str]:
 
 def preparation(folder: Path, origin: Path) -> Path:
     """Write down the job to prepare the workspace of run 1 in `state/`, as a helper reads it."""
-    source = Source("site", str(origin), ref=None, fetch_every=0, require_fetch=True)
+    source = Source("site", str(origin), ref=None, fetch_every=0, require_fetch=True, fetch_timeout=60)
     (folder / "state").mkdir()
-    (folder / "job").write_bytes(encode_job(PrepareWorkspace(source, run_id=1, umask=0o77, timeout=60)))
+    (folder / "job").write_bytes(encode_job(PrepareWorkspace(source, run_id=1, umask=0o77, timeout=60, fetches=True)))
     return folder / "job"
 
 

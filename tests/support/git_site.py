@@ -53,6 +53,7 @@ class GitSite:
 
     def source(self, **keys: object) -> Source:
         facts: dict[str, object] = {"ref": None, "fetch_every": 0.0, "require_fetch": False, **keys}
+        facts.setdefault("fetch_timeout", 60.0)
         return Source("site", str(facts.pop("repository", self.origin)), **facts)  # type: ignore[arg-type]
 
     def prepare(self, run: int = 1, **keys: object) -> Path:

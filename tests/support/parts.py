@@ -13,12 +13,14 @@ from daemon.config.schema import Config
 from daemon.http_client import open_session
 from daemon.notify.outbox import Outbox
 from daemon.runs.control import RunControl
+from daemon.runs.fetches import Fetches
 from daemon.runs.hook_tokens import HookTokens
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
 from daemon.store.database import Database
 from daemon.store.home import Home
 from daemon.units import utc_now
+from daemon.workspaces.mirror_use import MirrorUse
 
 NO_NOTIFICATIONS = Outbox(LiveConfig(Config()))
 
@@ -29,8 +31,9 @@ async def queue_on(database: Database, folder: Path, config: Config) -> AsyncIte
     home, live, nursery = Home(database, folder, "instance", utc_now()), LiveConfig(config), Nursery()
     async with open_session() as session, asyncio.TaskGroup() as tasks:
         agents, control = Agents(nursery, None, session, 0o077), RunControl()
-        pipeline = Pipeline(home, agents, HookTokens(b""), Access(live), Outbox(live), control)
-        queue = Queue(home, live, pipeline, control, tasks)
+        fetches = Fetches(folder, MirrorUse(), tasks)
+        pipeline = Pipeline(home, agents, HookTokens(b""), Access(live), Outbox(live), control, fetches)
+        queue = Queue(home, live, pipeline, control, fetches, tasks)
         serving = tasks.create_task(queue.serve())
         try:
             yield queue

@@ -14,6 +14,7 @@ from daemon.store.connection import Transaction
 from daemon.store.database import Database
 from daemon.store.home import Home
 from daemon.units import format_instant
+from daemon.workspaces.mirror_use import MirrorUse
 from tests.support.parts import NO_NOTIFICATIONS
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -129,7 +130,7 @@ class History:
         """Return retention by some settings, as of now."""
         home = Home(self.database, self.state_dir, "instance", NOW, lambda: NOW)
         self.live.replace(self.config(settings, agents))
-        cleanup = Cleanup(home, self.live, self.metrics, NO_NOTIFICATIONS)
+        cleanup = Cleanup(home, self.live, self.metrics, NO_NOTIFICATIONS, MirrorUse())
         return Retention(home, self.live, cleanup, self.metrics, NO_NOTIFICATIONS)
 
     def figure(self, name: str) -> float:

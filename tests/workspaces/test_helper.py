@@ -22,9 +22,11 @@ from daemon.workspaces.pipe import MessageError, decode, decode_job, encode_job,
 from tests.support.git_site import GitSite, commit
 from tests.support.waiting import wait_until
 
-SOURCE = jobs.Source("site", "/origin", ref=None, fetch_every=0.5, require_fetch=True)
+SOURCE = jobs.Source("site", "/origin", ref=None, fetch_every=0.5, require_fetch=True, fetch_timeout=60.0)
 JOBS: list[jobs.Job] = [
-    jobs.PrepareWorkspace(SOURCE, run_id=1, umask=0o22, timeout=60.0),
+    jobs.PrepareWorkspace(SOURCE, run_id=1, umask=0o22, timeout=60.0, fetches=True),
+    jobs.FetchMirror(SOURCE, timeout=60.0),
+    jobs.MaintainMirror(SOURCE, timeout=60.0),
     jobs.CleanWorkspace("site", run_id=2**63 - 1, base=None, salvage_max=0, saves=False),
     jobs.ExamineWorkspace("site", 1),
     jobs.FindSavedWork(1),
@@ -38,6 +40,7 @@ JOBS: list[jobs.Job] = [
 ]
 SAVED = jobs.SavedWork("artifacts/saved-work", 1, 2, 3, ("x.log",), 4, 5, tips=("ab" * 20,), restore=("git init",))
 RESULTS = [
+    jobs.FetchedMirror(0.5),
     jobs.PreparedWorkspace(Path("/state/tasks/1"), "ab" * 20),
     jobs.CleanedWorkspace(gone=False, reason="it is busy", in_trash=True, saved=SAVED),
     jobs.CleanedWorkspace(gone=True),
@@ -124,7 +127,9 @@ def test_a_line_that_is_no_job_is_refused(line: bytes) -> None:
 
 async def test_a_workspace_is_made_listed_measured_and_cleaned(site: GitSite) -> None:
     async with workspace_helper(site.state, site.logged.append) as helper:
-        made = await helper.prepare_workspace(jobs.PrepareWorkspace(site.source(), 1, umask=0o77, timeout=60))
+        made = await helper.prepare_workspace(
+            jobs.PrepareWorkspace(site.source(), 1, umask=0o77, timeout=60, fetches=True)
+        )
         assert made == jobs.PreparedWorkspace(site.tasks / "1", site.first)
         (site.tasks / "stranger").mkdir()
         assert (await helper.list_workspaces()).by_environment == {"site": ("1", "stranger")}
@@ -156,7 +161,7 @@ async def test_a_job_that_fails_says_why_and_the_next_one_is_done(site: GitSite)
     source = site.source(ref="nowhere")
     async with workspace_helper(site.state, site.logged.append) as helper:
         with pytest.raises(WorkspaceHelperError, match="ref 'nowhere' is not a branch, tag or commit"):
-            await helper.prepare_workspace(jobs.PrepareWorkspace(source, 1, umask=0o77, timeout=60))
+            await helper.prepare_workspace(jobs.PrepareWorkspace(source, 1, umask=0o77, timeout=60, fetches=True))
         with pytest.raises(WorkspaceHelperError, match="unexpected error: OperationalError"):
             await helper.remove_orphans(jobs.RemoveOrphans(expired=None, dry_run=True))  # there is no database
         assert (await helper.list_workspaces()).by_environment == {"site": ()}

@@ -16,7 +16,7 @@ from daemon.metrics import Visible
 from daemon.store.runs import count_active
 from daemon.store.workspaces import count_workspaces, saved_work
 from daemon.units import utc_now
-from daemon.views.status import ProblemView, StatusView, problem_views, status_view
+from daemon.views.status import ProblemView, StatusView, WaitView, problem_views, status_view, wait_views
 
 
 class ReloadView(TypedDict):
@@ -33,7 +33,7 @@ class Health(TypedDict):
 
 
 class DaemonView(TypedDict):
-    """Which daemon this is: its config file, its state directory, and its current problems."""
+    """Which daemon this is: its config file, its state directory, its current problems, and what runs wait for."""
 
     pid: int
     config_file: str
@@ -41,6 +41,7 @@ class DaemonView(TypedDict):
     timezone: str
     amiss: str | None
     problems: list[ProblemView]
+    waits: list[WaitView]
 
 
 async def _reload(call: ApiCall) -> web.StreamResponse:
@@ -58,6 +59,7 @@ async def _status(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
     agents = await call.context.access.readable_agents(call.principal)
     failing = problem_views(call.context.home.problems.current(), agents)
+    waits = wait_views(call.context.mirrors.changes, agents)
     problems, zone = call.context.health.problems(), call.context.config.daemon.timezone
     progress = {"cleanup": call.context.cleanup.progress, "retention": call.context.retention.progress}
     sweeps = {name: dict(vars(sweep)) for name, sweep in progress.items() if sweep is not None}
@@ -65,7 +67,16 @@ async def _status(call: ApiCall) -> web.StreamResponse:
     def view(connection: sqlite3.Connection) -> StatusView:
         folder, now = call.context.home.state_dir, utc_now()
         return status_view(
-            connection, folder, os.getpid(), now, zone, agents, problems=problems, failing=failing, sweeps=sweeps
+            connection,
+            folder,
+            os.getpid(),
+            now,
+            zone,
+            agents,
+            problems=problems,
+            failing=failing,
+            waits=waits,
+            sweeps=sweeps,
         )
 
     return await call.answer(view)
@@ -83,6 +94,7 @@ async def _daemon(call: ApiCall) -> web.StreamResponse:
             timezone=config.daemon.timezone,
             amiss=call.context.health.problems() or None,
             problems=problem_views(call.context.home.problems.current(), agents),
+            waits=wait_views(call.context.mirrors.changes, agents),
         )
     )
 

@@ -1,0 +1,106 @@
+"""The mirror of a repository: what a remote or an agent does to it costs no run its workspace, and runs nothing."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from daemon.workspaces.clean import clean
+from daemon.workspaces.mirror import CloneError
+from tests.support.git_site import GitSite, brought_back, commit, git
+
+
+def mirror_of(site: GitSite) -> Path:
+    return site.tasks.parent / "mirror"
+
+
+@pytest.fixture
+def ssh(site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A way to the origin by ssh that hangs as soon as the file that this returns exists."""
+    program, hangs = tmp_path / "ssh", tmp_path / "hangs"
+    program.write_text(f"#!/bin/sh\n[ ! -e {hangs} ] || exec sleep 300\nexec git upload-pack {site.origin}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH_COMMAND", str(program))
+    return hangs
+
+
+def test_a_fetch_that_hangs_is_ended_and_the_mirror_used_as_it_is(site: GitSite, ssh: Path) -> None:
+    remote = "ssh://localhost/origin"
+    site.prepare(1, repository=remote)
+    ssh.touch()
+    assert git(site.prepare(2, repository=remote, fetch_timeout=0.5), "rev-parse", "HEAD") == site.first
+    assert any("git fetch made no progress for 0.5 s" in line for line in site.logged)
+    with pytest.raises(CloneError, match=r"git fetch made no progress for 0.5 s"):
+        site.prepare(3, repository=remote, fetch_timeout=0.5, require_fetch=True)
+
+
+def test_a_submodule_whose_remote_hangs_fails_the_clone(site: GitSite, ssh: Path) -> None:
+    git(site.origin, "config", "-f", ".gitmodules", "submodule.lib.path", "lib")
+    git(site.origin, "config", "-f", ".gitmodules", "submodule.lib.url", "ssh://localhost/lib")
+    git(site.origin, "update-index", "--add", "--cacheinfo", f"160000,{site.first},lib")
+    git(site.origin, "add", ".gitmodules")
+    git(site.origin, "commit", "-q", "-m", "submodule")
+    ssh.touch()
+    with pytest.raises(CloneError, match=r"git submodule made no progress for 0.5 s"):
+        site.prepare(1, fetch_timeout=0.5)
+
+
+@pytest.mark.parametrize("in_common", [False, True])
+def test_a_config_that_an_agent_wrote_is_replaced_before_the_next_fetch(
+    site: GitSite, tmp_path: Path, *, in_common: bool
+) -> None:
+    site.prepare(1, fetch_every=3600.0)
+    mirror, ran = mirror_of(site), tmp_path / "ran"
+    planted = f'[remote "origin"]\n\tuploadpack = touch {ran}; git-upload-pack\n'
+    text = (mirror / "config").read_text()
+    if in_common:
+        subprocess.run(["cp", "-R", str(mirror), str(tmp_path / "common")], check=True)
+        (mirror / "commondir").write_text(f"{tmp_path}/common\n")
+    place = tmp_path / "common" if in_common else mirror
+    (place / "config").write_text(text + planted)
+    second = commit(site.origin, "b.txt", "two\n")
+    assert git(site.prepare(2, fetch_every=3600.0), "rev-parse", "HEAD") == second
+    assert not ran.exists()
+    assert (mirror / "config").read_text() == text
+
+
+def test_a_remote_that_is_or_becomes_shallow_gives_its_newest_commit(site: GitSite, tmp_path: Path) -> None:
+    for number in range(3):
+        commit(site.origin, "a.txt", f"{number}\n")
+    whole, shallow = tmp_path / "whole", tmp_path / "shallow"
+    git(tmp_path, "clone", "-q", str(site.origin), str(whole))
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{site.origin}", str(shallow))
+    site.prepare(1, repository=whole, require_fetch=True)
+    newest = commit(site.origin, "a.txt", "newest\n")
+    git(whole, "fetch", "-q", "--depth=1", "origin", "main")
+    git(whole, "reset", "-q", "--hard", "FETCH_HEAD")
+    assert git(site.prepare(2, repository=whole, require_fetch=True), "rev-parse", "HEAD") == newest
+    place = site.prepare(3, repository=shallow, require_fetch=True)
+    assert (place / "a.txt").read_text() == "2\n"
+    mine = commit(place, "mine.txt", "mine\n")
+    done = clean(site.state, "site", "3", site.logged.append, base=site.bases[3])
+    brought_back(done, tmp_path / "back")
+    assert git(tmp_path / "back/run-3", "rev-parse", "HEAD") == mine
+
+
+def test_a_mirror_of_a_shallow_remote_gets_the_history_when_the_remote_has_it(site: GitSite, tmp_path: Path) -> None:
+    commit(site.origin, "a.txt", "two\n")
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{site.origin}", str(shallow))
+    assert git(site.prepare(1, repository=shallow), "rev-list", "--count", "HEAD") == "1"
+    git(shallow, "fetch", "-q", "--unshallow")
+    assert git(site.prepare(2, repository=shallow), "rev-list", "--count", "HEAD") == "2"
+
+
+def test_git_is_judged_by_its_exit_status(site: GitSite, tmp_path: Path) -> None:
+    place = site.prepare()
+    mine = commit(place, "mine.txt", "mine\n")
+    for repository in (mirror_of(site), place):
+        git(repository, "repack", "-q", "-a", "-d", "--write-bitmap-index")
+    (place / "a.txt").write_text("changed\n")
+    done = clean(site.state, "site", "1", site.logged.append, base=site.bases[1])
+    assert done.saved is not None
+    assert done.saved.as_it_was == ()
+    back = brought_back(done, tmp_path / "back")
+    assert git(back, "rev-parse", "HEAD") == mine
+    assert (back / "a.txt").read_text() == "changed\n"
