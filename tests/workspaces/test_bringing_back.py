@@ -118,6 +118,50 @@ def test_work_on_a_branch_that_git_would_not_check_out_comes_back(site: GitSite,
     assert git(brought_back(clean_up(site), tmp_path / "back"), "rev-parse", "HEAD") == mine
 
 
+def test_bare_repositories_that_git_ignores_come_back(site: GitSite, tmp_path: Path) -> None:
+    place = site.prepare()
+    mine = commit(place, "mine.txt", "mine\n")
+    for name in ("cache/mine.git", "packed.git"):
+        bare = place / name
+        bare.mkdir(parents=True)
+        git(bare, "init", "-q", "--bare")
+        git(place, "push", "-q", str(bare), "HEAD:refs/heads/mine")
+    git(place / "packed.git", "repack", "-q", "-a", "-d")
+    git(place, "reset", "-q", "--hard", "HEAD~1")
+    (place / ".gitignore").write_text("cache/\n*.pack\n")
+    done = clean_up(site)
+    brought_back(done, tmp_path / "back")
+    where = targets(saved(done).restore)
+    for name in ("cache/mine.git", "packed.git"):
+        assert git(tmp_path / "back" / where[name], "rev-parse", "mine") == mine
+    assert (tmp_path / "back/run-1/packed.git/HEAD").exists()
+
+
+@pytest.mark.parametrize("where", [".", "ignored.log/inner"])
+def test_tags_of_files_and_folders_come_back(site: GitSite, tmp_path: Path, where: str) -> None:
+    repository = site.prepare() / where
+    if where != ".":
+        repository.mkdir(parents=True)
+        git(repository, "init", "-q", "-b", "main")
+        commit(repository, "a.txt", "one\n")
+    (tmp_path / "mine").write_text("mine\n")
+    blob = git(repository, "hash-object", "-w", str(tmp_path / "mine"))
+    git(repository, "tag", "light", blob)
+    git(repository, "tag", "-a", "-m", "x", "heavy", blob)
+    (tmp_path / "mine").write_text("also mine\n")
+    git(repository, "update-ref", "refs/original/x", git(repository, "hash-object", "-w", str(tmp_path / "mine")))
+    git(repository, "update-ref", "refs/original/tag", "heavy")
+    git(repository, "tag", "folder", "HEAD^{tree}")
+    done = clean_up(site)
+    assert saved(done).as_it_was == ()
+    brought_back(done, tmp_path / "back")
+    back = tmp_path / "back" / targets(saved(done).restore)[where]
+    assert [git(back, "cat-file", "-p", name) for name in ("light", "heavy^{}")] == ["mine", "mine"]
+    assert git(back, "cat-file", "-p", "tags/agentcron/saved/refs/original/x") == "also mine"
+    if where != ".":
+        assert git(back, "cat-file", "-t", "folder") == "tree"
+
+
 def test_what_was_saved_is_found_and_measured_later(site: GitSite) -> None:
     (site.prepare() / "mine.txt").write_text("mine\n")
     done = clean_up(site)

@@ -21,9 +21,10 @@ def revisions(oids: Iterable[str], excluded: Iterable[str] = ()) -> bytes:
     return "".join([*(f"{oid}\n" for oid in oids), *(f"^{oid}\n" for oid in excluded)]).encode()
 
 
-def kinds(git: Git, oids: Iterable[str]) -> Iterator[tuple[str, str]]:
+def kinds(git: Git, oids: Iterable[str], **environment: str) -> Iterator[tuple[str, str]]:
     """Yield the ids whose objects exist, each with the kind of its object."""
-    for line in git.run("cat-file", "--batch-check", stdin=revisions(oids)).decode().splitlines():
+    valid = [oid for oid in dict.fromkeys(oids) if OID.fullmatch(oid.encode(errors="replace"))]
+    for line in git.run("cat-file", "--batch-check", stdin=revisions(valid), **environment).decode().splitlines():
         words = line.split()
         if len(words) == 3:  # noqa: PLR2004 - id, kind and size; a missing object has no size
             yield words[0], words[1]
@@ -31,8 +32,7 @@ def kinds(git: Git, oids: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def existing(git: Git, oids: Iterable[str]) -> list[str]:
     """Return those ids that are commits or tags in the repository."""
-    valid = [oid for oid in dict.fromkeys(oids) if OID.fullmatch(oid.encode(errors="replace"))]
-    return [oid for oid, kind in kinds(git, valid) if kind in {"commit", "tag"}]
+    return [oid for oid, kind in kinds(git, oids) if kind in {"commit", "tag"}]
 
 
 def commits_in(git: Git, objects: Path) -> set[str]:
@@ -57,16 +57,21 @@ def heads_of(git: Git, commits: Collection[str], excluded: Iterable[str]) -> lis
     return [line[0] for line in lines if line[0] in commits and line[0] not in inner]
 
 
-def clonable(refs: Mapping[str, str], prefix: str) -> dict[str, str]:
-    """Return refs under names that git accepts and that `git clone` brings back; others begin with `prefix`."""
+def clonable(refs: Mapping[str, str], prefix: str, commits: Collection[str]) -> dict[str, str]:
+    """Return refs under names that git accepts and that `git clone` brings back; others get a prefix.
+
+    `prefix` is one of branches, which can only be `commits`; refs to anything else get the same one of tags.
+    """
     found: dict[str, str] = {}
     for number, (name, oid) in enumerate(sorted(refs.items())):
-        new = name if name.startswith(("refs/heads/", "refs/tags/")) else f"{prefix}/{name}"
+        own = prefix if oid in commits else prefix.replace("refs/heads/", "refs/tags/", 1)
+        is_kept = name.startswith("refs/tags/") or (name.startswith("refs/heads/") and oid in commits)
+        new = name if is_kept else f"{own}/{name}"
         if name == "refs/stash":
-            new = f"{prefix}/stash"
+            new = f"{own}/stash"
         above = {new.rsplit("/", count)[0] for count in range(1, new.count("/"))}
-        if not is_ref_name(new) or above & found.keys() or f"{prefix}/".startswith(f"{new}/"):
-            new = f"{prefix}/odd-{number}"
+        if not is_ref_name(new) or above & found.keys() or f"{own}/".startswith(f"{new}/"):
+            new = f"{own}/odd-{number}"
         found[new] = oid
     return found
 

@@ -267,8 +267,8 @@ def pseudo_ref_ids(common: Path) -> Iterator[str]:
                 yield line.strip().decode()
 
 
-def repositories_below(working_tree: Path) -> Iterator[Path]:
-    """Yield the working trees nested directly in one, as paths relative to it.
+def repositories_below(working_tree: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the repositories nested directly in a working tree, as paths relative to it, and whether each is bare.
 
     Raise UnreadableError for a folder that cannot be read, and for a file of patterns or attributes on which git would
     hang, as it does on a named pipe.
@@ -280,7 +280,9 @@ def repositories_below(working_tree: Path) -> Iterator[Path]:
                 raise UnreadableError(f"{working_tree / folder.path / name} is not a regular file")
         if folder.parts and (".git" in folder.below or ".git" in folder.files):
             folder.below.clear()
-            yield folder.path
+            yield folder.path, False
+        elif folder.parts and "HEAD" in folder.files and {"objects", "refs"} <= set(folder.below):
+            yield folder.path, True
         elif ".git" in folder.below:
             folder.below.remove(".git")
 

@@ -18,7 +18,7 @@ Standard library only: the helper process imports this.
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class UnsavedWork:
     repositories: list[tuple[Path, str | None]] = field(default_factory=list)
     """Nested working trees, relative to this one, each with the commit that is recorded for it if it is a submodule."""
     modules: list[Path] = field(default_factory=list)
-    """Repositories of submodules, whether checked out or not."""
+    """Repositories of submodules, whether checked out or not, and bare ones that git ignores."""
 
 
 class Snapshot:
@@ -122,6 +122,7 @@ class Snapshot:
         self._prefix = _SAVED_BRANCHES
         self._fetched: list[str] = []
         self._safe: list[str] = []
+        self._loose: set[str] = set()  # files and folders that refs name
 
     def take(self, *, is_own: bool, has_files: bool, check_size: Callable[[int], None]) -> UnsavedWork:
         """Return the work to save; raise UnreadableError, GitError or OSError if it cannot be determined.
@@ -132,7 +133,7 @@ class Snapshot:
         self._set_up()
         self._safe = self._find_safe(is_own=is_own)
         found = UnsavedWork(commits=self._count("--count"))
-        size = self._count("--objects", "--disk-usage") if found.commits else 0
+        size = self._count("--objects", "--disk-usage") if set(self._tips.values()) - set(self._safe) else 0
         known, found.lfs = self._lfs_objects()
         size += sum(one.size for one in found.lfs)
         changed: list[bytes] = []
@@ -154,6 +155,8 @@ class Snapshot:
             commits.add_indexes(index, self._source)
             self._tips |= {f"{self._prefix}/{name}": oid for name, oid in commits.made.items()}
             found.ignored = [os.fsdecode(name) for name in self._tree.ignored()]
+            bare = (path for path in self._tree.bare if _is_touched(path, found.ignored))
+            found.modules += [self._working_tree / path for path in bare]
         found.tips = self._new_tips()
         found.pushed = self._pushed(found.tips) if is_own else []
         if not found.tips and self._head is not None and (found.aside or found.lfs):
@@ -249,11 +252,15 @@ class Snapshot:
             oid = head.decode(errors="replace") if OID.fullmatch(head) else None
         wanted = {name: oid for name, oid in refs.items() if not name.startswith("refs/remotes/")}
         lost = {*reflog_ids(source.common), *pseudo_ref_ids(source.common), *self._unknown_commits()}
-        found = set(existing(self._git, [*wanted.values(), *lost, *([oid] if oid else [])]))
+        known = dict(kinds(self._git, [*wanted.values(), *lost, *([oid] if oid else [])]))
+        found = {one for one, kind in known.items() if kind in {"commit", "tag"}}
+        self._loose = self._not_in_mirror(set(wanted.values()) & known.keys() - found)
         self._head = oid if oid in found else None
-        while any(name.startswith(self._prefix) for name in refs):
+        while any(name.split("/", 2)[-1].startswith(self._prefix.split("/", 2)[-1]) for name in refs):
             self._prefix += "-again"
-        self._tips = clonable({name: oid for name, oid in wanted.items() if oid in found}, self._prefix)
+        commits = {one for one, kind in known.items() if kind == "commit"}
+        refs_to_save = {name: oid for name, oid in wanted.items() if oid in found or oid in self._loose}
+        self._tips = clonable(refs_to_save, self._prefix, commits)
         if has_only_network_remotes(source.common):
             fetched = [oid for name, oid in refs.items() if name.startswith("refs/remotes/")]
             self._fetched = existing(self._git, fetched)
@@ -261,6 +268,12 @@ class Snapshot:
             self._tips[f"{self._prefix}/head"] = self._head
         for number, oid in enumerate(heads_of(self._git, lost & found, self._tips.values())):
             self._tips[f"{self._prefix}/lost-{number}"] = oid
+
+    def _not_in_mirror(self, oids: set[str]) -> set[str]:
+        """Return the files and folders among some objects that the mirror does not have."""
+        if self._mirror is None or not oids:
+            return oids
+        return oids - {oid for oid, _ in kinds(self._git, oids, GIT_OBJECT_DIRECTORY=str(self._mirror / "objects"))}
 
     def _unknown_commits(self) -> set[str]:
         """Return the commits in the repository's object stores that the mirror does not have, reachable or not."""
@@ -322,5 +335,10 @@ class Snapshot:
         if not candidates:
             return {}
         new = reached(self._git, candidates.values(), self._safe)
-        new |= {oid for oid, kind in kinds(self._git, candidates.values()) if kind == "tag"}
+        new |= {oid for oid, kind in kinds(self._git, candidates.values()) if kind == "tag"} | self._loose
         return {name: tip for name, tip in candidates.items() if tip in new}
+
+
+def _is_touched(path: Path, ignored: Iterable[str]) -> bool:
+    """Return whether git ignores a folder, or anything in it."""
+    return any(Path(name).is_relative_to(path) or path.is_relative_to(name) for name in ignored)

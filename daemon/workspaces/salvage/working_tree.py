@@ -23,6 +23,8 @@ class WorkingTree:
     """The files of one working tree, compared by a git whose index is filled from HEAD."""
 
     def __init__(self, git: Git, root: Path) -> None:
+        self.bare: list[Path] = []
+        """The bare repositories in it, after `changed`."""
         self._git = git
         self._root = root
 
@@ -36,7 +38,9 @@ class WorkingTree:
         are the objects of Git LFS that are here: a file whose content is that of its pointer has not changed.
         """
         git = self._git
-        repositories = list(repositories_below(self._root))  # raises where git would hang
+        found = list(repositories_below(self._root))  # raises where git would hang
+        repositories = [path for path, is_bare in found if not is_bare]
+        self.bare = [path for path, is_bare in found if is_bare]
         git.run("read-tree", head) if head else git.run("read-tree", "--empty")
         git.succeeds("update-index", "-q", "--really-refresh", "--ignore-submodules")  # it fails if files differ
         skipped = self._skipped(index)
