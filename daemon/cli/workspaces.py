@@ -71,7 +71,9 @@ def _age(seconds: int | None) -> str:
 
 def _usage(environment: dict[str, Any]) -> list[str]:
     saved = environment.get("saved_bytes", 0)  # not sent by daemons of earlier versions
-    sizes, quota = [_size(environment["bytes"]), _size(saved)], environment["quota"]
+    unmeasured, used = environment.get("unmeasured", 0), _size(environment["bytes"])  # likewise
+    used = f"{used}, {unmeasured} not measured" if unmeasured else used
+    sizes, quota = [used, _size(saved)], environment["quota"]
     if not quota:
         return [*sizes, "none", ""]
     part = (environment["bytes"] + saved) / quota

@@ -14,7 +14,7 @@ from daemon.agents.process.launcher import living_supervisors
 from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
-from daemon.doctor.workspaces import check_workspaces
+from daemon.doctor.workspaces import check_mirrors, check_workspaces
 from daemon.errors import DamagedRowError, NewerSchemaError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, LOCK, STATE_FOLDERS, WITNESS
 from daemon.runs.folder import NUMBER, runs_with_folders
@@ -67,6 +67,7 @@ def _check_folder(config: Config, folder: Path, owner: int, user: str | None) ->
         yield error("state", f"no permission to read {folder}", _AS_DAEMONS_USER)
         return
     yield from _check_content(folder)
+    yield from check_mirrors(config, folder)
 
 
 def _check_trash(folder: Path) -> Iterator[Finding]:

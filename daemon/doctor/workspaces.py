@@ -1,14 +1,19 @@
-"""Check workspaces: those that cannot be removed, and the room that saved work takes."""
+"""Check workspaces: those that cannot be removed, and the room that saved work and unused mirrors take."""
 
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, note, warning
 from daemon.store.workspaces import present_workspaces, saved_work
 from daemon.text import plural
 from daemon.units import format_size
+from daemon.workspaces.disk_usage import folder_size
+from daemon.workspaces.kept_commits import keeps_commits
+from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, TASKS
+from daemon.workspaces.sources import source_of
 
 
 def check_workspaces(connection: sqlite3.Connection, folder: Path) -> Iterator[Finding]:
@@ -29,3 +34,19 @@ def check_workspaces(connection: sqlite3.Connection, folder: Path) -> Iterator[F
             yield warning("workspaces", f"{what}, more than is free on the disk", fix)
         else:
             yield note("workspaces", what)
+
+
+def check_mirrors(config: Config, folder: Path) -> Iterator[Finding]:
+    """Find mirrors of environments that the config does not have any more."""
+    for mirror in sorted((folder / ENVIRONMENTS).glob(f"*/{MIRROR}")):
+        name = mirror.parent.name
+        if source_of(config, name) is not None:
+            continue
+        size = format_size(folder_size(folder, (ENVIRONMENTS, name, MIRROR)))
+        what = f"{mirror}, {size}, belongs to an environment that is not in the config"
+        if any((mirror.parent / TASKS).glob("*")):
+            yield note("workspaces", f"{what}, but still has workspaces")
+        elif keeps_commits(mirror):
+            yield note("workspaces", f"{what}; saved work needs it until retention deletes its runs")
+        else:
+            yield warning("workspaces", what, f"`rm -r {mirror.parent}` if the environment will not come back")

@@ -119,7 +119,7 @@ class Cleanup:
         home.database.on_commit(self._committed)
 
     def _committed(self, changes: Changes) -> None:
-        """Wake up when a run has ended, to check the quotas."""
+        """Wake up when a run has ended, to measure its workspace and to check the quotas."""
         if any(change.started_at is not None and change.after not in ACTIVE for change in changes.statuses):
             self._run_ended.set()
 
@@ -142,9 +142,22 @@ class Cleanup:
     async def _next_time(self, last: datetime) -> None:
         """Wait for the next scheduled time after the last sweep, or for the end of a run if a quota is set."""
         while not await wait_until_due(self._cadence, last, self._home.now, self._run_ended):
+            await asyncio.sleep(_DELAY)
             if any(policy_of(self._live.config, name).quota for name in self._live.config.environments):
-                await asyncio.sleep(_DELAY)
                 return
+            await self._measure_new()
+
+    async def _measure_new(self) -> None:
+        """Measure the workspaces of ended runs that have not been measured yet."""
+        present = await self._home.database.read(present_workspaces)
+        new = [one for one in present if one.bytes is None and one.status not in ACTIVE]
+        if not new:
+            return
+        try:
+            async with workspace_helper(self._home.state_dir) as helper:
+                await self._measure(helper, new)
+        except (WorkspaceHelperError, OSError) as error:
+            _LOG.error("[cleanup] Cannot measure workspaces, will retry", error=str(error))
 
     def _cadence(self) -> Cadence:
         return cadence_of(self._live.config.cleanup, self._live.config)

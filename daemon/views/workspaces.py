@@ -72,7 +72,8 @@ def workspaces_view(
         used = sum(one.bytes or 0 for one in group)
         _, by_saved_work = saved.get(name, (0, 0))
         facts = {"workspaces": len(group), "bytes": used, "saved_bytes": by_saved_work, "quota": policy.quota}
-        environments.append({"environment": name, **facts})
+        unmeasured = sum(1 for one in group if one.bytes is None)
+        environments.append({"environment": name, "unmeasured": unmeasured, **facts})
     after = f"{found[-1]['environment']}/{found[-1]['run_id']}" if found and len(found) == limit else None
     return {"workspaces": found, "environments": environments, "total": total, "next_cursor": after}
 

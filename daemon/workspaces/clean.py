@@ -47,7 +47,7 @@ def clean(
                 )
             trashed = discard(state_dir, tasks_of(environment), run_id)
     except FileNotFoundError:
-        return CleanedWorkspace(gone=True)
+        return _deleted(state_dir, run_id, None, log)  # an earlier cleanup may have left files in the trash
     except (InUseError, RefusedRemovalError) as error:
         return _not_removed(log, f"[cleanup] Refusing to remove {path}: {error}", str(error), saved)
     except SalvageError as error:
@@ -77,12 +77,19 @@ def _delete(
         log(f"[cleanup] Saved nothing of {path}, as requested")
     elif saved.folder is not None:
         log(f"[cleanup] Saved {saved.commits} commits and {saved.files} changed files of {path} in {saved.folder}")
-    left = empty_trash(state_dir, ENVIRONMENTS, trashed) if trashed is not None else None
-    if left is not None and left.count:
+    done = _deleted(state_dir, path.name if trashed is None else trashed, saved, log)
+    if done.gone:
+        log("[cleanup] Workspace cleaned up")
+    return done
+
+
+def _deleted(state_dir: Path, name: str, saved: SavedWork | None, log: Callable[[str], None]) -> CleanedWorkspace:
+    """Delete what the trash holds of a workspace."""
+    left = empty_trash(state_dir, ENVIRONMENTS, name)
+    if left.count:
         reason = f"{left.count} entries cannot be deleted and stay in the trash: {'; '.join(left.reasons)}"
         log(f"[cleanup] ERROR: Failed to remove task workspace: {reason}")
         return CleanedWorkspace(gone=False, reason=_printable(reason), in_trash=True, saved=saved)
-    log("[cleanup] Workspace cleaned up")
     return CleanedWorkspace(gone=True, saved=saved)
 
 

@@ -27,6 +27,12 @@ def keep(mirror: Path, run_id: str, oids: Iterable[str]) -> None:
         _git(mirror).run("update-ref", "--stdin", stdin=commands.encode())
 
 
+def keeps_commits(mirror: Path) -> bool:
+    """Return whether a mirror keeps commits for any run; raise OSError."""
+    packed = mirror / "packed-refs"
+    return any((mirror / _RUNS).rglob("*")) or (packed.exists() and f" {_RUNS}/".encode() in packed.read_bytes())
+
+
 def forget(state_dir: Path, without_row: Callable[[list[str]], list[str]], log: Callable[[str], None]) -> None:
     """Forget what mirrors keep for runs that do not exist any more; `without_row` returns these among some runs."""
     for mirror in sorted((state_dir / ENVIRONMENTS).glob(f"*/{MIRROR}")):

@@ -6,6 +6,7 @@ again later. Standard library only: the helper process imports this.
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable
@@ -102,15 +103,19 @@ def _move(state_dir: Path, top: str, parent: int, name: str) -> str | None:
 
 
 def empty_trash(state_dir: Path, top: str, only: str | None = None) -> Leftovers:
-    """Delete the entries of a trash folder, or only one of them; return what could not be deleted."""
+    """Delete the entries of a trash folder, or only one of them; return what could not be deleted.
+
+    `only` is the name of an entry there, or the one that what is deleted had before.
+    """
     left = Leftovers()
     try:
         trash = open_path(state_dir, top, TRASH)
     except FileNotFoundError:
         return left
     try:
-        for name in os.listdir(trash) if only is None else [only]:
-            _Deletion(trash, left).delete(name)
+        for name in os.listdir(trash):
+            if only is None or re.fullmatch(rf"{re.escape(only[:200])}(\.[0-9a-f]{{16}})*", name):
+                _Deletion(trash, left).delete(name)
     finally:
         os.close(trash)
     return left
@@ -132,10 +137,12 @@ class _Deletion:
     def __init__(self, trash: int, left: Leftovers) -> None:
         self.trash = trash
         self.left = left
+        self.entry = ""
         self.moved_up: list[str] = []
 
     def delete(self, name: str) -> None:
         """Delete an entry of the trash with everything below it."""
+        self.entry = name
         self._delete_in(self.trash, name, 0)
         while self.moved_up:
             self._delete_in(self.trash, self.moved_up.pop(), 0)
@@ -155,7 +162,7 @@ class _Deletion:
             self.left.add(name, error)
 
     def _move_up(self, folder: int, name: str) -> None:
-        moved = f"deep.{secrets.token_hex(8)}"
+        moved = f"{self.entry[:200]}.{secrets.token_hex(8)}"
         try:
             os.rename(name, moved, src_dir_fd=folder, dst_dir_fd=self.trash)
         except PermissionError:  # moving a folder changes its `..`, so the folder itself must be writable

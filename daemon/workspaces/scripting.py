@@ -60,13 +60,14 @@ def cleanup_old_task_workspaces(
 ) -> int:
     """Clean up the workspaces whose tasks ended more than `max_age_hours` ago; return how many are gone.
 
-    Workspaces of active and unknown tasks stay, and those marked keep. With `keep_on_error` those of failed and
-    interrupted tasks stay too, but only the newest `keep_errors` of each schedule. One failure does not stop the rest.
+    Workspaces of active and unknown tasks stay, and those marked keep; so do all if the age is infinite or NaN.
+    With `keep_on_error` those of failed and interrupted tasks stay too, but only the newest `keep_errors` of each
+    schedule. One failure does not stop the rest.
     """
     state_dir, log = _state_dir(data_dir), on_log or no_log
     names, now = _names(state_dir, env_id), datetime.now(UTC)
     tasks = _tasks(state_dir, names)
-    age = timedelta(hours=max_age_hours)
+    age = _age(max_age_hours)
     policy = Policy(age, keep_on_error, keep_errors, quota=None, quota_warn=1, salvage_max=SALVAGE_MAX)
     decisions = decide_cleanup((tasks[name] for name in names if name in tasks), policy, now)
     removed = 0
@@ -80,6 +81,14 @@ def cleanup_old_task_workspaces(
     if removed:
         log(f"[cleanup] Removed {removed} old task workspace(s)")
     return removed
+
+
+def _age(hours: float) -> timedelta:
+    """Return an age; one that is not a number, or longer than any, is reached by no workspace."""
+    try:
+        return timedelta(hours=hours)
+    except (OverflowError, ValueError):
+        return timedelta.min if hours < 0 else timedelta.max
 
 
 def get_task_workspace_size(env_id: str, task_id: str | int, data_dir: str | Path | None = None) -> int:

@@ -313,6 +313,17 @@ def test_work_that_a_script_saves_is_counted_and_shown(start_daemon: StartDaemon
 
 
 @pytest.mark.usefixtures("origin")
+def test_a_workspace_is_measured_when_its_run_ends(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon(config(f"head -c 2000000 /dev/zero > x.bin; until [ -e {tmp_path}/go ]; do sleep 0.05; done"))
+    run = trigger(daemon)
+    daemon.wait_for_row("SELECT 1 FROM workspaces WHERE run_id = ?", run)
+    assert "0 B, 1 not measured" in daemon.cli("workspaces", "list").stdout
+    (tmp_path / "go").touch()
+    daemon.wait_for_row("SELECT 1 FROM workspaces WHERE run_id = ? AND bytes > 2000000", run)
+    assert "not measured" not in daemon.cli("workspaces", "list").stdout
+
+
+@pytest.mark.usefixtures("origin")
 def test_a_person_can_lose_the_work_of_a_workspace_that_cannot_be_saved(start_daemon: StartDaemon) -> None:
     script = "head -c 2000000 /dev/urandom > x.bin; git init -q inner"
     daemon = start_daemon(config(script, environment='salvage_max = "1MB"'))

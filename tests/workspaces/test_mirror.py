@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from daemon.config.schema import Config, Environment
+from daemon.doctor.workspaces import check_mirrors
+from daemon.workspaces import kept_commits
 from daemon.workspaces.clean import clean
 from daemon.workspaces.mirror import CloneError
 from tests.support.git_site import GitSite, brought_back, commit, git
@@ -104,3 +107,22 @@ def test_git_is_judged_by_its_exit_status(site: GitSite, tmp_path: Path) -> None
     back = brought_back(done, tmp_path / "back")
     assert git(back, "rev-parse", "HEAD") == mine
     assert (back / "a.txt").read_text() == "changed\n"
+
+
+def test_doctor_names_the_mirrors_of_removed_environments(site: GitSite) -> None:
+    place = site.prepare(1)
+    used = Config(environments={"site": Environment(mode="git", repository=str(site.origin))})
+    assert list(check_mirrors(used, site.state)) == []
+    [found] = check_mirrors(Config(), site.state)
+    assert f"{mirror_of(site)}, " in found.what
+    assert "but still has workspaces" in found.what
+    commit(place, "mine.txt", "mine\n")
+    git(place, "push", "-q", "origin", "HEAD:refs/heads/mine")
+    site.prepare(2)
+    for run in ("1", "2"):
+        assert clean(site.state, "site", run, site.logged.append, base=site.first).gone
+    [found] = check_mirrors(Config(), site.state)
+    assert "saved work needs it" in found.what
+    kept_commits.forget(site.state, lambda runs: runs, site.logged.append)
+    [found] = check_mirrors(Config(), site.state)
+    assert f"`rm -r {mirror_of(site).parent}`" in str(found.fix)

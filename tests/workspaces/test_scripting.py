@@ -1,5 +1,6 @@
 """The functions for scripts: they refuse what the daemon would refuse, and log what they do."""
 
+import errno
 import fcntl
 import os
 from datetime import UTC, datetime, timedelta
@@ -150,3 +151,34 @@ async def test_one_failure_does_not_stop_the_rest(site: GitSite, said: list[str]
         assert cleanup_old_task_workspaces("site", 24, site.state, said.append) == 2
     assert (tmp_path / "moved" / "a.txt").exists()
     assert any(line.startswith("[cleanup] Refusing to remove") for line in said)
+
+
+async def test_a_second_call_reports_what_the_trash_still_holds(
+    site: GitSite, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_state(site.state, NOW, accept_data_loss=False) as database:
+        run = await run_with_workspace(database, site, RunStatus.COMPLETED, 0)
+    (site.tasks / str(run) / "deep" / "/".join("d" * 120)).mkdir(parents=True)
+    refuse = True
+    real = os.rmdir
+
+    def rmdir(name: str, **keys: int) -> None:
+        if refuse and name == "d":
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), name)
+        real(name, **keys)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    assert not cleanup_task_workspace("site", run, site.state, said.append)
+    assert not cleanup_task_workspace("site", run, site.state, said.append)
+    assert not cleanup_on_task_completion(run, "site", site.state, keep_on_error=False)
+    assert "stay in the trash" in said[-1]
+    refuse = False
+    assert cleanup_task_workspace("site", run, site.state, said.append)
+    assert site.remnants() == []
+
+
+@pytest.mark.parametrize(("age", "removed"), [("nan", 0), ("inf", 0), ("1e300", 0), ("-inf", 1), ("-1e300", 1)])
+async def test_any_number_is_an_age(site: GitSite, age: str, removed: int) -> None:
+    async with open_state(site.state, NOW, accept_data_loss=False) as database:
+        await run_with_workspace(database, site, RunStatus.COMPLETED, 48)
+    assert cleanup_old_task_workspaces("site", float(age), site.state) == removed
