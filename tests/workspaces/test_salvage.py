@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from daemon.workspaces.clean import clean
-from daemon.workspaces.git import Git
+from daemon.workspaces.git import _ISOLATED
 from daemon.workspaces.jobs import CleanedWorkspace
 from tests.support.git_site import GitSite, brought_back, commit, git
 
@@ -277,16 +278,13 @@ def test_a_folder_that_git_cannot_read_is_not_taken_for_empty(
     """Git only warns of such a folder, and ends well."""
     place = site.prepare()
     (place / "mine.txt").write_text("mine\n")
-    real, run = Git.run, []
-
-    def warned(self: Git, *arguments: str, **keys: Any) -> bytes:  # noqa: ANN401
-        run.append(arguments)
-        if arguments[:1] == ("ls-files",):
-            return real(self, "-c", "alias.x=!git ls-files; echo warning: could not open directory >&2", "x", **keys)
-        return real(self, *arguments, **keys)
-
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/git"
+    warns = '[ "$1" != ls-files ] || echo "warning: could not open directory" >&2'
+    program.write_text(f'#!/bin/sh\n{warns}\nexec {shutil.which("git")} "$@"\n')
+    program.chmod(0o755)
     expected = everything(place)
-    monkeypatch.setattr(Git, "run", warned)
+    monkeypatch.setitem(_ISOLATED, "PATH", f"{program.parent}:{os.environ['PATH']}")
     assert_saved_as_it_was(clean_up(site), tmp_path, expected, "could not open directory")
 
 
