@@ -109,13 +109,11 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, late: int) -> Iterator[tup
     folder = tmp_path_factory.mktemp("misbehaving")
     with peer(folder, "misbehaving", str(late)) as found, daemons_in(folder) as start:
         daemon = start(config(found.url, late), slowed=QUICK)
-        for agent in ("refused", *ENDS):
+        triggered(daemon, "refused/s")
+        daemon.wait_for_row("SELECT 1 FROM events WHERE type = 'delivery_failed'")
+        found.process.send_signal(signal.SIGUSR1)  # before the others keep the peer from listening in time
+        for agent in ENDS:
             triggered(daemon, f"{agent}/s")
-        daemon.wait_for_row(
-            "SELECT 1 FROM events e JOIN runs r ON r.id = e.run_id WHERE r.agent = 'refused' "
-            "AND e.type = 'delivery_failed'"
-        )
-        found.process.send_signal(signal.SIGUSR1)
         ended = "SELECT count(*) AS n FROM runs WHERE agent <> 'punctual' AND completed_at IS NOT NULL"
         wait_until(lambda: daemon.query(ended)[0]["n"] == len(ENDS) + 1, deadline=60, what="all runs ended")
         yield daemon, found

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.configs import config_text
+from tests.support.configs import SELDOM, config_text
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.ledger import assert_the_ledger_is_exact
 from tests.support.peers.processes import Peer, peer
@@ -16,8 +16,8 @@ MODES = ("well", "slow-body", "slow", "drop-once")
 CLOCK_GRAIN = timedelta(milliseconds=2)  # the marker's time is kept in milliseconds
 
 
-def config(found: Peer, *, paused: bool) -> str:
-    schedules = {"s": {"every": "1s", "overlap": "allow_all", "paused": paused}}
+def config(found: Peer, every: str) -> str:
+    schedules = {"s": {"every": every, "overlap": "allow_all"}}
     sync = {"type": "agentex", "acp_type": "sync", "max_concurrent": 50, "schedules": schedules}
     agents = {mode: {"url": f"{found.url}/{mode}", **sync} for mode in MODES}
     return config_text(daemon={"max_concurrent_runs": 100}, agents=agents)
@@ -44,10 +44,10 @@ def test_kill_9_during_deliveries_delivers_nothing_after_its_acknowledgement(
     chance = random.Random(rounds)
     with peer(tmp_path, "misbehaving") as found:
         for _ in range(rounds):
-            daemon = start_daemon(config(found, paused=False))
+            daemon = start_daemon(config(found, "1s"))
             pause(chance.uniform(0.05, 2.5))
             daemon.kill()
-        daemon = start_daemon(config(found, paused=True))
+        daemon = start_daemon(config(found, SELDOM))
         unsettled = "SELECT 1 FROM runs WHERE completed_at IS NULL LIMIT 1"
         wait_until(lambda: not daemon.query(unsettled), deadline=90, what="all runs ended")
         assert {run["status"] for run in daemon.query("SELECT status FROM runs")} <= {"completed", "interrupted"}

@@ -41,7 +41,6 @@ max_concurrent = 8
 every = "{cadence}"
 overlap = "allow_all"
 catchup = "none"
-paused = {paused}
 """
 WORK = (
     'test "$(git ls-files | wc -l)" = "$(find . -name .git -prune -o -type f -print | wc -l)" || exit 9; '
@@ -76,13 +75,13 @@ def test_kill_9_leaves_no_half_clone_no_lost_work_and_nothing_behind(
 ) -> None:
     origin = repository(tmp_path)
     before = fingerprint(origin)
-    facts = {"state": "state", "origin": origin, "script": WORK, "cadence": "1s"}
-    text = CONFIG.format(**facts, every="1s", paused="false")
+    facts = {"state": "state", "origin": origin, "script": WORK, "every": "1s"}
+    text = CONFIG.format(**facts, cadence="1s")
     for _ in range(rounds):
         daemon = start_daemon(text)
         pause(random.uniform(0.2, 2.5))
         daemon.kill()
-    daemon = start_daemon(text.replace("paused = false", "paused = true"))
+    daemon = start_daemon(CONFIG.format(**facts, cadence="20d"))
     unsettled = "SELECT 1 FROM runs WHERE status IN ('pending', 'running') LIMIT 1"
     wait_until(lambda: not daemon.query(unsettled) or None, deadline=90, what="all runs ended")
     runs = daemon.query("SELECT id, status, error FROM runs")
@@ -144,9 +143,7 @@ def test_what_a_helper_that_was_killed_left_locked_holds_up_the_next_one_for_a_m
 
 
 def start_on(start_daemon: StartDaemon, disk: Path, origin: Path, script: str) -> DaemonProcess:
-    text = CONFIG.format(
-        state=f"{disk}/state", origin=origin, script=script, cadence="20d", every="20d", paused="false"
-    )
+    text = CONFIG.format(state=f"{disk}/state", origin=origin, script=script, cadence="20d", every="20d")
     return start_daemon(text, state=disk / "state")
 
 
