@@ -59,11 +59,11 @@ class Turns:
     def _begin(self) -> None:
         """Begin a turn: do what waits."""
         self._used = 0.0
+        self._is_awake = bool(self._urgent or self._others)
+        if self._is_awake:  # before the work, an error of which must not end the turns of all
+            self._loop.call_soon(self._begin)
         while self._used < _SHARE and (line := self._urgent or self._others):
             self._do(line.popleft())
-        self._is_awake = self._used > 0
-        if self._is_awake:
-            self._loop.call_soon(self._begin)
 
     def _do(self, work: Callable[[], None]) -> None:
         began = self._clock()

@@ -49,6 +49,22 @@ async def test_a_turn_does_little_and_that_of_administrators_first() -> None:
     assert max(urgent) < others[2]
 
 
+async def test_an_error_of_one_piece_of_work_ends_no_turns_of_others() -> None:
+    ticks = Ticks()
+    turns, done, errors = Turns(ticks), list[int](), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
+
+    def fail() -> None:
+        raise LookupError
+
+    for work in (*[on_turn(ticks, done)] * 4, fail, on_turn(ticks, done)):
+        turns.do(work, urgent=False)
+    async with asyncio.timeout(20):
+        await turns.request(urgent=False)
+    assert len(done) == 5
+    assert [type(error) for error in errors] == [LookupError]
+
+
 async def test_many_connections_that_send_at_the_same_time_are_served_in_several_turns() -> None:
     ticks = Ticks()
     turns, parsed, clients = Turns(ticks), Counter[int](), 30
