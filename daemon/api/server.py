@@ -26,7 +26,7 @@ from daemon.api.identity import ORDINARY, Hosts, Peer, Peers, Tokens, examine, i
 from daemon.api.json_body import to_json
 from daemon.api.openapi import describe
 from daemon.api.requests import NoQuery
-from daemon.api.routes import hooks, retention, runs, schedules, service, workspaces
+from daemon.api.routes import hooks, retention, runs, schedule_history, schedule_runs, schedules, service, workspaces
 from daemon.api.routing import ApiCall, Route, written
 from daemon.api.sending import send
 from daemon.api.sockets import Listeners, most_connections
@@ -72,6 +72,8 @@ class ControlServer:
         self._document: asyncio.Future[bytes] | None = None
         self._routes = [
             *schedules.ROUTES,
+            *schedule_runs.ROUTES,
+            *schedule_history.ROUTES,
             *runs.ROUTES,
             *workspaces.ROUTES,
             *retention.ROUTES,
