@@ -19,7 +19,7 @@ from daemon.config.schema import Config
 from daemon.config.secrets import read_token
 from daemon.socket_peer import SocketPeer
 from daemon.store.database import Database
-from daemon.store.runs import running_runs
+from daemon.store.unfinished_runs import running_runs
 
 ORDINARY = 32
 """Ancestors of a process that are examined in half a millisecond; few processes have as many."""

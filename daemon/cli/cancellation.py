@@ -17,7 +17,8 @@ from daemon.store.bounded import bounded
 from daemon.store.cancellations import flag_cancellation
 from daemon.store.connection import Transaction, connect
 from daemon.store.lock import check_owner, running_daemon
-from daemon.store.runs import Run, active_runs, get_run
+from daemon.store.runs import Run, get_run
+from daemon.store.unfinished_runs import active_runs
 from daemon.units import utc_now
 from daemon.views.runs import run_view
 

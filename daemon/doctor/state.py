@@ -25,8 +25,9 @@ from daemon.store.lock import running_daemon
 from daemon.store.private_file import owner_name
 from daemon.store.read_only import open_to_read, reading
 from daemon.store.rows import row_of
-from daemon.store.runs import SELECT_RUNS, active_runs, run_from
+from daemon.store.runs import SELECT_RUNS, run_from
 from daemon.store.schedules import schedule_from
+from daemon.store.unfinished_runs import active_runs
 from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.text import plural
 from daemon.units import format_size, parse_instant

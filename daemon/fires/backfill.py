@@ -22,8 +22,9 @@ from daemon.store.fires import (
     unstarted_between,
 )
 from daemon.store.retention import purged_until
-from daemon.store.runs import Run, attempts_of, count_unfinished, create_run, update_run
+from daemon.store.runs import Run, attempts_of, create_run, update_run
 from daemon.store.schedules import ScheduleRow
+from daemon.store.unfinished_runs import count_unfinished
 from daemon.units import format_instant
 
 MOST = 1000

@@ -26,7 +26,7 @@ from daemon.rules.budget import Limits, calendar_day, exhausted
 from daemon.store.cancellations import flag_unfinished
 from daemon.store.connection import Transaction, concerns_others
 from daemon.store.events import add_event
-from daemon.store.runs import count_unfinished, create_run, spent_by
+from daemon.store.runs import create_run, spent_by
 from daemon.store.schedules import (
     ScheduleRow,
     due_schedules,
@@ -36,6 +36,7 @@ from daemon.store.schedules import (
     schedule_from,
 )
 from daemon.store.skips import pending_skips
+from daemon.store.unfinished_runs import count_unfinished
 from daemon.text import plural
 from daemon.units import format_instant
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from daemon.fires.summaries import end_summary
 from daemon.store.connection import Transaction
 from daemon.store.fires import summaries_beyond
-from daemon.store.runs import rebase_waits
+from daemon.store.run_queue import rebase_waits
 from daemon.store.schedules import UNDECIDABLE, move_cursor, put_off, schedule_from, schedules_ahead
 
 

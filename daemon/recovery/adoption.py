@@ -15,7 +15,7 @@ from daemon.errors import StoreDamagedError
 from daemon.runs.queue import Queue
 from daemon.runs.waiting import cancel_without_schedule
 from daemon.store.home import Home
-from daemon.store.runs import started_runs
+from daemon.store.unfinished_runs import started_runs
 
 _LOG = structlog.get_logger()
 

@@ -8,8 +8,9 @@ from daemon.model import FireOutcome, RunStatus
 from daemon.notify.outbox import Outbox
 from daemon.store.connection import Transaction
 from daemon.store.fires import mark_unstarted
-from daemon.store.runs import Run, assume_delivered, change_status, forbid_further_attempts, pending_runs, started_runs
+from daemon.store.runs import Run, assume_delivered, change_status
 from daemon.store.schedules import UNDECIDABLE, live_rows, move_cursor, schedule_from, set_cursor
+from daemon.store.unfinished_runs import forbid_further_attempts, pending_runs, started_runs
 
 
 def start_after_loss(tx: Transaction, now: datetime, begun: Collection[int], outbox: Outbox) -> None:

@@ -23,7 +23,7 @@ from daemon.store.connection import Transaction, connect
 from daemon.store.lock import DaemonLock
 from daemon.store.migrate import migrate, migrations
 from daemon.store.read_only import explain
-from daemon.store.runs import active_runs
+from daemon.store.unfinished_runs import active_runs
 from daemon.store.witness import Witness, read_witness, renew, write_witness
 
 _FRESH = f"{DATABASE}.restoring"

@@ -17,7 +17,8 @@ from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
 from daemon.store.events import DELIVERY_FAILED, add_event, failed_attempts
 from daemon.store.home import Home
-from daemon.store.runs import Run, change_status, get_run, start_facts, update_run
+from daemon.store.run_queue import start_facts
+from daemon.store.runs import Run, change_status, get_run, update_run
 from daemon.units import format_instant
 
 _LOG = structlog.get_logger()

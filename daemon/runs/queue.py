@@ -26,7 +26,9 @@ from daemon.store.changes import Changes
 from daemon.store.connection import Transaction, concerns_others
 from daemon.store.fires import mark_launched
 from daemon.store.home import Home
-from daemon.store.runs import Run, change_status, get_run, next_attempt_at, occupied, startable, started_runs
+from daemon.store.run_queue import next_attempt_at, occupied, startable
+from daemon.store.runs import Run, change_status, get_run
+from daemon.store.unfinished_runs import started_runs
 
 _LOG = structlog.get_logger()
 _FLAG_TIME = 1.0  # seconds to wait until a cancellation is recorded before the agents are stopped

@@ -14,9 +14,11 @@ from daemon.rules.catchup import still_wanted
 from daemon.store.cancellations import Flag, flag_cancellation
 from daemon.store.connection import Transaction
 from daemon.store.fires import mark_unstarted
-from daemon.store.runs import Run, begun_of, change_status, count_unfinished, update_run, waiting_of
-from daemon.store.runs import waiting_without_schedule as _without_schedule
+from daemon.store.run_queue import waiting_of
+from daemon.store.run_queue import waiting_without_schedule as _without_schedule
+from daemon.store.runs import Run, change_status, update_run
 from daemon.store.schedules import ScheduleRow
+from daemon.store.unfinished_runs import begun_of, count_unfinished
 
 DELETED = "its schedule was deleted"
 RETIRED = "its schedule was removed from the config file"

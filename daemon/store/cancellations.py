@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from daemon.store.connection import Transaction
-from daemon.store.runs import unfinished_of
+from daemon.store.unfinished_runs import unfinished_of
 from daemon.units import format_instant
 
 

@@ -1,11 +1,10 @@
-"""Rows of `runs`: creation, compare-and-set status changes, the queue, and usage."""
+"""Rows of `runs`: creation, compare-and-set status changes, attempts, and usage."""
 
-import json
 import sqlite3
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import MappingProxyType
 
 from daemon.errors import StaleStatusError
@@ -21,17 +20,17 @@ from daemon.units import format_instant, parse_instant
 
 MICRO = 1_000_000
 """Micro-dollars per US dollar, the unit in which the metrics count cost."""
-_REQUESTED = (
+REQUESTED = (
     "(r.trigger = 'manual' OR (r.trigger = 'retry' AND (r.name GLOB '*:manual-*' OR "
     "(SELECT p.status FROM runs p WHERE p.id = r.previous_run_id) <> 'continued_as_new')))"
 )
-"""Whether a person asked for this very run: by a trigger, whose further attempts belong to it, or by a retry."""
+"""Whether a person asked for this very run `r`: by a trigger, whose further attempts belong to it, or by a retry."""
 _JOINED = {
     "schedule": "s.name",
     "timezone": "s.timezone",
     "schedule_paused": "coalesce(s.paused, 0)",
     "schedule_deleted": "s.deleted_at IS NOT NULL",
-    "requested": _REQUESTED,
+    "requested": REQUESTED,
 }
 SELECT_RUNS = (
     f"SELECT r.*, {', '.join(f'{text} AS {name}' for name, text in _JOINED.items())} "
@@ -256,108 +255,6 @@ def update_run(tx: Transaction, run_id: int, now: datetime, **columns: object) -
     tx.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*values.values(), run_id))
 
 
-def startable(
-    tx: Transaction, now: datetime, full_agents: Iterable[str], limit: int, without: Collection[int] = ()
-) -> list[Run]:
-    """Return the head of the queue: the pending runs that may start now, in order, `without` some.
-
-    A held run waits until its schedule has no unfinished run of an earlier due time, including later attempts at that.
-    A new attempt waits for its `not_before`. Of a paused schedule only what a person requested starts, of a deleted one
-    nothing.
-    """
-    rows = tx.execute(
-        f"{SELECT_RUNS} WHERE r.status = 'pending' AND (r.not_before IS NULL OR r.not_before <= ?) "
-        "AND r.agent NOT IN (SELECT value FROM json_each(?)) "
-        f"AND s.deleted_at IS NULL AND (coalesce(s.paused, 0) = 0 OR {_REQUESTED}) "
-        "AND NOT (r.held AND EXISTS (SELECT 1 FROM runs o WHERE o.schedule_id = r.schedule_id "
-        "AND (o.scheduled_for, o.id) < (r.scheduled_for, r.id) AND o.completed_at IS NULL)) "
-        f"{'AND r.id NOT IN (SELECT value FROM json_each(?)) ' if without else ''}"
-        "ORDER BY r.queue_class, r.scheduled_for, r.id LIMIT ?",
-        (format_instant(now), json.dumps(sorted(full_agents)), *([json.dumps([*without])] if without else []), limit),
-    )
-    return [run_from(row) for row in rows]
-
-
-def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:
-    """Return when the next waiting attempt may start, None if there is none; in a minute if its row is damaged."""
-    row = tx.execute(
-        "SELECT min(not_before) AS at FROM runs WHERE status = 'pending' AND not_before > ?",
-        (format_instant(now),),
-    ).fetchone()
-    try:
-        return parse_instant(row["at"]) if row["at"] else None
-    except ValueError:
-        return now + timedelta(minutes=1)
-
-
-@dataclass(frozen=True)
-class StartFacts:
-    """What decides, in addition to a cancellation, whether a run that was claimed may still start."""
-
-    is_running: bool
-    is_paused: bool
-    is_deleted: bool
-    """The last two are about its schedule; a run that a person requested passes a pause."""
-
-
-def start_facts(source: Transaction | sqlite3.Connection, run_id: int) -> StartFacts:
-    """Return whether a run is still running, and whether its schedule lets it start."""
-    row = source.execute(
-        f"SELECT r.status, coalesce(s.paused, 0) AND NOT {_REQUESTED} AS paused, s.deleted_at IS NOT NULL AS deleted "
-        "FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id WHERE r.id = ?",
-        (run_id,),
-    ).fetchone()
-    if row is None:
-        return StartFacts(is_running=False, is_paused=False, is_deleted=False)
-    return StartFacts(row["status"] == RunStatus.RUNNING, bool(row["paused"]), bool(row["deleted"]))
-
-
-def rebase_waits(tx: Transaction, now: datetime) -> None:
-    """After the clock was set back, restart the waits of attempts from now, with the length they had."""
-    rows = tx.execute(
-        "SELECT id, not_before, updated_at FROM runs WHERE status = 'pending' AND not_before > ?1 AND updated_at > ?1",
-        (format_instant(now),),
-    ).fetchall()
-    for row in rows:
-        try:
-            wait = max(timedelta(0), parse_instant(row["not_before"]) - parse_instant(row["updated_at"]))
-        except ValueError:  # the row is damaged: it has waited long enough
-            wait = timedelta(0)
-        update_run(tx, row["id"], now, not_before=format_instant(now + wait))
-
-
-def occupied(tx: Transaction) -> tuple[int, dict[str, int]]:
-    """Return how many runs are running, and how many each agent has running or suspended."""
-    rows = tx.execute(
-        "SELECT agent, status, count(*) AS n FROM runs WHERE completed_at IS NULL "
-        "AND status IN ('running', 'suspended') GROUP BY 1, 2"
-    ).fetchall()
-    by_agent: dict[str, int] = {}
-    for row in rows:
-        by_agent[row["agent"]] = by_agent.get(row["agent"], 0) + row["n"]
-    return sum(row["n"] for row in rows if row["status"] == RunStatus.RUNNING), by_agent
-
-
-def count_pending(source: Transaction | sqlite3.Connection) -> int:
-    """Return how many runs wait in the queue."""
-    return int(source.execute("SELECT count(*) AS n FROM runs WHERE status = ?", (RunStatus.PENDING,)).fetchone()["n"])
-
-
-def count_held_back(source: Transaction | sqlite3.Connection) -> int:
-    """Return how many runs wait in the queue because their schedules are paused."""
-    row = source.execute(
-        "SELECT count(*) AS n FROM runs r JOIN schedules s ON s.id = r.schedule_id "
-        f"WHERE r.status = 'pending' AND s.paused = 1 AND NOT {_REQUESTED}"
-    ).fetchone()
-    return int(row["n"])
-
-
-def count_active(source: Transaction | sqlite3.Connection) -> dict[str, int]:
-    """Return how many active runs there are, by status."""
-    rows = source.execute("SELECT status, count(*) AS n FROM runs WHERE completed_at IS NULL GROUP BY 1")
-    return {row["status"]: row["n"] for row in rows}
-
-
 def spent_by(source: Transaction | sqlite3.Connection, agent: str, begin: datetime, end: datetime) -> Spent:
     """Return what the runs of an agent spent that were created in begin <= created_at < end."""
     row = source.execute(
@@ -376,87 +273,9 @@ def attempts_of(tx: Transaction, base_name: str) -> list[Run]:
     return [run_from(row) for row in rows if row["name"] == base_name or row["name"][len(base_name) + 1 :].isdigit()]
 
 
-def waiting_of(tx: Transaction, schedule_id: int) -> list[Run]:
-    """Return the pending runs of a schedule, by due time."""
-    rows = tx.execute(
-        f"{SELECT_RUNS} WHERE r.schedule_id = ? AND r.completed_at IS NULL AND r.status = 'pending' "
-        "ORDER BY r.scheduled_for, r.id",
-        (schedule_id,),
-    )
-    return [run_from(row) for row in rows]
-
-
-def waiting_without_schedule(tx: Transaction) -> list[Run]:
-    """Return the pending runs whose schedule is deleted."""
-    rows = tx.execute(f"{SELECT_RUNS} WHERE r.status = 'pending' AND s.deleted_at IS NOT NULL ORDER BY r.id")
-    return [run_from(row) for row in rows]
-
-
-def count_unfinished(tx: Transaction, schedule_id: int) -> tuple[int, int]:
-    """Return how many active runs a schedule has, and how many of them are buffered."""
-    row = tx.execute(
-        "SELECT count(*) AS n, coalesce(sum(held AND status = 'pending'), 0) AS waiting FROM runs "
-        "WHERE schedule_id = ? AND completed_at IS NULL",
-        (schedule_id,),
-    ).fetchone()
-    return int(row["n"]), int(row["waiting"])
-
-
-def begun_of(tx: Transaction, schedule_id: int) -> list[int]:
-    """Return the running and suspended runs of a schedule, oldest first."""
-    rows = tx.execute(
-        "SELECT id FROM runs WHERE schedule_id = ? AND completed_at IS NULL AND status <> 'pending' ORDER BY id",
-        (schedule_id,),
-    )
-    return [int(row["id"]) for row in rows]
-
-
-def unfinished_of(tx: Transaction, schedule_id: int) -> list[int]:
-    """Return the active runs of a schedule, oldest first."""
-    rows = tx.execute("SELECT id FROM runs WHERE schedule_id = ? AND completed_at IS NULL ORDER BY id", (schedule_id,))
-    return [int(row["id"]) for row in rows]
-
-
-def running_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
-    """Return all runs that are running, oldest first."""
-    rows = source.execute(f"{SELECT_RUNS} WHERE r.completed_at IS NULL AND r.status = 'running' ORDER BY r.id")
-    return [run_from(row) for row in rows]
-
-
-def started_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
-    """Return all runs that are running or suspended, oldest first."""
-    rows = source.execute(
-        f"{SELECT_RUNS} WHERE r.completed_at IS NULL AND r.status IN ('running', 'suspended') ORDER BY r.id"
-    )
-    return [run_from(row) for row in rows]
-
-
-def pending_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
-    """Return all runs that wait in the queue, oldest first."""
-    return [run_from(row) for row in source.execute(f"{SELECT_RUNS} WHERE r.status = 'pending' ORDER BY r.id")]
-
-
 def assume_delivered(tx: Transaction, run_id: int) -> None:
     """Note that a run was delivered when it started, for one of which nobody knows better."""
     tx.execute("UPDATE runs SET delivered_at = started_at WHERE id = ?", (run_id,))
-
-
-def forbid_further_attempts(tx: Transaction) -> None:
-    """Let no active run be followed by another attempt, whatever its settings say."""
-    tx.execute(
-        "UPDATE runs SET settings = json_set(settings, '$.attempts', 1, '$.on_interrupt', 'fail') "
-        "WHERE completed_at IS NULL AND settings IS NOT NULL"
-    )
-
-
-def active_runs(tx: Transaction, agent: str | None = None, schedule: str | None = None) -> list[int]:
-    """Return the numbers of the runs that have not ended, oldest first: of one agent, one schedule's address or all."""
-    rows = tx.execute(
-        "SELECT r.id FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id WHERE r.completed_at IS NULL "
-        "AND (?1 IS NULL OR r.agent = ?1) AND (?2 IS NULL OR r.agent || '/' || s.name = ?2) ORDER BY r.id",
-        (agent, schedule),
-    )
-    return [row["id"] for row in rows]
 
 
 def count_usage(tx: Transaction, agent: str, columns: Mapping[str, object]) -> None:

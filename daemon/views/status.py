@@ -14,7 +14,8 @@ from typing_extensions import TypedDict
 from daemon.model import RunStatus
 from daemon.problems import Problem
 from daemon.rules.budget import calendar_day
-from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, SPENT, count_held_back, count_pending, run_from
+from daemon.store.run_queue import count_held_back, count_pending
+from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, SPENT, run_from
 from daemon.store.schedules import SELECT_WITHOUT_INPUT, UNDECIDABLE, schedule_from
 from daemon.store.workspaces import saved_work
 from daemon.units import format_duration, format_instant, format_size, parse_instant

@@ -29,9 +29,10 @@ from daemon.runs.queue import Queue
 from daemon.schedules.declared import sync_declared
 from daemon.store.connection import Transaction
 from daemon.store.database import Database
-from daemon.store.runs import count_active, create_run
+from daemon.store.runs import create_run
 from daemon.store.schedules import get_schedule
 from daemon.store.state_dir import open_state
+from daemon.store.unfinished_runs import count_active
 from daemon.units import utc_now
 from tests.support.parts import queue_on
 

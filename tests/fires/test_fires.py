@@ -12,7 +12,7 @@ from daemon.fires.backfill import Backfilled, backfill
 from daemon.model import Catchup, DueTime, FireOutcome, Overlap, RunStatus
 from daemon.runs.finish import finish
 from daemon.schedules.revision import Revision, pause_columns, redefine
-from daemon.store.runs import startable
+from daemon.store.run_queue import startable
 from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.store.state_dir import open_state
 from daemon.units import format_instant

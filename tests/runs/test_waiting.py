@@ -26,7 +26,8 @@ from daemon.schedules.management import ChangeRequest
 from daemon.schedules.revision import Revision, remove
 from daemon.store.connection import Transaction
 from daemon.store.home import Home
-from daemon.store.runs import Run, get_run, startable
+from daemon.store.run_queue import startable
+from daemon.store.runs import Run, get_run
 from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.views.runs import runs_page
 from daemon.views.schedules import schedule_view

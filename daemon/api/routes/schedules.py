@@ -20,7 +20,7 @@ from daemon.schedules import management
 from daemon.schedules.management import ChangeRequest
 from daemon.store.connection import Transaction
 from daemon.store.limits import size_of_revision
-from daemon.store.runs import waiting_of
+from daemon.store.run_queue import waiting_of
 from daemon.store.schedules import ScheduleRow
 from daemon.units import format_instant, utc_now
 from daemon.views.pages import PAGE_BYTES

@@ -13,7 +13,7 @@ from daemon.api.routing import ApiCall, Route, reply
 from daemon.config.schema import Config, ProcessAgent
 from daemon.errors import ForbiddenError
 from daemon.metrics import Visible
-from daemon.store.runs import count_active
+from daemon.store.unfinished_runs import count_active
 from daemon.store.workspaces import count_workspaces, saved_work
 from daemon.units import utc_now
 from daemon.views.status import ProblemView, StatusView, WaitView, problem_views, status_view, wait_views

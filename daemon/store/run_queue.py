@@ -1,0 +1,124 @@
+"""The queue of runs: which of them wait, which may start now, and how many take the slots."""
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from daemon.model import RunStatus
+from daemon.store.connection import Transaction
+from daemon.store.runs import REQUESTED, SELECT_RUNS, Run, run_from, update_run
+from daemon.units import format_instant, parse_instant
+
+
+def startable(
+    tx: Transaction, now: datetime, full_agents: Iterable[str], limit: int, without: Collection[int] = ()
+) -> list[Run]:
+    """Return the head of the queue: the pending runs that may start now, in order, `without` some.
+
+    A held run waits until its schedule has no unfinished run of an earlier due time, including later attempts at that.
+    A new attempt waits for its `not_before`. Of a paused schedule only what a person requested starts, of a deleted one
+    nothing.
+    """
+    rows = tx.execute(
+        f"{SELECT_RUNS} WHERE r.status = 'pending' AND (r.not_before IS NULL OR r.not_before <= ?) "
+        "AND r.agent NOT IN (SELECT value FROM json_each(?)) "
+        f"AND s.deleted_at IS NULL AND (coalesce(s.paused, 0) = 0 OR {REQUESTED}) "
+        "AND NOT (r.held AND EXISTS (SELECT 1 FROM runs o WHERE o.schedule_id = r.schedule_id "
+        "AND (o.scheduled_for, o.id) < (r.scheduled_for, r.id) AND o.completed_at IS NULL)) "
+        f"{'AND r.id NOT IN (SELECT value FROM json_each(?)) ' if without else ''}"
+        "ORDER BY r.queue_class, r.scheduled_for, r.id LIMIT ?",
+        (format_instant(now), json.dumps(sorted(full_agents)), *([json.dumps([*without])] if without else []), limit),
+    )
+    return [run_from(row) for row in rows]
+
+
+def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:
+    """Return when the next waiting attempt may start, None if there is none; in a minute if its row is damaged."""
+    row = tx.execute(
+        "SELECT min(not_before) AS at FROM runs WHERE status = 'pending' AND not_before > ?",
+        (format_instant(now),),
+    ).fetchone()
+    try:
+        return parse_instant(row["at"]) if row["at"] else None
+    except ValueError:
+        return now + timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class StartFacts:
+    """What decides, in addition to a cancellation, whether a run that was claimed may still start."""
+
+    is_running: bool
+    is_paused: bool
+    is_deleted: bool
+    """The last two are about its schedule; a run that a person requested passes a pause."""
+
+
+def start_facts(source: Transaction | sqlite3.Connection, run_id: int) -> StartFacts:
+    """Return whether a run is still running, and whether its schedule lets it start."""
+    row = source.execute(
+        f"SELECT r.status, coalesce(s.paused, 0) AND NOT {REQUESTED} AS paused, s.deleted_at IS NOT NULL AS deleted "
+        "FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id WHERE r.id = ?",
+        (run_id,),
+    ).fetchone()
+    if row is None:
+        return StartFacts(is_running=False, is_paused=False, is_deleted=False)
+    return StartFacts(row["status"] == RunStatus.RUNNING, bool(row["paused"]), bool(row["deleted"]))
+
+
+def rebase_waits(tx: Transaction, now: datetime) -> None:
+    """After the clock was set back, restart the waits of attempts from now, with the length they had."""
+    rows = tx.execute(
+        "SELECT id, not_before, updated_at FROM runs WHERE status = 'pending' AND not_before > ?1 AND updated_at > ?1",
+        (format_instant(now),),
+    ).fetchall()
+    for row in rows:
+        try:
+            wait = max(timedelta(0), parse_instant(row["not_before"]) - parse_instant(row["updated_at"]))
+        except ValueError:  # the row is damaged: it has waited long enough
+            wait = timedelta(0)
+        update_run(tx, row["id"], now, not_before=format_instant(now + wait))
+
+
+def occupied(tx: Transaction) -> tuple[int, dict[str, int]]:
+    """Return how many runs are running, and how many each agent has running or suspended."""
+    rows = tx.execute(
+        "SELECT agent, status, count(*) AS n FROM runs WHERE completed_at IS NULL "
+        "AND status IN ('running', 'suspended') GROUP BY 1, 2"
+    ).fetchall()
+    by_agent: dict[str, int] = {}
+    for row in rows:
+        by_agent[row["agent"]] = by_agent.get(row["agent"], 0) + row["n"]
+    return sum(row["n"] for row in rows if row["status"] == RunStatus.RUNNING), by_agent
+
+
+def count_pending(source: Transaction | sqlite3.Connection) -> int:
+    """Return how many runs wait in the queue."""
+    return int(source.execute("SELECT count(*) AS n FROM runs WHERE status = ?", (RunStatus.PENDING,)).fetchone()["n"])
+
+
+def count_held_back(source: Transaction | sqlite3.Connection) -> int:
+    """Return how many runs wait in the queue because their schedules are paused."""
+    row = source.execute(
+        "SELECT count(*) AS n FROM runs r JOIN schedules s ON s.id = r.schedule_id "
+        f"WHERE r.status = 'pending' AND s.paused = 1 AND NOT {REQUESTED}"
+    ).fetchone()
+    return int(row["n"])
+
+
+def waiting_of(tx: Transaction, schedule_id: int) -> list[Run]:
+    """Return the pending runs of a schedule, by due time."""
+    rows = tx.execute(
+        f"{SELECT_RUNS} WHERE r.schedule_id = ? AND r.completed_at IS NULL AND r.status = 'pending' "
+        "ORDER BY r.scheduled_for, r.id",
+        (schedule_id,),
+    )
+    return [run_from(row) for row in rows]
+
+
+def waiting_without_schedule(tx: Transaction) -> list[Run]:
+    """Return the pending runs whose schedule is deleted."""
+    rows = tx.execute(f"{SELECT_RUNS} WHERE r.status = 'pending' AND s.deleted_at IS NOT NULL ORDER BY r.id")
+    return [run_from(row) for row in rows]

@@ -1,0 +1,74 @@
+"""The runs that have not ended: all of them, or those of one agent or schedule."""
+
+import sqlite3
+
+from daemon.store.connection import Transaction
+from daemon.store.runs import SELECT_RUNS, Run, run_from
+
+
+def count_active(source: Transaction | sqlite3.Connection) -> dict[str, int]:
+    """Return how many active runs there are, by status."""
+    rows = source.execute("SELECT status, count(*) AS n FROM runs WHERE completed_at IS NULL GROUP BY 1")
+    return {row["status"]: row["n"] for row in rows}
+
+
+def count_unfinished(tx: Transaction, schedule_id: int) -> tuple[int, int]:
+    """Return how many active runs a schedule has, and how many of them are buffered."""
+    row = tx.execute(
+        "SELECT count(*) AS n, coalesce(sum(held AND status = 'pending'), 0) AS waiting FROM runs "
+        "WHERE schedule_id = ? AND completed_at IS NULL",
+        (schedule_id,),
+    ).fetchone()
+    return int(row["n"]), int(row["waiting"])
+
+
+def begun_of(tx: Transaction, schedule_id: int) -> list[int]:
+    """Return the running and suspended runs of a schedule, oldest first."""
+    rows = tx.execute(
+        "SELECT id FROM runs WHERE schedule_id = ? AND completed_at IS NULL AND status <> 'pending' ORDER BY id",
+        (schedule_id,),
+    )
+    return [int(row["id"]) for row in rows]
+
+
+def unfinished_of(tx: Transaction, schedule_id: int) -> list[int]:
+    """Return the active runs of a schedule, oldest first."""
+    rows = tx.execute("SELECT id FROM runs WHERE schedule_id = ? AND completed_at IS NULL ORDER BY id", (schedule_id,))
+    return [int(row["id"]) for row in rows]
+
+
+def running_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
+    """Return all runs that are running, oldest first."""
+    rows = source.execute(f"{SELECT_RUNS} WHERE r.completed_at IS NULL AND r.status = 'running' ORDER BY r.id")
+    return [run_from(row) for row in rows]
+
+
+def started_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
+    """Return all runs that are running or suspended, oldest first."""
+    rows = source.execute(
+        f"{SELECT_RUNS} WHERE r.completed_at IS NULL AND r.status IN ('running', 'suspended') ORDER BY r.id"
+    )
+    return [run_from(row) for row in rows]
+
+
+def pending_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
+    """Return all runs that wait in the queue, oldest first."""
+    return [run_from(row) for row in source.execute(f"{SELECT_RUNS} WHERE r.status = 'pending' ORDER BY r.id")]
+
+
+def forbid_further_attempts(tx: Transaction) -> None:
+    """Let no active run be followed by another attempt, whatever its settings say."""
+    tx.execute(
+        "UPDATE runs SET settings = json_set(settings, '$.attempts', 1, '$.on_interrupt', 'fail') "
+        "WHERE completed_at IS NULL AND settings IS NOT NULL"
+    )
+
+
+def active_runs(tx: Transaction, agent: str | None = None, schedule: str | None = None) -> list[int]:
+    """Return the numbers of the runs that have not ended, oldest first: of one agent, one schedule's address or all."""
+    rows = tx.execute(
+        "SELECT r.id FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id WHERE r.completed_at IS NULL "
+        "AND (?1 IS NULL OR r.agent = ?1) AND (?2 IS NULL OR r.agent || '/' || s.name = ?2) ORDER BY r.id",
+        (agent, schedule),
+    )
+    return [row["id"] for row in rows]
