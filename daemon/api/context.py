@@ -16,6 +16,7 @@ from daemon.config.live import LiveConfig
 from daemon.config.schema import Config
 from daemon.maintenance.cleanup import Cleanup
 from daemon.maintenance.retention import Retention
+from daemon.maintenance.workspace_removal import WorkspaceRemoval
 from daemon.metrics import Metrics
 from daemon.runs.hook_calls import HookCalls
 from daemon.schedules.declared import DeclaredChange
@@ -36,6 +37,7 @@ class ApiContext:
     clock: Clock
     metrics: Metrics
     cleanup: Cleanup
+    removal: WorkspaceRemoval
     retention: Retention
     hook_calls: HookCalls
     health: Health

@@ -26,6 +26,7 @@ from daemon.lifecycle.watchdog import Watchdog
 from daemon.log import Log
 from daemon.maintenance.cleanup import Cleanup
 from daemon.maintenance.retention import Retention
+from daemon.maintenance.workspace_removal import WorkspaceRemoval
 from daemon.metrics import Metrics
 from daemon.notify.dead_man_switch import DeadManSwitches
 from daemon.notify.outbox import Outbox
@@ -91,8 +92,9 @@ def build(
     pipeline = Pipeline(home, agents, resources.hooks, access, outbox, control, fetches)
     queue = Queue(home, live, pipeline, control, fetches, runs)
     clock = Clock(home, live, access, outbox, metrics)
-    cleanup = Cleanup(home, live, metrics, outbox, mirrors)
-    retention = Retention(home, live, cleanup, metrics, outbox)
+    removal = WorkspaceRemoval(home, live, metrics)
+    cleanup = Cleanup(home, live, outbox, mirrors, removal)
+    retention = Retention(home, live, removal, metrics, outbox)
     status = StatusLine(home, queue, health)
     review = Review(home, live, access, outbox)
     reloader = Reloader(home, live, clock, agents, resources.tokens, status, review)
@@ -103,6 +105,7 @@ def build(
         clock=clock,
         metrics=metrics,
         cleanup=cleanup,
+        removal=removal,
         retention=retention,
         hook_calls=HookCalls(home, live, agents, outbox, control),
         health=health,

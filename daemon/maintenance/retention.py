@@ -13,10 +13,10 @@ from daemon.config.effective import retention_policy
 from daemon.config.live import LiveConfig
 from daemon.config.schema import Config
 from daemon.errors import StoreDamagedError, StoreUnavailableError
-from daemon.maintenance.cleanup import Cleanup
 from daemon.maintenance.preview import Forecast, forecast
 from daemon.maintenance.purge import Purge
 from daemon.maintenance.timer import Progress, cadence_of, wait_until_due
+from daemon.maintenance.workspace_removal import WorkspaceRemoval
 from daemon.metrics import Metrics
 from daemon.notify.outbox import Notice, Outbox
 from daemon.problems import described, standing_loop
@@ -61,11 +61,13 @@ class RetentionResult:
 class Retention:
     """Deletes the expired history of one daemon."""
 
-    def __init__(self, home: Home, live: LiveConfig, cleanup: Cleanup, metrics: Metrics, outbox: Outbox) -> None:
+    def __init__(
+        self, home: Home, live: LiveConfig, removal: WorkspaceRemoval, metrics: Metrics, outbox: Outbox
+    ) -> None:
         self.progress: Progress | None = None
         self._home = home
         self._live = live
-        self._cleanup = cleanup
+        self._removal = removal
         self._metrics = metrics
         self._outbox = outbox
         self._one_at_a_time = asyncio.Lock()
@@ -249,7 +251,7 @@ class Retention:
     async def _release(self, run_id: int) -> bool:
         """Save and remove the workspace of a run; return whether it was removed. A failure does not stop the sweep."""
         try:
-            return await self._cleanup.release(run_id) is None
+            return await self._removal.release(run_id) is None
         except StoreDamagedError:
             raise
         except Exception:  # noqa: BLE001 - nothing that agents leave there may stop the sweep

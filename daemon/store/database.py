@@ -103,6 +103,13 @@ class Database:
         """Write as `write` does; while the database cannot be written, log that and retry without end."""
         return await self._patiently(lambda: self.write(closure), "written")
 
+    async def write_if_possible(self, closure: Closure[T]) -> T | None:
+        """Write as `write` does; return None if the database cannot be written now, as on a full disk."""
+        try:
+            return await self.write(closure)
+        except StoreUnavailableError:
+            return None
+
     async def read_patiently(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Read as `read` does; while the database cannot be read, log that and retry without end."""
         return await self._patiently(lambda: self.read(query), "read")

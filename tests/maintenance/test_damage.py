@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from daemon.errors import StoreDamagedError
-from daemon.maintenance import cleanup
+from daemon.maintenance import workspace_removal
+from daemon.maintenance.cleanup import CleanupResult
 from daemon.store.database import Database
 from daemon.store.workspaces import present_workspaces
 from tests.support.database import damaged
@@ -64,8 +65,8 @@ async def test_damage_found_while_a_workspace_is_removed_ends_the_sweep(
     await history.workspace(run, "present", kept=False)
     retention = history.retention()
     [workspace] = await history.database.read(present_workspaces)
-    monkeypatch.setattr(cleanup, "workspace_helper", damaged_meanwhile)
+    monkeypatch.setattr(workspace_removal, "workspace_helper", damaged_meanwhile)
     with pytest.raises(StoreDamagedError):
-        await retention._cleanup._sweep_one(workspace, cleanup.CleanupResult())
+        await history.cleanup()._sweep_one(workspace, CleanupResult())
     with pytest.raises(StoreDamagedError):
         await retention._release(run)

@@ -9,6 +9,7 @@ from daemon.config.loading import load_config
 from daemon.config.schema import Config
 from daemon.maintenance.cleanup import Cleanup
 from daemon.maintenance.retention import Retention
+from daemon.maintenance.workspace_removal import WorkspaceRemoval
 from daemon.metrics import Metrics
 from daemon.store.connection import Transaction
 from daemon.store.database import Database
@@ -128,10 +129,18 @@ class History:
 
     def retention(self, settings: str = "[retention]\ndays = 30\n", agents: str = AGENTS) -> Retention:
         """Return retention by some settings, as of now."""
-        home = Home(self.database, self.state_dir, "instance", NOW, lambda: NOW)
         self.live.replace(self.config(settings, agents))
-        cleanup = Cleanup(home, self.live, self.metrics, NO_NOTIFICATIONS, MirrorUse())
-        return Retention(home, self.live, cleanup, self.metrics, NO_NOTIFICATIONS)
+        return Retention(self._home(), self.live, self._removal(), self.metrics, NO_NOTIFICATIONS)
+
+    def cleanup(self) -> Cleanup:
+        """Return cleanup by the settings of retention, as of now."""
+        return Cleanup(self._home(), self.live, NO_NOTIFICATIONS, MirrorUse(), self._removal())
+
+    def _home(self) -> Home:
+        return Home(self.database, self.state_dir, "instance", NOW, lambda: NOW)
+
+    def _removal(self) -> WorkspaceRemoval:
+        return WorkspaceRemoval(self._home(), self.live, self.metrics)
 
     def figure(self, name: str) -> float:
         """Return a figure as Prometheus reads it: `agentcron_NAME`, labels included."""

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from daemon.api import requests
 from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import ForbiddenError, NotFoundError, RefusedError, StoreUnavailableError
-from daemon.maintenance.cleanup import Unsaved
+from daemon.maintenance.workspace_removal import Unsaved
 from daemon.store.runs import get_run
 from daemon.store.workspaces import get_workspace
 from daemon.text import plural
@@ -66,7 +66,7 @@ async def _discard(call: ApiCall) -> web.StreamResponse:
         unsaved = Unsaved(call.principal, f"{plural(lost['files'], 'file')}, {format_size(lost['bytes'])}")
     if body.dry_run:
         return reply(view)
-    reason = await call.context.cleanup.discard(run_id, unsaved)
+    reason = await call.context.removal.discard(run_id, unsaved)
     if reason is not None:
         raise RefusedError(f"the workspace of run {run_id} was not removed: {reason}")
     return reply(view)
@@ -74,7 +74,7 @@ async def _discard(call: ApiCall) -> web.StreamResponse:
 
 async def _loss(call: ApiCall, run_id: int) -> LossView:
     try:
-        found = await call.context.cleanup.loss(run_id)
+        found = await call.context.removal.loss(run_id)
     except (WorkspaceHelperError, OSError) as error:
         raise StoreUnavailableError(f"the workspace cannot be read: {error}") from None
     workspace = await call.context.home.database.read(lambda c: get_workspace(c, run_id))
@@ -92,7 +92,7 @@ async def _unkeep(call: ApiCall) -> web.StreamResponse:
 
 async def _marked(call: ApiCall, *, kept: bool) -> web.StreamResponse:
     run_id = await _changeable(call)
-    workspace = await call.context.cleanup.keep(run_id, call.principal, kept=kept)
+    workspace = await call.context.removal.keep(run_id, call.principal, kept=kept)
     now, config = utc_now(), call.context.config
     return await call.answer(lambda c: workspace_view(workspace, cleanup_decision(c, config, workspace, now), now))
 

@@ -1,0 +1,144 @@
+"""Removes single workspaces in a helper process, after saving their work, and marks those that nobody may remove."""
+
+import asyncio
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from daemon.config.effective import policy_of
+from daemon.config.live import LiveConfig
+from daemon.errors import NotFoundError, RefusedError
+from daemon.metrics import Metrics
+from daemon.model import ACTIVE
+from daemon.store.connection import Transaction
+from daemon.store.events import add_event
+from daemon.store.home import Home
+from daemon.store.runs import update_run
+from daemon.store.workspaces import Workspace, get_workspace, mark_removed, set_kept, set_note, set_saved_bytes
+from daemon.workspaces.client import WorkspaceHelperError, workspace_helper
+from daemon.workspaces.jobs import CleanedWorkspace, CleanWorkspace, ExamineWorkspace, WorkspaceContents
+from daemon.workspaces.pipe import LARGEST
+
+
+@dataclass(frozen=True)
+class Unsaved:
+    """The decision of a person to remove a workspace without saving its work."""
+
+    by: str
+    """Who decided."""
+    text: str
+    """What is lost."""
+
+
+class WorkspaceRemoval:
+    """Removes the workspaces of one daemon."""
+
+    def __init__(self, home: Home, live: LiveConfig, metrics: Metrics) -> None:
+        self._home = home
+        self._live = live
+        self._metrics = metrics
+        self._deciding = asyncio.Lock()  # so that no workspace is marked keep while its removal begins
+        self._removing: set[int] = set()
+
+    async def release(self, run_id: int) -> str | None:
+        """Save and remove the workspace of an expired run, which renews the run; return why it was not removed.
+
+        A workspace that is marked keep stays, as does one with more unsaved work than `salvage_max`.
+        """
+        workspace = await self._home.database.read(lambda c: get_workspace(c, run_id))
+        if workspace is None or workspace.state != "present":
+            return None
+        policy = policy_of(self._live.config, workspace.environment)
+        return await self.remove(workspace, policy.salvage_max, renews=True)
+
+    async def remove(
+        self, workspace: Workspace, salvage_max: int | None, *, renews: bool = False, unsaved: Unsaved | None = None
+    ) -> str | None:
+        """Save and remove a workspace in a helper process; return why it was not removed.
+
+        With `unsaved` nothing is saved.
+        """
+        async with self._deciding:
+            current = await self._home.database.read(lambda c: get_workspace(c, workspace.run_id))
+            if current is None or current.status in ACTIVE:
+                return "its run is active"
+            if current.kept:
+                return "it has been marked keep"
+            if workspace.run_id in self._removing:
+                return "it is already being removed"
+            self._removing.add(workspace.run_id)
+        limit = None if salvage_max is None else min(salvage_max, LARGEST)
+        try:
+            async with workspace_helper(self._home.state_dir) as helper:
+                saves = unsaved is None
+                done = await helper.clean_workspace(
+                    CleanWorkspace(workspace.environment, workspace.run_id, workspace.base, limit, saves=saves)
+                )
+        except (WorkspaceHelperError, OSError) as error:
+            done = CleanedWorkspace(gone=False, reason=str(error))
+        finally:
+            self._removing.discard(workspace.run_id)
+        record = partial(self._record, workspace.run_id, done, renews=renews, unsaved=unsaved)
+        if done.gone or done.in_trash:
+            await self._home.database.write_patiently(record)
+        else:  # the next sweep finds it again, and the disk may be too full to record the failure
+            await self._home.database.write_if_possible(record)
+        self._metrics.cleaned("removed" if done.gone else "failed")
+        return None if done.gone else str(done.reason)
+
+    def _record(
+        self, run_id: int, done: CleanedWorkspace, tx: Transaction, *, renews: bool, unsaved: Unsaved | None
+    ) -> None:
+        now, saved = self._home.now(), asdict(done.saved) if done.saved else None
+        if done.saved is not None and done.saved.folder is not None:
+            set_saved_bytes(tx, {run_id: done.saved.stored})
+        if done.gone or done.in_trash:
+            mark_removed(tx, run_id, now)
+            if renews or (saved and saved["folder"]):
+                update_run(tx, run_id, now)  # the saved work is kept as long as the run
+            left: dict[str, object] = {"left_in_trash": done.reason} if done.in_trash else {}
+            if unsaved is not None:
+                left |= {"lost": unsaved.text, "by": unsaved.by}
+            add_event(tx, run_id, now, "workspace_cleaned", {"saved": saved, **left})
+        elif set_note(tx, run_id, str(done.reason)):
+            add_event(tx, run_id, now, "workspace_not_cleaned", {"reason": done.reason, "saved": saved})
+
+    async def discard(self, run_id: int, unsaved: Unsaved | None = None) -> str | None:
+        """Save and remove the workspace of a run, regardless of the policy; return why it was not removed.
+
+        With `unsaved` nothing is saved. Raise NotFoundError if there is none, RefusedError if the run is active or the
+        workspace is marked keep.
+        """
+        return await self.remove(await self._discardable(run_id), None, unsaved=unsaved)
+
+    async def loss(self, run_id: int) -> WorkspaceContents:
+        """Return what `discard` without saving would delete; raise NotFoundError, RefusedError or OSError."""
+        workspace = await self._discardable(run_id)
+        async with workspace_helper(self._home.state_dir) as helper:
+            return await helper.examine_workspace(ExamineWorkspace(workspace.environment, run_id))
+
+    async def _discardable(self, run_id: int) -> Workspace:
+        workspace = await self._home.database.read(lambda c: get_workspace(c, run_id))
+        if workspace is None or workspace.state != "present":
+            raise NotFoundError(f"run {run_id} has no workspace")
+        if workspace.status in ACTIVE:
+            raise RefusedError(f"run {run_id} is {workspace.status}; its workspace is in use")
+        if workspace.kept:
+            raise RefusedError(f"the workspace of run {run_id} is marked keep; unkeep it first")
+        return workspace
+
+    async def keep(self, run_id: int, by: str, *, kept: bool) -> Workspace:
+        """Mark a workspace keep, so that it is never removed, or unmark it; raise NotFoundError or RefusedError."""
+
+        def mark(tx: Transaction) -> Workspace:
+            workspace = get_workspace(tx, run_id)
+            if workspace is None or workspace.state != "present":
+                raise NotFoundError(f"run {run_id} has no workspace")
+            if workspace.kept is not kept:
+                set_kept(tx, run_id, kept=kept)
+                add_event(tx, run_id, self._home.now(), "workspace_kept" if kept else "workspace_unkept", {"by": by})
+            return get_workspace(tx, run_id) or workspace
+
+        async with self._deciding:
+            if run_id in self._removing:
+                raise RefusedError(f"the workspace of run {run_id} is already being removed")
+            return await self._home.database.write(mark)
