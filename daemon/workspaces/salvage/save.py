@@ -7,31 +7,28 @@ grows in memory with the size of a file, and no more than the work itself is nee
 ignores is not saved, only counted and named. Standard library only: the helper process imports this.
 """
 
-import json
 import os
 import secrets
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from daemon.workspaces.git import Git, GitError
+from daemon.workspaces.git import GitError
 from daemon.workspaces.jobs import SavedWork
 from daemon.workspaces.kept_commits import keep, refs_for
-from daemon.workspaces.layout import ARTIFACTS, ENVIRONMENTS, MIRROR, RUNS, SCRATCH
+from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, SCRATCH
 from daemon.workspaces.lock import locked_temporary_folder
-from daemon.workspaces.openat import free_name, open_path
 from daemon.workspaces.removal import remove_temporary
-from daemon.workspaces.salvage.bundle import BUNDLE, SHALLOW, Contents, check, steps
-from daemon.workspaces.salvage.lfs import digest_of, store_objects
+from daemon.workspaces.salvage.artifact_store import ArtifactStore
+from daemon.workspaces.salvage.bundle import SHALLOW, Contents, check, steps
+from daemon.workspaces.salvage.lfs import store_objects
 from daemon.workspaces.salvage.repository import GitFolders, git_folders, named_git_folder
 from daemon.workspaces.salvage.snapshot import Snapshot, UnsavedWork
-from daemon.workspaces.salvage.stored import FOLDER, README, SUMMARY, saved_bytes, saved_folders
+from daemon.workspaces.salvage.stored import ARCHIVE, LFS
 from daemon.workspaces.salvage.walk import UnreadableError, measure, open_up
 
-_ARCHIVE = "work.tar"
-_LFS = "lfs"
 _DEEPEST = 10  # levels of nested repositories
 _MOST_NAMED = 20
 
@@ -176,8 +173,8 @@ class _Salvage:
             folder.mkdir(mode=0o700, exist_ok=True)
             lines += self._write_archive(tree, place, target, files=found.aside)
         if found.lfs:
-            store_objects(found.lfs, self.workspace, folder / _LFS)
-            lines.append(f"mkdir -p {target}/.git/lfs && cp -R {place}/{_LFS}/. {target}/.git/lfs/")
+            store_objects(found.lfs, self.workspace, folder / LFS)
+            lines.append(f"mkdir -p {target}/.git/lfs && cp -R {place}/{LFS}/. {target}/.git/lfs/")
         if found.pushed:
             lines += self._bring_back_pushed(found, target, is_new=not lines)
         self._remove(scratch.name)
@@ -255,13 +252,13 @@ class _Salvage:
         """Write an archive of some folders and files below a root; return the commands that bring them back."""
         from daemon.workspaces.salvage.archive import Archive  # noqa: PLC0415 - most workspaces need none
 
-        archive = Archive(self._folder() / _ARCHIVE, root)
+        archive = Archive(self._folder() / ARCHIVE, root)
         for tree in trees:
             archive.add_tree(*tree.parts)
         for file in files:
             archive.add_file(Path(os.fsdecode(file)))
         self.saved = replace(self.saved, tips=(*self.saved.tips, f"sha256:{archive.close()}"))
-        lines = [f"mkdir -p {target} && tar --no-same-owner -C {target} -xf {place}/{_ARCHIVE}"]
+        lines = [f"mkdir -p {target} && tar --no-same-owner -C {target} -xf {place}/{ARCHIVE}"]
         lines += [f"mv {target}/{name} {target}/{_quoted(to)}" for name, to in reversed(archive.moved)]
         return lines
 
@@ -269,77 +266,15 @@ class _Salvage:
         heading = [] if name == Path() or not lines else [f"# of {str(name)!r}:"]
         self.saved = replace(self.saved, restore=(*self.saved.restore, *heading, *lines))
 
+    def store(self) -> SavedWork:
+        """Store the saved work among the run's artifacts, and return what was saved."""
+        keep(self.mirror, self.run_id, self.kept)
+        store = ArtifactStore(self.state_dir, self.run_id, self.mirror, self.scratch, self.git_timeout)
+        return store.store(self.results, self.saved)
+
     def _remove(self, name: str) -> None:
         """Remove a folder in the scratch folder."""
         remove_temporary(self.state_dir, (ENVIRONMENTS, SCRATCH, self.scratch.name), name)
-
-    def store(self) -> SavedWork:
-        """Move the saved work to the run's artifacts and sync it to the disk, unless it is already there."""
-        keep(self.mirror, self.run_id, self.kept)
-        if not any(_files_in(self.results)):
-            return replace(self.saved, restore=self._with_places(None))
-        artifacts = open_path(self.state_dir, RUNS, self.run_id, ARTIFACTS, create=True)
-        try:
-            earlier = self._find_earlier(artifacts)
-            name = earlier or free_name(artifacts, FOLDER, "-")
-            folder = f"{ARTIFACTS}/{name}"
-            stored = saved_bytes(self.state_dir, self.run_id) + (measure(self.results).bytes if earlier is None else 0)
-            saved = replace(self.saved, folder=folder, stored=stored, restore=self._with_places(folder))
-            if earlier is None:
-                self._write_summary(saved)
-                for path in _files_and_folders(self.results):
-                    _sync(path)
-                os.rename(self.results, name, dst_dir_fd=artifacts)
-                os.fsync(artifacts)
-        finally:
-            os.close(artifacts)
-        return saved
-
-    def _with_places(self, folder: str | None) -> tuple[str, ...]:
-        """Return the commands, after those that say where things are now."""
-        lines = self.saved.restore
-        places = {"saved": self.state_dir / RUNS / self.run_id / (folder or ""), "mirror": self.mirror}
-        used = [name for name in places if any(f'"${name}"' in line for line in lines)]
-        return (*(f"{name}={shlex.quote(str(places[name]))}" for name in used), *lines)
-
-    def _write_summary(self, saved: SavedWork) -> None:
-        text = "\n".join([*_readme(saved), ""])
-        (self.results / README).write_text(text, errors="backslashreplace")
-        (self.results / SUMMARY).write_text(json.dumps(asdict(saved), indent=2) + "\n")
-
-    def _find_earlier(self, artifacts: int) -> str | None:
-        """Return the folder in which an earlier cleanup, which then failed, saved the same work, if it can be read."""
-        for name in saved_folders(artifacts):
-            folder = Path(f"/proc/{os.getpid()}/fd/{artifacts}") / name
-            try:
-                tips = {tip for path in (folder, *folder.glob("within-*")) for tip in self._tips_in(path)}
-            except (GitError, OSError):
-                continue
-            if tips >= set(self.saved.tips):
-                return name
-        return None
-
-    def _tips_in(self, folder: Path) -> Iterator[str]:
-        """Yield what identifies the saved work of one repository; raise GitError or OSError if it is damaged."""
-        if (folder / BUNDLE).is_file():
-            yield from self._unbundled(folder / BUNDLE)
-        if (folder / _ARCHIVE).is_file():
-            yield f"sha256:{digest_of(folder / _ARCHIVE)}"
-        for path in folder.glob(f"{_LFS}/objects/??/??/*"):
-            if digest_of(path) == path.name:
-                yield f"lfs:{path.name}"
-
-    def _unbundled(self, bundle: Path) -> list[str]:
-        """Unpack a bundle into a new repository beside the mirror's objects; return its tips or raise GitError."""
-        folder = self.scratch / f"earlier-{secrets.token_hex(4)}"
-        Git(self.git_timeout, self.scratch, isolated=True).run("init", "--quiet", "--bare", "--template=", str(folder))
-        git = Git(self.git_timeout, self.scratch, isolated=True, GIT_DIR=str(folder))
-        borrowed = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(self.mirror / "objects")} if self.mirror.is_dir() else {}
-        try:
-            heads = git.text("bundle", "unbundle", str(bundle), **borrowed).splitlines()
-        finally:
-            self._remove(folder.name)
-        return [line.split()[0] for line in heads]
 
 
 def _refuse_depth() -> NoReturn:
@@ -350,18 +285,6 @@ def _check_permanent(error: GitError | UnreadableError) -> None:
     """Raise the error unless it is certain to come again: a full disk, a limit and a missing git may pass."""
     if isinstance(error, GitError) and (error.is_disk_full or error.code is None or error.code < 0):
         raise error
-
-
-def _readme(saved: SavedWork) -> Iterator[str]:
-    yield f"Saved from a workspace before it was removed: {saved.commits} commits, {saved.files} changed files."
-    yield "To restore it, run:"
-    yield from (f"  {step}" for step in saved.restore)
-    if saved.as_it_was:
-        yield "Saved as it was, with everything in it, because git cannot read it:"
-        yield from (f"  {text}" for text in saved.as_it_was)
-    if saved.ignored:
-        yield f"Not saved, because git ignores them: {saved.ignored} entries, among them"
-        yield from (f"  {name!r}" for name in saved.ignored_names)
 
 
 def _one_line(text: str) -> str:
@@ -375,23 +298,3 @@ def _quoted(path: str) -> str:
         return shlex.quote(path)
     octal = "".join(chr(byte) if chr(byte).isalnum() or byte in b"/._-" else f"\\{byte:03o}" for byte in data)
     return f"\"$(printf '{octal}')\""
-
-
-def _files_in(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder of our own."""
-    return (path for path in _files_and_folders(folder) if not path.is_dir())
-
-
-def _files_and_folders(folder: Path) -> Iterator[Path]:
-    """Yield the files and folders below a folder of our own, and the folder itself."""
-    for path, _, names in os.walk(folder):
-        yield from (Path(path) / name for name in names)
-        yield Path(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

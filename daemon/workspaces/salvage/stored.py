@@ -21,6 +21,10 @@ from daemon.workspaces.salvage.walk import UnreadableError, measure
 FOLDER = "saved-work"
 README = "README.txt"
 SUMMARY = "saved.json"
+ARCHIVE = "work.tar"
+"""What git cannot store."""
+LFS = "lfs"
+"""Objects of Git LFS, laid out as in `.git/lfs`."""
 
 
 def saved_folders(artifacts: int) -> list[str]:
