@@ -9,7 +9,8 @@ from typing import TypeVar
 from daemon.errors import DiskFullError
 from daemon.rules.retention import Cutoff, RetentionPolicy
 from daemon.store.connection import Transaction
-from daemon.store.database import Aside, Closure, Database
+from daemon.store.database import Database
+from daemon.store.group_commit import Closure
 from daemon.store.retention import (
     Expired,
     PageOfFires,
@@ -24,6 +25,7 @@ from daemon.store.retention import (
     sort_out,
     spared_from,
 )
+from daemon.store.threaded_connection import Aside
 
 T = TypeVar("T")
 _HOLD = 0.015  # seconds that one transaction should take

@@ -10,8 +10,8 @@ import structlog
 from daemon.model import ACTIVE
 from daemon.problems import described
 from daemon.store.connection import Transaction, concerns_others
-from daemon.store.database import Closure
 from daemon.store.events import add_event
+from daemon.store.group_commit import Closure
 from daemon.store.home import Home
 from daemon.store.runs import get_run, update_run
 from daemon.store.workspaces import (

@@ -13,32 +13,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-import aiosqlite
 import structlog
 
 from daemon.errors import DiskFullError, NoRoomError, StoreDamagedError, StoreUnavailableError
 from daemon.store.ballast import Ballast
 from daemon.store.changes import Changes
-from daemon.store.connection import Transaction, blameless, connect, translated
+from daemon.store.connection import blameless, connect, translated
+from daemon.store.group_commit import Closure, commit_together, roll_back
 from daemon.store.outage import Outage
+from daemon.store.threaded_connection import Aside, ThreadedConnection
 from daemon.store.witness import WitnessFile, witness_of
 
 T = TypeVar("T")
-Closure = Callable[[Transaction], T]
 _LOG = structlog.get_logger()
 _LAST_WRITES = 0.5  # seconds that pending writes get at the end
 _LARGEST_BATCH = 100
 _CHECKPOINT = 1000  # pages in the write-ahead log after which a commit checkpoints it
 _LATE_CHECKPOINT = 3000  # while another connection checkpoints
 _RETRY_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0)
-
-
-class _Connection(aiosqlite.Connection):
-    """The one place that reaches into aiosqlite: run a function of ours in the connection's thread."""
-
-    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        result: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
-        return result
 
 
 class Database:
@@ -58,8 +50,8 @@ class Database:
         self.commits = 0
         self._listeners: list[Callable[[Changes], None]] = []
         self._queue: asyncio.Queue[tuple[Closure[Any], asyncio.Future[Any]]] = asyncio.Queue()
-        self._writer = _Connection(lambda: connect(path), iter_chunk_size=64)
-        self._reader = _Connection(lambda: connect(path, read_only=True), iter_chunk_size=64)
+        self._writer = ThreadedConnection(lambda: connect(path), iter_chunk_size=64)
+        self._reader = ThreadedConnection(lambda: connect(path, read_only=True), iter_chunk_size=64)
 
     async def __aenter__(self) -> Self:
         await self._writer
@@ -155,12 +147,12 @@ class Database:
             raise self._noted(error) from None
 
     @contextlib.asynccontextmanager
-    async def aside(self) -> AsyncIterator["Aside"]:
+    async def aside(self) -> AsyncIterator[Aside]:
         """Yield a separate connection for long work, so that neither readers nor the writer wait for it.
 
         Meanwhile this connection's `checkpoint`, not a commit, copies the write-ahead log into the database.
         """
-        connection = _Connection(lambda: connect(self.path), iter_chunk_size=64)
+        connection = ThreadedConnection(lambda: connect(self.path), iter_chunk_size=64)
         try:
             await connection
         except sqlite3.Error as error:
@@ -270,7 +262,7 @@ class Database:
             self._use_keys(connection, keys=keys)
         except sqlite3.Error as error:
             return [blameless(error)] * len(closures)
-        results = _commit(connection, closures, changes)
+        results = commit_together(connection, closures, changes)
         if any(isinstance(result, DiskFullError) for result in results) and self._ballast.release():
             _LOG.error("[daemon] The disk is full; deleted the ballast file so that ended runs can be recorded")
         try:
@@ -284,7 +276,7 @@ class Database:
     def _use_keys(self, connection: sqlite3.Connection, *, keys: bool) -> None:
         """Have SQLite check foreign keys or not, which it changes only between transactions."""
         if self._uses_keys is not keys:
-            _roll_back(connection)  # what an earlier transaction could not
+            roll_back(connection)  # what an earlier transaction could not
             connection.execute(f"PRAGMA foreign_keys = {'ON' if keys else 'OFF'}")
             self._uses_keys = keys
 
@@ -297,26 +289,6 @@ class Database:
         return (found.st_dev, found.st_ino) == self._identity
 
 
-class Aside:
-    """A separate connection for long work."""
-
-    def __init__(self, connection: _Connection, noted: Callable[[sqlite3.Error], Exception]) -> None:
-        """Use a connection; `noted` returns what to raise for an error of SQLite."""
-        self._connection = connection
-        self._noted = noted
-
-    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a query in the connection's thread; raise StoreUnavailableError if it cannot be answered now."""
-        try:
-            return await self._connection.run(query)
-        except sqlite3.Error as error:
-            raise self._noted(error) from None
-
-    async def checkpoint(self) -> None:
-        """Copy the write-ahead log into the database as far as readers allow, without blocking the writer."""
-        await self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
-
-
 def _settle(future: "asyncio.Future[Any]", result: object) -> None:
     if future.done():
         return
@@ -326,57 +298,3 @@ def _settle(future: "asyncio.Future[Any]", result: object) -> None:
         future.set_exception(result)
     else:
         future.set_result(result)
-
-
-def _commit(connection: sqlite3.Connection, closures: list[Closure[Any]], changes: Changes) -> list[object]:
-    """Run closures in one transaction, and add what they changed.
-
-    If one fails, all run again, each under a savepoint; savepoints cost as much as the statements, so they are not used
-    at first. If the transaction then fails as a whole, the closures run one by one.
-    """
-    for way in (_bare, _guarded):
-        tx = Transaction(connection)
-        try:
-            _roll_back(connection)  # what an earlier transaction could not
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:  # nobody can write now: waiting again for each closure would only add up
-            return [blameless(error)] * len(closures)
-        try:
-            results = [way(tx, closure) for closure in closures]
-            connection.execute("UPDATE instance SET commits = commits + 1")
-            connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - passed to the waiting caller
-            with contextlib.suppress(sqlite3.Error):  # the next transaction begins with it
-                _roll_back(connection)
-            if len(closures) == 1:
-                return [translated(error)]
-        else:
-            changes.add(tx.changes)
-            return results
-    return [_commit(connection, [closure], changes)[0] for closure in closures]
-
-
-def _bare(tx: Transaction, closure: Closure[Any]) -> object:
-    return closure(tx)
-
-
-def _guarded(tx: Transaction, closure: Closure[Any]) -> object:
-    """Run one closure under a savepoint; return its result or the exception that it raised.
-
-    Raise errors of the database itself: SQLite may have rolled back the whole transaction.
-    """
-    try:
-        with tx.savepoint():
-            result: object = closure(tx)
-    except sqlite3.IntegrityError as error:
-        return error
-    except sqlite3.Error:
-        raise
-    except Exception as error:  # noqa: BLE001 - passed to the waiting caller
-        return error
-    return result
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")

@@ -13,7 +13,7 @@ import pytest
 
 from daemon.maintenance import retention as module
 from daemon.model import DATABASE, RunStatus
-from daemon.store.database import Closure
+from daemon.store.group_commit import Closure
 from daemon.store.retention import last_sweep
 from daemon.store.state_dir import open_state
 from daemon.views.sweeps import ForecastView, retention_view
