@@ -20,7 +20,6 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -29,8 +28,8 @@ from daemon.agents.base import Identity, Journal, NeverStarted, Outcome, RunSett
 from daemon.agents.process.cgroup_delegation import Cgroups
 from daemon.agents.process.launcher import LaunchError, Nursery, SupervisorHandle, boot_id
 from daemon.agents.process.leftovers import NOTHING, Leftovers, end_leftovers, has_cgroup
-from daemon.agents.process.records import ExitRecord, read_cancellation, read_exit
-from daemon.agents.process.result_formats import AgentReport, read_report
+from daemon.agents.process.outcome import outcome_of, read_end
+from daemon.agents.process.records import ExitRecord
 from daemon.agents.process.supervisor import output, status
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.errors import StoreDamagedError
@@ -39,10 +38,6 @@ from daemon.model import RunStatus
 _LOG = structlog.get_logger()
 _WAKE_AFTER = 1.0  # seconds beyond a supervisor's limits; SIGCONT does no harm to one that nobody stopped
 _LAST_RESORT_AFTER = 45.0  # more seconds, which a slow disk or an unkillable process may take
-_REASONS = {
-    "timeout": "timeout: the run took longer than its timeout",
-    "idle_timeout": "idle timeout: no output for longer than idle_timeout",
-}
 
 Describe = Callable[[Work], dict[str, Any]]
 """Returns the spec that a supervisor starts a run from; blocks; raises SecretError or UnfitError."""
@@ -214,7 +209,7 @@ class SupervisedAgent:
             self._status = status.open_by_path(str(work.run_dir))
         try:
             ended, cancelled, report = await asyncio.to_thread(
-                _records, self._status, self._key, work, self.secrets or Secrets(())
+                read_end, self._status, self._key, work, self.secrets or Secrets(())
             )
         except status.DamagedRecordError as error:
             return await self._interrupted(work, None, f"its records are damaged or forged ({error})", left)
@@ -223,7 +218,7 @@ class SupervisedAgent:
         if ended is not None and ended.reason == "exec_impossible_now":
             return NeverStarted(ended.error or "the host lacks a resource at the moment", is_failure=True)
         if ended is not None and ended.reason != "supervisor_failed":
-            return _outcome(ended, cancelled, report, work)
+            return outcome_of(ended, cancelled, report, work)
         if not same_boot:
             return Outcome(RunStatus.INTERRUPTED, "the host was restarted while the run was active")
         return await self._unknown(work, ended, left, released=released)
@@ -275,77 +270,3 @@ def _key(work: Work, supervisor: Identity) -> bytes | None:
 def _longest(settings: RunSettings) -> float:
     """Return the seconds after which a supervisor must have ended, whatever its command does."""
     return settings.timeout_seconds + 2 * settings.kill_grace_seconds + _WAKE_AFTER + _LAST_RESORT_AFTER
-
-
-def _records(
-    descriptor: int | None, key: bytes | None, work: Work, secrets: Secrets
-) -> tuple[ExitRecord | None, str | None, AgentReport]:
-    """Return the exit record, the reason of a cancellation that a daemon noted, and what the agent reported.
-
-    Raise DamagedRecordError if the exit record cannot be used.
-    """
-    if descriptor is None:
-        return None, None, AgentReport()
-    ended = read_exit(descriptor, key)
-    report = read_report(work.run_dir, work.settings.result_format, secrets) if ended else AgentReport()
-    return ended, read_cancellation(descriptor, key), report
-
-
-def _outcome(ended: ExitRecord, cancelled: str | None, report: AgentReport, work: Work) -> Outcome:
-    """Combine what the supervisor recorded with what the agent reported."""
-    complaint = report.complaint or ended.complaint
-    if complaint:
-        _LOG.warning("[run] Agent's report ignored", run_id=work.run_id, agent=work.agent, reason=complaint)
-    for permission in report.permissions:
-        _LOG.info("[run] Agent requested permission", run_id=work.run_id, agent=work.agent, **permission)
-    status_, error, permanent = _status_of(ended, report, work.settings)
-    cancelled = cancelled if status_ is RunStatus.CANCELLED else None
-    if cancelled is not None:
-        error = cancelled
-    if ended.left_over:
-        error = f"{error or status_}; {ended.left_over} process(es) could not be killed"
-    return Outcome(
-        status=status_,
-        error=error,
-        cancelled_by_us=cancelled is not None,
-        exit_code=ended.exit_code,
-        signal=ended.signal,
-        message=report.message or (f"its report was ignored: {complaint}" if complaint else None),
-        permanent=permanent,
-        retry_after=report.retry_after,
-        usage=report.usage,
-        output_bytes=ended.output_bytes,
-        output_dropped=ended.output_dropped,
-        memory_peak=ended.memory_peak,
-        cpu_seconds=ended.cpu_seconds,
-        ended_at=datetime.fromtimestamp(ended.at, UTC) if ended.at is not None else None,
-    )
-
-
-def _status_of(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> tuple[RunStatus, str | None, bool]:
-    """Return status, reason, and whether another attempt is certain to fail in the same way."""
-    match ended.reason:
-        case "cancelled":
-            return RunStatus.CANCELLED, "cancelled", False
-        case "exec_failed":
-            return RunStatus.FAILED, ended.error, True
-        case "timeout" | "idle_timeout" as limit:
-            return RunStatus.FAILED, _REASONS[limit], False
-    failure = _failure(ended, report, settings)
-    return (RunStatus.FAILED if failure else RunStatus.COMPLETED), failure, False
-
-
-def _failure(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> str | None:
-    """Return why a command that ended by itself failed, None if it did not; its report overrides its exit status.
-
-    A report that cannot be used is a failure, too, unless the host kept the supervisor from saving it.
-    """
-    if report.status is not None:
-        return (report.message or "the agent reported a failure") if report.status is RunStatus.FAILED else None
-    if ended.signal is not None:
-        why = ": out of memory" if ended.oom_kills and ended.signal == signal.SIGKILL else ""
-        return f"ended by signal {ended.signal}{why}"
-    if ended.exit_code != 0:
-        return f"exit status {ended.exit_code}"
-    is_bad = report.is_bad and ended.complaint is None and settings.on_bad_report == "fail"
-    return f"its report cannot be used: {report.complaint}" if is_bad else None
