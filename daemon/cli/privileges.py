@@ -16,8 +16,8 @@ import pydantic
 from daemon.config.paths import keep_paths
 from daemon.config.schema import Config
 from daemon.errors import RefusedError
+from daemon.path_owners import owner_name
 from daemon.store.ownership import owner_of_state
-from daemon.store.private_file import owner_name
 
 _NOBODY = 65534  # the group of a user that the host does not know
 

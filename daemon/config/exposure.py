@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISREG
 
-from daemon.config.file_access import FileAccess, Insiders, Subject, group_name, places_of
+from daemon.config.file_access import FileAccess, Insiders, Subject, visible_places_of
 from daemon.config.paths import state_dir
 from daemon.config.schema import Config
 from daemon.config.secrets import secrets_of
 from daemon.config.values import Secret
 from daemon.model import HOOK_KEY
+from daemon.path_owners import group_name
 
 _SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)$", re.IGNORECASE)
 _PASSWORD_IN_URL = re.compile(r"[a-z+]+://[^/@:]*:[^/@]+@", re.IGNORECASE)
@@ -137,7 +138,7 @@ class SecretFiles:
         file = Path(os.path.realpath(path))
         if file.parent == _ETC or any(file.is_relative_to(folder) for folder in _OF_THE_HOST):
             return True
-        return any(place.is_symlink() and not self._access.is_owner(place, 0) for place in places_of(path))
+        return any(place.is_symlink() and not self._access.is_owner(place, 0) for place in visible_places_of(path))
 
     def _stop_writing(self, place: Path, subject: Subject) -> str:
         quoted = shlex.quote(str(place))

@@ -11,8 +11,9 @@ from enum import IntEnum
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISVTX
 
+from daemon.path_owners import group_name, owner_name, places_of
+
 _READ, _WRITE, _SEARCH = 4, 2, 1
-_MOST_LINKS = 40  # as the kernel follows (path_resolution(7))
 _NAMED = 3  # members of a group that a message lists
 _ACL = "system.posix_acl_access"
 _ACL_HEADER = 4  # bytes
@@ -40,7 +41,7 @@ class Subject:
     def __str__(self) -> str:
         """Return how a message names it."""
         if self.user is not None:
-            return f"the user {_user_name(self.user)}"
+            return f"the user {owner_name(self.user)}"
         return "everybody" if self.group is None else f"members of the group {group_name(self.group)}"
 
 
@@ -134,7 +135,7 @@ class FileAccess:
 
         A place that several files share is yielded for the first of them.
         """
-        for place in places_of(path):
+        for place in visible_places_of(path):
             if place in self._examined:
                 continue
             self._examined.add(place)
@@ -194,21 +195,6 @@ class FileAccess:
         return self._rights[path]
 
 
-def group_name(group: int) -> str:
-    """Return the name of a group."""
-    try:
-        return grp.getgrgid(group).gr_name
-    except KeyError:
-        return f"gid {group}"
-
-
-def _user_name(user: int) -> str:
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return f"uid {user}"
-
-
 def _read_rights(path: Path) -> _Rights | None:
     """Return the rights to a file, None if it does not exist or we cannot see it."""
     try:
@@ -240,25 +226,7 @@ def _read_acl(path: Path) -> list[tuple[int, int, int]]:
     return list(_ACL_ENTRY.iter_unpack(data[_ACL_HEADER:]))
 
 
-def places_of(path: Path) -> Iterator[Path]:
-    """Yield each directory and link that leads to a file, then the file; each under its own path without links."""
-    current, links = Path("/"), 0
-    yield current
-    left = list(reversed(path.absolute().parts[1:]))
-    while left:
-        name = left.pop()
-        if name == "..":
-            current = current.parent
-            continue
-        yield current / name
-        try:
-            target = (current / name).readlink()
-        except OSError:  # no link
-            current /= name
-            continue
-        links += 1
-        if links > _MOST_LINKS:
-            return
-        if target.is_absolute():
-            current = Path("/")
-        left += reversed([part for part in target.parts if part != "/"])
+def visible_places_of(path: Path) -> Iterator[Path]:
+    """Yield what a path leads through as `places_of` does, and end at what we cannot see, or after too many links."""
+    with contextlib.suppress(OSError):
+        yield from places_of(path)

@@ -17,12 +17,12 @@ from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.doctor.workspaces import check_mirrors, check_workspaces
 from daemon.errors import DamagedRowError, NewerSchemaError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, LOCK, STATE_FOLDERS, WITNESS
+from daemon.path_owners import owner_name
 from daemon.runs.folder import NUMBER, runs_with_folders
 from daemon.runs.hook_tokens import open_key
 from daemon.store.backup import examine
 from daemon.store.connection import Transaction
 from daemon.store.lock import running_daemon
-from daemon.store.private_file import owner_name
 from daemon.store.read_only import open_to_read, reading
 from daemon.store.rows import row_of
 from daemon.store.runs import SELECT_RUNS, run_from

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from daemon.errors import RefusedError, StoreError
 from daemon.model import DATABASE, LOCK
-from daemon.store.private_file import open_or_create, open_private, owner_name
+from daemon.path_owners import owner_name
+from daemon.store.private_file import open_or_create, open_private
 
 _NOBODY_HERE = 2**22 + 1  # no pid is that high (proc(5), pid_max): the holder lives in another pid namespace
 _FLOCK = "hhqqi4x"  # struct flock of fcntl(2) on 64-bit Linux

@@ -1,14 +1,14 @@
 """Find out who controls a path, so that root does not act on what somebody else put there."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from daemon.errors import RefusedError
-from daemon.store.private_file import owner_name
+from daemon.path_owners import owner_name, places_of
 
-_MOST_LINKS = 40  # as many as Linux follows (path_resolution(7))
 _OTHERS_WRITE = 0o022
 
 
@@ -52,27 +52,12 @@ def refuse_links_of_others(path: Path) -> None:
 
 def _trail(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield what a path leads through, links and their targets included, up to the last place that exists."""
-    here, links = Path("/"), 0
-    yield here, here.lstat()
-    waiting = list(reversed(path.absolute().parts[1:]))
-    while waiting:
-        name = waiting.pop()
-        if name == "..":
-            here = here.parent
-            continue
-        place = here / name
-        try:
-            status = place.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        yield place, status
-        if not stat.S_ISLNK(status.st_mode):
-            here = place
-            continue
-        links += 1
-        if links > _MOST_LINKS:
-            raise RefusedError(f"{path} leads through too many links")
-        target = place.readlink()
-        if target.is_absolute():
-            here = Path("/")
-        waiting.extend(reversed([part for part in target.parts if part != "/"]))
+    try:
+        for place in places_of(path):
+            yield place, place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise RefusedError(f"{path} leads through too many links") from None

@@ -6,11 +6,11 @@ bound. SQLite opens the database by itself, so `check_private` looks at that bef
 
 import errno
 import os
-import pwd
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from daemon.path_owners import owner_name
 from daemon.regular_file import open_regular, read_at_most
 
 
@@ -62,14 +62,6 @@ def check_private(path: Path, owner: int | None = None) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     _check_owner(path, found, owner)
-
-
-def owner_name(uid: int) -> str:
-    """Return the name of a user, or its number if it has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
 
 
 def _check_owner(path: Path, found: os.stat_result, owner: int | None = None) -> None:
