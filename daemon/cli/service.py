@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import sqlite3
 
     from daemon.config.schema import Config
+    from daemon.errors import StoreError
 
 _NEXT_SHOWN = 3
 
@@ -53,18 +54,31 @@ def check(
 
     This shows each schedule with its timezone and its next three due times, and warns of probable mistakes.
     """
-    from daemon.cli.diff import blocked_by_reload, changes_by_reload, refuse_taken_names
     from daemon.cli.locate import read_config
     from daemon.doctor.settings import check_settings
-    from daemon.errors import StoreError
+
+    config = read_config(context.obj)
+    _refuse_bad_tokens(config)
+    schedules = _declared_schedules(config)
+    warnings = [f"{found.about}: {found.what}" for found in check_settings(config)]
+    changes, blocked, unreadable = _compared_with_state(config, diff=diff)
+    warnings += blocked
+    if json:
+        print_json({"schedules": schedules, "warnings": warnings, **({} if changes is None else {"changes": changes})})
+    else:
+        _print_check(config, schedules, warnings, changes)
+    if unreadable is not None:
+        raise unreadable
+
+
+def _declared_schedules(config: "Config") -> list[dict[str, Any]]:
+    """Return the schedules of the config with their next due times."""
     from daemon.schedules.declared import definition_of
     from daemon.store.schedules import cadence_from
     from daemon.units import format_instant, utc_now
     from daemon.views.schedules import upcoming
 
-    config = read_config(context.obj)
-    _refuse_bad_tokens(config)
-    found = []
+    found: list[dict[str, Any]] = []
     for agent, settings in config.agents.items():
         for name, schedule in settings.schedules.items():
             definition = definition_of(schedule, config)
@@ -77,24 +91,37 @@ def check(
                     "next_action_times": [format_instant(time) for time in times],
                 }
             )
-    warnings = [f"{found.about}: {found.what}" for found in check_settings(config)]
-    changes, diff_error = None, None
+    return found
+
+
+def _compared_with_state(
+    config: "Config", *, diff: bool
+) -> tuple[list[dict[str, Any]] | None, list[str], "StoreError | None"]:
+    """Compare the config with the database, which may be unreadable: the config is valid all the same.
+
+    Return, with `diff`, what a reload would change and warnings of what would block it, then why the database cannot
+    be read. Raise ConfigError for names of schedules that are taken.
+    """
+    from daemon.cli.diff import blocked_by_reload, changes_by_reload, refuse_taken_names
+    from daemon.errors import StoreError
+
+    changes: list[dict[str, Any]] | None = None
     try:
-        if diff:
-            changes = changes_by_reload(config)
-            warnings += blocked_by_reload(config)
-        else:
+        if not diff:
             refuse_taken_names(config)
-    except StoreError as error:  # the config is valid all the same
-        diff_error = error
-    if json:
-        print_json({"schedules": found, "warnings": warnings, **({} if changes is None else {"changes": changes})})
-        if diff_error is not None:
-            raise diff_error
-        return
+            return None, [], None
+        changes = changes_by_reload(config)
+        return changes, blocked_by_reload(config), None
+    except StoreError as error:
+        return changes, [], error
+
+
+def _print_check(
+    config: "Config", schedules: list[dict[str, Any]], warnings: list[str], changes: list[dict[str, Any]] | None
+) -> None:
     print_table(
         ("schedule", "timezone", "next three due times"),
-        ((entry["schedule"], entry["timezone"], _times(entry)) for entry in found),
+        ((entry["schedule"], entry["timezone"], _times(entry)) for entry in schedules),
         empty="No schedules in the config.",
     )
     if changes is not None:
@@ -102,8 +129,6 @@ def check(
     for warning in warnings:
         say(f"warning: {warning}", error=True)
     say(f"{config.file} is valid.")
-    if diff_error is not None:
-        raise diff_error
 
 
 def _refuse_bad_tokens(config: "Config") -> None:
