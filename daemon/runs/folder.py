@@ -6,8 +6,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from daemon.agents.process.spec import INPUT, METADATA, PARAMS
 from daemon.agents.process.supervisor import status
 from daemon.agents.process.supervisor.files import open_anew
 from daemon.agents.process.supervisor.output import LOG
@@ -16,6 +18,18 @@ from daemon.config.schema import Config
 NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 """The name of a run's folder; what is longer is no number to SQLite."""
 _MOMENTARY = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What a command is handed as files in the run's folder."""
+
+    content: str
+    """The input."""
+    params: str
+    """The parameters, a JSON object as text."""
+    metadata: str
+    """The metadata, likewise."""
 
 
 class RunPreparationError(Exception):
@@ -39,20 +53,23 @@ def runs_with_folders(state_dir: Path) -> set[int]:
 def make_run_folder(
     state_dir: Path,
     run_id: int,
-    content: str,
+    handed: Handed,
     config: Config,
     environment: str | None,
     record_key: bytes | None = None,
 ) -> Path | None:
-    """Create the run's folder with its input; return the workspace, None if it must be cloned for a git environment.
+    """Create the run's folder with what its command is handed; return the workspace.
 
-    `record_key` authenticates the records of the run's supervisors (`Work.record_key`).
+    It is None if it must be cloned for a git environment. `record_key` authenticates the records of the run's
+    supervisors (`Work.record_key`).
 
     Raise RunPreparationError, or FolderRoomError if the run can be retried. A folder left by an earlier attempt to
     create it is reused.
     """
-    folder = make_input_folder(state_dir, run_id, content)
+    folder = make_input_folder(state_dir, run_id, handed.content)
     with _preparing(folder):
+        _write(folder / PARAMS, handed.params)
+        _write(folder / METADATA, handed.metadata)
         for place in (folder / "artifacts", folder / "tmp"):
             place.mkdir(mode=0o700, exist_ok=True)
         status.preallocate(str(folder), record_key)
@@ -65,7 +82,7 @@ def make_input_folder(state_dir: Path, run_id: int, content: str) -> Path:
     folder = run_folder(state_dir, run_id)
     with _preparing(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
-        _write(folder / "input.txt", content)
+        _write(folder / INPUT, content)
     return folder
 
 

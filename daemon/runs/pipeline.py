@@ -28,7 +28,14 @@ from daemon.runs.control import RunControl
 from daemon.runs.delivery_stages import NoLongerWantedError, NotNowError, Stages
 from daemon.runs.fetches import Fetches
 from daemon.runs.finish import finish
-from daemon.runs.folder import FolderRoomError, RunPreparationError, make_input_folder, make_run_folder, run_folder
+from daemon.runs.folder import (
+    FolderRoomError,
+    Handed,
+    RunPreparationError,
+    make_input_folder,
+    make_run_folder,
+    run_folder,
+)
 from daemon.runs.hook_tokens import HookTokens, hash_of
 from daemon.runs.settings import settings_of
 from daemon.runs.waiting import DELETED
@@ -134,8 +141,9 @@ class Pipeline:
     async def _perform_locally(self, run: Run, section: ProcessAgent, config: Config) -> Outcome | NeverStarted:
         """Run an agent that is a process on this host."""
         work, state_dir = self._work(run), self._home.state_dir
+        handed = Handed(run.input_content, run.task_params, run.task_metadata)
         place = await asyncio.to_thread(
-            make_run_folder, state_dir, run.id, run.input_content, config, section.environment, work.record_key
+            make_run_folder, state_dir, run.id, handed, config, section.environment, work.record_key
         )
         began = time.monotonic()
         workspace = place or await self._cloned(run, section, config)

@@ -38,7 +38,7 @@ def test_the_command_gets_its_input_and_the_named_environment_only(start_daemon:
         *("PATH", "HOME", "USER", "LANG", "TMPDIR", "KEY", "MODE", "OUTSIDE"),
         *("AGENTCRON_RUN_ID", "AGENTCRON_RUN_NAME", "AGENTCRON_AGENT", "AGENTCRON_SCHEDULE", "AGENTCRON_ATTEMPT"),
         *("AGENTCRON_SCHEDULED_FOR", "AGENTCRON_TRIGGER", "AGENTCRON_IDEMPOTENCY_KEY", "AGENTCRON_WORKSPACE"),
-        *("AGENTCRON_INPUT", "AGENTCRON_ARTIFACTS", "AGENTCRON_RESULT"),
+        *("AGENTCRON_INPUT", "AGENTCRON_PARAMS", "AGENTCRON_METADATA", "AGENTCRON_ARTIFACTS", "AGENTCRON_RESULT"),
     }
     assert found["KEY"] == "***"
     assert found["OUTSIDE"] == "from outside"
@@ -47,6 +47,18 @@ def test_the_command_gets_its_input_and_the_named_environment_only(start_daemon:
     assert lines[-3:] == [str(folder / "work"), "the input", f"{os.umask(os.umask(0o22)):04o}"]
     assert (folder / "tmp/x").exists()
     assert (folder / "artifacts/y").exists()
+
+
+def test_the_command_gets_its_params_and_metadata_as_json_files(start_daemon: StartDaemon) -> None:
+    schedule = {"params": {"model": "grüße", "depth": 3}, "metadata": {"team": "ops"}}
+    daemon = start_daemon(one_agent('cat "$AGENTCRON_PARAMS"; echo; cat "$AGENTCRON_METADATA"', schedule=schedule))
+    run = ended(daemon)
+    params, metadata = map(json.loads, daemon.output(1).splitlines())
+    assert params == schedule["params"]
+    assert metadata == json.loads(run["task_metadata"])
+    assert (metadata["team"], metadata["trigger_type"]) == ("ops", "scheduled")
+    for name in ("params.json", "metadata.json"):
+        assert (daemon.state / "runs/1" / name).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

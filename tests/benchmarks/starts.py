@@ -28,7 +28,7 @@ from daemon.config.schema import CommandAgent as Settings
 from daemon.config.schema import Config
 from daemon.fires.run_of_fire import run_of_fire
 from daemon.model import DueTime, Trigger
-from daemon.runs.folder import make_run_folder, run_folder
+from daemon.runs.folder import Handed, make_run_folder, run_folder
 from daemon.runs.queue import Queue
 from daemon.schedules.declared import sync_declared
 from daemon.store.connection import Transaction
@@ -89,7 +89,8 @@ async def supervised(count: int, folder: Path) -> float:
     now = format_instant(utc_now())
     (folder / "runs").mkdir()
     numbers = range(1, count + 1)
-    places = {number: make_run_folder(folder, number, "", config, settings.environment) for number in numbers}
+    handed = Handed("", "{}", "{}")
+    places = {number: make_run_folder(folder, number, handed, config, settings.environment) for number in numbers}
 
     async def identified(_: Identity) -> None: ...
     async def delivered() -> None: ...

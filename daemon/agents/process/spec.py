@@ -12,6 +12,8 @@ from daemon.agents.process.supervisor import result_file, status
 from daemon.config.schema import Config, ProcessAgent
 from daemon.config.secrets import resolve_environment
 
+INPUT, PARAMS, METADATA = "input.txt", "params.json", "metadata.json"
+"""The files in a run's folder with its input, its parameters and its metadata."""
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -42,7 +44,7 @@ def process_spec(
         "cwd": str(work.workspace),
         "lock": str(work.workspace) if work.locks_workspace else None,
         "env": {**base, **environment.values, **_own_variables(work)},
-        "stdin": str(work.run_dir / "input.txt") if reads_input else os.devnull,
+        "stdin": str(work.run_dir / INPUT) if reads_input else os.devnull,
         "umask": umask,
         "timeout": max(0.0, limits.timeout_seconds - work.spent_seconds),
         "idle_timeout": limits.idle_timeout_seconds,
@@ -88,7 +90,9 @@ def _own_variables(work: Work) -> dict[str, str]:
         "AGENTCRON_TRIGGER": work.trigger,
         "AGENTCRON_IDEMPOTENCY_KEY": work.idempotency_key,
         "AGENTCRON_WORKSPACE": str(work.workspace),
-        "AGENTCRON_INPUT": str(folder / "input.txt"),
+        "AGENTCRON_INPUT": str(folder / INPUT),
+        "AGENTCRON_PARAMS": str(folder / PARAMS),
+        "AGENTCRON_METADATA": str(folder / METADATA),
         "AGENTCRON_ARTIFACTS": str(folder / "artifacts"),
         "AGENTCRON_RESULT": str(folder / result_file.NAME),
     }
