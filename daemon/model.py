@@ -21,6 +21,12 @@ DATABASE = "state.db"
 DATABASE_PARTS = ("", "-journal", "-wal", "-shm")
 """Suffixes of the files that SQLite may create (sqlite.org/tempfiles.html); the first is the database itself."""
 
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
+"""The pattern of the keys under which a repeated request returns the same run."""
+
+LARGEST_BODY = 1024 * 1024
+"""The most bytes of a request's body, and so of the input that a request can bring."""
+
 OWN_TABLES = frozenset({"instance", "schedules", "fires", "runs"})
 """A database with these tables is one of agentcron's."""
 

@@ -8,9 +8,9 @@ from aiohttp import HttpVersion11, web
 from pydantic import BaseModel
 
 from daemon.api.json_body import parse_document
+from daemon.model import LARGEST_BODY
 
 B = TypeVar("B", bound=BaseModel)
-LARGEST_BODY = 1024 * 1024
 _SMALL = 16 * 1024  # bytes that are parsed faster than a thread would begin to
 _AT_ONCE = 2  # large bodies of one sender
 _TIME = 30.0  # seconds for a body

@@ -1,6 +1,5 @@
 """Routes as data, from which the server and `/openapi.json` are built, and the calls that handlers receive."""
 
-import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from daemon import model
 from daemon.access import Action
 from daemon.api.context import ApiContext
 from daemon.api.json_body import to_json, versions_of
@@ -20,7 +20,6 @@ from daemon.units import utc_now
 B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")
 IF_MATCH, IDEMPOTENCY_KEY = "If-Match", "Idempotency-Key"
-_LONGEST_KEY = 255
 _NAME: TypeAdapter[str] = TypeAdapter(Name, config=ConfigDict(defer_build=True))
 _LARGEST_ID = 2**63 - 1
 
@@ -96,8 +95,8 @@ class ApiCall:
     def idempotency_key(self) -> str | None:
         """The key that identifies a repeated request, None without one; raises InvalidError for a malformed key."""
         key = self.request.headers.get(IDEMPOTENCY_KEY)
-        if key is not None and not re.fullmatch(f"[!-~]{{1,{_LONGEST_KEY}}}", key):
-            raise InvalidError(f"{IDEMPOTENCY_KEY} must have 1 to {_LONGEST_KEY} ASCII characters and no spaces")
+        if key is not None and not model.IDEMPOTENCY_KEY.fullmatch(key):
+            raise InvalidError(f"{IDEMPOTENCY_KEY} must have 1 to 255 ASCII characters and no spaces")
         return key
 
     async def answer(self, query: Callable[[sqlite3.Connection], Mapping[str, object]]) -> web.Response:

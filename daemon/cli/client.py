@@ -24,7 +24,8 @@ from daemon.errors import (
     NotFoundError,
     RefusedError,
 )
-from daemon.rules.schedule_fields import FIELDS
+from daemon.model import LARGEST_BODY
+from daemon.rules.schedule_fields import DURATION, FIELDS
 from daemon.socket_peer import SocketPeer, user_of_peer
 from daemon.store.lock import socket_in_use
 
@@ -106,7 +107,7 @@ class Client:
 
     def _document(self, method: str, path: str, body: object = None, **headers: str) -> tuple[dict[str, Any], int]:
         """Send a request; return the JSON response and its bytes."""
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else _encoded(body)
         if data is not None:
             headers["Content-Type"] = "application/json"
         if method != "GET":
@@ -166,6 +167,17 @@ class Client:
         if response.status >= http.HTTPStatus.BAD_REQUEST:
             raise _refusal(response)
         return response
+
+
+def _encoded(body: object) -> bytes:
+    """Return the body of a request; raise InvalidError for one that the daemon would refuse unread."""
+    data = json.dumps(body, ensure_ascii=False).encode(errors="surrogatepass")  # the daemon says what is not UTF-8
+    if len(data) > LARGEST_BODY:
+        raise InvalidError(
+            f"the request takes {len(data)} bytes as JSON, and 1 MiB is the limit; shorten its input, or put what is "
+            "large into a file that the agent reads"
+        )
+    return data
 
 
 def _with_query(path: str, **query: object) -> str:
@@ -229,10 +241,15 @@ def schedule_path(agent: str, name: str, subresource: str = "") -> str:
     return f"/agents/{quote(agent)}/schedules/{quote(name)}" + (f"/{subresource}" if subresource else "")
 
 
-_OPTIONS = {field.api: field.option.partition("/")[0] for field in FIELDS if field.help and "_" in field.api}
-"""What the command line calls the fields of the API whose name is not an everyday word."""
-_FIELD = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w.])(" + "|".join(map(re.escape, _OPTIONS)) + r")(?![\w.])")
+_OPTIONS = {field.api: field.option.partition("/")[0] for field in FIELDS if field.help} | {"Idempotency-Key": "--key"}
+"""What the command line calls the fields of the API."""
+_WORDS = [name for name in _OPTIONS if not name.isalpha()]
+"""Those whose names are no everyday words, so that they are known wherever they stand in a message."""
+_FIELD = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w.])(" + "|".join(map(re.escape, _WORDS)) + r")(?![\w.])")
 """A field in a message of the API; what is in quotes is somebody's value."""
+_SUBJECT = re.compile(r"([a-z_.]+)(?=: )")
+"""What a message of the API is about."""
+_KEY = re.compile(r"[a-z]+(?:_[a-z]+)*")
 
 
 def _refusal(response: http.client.HTTPResponse) -> Exception:
@@ -241,17 +258,32 @@ def _refusal(response: http.client.HTTPResponse) -> Exception:
         if body["code"] == "config":
             return ConfigError(body["data"]["problems"])
         fields = [_in_terms_of_options(field["field"], field["problem"]) for field in body["data"].get("fields", [])]
-        text = "; ".join(fields or [_FIELD.sub(_option, body["message"])])
+        text = "; ".join(fields or [_message(body["message"])])
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         text = f"the daemon returned {response.status} {response.reason}"
     return _ERRORS.get(response.status, RefusedError)(text)
 
 
+def option_of(field: str) -> str:
+    """Return the option that sets a field of the API: by the table, or its own name without the unit."""
+    if field in _OPTIONS or not _KEY.fullmatch(field):
+        return _OPTIONS.get(field, field)
+    return f"--{field.removesuffix(DURATION.api_suffix).replace('_', '-')}"
+
+
+def _message(text: str) -> str:
+    """Return a message of the API, worded with the options of the command line."""
+    subject = _SUBJECT.match(text)
+    if subject and subject[1] in _OPTIONS:
+        return _OPTIONS[subject[1]] + _FIELD.sub(_named, text[subject.end() :])
+    return _FIELD.sub(_named, text)
+
+
 def _in_terms_of_options(field: str, problem: str) -> str:
     """Return a problem with a field of the API, worded with the options of the command line."""
-    text = _FIELD.sub(_option, problem).replace("Input should", "should")  # pydantic's "input" is our option
-    return text if field == "body" else f"{_FIELD.sub(_option, field)}: {text}"
+    text = _FIELD.sub(_named, problem).replace("Input should", "should")  # pydantic's "input" is our option
+    return text if field == "body" else f"{option_of(field)}: {text}"
 
 
-def _option(field: re.Match[str]) -> str:
+def _named(field: re.Match[str]) -> str:
     return field[0] if field[1] is None else _OPTIONS[field[1]]

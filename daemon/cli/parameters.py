@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from daemon.model import IDEMPOTENCY_KEY
+
 _LAST_RUN = 2**63 - 1
 
 
@@ -27,7 +29,21 @@ Cursor = Annotated[
     str | None, typer.Option("--cursor", metavar="CURSOR", help="Continue after the page with this `next_cursor`.")
 ]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="Show at most this many.")]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", metavar="KEY", help="Repeating the command with this key returns the same run."),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for the run, and exit with its outcome.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
+
+
+def key_header(key: str | None) -> dict[str, str]:
+    """Return the header that makes a repeated request return the same run; raise BadParameter for a malformed key."""
+    if key is None:
+        return {}
+    if not IDEMPOTENCY_KEY.fullmatch(key):
+        raise typer.BadParameter("a key has 1 to 255 ASCII characters and no spaces", param_hint="--key")
+    return {"Idempotency-Key": key}
 
 
 def instant_text(option: str, text: str | None) -> str | None:

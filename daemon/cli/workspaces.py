@@ -96,7 +96,7 @@ def clean(
     """
     from daemon.cli.locate import find_daemon
     from daemon.cli.progress import request_with_progress
-    from daemon.cli.schedule_changes import seconds_of
+    from daemon.cli.request_body import seconds_of
     from daemon.text import plural
 
     body: dict[str, Any] = {"dry_run": dry_run}

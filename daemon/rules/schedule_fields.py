@@ -64,6 +64,8 @@ def _object(text: str) -> dict[str, Any]:
 
 
 TEXT = Kind(str, "TEXT")
+INPUT = replace(TEXT, metavar="TEXT|@FILE|-")
+"""Text that the command line also takes from a file or from standard input."""
 BOOLEAN = Kind(bool, "", from_file=int, from_api=int, to_api=bool)
 DURATION = Kind(
     float,
@@ -172,11 +174,11 @@ FIELDS = (
     ScheduleField("input.author", TEXT, api="initial_input.author", column="input_author"),
     ScheduleField(
         "input",
-        TEXT,
+        INPUT,
         api="initial_input.content",
         column="input_content",
         attribute="input.content",
-        help="Input of each run.",
+        help="Input of each run; @FILE is the content of a file, - is standard input, @@TEXT begins with an @.",
     ),
     ScheduleField(
         "params",

@@ -51,7 +51,11 @@ def find(tx: Transaction, agent: str, name: str, request: ChangeRequest) -> Sche
     if row is None:
         raise NotFoundError(f"no schedule {agent}/{name}")
     if request.versions is not None and row.version not in request.versions:
-        raise StaleVersionError(f"{row.address} is at version {row.version}; read it again and repeat the change")
+        asked = f", not {next(iter(request.versions))}" if len(request.versions) == 1 else ""
+        raise StaleVersionError(
+            f"{row.address} is at version {row.version}{asked}: it has changed since then, and nothing was done; "
+            "read it again and repeat the change"
+        )
     return row
 
 

@@ -213,6 +213,14 @@ def test_what_root_asks_of_the_daemon_is_asked_by_root(site: Site) -> None:
         assert [one["principal"] for one in history["revisions"]][:2] == ["nobody", "root"]
 
 
+def test_root_hands_no_agent_what_a_planted_link_leads_to(site: Site) -> None:
+    planted = site.state / "runs/1/artifacts/report.md"
+    planted.symlink_to(site.secret)
+    done = site.cli("schedules", "trigger", "a/s", "--input", f"@{planted}")
+    assert done.returncode == 2
+    assert f"as the daemon's user; give it on standard input: --input - <{planted}" in " ".join(done.stderr.split())
+
+
 def test_without_a_daemon_root_cancels_as_root(site: Site) -> None:
     with sqlite3.connect(site.state / "state.db") as connection:
         connection.execute("UPDATE runs SET status = 'pending', started_at = NULL, completed_at = NULL WHERE id = 1")
