@@ -3,8 +3,9 @@
 A principal is a Unix user by name (`uid:N` where it has none), `token:NAME`, `run:ID` or `config`. Looking up users and
 groups may ask a name service and block, so `Access` does it in threads; `may_at_once` answers what needs no look-up.
 
-A person who triggers a schedule needs `agent.execute`, and a due time needs that its creator may start runs
-(`may_start`). Of these actions only `schedule.read` is granted by `read`; `allow` grants all of them.
+A person who triggers a schedule, or starts an agent without one, needs `agent.execute`: either way the agent gets
+whatever input that person gives. A due time needs that its creator may start runs (`may_start`). Of these actions only
+`schedule.read` is granted by `read`; `allow` grants all of them.
 """
 
 import asyncio

@@ -123,6 +123,14 @@ class TriggerRequest(Shape):
     task_params: dict[str, Any] | None = None
 
 
+StartRequest = create_model(
+    "StartRequest",
+    __base__=Shape,
+    __doc__="The input, parameters and metadata of one run without a schedule.",
+    **{key: _KEYS[key] for key in ("initial_input", "task_params", "task_metadata")},
+)
+
+
 class SkipRequest(Shape):
     """One upcoming due time."""
 

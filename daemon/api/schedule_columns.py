@@ -29,6 +29,12 @@ def changed_columns(body: BaseModel) -> dict[str, Any]:
     return columns
 
 
+def run_columns(body: BaseModel) -> dict[str, Any]:
+    """Return the columns of a run without a schedule; raise InvalidError for an invalid value."""
+    of_a_run = {field.column: DEFAULTS[field.column] for field in FIELDS if field.api_key in type(body).model_fields}
+    return {**of_a_run, **changed_columns(body)}
+
+
 def _column_value(field: ScheduleField, body: BaseModel) -> Any:  # noqa: ANN401 - values of every kind
     value = attrgetter(field.api)(body)
     if value is None:

@@ -1,4 +1,4 @@
-"""`agentcron runs ...`: show, follow, cancel and retry runs."""
+"""`agentcron runs ...`: start, show, follow, cancel and retry runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,8 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon.cli.help import CommandGroup
-from daemon.cli.output import local_time, print_facts, print_json, print_table, say, shortened
-from daemon.cli.parameters import AgentName, Cursor, From, Json, Limit, OptionalRunNumber, RunNumber, To, instant_text
+from daemon.cli.output import local_time, print_facts, print_json, print_table, say, shortened, tell
+from daemon.cli.parameters import (
+    AgentName,
+    Cursor,
+    From,
+    Json,
+    Key,
+    Limit,
+    OptionalRunNumber,
+    RunNumber,
+    To,
+    Wait,
+    instant_text,
+    key_header,
+)
+from daemon.cli.request_body import body_of, of_one_run, with_fields
 from daemon.text import plural
 
 if TYPE_CHECKING:
@@ -16,7 +30,9 @@ if TYPE_CHECKING:
     from daemon.config.schema import Config
     from daemon.views.runs import RunList
 
-app = CommandGroup(help="Show, follow, cancel and retry runs.", epilog="Example: agentcron runs list --status failed")
+app = CommandGroup(
+    help="Start, show, follow, cancel and retry runs.", epilog="Example: agentcron runs list --status failed"
+)
 
 
 @app.command("list", epilog="Example: agentcron runs list --status failed --limit 5")
@@ -258,6 +274,32 @@ def cancel(
         print_json(view)
     else:
         say(f"Cancelling run {run}{'' if running else ' when the daemon starts'}.")
+
+
+@app.command(epilog="Example: agentcron runs start triage --input @prompt.md --wait")
+@with_fields(of_one_run("input", "params", "metadata"))
+def start(
+    context: typer.Context,
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help="The agent.")],
+    key: Key = None,
+    wait: Wait = False,
+    json: Json = False,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Start a run of an agent now, without a schedule."""
+    from daemon.cli.client import Client
+    from daemon.cli.follow import follow as follow_run
+    from daemon.cli.locate import find_daemon
+    from daemon.model import NAME
+
+    if not NAME.fullmatch(agent):
+        raise typer.BadParameter(f"{agent!r} is not the name of an agent", param_hint="AGENT")
+    client = Client(find_daemon(context.obj))
+    run = client.ask("POST", f"/agents/{agent}/runs", body_of(options), **key_header(key))
+    if wait:
+        follow_run(client, run["id"], json=json)
+    else:
+        tell(run, f"Run {run['id']} is {run['status']}.", json=json)
 
 
 @app.command(epilog="Example: agentcron runs retry 42 --wait")

@@ -69,9 +69,9 @@ class Outbox:
         """Add a notice of how a run without further attempts ended, if that is news."""
         if status is RunStatus.COMPLETED:
             self._send(tx, _of_run(run, status, f"{_name(run)} completed (run {run.id})"), now)
-        if run.schedule_id is None or status not in {RunStatus.COMPLETED, *_BAD}:
+        if status not in {RunStatus.COMPLETED, *_BAD}:
             return
-        subject = f"schedule:{run.schedule_id}"
+        subject = _subject(run)
         known, standing, news = _update_standing(tx, subject, status if status in _BAD else None, now)
         if news is not None:
             tx.changes.count("health", subject)
@@ -134,6 +134,11 @@ def _of_run(run: Run, status: RunStatus, text: str, *, kind: str | None = None, 
         "attempt": run.attempt,
     }
     return Notice(kind or str(status), text, run.agent, run.address, details={**known, **details})
+
+
+def _subject(run: Run) -> str:
+    """Return what the end of a run is news of: its schedule, or its agent for all runs without a schedule."""
+    return f"agent:{run.agent}" if run.schedule_id is None else f"schedule:{run.schedule_id}"
 
 
 def _name(run: Run) -> str:

@@ -3,8 +3,6 @@
 Each runs in the caller's transaction. The caller has checked the rights of the principal.
 """
 
-import hashlib
-import json
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -27,7 +25,7 @@ from daemon.store.schedules import (
     insert_schedule,
 )
 from daemon.store.skips import add_skip, pending_skips, remove_skip
-from daemon.store.trigger_keys import find_trigger, remember_trigger
+from daemon.store.trigger_keys import KeyScope, remember_key, run_of_key
 from daemon.units import format_instant
 
 _INSTANT = timedelta(microseconds=1)
@@ -161,23 +159,17 @@ def trigger(
     replace the schedule's. Raise RefusedError if the key was used with another body, LimitError if too many wait.
     """
     row = find(tx, agent, name, replace(request, versions=None))
-    digest = hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()
-    if key is not None:
-        known = find_trigger(tx, row.id, key)
-        if known is not None and known.request != digest:
-            raise RefusedError(
-                f"the Idempotency-Key {key!r} was already used for another request, which started run {known.run_id}"
-            )
-        if known is not None:
-            return known.run_id
+    scope = KeyScope.of_schedule(row.id)
+    known = run_of_key(tx, scope, key, overrides)
+    if known is not None:
+        return known
     row = find(tx, agent, name, request)
     if request.limited:
         check_pending(tx, request.principal)
     due = DueTime(request.now)
     new = run_of_fire(row, due, Trigger.MANUAL, instance, creator=request.principal)
     run_id, _ = create_run(tx, replace(new, name=f"{new.name}:manual-{uuid.uuid4()}", **overrides), request.now)
-    if key is not None:
-        remember_trigger(tx, row.id, key, digest, run_id)
+    remember_key(tx, scope, key, overrides, run_id)
     return run_id
 
 

@@ -58,6 +58,8 @@ def test_pending_runs_of_one_principal_are_limited(limited: tuple[DaemonProcess,
     assert (refused.status, refused.code) == (429, "too_many_requests")
     assert "3 pending runs" in refused.body["message"]
     assert "agentcron runs cancel" in refused.body["message"]
+    assert ask(port, "POST", "/agents/a/runs").status == 429
+    assert call(daemon, "POST", "/agents/a/runs").status == 201  # an administrator
     repeated = ask(port, "POST", path, Idempotency_Key="key-0")
     assert (repeated.status, repeated.body["id"]) == (201, runs[0])
     assert call(daemon, "POST", path).status == 201  # an administrator

@@ -32,6 +32,7 @@ GET /schedules/{schedule_id}
 GET /schedules/{schedule_id}/fires
 GET /schedules/{schedule_id}/revisions
 GET /runs
+POST /agents/{agent}/runs
 GET /runs/{id}
 GET /runs/{id}/output
 POST /runs/{id}/cancel

@@ -71,7 +71,8 @@ def test_a_user_sees_and_changes_what_the_config_grants(start_daemon: StartDaemo
         assert ask("GET", f"/agents/{agent}/schedules/d")[0] == seen
         assert ask("POST", f"/agents/{agent}/schedules/d/pause")[0] == changed
         assert ask("POST", f"/agents/{agent}/schedules", HOURLY)[0] == {200: 201}.get(changed, changed)
-        assert ask("POST", f"/agents/{agent}/schedules/d/trigger")[0] == {200: 201}.get(changed, changed)
+        for start in ("schedules/d/trigger", "runs"):
+            assert ask("POST", f"/agents/{agent}/{start}")[0] == {200: 201}.get(changed, changed)
     assert ask("GET", "/agents/mine/schedules/s")[1]["creator_principal"] == NOBODY
     daemon.wait_for_run("completed", number=1)
     hidden_path = "/agents/hidden/schedules/d/trigger"
@@ -83,7 +84,7 @@ def test_a_user_sees_and_changes_what_the_config_grants(start_daemon: StartDaemo
     hidden = json.loads(as_root.stdout)["id"]
     daemon.wait_for_run("completed", number=hidden)
     status, page = ask("GET", "/runs?limit=1")
-    assert (status, page["total"], [run["agent"] for run in page["runs"]]) == (200, 1, ["mine"])
+    assert (status, page["total"], [run["agent"] for run in page["runs"]]) == (200, 2, ["mine"])
     for path in (f"/runs/{hidden}", f"/runs/{hidden}/output"):
         assert ask("GET", path)[0] == 404
     assert ask("POST", f"/runs/{hidden}/retry")[0] == 404
@@ -153,7 +154,8 @@ else:
     os.setsid()
     own = os.environ.get("AGENTCRON_RUN_ID", "1")
     asked = [("GET", f"/runs/{own}"), ("GET", "/agents/a/schedules"), ("GET", "/runs/999"), ("POST", "/reload"),
-             ("GET", "/status"), ("GET", "/metrics"), ("POST", "/agents/a/schedules/s/trigger"), ("GET", "/runs")]
+             ("GET", "/status"), ("GET", "/metrics"), ("POST", "/agents/a/schedules/s/trigger"),
+             ("POST", "/agents/a/runs"), ("GET", "/runs")]
     print(json.dumps([ask(*one) for one in asked]), flush=True)
     os._exit(0)
 """
@@ -171,7 +173,7 @@ def test_an_agent_that_calls_back_may_see_and_end_its_own_run_only(
         f"[agents.a]\ncommand = ['sh', '-c', '{run}']\n[agents.a.schedules.s]\nevery = \"1s\"\n"
     )
     daemon.wait_for_run("completed")
-    assert json.loads(daemon.output(1)) == [200, 404, 404, 403, 403, 403, 404, 200]
+    assert json.loads(daemon.output(1)) == [200, 404, 404, 403, 403, 403, 404, 404, 200]
 
 
 GONE = """\

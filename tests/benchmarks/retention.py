@@ -37,7 +37,7 @@ days = 30
 [agents.a]
 command = ["true"]
 """
-CHILDREN = ("events", "steps", "hooks", "cancellation_flags", "trigger_keys", "workspaces")
+CHILDREN = ("events", "steps", "hooks", "cancellation_flags", "trigger_keys", "start_keys", "workspaces")
 
 
 def prepare(state: Path, runs: int, scattered: float) -> None:

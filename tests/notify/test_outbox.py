@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,8 @@ from daemon.notify.outbox import Notice, Outbox
 from daemon.rules.budget import Limits
 from daemon.rules.notifications import NotifyReason, Standing, next_standing, next_try
 from daemon.runs.finish import finish
+from daemon.runs.start import start_run
+from daemon.store.notifications import failing_schedules
 from tests.support.ledger import SECOND, START, Ledger
 
 HOUR = timedelta(hours=1)
@@ -111,6 +114,23 @@ async def test_interrupted_is_another_state_than_failed_and_a_cancellation_is_no
         await end(ledger, outbox, run, Outcome(status, cancelled_by_us=True))
     kinds = [event["event"] for event in await told(ledger)]
     assert kinds == ["failed", "interrupted", "completed", "recovered"]
+
+
+async def test_runs_without_a_schedule_are_reported_as_those_of_their_agent(ledger: Ledger, outbox: Outbox) -> None:
+    columns = {"input_author": "user", "input_content": "", "task_params": "{}", "task_metadata": "{}"}
+    request: dict[str, Any] = {"principal": "root", "now": START, "instance": "x", "limited": True}
+    for status in (RunStatus.FAILED, RunStatus.FAILED, RunStatus.COMPLETED):
+        run = await ledger.database.write(lambda tx: start_run(tx, "a", columns, None, **request))
+        await end(ledger, outbox, run, Outcome(status))
+    events = await told(ledger)
+    assert [(event["event"], event["agent"], event["schedule"]) for event in events] == [
+        ("failed", "a", None),
+        ("completed", "a", None),
+        ("recovered", "a", None),
+    ]
+    assert events[0]["text"] == "a failed (run 1)"
+    assert events[2]["text"] == "a recovered after 2 failed runs (run 3)"
+    assert await ledger.database.read(failing_schedules) == []  # a dead-man's switch watches schedules
 
 
 async def test_missed_due_times_are_reported_once_with_their_number(ledger: Ledger, outbox: Outbox) -> None:

@@ -12,14 +12,15 @@ from aiohttp import web
 from daemon.agents.process.supervisor.files import open_in
 from daemon.api import requests
 from daemon.api.flow import FlowControl
-from daemon.api.routing import ApiCall, Route, reply
-from daemon.api.schedule_columns import text_of
+from daemon.api.routing import IDEMPOTENCY_KEY, ApiCall, Route, reply
+from daemon.api.schedule_columns import run_columns, text_of
 from daemon.errors import AgentcronError, ForbiddenError, NotFoundError, RefusedError
 from daemon.model import ACTIVE
 from daemon.runs.cancel import request_cancellation
 from daemon.runs.folder import run_folder
 from daemon.runs.retry import request_retry
 from daemon.runs.settings import largest_output
+from daemon.runs.start import start_run
 from daemon.store.connection import Transaction
 from daemon.store.limits import check_pending
 from daemon.store.runs import Run, get_run
@@ -156,6 +157,28 @@ def _open_at(folder: Path, start: int, name: str, _: int) -> int:
     return descriptor
 
 
+async def _start(call: ApiCall) -> web.StreamResponse:
+    agent, key = call.agent, call.idempotency_key
+    await call.require("agent.execute", agent, f"agent {agent}")
+    if agent not in call.context.config.agents:
+        raise NotFoundError(f"no agent {agent!r} is in the config")
+    columns = run_columns(await call.body(requests.StartRequest))
+    change, instance = await call.change_request(), call.context.home.instance
+    number = await call.context.home.database.write(
+        lambda tx: start_run(
+            tx,
+            agent,
+            columns,
+            key,
+            principal=change.principal,
+            now=change.now,
+            instance=instance,
+            limited=change.limited,
+        )
+    )
+    return await _shown(call, number, status=201)
+
+
 async def _cancel(call: ApiCall) -> web.StreamResponse:
     run = await _changeable(call)
     change = await call.change_request()
@@ -213,6 +236,18 @@ def _own_run(principal: str) -> int | None:
 
 ROUTES = [
     Route("GET", "/runs", "list runs, newest first", _list, RunList, query=requests.RunQuery, refusals=(400,)),
+    Route(
+        "POST",
+        "/agents/{agent}/runs",
+        "start a run of an agent now, without a schedule",
+        _start,
+        RunView,
+        status=201,
+        body=requests.StartRequest,
+        body_required=False,
+        headers=(IDEMPOTENCY_KEY,),
+        refusals=(400, 404, 409, 429),
+    ),
     Route("GET", "/runs/{id}", "show a run", _get, RunDetails, refusals=(404,)),
     Route(
         "GET",
