@@ -1,143 +1,30 @@
-"""An administrator's day under a real systemd, in order: install, run, reload, crash, hang, upgrade, stop, remove."""
+"""An administrator's day under a real systemd, in order: install, run, reload, crash, hang, upgrade, stop."""
 
 import json
 import re
-import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.booted import Host, booted
+from tests.support.booted import Host
+from tests.support.service_host import (
+    CONFIG,
+    as_person,
+    configure,
+    main_pid,
+    mode,
+    readme,
+    runs,
+    trigger,
+    wait_for_restart,
+    wait_for_runs,
+)
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.xdist_group("acceptance"), pytest.mark.timeout(300)]
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-FIT = "import ensurepip, sys; print(sys.version_info >= (3, 11))"
-CONFIG = """
-[daemon]
-max_concurrent_runs = 20
-on_stop = "{on_stop}"
-stop_timeout = "5s"
-
-[control]
-group = "agentcron-users"
-
-[environments.work]
-mode = "git"
-repository = "/srv/site.git"
-
-[agents.hello]
-command = ["sh", "-c", "echo hello; grep ^0:: /proc/self/cgroup"]
-[agents.hello.schedules.often]
-every = "2s"
-
-[agents.long]
-command = ["sh", "-c", '''test "$SECRET" && echo of run $AGENTCRON_RUN_ID >$TMPDIR/mine && echo begun;
-echo shared >/dev/shm/$AGENTCRON_RUN_ID; while [ ! -e /var/tmp/go ]; do sleep 0.1; done
-cat $TMPDIR/mine /dev/shm/$AGENTCRON_RUN_ID; test "$(cat $CREDENTIALS_FILE)" && exit 7''']
-env = {{ SECRET = {{ credential = "pass" }}, CREDENTIALS_FILE = "/run/credentials/agentcron.service/pass" }}
-max_concurrent = 3
-[agents.long.schedules.never]
-cron = "0 0 1 1 *"
-overlap = "allow_all"
-
-[agents.coder]
-environment = "work"
-command = ["sh", "-c", '''node -e "let s = 0; for (let i = 0; i < 3e6; i++) s += i; console.log(s)" >sum.txt &&
-git add sum.txt && git -c user.name=a -c user.email=a@example.org commit -qm sum && git push -q origin HEAD''']
-[agents.coder.schedules.never]
-cron = "0 0 1 1 *"
-
-[agents.stubborn]
-command = ["sh", "-c", '''trap "" TERM; (setsid sh -c "trap '' TERM; sleep 600" &)
-echo begun; while :; do sleep 1; done''']
-kill_grace = "2s"
-[agents.stubborn.schedules.never]
-cron = "0 0 1 1 *"
-"""
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    folder = tmp_path_factory.mktemp("host")
-    with booted(folder / "root") as host:
-        if host.run(f"python3 -c '{FIT}'", check=False).strip() != "True":
-            pytest.skip("the host's own python3 is older than 3.11 or has no venv")
-        subprocess.run(
-            [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT)], check=True
-        )
-        [wheel] = folder.glob("*.whl")
-        shutil.copy(wheel, host.root / "var/tmp/here")
-        yield host
-
-
-def readme(heading: str) -> str:
-    """Return the first block of commands after some words of the README."""
-    block = re.search(r"```sh\n(.*?)```", README[README.index(heading) :], re.DOTALL)
-    assert block is not None
-    return block[1]
-
-
-def runs(host: Host, agent: str, **where: str) -> list[dict[str, str]]:
-    """Return runs of an agent from the database, with some of their columns."""
-    condition = "".join(f" AND {column} = '{value}'" for column, value in where.items())
-    query = f"SELECT id, status, coalesce(exit_code, '-') FROM runs WHERE agent = '{agent}'{condition} ORDER BY id"
-    rows = host.run(f'sqlite3 /var/lib/agentcron/state.db "{query}"').split()
-    return [dict(zip(("id", "status", "exit_code"), row.split("|"), strict=True)) for row in rows]
-
-
-def main_pid(host: Host) -> str:
-    return host.run("systemctl show -P MainPID agentcron").strip()
-
-
-def state(host: Host) -> list[str]:
-    return host.run("systemctl is-active agentcron", check=False).split()
-
-
-def trigger(host: Host, schedule: str) -> None:
-    host.run(f"agentcron schedules trigger {schedule}")
-
-
-def wait_for_runs(host: Host, agent: str, count: int, **where: str) -> None:
-    try:
-        wait_until(lambda: len(runs(host, agent, **where)) >= count, deadline=40, what=f"{count} x {agent} {where}")
-    except AssertionError as error:
-        last = (runs(host, agent) or [{"id": "0"}])[-1]["id"]
-        log = host.run(f"agentcron runs show {last}; agentcron runs logs {last}", check=False)
-        raise AssertionError(f"{error}\n{log}") from None
-
-
-def configure(host: Host, on_stop: str = "detach") -> None:
-    (host.root / "etc/agentcron/config.toml").write_text(CONFIG.format(on_stop=on_stop))
-    host.run("systemctl reload agentcron")
-
-
-def mode(host: Host, path: str) -> str:
-    """Return owner, group and mode of a file."""
-    return host.run(f"stat -c '%U %G %a' {path}").strip()
-
-
-def as_person(host: Host, name: str, command: str) -> str:
-    """Return what a command prints when a person of the host runs it."""
-    return host.run(f"runuser -u {name} -- {command}", check=False)
-
-
-def wait_for_restart(host: Host, before: str) -> None:
-    wait_until(
-        lambda: main_pid(host) not in {before, "0"} and "active" in state(host),
-        deadline=60,
-        what="another daemon",
-    )
-    host.wait_for("agentcron status")
 
 
 def test_the_readmes_lines_install_it_and_the_first_run_completes(host: Host) -> None:
-    host.run("cd /var/tmp/here\n" + readme("## As a service"), timeout=240)
     assert host.run("systemctl is-active agentcron").strip() == "active"
     trigger(host, "hello/greeting")
     wait_for_runs(host, "hello", 1, status="completed")
@@ -400,16 +287,3 @@ def test_a_persons_own_daemon_runs_by_the_readmes_lines_and_loses_no_run_at_a_re
     assert host.run("ls -A /home/alice/.local/state/agentcron | grep -c state.db").strip() != "0"
     as_alice("systemctl --user stop agentcron")
     host.run("systemctl stop alices")
-
-
-def test_the_readmes_lines_remove_it(host: Host) -> None:
-    trigger(host, "stubborn/never")  # which takes two seconds to end
-    wait_for_runs(host, "stubborn", 1, status="running")
-    host.run(readme("**Remove**"))
-    assert {run["status"] for run in runs(host, "stubborn")} == {"cancelled"}
-    assert host.run("systemctl is-active agentcron", check=False).strip() == "inactive"
-    left = host.run("find /opt/agentcron /usr/local/bin/agentcron /etc/systemd/system -name 'agentcron*'", check=False)
-    assert [line for line in left.splitlines() if "No such file" not in line and ".service.d" not in line] == []
-    assert (host.root / "var/lib/agentcron/state.db").exists()
-    assert (host.root / "etc/agentcron/config.toml").exists()
-    assert "agentcron-run" not in host.run("ps ax -o comm")
