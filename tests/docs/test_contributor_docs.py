@@ -1,6 +1,7 @@
 """The pages for contributors against the program: what they name exists, and what exists is named."""
 
 import ast
+import functools
 import re
 import tomllib
 from pathlib import Path
@@ -18,10 +19,15 @@ CONTRIBUTING = (ROOT / ".github/CONTRIBUTING.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOMS = {entry.stem for entry in PACKAGE.iterdir() if entry.suffix == ".py" or (entry / "__init__.py").exists()}
 ROOMS -= {"__init__"}
-MODULES = {
-    ".".join(file.relative_to(PACKAGE).with_suffix("").parts): ast.parse(file.read_text())
-    for file in PACKAGE.rglob("*.py")
-}
+
+
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+    """Return the package's modules as trees, by their dotted names; parsed by the one worker that compares them."""
+    return {
+        ".".join(file.relative_to(PACKAGE).with_suffix("").parts): ast.parse(file.read_text())
+        for file in PACKAGE.rglob("*.py")
+    }
 
 
 def spans(page: str) -> list[str]:
@@ -55,7 +61,7 @@ def is_defined(dotted: str) -> bool:
     """Return whether `room.module.Class.member` exists."""
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
-        module = MODULES.get(".".join(parts[:length]))
+        module = modules().get(".".join(parts[:length]))
         if module is not None:
             return defines(module, parts[length:])
     return (PACKAGE.joinpath(*parts) / "__init__.py").exists()
@@ -63,7 +69,7 @@ def is_defined(dotted: str) -> bool:
 
 def is_anywhere(dotted: str) -> bool:
     """Return whether some module defines `Class.member`."""
-    return any(defines(module, dotted.split(".")) for module in MODULES.values())
+    return any(defines(module, dotted.split(".")) for module in modules().values())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -60,7 +60,7 @@ def settled(daemon: DaemonProcess) -> None:
     wait_until(lambda: not daemon.query(unended, last), deadline=60, what="an end of all earlier runs")
 
 
-@pytest.mark.parametrize("most", [5, pytest.param(40, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("most", [3, pytest.param(40, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 def test_an_error_at_each_wait_of_each_loop_stops_nothing(
     start_daemon: StartDaemon, tmp_path: Path, most: int, *, late: bool

@@ -69,7 +69,7 @@ def entries(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("rounds", [5, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
 def test_kill_9_leaves_no_half_clone_no_lost_work_and_nothing_behind(
     start_daemon: StartDaemon, tmp_path: Path, rounds: int
 ) -> None:

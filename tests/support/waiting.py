@@ -11,15 +11,21 @@ _LOOK_EVERY = 0.025
 
 
 def wait_until(look: Callable[[], T | None], *, deadline: float = DEADLINE, what: str = "") -> T:
-    """Return the first true value that `look` gives; fail after the deadline."""
+    """Return the first true value that `look` gives; fail after the deadline.
+
+    A look that takes long, such as a command, is repeated after twice as long, so that waiting leaves the host to what
+    is waited for.
+    """
     end = time.monotonic() + deadline
     while True:
+        began = time.monotonic()
         found = look()
         if found:
             return found
-        if time.monotonic() > end:
+        now = time.monotonic()
+        if now > end:
             raise AssertionError(f"not within {deadline} s: {what or look}")
-        time.sleep(_LOOK_EVERY)
+        time.sleep(max(_LOOK_EVERY, 2 * (now - began)))
 
 
 def pause(seconds: float) -> None:

@@ -384,34 +384,45 @@ def test_line_endings_that_a_repository_converts_are_no_change(site: GitSite) ->
 
 
 PLANTED = {
-    "core.fsmonitor": "config core.fsmonitor 'touch {canary}; false'",
-    "hooksPath": "config core.hooksPath {hooks}",
-    "filter": "config filter.x.clean 'touch {canary}; cat'; git config filter.x.smudge 'touch {canary}; cat'; "
-    "git config filter.x.process 'touch {canary}'; git config filter.x.required true; "
-    "echo '* filter=x' > .gitattributes",
-    "diff.external": "config diff.external 'touch {canary}; true'",
-    "textconv": "config diff.x.textconv 'touch {canary}; cat'; git config diff.x.command 'touch {canary}'; "
-    "echo '* diff=x' > .gitattributes",
-    "core.pager": "config core.pager 'touch {canary}; cat'",
-    "alias": "config alias.status '!touch {canary}'; git config alias.bundle '!touch {canary}'",
-    "include.path": "config include.path {included}",
-    "ssh": "config core.sshCommand 'touch {canary}; false'; git config core.editor 'touch {canary}; false'",
-    "credentials": "config credential.helper '!touch {canary}'; git config gpg.program {hooks}/post-index-change; "
-    "git config commit.gpgSign true",
-    "uploadpack": "config uploadpack.packObjectsHook 'touch {canary}; exec'; git config core.gitProxy {hooks}/x",
-    "alternates": "config core.alternateRefsCommand 'touch {canary}; echo'; git config core.askPass {hooks}/x",
+    "what reading starts": {
+        "core.fsmonitor": "'touch {canary}-fsmonitor; false'",
+        "core.hooksPath": "{hooks}",
+        "core.pager": "'touch {canary}-pager; cat'",
+        "alias.status": "'!touch {canary}-status'",
+        "alias.bundle": "'!touch {canary}-bundle'",
+        "core.sshCommand": "'touch {canary}-ssh; false'",
+        "core.editor": "'touch {canary}-editor; false'",
+        "credential.helper": "'!touch {canary}-credentials'",
+        "gpg.program": "{hooks}/post-index-change",
+        "commit.gpgSign": "true",
+        "uploadpack.packObjectsHook": "'touch {canary}-pack; exec'",
+        "core.gitProxy": "{hooks}/post-index-change",
+        "core.alternateRefsCommand": "'touch {canary}-alternates; echo'",
+        "core.askPass": "{hooks}/post-index-change",
+    },
+    "what changes or shows text": {
+        "filter.x.clean": "'touch {canary}-clean; cat'",
+        "filter.x.smudge": "'touch {canary}-smudge; cat'",
+        "filter.x.process": "'touch {canary}-process'",
+        "filter.x.required": "true",
+        "diff.external": "'touch {canary}-diff; true'",
+        "diff.x.textconv": "'touch {canary}-textconv; cat'",
+        "diff.x.command": "'touch {canary}-command'",
+    },
+    "another file": {"include.path": "{included}"},
 }
 
 
 @pytest.mark.parametrize("kind", PLANTED)
 def test_nothing_that_an_agent_planted_is_executed(site: GitSite, tmp_path: Path, kind: str) -> None:
     place = site.prepare()
-    canary, hooks, included = tmp_path / "canary", tmp_path / "hooks", tmp_path / "included"
-    included.write_text(f'[core]\n\tfsmonitor = "touch {canary}; false"\n')
+    (tmp_path / "canaries").mkdir()
+    canary, hooks, included = tmp_path / "canaries" / "of", tmp_path / "hooks", tmp_path / "included"
+    included.write_text(f'[core]\n\tfsmonitor = "touch {canary}-included; false"\n')
     for folder in (hooks, place / ".git" / "hooks"):
         folder.mkdir(exist_ok=True)
         for name in ("post-index-change", "reference-transaction", "pre-commit", "post-checkout", "pre-auto-gc"):
-            (folder / name).write_text(f"#!/bin/sh\ntouch {canary}\n")
+            (folder / name).write_text(f"#!/bin/sh\ntouch {canary}-{folder.name}-{name}\n")
             (folder / name).chmod(0o755)
     inner = place / "inner"
     commit(place, "mine.txt", "mine\n")
@@ -419,17 +430,21 @@ def test_nothing_that_an_agent_planted_is_executed(site: GitSite, tmp_path: Path
     git(inner, "init", "-q")
     commit(inner, "inner.txt", "inner\n")
     for repository in (place, inner):
-        script = f"git {PLANTED[kind].format(canary=canary, hooks=hooks, included=included)}"
-        subprocess.run(["sh", "-c", script], cwd=repository, check=True)
+        for key, value in PLANTED[kind].items():
+            script = f"git config {key} {value.format(canary=canary, hooks=hooks, included=included)}"
+            subprocess.run(["sh", "-c", script], cwd=repository, check=True)
+        if kind == "what changes or shows text":
+            (repository / ".gitattributes").write_text("* filter=x diff=x\n")
         (repository / "a.txt").write_text("changed\n")
-    canary.unlink(missing_ok=True)
+    for executed in canary.parent.iterdir():
+        executed.unlink()
     done = clean_up(site)
-    assert not canary.exists()
+    assert list(canary.parent.iterdir()) == []
     assert done.gone, done.reason
     assert done.saved is not None
     assert done.saved.commits >= 2
     site.prepare(2)
-    assert not canary.exists()
+    assert list(canary.parent.iterdir()) == []
 
 
 def test_artifacts_that_are_there_are_not_overwritten(site: GitSite) -> None:
