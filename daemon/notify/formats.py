@@ -20,8 +20,13 @@ def request_of(style: Literal["json", "slack", "ntfy"], event: Mapping[str, Any]
             is_bad = event["event"] in _BAD
             headers = {
                 "Content-Type": "text/plain; charset=utf-8",
-                "Title": f"agentcron: {event['event']}",
+                "Title": f"agentcron on {_ascii(event['host'])}: {event['event']}",
                 "Priority": "high" if is_bad else "default",
                 "Tags": "warning" if is_bad else "white_check_mark",
             }
             return str(event["text"]).encode(errors="replace"), {**same, **headers}
+
+
+def _ascii(host: object) -> str:
+    """Return the name of a host as a header can carry it."""
+    return str(host).encode("ascii", "replace").decode()

@@ -1,7 +1,7 @@
 """The outbox: writes a notification in the same transaction as the change that it reports.
 
-A notification is a JSON object with `id`, `event` (its kind), `at`, `host`, `text` (a sentence for people), `agent` and
-`schedule` if it concerns one, and further details that depend on the kind.
+A notification is a JSON object with `id`, `event` (its kind), `at`, `host`, `text` (a sentence for people, which begins
+with the host), `agent` and `schedule` if it concerns one, and further details that depend on the kind.
 """
 
 import contextlib
@@ -20,10 +20,12 @@ from daemon.store.connection import Transaction
 from daemon.store.home import Home
 from daemon.store.notifications import add_notification, set_standing, standing_of
 from daemon.store.runs import Run
-from daemon.text import plural
+from daemon.text import escape, plural
 from daemon.units import format_instant
 
 _BAD = {RunStatus.FAILED, RunStatus.INTERRUPTED}
+_LONGEST_HOST = 64
+"""Characters of the host's name, escaped; Linux allows as many bytes, of any value."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +89,24 @@ class Outbox:
         targets = self._live.audience.wanting(notice.kind, notice.agent)
         if not targets:
             return
+        host = host_name()
         event = {
             "id": str(uuid.uuid4()),
             "event": notice.kind,
             "at": format_instant(now),
-            "host": socket.gethostname(),
-            "text": notice.text,
+            "host": host,
+            "text": f"{host}: {notice.text}",
             "agent": notice.agent,
             "schedule": notice.schedule,
             **notice.details,
         }
         for target in targets:
             add_notification(tx, target, event, now)
+
+
+def host_name() -> str:
+    """Return the name of this host as notifications show it: escaped, at most 64 characters."""
+    return escape(socket.gethostname())[:_LONGEST_HOST]
 
 
 def _update_standing(

@@ -13,7 +13,7 @@ from daemon.config.live import LiveConfig
 from daemon.config.loading import load_config
 from daemon.config.schema import Config
 from daemon.fires.decision import Present
-from daemon.notify.outbox import Outbox
+from daemon.notify.outbox import Outbox, host_name
 from daemon.schedules import management
 from daemon.schedules.blocked import Blocked, claims_of, record_blocked
 from daemon.schedules.management import ChangeRequest
@@ -96,7 +96,7 @@ async def test_a_due_time_that_is_denied_is_reported_once_until_it_starts_again(
     events = [event for event in await told(ledger) if event["event"] == "denied"]
     assert [(event["schedule"], event["state"]) for event in events] == [("a/s", "denied")]
     assert events[0]["text"] == (
-        "a/s cannot start anything: alice, who created the schedule, may no longer start runs of a"
+        f"{host_name()}: a/s cannot start anything: alice, who created the schedule, may no longer start runs of a"
     )
     assert await state_of(ledger, config) == ("denied", 0, 0)
     assert await failing(ledger) == ["a/s"]

@@ -14,7 +14,7 @@ from daemon.config.loading import load_config
 from daemon.fires.decision import Present
 from daemon.model import RunStatus
 from daemon.notify.formats import request_of
-from daemon.notify.outbox import Notice, Outbox
+from daemon.notify.outbox import Notice, Outbox, host_name
 from daemon.rules.budget import Limits
 from daemon.rules.notifications import NotifyReason, Standing, next_standing, next_try
 from daemon.runs.finish import finish
@@ -158,10 +158,27 @@ async def test_an_unchanged_state_is_not_reported_again(ledger: Ledger, outbox: 
     full = Notice("quota", "nearly full", subject="quota:e", state="near")
     for notice in (full, full, Notice("quota", "", subject="quota:e"), full):
         await ledger.database.write(lambda tx, notice=notice: outbox.add(tx, [notice], START))  # type: ignore[misc]
-    assert [event["text"] for event in await told(ledger)] == ["nearly full", "nearly full"]
+    assert [event["text"] for event in await told(ledger)] == [f"{host_name()}: nearly full"] * 2
 
 
-EVENT = {"id": "7", "event": "failed", "text": "a/s failed <now> & grün"}
+async def test_every_text_names_the_host_whatever_that_is_called(
+    ledger: Ledger, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "b\nx" + 80 * "\x1b")
+    await ledger.database.write(lambda tx: outbox.add(tx, [Notice("quota", "full")], START))
+    [event] = await told(ledger)
+    host = r"b\nx" + 15 * r"\x1b"
+    assert (event["host"], event["text"]) == (host, f"{host}: full")
+    monkeypatch.setattr("socket.gethostname", lambda: "grün")
+    await ledger.database.write(lambda tx: outbox.add(tx, [Notice("quota", "full")], START))
+    event = (await told(ledger))[1]
+    assert json.loads(request_of("json", event)[0])["text"] == "grün: full"
+    assert json.loads(request_of("slack", event)[0]) == {"text": "grün: full"}
+    body, headers = request_of("ntfy", event)
+    assert (body.decode(), headers["Title"]) == ("grün: full", "agentcron on gr?n: quota")
+
+
+EVENT = {"id": "7", "event": "failed", "host": "box", "text": "a/s failed <now> & grün"}
 
 
 def test_each_service_gets_the_event_in_its_own_way() -> None:
@@ -171,5 +188,5 @@ def test_each_service_gets_the_event_in_its_own_way() -> None:
     assert json.loads(request_of("slack", EVENT)[0]) == {"text": "a/s failed &lt;now&gt; &amp; grün"}
     body, headers = request_of("ntfy", EVENT)
     assert body.decode() == EVENT["text"]
-    assert (headers["Title"], headers["Priority"], headers["Tags"]) == ("agentcron: failed", "high", "warning")
+    assert (headers["Title"], headers["Priority"], headers["Tags"]) == ("agentcron on box: failed", "high", "warning")
     assert request_of("ntfy", {**EVENT, "event": "recovered"})[1]["Priority"] == "default"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.agents.process.supervisor import tree
+from daemon.notify.outbox import host_name
 from tests.support.daemon_process import StartDaemon
 from tests.support.peers.processes import Peer, peer
 from tests.support.waiting import wait_until
@@ -79,7 +80,7 @@ def test_unsent_notifications_survive_the_daemon(start_daemon: StartDaemon, tmp_
             start_daemon(text, slowed=QUICK).wait_for_log("[daemon] Notification sent")
             [event] = taken(again)
             assert event["event"] == "failed"
-            assert event["text"] == "a/s failed (run 1): exit status 1"
+            assert event["text"] == f"{host_name()}: a/s failed (run 1): exit status 1"
 
 
 def test_a_failing_schedule_is_reported_once_and_its_recovery_once(start_daemon: StartDaemon, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_failing_schedule_is_reported_once_and_its_recovery_once(start_daemon:
         assert [event["event"] for event in events] == ["failed", "recovered"]
         assert events[0]["run_id"] == 1
         assert events[1]["bad_runs"] >= 4
-        assert events[1]["text"].startswith("a/s recovered after ")
+        assert events[1]["text"].startswith(f"{host_name()}: a/s recovered after ")
 
 
 def test_targets_get_notifications_of_their_agents_and_kinds_only(start_daemon: StartDaemon, tmp_path: Path) -> None:
@@ -219,4 +220,4 @@ def test_the_result_of_retention_is_reported(start_daemon: StartDaemon, tmp_path
             connection.execute("UPDATE runs SET updated_at = '2020-01-01T00:00:00.000Z'")
         daemon.cli("retention", "run")
         [event] = wait_until(lambda: taken(hook), what="the event")
-        assert (event["event"], event["text"]) == ("retention", "retention deleted 1 run")
+        assert (event["event"], event["text"]) == ("retention", f"{host_name()}: retention deleted 1 run")
