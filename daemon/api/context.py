@@ -19,7 +19,7 @@ from daemon.maintenance.retention import Retention
 from daemon.maintenance.workspace_removal import WorkspaceRemoval
 from daemon.metrics import Metrics
 from daemon.runs.hook_calls import HookCalls
-from daemon.schedules.declared import DeclaredChange
+from daemon.schedules.declared import Reloaded
 from daemon.store.home import Home
 from daemon.views.health import Health
 from daemon.workspaces.mirror_use import MirrorUse
@@ -44,7 +44,7 @@ class ApiContext:
     mirrors: MirrorUse
     background: Background
     """Long work that continues without the client that asked for it."""
-    reload: Callable[[], Awaitable[tuple[list[DeclaredChange], list[str]]]]
+    reload: Callable[[], Awaitable[Reloaded]]
     """Read the config file again: what changed, and warnings; raises ConfigError for a bad one."""
     cache: ResponseCache = field(default_factory=ResponseCache)
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))

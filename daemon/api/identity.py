@@ -139,6 +139,10 @@ class Tokens:
     def __init__(self, values: dict[str, bytes]) -> None:
         self._values = values
 
+    def changed_in(self, values: dict[str, bytes]) -> list[str]:
+        """Return the names of the tokens that would get another value."""
+        return [name for name, value in self._values.items() if name in values and values[name] != value]
+
     def replace(self, values: dict[str, bytes]) -> None:
         """Accept only these tokens from now on."""
         self._values = values

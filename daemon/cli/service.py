@@ -200,7 +200,7 @@ def reload(context: typer.Context, json: Json = False) -> None:
     from daemon.cli.client import Client, daemon_at
     from daemon.cli.locate import find_daemon, uses_config
     from daemon.errors import RefusedError
-    from daemon.text import plural
+    from daemon.schedules.declared import changed_words
 
     config = find_daemon(context.obj, warn=False)  # the daemon reports the errors itself
     daemon = daemon_at(config)
@@ -211,11 +211,15 @@ def reload(context: typer.Context, json: Json = False) -> None:
     if json:
         print_json(view)
         return
+    for setting in view["settings"]:
+        say(f"{setting} was changed.")
+    if view["settings_total"] > len(view["settings"]):
+        say(f"... and {view['settings_total'] - len(view['settings'])} more settings.")
     for change in view["changes"]:
         say(f"{change['schedule']} was {change['action']}.")
     for warning in view["warnings"]:
         say(f"warning: {warning}", error=True)
-    say(f"Reloaded, {plural(len(view['changes']), 'schedule')} changed.")
+    say(f"Reloaded, {changed_words(view['settings_total'], len(view['changes']))}.")
 
 
 def status(context: typer.Context, json: Json = False) -> None:

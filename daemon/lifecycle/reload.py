@@ -22,14 +22,15 @@ from daemon.errors import ConfigError, StoreUnavailableError
 from daemon.lifecycle.status_line import StatusLine
 from daemon.problems import Problems
 from daemon.schedules.blocked import Blocked
-from daemon.schedules.declared import DeclaredChange, sync_declared
+from daemon.schedules.declared import DeclaredChange, Reloaded, changed_words, sync_declared
 from daemon.store.home import Home
 from daemon.systemd import notify
 from daemon.text import plural
-from daemon.units import utc_now
+from daemon.units import format_instant, utc_now
 
 _LOG = structlog.get_logger()
 _PART = "config"
+_MOST_LOGGED = 100  # changed settings that are named; all are counted
 
 
 class Reloader:
@@ -69,8 +70,8 @@ class Reloader:
         with contextlib.suppress(ConfigError, StoreUnavailableError):  # logged where they were raised
             await self.reload()
 
-    async def reload(self) -> tuple[list[DeclaredChange], list[str]]:
-        """Read the file again and apply it; return the changed schedules, and warnings.
+    async def reload(self) -> Reloaded:
+        """Read the file again and apply it; return what that changed, and warnings.
 
         Raise ConfigError or StoreUnavailableError; then nothing was changed.
         """
@@ -80,11 +81,13 @@ class Reloader:
             try:
                 return await self._reload()
             except ConfigError as error:
+                self._status.reloaded = ""
                 self._health.reload = plural(len(error.problems), "error")
                 for problem in error.problems:
                     _LOG.error("[config] Not reloaded", problem=problem)
                 raise
             except StoreUnavailableError as error:
+                self._status.reloaded = ""
                 self._health.reload = "the database could not be written"
                 _LOG.error("[config] Not reloaded; reload again when the database can be written", problem=str(error))
                 raise
@@ -92,33 +95,47 @@ class Reloader:
                 notify("READY=1")
                 notify(await self._status.text())
 
-    async def _reload(self) -> tuple[list[DeclaredChange], list[str]]:
+    async def _reload(self) -> Reloaded:
         config, tokens = await asyncio.to_thread(_load, self._live.config.file)
         await self._clock.decide()  # due times up to now are decided under the old config
         declared, failures = await self._home.database.write(lambda tx: sync_declared(tx, config, utc_now()))
         self._health.reload = ""
         at_restart = self._needing_restart(config)
-        self._log_settings(config, at_restart)
+        settings = self._changed_settings(config, tokens)
+        _log_settings(settings, at_restart)
         self._tokens.replace(tokens)
         self._live.replace(config)  # no await since the commit, so tasks woken by it already see this config
         self._agents.warn_of_unenforced_limits(config)
         log_declared(declared)
         report_unapplied(self._home.problems, failures)
-        _LOG.info("[config] Reloaded", file=str(config.file), changed_schedules=len(declared))
+        _LOG.info(
+            "[config] Reloaded",
+            file=str(config.file),
+            changed_settings=len(settings),
+            changed_schedules=len(declared),
+        )
+        words = changed_words(len(settings), len(declared))
+        self._status.reloaded = f"config reloaded {format_instant(utc_now())}, {words}"
         await warn_of_exposures(config)
         warnings = [f"{setting}: takes effect at the next start" for setting in at_restart]
-        return declared, warnings + [str(one) for one in await self._review()]
+        return Reloaded(declared, settings, warnings + [str(one) for one in await self._review()])
 
-    def _log_settings(self, config: Config, at_restart: list[str]) -> None:
-        for setting in at_restart:
-            _LOG.warning("[config] Setting takes effect at the next start", setting=setting)
-        for setting in changed_settings(self._live.config, config):
-            _LOG.info("[config] Setting changed", setting=setting)
+    def _changed_settings(self, config: Config, tokens: dict[str, bytes]) -> list[str]:
+        """Name the settings that differ from those in force, and tokens whose files have other content by now."""
+        again = [f"control.tokens.{name}" for name in self._tokens.changed_in(tokens)]
+        return changed_settings(self._live.config, config) + again
 
     def _needing_restart(self, config: Config) -> list[str]:
         """Name the changed settings that take effect only after a restart."""
         current = _read_at_start(config)
         return [name for name, value in self._started_with.items() if current[name] != value]
+
+
+def _log_settings(changed: list[str], at_restart: list[str]) -> None:
+    for setting in at_restart:
+        _LOG.warning("[config] Setting takes effect at the next start", setting=setting)
+    for setting in changed[:_MOST_LOGGED]:
+        _LOG.info("[config] Setting changed", setting=setting)
 
 
 def _read_at_start(config: Config) -> dict[str, object]:

@@ -11,16 +11,18 @@ from daemon.views.health import Health
 
 
 class StatusLine:
-    """Counts of runs, the next start, and current problems."""
+    """Counts of runs, the next start, the last reload, and current problems."""
 
     def __init__(self, home: Home, queue: Queue, health: Health) -> None:
         self._home = home
         self._queue = queue
         self.health = health
+        self.reloaded = ""
+        """When the config was reloaded last, and how much that changed; empty if it was not."""
 
     async def text(self) -> str:
         """Return the assignment of `STATUS=`."""
-        parts = [await self._counts(), self.health.problems()]
+        parts = [await self._counts(), self.reloaded, self.health.problems()]
         return f"STATUS={escape('; '.join(part for part in parts if part))}"
 
     async def _counts(self) -> str:

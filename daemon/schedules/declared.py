@@ -22,6 +22,7 @@ from daemon.store.schedules import (
     move_cursor,
     retired_schedules,
 )
+from daemon.text import plural
 from daemon.units import format_instant
 
 _NOTE = "paused in the config file"
@@ -40,6 +41,22 @@ class DeclaredChange:
     def view(self) -> dict[str, Any]:
         """Return the change as the API and `check --diff` show it."""
         return {"schedule": self.address, "action": self.action, "changes": self.changes}
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What a reload of the config file changed."""
+
+    schedules: list[DeclaredChange]
+    settings: list[str]
+    """Key paths of the other settings that changed, without their values, since some are secret."""
+    warnings: list[str]
+
+
+def changed_words(settings: int, schedules: int) -> str:
+    """Return how much a reload changed, as people read it."""
+    parts = [plural(number, noun) for number, noun in ((settings, "setting"), (schedules, "schedule")) if number]
+    return f"{' and '.join(parts) or 'nothing'} changed"
 
 
 @dataclass(frozen=True)

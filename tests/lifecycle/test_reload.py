@@ -105,10 +105,26 @@ def test_a_changed_setting_is_named_without_its_value(start_daemon: StartDaemon)
     daemon = start_daemon(TWO)
     command = 'command = ["echo", "told"]\ntimeout = "2h"\nenv = { KEY = "sesame" }'
     reload(daemon, TWO.replace('command = ["true"]', command))
-    daemon.wait_for_log("[config] Reloaded", changed_schedules=0)
+    daemon.wait_for_log("[config] Reloaded", changed_schedules=0, changed_settings=3)
     named = {event["setting"] for event in daemon.log() if event["event"] == "[config] Setting changed"}
     assert named == {"agents.a.command", "agents.a.timeout", "agents.a.env.KEY"}
     assert "sesame" not in daemon.log_text()
+    (daemon.folder / "token").write_text("0123456789-0123456789")
+    daemon.config.write_text(daemon.config.read_text() + '[control]\ntokens = [{ name = "ci", file = "token" }]\n')
+    assert daemon.cli("reload").stdout == "control.tokens was changed.\nReloaded, 1 setting changed.\n"
+    (daemon.folder / "token").write_text("another-0123456789-0123456789")
+    assert daemon.cli("reload").stdout == "control.tokens.ci was changed.\nReloaded, 1 setting changed.\n"
+    assert daemon.cli("reload").stdout == "Reloaded, nothing changed.\n"
+    daemon.config.write_text(
+        TWO.replace("1h", "3h", 1) + "".join(f"[notify.n{i}]\nping = 'http://x'\n" for i in range(120))
+    )
+    said = daemon.cli("reload").stdout.splitlines()
+    assert said[-4:] == [
+        "notify.n95 was changed.",
+        "... and 24 more settings.",
+        "a/kept was changed.",
+        "Reloaded, 124 settings and 1 schedule changed.",
+    ]
 
 
 def test_check_diff_reports_why_it_cannot_read_the_database(start_daemon: StartDaemon) -> None:

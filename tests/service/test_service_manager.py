@@ -91,6 +91,8 @@ def test_the_status_reports_problems_until_they_are_fixed(start_daemon: StartDae
     daemon.config.write_text(good)
     daemon.process.send_signal(signal.SIGHUP)
     manager.wait_for(lambda: "not reloaded" not in last_status())
+    manager.wait_for(lambda: last_status().endswith(", nothing changed"))
+    assert "; config reloaded 20" in last_status()
     with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         manager.wait_for(lambda: "; the database cannot be written now: database is locked" in last_status())

@@ -18,11 +18,15 @@ from daemon.store.workspaces import count_workspaces, saved_work
 from daemon.units import utc_now
 from daemon.views.status import ProblemView, StatusView, WaitView, problem_views, status_view, wait_views
 
+_MOST_SETTINGS = 100  # that a reload names
+
 
 class ReloadView(TypedDict):
-    """What a reload changed."""
+    """What a reload changed: schedules, and the names of other settings, of which at most 100 are listed."""
 
     changes: list[dict[str, Any]]
+    settings: list[str]
+    settings_total: int
     warnings: list[str]
 
 
@@ -46,8 +50,14 @@ class DaemonView(TypedDict):
 
 async def _reload(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("reload the config")
-    changes, warnings = await call.context.reload()
-    return reply(ReloadView(changes=[change.view() for change in changes], warnings=warnings))
+    done = await call.context.reload()
+    view = ReloadView(
+        changes=[change.view() for change in done.schedules],
+        settings=done.settings[:_MOST_SETTINGS],
+        settings_total=len(done.settings),
+        warnings=done.warnings,
+    )
+    return reply(view)
 
 
 def _refuse_runs(call: ApiCall) -> None:
