@@ -94,9 +94,11 @@ def restore(
     """
     from daemon.cli.locate import read_config
     from daemon.cli.privileges import become_owner
+    from daemon.cli.progress import Bar
     from daemon.config.live import LiveConfig
     from daemon.config.paths import state_dir
     from daemon.notify.outbox import Outbox
+    from daemon.recovery.restore import Steps
     from daemon.recovery.restore import restore as restore_database
     from daemon.store.backup import BackupFile
     from daemon.store.ownership import refuse_links_of_others
@@ -108,7 +110,9 @@ def restore(
         refuse_links_of_others(file)
     source = BackupFile(file)
     become_owner(state_dir(config))
-    restored = restore_database(state_dir(config), source, utc_now(), Outbox(LiveConfig(config)))
+    outbox = Outbox(LiveConfig(config))
+    with Bar("Restoring") as bar:
+        restored = restore_database(state_dir(config), source, utc_now(), outbox, Steps(bar.begin, bar.show))
     contents = restored.contents
     if json:
         print_json(
@@ -119,6 +123,7 @@ def restore(
                 "schedules": contents.schedules,
                 "numbers_from": restored.numbers_from,
                 "unknown_runs": restored.unknown,
+                "dropped_notifications": restored.dropped,
                 "replaced": str(restored.replaced) if restored.replaced else None,
                 "replaced_folders": str(restored.replaced_folders) if restored.replaced_folders else None,
             }
@@ -127,6 +132,9 @@ def restore(
     counts = f"{plural(contents.runs, 'run')} and {plural(contents.schedules, 'schedule')}"
     say(f"Restored {counts} as of {contents.made_at or 'the time of the copy'}.")
     say(f"The next run is number {restored.numbers_from}. Due times before now count as missed and are not caught up.")
+    if restored.dropped:
+        said = plural(restored.dropped, "notification")
+        say(f"Dropped {said} that had not been sent when the backup was made; they are old.")
     if restored.unknown:
         first, last, runs = restored.unknown[0], restored.unknown[-1], plural(len(restored.unknown), "run")
         say(f"Not in the backup: {runs}, numbers {first} to {last}; the folders in runs/ are kept.")

@@ -34,6 +34,12 @@ class Bar:
         if self._shown is not None:
             self._shown.stop()
 
+    def begin(self, text: str) -> None:
+        """Show that another piece of work begins, whose length is not known yet."""
+        if self._shown is not None:
+            self._shown.reset(self._task, total=None, description=text)
+            self._shown.refresh()
+
     def show(self, done: int, total: int) -> None:
         """Show that `done` of `total` is done."""
         if self._shown is not None:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -18,15 +18,26 @@ from daemon.notify.outbox import Outbox
 from daemon.recovery.data_loss import start_from_copy
 from daemon.runs.folder import run_folder, runs_with_folders
 from daemon.runs.hook_tokens import put_key
-from daemon.store.backup import BackupFile, Contents, examine
+from daemon.store.backup import BackupFile, Contents, Progress, examine
 from daemon.store.connection import Transaction, connect
 from daemon.store.lock import DaemonLock
 from daemon.store.migrate import migrate, migrations
+from daemon.store.notifications import drop_notifications
 from daemon.store.read_only import explain
 from daemon.store.unfinished_runs import active_runs
 from daemon.store.witness import Witness, read_witness, renew, write_witness
 
 _FRESH = f"{DATABASE}.restoring"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Whom to tell how far a restore is."""
+
+    begin: Callable[[str], None]
+    """Called with the name of each step."""
+    progress: Progress
+    """Called with what is done of a step and the total, if they are known."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +53,22 @@ class Restored:
     """Where the previous database is now; None if there was none."""
     replaced_folders: Path | None
     """Where the folders are now that belonged to other runs than those with the same numbers in the backup."""
+    dropped: int
+    """How many notifications waited in the backup, and are not sent any more."""
 
 
-def restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox) -> Restored:
+def restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox, steps: Steps) -> Restored:
     """Restore the database of a state directory from a backup, while no daemon runs on it.
 
     Due times before `now` that are not in the backup are recorded as missed; runs that have not begun in it become
-    interrupted. Run numbers continue above the highest ever given. The previous database is kept beside the restored
+    interrupted. Notifications that waited in it are dropped: they are old, and may have been sent since. Run numbers
+    continue above the highest ever given. The previous database is kept beside the restored
     one, and is not changed until the backup replaces it. Raise RefusedError if a daemon runs, or agents of runs that
     the backup does not know; raise StoreError if it fails.
     """
     lock = DaemonLock(state_dir)
     try:
-        return _restore(state_dir, source, now, outbox)
+        return _restore(state_dir, source, now, outbox, steps)
     except OSError as error:
         place = f": {error.filename}" if error.filename else ""
         raise StoreError(f"cannot restore into {state_dir}: {error.strerror}{place}") from None
@@ -76,17 +90,21 @@ def _explain_failure(replaced: Path | None) -> Iterator[None]:
         raise StoreError(f"restore failed midway: {error.strerror}: {error.filename}{previous}; {fix}") from None
 
 
-def _restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox) -> Restored:
+def _restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox, steps: Steps) -> Restored:
     (state_dir / "runs").mkdir(mode=0o700, exist_ok=True)
     fresh, path = state_dir / _FRESH, state_dir / DATABASE
     try:
         _remove(fresh)
-        source.copy_to(fresh)
+        steps.begin("Copying the backup")
+        source.copy_to(fresh, steps.progress)
+        steps.begin("Verifying every page")
         contents = examine(fresh, source.path)
+        steps.begin("Ending what is unknown")
         folders = runs_with_folders(state_dir)
         others = _folders_of_others(state_dir, fresh, folders)
         _refuse_beside_unknown_agents(state_dir, fresh, others)
-        witness = _renewed(fresh, state_dir, folders, contents, now, outbox)
+        witness, dropped = _renewed(fresh, state_dir, folders, contents, now, outbox)
+        steps.begin("Replacing the database")
         replaced = _set_aside(path, now)
         with _explain_failure(replaced):
             if contents.hook_key is not None:  # so that hook URLs given to agents remain valid
@@ -98,13 +116,17 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox)
         _remove(fresh)
     with contextlib.closing(connect(path, read_only=True)) as connection:
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
-    return Restored(contents, witness.highest_run + 1, sorted(folders - known), replaced, replaced_folders)
+    unknown = sorted(folders - known)
+    return Restored(contents, witness.highest_run + 1, unknown, replaced, replaced_folders, dropped)
 
 
 def _renewed(
     fresh: Path, state_dir: Path, folders: Collection[int], contents: Contents, now: datetime, outbox: Outbox
-) -> Witness:
-    """Migrate a copy to this version, give it its own identity, and end what is unknown in it; return its witness."""
+) -> tuple[Witness, int]:
+    """Migrate a copy to this version, give it its own identity, and end what is unknown in it.
+
+    Return its witness, and how many notifications were dropped.
+    """
     highest_run = max(contents.highest_run, max(folders, default=0), _highest_witnessed(state_dir))
     with contextlib.closing(connect(fresh)) as connection:
         try:
@@ -114,11 +136,12 @@ def _renewed(
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("DROP TABLE IF EXISTS backup")
         witness = renew(connection, highest_run, now, lost=True)
-        begun = partial(_was_begun, state_dir)
-        start_from_copy(Transaction(connection), now, begun, outbox)
+        begun, tx = partial(_was_begun, state_dir), Transaction(connection)
+        dropped = drop_notifications(tx)
+        start_from_copy(tx, now, begun, outbox)
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = DELETE")  # one file, so that one rename replaces the database
-    return witness
+    return witness, dropped
 
 
 def _was_begun(state_dir: Path, run_id: int) -> bool:

@@ -35,8 +35,9 @@ _LONGEST_BEGINNING = 16
 _AT_A_TIME = 2048  # pages between two reports of progress
 _MOST_PROBLEMS = 5  # that an error names
 _LARGEST_KEY = 4096  # bytes of the key of hook tokens, which has 32
+_CHUNK = 4 * 1024**2  # bytes that are copied between two reports of progress
 Progress = Callable[[int, int], None]
-"""Called with the number of pages done and the total."""
+"""Called with the number of pages, or bytes, done and the total."""
 
 
 @dataclass(frozen=True)
@@ -228,11 +229,15 @@ class BackupFile:
             raise OSError(errno.EPERM, "belongs to another user than the backup", str(path))
         return log
 
-    def copy_to(self, target: Path) -> None:
-        """Copy it to a path that does not exist; raise OSError."""
+    def copy_to(self, target: Path, progress: Progress) -> None:
+        """Copy it to a path that does not exist, with its progress in bytes; raise OSError."""
+        total, done = sum(os.fstat(part.fileno()).st_size for part in self._parts.values()), 0
         for suffix, source in self._parts.items():
             with source, new_file(target.with_name(target.name + suffix)) as copy:
-                shutil.copyfileobj(source, copy)
+                while content := source.read(_CHUNK):
+                    copy.write(content)
+                    done += len(content)
+                    progress(done, total)
                 copy.flush()
                 os.fsync(copy.fileno())
 

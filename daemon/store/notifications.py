@@ -68,6 +68,11 @@ def remove_notification(tx: Transaction, number: int) -> None:
     tx.execute("DELETE FROM notifications WHERE id = ?", (number,))
 
 
+def drop_notifications(tx: Transaction) -> int:
+    """Delete all notifications that wait to be sent; return how many."""
+    return tx.execute("DELETE FROM notifications").rowcount
+
+
 def put_off_notification(tx: Transaction, number: int, until: datetime) -> None:
     """Count a failed attempt, and postpone the next one until the given time."""
     tx.execute(

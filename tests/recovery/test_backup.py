@@ -3,9 +3,12 @@
 import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -132,6 +135,46 @@ def test_a_restored_database_starts_nothing_again(start_daemon: StartDaemon, tmp
     forgotten = set(rows(Path(document["replaced"]), begun))
     assert forgotten
     assert not forgotten & set(rows(second.state / "state.db", begun))
+
+
+def test_a_restore_sends_nothing_old_and_shows_its_progress_on_a_terminal(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = start_daemon(TICK + "[notify.ops]\nurl = 'http://127.0.0.1:1'\n")
+    daemon.wait_for_run("completed")
+    backed_up(daemon, tmp_path / "backup.db")
+    daemon.stop()
+    daemon.wait_for_supervisors()
+    with contextlib.closing(sqlite3.connect(tmp_path / "backup.db", isolation_level=None)) as connection:
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3) "
+            "INSERT INTO notifications (target, event, created_at, next_try_at) SELECT 'ops', '{}', ?1, ?1 FROM n",
+            ("2026-01-01T00:00:00.000Z",),
+        )
+    restored = json.loads(daemon.cli("restore", "--json", str(tmp_path / "backup.db")).stdout)
+    assert restored["dropped_notifications"] == 3
+    assert not rows(daemon.state / "state.db", "SELECT 1 FROM notifications WHERE event = '{}'")
+    status, shown = on_a_terminal(daemon, "restore", str(tmp_path / "backup.db"))
+    assert status == 0
+    steps = ("Copying the backup", "Verifying every page", "Ending what is unknown", "Replacing the database")
+    found = [shown.index(step) for step in steps]
+    assert found == sorted(found)
+    assert "Dropped 3 notifications that had not been sent when the backup was made" in shown
+
+
+def on_a_terminal(daemon: DaemonProcess, *arguments: str) -> tuple[int, str]:
+    """Run a command of agentcron on a terminal; return its exit status and what it shows there."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "daemon", "--config", str(daemon.config), *arguments]
+    environment = {**daemon.environment, "TERM": "xterm", "COLUMNS": "200"}
+    with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO, when the last one has closed the terminal
+            while part := os.read(ours, 65536):
+                shown += part
+    os.close(ours)
+    return process.returncode, shown.decode()
 
 
 def test_a_run_that_the_backup_knows_as_running_is_finished_from_its_record(
