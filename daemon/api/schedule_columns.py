@@ -16,7 +16,8 @@ from daemon.units import format_instant, parse_instant
 
 def new_columns(body: BaseModel, timezone: str) -> dict[str, Any]:
     """Return the columns of a new schedule; `timezone` is the default zone. Raise InvalidError for an invalid value."""
-    return {**DEFAULTS, "timezone": timezone, **changed_columns(body)}
+    derived = {field.column: None for field in FIELDS if field.derived}
+    return {**DEFAULTS, **derived, "timezone": timezone, **changed_columns(body)}
 
 
 def changed_columns(body: BaseModel) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def run_columns(body: BaseModel) -> dict[str, Any]:
 def _column_value(field: ScheduleField, body: BaseModel) -> Any:  # noqa: ANN401 - values of every kind
     value = attrgetter(field.api)(body)
     if value is None:
-        return DEFAULTS[field.column]
+        return None if field.derived else DEFAULTS[field.column]
     try:
         value = _CHECKS.get(field.key, _unchecked)(value)
     except ValueError as error:

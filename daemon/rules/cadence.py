@@ -23,6 +23,9 @@ class Rhythm(Protocol):
     def count(self, after: datetime, until: datetime) -> int:
         """Count the due instants in after < due <= until."""
 
+    def longest_gap(self) -> timedelta:
+        """Return the most time between two due instants; that of less than a day may be given as one day."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -38,6 +41,10 @@ class Interval:
     def count(self, after: datetime, until: datetime) -> int:
         """Count the due instants in after < due <= until."""
         return max(0, self._index(until) - self._index(after))
+
+    def longest_gap(self) -> timedelta:
+        """Return the length."""
+        return self.length
 
     def _index(self, instant: datetime) -> int:
         return (instant - _EPOCH - self.offset) // self.length
@@ -57,6 +64,10 @@ class Cron:
     def count(self, after: datetime, until: datetime) -> int:
         """Count the due instants in after < due <= until."""
         return self.expression.count(after, until, self.zone)
+
+    def longest_gap(self) -> timedelta:
+        """Return the most time between the days on which it is due."""
+        return self.expression.longest_gap()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,14 @@ OVERTAKEN = "missed; a newer due time has come since and starts instead (catchup
 _INSTANT = timedelta(microseconds=1)
 
 
+def default_window(least: timedelta, cadence: Cadence) -> timedelta:
+    """Return the window of a schedule that sets none: `least`, or its longest gap between due times if that is longer.
+
+    With a shorter one, a due time that is missed could be too old although no newer one has come.
+    """
+    return max(least, cadence.rhythm.longest_gap())
+
+
 def missed_before(now: datetime, daemon_started: datetime) -> datetime:
     """Return the limit between missed and late: a start planned before it was missed, a later one is only late.
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -29,6 +30,8 @@ MACROS = {
 _LONGEST_EXPRESSION = 1000
 _SMOOTHED = timedelta(hours=3)
 _DAY = timedelta(days=1)
+_GAPS_FROM, _GAPS_UNTIL = date(2000, 1, 1), date(2009, 1, 1)
+"""The days in which gaps are measured: nine years, with three leap days."""
 _SECOND = timedelta(seconds=1)
 _INSTANT = timedelta(microseconds=1)
 _NAME = "[A-Za-z]{3}"
@@ -156,11 +159,15 @@ class CronExpression:
             day_end = min(_next_midnight(at, zone), end)
             whole_day = day_end - at == _DAY and _is_midnight(at, zone)
             if whole_day and _offset(at - _DAY, zone) == _offset(day_end + _DAY, zone):
-                total += per_day if self._matches_date(at.astimezone(zone).date()) else 0
+                total += per_day if self.matches_date(at.astimezone(zone).date()) else 0
             else:
                 total += self._enumerate(at, day_end, zone)
             at = day_end
         return total
+
+    def longest_gap(self) -> timedelta:
+        """Return the most time between the days on which it is due, in whole days; one day if it is due every day."""
+        return _longest_gap(self.fields[2:])
 
     def _enumerate(self, start: datetime, end: datetime, zone: ZoneInfo) -> int:
         """Count the due times in start <= due < end one by one."""
@@ -173,9 +180,24 @@ class CronExpression:
         walker = _compiled(" ".join(self.fields))
         return len(walker.minutes) * len(walker.hours)
 
-    def _matches_date(self, day: date) -> bool:
+    def matches_date(self, day: date) -> bool:
+        """Return whether it is due on a day, whatever the zone."""
         walker = _compiled(" ".join(self.fields))
         return day.month in walker.months and walker.match_day(day)
+
+
+@lru_cache(maxsize=1024)
+def _longest_gap(fields: tuple[str, ...]) -> timedelta:
+    """Return the longest gap between the days that match day of month, month and day of week."""
+    if all(field == "*" for field in fields):
+        return _DAY
+    expression = CronExpression(("0", "0", *fields))
+    days = [
+        day
+        for number in range((_GAPS_UNTIL - _GAPS_FROM).days)
+        if expression.matches_date(day := _GAPS_FROM + number * _DAY)
+    ]
+    return max((later - earlier for earlier, later in pairwise(days)), default=_GAPS_UNTIL - _GAPS_FROM)
 
 
 def _without_vain_steps(field: str) -> str:

@@ -4,7 +4,7 @@ A new key is a line in `FIELDS`, its type and default in `config/schema.py`, a c
 documentation. The rest is made from these: request models and their defaults, answers, revisions, `check --diff`, the
 options of `schedules create` and `update`, and the OpenAPI document. A key that decides when a schedule is due is
 also a parameter of `store.schedules._cadence`; rules between keys stand in `config/crosschecks.py` and, for the API,
-in `schedules/management.py`.
+in `schedules/management.py`, a default that depends on other keys in `schedules/defaults.py`.
 """
 
 import json
@@ -108,6 +108,8 @@ class ScheduleField:
     """Whether people may set it back to its default: null in a request, `--clear` on the command line."""
     cadence: bool = False
     """Whether it decides when the schedule is due, so that due times count from a change of it."""
+    derived: bool = False
+    """Whether its default depends on other fields (`schedules.defaults`); its column is null until that is known."""
     file_only: bool = False
     """Whether the API shows it but does not take it; it has no option either."""
     help: str = ""
@@ -168,7 +170,13 @@ FIELDS = (
         help=f"What to do while an earlier run is unfinished: {', '.join(Overlap)}.",
     ),
     ScheduleField("catchup", CATCHUP, help=f"Which missed due times to start: {', '.join(Catchup)}."),
-    ScheduleField("catchup_window", DURATION, help="Ignore missed due times older than this."),
+    ScheduleField(
+        "catchup_window",
+        DURATION,
+        clearable=True,
+        derived=True,
+        help="Ignore missed due times older than this; default: a day, or the longest gap between due times.",
+    ),
     ScheduleField("pause_on_failure", BOOLEAN, help="Pause the schedule when a run fails."),
     PAUSED,
     ScheduleField("input.author", TEXT, api="initial_input.author", column="input_author"),

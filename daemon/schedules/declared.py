@@ -11,6 +11,7 @@ from daemon.config.schema import Config, Schedule
 from daemon.errors import ConfigError
 from daemon.model import CONFIG_PRINCIPAL
 from daemon.rules.schedule_fields import BY_COLUMN, DEFINITION
+from daemon.schedules.defaults import DERIVED, with_defaults
 from daemon.schedules.revision import Revision, pause_columns, redefine, remove
 from daemon.store.connection import Transaction, concerns_others
 from daemon.store.schedules import (
@@ -236,4 +237,5 @@ def definition_of(schedule: Schedule, config: Config) -> dict[str, Any]:
         for column, value_of, stored in _COLUMNS
     }
     columns["timezone"] = schedule.timezone or config.daemon.timezone
-    return columns
+    unset = {entry.column: None for entry in DERIVED if entry.key not in schedule.model_fields_set}
+    return with_defaults({**columns, **unset})

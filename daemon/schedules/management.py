@@ -13,6 +13,7 @@ from daemon.errors import InvalidError, NotFoundError, RefusedError, StaleVersio
 from daemon.fires.run_of_fire import run_of_fire
 from daemon.model import DueTime, Trigger
 from daemon.runs.waiting import cancel_begun
+from daemon.schedules.defaults import follow_cadence, with_defaults
 from daemon.schedules.revision import Revision, change, pause_columns, redefine, remove
 from daemon.store.connection import Transaction
 from daemon.store.limits import check_created, check_pending
@@ -64,6 +65,7 @@ def create(tx: Transaction, agent: str, name: str, values: dict[str, Any], reque
         where = " in the config file" if taken.source == "declared" else ""
         raise RefusedError(f"schedule {agent}/{name} already exists{where}; choose another name")
     _check_bounds(values)
+    values = with_defaults(values)
     if request.limited:
         check_created(tx, request.principal, request.now)
     at = format_instant(request.now)
@@ -88,6 +90,9 @@ def update(tx: Transaction, row: ScheduleRow, values: dict[str, Any], request: C
     if row.source == "declared":
         raise RefusedError(f"{row.address} is declared in the config file; change it there and reload")
     before = {**row.definition, "paused": int(row.paused)}
+    values = follow_cadence(row.definition, values)
+    complete = with_defaults({**row.definition, **values})
+    values = {key: complete.get(key, value) for key, value in values.items()}
     changes = {key: [before[key], value] for key, value in values.items() if before[key] != value}
     if not changes:
         return row
