@@ -13,13 +13,13 @@ from stat import S_ISDIR, S_ISFIFO
 from daemon.agents.process.spec import program_of
 from daemon.config.exposure import daemon_user, find_exposures
 from daemon.config.paths import state_dir
-from daemon.config.schema import AgentexAgent, BaseAgent, Config, ProcessAgent, Token
+from daemon.config.schema import AgentexAgent, Config, ProcessAgent, Token
 from daemon.config.secrets import read_secret, read_token, secrets_of
 from daemon.config.values import Secret
 from daemon.doctor.findings import Finding, error, warning
 from daemon.errors import ConfigError, SecretError
-from daemon.model import Overlap
 from daemon.regular_file import open_regular
+from daemon.schedules.surprises import find_surprises
 
 _LONGEST_FIRST_LINE = 256  # bytes, as the kernel reads
 _PROVIDE = "provide it as a regular file that the daemon's user can read"
@@ -45,7 +45,6 @@ def check_settings(
     yield from _log_file(config)
     for name, agent in config.agents.items():
         place = f"agents.{name}"
-        yield from _overlap(place, agent)
         if isinstance(agent, ProcessAgent):
             own = agent.env.get("PATH")
             path = own.value if own and own.source == "plain" else environment.get("PATH")
@@ -60,6 +59,8 @@ def check_settings(
                 "without control.listen or control.public_url, hook_url is a Unix socket that only this host can reach"
             )
             yield warning(place, what, _IF_INTENDED)
+    for surprise in find_surprises(config):
+        yield warning(surprise.about, surprise.what, surprise.fix)
     for name, target in config.notify.items():
         if target.command is not None:
             yield from _program(f"notify.{name}", config, target.command, environment.get("PATH"), hides)
@@ -84,13 +85,6 @@ def _group(name: str | None) -> Iterator[Finding]:
 
 def _has_tcp(config: Config) -> bool:
     return config.control.listen is not None or config.control.public_url is not None
-
-
-def _overlap(place: str, agent: BaseAgent) -> Iterator[Finding]:
-    for name, schedule in agent.schedules.items():
-        if schedule.overlap is Overlap.ALLOW_ALL and agent.max_concurrent == 1:
-            what = f'overlap = "allow_all" has no effect while {place}.max_concurrent is 1'
-            yield warning(f"{place}.schedules.{name}", what, _IF_INTENDED)
 
 
 def _program(

@@ -23,6 +23,7 @@ from daemon.lifecycle.status_line import StatusLine
 from daemon.problems import Problems
 from daemon.schedules.blocked import Blocked
 from daemon.schedules.declared import DeclaredChange, Reloaded, changed_words, sync_declared
+from daemon.schedules.surprises import find_surprises
 from daemon.store.home import Home
 from daemon.systemd import notify
 from daemon.text import plural
@@ -30,7 +31,7 @@ from daemon.units import format_instant, utc_now
 
 _LOG = structlog.get_logger()
 _PART = "config"
-_MOST_LOGGED = 100  # changed settings that are named; all are counted
+_MOST_LOGGED = 100  # changed settings, or probable mistakes, that are named; all are counted
 
 
 class Reloader:
@@ -118,6 +119,7 @@ class Reloader:
         self._status.reloaded = f"config reloaded {format_instant(utc_now())}, {words}"
         await warn_of_exposures(config)
         warnings = [f"{setting}: takes effect at the next start" for setting in at_restart]
+        warnings += await warn_of_surprises(config)
         return Reloaded(declared, settings, warnings + [str(one) for one in await self._review()])
 
     def _changed_settings(self, config: Config, tokens: dict[str, bytes]) -> list[str]:
@@ -159,6 +161,15 @@ async def warn_of_exposures(config: Config) -> None:
     """Log what others can read of the secrets in a config, and whether they can change it."""
     for exposure in await asyncio.to_thread(lambda: list(find_exposures(config, os.geteuid()))):
         _LOG.warning("[config] Open to others", subject=exposure.about, problem=exposure.what, fix=exposure.fix)
+
+
+async def warn_of_surprises(config: Config) -> list[str]:
+    """Log the settings that probably do not do what they were set for; return them as sentences."""
+    found = await asyncio.to_thread(lambda: list(find_surprises(config)))
+    for surprise in found[:_MOST_LOGGED]:
+        _LOG.warning("[config] Probably a mistake", setting=surprise.about, problem=surprise.what, fix=surprise.fix)
+    rest = [f"... and {len(found) - _MOST_LOGGED} more, see `agentcron check`"] if len(found) > _MOST_LOGGED else []
+    return [str(surprise) for surprise in found[:_MOST_LOGGED]] + rest
 
 
 def log_declared(declared: list[DeclaredChange]) -> None:

@@ -22,7 +22,7 @@ from daemon.errors import AgentcronError, StoreDamagedError
 from daemon.http_client import open_session
 from daemon.lifecycle.build import Parts, Resources, build
 from daemon.lifecycle.open_files import raise_open_files
-from daemon.lifecycle.reload import warn_of_exposures
+from daemon.lifecycle.reload import warn_of_exposures, warn_of_surprises
 from daemon.lifecycle.signals import Hangup, Stop, ignore_hangups
 from daemon.lifecycle.startup import prepare_database, unless_stopped
 from daemon.log import Log
@@ -154,6 +154,7 @@ class Service:
             notify("READY=1", await parts.status.text())
             _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._home.state_dir), version=VERSION)
             parts.background.start_unattended(warn_of_exposures(self._live.config))
+            parts.background.start_unattended(warn_of_surprises(self._live.config))
             parts.background.start_unattended(parts.review())
             await self._until_stopped()
         await self._stop(serving, clock)

@@ -23,8 +23,8 @@ class Rhythm(Protocol):
     def count(self, after: datetime, until: datetime) -> int:
         """Count the due instants in after < due <= until."""
 
-    def longest_gap(self) -> timedelta:
-        """Return the most time between two due instants; that of less than a day may be given as one day."""
+    def gaps(self) -> tuple[timedelta, timedelta]:
+        """Return the least and the most time between two due instants in succession, without offset changes."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Interval:
         """Count the due instants in after < due <= until."""
         return max(0, self._index(until) - self._index(after))
 
-    def longest_gap(self) -> timedelta:
-        """Return the length."""
-        return self.length
+    def gaps(self) -> tuple[timedelta, timedelta]:
+        """Return the length twice."""
+        return self.length, self.length
 
     def _index(self, instant: datetime) -> int:
         return (instant - _EPOCH - self.offset) // self.length
@@ -65,9 +65,9 @@ class Cron:
         """Count the due instants in after < due <= until."""
         return self.expression.count(after, until, self.zone)
 
-    def longest_gap(self) -> timedelta:
-        """Return the most time between the days on which it is due."""
-        return self.expression.longest_gap()
+    def gaps(self) -> tuple[timedelta, timedelta]:
+        """Return the least and the most time between two due instants in succession."""
+        return self.expression.gaps()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def default_window(least: timedelta, cadence: Cadence) -> timedelta:
 
     With a shorter one, a due time that is missed could be too old although no newer one has come.
     """
-    return max(least, cadence.rhythm.longest_gap())
+    return max(least, cadence.rhythm.gaps()[1])
 
 
 def missed_before(now: datetime, daemon_started: datetime) -> datetime:

@@ -165,9 +165,12 @@ class CronExpression:
             at = day_end
         return total
 
-    def longest_gap(self) -> timedelta:
-        """Return the most time between the days on which it is due, in whole days; one day if it is due every day."""
-        return _longest_gap(self.fields[2:])
+    def gaps(self) -> tuple[timedelta, timedelta]:
+        """Return the least and the most time between two due times in succession, as long as the offset is constant."""
+        days, times = _gaps_of_days(self.fields[2:]), _times_of_day(self.fields[:2])
+        within = [later - earlier for earlier, later in pairwise(times)]
+        night = times[0] - times[-1]  # to the first one of the next day, without that day
+        return min([*within, min(days) + night]), max([*within, max(days) + night])
 
     def _enumerate(self, start: datetime, end: datetime, zone: ZoneInfo) -> int:
         """Count the due times in start <= due < end one by one."""
@@ -187,17 +190,22 @@ class CronExpression:
 
 
 @lru_cache(maxsize=1024)
-def _longest_gap(fields: tuple[str, ...]) -> timedelta:
-    """Return the longest gap between the days that match day of month, month and day of week."""
+def _gaps_of_days(fields: tuple[str, ...]) -> tuple[timedelta, timedelta]:
+    """Return the shortest and the longest gap between days that match day of month, month and day of week."""
     if all(field == "*" for field in fields):
-        return _DAY
+        return _DAY, _DAY
     expression = CronExpression(("0", "0", *fields))
-    days = [
-        day
-        for number in range((_GAPS_UNTIL - _GAPS_FROM).days)
-        if expression.matches_date(day := _GAPS_FROM + number * _DAY)
-    ]
-    return max((later - earlier for earlier, later in pairwise(days)), default=_GAPS_UNTIL - _GAPS_FROM)
+    every_day = [_GAPS_FROM + number * _DAY for number in range((_GAPS_UNTIL - _GAPS_FROM).days)]
+    days = [day for day in every_day if expression.matches_date(day)]
+    gaps = [later - earlier for earlier, later in pairwise(days)] or [_GAPS_UNTIL - _GAPS_FROM]
+    return min(gaps), max(gaps)
+
+
+@lru_cache(maxsize=1024)
+def _times_of_day(fields: tuple[str, ...]) -> list[timedelta]:
+    """Return the times of day that match minute and hour, in order."""
+    walker = _compiled(" ".join((*fields, "*", "*", "*")))
+    return [timedelta(hours=hour, minutes=minute) for hour in sorted(walker.hours) for minute in sorted(walker.minutes)]
 
 
 def _without_vain_steps(field: str) -> str:

@@ -35,6 +35,16 @@ def test_due_times_without_a_run_get_one_each_once(daemon: DaemonProcess) -> Non
     assert (run["trigger"], run["creator"], run["scheduled_for"]) == ("backfill", "root", hours_ago(5))
 
 
+def test_the_command_says_how_to_start_what_the_overlap_policy_skips(daemon: DaemonProcess) -> None:
+    create(daemon)
+    asked = ("schedules", "backfill", "a/s", "--from", hours_ago(4), "--to", hours_ago(1))
+    assert daemon.cli(*asked).stdout == (
+        "Due times started: 1; already run: 0; skipped by the overlap policy: 3 "
+        "(--overlap buffer_all starts them one after the other).\n"
+    )
+    assert "Due times started: 3; already run: 1" in daemon.cli(*asked, "--overlap", "buffer_all").stdout
+
+
 def test_the_overlap_policy_is_obeyed(daemon: DaemonProcess) -> None:
     create(daemon)
     done = call(daemon, "POST", PATH, span(4, 1)).body  # the schedule's own: skip

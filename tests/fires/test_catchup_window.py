@@ -24,7 +24,7 @@ WEEKLY = "0 7 * * 1"
         ("*/5 * * * *", 1),
         ("0 2 * * *", 1),
         (WEEKLY, 7),
-        ("*/5 9-17 * * 1-5", 3),
+        ("*/5 9-17 * * 1-5", 2 + (15 * 60 + 5) / 1440),
         ("0 0 1 * *", 31),
         ("0 0 1,15 * *", 17),
         ("@yearly", 366),
@@ -32,7 +32,7 @@ WEEKLY = "0 7 * * 1"
         ("0 0 1 * 1", 7),
     ],
 )
-def test_the_default_is_the_longest_gap_between_due_times(cron: str, days: int) -> None:
+def test_the_default_is_the_longest_gap_between_due_times(cron: str, days: float) -> None:
     cadence = cron_cadence(cron, "Europe/London", None, None, timedelta(0))
     assert default_window(DAY, cadence) == days * DAY
     assert default_window(2000 * DAY, cadence) == 2000 * DAY

@@ -1,0 +1,84 @@
+"""Find settings of schedules and budgets that are valid, but do not do what they seem to."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from daemon.config.schema import AgentexAgent, BaseAgent, CommandAgent, Config, Schedule
+from daemon.model import Catchup, Overlap
+from daemon.schedules.declared import definition_of
+from daemon.store.schedules import cadence_from
+from daemon.units import format_duration
+
+COST_FORMATS = {"claude"}
+"""The values of `result_format` that read a cost from the output."""
+_IF_INTENDED = "change it, unless it is intended"
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """A setting that probably does not do what it was set for."""
+
+    about: str
+    """A key path of the config."""
+    what: str
+    fix: str = _IF_INTENDED
+
+    def __str__(self) -> str:
+        """Return a sentence for people, without the fix."""
+        return f"{self.about}: {self.what}"
+
+
+def find_surprises(config: Config) -> Iterator[Surprise]:
+    """Yield the settings of agents' budgets and schedules that probably do not do what they were set for."""
+    for name, agent in config.agents.items():
+        place = f"agents.{name}"
+        yield from _budget(f"{place}.budget", agent)
+        for schedule, settings in agent.schedules.items():
+            yield from _schedule(f"{place}.schedules.{schedule}", settings, config)
+            if settings.overlap is Overlap.ALLOW_ALL and agent.max_concurrent == 1:
+                what = f'overlap = "allow_all" has no effect while {place}.max_concurrent is 1'
+                yield Surprise(f"{place}.schedules.{schedule}", what)
+
+
+def _budget(place: str, agent: BaseAgent) -> Iterator[Surprise]:
+    """Find limits of what runs report that such runs report never, or only by themselves."""
+    budget = agent.budget
+    limits = {"cost_usd_per_day": budget.cost_usd_per_day, "tokens_per_day": budget.tokens_per_day}
+    for key, limit in limits.items():
+        if limit is None:
+            continue
+        if isinstance(agent, CommandAgent) and not _is_read(key, agent.result_format):
+            what = (
+                f'result_format = "{agent.result_format}" reads nothing of it from the output, so this limit counts '
+                "only what the command writes into $AGENTCRON_RESULT"
+            )
+            formats = ", ".join(sorted(COST_FORMATS))
+            fix = f"set a result_format that reads it ({formats}), or have the command write its usage there"
+            yield Surprise(f"{place}.{key}", what, fix)
+        if isinstance(agent, AgentexAgent) and agent.acp_type != "sync":
+            what = f'agents with acp_type = "{agent.acp_type}" report no usage, so this limit is never reached'
+            yield Surprise(f"{place}.{key}", what, "limit runs_per_day instead")
+
+
+def _is_read(key: str, result_format: str) -> bool:
+    return result_format in COST_FORMATS if key == "cost_usd_per_day" else result_format != "none"
+
+
+def _schedule(place: str, schedule: Schedule, config: Config) -> Iterator[Surprise]:
+    """Find a jitter that is cut short, and a window of catch-ups that is shorter than the time between due times."""
+    has_window = "catchup_window" in schedule.model_fields_set and schedule.catchup is not Catchup.NONE
+    if not schedule.jitter and not has_window:
+        return
+    shortest, longest = cadence_from(definition_of(schedule, config)).rhythm.gaps()
+    if schedule.jitter > shortest / 2:
+        gap, most = format_duration(shortest), format_duration(shortest / 2)
+        what = f"due times are as little as {gap} apart, and a start is delayed by at most half of that, {most}"
+        yield Surprise(f"{place}.jitter", what, f"set at most {most}, unless it is intended")
+    if has_window and schedule.catchup_window < longest:
+        what = (
+            f"due times are up to {format_duration(longest)} apart, so one that is missed is given up although no "
+            "newer one has come"
+        )
+        yield Surprise(
+            f"{place}.catchup_window", what, "remove it, since the default is long enough, or make it longer"
+        )

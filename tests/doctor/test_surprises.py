@@ -1,0 +1,70 @@
+"""Valid settings that do not do what they seem to are named by check, and by a start and a reload."""
+
+from pathlib import Path
+
+import pytest
+
+from daemon.config.loading import load_config
+from daemon.doctor.settings import check_settings
+from daemon.schedules.surprises import find_surprises
+from tests.support.daemon_process import StartDaemon
+
+AGENT = '[agents.a]\ncommand = ["true"]\n'
+REMOTE = '[agents.a]\ntype = "agentex"\nurl = "http://127.0.0.1:1"\n'
+
+
+def found(tmp_path: Path, text: str) -> list[tuple[str, str]]:
+    (tmp_path / "config.toml").write_text(text)
+    config = load_config(tmp_path / "config.toml", {})
+    surprises = [(one.about.removeprefix("agents.a."), one.what) for one in find_surprises(config)]
+    told = [
+        (one.about.removeprefix("agents.a."), one.what) for one in check_settings(config, {"PATH": "/bin:/usr/bin"})
+    ]
+    assert set(surprises) <= set(told)
+    return surprises
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ('every = "1h"\njitter = "30m"', None),
+        ('every = "1h"\njitter = "31m"', "as little as 1h apart, and a start is delayed by at most half of that, 30m"),
+        ('cron = "*/5 9-17 * * 1-5"\njitter = "3m"', "as little as 5m apart"),
+        ('cron = "0 2 * * *"\njitter = "2h"', None),
+        ('cron = "0 7 * * 1"', None),
+        ('cron = "0 7 * * 1"\ncatchup_window = "24h"', "due times are up to 7d apart"),
+        ('cron = "0 7 * * 1"\ncatchup_window = "24h"\ncatchup = "none"', None),
+        ('cron = "0 7 * * 1"\ncatchup_window = "7d"', None),
+        ('cron = "*/5 * * * *"\ncatchup_window = "1h"', None),
+        ('cron = "*/5 9-17 * * *"\ncatchup_window = "1h"', "due times are up to 15h5m apart"),
+        ('every = "12h"\ncatchup_window = "1h"', "due times are up to 12h apart"),
+    ],
+)
+def test_a_jitter_and_a_window_that_do_not_fit_the_cadence(tmp_path: Path, keys: str, said: str | None) -> None:
+    what = [text for _, text in found(tmp_path, f"{AGENT}[agents.a.schedules.s]\n{keys}\n")]
+    assert len(what) == (said is not None)
+    assert said is None or said in what[0]
+
+
+@pytest.mark.parametrize(
+    ("agent", "named"),
+    [
+        (AGENT, {"budget.cost_usd_per_day", "budget.tokens_per_day"}),
+        (AGENT + 'result_format = "claude"\n', set()),
+        (AGENT.replace("command =", 'type = "acp"\ncommand ='), set()),
+        (REMOTE, {"budget.cost_usd_per_day", "budget.tokens_per_day"}),
+        (REMOTE + 'acp_type = "sync"\n', set()),
+    ],
+)
+def test_a_budget_of_what_runs_never_report(tmp_path: Path, agent: str, named: set[str]) -> None:
+    budget = "[agents.a.budget]\nruns_per_day = 3\ncost_usd_per_day = 1.0\ntokens_per_day = 5\n"
+    assert {about for about, _ in found(tmp_path, agent + budget)} == named
+
+
+def test_a_start_and_a_reload_warn_of_it(start_daemon: StartDaemon) -> None:
+    schedule = '[daemon]\nstate_dir = "state"\n' + AGENT + "[agents.a.schedules.{}]\nevery = '1h'\njitter = '50m'\n"
+    daemon = start_daemon(schedule.format("s"))
+    daemon.wait_for_log("[config] Probably a mistake", setting="agents.a.schedules.s.jitter")
+    daemon.config.write_text(schedule.format("t"))
+    said = daemon.cli("reload").stderr
+    assert said.startswith("warning: agents.a.schedules.t.jitter: due times are as little as 1h apart")
