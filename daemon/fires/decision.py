@@ -11,15 +11,17 @@ transaction.
 """
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import groupby
 
 from daemon.access import Claim
 from daemon.fires.blocked import DENIED, NO_AGENT, blocked_notice, reason_of
 from daemon.fires.ledger import Fire, Ledger
 from daemon.fires.run_of_fire import run_of_fire
 from daemon.model import CONFIG_PRINCIPAL, Catchup, DueTime, FireOutcome, Overlap, Trigger
+from daemon.notify.missed import Missed
 from daemon.notify.outbox import Notice, Outbox
 from daemon.rules import catchup, overlap
 from daemon.rules.budget import Limits, calendar_day, exhausted
@@ -37,7 +39,6 @@ from daemon.store.schedules import (
 )
 from daemon.store.skips import pending_skips
 from daemon.store.unfinished_runs import count_unfinished
-from daemon.text import plural
 from daemon.units import format_instant
 
 _INSTANT = timedelta(microseconds=1)
@@ -103,7 +104,18 @@ def decide_due(tx: Transaction, present: Present, outbox: Outbox, schedules: int
         else:
             decided.fires.extend(_Decision(tx, present, outbox, schedule_from(raw)).decide())
     decided.next_wake = next_wake(tx, present.now + RETRY_AFTER)
+    more = decided.next_wake is not None and decided.next_wake <= present.now
+    outbox.add_missed(tx, [*_missed_in(decided.fires)], present.now, more=more)
     return decided
+
+
+def _missed_in(fires: Iterable[Fire]) -> Iterator[Missed]:
+    """Yield what each schedule missed."""
+    missed = (fire for fire in fires if fire.outcome is FireOutcome.SKIPPED_MISSED)
+    for (agent, name), group in groupby(missed, key=lambda fire: (fire.agent, fire.schedule)):
+        first, *others = group
+        count = sum(fire.count for fire in (first, *others))
+        yield Missed(agent, f"{agent}/{name}", count, first.due, first.reason or "")
 
 
 def _decide_guarded(tx: Transaction, present: Present, outbox: Outbox, raw: sqlite3.Row, decided: Decided) -> None:
@@ -138,14 +150,8 @@ class _Decision:
         return self.ledger.fires
 
     def _notices(self) -> Iterator[Notice]:
-        """Yield a notice for missed due times, for an exhausted budget, and for a schedule that can start nothing."""
+        """Yield a notice for an exhausted budget, and for a schedule that can start nothing."""
         yield from self._blocked_notices()
-        missed = [fire for fire in self.ledger.fires if fire.outcome is FireOutcome.SKIPPED_MISSED]
-        if missed:
-            count, first = sum(fire.count for fire in missed), format_instant(missed[0].due)
-            text = f"{self.row.address} missed {plural(count, 'due time')} since {first}: {missed[0].reason}"
-            details = {"count": count, "scheduled_for": first, "reason": missed[0].reason}
-            yield Notice("missed", text, self.row.agent, self.row.address, details=details)
         over_budget = [fire for fire in self.ledger.fires if fire.outcome is FireOutcome.SKIPPED_BUDGET]
         if over_budget:
             day = format_instant(calendar_day(self.present.now, self.present.zone)[0])

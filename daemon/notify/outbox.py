@@ -7,23 +7,32 @@ with the host), `agent` and `schedule` if it concerns one, and further details t
 import contextlib
 import socket
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from daemon.config.live import LiveConfig
 from daemon.errors import StoreUnavailableError
 from daemon.model import RunStatus
+from daemon.notify.missed import Missed, earlier_part, summed_up, text_of
 from daemon.rules.notifications import NotifyReason, Standing, next_standing
 from daemon.store.connection import Transaction
 from daemon.store.home import Home
-from daemon.store.notifications import add_notification, set_standing, standing_of
+from daemon.store.notifications import (
+    add_notification,
+    held_notification,
+    replace_held,
+    set_standing,
+    standing_of,
+)
 from daemon.store.runs import Run
 from daemon.text import escape, plural
 from daemon.units import format_instant
 
 _BAD = {RunStatus.FAILED, RunStatus.INTERRUPTED}
+_NEVER = datetime.min.replace(tzinfo=UTC)
+_LONGEST_HOLD = timedelta(minutes=1)
 _LONGEST_HOST = 64
 """Characters of the host's name, escaped; Linux allows as many bytes, of any value."""
 
@@ -50,6 +59,8 @@ class Outbox:
 
     def __init__(self, live: LiveConfig) -> None:
         self._live = live
+        self._holds_until = _NEVER
+        """Until when notifications of missed due times may be held, so that more can be added."""
 
     def add(self, tx: Transaction, notices: Iterable[Notice], now: datetime) -> None:
         """Queue notices for the targets that want them; an unchanged state is repeated only at growing intervals."""
@@ -61,6 +72,31 @@ class Outbox:
                 if news is None or news is NotifyReason.RECOVERED or (notice.once and news is NotifyReason.STILL):
                     continue
             self._send(tx, notice, now)
+
+    def add_missed(self, tx: Transaction, missed: Sequence[Missed], now: datetime, *, more: bool) -> None:
+        """Queue one notification for each target about the due times that its schedules missed.
+
+        With `more`, another transaction may add to it: it is held until one comes without, for a minute at most.
+        """
+        held_before = now < self._holds_until
+        if not missed and (more or not held_before):
+            return
+        until = now + _LONGEST_HOLD if more else now
+        if more:  # only ever later, because a transaction may be repeated
+            self._holds_until = max(self._holds_until, until)
+        for target in self._live.audience.wanting_any("missed"):
+            wanted = [one for one in missed if target.wants("missed", one.agent)]
+            number, before = held_notification(tx, target.name, now) if held_before else (0, {})
+            earlier = earlier_part(before)
+            if wanted:
+                details = summed_up(earlier, wanted)
+                event = _event("missed", text_of(details), details, now)
+                if earlier is None:
+                    add_notification(tx, target.name, event, now, until)
+                else:
+                    replace_held(tx, target.name, number, event, until)
+            elif earlier is not None and not more:
+                replace_held(tx, target.name, number, before, now)
 
     async def post(self, home: Home, notices: Iterable[Notice]) -> None:
         """Add notices in their own transaction; they are lost if the database cannot be written now."""
@@ -89,19 +125,23 @@ class Outbox:
         targets = self._live.audience.wanting(notice.kind, notice.agent)
         if not targets:
             return
-        host = host_name()
-        event = {
-            "id": str(uuid.uuid4()),
-            "event": notice.kind,
-            "at": format_instant(now),
-            "host": host,
-            "text": f"{host}: {notice.text}",
-            "agent": notice.agent,
-            "schedule": notice.schedule,
-            **notice.details,
-        }
+        details = {"agent": notice.agent, "schedule": notice.schedule, **notice.details}
+        event = _event(notice.kind, notice.text, details, now)
         for target in targets:
             add_notification(tx, target, event, now)
+
+
+def _event(kind: str, text: str, details: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Return what is sent; `details` begin with agent and schedule."""
+    host = host_name()
+    return {
+        "id": str(uuid.uuid4()),
+        "event": kind,
+        "at": format_instant(now),
+        "host": host,
+        "text": f"{host}: {text}",
+        **details,
+    }
 
 
 def host_name() -> str:

@@ -17,6 +17,10 @@ class Target:
     agents: frozenset[str]
     """The agents whose events it receives; `*` means all."""
 
+    def wants(self, kind: str, agent: str | None) -> bool:
+        """Return whether it receives a kind of event, about an agent or (None) about none."""
+        return kind in self.kinds and (agent is None or bool({"*", agent} & self.agents))
+
 
 @dataclass(frozen=True)
 class Audience:
@@ -26,11 +30,11 @@ class Audience:
 
     def wanting(self, kind: str, agent: str | None) -> list[str]:
         """Return the names of the targets for a kind of event, about an agent or (None) about none."""
-        return [
-            target.name
-            for target in self.targets
-            if kind in target.kinds and (agent is None or {"*", agent} & target.agents)
-        ]
+        return [target.name for target in self.targets if target.wants(kind, agent)]
+
+    def wanting_any(self, kind: str) -> list[Target]:
+        """Return the targets for a kind of event, about whatever agents."""
+        return [target for target in self.targets if kind in target.kinds]
 
 
 @dataclass(frozen=True)

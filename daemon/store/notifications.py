@@ -26,12 +26,34 @@ class Notification:
     next_try_at: datetime
 
 
-def add_notification(tx: Transaction, target: str, event: dict[str, Any], now: datetime) -> None:
-    """Queue an event for a target."""
-    at = format_instant(now)
+def add_notification(
+    tx: Transaction, target: str, event: dict[str, Any], now: datetime, held_until: datetime | None = None
+) -> None:
+    """Queue an event for a target; one that is held is not sent before that instant."""
     tx.execute(
         "INSERT INTO notifications (target, event, created_at, next_try_at) VALUES (?, ?, ?, ?)",
-        (target, json.dumps(event), at, at),
+        (target, json.dumps(event), format_instant(now), format_instant(held_until or now)),
+    )
+    tx.changes.count("notification", target)
+
+
+def held_notification(tx: Transaction, target: str, now: datetime) -> tuple[int, dict[str, Any]]:
+    """Return number and event of the newest notification that is held for a target; an empty event if none is."""
+    row = tx.execute(
+        "SELECT * FROM notifications WHERE target = ? AND tries = 0 AND next_try_at > ? ORDER BY id DESC LIMIT 1",
+        (target, format_instant(now)),
+    ).fetchone()
+    try:
+        return (0, {}) if row is None else (row["id"], _notification_from(row).event)
+    except (ValueError, TypeError, RecursionError):  # it is dropped when its turn comes
+        return 0, {}
+
+
+def replace_held(tx: Transaction, target: str, number: int, event: dict[str, Any], held_until: datetime) -> None:
+    """Replace the event of a notification that is held, and set how long it still is."""
+    tx.execute(
+        "UPDATE notifications SET event = ?, next_try_at = ? WHERE id = ?",
+        (json.dumps(event), format_instant(held_until), number),
     )
     tx.changes.count("notification", target)
 
