@@ -19,6 +19,7 @@ from daemon.maintenance.retention import Retention
 from daemon.maintenance.workspace_removal import WorkspaceRemoval
 from daemon.metrics import Metrics
 from daemon.runs.hook_calls import HookCalls
+from daemon.schedule_metrics import ScheduleMetrics
 from daemon.schedules.declared import Reloaded
 from daemon.store.home import Home
 from daemon.views.health import Health
@@ -36,6 +37,7 @@ class ApiContext:
     access: Access
     clock: Clock
     metrics: Metrics
+    schedule_metrics: ScheduleMetrics
     cleanup: Cleanup
     removal: WorkspaceRemoval
     retention: Retention

@@ -93,7 +93,7 @@ class Ledger:
                 self.tx,
                 Summary(self.row.id, first, newest, count, outcome, reason, decided_at, self.row.version),
             )
-            self.tx.changes.count("fire", outcome, count)
+            self.tx.changes.fire(self.row.id, outcome, count)
             self._note(first, outcome, reason=reason, count=count)
 
     def _record_requested_skips(self, last: DueTime) -> None:

@@ -37,6 +37,7 @@ from daemon.runs.hook_calls import HookCalls
 from daemon.runs.hook_tokens import HookTokens
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
+from daemon.schedule_metrics import ScheduleMetrics
 from daemon.store.database import Database
 from daemon.store.home import Home
 from daemon.views.health import Health
@@ -61,6 +62,14 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """What the daemon counts, of itself and of single schedules."""
+
+    metrics: Metrics
+    of_schedules: ScheduleMetrics
+
+
+@dataclass(frozen=True)
 class Parts:
     """The finished parts of a running daemon."""
 
@@ -81,9 +90,10 @@ class Parts:
 
 
 def build(
-    resources: Resources, home: Home, metrics: Metrics, runs: asyncio.TaskGroup, requests: asyncio.TaskGroup
+    resources: Resources, home: Home, figures: Figures, runs: asyncio.TaskGroup, requests: asyncio.TaskGroup
 ) -> Parts:
     """Build all parts; the tasks of runs and of requests belong to the two groups."""
+    metrics = figures.metrics
     live, session, agents = resources.live, resources.session, resources.agents
     health, control = Health(failing=home.problems), RunControl()
     access, outbox, background = Access(live), Outbox(live), Background(requests)
@@ -104,6 +114,7 @@ def build(
         access=access,
         clock=clock,
         metrics=metrics,
+        schedule_metrics=figures.of_schedules,
         cleanup=cleanup,
         removal=removal,
         retention=retention,

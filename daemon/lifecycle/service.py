@@ -20,7 +20,7 @@ from daemon.config.paths import state_dir as state_dir_of
 from daemon.config.schema import Config
 from daemon.errors import AgentcronError, StoreDamagedError
 from daemon.http_client import open_session
-from daemon.lifecycle.build import Parts, Resources, build
+from daemon.lifecycle.build import Figures, Parts, Resources, build
 from daemon.lifecycle.open_files import raise_open_files
 from daemon.lifecycle.reload import warn_of_exposures, warn_of_surprises
 from daemon.lifecycle.signals import Hangup, Stop, ignore_hangups
@@ -30,6 +30,7 @@ from daemon.metrics import Metrics
 from daemon.recovery.adoption import adopt_runs
 from daemon.runs.hook_tokens import HookTokens, open_key
 from daemon.runs.status_log import log_changes
+from daemon.schedule_metrics import ScheduleMetrics
 from daemon.store.home import Home, instance_id, newest_instant
 from daemon.store.lock import DaemonLock
 from daemon.store.state_dir import open_state
@@ -84,8 +85,9 @@ async def _nursery(open_files: int) -> AsyncIterator[Nursery]:
 
 async def _run(resources: Resources) -> None:
     """Prepare the database, build the parts, and run them until a stop is requested."""
-    metrics = Metrics()
-    resources.database.on_commit(metrics.committed)
+    figures = Figures(Metrics(), ScheduleMetrics())
+    resources.database.on_commit(figures.metrics.committed)
+    resources.database.on_commit(figures.of_schedules.committed)
     resources.database.on_commit(log_changes)
     database = resources.database
     home = Home(
@@ -96,7 +98,7 @@ async def _run(resources: Resources) -> None:
         newest=await database.read_patiently(newest_instant),
     )
     async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as requests, asyncio.TaskGroup() as loops:
-        service = Service(resources, home, build(resources, home, metrics, runs, requests))
+        service = Service(resources, home, build(resources, home, figures, runs, requests))
         await service.run(loops)
     if service.failure is not None:
         raise service.failure

@@ -23,6 +23,8 @@ class StatusChange:
     """When the run had started, None for one that had not."""
     ended_at: str | None = None
     """When the run ended, which may lie before the change."""
+    schedule_id: int | None = None
+    """The number of its schedule, None for a run without one."""
 
     @property
     def duration(self) -> timedelta | None:
@@ -42,10 +44,17 @@ class Changes:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often something happened, by its kind and a label: `("run", "completed")`."""
     statuses: list[StatusChange] = field(default_factory=list)
+    fires: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """How many due times were decided, by the number of the schedule and the outcome."""
 
     def count(self, kind: str, label: str, number: int = 1) -> None:
         """Add to how often something happened."""
         self.counts[kind, label] += number
+
+    def fire(self, schedule_id: int, outcome: str, number: int = 1) -> None:
+        """Add decided due times of a schedule."""
+        self.count("fire", outcome, number)
+        self.fires[schedule_id, outcome] += number
 
     def labels(self, kind: str) -> set[str]:
         """Return the labels of a kind that were counted."""
@@ -55,7 +64,8 @@ class Changes:
         """Add what another transaction changed."""
         self.counts.update(other.counts)
         self.statuses += other.statuses
+        self.fires.update(other.fires)
 
     def copy(self) -> "Changes":
         """Return what was changed up to now."""
-        return Changes(self.counts.copy(), list(self.statuses))
+        return Changes(self.counts.copy(), list(self.statuses), self.fires.copy())

@@ -45,7 +45,7 @@ def record_fire(
         "INSERT INTO fires (schedule_id, scheduled_for, outcome, reason, run_id, decided_at) VALUES (?, ?, ?, ?, ?, ?)",
         (schedule_id, format_instant(due), outcome.value, reason, run_id, format_instant(now)),
     )
-    tx.changes.count("fire", outcome)
+    tx.changes.fire(schedule_id, outcome)
 
 
 @dataclass(frozen=True)
@@ -154,16 +154,19 @@ def forget_fire(tx: Transaction, schedule_id: int, due: DueTime | str) -> None:
 
 def mark_launched(tx: Transaction, run_id: int) -> None:
     """Set the outcome of a buffered run's fire to `launched` when the run starts."""
-    turned = tx.execute("UPDATE fires SET outcome = 'launched' WHERE run_id = ? AND outcome = 'buffered'", (run_id,))
-    if turned.rowcount > 0:
-        tx.changes.count("fire", FireOutcome.LAUNCHED)
+    turned = tx.execute(
+        "UPDATE fires SET outcome = 'launched' WHERE run_id = ? AND outcome = 'buffered' RETURNING schedule_id",
+        (run_id,),
+    ).fetchall()
+    for row in turned:
+        tx.changes.fire(row["schedule_id"], FireOutcome.LAUNCHED)
 
 
 def mark_unstarted(tx: Transaction, run_id: int, outcome: FireOutcome, reason: str) -> None:
     """Set the outcome of a buffered run's fire when the run is cancelled before it starts."""
     turned = tx.execute(
-        "UPDATE fires SET outcome = ?, reason = ? WHERE run_id = ? AND outcome = 'buffered'",
+        "UPDATE fires SET outcome = ?, reason = ? WHERE run_id = ? AND outcome = 'buffered' RETURNING schedule_id",
         (outcome.value, reason, run_id),
-    )
-    if turned.rowcount > 0:
-        tx.changes.count("fire", outcome)
+    ).fetchall()
+    for row in turned:
+        tx.changes.fire(row["schedule_id"], outcome)

@@ -244,7 +244,7 @@ def change_status(
     reason = error or note
     started_at = None if run.status is RunStatus.PENDING else run.started_at  # a run put back has one, too
     tx.changes.statuses.append(
-        StatusChange(run.id, run.agent, run.address, run.status, after, reason, started_at, ended_at)
+        StatusChange(run.id, run.agent, run.address, run.status, after, reason, started_at, ended_at, run.schedule_id)
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
@@ -209,6 +209,17 @@ def next_wake(source: Transaction | sqlite3.Connection, unreadable: datetime | N
         return parse_instant(row["at"]) if row["at"] is not None else None
     except ValueError:
         return unreadable
+
+
+def names_of_live(
+    source: Transaction | sqlite3.Connection, some: Collection[int], most: int
+) -> dict[int, tuple[str, str]]:
+    """Return agent and name of those of some schedules that are live, and of others until there are `most`."""
+    columns, wanted = "SELECT id, agent, name FROM schedules WHERE deleted_at IS NULL AND id", json.dumps([*some])
+    rows = source.execute(f"{columns} IN (SELECT value FROM json_each(?))", (wanted,)).fetchall()
+    others = f"{columns} NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?"
+    rows += source.execute(others, (wanted, max(0, most - len(rows)))).fetchall()
+    return {row["id"]: (row["agent"], row["name"]) for row in rows}
 
 
 def move_cursor(tx: Transaction, row: ScheduleRow, cursor: datetime) -> None:

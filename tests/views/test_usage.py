@@ -110,7 +110,10 @@ def test_metrics_name_the_agents_that_the_scraper_may_read(start_daemon: StartDa
         assert {
             agent for agent in ("a", "hidden") if f'agentcron_cost_usd_total{{agent="{agent}"}} 0.25' in text
         } == named
-        assert {agent for agent in ("a", "hidden") if f'"{agent}"' in text} == named
+        assert {agent for agent in ("a", "hidden") if f'"{agent}"' in text or f'"{agent}/s"' in text} == named
+        ended = 'agentcron_schedule_runs_total{{agent="{0}",schedule="{0}/s",status="completed"}} 1.0'
+        assert {agent for agent in ("a", "hidden") if ended.format(agent) in text} == named
+        assert ('schedule="(other)"' in text) == (name == "all")
         assert 'agentcron_run_changes_total{status="completed"} 2.0' in text
 
 
