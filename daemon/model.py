@@ -36,6 +36,9 @@ WITNESS = "witness.json"
 HOOK_KEY = "hook.key"
 """The file in the state directory with the key that hook tokens are derived from."""
 
+LAST_CONFIG = "last-config.toml"
+"""The file in the state directory with a copy of the config that was in force last."""
+
 LOCK = "daemon.lock"
 """The file in the state directory that its daemon locks."""
 

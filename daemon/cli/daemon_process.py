@@ -20,7 +20,20 @@ from daemon.problems import damage_in
 
 
 def run_daemon(file: Path | None, *, accept_data_loss: bool) -> None:
-    """Run the daemon by a config file, None for the usual places; raise AgentcronError if it cannot start."""
+    """Run the daemon by a config file, None for the usual places; raise AgentcronError if it cannot start.
+
+    If the config is why, the error also says how to start by the last one that worked.
+    """
+    try:
+        _run_daemon(file, accept_data_loss=accept_data_loss)
+    except ConfigError as error:
+        from daemon.cli.last_config import how_to_start
+
+        last = how_to_start(file)
+        raise ConfigError([*error.problems, *([] if last is None else [last])]) from None
+
+
+def _run_daemon(file: Path | None, *, accept_data_loss: bool) -> None:
     collect_normally()
     share_heap()
     config = read_config(file)

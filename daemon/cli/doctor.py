@@ -45,6 +45,7 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 
 def _run_checks(option: Path | None) -> Iterator["Finding"]:
     from daemon.cli.client import is_responding
+    from daemon.cli.last_config import how_to_start
     from daemon.cli.locate import read_config, with_running_state_dir
     from daemon.cli.privileges import become, become_owner, enter_home
     from daemon.config.paths import state_dir
@@ -61,6 +62,9 @@ def _run_checks(option: Path | None) -> Iterator["Finding"]:
         config = read_config(option)
     except ConfigError as problem:
         yield from (error("config", line, "correct the file, then run `agentcron check`") for line in problem.problems)
+        last = how_to_start(option)
+        if last is not None:
+            yield note("config", last)
         return
     unit = find_unit(config)  # before becoming another user: root can ask systemd on every host
     try:

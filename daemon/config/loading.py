@@ -1,5 +1,6 @@
 """Find the config file, read it, and report all its errors at once."""
 
+import hashlib
 import os
 import re
 import stat
@@ -17,7 +18,8 @@ from daemon.config.schema import Config
 from daemon.errors import ConfigError
 
 SYSTEM_FILE = Path("/etc/agentcron/config.toml")
-_LARGEST_FILE = 4 * 1024**2  # tens of thousands of schedules; a mistake in it takes some hundred MiB to report
+LARGEST_FILE = 4 * 1024**2
+"""Bytes of a config: tens of thousands of schedules. A mistake in it takes some hundred MiB to report."""
 _MOST_KEY_PARTS = 64
 _TOO_DEEP = "values are nested too deeply; at most a few hundred levels are allowed"
 _HUGE = re.compile(r"[0-9_]{4000}")
@@ -79,7 +81,13 @@ def load_config(file: Path, environment: Mapping[str, str] = os.environ) -> Conf
         problems += ErrorMessages(file, text, raw, overrides).describe(errors, findings)
     if problems or config is None:
         raise ConfigError(problems)
+    config._digest = digest_of(text)  # noqa: SLF001 - as in `validate`
     return config
+
+
+def digest_of(text: str) -> bytes:
+    """Return what identifies the text of a config file, to find out later whether it has changed."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 def validate(file: Path, document: dict[str, Any]) -> Config:
@@ -102,14 +110,14 @@ def read_text(file: Path) -> str:
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ConfigError([f"{file}: is {kind}; the config must be a TOML file"])
         with open(descriptor, "rb", closefd=False) as stream:
-            data = stream.read(_LARGEST_FILE + 1)
+            data = stream.read(LARGEST_FILE + 1)
     except OSError as error:
         raise ConfigError([f"cannot read {file}: {error.strerror}"]) from None
     finally:
         os.close(descriptor)
-    if len(data) > _LARGEST_FILE:
+    if len(data) > LARGEST_FILE:
         fix = "put long inputs into files that the agents read, or some of the agents into the config of another daemon"
-        raise ConfigError([f"{file}: is larger than {_LARGEST_FILE // 1024**2} MiB; {fix}"])
+        raise ConfigError([f"{file}: is larger than {LARGEST_FILE // 1024**2} MiB; {fix}"])
     return _decode(file, data)
 
 

@@ -1,5 +1,6 @@
 """Read state directory and socket from a config file that has errors, to reach a daemon that still runs."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,13 +51,15 @@ def _is_valid(file: Path) -> bool:
 
 
 def _readable_part(file: Path, text: str) -> dict[str, Any]:
-    """Return the file as TOML, or the tables before the one with the error; raise ConfigError."""
+    """Return the file as TOML, or what stands before the error, or before the table with it; raise ConfigError."""
     try:
         return parse(file, text)
     except ConfigError as error:
         if error.line is None:
             raise
         before = text.split("\n")[: error.line - 1]
+    with contextlib.suppress(ConfigError):  # the error may have begun in an earlier line
+        return parse(file, "\n".join(before))
     while before and not before.pop().startswith("["):
         pass
     return parse(file, "\n".join(before))

@@ -305,6 +305,7 @@ class Config(BaseSettings):
     notify: dict[Name, Notify] = {}
 
     _file: Path = PrivateAttr(Path("config.toml"))
+    _digest: bytes = PrivateAttr(b"")
 
     @classmethod
     def settings_customise_sources(
@@ -322,6 +323,11 @@ class Config(BaseSettings):
     def file(self) -> Path:
         """The file that was read, as an absolute path."""
         return self._file
+
+    @property
+    def digest(self) -> bytes:
+        """The digest of the file's text as it was read (`config.loading.digest_of`); empty for a part of a file."""
+        return self._digest
 
     def resolve(self, path: Path) -> Path:
         """Return an absolute path; relative paths start at the directory of the config file."""

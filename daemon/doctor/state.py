@@ -16,7 +16,7 @@ from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.doctor.workspaces import check_mirrors, check_workspaces
 from daemon.errors import DamagedRowError, NewerSchemaError, StoreError, StoreUnavailableError
-from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, LOCK, STATE_FOLDERS, WITNESS
+from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, LAST_CONFIG, LOCK, STATE_FOLDERS, WITNESS
 from daemon.path_owners import owner_name
 from daemon.runs.folder import NUMBER, runs_with_folders
 from daemon.runs.hook_tokens import open_key
@@ -128,7 +128,7 @@ def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
         yield error("state", f"cannot write to {folder}", "mount it writable, or run doctor as the daemon's user")
     else:
         yield ok("state", f"{folder} is accessible only to {owner}")
-    files = [*(DATABASE + part for part in DATABASE_PARTS), WITNESS, HOOK_KEY, LOCK]
+    files = [*(DATABASE + part for part in DATABASE_PARTS), WITNESS, HOOK_KEY, LAST_CONFIG, LOCK]
     for path in (folder / name for name in (*files, *STATE_FOLDERS)):
         with contextlib.suppress(OSError):
             yield from _check_entry(path, found.st_uid)

@@ -21,6 +21,7 @@ from daemon.config.schema import Config
 from daemon.errors import ConfigError, StoreUnavailableError
 from daemon.lifecycle.status_line import StatusLine
 from daemon.problems import Problems
+from daemon.recovery.last_config import keep_config
 from daemon.schedules.blocked import Blocked
 from daemon.schedules.declared import DeclaredChange, Reloaded, changed_words, sync_declared
 from daemon.schedules.surprises import find_surprises
@@ -117,6 +118,8 @@ class Reloader:
         )
         words = changed_words(len(settings), len(declared))
         self._status.reloaded = f"config reloaded {format_instant(utc_now())}, {words}"
+        if not at_restart:  # else it is not known whether a daemon starts by it
+            await asyncio.to_thread(keep_config, config, self._home.state_dir, utc_now())
         await warn_of_exposures(config)
         warnings = [f"{setting}: takes effect at the next start" for setting in at_restart]
         warnings += await warn_of_surprises(config)

@@ -28,6 +28,7 @@ from daemon.lifecycle.startup import prepare_database, unless_stopped
 from daemon.log import Log
 from daemon.metrics import Metrics
 from daemon.recovery.adoption import adopt_runs
+from daemon.recovery.last_config import keep_config
 from daemon.runs.hook_tokens import HookTokens, open_key
 from daemon.runs.status_log import log_changes
 from daemon.schedule_metrics import ScheduleMetrics
@@ -155,6 +156,9 @@ class Service:
             ]
             notify("READY=1", await parts.status.text())
             _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._home.state_dir), version=VERSION)
+            parts.background.start_unattended(
+                asyncio.to_thread(keep_config, self._live.config, self._home.state_dir, utc_now())
+            )
             parts.background.start_unattended(warn_of_exposures(self._live.config))
             parts.background.start_unattended(warn_of_surprises(self._live.config))
             parts.background.start_unattended(parts.review())

@@ -19,6 +19,25 @@ def new_file(path: Path) -> BinaryIO:
     return open(os.open(path, _NEW, 0o600), "wb")  # noqa: PTH123 - the mode was given with the descriptor
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a private file atomically, and return once it is on disk; raise OSError."""
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    try:
+        with new_file(fresh) as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 

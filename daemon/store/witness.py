@@ -15,7 +15,7 @@ from pathlib import Path
 
 from daemon.errors import StoreError
 from daemon.model import WITNESS
-from daemon.store.private_file import new_file, open_private, read_private
+from daemon.store.private_file import open_private, read_private, replace_file
 from daemon.units import format_instant
 
 _LENGTH = 160  # bytes; fixed, so that the file can be overwritten in place
@@ -76,18 +76,7 @@ def read_witness(state_dir: Path) -> Witness | None:
 
 def write_witness(state_dir: Path, witness: Witness) -> None:
     """Write the file atomically, and return once it is on disk."""
-    fresh = (state_dir / WITNESS).with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    with new_file(fresh) as stream:
-        stream.write(witness.encode())
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.replace(state_dir / WITNESS)
-    folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(state_dir / WITNESS, witness.encode())
 
 
 def find_loss(witness: Witness | None, found: Witness | None) -> str | None:
