@@ -274,8 +274,10 @@ def test_a_card_that_wants_the_key_in_another_header_is_refused(name: str) -> No
 
 def test_an_answer_that_holds_nothing_fails_the_run(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "a2a_nothing") as found:
-        run = finished(start_daemon(only(found.url, x="x")), "a/x")
-        assert (run["status"], run["error"]) == (
-            "failed",
-            "SendMessage: the answer contains neither a task nor a message",
-        )
+        daemon = start_daemon(only(found.url, x="x", parts="parts"))
+        for name, reason in (
+            ("x", "SendMessage: the answer contains neither a task nor a message"),
+            ("parts", "SendMessage: the message in the answer has no parts"),
+        ):
+            run = finished(daemon, f"a/{name}")
+            assert (run["status"], run["error"]) == ("failed", reason)

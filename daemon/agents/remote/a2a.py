@@ -10,7 +10,7 @@ from daemon.agents.base import Journal, Outcome, Work
 from daemon.agents.remote.a2a_card import Interface, interface_of
 from daemon.agents.remote.a2a_task import RemoteTask, words_of
 from daemon.agents.remote.agent import RemoteAgent, derived_id, result
-from daemon.agents.remote.json_rpc import AnswerError, parse
+from daemon.agents.remote.json_rpc import AnswerError, objects_in, parse
 from daemon.agents.remote.usage import usage_in
 from daemon.http_client import CallError, HttpCall
 from daemon.model import RunStatus
@@ -44,6 +44,8 @@ class A2aAgent(RemoteAgent):
             message = answer.get("message", answer)
             if not isinstance(message, dict) or not isinstance(message.get("parts"), list):
                 raise AnswerError(f"{call.name}: the answer contains neither a task nor a message")
+            if not objects_in(message["parts"]):
+                raise AnswerError(f"{call.name}: the message in the answer has no parts")
             words = words_of(message)
             await self.transcript.say(words)
             return Outcome(RunStatus.COMPLETED, message=words or None, usage=usage_in(message, answer))

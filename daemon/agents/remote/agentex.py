@@ -6,6 +6,7 @@ from typing import Any
 from daemon.agents.base import Journal, Outcome, Work
 from daemon.agents.remote.agent import RemoteAgent, derived_id, result
 from daemon.agents.remote.agentex_reply import Reply
+from daemon.agents.remote.json_rpc import AnswerError
 from daemon.agents.remote.usage import usage_in
 from daemon.http_client import HttpCall
 from daemon.model import RunStatus
@@ -49,7 +50,7 @@ class AgentexAgent(RemoteAgent):
         return self.rpc(work, f"{work.settings.url.rstrip('/')}/api", method, {**common, **params})
 
     async def _converse(self, work: Work, journal: Journal) -> Outcome:
-        """Send the message and read the whole reply."""
+        """Send the message and read the whole reply; raise AnswerError if that holds no message."""
         call, number = self._call(work, "message/send", {"content": _content(work), "stream": True})
         reading = Reply(self.transcript)
         async with self.delivery.acknowledged(call) as reply:
@@ -59,6 +60,8 @@ class AgentexAgent(RemoteAgent):
                     await reading.take(await result(line, call, number))
             else:
                 await reading.take(await result(await reply.read(), call, number))
+        if not reading.is_understood:
+            raise AnswerError(f"{call.name}: the answer contains no message of the agent")
         return Outcome(RunStatus.COMPLETED, message=reading.last_message, usage=reading.usage)
 
 

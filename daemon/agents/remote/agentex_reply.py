@@ -1,12 +1,13 @@
 """The reply of a sync Agentex agent: assemble updates, which are deltas or whole messages, into the output."""
 
 import json
-from typing import Any
+from typing import Any, TypeGuard
 
 from daemon.agents.remote.transcript import Transcript
 from daemon.agents.remote.usage import usage_in
 
 _LONGEST = 2000  # characters shown of content that is not text
+_CONTENTS = {"text", "data", "reasoning", "tool_request", "tool_response"}
 
 
 class Reply:
@@ -14,6 +15,8 @@ class Reply:
 
     def __init__(self, transcript: Transcript) -> None:
         self.usage: dict[str, Any] = {}
+        self.is_understood = False
+        """Whether at least one update was of a kind that the protocol has; without any, the agent did not answer."""
         self._transcript = transcript
         self._texts: dict[int | None, list[str]] = {}
         self._complete: set[int | None] = set()
@@ -30,19 +33,23 @@ class Reply:
         index = update.get("index")
         index = index if isinstance(index, int) else None
         self.usage = usage_in(update, content, _data_of(content)) or self.usage
-        if kind == "delta" and isinstance(delta, dict) and isinstance(delta.get("text_delta"), str):
-            await self._start_next(index)
-            await self._add(index, delta["text_delta"])
-        elif kind in {"start", "full"} and isinstance(content, dict):
+        if kind == "delta" and isinstance(delta, dict):
+            self.is_understood = True
+            if isinstance(delta.get("text_delta"), str):
+                await self._start_next(index)
+                await self._add(index, delta["text_delta"])
+        elif kind in {"start", "full"} and _is_message(content):
+            self.is_understood = True
             await self._whole(index, content, is_full=kind == "full")
-        elif kind in {"text", "data", "reasoning", "tool_request", "tool_response"}:
+        elif kind in _CONTENTS and _is_message(update):
+            self.is_understood = True
             await self._whole(len(self._texts), update, is_full=True)
 
     async def _whole(self, index: int | None, content: dict[str, Any], *, is_full: bool) -> None:
         """Show a message except for the part that was already shown."""
         if content.get("type", "text") == "text":
             await self._start_next(index)
-            text, known = str(content.get("content") or ""), self._text(index)
+            text, known = str(content["content"]), self._text(index)
             if text.startswith(known):
                 await self._add(index, text[len(known) :])
             elif is_full:  # the agent replaced what it had sent
@@ -73,6 +80,13 @@ class Reply:
         parts = self._texts.get(index, [])
         parts[:] = ["".join(parts)]  # so that the next call need not put them together again
         return parts[0]
+
+
+def _is_message(content: object) -> TypeGuard[dict[str, Any]]:
+    """Tell whether this is the content of a message: an object, which has its text if it is one."""
+    return isinstance(content, dict) and (
+        content.get("type", "text") != "text" or isinstance(content.get("content"), str)
+    )
 
 
 def _described(content: dict[str, Any]) -> str:

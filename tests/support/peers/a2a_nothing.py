@@ -1,4 +1,4 @@
-"""An A2A agent that answers every message with nothing: `a2a_nothing.py PORT`."""
+"""An A2A agent that answers a message with nothing, or `parts` with odd parts: `a2a_nothing.py PORT`."""
 
 import sys
 
@@ -12,7 +12,9 @@ async def card(request: web.Request) -> web.Response:
 
 async def answer(request: web.Request) -> web.Response:
     body = await request.json()
-    return web.json_response({"jsonrpc": "2.0", "id": body["id"], "result": None})
+    words = body["params"]["message"]["parts"][0]["text"]
+    result = {"message": {"parts": [None, 5]}} if words == "parts" else None
+    return web.json_response({"jsonrpc": "2.0", "id": body["id"], "result": result})
 
 
 if __name__ == "__main__":

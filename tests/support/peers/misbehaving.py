@@ -274,6 +274,13 @@ async def wrong_id(exchange: Exchange) -> None:
     await exchange.answer(exchange.update("not yours", id="another"))
 
 
+def with_result(result: object, kind: str = "application/json") -> "Mode":
+    async def answer(exchange: Exchange) -> None:
+        await exchange.answer(exchange.update("", result=result) + "\n", kind=kind)
+
+    return answer
+
+
 async def nan(exchange: Exchange) -> None:
     await exchange.answer(exchange.update("nan").replace('"index": 0', '"index": NaN'))
 
@@ -347,6 +354,10 @@ MODES: dict[str, Mode] = {
     "bad-json": answering("{nonsense"),
     "deep-json": answering("[" * 200_000),
     "nan": nan,
+    "null-result": with_result(None),
+    "null-result-in-lines": with_result(None, "application/x-ndjson"),
+    "odd-result": with_result({"type": "full", "content": {"type": "text", "content": None}}),
+    "no-lines": answering("", kind="application/x-ndjson"),
     "wrong-id": wrong_id,
     "no-content": answering("", status=204),
     "redirect-in-a-circle": redirect_in_a_circle,
