@@ -15,8 +15,11 @@ from daemon.config.schema import Config, Environment, RemoteAgent
 from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.errors import StoreError
 from daemon.store.lock import running_daemon
+from daemon.workspaces.clean import no_log
 from daemon.workspaces.git import GitError, without_credentials
-from daemon.workspaces.mirror import ask_remote
+from daemon.workspaces.jobs import Source
+from daemon.workspaces.mirror import Mirror
+from daemon.workspaces.remote import ask_remote, may_be_commit, names_of
 from daemon.workspaces.sources import source_of
 
 _READ_TIMEOUT = 5.0  # seconds, for each read from a server
@@ -112,11 +115,23 @@ def _check_environment(config: Config, name: str, environment: Environment) -> F
         return None
     shown = without_credentials(environment.repository)
     try:
-        ask_remote(source.repository, _GIT_TIMEOUT)
-    except GitError as problem:
+        existing = ask_remote(source.repository, ["HEAD", *names_of(source.ref or "")], _GIT_TIMEOUT)
+    except (GitError, ValueError) as problem:
         found = error if environment.require_fetch else warning
         fix = "correct the URL, or give the daemon's user access"
-        if "dubious ownership" in str(problem):  # git refuses to read what belongs to another user
+        if "dubious ownership" in str(problem):  # git before 2.38, which does not let us declare it safe
             fix = f"if you trust its owner: `git config --system --add safe.directory {shlex.quote(source.repository)}`"
         return found(f"{place}.repository", f"{shown}: {problem}", fix)
-    return ok(f"{place}.repository", f"{shown} responds")
+    return _check_ref(config, source, existing) or ok(f"{place}.repository", f"{shown} responds")
+
+
+def _check_ref(config: Config, source: Source, existing: frozenset[str]) -> Finding | None:
+    """Return what is wrong with the ref of an environment, given those of its names that the remote has."""
+    if source.ref is None or existing.intersection(names_of(source.ref)):
+        return None
+    place, what = f"environments.{source.environment}.ref", f"{source.ref!r} is not a branch or tag of the repository"
+    if not may_be_commit(source.ref):
+        return error(place, what, "push it, or correct ref")
+    if Mirror(state_dir(config), source, _GIT_TIMEOUT, no_log).has_commit():
+        return None
+    return note(place, f"{what}; whether it is a commit shows when it is fetched")

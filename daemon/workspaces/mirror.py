@@ -10,12 +10,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from daemon.workspaces.git import Git, GitError, config_value
 from daemon.workspaces.jobs import Source
 from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
 from daemon.workspaces.mirror_maintenance import GC
+from daemon.workspaces.remote import split_credentials, upload_pack
 from daemon.workspaces.removal import remove_temporary
 
 _STALE_LOCK = 300.0  # seconds after which a lock file of git is certainly not in use
@@ -47,8 +47,9 @@ class Mirror:
         self.source = source
         self._log = log
         self._lock = self.path.with_name(f"{MIRROR}.lock")
-        self._url, credentials = _split_credentials(source.repository)
+        self._url, credentials = split_credentials(source.repository)
         self._git = Git(git_timeout, self.path.parent, isolated=False, **{"GIT_DIR": str(self.path), **credentials})
+        self._upload_pack = upload_pack(source.repository)
         self._remote = self._git.ended_when_silent(source.fetch_timeout)
 
     def fetch(self) -> float:
@@ -95,7 +96,7 @@ class Mirror:
             try:
                 self._git.run("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
             except GitError as error:
-                if error.code is not None and self._remote.succeeds("ls-remote", "origin", "HEAD"):
+                if error.code is not None and self._remote.succeeds("ls-remote", *self._upload_pack, "origin", "HEAD"):
                     self._log(f"WARNING: the mirror is damaged and will be fetched again: {error}")
                     self._delete()
                     return True
@@ -123,6 +124,13 @@ class Mirror:
             if found is not None:
                 return found
         raise CloneError(f"ref {ref!r} is not a branch, tag or commit of the repository")
+
+    def has_commit(self) -> bool:
+        """Tell whether the mirror, as it was last fetched, has the commit that the source's ref names."""
+        try:
+            return self._has_our_config() and bool(self.commit())
+        except (CloneError, OSError):
+            return False
 
     def _resolve(self, name: str) -> str | None:
         try:
@@ -216,11 +224,11 @@ class Mirror:
         shallow = self.path / "shallow"
         if shallow.exists() and shallow.stat().st_size:
             options = (*options, "--unshallow")
-        self._remote.run(*_FETCH, *options, "origin", *refs)
+        self._remote.run(*_FETCH, *self._upload_pack, *options, "origin", *refs)
 
     def _follow_head(self) -> None:
         """Point the mirror's HEAD to the branch that the remote's HEAD names."""
-        output = self._remote.text("ls-remote", "--symref", "origin", "HEAD")
+        output = self._remote.text("ls-remote", "--symref", *self._upload_pack, "origin", "HEAD")
         for line in output.splitlines():
             if line.startswith("ref: refs/heads/"):
                 self._git.run("symbolic-ref", "HEAD", line.removeprefix("ref: ").partition("\t")[0])
@@ -250,23 +258,6 @@ class Mirror:
                 self._log(f"waiting at most {stale - age:.0f} s for a lock file that git left in the mirror: {lock}")
                 is_logged = True
             time.sleep(_LOCK_POLL)
-
-
-def ask_remote(repository: str, timeout: float) -> None:
-    """Ask a remote for its HEAD as a fetch would; raise GitError if it does not answer within `timeout` seconds."""
-    url, credentials = _split_credentials(repository)
-    Git(timeout, Path("/"), isolated=False, **credentials).run("ls-remote", "--quiet", "--", url, "HEAD")
-
-
-def _split_credentials(repository: str) -> tuple[str, dict[str, str]]:
-    """Return a URL without user and password, and these as environment variables for the credential helper."""
-    if not repository.startswith(("http://", "https://")):
-        return repository, {}
-    parts = urlsplit(repository)
-    user, _, host = parts.netloc.rpartition("@")
-    name, _, password = user.partition(":")
-    variables = {"AGENTCRON_GIT_USER": unquote(name), "AGENTCRON_GIT_PASSWORD": unquote(password)}
-    return urlunsplit(parts._replace(netloc=host)), variables if user else {}
 
 
 def _age_of(lock: Path) -> float | None:

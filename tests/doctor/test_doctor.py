@@ -21,7 +21,6 @@ import typer
 
 from daemon.cli import privileges
 from daemon.config.loading import load_config
-from daemon.doctor.reachable import check_reachable
 from daemon.doctor.service_unit import Unit, check_unit
 from daemon.doctor.settings import check_settings
 from daemon.doctor.state import check_state
@@ -518,19 +517,3 @@ def test_a_credential_that_the_unit_loads_since_the_daemon_started_needs_a_resta
 def test_what_is_left_in_the_trash_is_named(used: DaemonProcess) -> None:
     (used.state / "environments" / ".trash" / "left").mkdir(parents=True)
     assert "1 folder in " in found(used, "trash", "warning")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_a_repository_of_another_user_has_its_own_fix(tmp_path: Path) -> None:
-    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "site.git"], check=True)
-    os.chown(tmp_path / "site.git", 65534, 65534)
-    (tmp_path / "config.toml").write_text(
-        "[daemon]\nstate_dir = 'state'\n[agents.a]\ncommand = ['true']\n"
-        "[environments.e]\nmode = 'git'\nrepository = 'site.git'\n"
-    )
-    [finding] = [
-        one
-        for one in check_reachable(load_config(tmp_path / "config.toml"), lambda: True)
-        if one.about == "environments.e.repository"
-    ]
-    assert f"git config --system --add safe.directory {tmp_path}/site.git" in str(finding.fix)

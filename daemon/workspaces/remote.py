@@ -1,0 +1,74 @@
+"""How git reaches the repository that the config names: URL, credentials, and a local repository of another owner.
+
+Standard library only: the helper process imports this.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from daemon.workspaces.git import Git
+
+_FILE_URL = "file://"
+_MIRRORED = ("refs/heads/", "refs/tags/")
+_NOT_A_NAME = re.compile(r"[0-9a-f]{4,64}|.*[~^:@].*", re.DOTALL)  # a commit's id, or an expression (gitrevisions(7))
+
+
+def ask_remote(repository: str, names: Iterable[str], timeout: float) -> frozenset[str]:
+    """Ask a remote as a fetch would, and return which of some refs, given by their full names, it has.
+
+    Raise GitError if it does not answer within `timeout` seconds.
+    """
+    url, credentials = split_credentials(repository)
+    git = Git(timeout, Path("/"), isolated=False, **credentials)
+    output = git.text("ls-remote", "--quiet", *upload_pack(repository), "--", url, *names)
+    return frozenset(line.partition("\t")[2] for line in output.splitlines()).intersection(names)
+
+
+def names_of(ref: str) -> tuple[str, ...]:
+    """Return the full names of the branches and tags that a ref of the config may mean."""
+    names = (f"refs/heads/{ref}", f"refs/tags/{ref}", f"refs/{ref}", ref)
+    return tuple(name for name in names if name.startswith(_MIRRORED))
+
+
+def may_be_commit(ref: str) -> bool:
+    """Tell whether a ref of the config may name a commit, which a remote does not list as it does branches and tags."""
+    return _NOT_A_NAME.fullmatch(ref) is not None
+
+
+def split_credentials(repository: str) -> tuple[str, dict[str, str]]:
+    """Return a URL without user and password, and these as environment variables for the credential helper."""
+    if not repository.startswith(("http://", "https://")):
+        return repository, {}
+    parts = urlsplit(repository)
+    user, _, host = parts.netloc.rpartition("@")
+    name, _, password = user.partition(":")
+    variables = {"AGENTCRON_GIT_USER": unquote(name), "AGENTCRON_GIT_PASSWORD": unquote(password)}
+    return urlunsplit(parts._replace(netloc=host)), variables if user else {}
+
+
+def upload_pack(repository: str) -> tuple[str, ...]:
+    """Return the option of `git fetch` and `git ls-remote` with which git reads a local repository of another owner.
+
+    Git refuses such a repository ("dubious ownership"), because its owner decides what git obeys there. The config
+    names this one, so its path, and no other, is declared safe for the `git upload-pack` that serves this one call.
+    What that executes is not the owner's choice: it runs no hook, takes `uploadpack.packObjectsHook` only from
+    configuration that the owner cannot write (git-config(1)), and does not fetch what a partial clone lacks, which
+    would run the command of a remote of that repository. Git before 2.38 ignores the declaration and still refuses.
+    """
+    path = _local_path(repository)
+    if path is None or path.endswith("/*"):  # that would mean every path below
+        return ()
+    folders = {path, os.path.realpath(path)}
+    folders |= {f"{folder}/.git" for folder in folders}  # so does git, depending on its version, call a working tree
+    settings = [f"-c {shlex.quote(f'safe.directory={folder}')}" for folder in sorted(folders)]
+    return ("--upload-pack", f"env GIT_NO_LAZY_FETCH=1 git {' '.join(settings)} upload-pack")
+
+
+def _local_path(repository: str) -> str | None:
+    if repository.startswith(f"{_FILE_URL}/"):
+        return os.path.normpath(unquote(repository.removeprefix(_FILE_URL)))
+    return os.path.normpath(repository) if repository.startswith("/") else None
