@@ -82,6 +82,7 @@ def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -
     if isinstance(environment, str) and environment not in environments:
         known = ", ".join(sorted(environments)) or "none"
         yield (*path, "environment"), f"no [environments.{environment}] table; defined: {known}"
+    yield from _author(path, agent, environments)
     command = agent.get("command")
     yield from _words(path, command)
     if isinstance(command, list) and command[:1] == [""]:
@@ -92,6 +93,14 @@ def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -
         if agent.get("input") == "argument" and _has_nul(_content(schedule.get("input"))):
             text = 'contains a NUL character, which an argument cannot; remove it, or use input = "stdin" or "file"'
             yield (*path, "schedules", name, "input"), text
+
+
+def _author(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -> Iterator[BrokenRule]:
+    environment = agent.get("environment")
+    is_git = isinstance(environment, str) and _table(environments, environment).get("mode") == "git"
+    for key in ("git_author_name", "git_author_email"):
+        if key in agent and agent.get("type", "command") in {"command", "acp"} and not is_git:
+            yield (*path, key), 'applies only to an agent whose environment has mode = "git"'
 
 
 def _words(path: KeyPath, command: object) -> Iterator[BrokenRule]:

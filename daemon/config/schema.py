@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from daemon.config.values import (
     Argv,
+    Author,
     ConfigPath,
     CredentialName,
     CronText,
@@ -194,6 +195,8 @@ class ProcessAgent(BaseAgent):
 
     command: Argv
     environment: Name | None = None
+    git_author_name: Author | None = None
+    git_author_email: Author | None = None
     idle_timeout: PositiveDuration | None = None
     kill_grace: Duration = timedelta(seconds=10)
     on_bad_report: Literal["fail", "ignore"] = "fail"

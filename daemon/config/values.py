@@ -15,6 +15,7 @@ from daemon.rules.cadence import check_cron, check_zone
 from daemon.units import check_year, parse_duration, parse_instant, parse_size
 
 _LEAST_MEMORY = 8 * 1024**2
+_CRUD = " .,:;<>\"\\'"  # what git strips from both ends of a name and an address
 _LONGEST_SOCKET_NAME = 64  # bytes, so that it fits, with a prefix, into the 107 of unix(7)
 
 
@@ -110,6 +111,12 @@ def _credential(value: str) -> str:
     return value
 
 
+def _author(value: str) -> str:
+    if not value.strip(_CRUD) or any(character in "<>" or not character.isprintable() for character in value):
+        raise ValueError("git needs a letter or a digit in it, on one line, without < and >")
+    return value
+
+
 def _socket(value: Path) -> Path:
     if len(os.fsencode(value.name)) > _LONGEST_SOCKET_NAME:
         raise ValueError(f"the file name is too long for a socket; at most {_LONGEST_SOCKET_NAME} bytes are allowed")
@@ -131,6 +138,7 @@ Url = Annotated[str, AfterValidator(_url)]
 ListenAddress = Annotated[str, AfterValidator(_listen)]
 Variable = Annotated[str, AfterValidator(_variable)]
 CredentialName = Annotated[str, AfterValidator(_credential)]
+Author = Annotated[str, AfterValidator(_author)]
 Argv = Annotated[list[str], Field(min_length=1)]
 
 

@@ -116,7 +116,7 @@ def _check_environment(config: Config, name: str, environment: Environment) -> F
     shown = without_credentials(environment.repository)
     try:
         existing = ask_remote(source.repository, ["HEAD", *names_of(source.ref or "")], _GIT_TIMEOUT)
-    except (GitError, ValueError) as problem:
+    except GitError as problem:
         found = error if environment.require_fetch else warning
         fix = "correct the URL, or give the daemon's user access"
         if "dubious ownership" in str(problem):  # git before 2.38, which does not let us declare it safe

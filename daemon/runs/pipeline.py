@@ -49,7 +49,7 @@ from daemon.store.runs import Run, change_status, get_run
 from daemon.store.workspaces import add_workspace
 from daemon.units import format_instant, parse_instant
 from daemon.workspaces.jobs import Source
-from daemon.workspaces.sources import source_of
+from daemon.workspaces.sources import author_for, source_of
 
 _LOG = structlog.get_logger()
 _RETRY_AFTER = timedelta(seconds=5)
@@ -172,7 +172,9 @@ class Pipeline:
         self._control.attach(run.id, preparation)
         try:
             source = self._fetched(run, config, name)
-            path, base = await preparation.make(source, settings_of(run).timeout_seconds)
+            path, base = await preparation.make(
+                source, author_for(run.agent, section), settings_of(run).timeout_seconds
+            )
         except RunPreparationError:
             if preparation.stopped:
                 raise NoLongerWantedError from None

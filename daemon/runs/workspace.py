@@ -7,7 +7,7 @@ import structlog
 
 from daemon.runs.folder import RunPreparationError
 from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError, workspace_helper
-from daemon.workspaces.jobs import PrepareWorkspace, Source
+from daemon.workspaces.jobs import Author, PrepareWorkspace, Source
 
 _LOG = structlog.get_logger()
 
@@ -31,7 +31,7 @@ class WorkspacePreparation:
     def note_cancellation(self, told: str) -> None:
         """Record nothing: an incomplete workspace is never used."""
 
-    async def make(self, source: Source, seconds: float) -> tuple[Path, str]:
+    async def make(self, source: Source, author: Author, seconds: float) -> tuple[Path, str]:
         """Return the workspace and the commit that it starts from; raise RunPreparationError."""
         try:
             async with asyncio.timeout(seconds), workspace_helper(self._state_dir, self._log) as helper:
@@ -39,7 +39,7 @@ class WorkspacePreparation:
                 if self.stopped:
                     helper.kill()
                 prepared = await helper.prepare_workspace(
-                    PrepareWorkspace(source, self._run_id, umask=self._umask, timeout=seconds, fetches=False)
+                    PrepareWorkspace(source, author, self._run_id, umask=self._umask, timeout=seconds, fetches=False)
                 )
         except TimeoutError:
             raise RunPreparationError(f"timeout: the workspace was not ready within {seconds:.0f} s") from None

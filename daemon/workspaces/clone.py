@@ -3,6 +3,7 @@
 Standard library only: the helper process imports this.
 """
 
+import contextlib
 import errno
 import os
 import secrets
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from daemon.workspaces.git import Git, GitError, config_value, run_program
-from daemon.workspaces.jobs import PreparedWorkspace, Source
+from daemon.workspaces.jobs import Author, PreparedWorkspace, Source
 from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, tasks_of, workspace_path
 from daemon.workspaces.lock import locked_temporary_folder
 from daemon.workspaces.mirror import CloneError, Mirror
@@ -23,6 +24,7 @@ _LFS = "filter=lfs"
 def prepare_workspace(
     state_dir: Path,
     source: Source,
+    author: Author,
     run_id: int,
     git_timeout: float,
     log: Callable[[str], None],
@@ -38,7 +40,7 @@ def prepare_workspace(
     mirror = Mirror(state_dir, source, git_timeout, log)
     for is_last in (False, True):
         try:
-            return _clone(state_dir, mirror, run_id, git_timeout, fetches=fetches)
+            return _clone(state_dir, mirror, author, run_id, git_timeout, fetches=fetches)
         except GitError as error:
             if is_last or error.is_disk_full:
                 raise CloneError(str(error)) from None
@@ -50,7 +52,9 @@ def prepare_workspace(
     raise AssertionError  # the last attempt returns or raises
 
 
-def _clone(state_dir: Path, mirror: Mirror, run_id: int, git_timeout: float, *, fetches: bool) -> PreparedWorkspace:
+def _clone(
+    state_dir: Path, mirror: Mirror, author: Author, run_id: int, git_timeout: float, *, fetches: bool
+) -> PreparedWorkspace:
     final = workspace_path(state_dir, mirror.source.environment, run_id)
     name = f"{run_id}.{secrets.token_hex(4)}"
     with locked_temporary_folder(state_dir, INCOMING, name) as folder:
@@ -66,6 +70,7 @@ def _clone(state_dir: Path, mirror: Mirror, run_id: int, git_timeout: float, *, 
             _set_origin(folder, mirror)
             _check_out(git, folder, f"agentcron/{run_id}", commit)
             _fetch_parts(git, folder, mirror)
+            _set_author(git, author)
             folder.rename(final)
         except BaseException:
             remove_temporary(state_dir, (ENVIRONMENTS, INCOMING), name)
@@ -130,6 +135,24 @@ def _set_origin(clone: Path, mirror: Mirror) -> None:
     at = lines.index('[remote "origin"]') + 1
     url = config_value(mirror.source.repository)
     config.write_text("\n".join([*lines[:at], f"\turl = {url}", *lines[at:]]) + "\n")
+
+
+def _set_author(git: Git, author: Author) -> None:
+    """Let git commit in a clone and its submodules as the author, where the daemon's user has no identity of its own.
+
+    The clone's config is where the agent can still change that: by its environment, an option, or `git config`.
+    """
+    configured = set()
+    if not (author.is_name_set and author.is_email_set):
+        with contextlib.suppress(GitError):  # there is neither
+            configured = set(git.text("config", "--name-only", "--get-regexp", r"^user\.(name|email)$").splitlines())
+    values = {"name": (author.name, author.is_name_set), "email": (author.email, author.is_email_set)}
+    for key, (value, is_set) in values.items():
+        if is_set or f"user.{key}" not in configured:
+            git.run("config", f"user.{key}", value)
+            if (git.folder / ".gitmodules").is_file():
+                setting = f'git config user.{key} "$AGENTCRON_GIT_AUTHOR"'
+                git.run("submodule", "--quiet", "foreach", "--recursive", setting, AGENTCRON_GIT_AUTHOR=value)
 
 
 def _uses_lfs(git: Git) -> bool:

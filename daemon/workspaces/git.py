@@ -206,7 +206,7 @@ class Git:
         """Run in a folder; isolated means without any configuration but ours, and without network."""
         self._timeout = timeout
         self.silence: float | None = None
-        self._folder = folder
+        self.folder = folder
         self._is_strict = isolated
         inherited = {key: value for key, value in os.environ.items() if key in _INHERITED or not key.startswith("GIT_")}
         self._environment: dict[str, str] = {
@@ -230,7 +230,7 @@ class Git:
         that git cannot read is only a warning to it, but lost work to us.
         """
         variables = {**self._environment, **environment}
-        done = run_program(["git", *arguments], self._folder, self._timeout, stdin, variables, self.silence)
+        done = run_program(["git", *arguments], self.folder, self._timeout, stdin, variables, self.silence)
         if done.returncode != 0 or _ERROR.search(done.stderr) or self._has_complaints(arguments, done.stderr):
             raise GitError(_reason(arguments, done.stderr, done.returncode), done.returncode)
         return done.stdout

@@ -53,7 +53,7 @@ def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) ->
     earlier = clean(state_dir, job.source.environment, str(job.run_id), no_log)  # left by an attempt that was cut off
     if not earlier.gone and not earlier.in_trash:
         raise CloneError(f"the workspace of an earlier attempt cannot be removed: {earlier.reason}")
-    return prepare_workspace(state_dir, job.source, job.run_id, job.timeout, log, fetches=job.fetches)
+    return prepare_workspace(state_dir, job.source, job.author, job.run_id, job.timeout, log, fetches=job.fetches)
 
 
 def _clean_workspace(state_dir: Path, job: jobs.CleanWorkspace, log: Log) -> jobs.CleanedWorkspace:

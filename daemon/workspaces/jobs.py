@@ -26,6 +26,18 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Author:
+    """Who commits in a workspace, unless the agent says otherwise."""
+
+    name: str
+    email: str
+    is_name_set: bool
+    """Whether the config sets the name; if not, one in the git configuration of the daemon's user is used instead."""
+    is_email_set: bool
+    """Likewise."""
+
+
+@dataclass(frozen=True)
 class FetchMirror:
     """Fetch the mirror of an environment, unless it was fetched recently."""
 
@@ -56,6 +68,7 @@ class PrepareWorkspace:
     """Clone the workspace of a run, after removing what an earlier attempt left."""
 
     source: Source
+    author: Author
     run_id: int
     umask: int
     timeout: float

@@ -1,10 +1,11 @@
 """What the workspaces of an environment are cloned from, according to the config."""
 
 import re
+import socket
 from pathlib import Path
 
 from daemon.config.schema import Config, ProcessAgent
-from daemon.workspaces.jobs import Source
+from daemon.workspaces.jobs import Author, Source
 
 _REMOTE = re.compile(r"[^/]+:")  # scheme://..., or host:path as ssh has it (git-fetch(1), GIT URLS)
 
@@ -24,6 +25,16 @@ def source_of(config: Config, name: str) -> Source | None:
         fetch_every=environment.fetch_every.total_seconds(),
         require_fetch=environment.require_fetch,
         fetch_timeout=environment.fetch_timeout.total_seconds(),
+    )
+
+
+def author_for(agent: str, section: ProcessAgent) -> Author:
+    """Return who commits in the workspaces of an agent's runs: by default the agent, at this host."""
+    return Author(
+        name=section.git_author_name or agent,
+        email=section.git_author_email or f"{agent}@{socket.gethostname()}",
+        is_name_set=section.git_author_name is not None,
+        is_email_set=section.git_author_email is not None,
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from daemon.workspaces.clean import no_log
 from daemon.workspaces.client import workspace_helper
-from daemon.workspaces.jobs import MeasureWorkspaces, PrepareWorkspace, Source
+from daemon.workspaces.jobs import Author, MeasureWorkspaces, PrepareWorkspace, Source
 from daemon.workspaces.removal import discard
 
 ROUNDS = 3
@@ -78,6 +78,7 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
     origin, state = repository(folder, files), folder / "state"
     state.mkdir()
     source = Source("site", str(origin), None, 3600.0, require_fetch=False, fetch_timeout=60.0)
+    author = Author("x", "x@x", is_name_set=True, is_email_set=True)
     figures: dict[str, list[float]] = {}
     stalls = {name: Stalls() for name in ("making", "removal", "size")}
 
@@ -86,7 +87,9 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
 
     async def make(number: int) -> None:
         async with workspace_helper(state, no_log) as helper:
-            await helper.prepare_workspace(PrepareWorkspace(source, number, umask=0o022, timeout=600.0, fetches=True))
+            await helper.prepare_workspace(
+                PrepareWorkspace(source, author, number, umask=0o022, timeout=600.0, fetches=True)
+            )
 
     await make(99)  # which fetches the mirror
     mirror = state / "environments" / "site" / "mirror"

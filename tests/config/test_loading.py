@@ -17,6 +17,7 @@ from daemon.errors import ConfigError, SecretError
 from daemon.model import Overlap
 
 SYNC = '[agents.a]\ntype = "agentex"\nurl = "http://x"\nacp_type = "sync"\n'
+GIT = "[environments.e]\nmode = 'git'\nrepository = 'r'\n[agents.a]\ncommand = ['true']\nenvironment = 'e'\n"
 GOOD = '[agents.a]\ncommand = ["true"]\n'
 
 
@@ -175,6 +176,10 @@ days = -1
         (GOOD + '[environments.e]\nmode = "git"', "requires repository"),
         (GOOD + '[environments.e]\nmode = "local"', "requires path"),
         (GOOD + '[environments.e]\nref = "main"', 'applies only to mode = "git"'),
+        (GIT + 'git_author_name = " <>"', "needs a letter or a digit in it, on one line, without < and >"),
+        (GIT + 'git_author_name = "A\\nB"', "on one line"),
+        (GIT + 'git_author_email = "<a@b>"', "without < and >"),
+        (GOOD + 'git_author_name = "A"', 'applies only to an agent whose environment has mode = "git"'),
         (GOOD + '[notify.n]\nurl = "http://x"\ncommand = ["x"]', "both command and url"),
         (GOOD + "[notify.n]", "no target; set command"),
     ],

@@ -15,7 +15,7 @@ from daemon.workspaces.jobs import PrepareWorkspace, Source
 from daemon.workspaces.pipe import encode_job
 from tests.support.api import call
 from tests.support.daemon_process import DaemonProcess, StartDaemon
-from tests.support.git_site import commit, git
+from tests.support.git_site import AUTHOR, commit, git
 from tests.support.small_disks import fill
 from tests.support.waiting import pause, wait_until
 
@@ -107,7 +107,9 @@ def preparation(folder: Path, origin: Path) -> Path:
     """Write down the job to prepare the workspace of run 1 in `state/`, as a helper reads it."""
     source = Source("site", str(origin), ref=None, fetch_every=0, require_fetch=True, fetch_timeout=60)
     (folder / "state").mkdir()
-    (folder / "job").write_bytes(encode_job(PrepareWorkspace(source, run_id=1, umask=0o77, timeout=60, fetches=True)))
+    (folder / "job").write_bytes(
+        encode_job(PrepareWorkspace(source, AUTHOR, run_id=1, umask=0o77, timeout=60, fetches=True))
+    )
     return folder / "job"
 
 

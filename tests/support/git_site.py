@@ -4,8 +4,9 @@ import subprocess
 from pathlib import Path
 
 from daemon.workspaces.clone import prepare_workspace
-from daemon.workspaces.jobs import CleanedWorkspace, Source
+from daemon.workspaces.jobs import Author, CleanedWorkspace, Source
 
+AUTHOR = Author("tester", "tester@localhost", is_name_set=True, is_email_set=True)
 _IDENTITY = ("-c", "user.name=tester", "-c", "user.email=tester@localhost")
 
 
@@ -56,8 +57,8 @@ class GitSite:
         facts.setdefault("fetch_timeout", 60.0)
         return Source("site", str(facts.pop("repository", self.origin)), **facts)  # type: ignore[arg-type]
 
-    def prepare(self, run: int = 1, **keys: object) -> Path:
-        prepared = prepare_workspace(self.state, self.source(**keys), run, 60, self.logged.append)
+    def prepare(self, run: int = 1, author: Author | None = None, **keys: object) -> Path:
+        prepared = prepare_workspace(self.state, self.source(**keys), author or AUTHOR, run, 60, self.logged.append)
         self.bases[run] = prepared.base
         return prepared.path
 

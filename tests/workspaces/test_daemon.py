@@ -33,11 +33,12 @@ def age(daemon: DaemonProcess, run: int, hours: int) -> None:
 
 @pytest.mark.usefixtures("origin")
 def test_runs_work_in_their_own_clones_that_a_cleanup_saves_and_removes(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(config())
+    daemon = start_daemon(config().replace("[agents.a]", "[agents.a]\ngit_author_name = 'Agent A'"))
     good, bad = ended(daemon), ended(daemon, "3")
     for run in (good, bad):
         assert daemon.output(run) == f"## agentcron/{run}\n"
         assert (place_of(daemon, run) / "mine.txt").exists()
+        assert git(place_of(daemon, run), "config", "--local", "user.name") == "Agent A"
     listed = daemon.cli("workspaces", "list").stdout
     assert "younger than max_age" in listed
     assert "among the newest 5" in listed

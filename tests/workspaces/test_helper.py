@@ -19,12 +19,12 @@ from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError, work
 from daemon.workspaces.git import GitError, run_program
 from daemon.workspaces.helper import _HANDLERS
 from daemon.workspaces.pipe import MessageError, decode, decode_job, encode_job, encode_result
-from tests.support.git_site import GitSite, commit
+from tests.support.git_site import AUTHOR, GitSite, commit
 from tests.support.waiting import wait_until
 
 SOURCE = jobs.Source("site", "/origin", ref=None, fetch_every=0.5, require_fetch=True, fetch_timeout=60.0)
 JOBS: list[jobs.Job] = [
-    jobs.PrepareWorkspace(SOURCE, run_id=1, umask=0o22, timeout=60.0, fetches=True),
+    jobs.PrepareWorkspace(SOURCE, AUTHOR, run_id=1, umask=0o22, timeout=60.0, fetches=True),
     jobs.FetchMirror(SOURCE, timeout=60.0),
     jobs.MaintainMirror(SOURCE, timeout=60.0),
     jobs.CleanWorkspace("site", run_id=2**63 - 1, base=None, salvage_max=0, saves=False),
@@ -128,7 +128,7 @@ def test_a_line_that_is_no_job_is_refused(line: bytes) -> None:
 async def test_a_workspace_is_made_listed_measured_and_cleaned(site: GitSite) -> None:
     async with workspace_helper(site.state, site.logged.append) as helper:
         made = await helper.prepare_workspace(
-            jobs.PrepareWorkspace(site.source(), 1, umask=0o77, timeout=60, fetches=True)
+            jobs.PrepareWorkspace(site.source(), AUTHOR, 1, umask=0o77, timeout=60, fetches=True)
         )
         assert made == jobs.PreparedWorkspace(site.tasks / "1", site.first)
         (site.tasks / "stranger").mkdir()
@@ -161,7 +161,9 @@ async def test_a_job_that_fails_says_why_and_the_next_one_is_done(site: GitSite)
     source = site.source(ref="nowhere")
     async with workspace_helper(site.state, site.logged.append) as helper:
         with pytest.raises(WorkspaceHelperError, match="ref 'nowhere' is not a branch, tag or commit"):
-            await helper.prepare_workspace(jobs.PrepareWorkspace(source, 1, umask=0o77, timeout=60, fetches=True))
+            await helper.prepare_workspace(
+                jobs.PrepareWorkspace(source, AUTHOR, 1, umask=0o77, timeout=60, fetches=True)
+            )
         with pytest.raises(WorkspaceHelperError, match="unexpected error: OperationalError"):
             await helper.remove_orphans(jobs.RemoveOrphans(expired=None, dry_run=True))  # there is no database
         assert (await helper.list_workspaces()).by_environment == {"site": ()}
