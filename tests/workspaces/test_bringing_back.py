@@ -213,18 +213,19 @@ import resource
 import sys
 from pathlib import Path
 from daemon.workspaces.clean import clean
-done = clean(Path(sys.argv[1]), "site", "1", lambda _: None, base=sys.argv[2], salvage_max=None)
+saves = sys.argv[3] == "saves"
+done = clean(Path(sys.argv[1]), "site", "1", lambda _: None, base=sys.argv[2], salvage_max=None, saves=saves)
 own = re.search("VmHWM:[^0-9]*([0-9]+) kB", Path("/proc/self/status").read_text())[1]
 print(int(done.gone), *(int(size) // 1024 for size in (own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)))
 """
 
 
-def cleaned_in_a_process(site: GitSite, *prefix: str) -> list[int]:
+def cleaned_in_a_process(site: GitSite, *prefix: str, saves: bool = True) -> list[int]:
     """Clean up in a process of its own; return whether it is gone, and the MiB that it and its git took at most.
 
     Its own `ru_maxrss` would include what pytest took when it forked: that survives the exec, `VmHWM` does not.
     """
-    command = [*prefix, sys.executable, "-c", CLEAN, str(site.state), site.bases[1]]
+    command = [*prefix, sys.executable, "-c", CLEAN, str(site.state), site.bases[1], "saves" if saves else "discards"]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     return [int(word) for word in done.stdout.split()]
 
@@ -261,6 +262,30 @@ def test_memory_does_not_grow_with_the_size_of_a_file(site: GitSite, size: int) 
     assert gone == 1
     assert max(own, of_git) < 128
     assert sum(path.stat().st_size for path in site.saved().rglob("*") if path.is_file()) < size * 10_000
+
+
+@pytest.mark.parametrize("small_disk", ["2m"], indirect=True)
+@pytest.mark.parametrize("saves", [True, False])
+def test_holes_in_a_file_take_neither_memory_nor_room(small_disk: Path, tmp_path: Path, *, saves: bool) -> None:
+    site = GitSite(small_disk)
+    with (site.prepare() / "sparse.bin").open("wb") as sparse:
+        sparse.write(b"begin")
+        sparse.seek(10 * 1024**3)
+        sparse.write(b"middle")
+        sparse.truncate(20 * 1024**3)
+    gone, own, of_git = cleaned_in_a_process(site, saves=saves)
+    assert gone == 1
+    assert max(own, of_git) < 64
+    assert site.remnants() == []
+    assert site.saved().exists() is saves
+    if saves:
+        told = json.loads((site.saved() / "saved.json").read_text())
+        done = CleanedWorkspace(gone=True, saved=SavedWork(restore=tuple(told["restore"])))
+        with (brought_back(done, tmp_path / "back") / "sparse.bin").open("rb") as sparse:
+            assert os.fstat(sparse.fileno()).st_size == 20 * 1024**3
+            assert sparse.read(5) == b"begin"
+            sparse.seek(10 * 1024**3)
+            assert sparse.read(6) == b"middle"
 
 
 @pytest.mark.parametrize("small_disk", ["76m"], indirect=True)
