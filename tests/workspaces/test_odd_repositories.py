@@ -243,6 +243,24 @@ def test_a_file_that_is_larger_than_the_disk_is_saved_if_it_consists_of_holes(si
         assert huge.read(7) == b"middle\0"
 
 
+@pytest.mark.parametrize("count", [1001, pytest.param(200_000, marks=pytest.mark.soak)])
+def test_more_refs_than_a_bundle_can_hold_come_back(site: GitSite, tmp_path: Path, count: int) -> None:
+    place = site.prepare()
+    first, second = commit(place, "b.txt", "two\n"), commit(place, "c.txt", PRECIOUS)
+    lines = [f"{(first, second)[number % 2]} refs/tags/t{number:06d}\n" for number in range(count)]
+    (place / ".git" / "packed-refs").write_text("# pack-refs with: sorted \n" + "".join(lines))
+    (place / "a.txt").write_text("changed\n")
+    facts = ("for-each-ref", "refs/heads", "refs/tags"), ("rev-parse", "HEAD"), ("diff", "HEAD")
+    wanted = [git(place, *fact) for fact in facts]
+    done = clean_up(site)
+    assert done.saved is not None
+    [reason] = done.saved.as_it_was
+    assert f"{count + 2} of its refs have unsaved work" in reason  # also the branch, and what was changed
+    assert not list(site.saved().rglob("work.bundle"))
+    back = brought_back(done, tmp_path / "back")
+    assert [git(back, *fact) for fact in facts] == wanted
+
+
 @pytest.mark.parametrize("small_disk", ["20m"], indirect=True)
 def test_more_than_the_disk_holds_is_refused_at_once(small_disk: Path) -> None:
     site = GitSite(small_disk)

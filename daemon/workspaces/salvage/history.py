@@ -83,14 +83,14 @@ class History:
         """Take the commits that are safe elsewhere, and those of them that the mirror has."""
         self._git = git
         self._shallow = scratch / SHALLOW
+        self._packed_refs = scratch / "packed-refs"
         self._safe = safe
         self._in_mirror = in_mirror
 
     def bundle(self, folder: Path, refs: Mapping[str, str], head: str | None) -> list[str]:
         """Write a bundle of some refs and HEAD; return the commits that whoever brings it back must have."""
         git = self._git
-        made = b"".join(b"create %s\0%s\0" % (os.fsencode(name), oid.encode()) for name, oid in refs.items())
-        git.run("update-ref", "-z", "--stdin", stdin=made)
+        self._write_refs(refs)
         excluded = self._limit(list(refs.values()))
         names = [name for name, oid in refs.items() if oid not in excluded]
         if head is not None:
@@ -101,6 +101,12 @@ class History:
         if self._shallow.exists():
             (folder / SHALLOW).write_bytes(self._shallow.read_bytes())
         return excluded
+
+    def _write_refs(self, refs: Mapping[str, str]) -> None:
+        """Make refs in one file, as `git pack-refs` does: git would make a file of each."""
+        lines = sorted((os.fsencode(name), oid.encode()) for name, oid in refs.items())
+        text = b"".join(b"%s %s\n" % (oid, name) for name, oid in lines)
+        self._packed_refs.write_bytes(b"# pack-refs with: sorted \n" + text)
 
     def _limit(self, tips: list[str]) -> list[str]:
         """Return the commits to leave out of a bundle with what they reach, because the mirror can keep them.

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.workspaces.git import Git, GitError
-from daemon.workspaces.salvage.bundle import MEMORY_SETTINGS, SHALLOW, Contents
+from daemon.workspaces.salvage.bundle import SCRATCH_SETTINGS, SHALLOW, Contents
 from daemon.workspaces.salvage.commits import FILES, Commits, copy_of_index
 from daemon.workspaces.salvage.history import (
     History,
@@ -54,6 +54,7 @@ from daemon.workspaces.salvage.walk import UnreadableError
 from daemon.workspaces.salvage.working_tree import WorkingTree
 
 _SAVED_BRANCHES = "refs/heads/agentcron/saved"
+_MOST_REFS = 1000  # in a bundle: its time grows with their square, and bringing it back makes and syncs a file for each
 _SPEED = 2 * 1024**2  # bytes per second that git handles at least
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "agentcron",
@@ -158,6 +159,8 @@ class Snapshot:
             bare = (path for path in self._tree.bare if _is_touched(path, found.ignored))
             found.modules += [self._working_tree / path for path in bare]
         found.tips = self._new_tips()
+        if (count := len(found.tips)) > _MOST_REFS:
+            raise UnreadableError(f"{count} of its refs have unsaved work; a bundle holds {_MOST_REFS} at most")
         found.pushed = self._pushed(found.tips) if is_own else []
         if not found.tips and self._head is not None and (found.aside or found.lfs):
             found.tips = {f"{self._prefix}/head": self._head}
@@ -201,7 +204,7 @@ class Snapshot:
         extensions = "[extensions]\n\tobjectFormat = sha256\n" if self._is_sha256() else ""
         version = 1 if extensions else 0
         format_version = f"[core]\n\trepositoryformatversion = {version}\n"
-        (self.scratch / "config").write_text(f"{format_version}{extensions}{MEMORY_SETTINGS}")
+        (self.scratch / "config").write_text(f"{format_version}{extensions}{SCRATCH_SETTINGS}")
         stores = self._stores + ([self._mirror / "objects"] if self._mirror is not None else [])
         alternates = b"".join(quoted(store) + b"\n" for store in stores)
         (self.scratch / "objects" / "info" / "alternates").write_bytes(alternates)
