@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 from yarl import URL
 
+from daemon.http_connection import PeerConnection, TooMuchFramingError
+from daemon.turns import Turns
 from daemon.version import VERSION
 
 TO_HEADERS = 120.0  # seconds from connecting to the response headers
@@ -73,10 +75,12 @@ class HttpCall:
 def open_session() -> aiohttp.ClientSession:
     """Return a session that opens a new connection for each call, so that stale data is never taken for an answer.
 
-    It keeps no cookies and does not decompress.
+    It keeps no cookies and does not decompress. Its connections share a part of each turn of the event loop.
     """
+    connector = aiohttp.TCPConnector(limit=0, force_close=True, resolver=_Resolver())
+    connector._factory = partial(PeerConnection, partial(Turns().do, urgent=False))  # type: ignore[assignment]  # noqa: SLF001 - no public way
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=_Resolver()),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
@@ -137,7 +141,7 @@ class Reply:
         size = 0
         async for chunk in _until_error(self._response.content):
             if isinstance(chunk, Exception):
-                malformed = isinstance(chunk, _MalformedError)
+                malformed = isinstance(chunk, (_MalformedError, TooMuchFramingError))
                 text = str(chunk) if malformed else f"the answer broke off: {_describe(chunk)}"
                 raise CallError(text, may_pass=True, is_malformed=malformed) from None
             size += len(chunk)
@@ -231,7 +235,7 @@ async def _headers(session: aiohttp.ClientSession, call: HttpCall) -> aiohttp.Cl
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
         raise CallError(f"not a URL that can be called: {error}") from None
     except (aiohttp.ClientError, OSError) as error:
-        is_malformed = isinstance(error, aiohttp.ClientResponseError)
+        is_malformed = isinstance(error, (aiohttp.ClientResponseError, TooMuchFramingError))
         raise CallError(_describe(error), may_pass=True, is_malformed=is_malformed) from None
     except ValueError as error:  # a value that a header cannot hold, such as a key of several lines
         raise CallError(f"the call cannot be made: {error}") from None

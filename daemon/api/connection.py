@@ -22,7 +22,7 @@ from daemon.api.admission import raw_refusal
 from daemon.api.errors import answer_to, refusal
 from daemon.api.flow import FlowControl
 from daemon.api.identity import Peer
-from daemon.api.turns import Turns
+from daemon.turns import Turns
 
 _LOG = structlog.get_logger()
 _LINGERING = 2.0  # seconds in which an unused body is still read, so that the response arrives

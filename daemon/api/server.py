@@ -30,7 +30,7 @@ from daemon.api.routes import hooks, retention, runs, schedule_history, schedule
 from daemon.api.routing import ApiCall, Route, written
 from daemon.api.sending import send
 from daemon.api.sockets import Listeners, most_connections
-from daemon.api.turns import Turns
+from daemon.turns import Turns
 
 _LOG = structlog.get_logger()
 _TIME_LIMITS = TimeLimits(first_request=15.0, idle=60.0)

@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE
 
 from daemon.api.connection import Connection, TimeLimits
-from daemon.api.turns import Turns
+from daemon.turns import Turns
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 BODY = 12_000

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from daemon.api.connection import Connection, TimeLimits, TooManyChunksError
-from daemon.api.turns import Turns
+from daemon.turns import Turns
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 TINY = b"1\r\n \r\n"
