@@ -13,7 +13,8 @@ from daemon.config.loading import LARGEST_FILE, digest_of, load_config, read_tex
 from daemon.config.schema import Config
 from daemon.errors import ConfigError
 from daemon.model import LAST_CONFIG
-from daemon.store.private_file import owner_name, read_private, replace_file
+from daemon.path_owners import owner_name
+from daemon.store.private_file import read_private, replace_file
 from daemon.text import escape
 from daemon.units import format_instant, parse_instant
 
