@@ -8,19 +8,19 @@ MOST_COST = 1e9
 """The highest cost of one run, in US dollars."""
 LARGEST = 2**63 - 1
 """The largest integer that a column of the database holds."""
+_NUMBER = int | float
 
 
 def count_of(value: object, most: int = LARGEST) -> int | None:
     """Return a reported value if it is a whole number from 0 to `most`, None otherwise."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON has one type of number
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
-    return value if is_count and isinstance(value, int) else None
+    return value if type(value) is int and 0 <= value <= most else None  # True and False are of another type
 
 
 def amount_of(value: object, most: float) -> float | None:
     """Return a reported value as a float if it is a number from 0 to `most`, None otherwise."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
+    if not isinstance(value, _NUMBER) or isinstance(value, bool) or not 0 <= value <= most:
         return None
     return float(value)
 

@@ -13,7 +13,6 @@ from daemon.model import CONFIG_PRINCIPAL, RunStatus
 from daemon.runs import steps
 from daemon.runs.control import RunControl
 from daemon.runs.waiting import DELETED
-from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
 from daemon.store.events import DELIVERY_FAILED, add_event, failed_attempts
 from daemon.store.home import Home
@@ -86,9 +85,8 @@ class Stages:
 
     async def _delivered(self, run: Run, settings: RunSettings) -> None:
         def record(tx: Transaction) -> None:
-            now, current = self._home.now(), get_run(tx, run.id)
-            is_running = current is not None and current.status is RunStatus.RUNNING
-            steps.input_delivered(tx, run.id, now, has_ended=not is_running)  # its hook may have ended it
+            now, has_ended = self._home.now(), not start_facts(tx, run.id).is_running  # its hook may have ended it
+            steps.input_delivered(tx, run.id, now, has_ended=has_ended)
             update_run(tx, run.id, now, delivered_at=format_instant(now))
             if settings.url:
                 tx.changes.count("delivery_acknowledged", settings.kind)
@@ -125,7 +123,7 @@ class Stages:
 def _check_start(source: Transaction | sqlite3.Connection, run_id: int) -> None:
     """Read a run and its schedule again; raise NoLongerWantedError or NotNowError if its agent must not start."""
     facts = start_facts(source, run_id)
-    if not facts.is_running or flag_of(source, run_id) is not None:
+    if not facts.is_running or facts.is_cancelled:
         raise NoLongerWantedError
     if facts.is_deleted:
         raise _ended_by_config(DELETED)

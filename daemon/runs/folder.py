@@ -42,7 +42,7 @@ class FolderRoomError(RunPreparationError):
 
 def run_folder(state_dir: Path, run_id: int) -> Path:
     """Return the folder of a run."""
-    return state_dir / "runs" / str(run_id)
+    return state_dir.joinpath("runs", str(run_id))
 
 
 def runs_with_folders(state_dir: Path) -> set[int]:

@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
@@ -20,7 +19,7 @@ from daemon.runs.cancel import cancel_pending
 from daemon.runs.control import RunControl
 from daemon.runs.fetches import Fetches
 from daemon.runs.pipeline import Pipeline
-from daemon.runs.settings import settings_for
+from daemon.runs.settings import settings_for, stored
 from daemon.store.cancellations import flag_cancellation
 from daemon.store.changes import Changes
 from daemon.store.connection import Transaction, concerns_others
@@ -244,7 +243,7 @@ class Queue:
 
     def _claim_one(self, config: Config, tx: Transaction, run: Run, now: datetime) -> Run:
         settings = settings_for(config, run.agent)
-        change_status(tx, run, RunStatus.RUNNING, now, {"settings": json.dumps(asdict(settings)), "not_before": None})
+        change_status(tx, run, RunStatus.RUNNING, now, {"settings": stored(settings), "not_before": None})
         mark_launched(tx, run.id)
         self._pipeline.enter(tx, run, settings, now)
         return get_run(tx, run.id) or run

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from functools import lru_cache
 
 from daemon.agents.base import RunSettings
 from daemon.config.schema import AgentexAgent, CommandAgent, Config, ProcessAgent, RemoteAgent
@@ -12,9 +13,19 @@ _DROPPED_NOTE = 128  # bytes; more than the line that stands for the dropped par
 
 def settings_of(run: Run) -> RunSettings:
     """Return the settings that a run started with, as far as this version knows them."""
-    stored = json.loads(run.settings) if run.settings else {}
+    return _settings_in(run.settings or "{}")
+
+
+@lru_cache(maxsize=64)
+def _settings_in(text: str) -> RunSettings:
+    """Return settings as they are stored: the runs of an agent nearly always have the same."""
     known = {field.name for field in fields(RunSettings)}
-    return RunSettings(**{name: value for name, value in stored.items() if name in known})
+    return RunSettings(**{name: value for name, value in json.loads(text).items() if name in known})
+
+
+def stored(settings: RunSettings) -> str:
+    """Return settings as they are stored with a run."""
+    return json.dumps(vars(settings))
 
 
 def largest_output(run: Run) -> int:

@@ -48,24 +48,32 @@ def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:
 
 @dataclass(frozen=True)
 class StartFacts:
-    """What decides, in addition to a cancellation, whether a run that was claimed may still start."""
+    """What decides whether a run that was claimed may still start."""
 
     is_running: bool
+    is_cancelled: bool
+    """Whether somebody asked to cancel it."""
     is_paused: bool
     is_deleted: bool
     """The last two are about its schedule; a run that a person requested passes a pause."""
 
 
 def start_facts(source: Transaction | sqlite3.Connection, run_id: int) -> StartFacts:
-    """Return whether a run is still running, and whether its schedule lets it start."""
+    """Return whether a run is still running and wanted, and whether its schedule lets it start."""
     row = source.execute(
-        f"SELECT r.status, coalesce(s.paused, 0) AND NOT {REQUESTED} AS paused, s.deleted_at IS NOT NULL AS deleted "
+        f"SELECT r.status, coalesce(s.paused, 0) AND NOT {REQUESTED} AS paused, s.deleted_at IS NOT NULL AS deleted, "
+        "EXISTS (SELECT 1 FROM cancellation_flags f WHERE f.run_id = r.id) AS cancelled "
         "FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id WHERE r.id = ?",
         (run_id,),
     ).fetchone()
     if row is None:
-        return StartFacts(is_running=False, is_paused=False, is_deleted=False)
-    return StartFacts(row["status"] == RunStatus.RUNNING, bool(row["paused"]), bool(row["deleted"]))
+        return StartFacts(is_running=False, is_cancelled=False, is_paused=False, is_deleted=False)
+    return StartFacts(
+        is_running=row["status"] == RunStatus.RUNNING,
+        is_cancelled=bool(row["cancelled"]),
+        is_paused=bool(row["paused"]),
+        is_deleted=bool(row["deleted"]),
+    )
 
 
 def rebase_waits(tx: Transaction, now: datetime) -> None:

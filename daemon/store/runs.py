@@ -32,11 +32,6 @@ _JOINED = {
     "schedule_deleted": "s.deleted_at IS NOT NULL",
     "requested": REQUESTED,
 }
-SELECT_RUNS = (
-    f"SELECT r.*, {', '.join(f'{text} AS {name}' for name, text in _JOINED.items())} "
-    "FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
-)
-
 SPENT = (
     f"CASE WHEN count(cost_usd) > 0 THEN total(min(max(cost_usd, 0.0), {MOST_COST})) END AS cost, "
     f"CAST(total(min(max(input_tokens, 0), {MOST_TOKENS})) + total(min(max(output_tokens, 0), {MOST_TOKENS})) "
@@ -114,21 +109,26 @@ class Run:
 
 
 _COLUMNS = tuple(field.name for field in fields(Run))
+_TRIGGER, _STATUS = _COLUMNS.index("trigger"), _COLUMNS.index("status")
 _BULKY = {"input_content": "''", "task_params": "'{}'", "task_metadata": "'{}'", "settings": "NULL"}
-SELECT_RUNS_WITHOUT_INPUT = SELECT_RUNS.replace(
-    "r.*",
-    ", ".join(
-        f"{_BULKY[name]} AS {name}" if name in _BULKY else f"r.{name}" for name in _COLUMNS if name not in _JOINED
-    ),
-)
+
+
+def _select(texts: Mapping[str, str]) -> str:
+    columns = ", ".join(f"{texts.get(name, f'r.{name}')} AS {name}" for name in _COLUMNS)
+    return f"SELECT {columns} FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
+
+
+SELECT_RUNS = _select(_JOINED)
+SELECT_RUNS_WITHOUT_INPUT = _select(_JOINED | _BULKY)
 """The same without what may take a megabyte a run: its input, parameters, metadata and settings are empty."""
 
 
 def run_from(row: sqlite3.Row) -> Run:
     """Return the Run in a row of SELECT_RUNS; raise DamagedRowError."""
-    values = {name: row[name] for name in _COLUMNS}
+    values = list(row)  # by position: sqlite3.Row searches all columns for each name
     try:
-        return Run(**{**values, "trigger": Trigger(row["trigger"]), "status": RunStatus(row["status"])})
+        values[_TRIGGER], values[_STATUS] = Trigger(values[_TRIGGER]), RunStatus(values[_STATUS])
+        return Run(*values)
     except UNREADABLE as error:
         raise damaged(f"run {row['id']}", error) from None
 

@@ -19,7 +19,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import structlog
@@ -87,12 +87,7 @@ class SupervisedAgent:
         spec["record_key"] = self._key.hex() if self._key is not None else None
         self._status = status.open_by_path(str(work.run_dir))
         self._kill_supervisor_in(_longest(work.settings))  # in case it hangs before it can enforce the timeout itself
-        async with self._ending_the_run_on_errors(work):
-            released = await supervisor.release(spec)
-            if released:
-                await journal.delivered()
-            self._forward_stop()
-            return await self._ended(work, supervisor.identity, released=released)
+        return await self._ending_the_run_on_errors(work, self._released(work, journal, supervisor, spec))
 
     async def resume(self, work: Work) -> Outcome | NeverStarted:
         """Wait for a run of an earlier daemon if its supervisor lives, else read from its records how it ended."""
@@ -110,16 +105,24 @@ class SupervisedAgent:
                 )
             if self._cgroups is not None:
                 self._cgroups.restore_limits(work.run_id, work.settings)
-        async with self._ending_the_run_on_errors(work):
-            self._grace = work.settings.kill_grace_seconds
-            self._forward_stop()
-            return await self._ended(work, work.identity, released=work.delivered)
+        self._grace = work.settings.kill_grace_seconds
+        return await self._ending_the_run_on_errors(work, self._ended(work, work.identity, released=work.delivered))
 
-    @contextlib.asynccontextmanager
-    async def _ending_the_run_on_errors(self, work: Work) -> AsyncIterator[None]:
+    async def _released(
+        self, work: Work, journal: Journal, supervisor: SupervisorHandle, spec: dict[str, Any]
+    ) -> Outcome | NeverStarted:
+        """Let a supervisor start the command, and wait for its end."""
+        released = await supervisor.release(spec)
+        if released:
+            await journal.delivered()
+        return await self._ended(work, supervisor.identity, released=released)
+
+    async def _ending_the_run_on_errors(
+        self, work: Work, ended: Awaitable[Outcome | NeverStarted]
+    ) -> Outcome | NeverStarted:
         """Let no process outlive an unexpected error; only with a damaged database the next daemon adopts the run."""
         try:
-            yield
+            return await ended
         except StoreDamagedError:
             raise
         except Exception:
@@ -202,6 +205,7 @@ class SupervisedAgent:
 
         An agent can destroy these records, so a run whose command was `released` is never started again.
         """
+        self._forward_stop()
         await self._wait_for_supervisor(work.settings)
         same_boot = identity.boot_id == boot_id()
         left = await self._end_leftovers(work, identity) if same_boot else NOTHING

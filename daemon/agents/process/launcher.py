@@ -150,7 +150,7 @@ def _start(open_files: int) -> _Generation:
 def _is_closed(channel: socket.socket) -> bool:
     """Return whether a supervisor's end of a channel is closed, as it is when the supervisor has ended."""
     try:
-        return not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return not channel.recv(1, socket.MSG_PEEK)  # which does not wait: the socket is non-blocking
     except BlockingIOError:
         return False
 

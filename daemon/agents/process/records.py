@@ -1,14 +1,12 @@
 """What a supervisor recorded of its run's end, checked: an agent can write to these files, too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from daemon.agents.process.result_formats import LONGEST_MESSAGE
 from daemon.agents.process.supervisor import status
-from daemon.rules.reported import LARGEST, amount_of, count_of
-
-T = TypeVar("T")
+from daemon.rules.reported import LARGEST, amount_of
 
 _REASONS = frozenset(
     {"exited", "cancelled", "timeout", "idle_timeout", "exec_failed", "exec_impossible_now", "supervisor_failed"}
@@ -49,42 +47,35 @@ def read_exit(descriptor: int, key: bytes | None) -> ExitRecord | None:
 def read_cancellation(descriptor: int, key: bytes | None) -> str | None:
     """Return why a daemon cancelled the run, None unless one noted it here."""
     try:
-        record = status.read_record(descriptor, "cancel", key) or {}
-        return _checked(record, "cancel", "error", _text)
+        record = status.read_record(descriptor, "cancel", key)
+        reason: str | None = None if record is None else _used(record, "cancel", {"error": _text})["error"]
     except status.DamagedRecordError:
         return None
+    return reason
 
 
 def _exit_of(record: dict[str, Any]) -> ExitRecord:
-    def value(name: str, check: Callable[[object], T | None]) -> T | None:
-        return _checked(record, "exit", name, check)
-
-    found = ExitRecord(
-        reason=value("reason", _text) or "",
-        error=value("error", _text),
-        exit_code=value("exit_code", _byte),
-        signal=value("signal", _byte) or None,
-        at=value("at", _seconds),
-        output_bytes=value("output_bytes", _count),
-        output_dropped=value("output_dropped", _count),
-        cpu_seconds=value("cpu_seconds", _seconds),
-        memory_peak=value("memory_peak", _count),
-        oom_kills=value("oom_kills", _count) or 0,
-        left_over=value("left_over", _count) or 0,
-        complaint=value("complaint", _text),
-    )
-    if found.reason not in _REASONS or (found.reason == "exited" and (found.exit_code is None) == (not found.signal)):
+    found = _used(record, "exit", _CHECKS)
+    signal, oom_kills, left_over = found["signal"] or None, found["oom_kills"] or 0, found["left_over"] or 0
+    ended = ExitRecord(**{**found, "signal": signal, "oom_kills": oom_kills, "left_over": left_over})
+    if ended.reason not in _REASONS or (ended.reason == "exited" and (ended.exit_code is None) == (not ended.signal)):
         raise status.DamagedRecordError("the exit record does not say how the command ended")
+    return ended
+
+
+def _used(record: dict[str, Any], slot: str, checks: Mapping[str, Callable[[object], object]]) -> dict[str, Any]:
+    """Return the values of a record that have checks, None for what is missing.
+
+    Raise DamagedRecordError if one does not pass its check.
+    """
+    found: dict[str, Any] = dict.fromkeys(checks)
+    for name, check in checks.items():
+        given = record.get(name)
+        if given is not None:
+            found[name] = value = check(given)
+            if value is None:
+                raise status.DamagedRecordError(f"the {slot} record has an invalid {name}")
     return found
-
-
-def _checked(record: dict[str, Any], slot: str, name: str, check: Callable[[object], T | None]) -> T | None:
-    """Return a value of a record, None if it is missing; raise DamagedRecordError if it does not pass the check."""
-    given = record.get(name)
-    value = None if given is None else check(given)
-    if given is not None and value is None:
-        raise status.DamagedRecordError(f"the {slot} record has an invalid {name}")
-    return value
 
 
 def _text(value: object) -> str | None:
@@ -93,7 +84,7 @@ def _text(value: object) -> str | None:
 
 
 def _count(value: object, most: int = LARGEST) -> int | None:
-    return count_of(value, most) if isinstance(value, int) else None  # a supervisor writes no whole number as a float
+    return value if type(value) is int and 0 <= value <= most else None  # a supervisor writes no 3 as 3.0
 
 
 def _byte(value: object) -> int | None:
@@ -102,3 +93,20 @@ def _byte(value: object) -> int | None:
 
 def _seconds(value: object) -> float | None:
     return amount_of(value, _LATEST)
+
+
+_CHECKS: dict[str, Callable[[object], object]] = {
+    "reason": _text,
+    "error": _text,
+    "exit_code": _byte,
+    "signal": _byte,
+    "at": _seconds,
+    "output_bytes": _count,
+    "output_dropped": _count,
+    "cpu_seconds": _seconds,
+    "memory_peak": _count,
+    "oom_kills": _count,
+    "left_over": _count,
+    "complaint": _text,
+}
+"""For each value of an exit record: returns it as it is used, None if it cannot be used."""
