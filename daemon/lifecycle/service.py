@@ -32,7 +32,7 @@ from daemon.recovery.last_config import keep_config
 from daemon.runs.hook_tokens import HookTokens, open_key
 from daemon.runs.status_log import log_changes
 from daemon.schedule_metrics import ScheduleMetrics
-from daemon.store.home import Home, instance_id, newest_instant
+from daemon.store.home import Home, instance_id, read_clock_trust
 from daemon.store.lock import DaemonLock
 from daemon.store.state_dir import open_state
 from daemon.systemd import more_time, notify, starting
@@ -96,7 +96,7 @@ async def _run(resources: Resources) -> None:
         resources.state_dir,
         await database.read_patiently(instance_id),
         resources.started,
-        newest=await database.read_patiently(newest_instant),
+        clock_trust=await database.read_patiently(read_clock_trust),
     )
     async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as requests, asyncio.TaskGroup() as loops:
         service = Service(resources, home, build(resources, home, figures, runs, requests))

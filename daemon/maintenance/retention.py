@@ -21,10 +21,10 @@ from daemon.metrics import Metrics
 from daemon.notify.outbox import Notice, Outbox
 from daemon.problems import described, standing_loop
 from daemon.rules.cadence import Cadence
-from daemon.rules.clock_trust import BELIEVED_AFTER, doubt
+from daemon.rules.clock_trust import ClockTrust
 from daemon.rules.retention import RetentionPolicy
 from daemon.store.connection import concerns_others
-from daemon.store.home import Home
+from daemon.store.home import Home, note_clock_trust
 from daemon.store.retention import Expired, count_expirable, database_bytes, last_sweep, note_sweep
 from daemon.text import plural
 from daemon.units import format_size
@@ -36,7 +36,8 @@ T = TypeVar("T")
 _LOG = structlog.get_logger()
 _PART, _SWEEP = "retention", "sweep"
 _LOG_EVERY = 10.0  # seconds
-_RECHECK = 600.0  # seconds until a clock that seems wrong is looked at again
+_NOTE_CLOCK_EVERY = 3600.0  # seconds
+_RECHECK = 600.0  # seconds until a clock that seems wrong is checked again
 
 
 @dataclass
@@ -72,8 +73,8 @@ class Retention:
         self._outbox = outbox
         self._one_at_a_time = asyncio.Lock()
         self._last_swept: datetime | None = None
-        self._began = time.clock_gettime(time.CLOCK_BOOTTIME)
-        self._doubted_at: float | None = None
+        self._clock = home.clock_trust
+        self._clock_checked = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._failed: set[str] = set()
         """What the last sweep could not delete."""
 
@@ -84,8 +85,13 @@ class Retention:
     async def _sweep_when_due(self) -> None:
         if self._last_swept is None:
             self._last_swept = await self._last()
-        await wait_until_due(self._cadence, self._last_swept, self._home.now)
-        if not self._trusts_clock():
+        await self._check_clock()
+        try:
+            async with asyncio.timeout(_NOTE_CLOCK_EVERY):
+                await wait_until_due(self._cadence, self._last_swept, self._home.now)
+        except TimeoutError:
+            return
+        if not await self._trusts_clock():
             self._last_swept = None
             await asyncio.sleep(_RECHECK)
             return
@@ -99,19 +105,24 @@ class Retention:
             if not isinstance(error, WorkspaceHelperError | OSError | StoreUnavailableError):  # logged by `sweep`
                 _LOG.exception("[retention] The sweep failed unexpectedly, will retry at the next scheduled time")
 
-    def _trusts_clock(self) -> bool:
+    async def _trusts_clock(self) -> bool:
         """Return whether the clock may be right; if it may not, report that, since all history would seem old."""
-        now, boottime = self._home.now(), time.clock_gettime(time.CLOCK_BOOTTIME)
-        reason = doubt(now, self._home.started, timedelta(seconds=boottime - self._began), self._home.newest)
-        self._doubted_at = None if reason is None else self._doubted_at or boottime
-        if reason is None or self._doubted_at is None:
-            return True
-        if boottime - self._doubted_at >= BELIEVED_AFTER.total_seconds():
+        reason = (await self._check_clock()).doubt(self._home.now())
+        if reason is None:
             return True
         if self._home.problems.report(_PART, reason, subject=_SWEEP, retry_in=_RECHECK) == 1:
             fix = "set the clock; if it is right, `agentcron retention run` deletes what is too old now"
             _LOG.error("[retention] Nothing is deleted for a day: the clock may be wrong", reason=reason, fix=fix)
         return False
+
+    async def _check_clock(self) -> ClockTrust:
+        """Compare the wall clock with what is known about it, and record that for the next daemon."""
+        boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
+        elapsed = timedelta(seconds=boottime - self._clock_checked)
+        known, self._clock_checked = self._clock.after(self._home.now(), elapsed), boottime
+        self._clock = known
+        await self._home.database.write_if_possible(lambda tx: note_clock_trust(tx, known))
+        return known
 
     def _cadence(self) -> Cadence:
         return cadence_of(self._live.config.retention, self._live.config)

@@ -3,12 +3,14 @@
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from daemon.problems import Problems
+from daemon.rules.clock_trust import ClockTrust
+from daemon.store.connection import Transaction
 from daemon.store.database import Database
-from daemon.units import parse_instant, utc_now
+from daemon.units import format_instant, parse_instant, utc_now
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Home:
     """When this daemon started."""
     now: Callable[[], datetime] = utc_now
     problems: Problems = field(default_factory=Problems)
-    newest: datetime | None = None
-    """The newest instant in the database when this daemon opened it; None if there was none."""
+    clock_trust: ClockTrust = field(default_factory=lambda: ClockTrust(None))
+    """What the database held about the wall clock when this daemon opened it."""
 
 
 def instance_id(connection: sqlite3.Connection) -> str:
@@ -32,7 +34,24 @@ def instance_id(connection: sqlite3.Connection) -> str:
     return str(connection.execute("SELECT id FROM instance").fetchone()["id"])
 
 
-def newest_instant(connection: sqlite3.Connection) -> datetime | None:
+def read_clock_trust(connection: sqlite3.Connection) -> ClockTrust:
+    """Return what earlier daemons knew about the wall clock."""
+    row = connection.execute("SELECT clock_trusted_at, clock_off_ms FROM instance").fetchone()
+    try:
+        newest, off_ms = parse_instant(row["clock_trusted_at"] or ""), row["clock_off_ms"]
+        return ClockTrust(newest, None if off_ms is None else timedelta(milliseconds=off_ms), was_down=True)
+    except (ValueError, OverflowError):  # an earlier version wrote it, or somebody edited it
+        return ClockTrust(_newest_instant(connection), was_down=True)
+
+
+def note_clock_trust(tx: Transaction, trust: ClockTrust) -> None:
+    """Record what is known about the wall clock."""
+    off_ms = None if trust.off_for is None else trust.off_for // timedelta(milliseconds=1)
+    newest = None if trust.newest is None else format_instant(trust.newest)
+    tx.execute("UPDATE instance SET clock_trusted_at = ?, clock_off_ms = ?", (newest, off_ms))
+
+
+def _newest_instant(connection: sqlite3.Connection) -> datetime | None:
     """Return the newest instant at which something certainly happened, None if nothing has."""
     row = connection.execute(
         "SELECT max((SELECT coalesce(max(max(coalesce(cursor, ''), updated_at)), '') FROM schedules), "

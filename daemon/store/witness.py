@@ -119,8 +119,12 @@ def agree(connection: sqlite3.Connection, state_dir: Path, now: datetime, *, los
 def renew(connection: sqlite3.Connection, reached: int, now: datetime, *, lost: bool) -> Witness:
     """Give a database a new identity and continue its run numbers above `reached`; call it in a transaction."""
     new = Witness(secrets.token_hex(16), reached + (_MARGIN if lost else 0), 0)
+    clock = connection.execute("SELECT clock_trusted_at, clock_off_ms FROM instance").fetchone() or (None, None)
     connection.execute("DELETE FROM instance")
-    connection.execute("INSERT INTO instance (id, created_at) VALUES (?, ?)", (new.instance, format_instant(now)))
+    connection.execute(
+        "INSERT INTO instance (id, created_at, clock_trusted_at, clock_off_ms) VALUES (?, ?, ?, ?)",
+        (new.instance, format_instant(now), *clock),
+    )
     connection.execute("DELETE FROM sqlite_sequence WHERE name = 'runs'")
     connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', ?)", (new.highest_run,))
     return new

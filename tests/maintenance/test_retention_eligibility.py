@@ -3,15 +3,11 @@
 import asyncio
 import contextlib
 import sqlite3
-import time
-from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daemon.maintenance import retention as module
 from daemon.model import DATABASE, RunStatus
 from daemon.store.group_commit import Closure
 from daemon.store.retention import last_sweep
@@ -323,22 +319,3 @@ async def test_the_file_shrinks(history: History) -> None:
 async def test_the_time_of_the_last_sweep_is_recorded(history: History) -> None:
     await history.retention().sweep()
     assert await history.query("SELECT swept_at FROM instance") == [ago(0)]
-
-
-async def test_no_sweep_follows_a_clock_that_jumped_years_ahead(
-    history: History, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only a person may delete then what seems old; after a day the clock is believed."""
-    monkeypatch.setattr(module, "_RECHECK", 0)
-    run = await history.run(days=1)
-    retention, ahead = history.retention(), NOW + timedelta(days=3650)
-    home = retention._home = replace(retention._home, now=lambda: ahead, newest=NOW - timedelta(hours=1))
-    retention._last_swept = NOW
-    await retention._sweep_when_due()
-    assert await history.runs() == [run]
-    [problem] = home.problems.current()
-    assert problem.reason == "the clock jumped ahead by 3649d while the daemon was running"
-    retention._doubted_at = time.clock_gettime(time.CLOCK_BOOTTIME) - 86_400
-    retention._last_swept = NOW
-    await retention._sweep_when_due()
-    assert await history.runs() == []
