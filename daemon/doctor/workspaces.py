@@ -4,15 +4,17 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, note, warning
+from daemon.model import NAME
 from daemon.store.workspaces import present_workspaces, saved_work
 from daemon.text import plural
 from daemon.units import format_size
 from daemon.workspaces.disk_usage import folder_size
 from daemon.workspaces.kept_commits import keeps_commits
-from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, TASKS
+from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
 from daemon.workspaces.sources import source_of
 
 
@@ -37,16 +39,32 @@ def check_workspaces(connection: sqlite3.Connection, folder: Path) -> Iterator[F
 
 
 def check_mirrors(config: Config, folder: Path) -> Iterator[Finding]:
-    """Find mirrors of environments that the config does not have any more."""
-    for mirror in sorted((folder / ENVIRONMENTS).glob(f"*/{MIRROR}")):
-        name = mirror.parent.name
-        if source_of(config, name) is not None:
-            continue
-        size = format_size(folder_size(folder, (ENVIRONMENTS, name, MIRROR)))
-        what = f"{mirror}, {size}, belongs to an environment that is not in the config"
-        if any((mirror.parent / TASKS).glob("*")):
-            yield note("workspaces", f"{what}, but still has workspaces")
-        elif keeps_commits(mirror):
-            yield note("workspaces", f"{what}; saved work needs it until retention deletes its runs")
-        else:
-            yield warning("workspaces", what, f"`rm -r {mirror.parent}` if the environment will not come back")
+    """Find mirrors without a git environment in the config, below folders whose names an agent may have chosen."""
+    for mirror in sorted((folder / ENVIRONMENTS).glob(f"[!.]*/{MIRROR}")):
+        if not NAME.fullmatch(mirror.parent.name):
+            what = f"{mirror.parent} does not have the name of an environment"
+            yield warning("workspaces", what, "find out what created it, and move it away")
+        elif source_of(config, mirror.parent.name) is None:
+            try:
+                yield _unused(folder, mirror)
+            except OSError as problem:
+                fix = f"find out what changed it; saved work may need it: {problem.filename or mirror}"
+                yield warning("workspaces", f"{mirror} cannot be read: {problem.strerror}", fix)
+
+
+def _unused(folder: Path, mirror: Path) -> Finding:
+    """Return what holds a mirror that no environment uses, or that nothing does; raise OSError."""
+    environment = mirror.parent
+    size = format_size(folder_size(folder, (ENVIRONMENTS, environment.name, MIRROR)))
+    what = f"{mirror}, {size}, has no git environment in the config"
+    beside = [entry.name for entry in sorted(environment.iterdir()) if entry != mirror and not _is_empty(entry)]
+    if beside:
+        return note("workspaces", f"{what}; beside it, {' and '.join(beside)} is not empty")
+    if keeps_commits(mirror):
+        return note("workspaces", f"{what}; saved work needs it until retention deletes its runs")
+    fix = f"if the environment will not come back, as the daemon's user: `rm -r {quote(str(environment))}`"
+    return warning("workspaces", what, fix)
+
+
+def _is_empty(entry: Path) -> bool:
+    return entry.is_dir() and not entry.is_symlink() and not any(entry.iterdir())

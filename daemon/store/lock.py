@@ -4,6 +4,7 @@ import fcntl
 import os
 import struct
 from pathlib import Path
+from shlex import quote
 
 from daemon.errors import RefusedError, StoreError
 from daemon.model import DATABASE, LOCK
@@ -58,7 +59,7 @@ def check_owner(state_dir: Path) -> None:
         ours, theirs = owner_name(os.geteuid()), owner_name(owner)
         raise RefusedError(
             f"{state_dir} belongs to {theirs}, but this command runs as {ours}; run it as {theirs} or root, "
-            f"or give the directory away with `chown -R {ours} {state_dir}`"
+            f"or give the directory away with `chown -R {ours} {quote(str(state_dir))}`"
         )
 
 

@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from daemon.errors import RefusedError
 from daemon.path_owners import owner_name, places_of
@@ -31,7 +32,7 @@ def owner_of_state(folder: Path) -> int:
     if owner == 0 and folder.is_dir() and found.st_mode & _OTHERS_WRITE and any(folder.iterdir()):
         raise RefusedError(
             f"{folder} belongs to root, but others may write in it (mode {found.st_mode & 0o7777:04o}); "
-            f"check its files, then `chmod 0700 {folder}`, or give it to the daemon's user with chown -R"
+            f"check its files, then `chmod 0700 {quote(str(folder))}`, or give it to the daemon's user with chown -R"
         )
     return owner
 

@@ -1,0 +1,46 @@
+"""Mirrors that no environment of the config uses, and what agents may have put in their place."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from daemon.config.loading import load_config
+from daemon.doctor.findings import Finding, Severity
+from daemon.doctor.workspaces import check_mirrors
+
+
+def mirror_of(state: Path, environment: str) -> Path:
+    mirror = state / "environments" / environment / "mirror"
+    mirror.mkdir(parents=True)
+    return mirror
+
+
+def findings(state: Path) -> list[Finding]:
+    config = state / "config.toml"
+    config.write_text('[agents.a]\ncommand = ["true"]\n[environments.local]\nmode = "local"\npath = "/"\n')
+    return list(check_mirrors(load_config(config), state))
+
+
+def test_a_mirror_that_nothing_uses_can_be_deleted(tmp_path: Path) -> None:
+    for name in ("local", "removed"):
+        (mirror_of(tmp_path, name).parent / "tasks").mkdir()
+    for finding, name in zip(findings(tmp_path), ("local", "removed"), strict=True):
+        assert finding.what.endswith("has no git environment in the config")
+        assert finding.fix is not None
+        assert finding.fix.endswith(f"as the daemon's user: `rm -r {tmp_path}/environments/{name}`")
+
+
+@pytest.mark.parametrize("beside", ["tasks/7", "quarantine/7"])
+def test_no_fix_deletes_what_may_hold_work(tmp_path: Path, beside: str) -> None:
+    (mirror_of(tmp_path, "removed").parent / beside).mkdir(parents=True)
+    [finding] = findings(tmp_path)
+    assert finding.what.endswith(f"beside it, {beside[:-2]} is not empty")
+    assert finding.fix is None
+
+
+def test_no_fix_holds_a_name_that_an_agent_chose(tmp_path: Path) -> None:
+    mirror_of(tmp_path, "a;CMD")
+    [finding] = findings(tmp_path)
+    assert finding.what.endswith("environments/a;CMD does not have the name of an environment")
+    assert "CMD" not in str(finding.fix)
