@@ -5,14 +5,17 @@ the run is deleted: it gets a ref outside those that a fetch changes. Standard l
 this.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from daemon.regular_file import open_regular, read_at_most
 from daemon.workspaces.git import Git, GitError
 from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
 
 _RUNS = "refs/agentcron/runs"
 _TIMEOUT = 600.0  # seconds
+_LARGEST_PACKED_REFS = 64 * 1024**2  # bytes
 
 
 def refs_for(run_id: str) -> str:
@@ -28,9 +31,19 @@ def keep(mirror: Path, run_id: str, oids: Iterable[str]) -> None:
 
 
 def keeps_commits(mirror: Path) -> bool:
-    """Return whether a mirror keeps commits for any run; raise OSError."""
-    packed = mirror / "packed-refs"
-    return any((mirror / _RUNS).rglob("*")) or (packed.exists() and f" {_RUNS}/".encode() in packed.read_bytes())
+    """Return whether a mirror keeps commits for any run; raise OSError if that cannot be read."""
+    if os.path.lexists(mirror / _RUNS) and any(files for _, _, files in os.walk(mirror / _RUNS, onerror=_fail)):
+        return True
+    try:
+        descriptor = open_regular(mirror / "packed-refs", os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    with open(descriptor, "rb"):
+        return f" {_RUNS}/".encode() in read_at_most(descriptor, _LARGEST_PACKED_REFS)
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def forget(state_dir: Path, without_row: Callable[[list[str]], list[str]], log: Callable[[str], None]) -> None:

@@ -1,6 +1,7 @@
 """Mirrors that no environment of the config uses, and what agents may have put in their place."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,31 @@ def test_no_fix_holds_a_name_that_an_agent_chose(tmp_path: Path) -> None:
     [finding] = findings(tmp_path)
     assert finding.what.endswith("environments/a;CMD does not have the name of an environment")
     assert "CMD" not in str(finding.fix)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("refs/agentcron/runs/7/abc", "abc\n"), ("packed-refs", "# pack-refs\nabc refs/agentcron/runs/7/abc\n")],
+)
+def test_a_mirror_that_saved_work_needs_is_kept(tmp_path: Path, name: str, content: str) -> None:
+    ref = mirror_of(tmp_path, "removed") / name
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    ref.write_text(content)
+    [finding] = findings(tmp_path)
+    assert "saved work needs it" in finding.what
+    assert finding.fix is None
+
+
+def test_empty_folders_of_refs_keep_no_commits(tmp_path: Path) -> None:
+    (mirror_of(tmp_path, "removed") / "refs/agentcron/runs/7").mkdir(parents=True)
+    [finding] = findings(tmp_path)
+    assert finding.fix is not None
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_odd_refs_of_a_mirror_are_a_finding_and_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(mirror_of(tmp_path, "removed") / "packed-refs")
+    [finding] = findings(tmp_path)
+    assert finding.severity is Severity.WARNING
+    assert "/mirror cannot be read: " in finding.what
+    assert "rm -r" not in str(finding.fix)
