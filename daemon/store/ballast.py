@@ -5,6 +5,7 @@ While it is missing, nothing new is started. It is created again as soon as the 
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from daemon.store.private_file import new_file, open_private
@@ -28,6 +29,8 @@ class Ballast:
         self._given_up = state_dir / _GIVEN_UP
         disk = os.statvfs(state_dir)
         self._wanted = disk.f_blocks * disk.f_frsize > _SMALL_DISK
+        self._is_measured = True
+        """Whether the file system says that a new ballast takes its room; one that compresses does not."""
 
     def release(self) -> bool:
         """Free the room of the ballast; return whether there was one.
@@ -58,10 +61,20 @@ class Ballast:
             return False
         if not self._wanted:
             return True
+        if self._is_hollow():
+            self._path.rename(self._given_up)
         free = disk.f_bavail * disk.f_frsize
         if not os.path.lexists(self._path):
             return free >= self._space_to_create() and self._create(min(LARGEST, free // _SHARE))
         return free >= LEAST_FREE
+
+    def _is_hollow(self) -> bool:
+        """Return whether the room of the ballast was freed, but `release` was interrupted before it renamed it."""
+        try:
+            found = self._path.lstat()
+        except FileNotFoundError:
+            return False
+        return self._is_measured and stat.S_ISREG(found.st_mode) and _takes_less(found)
 
     def _space_to_create(self) -> int:
         """Return how much free space a new ballast needs: at least what the one took that was given up."""
@@ -75,6 +88,7 @@ class Ballast:
         try:
             with new_file(self._path) as stream:
                 os.posix_fallocate(stream.fileno(), 0, size)
+                self._is_measured = not _takes_less(os.fstat(stream.fileno()))
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -82,3 +96,7 @@ class Ballast:
             return False
         self._given_up.unlink(missing_ok=True)
         return True
+
+
+def _takes_less(found: os.stat_result) -> bool:
+    return found.st_blocks * 512 < found.st_size

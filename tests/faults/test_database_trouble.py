@@ -137,6 +137,16 @@ def test_no_daemon_starts_anything_in_the_room_of_a_ballast_that_was_given_up(tm
     assert later._space_to_create() == 4 * LEAST_FREE
 
 
+def test_a_ballast_is_made_anew_if_giving_it_up_was_interrupted(tmp_path: Path) -> None:
+    assert Ballast(tmp_path).has_room()
+    file = tmp_path / "ballast"
+    size = file.stat().st_size
+    os.truncate(file, 0)
+    os.truncate(file, size)
+    assert Ballast(tmp_path).has_room()
+    assert file.stat().st_blocks * 512 >= size
+
+
 @pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
 def test_retention_frees_space_on_a_full_disk(small_disk: Path, start_daemon: StartDaemon) -> None:
     text = (
