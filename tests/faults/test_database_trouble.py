@@ -17,10 +17,11 @@ from daemon.store.ballast import LEAST_FREE, Ballast
 from daemon.store.outage import Outage
 from daemon.store.read_only import open_to_read
 from tests.support.api import call
+from tests.support.configs import SELDOM, config_text
 from tests.support.daemon_process import DaemonProcess, StartDaemon, processes_of
 from tests.support.histories import fill as fill_with_runs
 from tests.support.ledger import AGENT, assert_no_run_started_twice, assert_the_ledger_is_exact
-from tests.support.runs import completed
+from tests.support.runs import completed, finished, triggered
 from tests.support.small_disks import fill
 from tests.support.waiting import DEADLINE, pause, wait_until
 
@@ -46,25 +47,29 @@ def test_a_full_disk_is_reported_and_survived(small_disk: Path, start_daemon: St
 def test_what_ends_on_a_full_disk_is_recorded_in_the_room_of_the_ballast(
     small_disk: Path, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
+    """Nothing is due, so only the end of the run needs room."""
     os.mkfifo(tmp_path / "gate")
-    text = (
-        f'[daemon]\nstate_dir = "{small_disk}/state"\nmax_concurrent_runs = 2\n'
-        f'[agents.slow]\ncommand = ["cat", "{tmp_path}/gate"]\n[agents.slow.schedules.s]\nevery = "1s"\n'
-        + AGENT.format(folder=tmp_path)
+    text = config_text(
+        daemon={"state_dir": f"{small_disk}/state"},
+        control={"socket": "c.sock"},
+        agents={
+            "slow": {"command": ["cat", f"{tmp_path}/gate"], "schedules": {"s": {"every": SELDOM}}},
+            "quick": {"command": ["true"], "schedules": {"s": {"every": SELDOM}}},
+        },
     )
     daemon = start_daemon(text, state=small_disk / "state")
-    slow = daemon.wait_for_row("SELECT * FROM runs WHERE agent = 'slow' AND delivered_at IS NOT NULL")
+    slow = triggered(daemon, "slow/s")
+    daemon.wait_for_row("SELECT * FROM runs WHERE id = ? AND delivered_at IS NOT NULL", slow)
     ballast = small_disk / "state/ballast"
     assert ballast.stat().st_blocks * 512 >= ballast.stat().st_size == 16 * 1024 * 1024
     filler = fill(small_disk)
-    daemon.wait_for_log("nothing is started")
     fill_database(daemon)
+    assert ballast.exists()
     (tmp_path / "gate").write_text("")
-    daemon.wait_for_run("completed", number=slow["id"])
+    daemon.wait_for_run("completed", number=slow)
     assert not ballast.exists()
-    newest = daemon.query("SELECT max(id) AS id FROM runs")[0]["id"]
     filler.unlink()
-    daemon.wait_for_row("SELECT 1 FROM runs WHERE id > ? AND status = 'completed'", newest)
+    assert finished(daemon, "quick/s")["status"] == "completed"
     assert ballast.exists()
     assert daemon.stop() == 0
 
