@@ -121,6 +121,7 @@ class Service:
         """Prepare the database, adopt runs, arm the clock, report ready, and serve until a stop is requested."""
         parts = self._parts
         serving = [loops.create_task(parts.watchdog.serve())]
+        hangup = Hangup(self._resources.log, parts.reloader, parts.background)
         try:
             prepared = await self._prepare()
         except AgentcronError as error:
@@ -133,7 +134,6 @@ class Service:
             await self._close(serving)
             return
         self._resources.agents.warn_of_unenforced_limits(self._live.config)
-        Hangup(self._resources.log, parts.reloader, parts.background)
         await parts.server.start()
         async with starting():
             await adopt_runs(self._home, parts.queue)
@@ -155,6 +155,7 @@ class Service:
                 ),
             ]
             notify("READY=1", await parts.status.text())
+            hangup.ready.set()
             _LOG.info("[daemon] Ready", pid=os.getpid(), state_dir=str(self._home.state_dir), version=VERSION)
             parts.background.start_unattended(
                 asyncio.to_thread(keep_config, self._live.config, self._home.state_dir, utc_now())

@@ -38,22 +38,31 @@ class Stop:
 
 
 def ignore_hangups() -> None:
-    """Ignore SIGHUP during the start, which it would end by default."""
+    """Ignore SIGHUP until there is a `Hangup`; it would end the start."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 class Hangup:
-    """Reopens the log file and reloads the config at each SIGHUP, from its creation on."""
+    """Reopens the log file and reloads the config at each SIGHUP, from its creation on.
+
+    The log file is reopened at once; the reload waits until the daemon is `ready`.
+    """
 
     def __init__(self, log: Log, reloader: Reloader, background: Background) -> None:
+        self.ready = asyncio.Event()
         self._log = log
         self._reloader = reloader
         self._background = background
+        self._waits = False
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_signal)
 
     def _on_signal(self) -> None:
-        self._background.start_unattended(self._reopen_and_reload())
-
-    async def _reopen_and_reload(self) -> None:
         self._log.file.reopen()
+        if not self._waits:
+            self._waits = True
+            self._background.start_unattended(self._reload())
+
+    async def _reload(self) -> None:
+        await self.ready.wait()
+        self._waits = False
         await self._reloader.on_signal()

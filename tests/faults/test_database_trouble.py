@@ -89,7 +89,9 @@ def test_a_start_on_a_locked_database_is_ready_to_be_asked_why_nothing_starts(
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(DEADLINE)
         holder.execute("BEGIN IMMEDIATE")
-        second = start_daemon(text, ready=False, NOTIFY_SOCKET=str(tmp_path / "notify"))
+        log = tmp_path / "agentcron.log"
+        logged = f'{text}[log]\nfile = "{log}"\n'
+        second = start_daemon(logged, ready=False, NOTIFY_SOCKET=str(tmp_path / "notify"))
         said = ""
         while "READY=1" not in said:
             said = manager.recv(4096).decode()
@@ -99,11 +101,17 @@ def test_a_start_on_a_locked_database_is_ready_to_be_asked_why_nothing_starts(
         refused = call(second, "POST", "/agents/a/schedules/s/trigger")
         assert refused.status == 503
         assert "database is locked" in refused.body["message"]
+        described = second.config.read_text().replace('every = "1s"', 'every = "1s"\ndescription = "reloaded"')
+        second.config.write_text(described)
+        log.rename(tmp_path / "rotated.log")
+        second.process.send_signal(signal.SIGHUP)
+        wait_until(log.exists, what="the log file that is opened again")
+    second.wait_for_row("SELECT 1 FROM schedules WHERE description = 'reloaded'")
     second.wait_for_row("SELECT 1 FROM runs WHERE id > ? AND status = 'completed'", newest)
     assert call(second, "POST", "/agents/a/schedules/s/trigger").status == 201
     assert call(second, "GET", "/status").body["daemon"]["amiss"] is None
-    events = [event["event"] for event in second.log() if event["level"] != "info"]
-    assert events == [
+    lines = [*(tmp_path / "rotated.log").read_text().splitlines(), *log.read_text().splitlines()]
+    assert [event["event"] for event in map(json.loads, lines) if event["level"] != "info"] == [
         "[daemon] The database cannot be written; retrying",
         "[daemon] Ready to be asked, but nothing is started",
         "[daemon] The database can be written again",
