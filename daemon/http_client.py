@@ -70,6 +70,8 @@ class HttpCall:
     headers: Mapping[str, str] = field(default_factory=dict)
     to_headers: float | None = None
     """Seconds from connecting to the response headers; None for the default."""
+    may_be_absent: bool = False
+    """Whether a 404 is an answer, so that it does not count as a failed attempt."""
 
 
 def open_session() -> aiohttp.ClientSession:

@@ -281,3 +281,5 @@ def test_an_answer_that_holds_nothing_fails_the_run(start_daemon: StartDaemon, t
         ):
             run = finished(daemon, f"a/{name}")
             assert (run["status"], run["error"]) == ("failed", reason)
+        tried = daemon.query("SELECT data FROM events WHERE type = 'delivery_failed'")
+        assert not tried, "a card at the old place is no failed attempt, which restarts would add up"

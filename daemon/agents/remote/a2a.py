@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -17,7 +18,6 @@ from daemon.model import RunStatus
 
 _LOG = structlog.get_logger()
 _CARDS = ("/.well-known/agent-card.json", "/.well-known/agent.json")  # the second one is from before version 0.3
-_NOT_FOUND = 404
 _FIRST_POLL, _LONGEST_POLL = 0.5, 10.0  # seconds between two polls of a task
 _POLL_TIMEOUT = 30.0  # seconds for one poll
 _METHODS = {
@@ -93,11 +93,11 @@ class A2aAgent(RemoteAgent):
         base = work.settings.url
         places = [""] if base.endswith(".json") else _CARDS
         for place in places:
-            url = base.rstrip("/") + place
+            url, is_last = base.rstrip("/") + place, place == places[-1]
             try:
-                data = await fetch(HttpCall("agent card", url, headers=self.own_headers()))
+                data = await fetch(HttpCall("agent card", url, headers=self.own_headers(), may_be_absent=not is_last))
             except CallError as error:
-                if error.status != _NOT_FOUND or place == places[-1]:
+                if error.status != HTTPStatus.NOT_FOUND or is_last:
                     raise
                 continue
             try:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TypeVar
 
 import aiohttp
@@ -76,6 +77,8 @@ class Delivery:
             try:
                 return await make()
             except CallError as error:
+                if call.may_be_absent and error.status == HTTPStatus.NOT_FOUND:
+                    raise
                 pause, reason = self._next(call, error, number, wait)
                 reason = f"{call.name}: {reason}"
                 await self.attempt_failed(number, reason, pause)

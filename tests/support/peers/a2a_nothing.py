@@ -1,4 +1,4 @@
-"""An A2A agent that answers a message with nothing, or `parts` with odd parts: `a2a_nothing.py PORT`."""
+"""An A2A agent with its card at the old place, whose answers hold nothing or odd parts: `a2a_nothing.py PORT`."""
 
 import sys
 
@@ -19,6 +19,6 @@ async def answer(request: web.Request) -> web.Response:
 
 if __name__ == "__main__":
     app = web.Application()
-    app.router.add_get("/.well-known/agent-card.json", card)
+    app.router.add_get("/.well-known/agent.json", card)
     app.router.add_post("/", answer)
     web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
