@@ -24,12 +24,17 @@ _SHORTEST_USE = 60.0  # seconds for which a fetch counts for the runs that asked
 
 @dataclass(frozen=True)
 class _Fetched:
-    """The end of a fetch, for one of the runs that waited for it."""
+    """The end of a fetch, which counts only while the config still says the same."""
 
+    source: Source
     until: float
     """The monotonic time until which it counts."""
-    error: str | None
-    """Why the run cannot have its workspace."""
+    error: str | None = None
+    """Why the run that waited for it cannot have its workspace."""
+
+    def counts(self, source: Source, now: float) -> bool:
+        """Return whether it is a recent fetch of the same source, at a monotonic time."""
+        return self.source == source and self.until > now
 
 
 class Fetches:
@@ -40,9 +45,10 @@ class Fetches:
         self._use = use
         self._group = tasks
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._fresh: dict[Source, float] = {}
-        """The monotonic times until which mirrors need not be fetched."""
+        self._held: dict[str, _Fetched] = {}
+        """What each environment's mirror holds: the last fetch, if it succeeded, and until when none is needed."""
         self._fetched: dict[int, _Fetched] = {}
+        """How the fetches ended that runs waited for."""
         self._reading: dict[int, contextlib.ExitStack] = {}
         """The runs whose workspaces are being made."""
 
@@ -57,9 +63,16 @@ class Fetches:
             return None
         if self._use.is_changed(source.environment):
             return source.environment
-        now, fetched = time.monotonic(), self._fetched.get(run.id)
-        is_ready = (fetched is not None and fetched.until > now) or self._fresh.get(source, 0.0) > now
-        return None if is_ready else source.environment
+        return None if self._is_ready(run.id, source, time.monotonic()) else source.environment
+
+    def _is_ready(self, run_id: int, source: Source, now: float) -> bool:
+        """Return whether the mirror is recent enough for a run, or its fetch has failed."""
+        held, fetched = self._held.get(source.environment), self._fetched.get(run_id)
+        if held is not None and held.counts(source, now):
+            return True
+        if fetched is None or not fetched.counts(source, now):
+            return False
+        return fetched.error is not None or (held is not None and held.source == source)
 
     def start(self, wanted: Mapping[str, Mapping[int, str]], config: Config) -> None:
         """Fetch the mirrors of some environments for some runs, given with their agents."""
@@ -77,6 +90,7 @@ class Fetches:
     async def _fetch(self, source: Source, runs: Mapping[int, str]) -> None:
         environment, error, age = source.environment, None, 0.0
         async with self._use.changing(environment, "fetch", runs):
+            self._held.pop(environment, None)
             try:
                 async with workspace_helper(self._state_dir, partial(_log, environment)) as helper:
                     age = (await helper.fetch_mirror(FetchMirror(source, _LONGEST))).age
@@ -85,14 +99,19 @@ class Fetches:
             except Exception as failure:  # noqa: BLE001 - it must not stop the daemon
                 _LOG.exception("[run] Unexpected error during a fetch", environment=environment)
                 error = f"unexpected error: {type(failure).__name__}"
-            now = time.monotonic()
-            if error is None:
-                self._fresh = {known: until for known, until in self._fresh.items() if until > now}
-                self._fresh[source] = now + source.fetch_every - age
-            self._fetched = {run: fetched for run, fetched in self._fetched.items() if fetched.until > now}
-            until = now + max(_SHORTEST_USE, source.fetch_every - age)
-            self._fetched |= dict.fromkeys(runs, _Fetched(until, error))
+            self._note(source, runs, error, age)
             self._tasks.pop(environment, None)  # the end of the change wakes the queue
+
+    def _note(self, source: Source, runs: Mapping[int, str], error: str | None, age: float) -> None:
+        """Note how a fetch for some runs ended, and how many seconds ago the mirror was fetched."""
+        now = time.monotonic()
+        self._fetched = {run: fetched for run, fetched in self._fetched.items() if fetched.until > now}
+        if error is None:
+            self._held[source.environment] = _Fetched(source, now + source.fetch_every - age)
+            until = now + max(_SHORTEST_USE, source.fetch_every - age)
+        else:
+            until = now + _SHORTEST_USE
+        self._fetched |= dict.fromkeys(runs, _Fetched(source, until, error))
 
     @contextlib.contextmanager
     def claiming(self, config: Config) -> Iterator[None]:
@@ -116,10 +135,12 @@ class Fetches:
         if stack is not None:
             stack.close()
 
-    def failure(self, run_id: int) -> str | None:
-        """Return why the fetch for a run failed, None if it did not."""
-        fetched = self._fetched.pop(run_id, None)
-        return fetched.error if fetched is not None else None
+    def failure(self, run_id: int, source: Source) -> str | None:
+        """Return why the fetch of a source for a run failed, None if it did not, or if the mirror holds it by now."""
+        fetched, held = self._fetched.pop(run_id, None), self._held.get(source.environment)
+        if fetched is None or fetched.source != source or (held is not None and held.source == source):
+            return None
+        return fetched.error
 
     def close(self) -> None:
         """End the fetches under way; the runs that wait for them stay pending."""

@@ -191,9 +191,12 @@ class Pipeline:
 
     def _fetched(self, run: Run, config: Config, name: str) -> Source:
         """Return what a run's workspace is cloned from; raise RunPreparationError if that could not be fetched."""
-        source, failure = source_of(config, name), self._fetches.failure(run.id)
-        if source is None or failure is not None:
-            raise RunPreparationError(f"environment {name}: {failure or 'it is not a git environment'}")
+        source = source_of(config, name)
+        if source is None:
+            raise RunPreparationError(f"environment {name}: it is not a git environment")
+        failure = self._fetches.failure(run.id, source)
+        if failure is not None:
+            raise RunPreparationError(f"environment {name}: {failure}")
         return source
 
     async def _resume(self, run: Run, config: Config) -> Outcome | NeverStarted:

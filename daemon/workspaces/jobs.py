@@ -74,7 +74,7 @@ class PrepareWorkspace:
     timeout: float
     """Seconds that one git command may take."""
     fetches: bool
-    """Whether the mirror is fetched first unless it is recent; if not, only if there is none."""
+    """Whether the mirror is fetched first unless it is recent; if not, only if it is not of this source."""
 
 
 @dataclass(frozen=True)

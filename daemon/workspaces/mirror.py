@@ -22,7 +22,7 @@ _STALE_LOCK = 300.0  # seconds after which a lock file of git is certainly not i
 _STALE_LOCK_OF_OURS = 5.0  # seconds: git dies with its helper, but perhaps not at once
 _CHANGING = b"changing\n"  # what the mirror's own lock file holds during a change
 _LOCK_POLL = 0.5  # seconds
-_STAMP = "agentcron-fetched"  # its mtime is the time of the last fetch, its content the ref that was fetched
+_STAMP = "agentcron-fetched"  # its mtime is the time of the last fetch, its content the ref that it was for
 _COMMON = "commondir"  # it would make git read another config
 _FETCH = ("fetch", "--progress", "--update-shallow", "--no-write-fetch-head", "--no-tags")
 _REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
@@ -61,10 +61,11 @@ class Mirror:
     def in_use(self, *, fetches: bool) -> Iterator[None]:
         """Lock the mirror for reading; raise CloneError.
 
-        `fetches` says whether it is fetched first unless it is recent enough; if not, only if it has never been.
+        `fetches` says whether it is fetched first unless it is recent enough; if not, only if it holds another source
+        or none, however old it is.
         """
         with self._locked(fcntl.LOCK_SH) as lock:
-            if not (self._is_recent() if fetches else (self.path / _STAMP).exists()):
+            if not (self._is_recent() if fetches else self._fetched_at() is not None):
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 with self._changing(lock) as was_cut_off:
                     self._update(was_cut_off=was_cut_off)
@@ -155,22 +156,24 @@ class Mirror:
             if not stamp.exists() or self.source.require_fetch or error.is_disk_full:
                 raise CloneError(f"cannot fetch the repository: {error}") from None
             self._log(f"WARNING: cannot fetch the repository; using the mirror as it is: {error}")
-            os.utime(stamp)  # retry no sooner than after a successful fetch
-        else:
-            stamp.write_text(self._stamp_text)
+        stamp.write_text(self._stamp_text)  # retry no sooner than after a successful fetch
 
     def _is_recent(self) -> bool:
+        fetched_at = self._fetched_at()
+        return fetched_at is not None and 0 <= time.time() - fetched_at < self.source.fetch_every
+
+    def _fetched_at(self) -> float | None:
+        """Return when the source was fetched, or that was last tried; None if the mirror is not of this source."""
         stamp = self.path / _STAMP
         try:
             fetched_at, text = stamp.stat().st_mtime, stamp.read_text(errors="replace")
         except FileNotFoundError:
-            return False
-        is_young = 0 <= time.time() - fetched_at < self.source.fetch_every
-        return is_young and text == self._stamp_text and self._has_our_config()
+            return None
+        return fetched_at if text == self._stamp_text and self._has_our_config() else None
 
     @property
     def _stamp_text(self) -> str:
-        """The content of the stamp after a fetch of the source's ref."""
+        """The content of the stamp after a fetch for the source's ref."""
         return f"{self.source.ref or ''}\n"
 
     def _exists(self) -> bool:
