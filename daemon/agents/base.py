@@ -136,7 +136,9 @@ class Journal:
     """Callbacks that record the stages of a delivery; each returns once the record is on disk."""
 
     identified: Callable[[Identity], Awaitable[None]]
-    """A supervisor is about to start the agent's command."""
+    """A supervisor is about to start the agent's command; raises an error if it must not."""
+    starting: Callable[[], Awaitable[None]]
+    """The first call that asks an agent behind a URL to work is about to be made; raises an error if it must not."""
     delivered: Callable[[], Awaitable[None]]
     """The agent has the input."""
     suspended: Callable[[dict[str, Any]], Awaitable[bool]]

@@ -99,7 +99,7 @@ def build(
     access, outbox, background = Access(live), Outbox(live), Background(requests)
     mirrors = MirrorUse()
     fetches = Fetches(home.state_dir, mirrors, runs)
-    pipeline = Pipeline(home, agents, resources.hooks, access, outbox, control, fetches)
+    pipeline = Pipeline(home, live, agents, resources.hooks, access, outbox, control, fetches)
     queue = Queue(home, live, pipeline, control, fetches, runs)
     clock = Clock(home, live, access, outbox, metrics)
     removal = WorkspaceRemoval(home, live, metrics)

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import structlog
 
 from daemon.access import Access
 from daemon.agents.base import Identity, Journal, RunSettings
+from daemon.config.live import LiveConfig
 from daemon.model import CONFIG_PRINCIPAL, RunStatus
 from daemon.runs import steps
 from daemon.runs.control import RunControl
@@ -34,8 +36,9 @@ class NotNowError(Exception):
 class Stages:
     """Commits the stages of deliveries."""
 
-    def __init__(self, home: Home, control: RunControl, access: Access) -> None:
+    def __init__(self, home: Home, live: LiveConfig, control: RunControl, access: Access) -> None:
         self._home = home
+        self._live = live
         self._control = control
         self._access = access
 
@@ -45,7 +48,7 @@ class Stages:
             raise _ended_by_config(f"{run.creator}, who requested it, may no longer use {run.agent}")
 
     async def check_start(self, run: Run) -> dict[str, int]:
-        """Raise NoLongerWantedError or NotNowError if an agent behind a URL must not get the input of a run now.
+        """Raise NoLongerWantedError or NotNowError if an agent behind a URL must not get the input of a run.
 
         Return how many attempts at each call failed under earlier daemons.
         """
@@ -54,14 +57,13 @@ class Stages:
             _check_start(connection, run.id)
             return failed_attempts(connection, run.id)
 
-        failed = await self._home.database.read_patiently(check)
-        await self.check_right(run)
-        return failed
+        return await self._home.database.read_patiently(check)
 
     def of(self, run: Run, settings: RunSettings) -> Journal:
         """Return the journal of one run."""
         return Journal(
             identified=partial(self._identified, run),
+            starting=partial(self._starting, run),
             delivered=partial(self._delivered, run, settings),
             suspended=partial(self._suspended, run.id),
             attempt_failed=partial(self._attempt_failed, run, settings.kind),
@@ -72,6 +74,9 @@ class Stages:
 
         Raise NoLongerWantedError or NotNowError if it must not be: a person may have cancelled the run, paused or
         deleted its schedule, or lost the right to start it since it was claimed.
+
+        The right is looked up before the transaction, because that may take long: whatever is committed before this
+        is seen, and the caller releases the supervisor without another wait.
         """
 
         def record(tx: Transaction) -> None:
@@ -80,8 +85,20 @@ class Stages:
             steps.workspace_ready(tx, run.id, now)
             update_run(tx, run.id, now, boot_id=identity.boot_id, pid=identity.pid, pid_started=identity.started)
 
-        await self._home.database.write_patiently(record)
-        await self.check_right(run)
+        await self._with_right(run, lambda: self._home.database.write_patiently(record))
+
+    async def _starting(self, run: Run) -> None:
+        """Read a run and its schedule again before its agent behind a URL is asked to work; raise as `_identified`."""
+        await self._with_right(run, lambda: self._home.database.read_patiently(lambda c: _check_start(c, run.id)))
+
+    async def _with_right(self, run: Run, check: Callable[[], Awaitable[None]]) -> None:
+        """Look up a run's right to start, then check the rest; do both again if a reload came in between."""
+        while True:
+            config = self._live.config
+            await self.check_right(run)
+            await check()
+            if self._live.config is config:
+                return
 
     async def _delivered(self, run: Run, settings: RunSettings) -> None:
         def record(tx: Transaction) -> None:

@@ -17,6 +17,7 @@ from daemon.access import Access
 from daemon.agents.base import Identity, NeverStarted, Outcome, RunSettings, Work
 from daemon.agents.factory import Agents
 from daemon.agents.process.supervisor.mask import Secrets
+from daemon.config.live import LiveConfig
 from daemon.config.schema import BaseAgent, Config, ProcessAgent
 from daemon.errors import SecretError, StoreDamagedError
 from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus
@@ -64,6 +65,7 @@ class Pipeline:
     def __init__(
         self,
         home: Home,
+        live: LiveConfig,
         agents: Agents,
         hooks: HookTokens,
         access: Access,
@@ -77,7 +79,7 @@ class Pipeline:
         self._outbox = outbox
         self._control = control
         self._fetches = fetches
-        self._stages = Stages(home, control, access)
+        self._stages = Stages(home, live, control, access)
 
     def enter(self, tx: Transaction, run: Run, settings: RunSettings, now: datetime) -> None:
         """Begin the first step of a claimed run, and register its hook if it has one."""

@@ -93,6 +93,7 @@ async def supervised(count: int, folder: Path) -> float:
     places = {number: make_run_folder(folder, number, handed, config, settings.environment) for number in numbers}
 
     async def identified(_: Identity) -> None: ...
+    async def starting() -> None: ...
     async def delivered() -> None: ...
     async def suspended(_: dict[str, object]) -> bool:
         return False
@@ -106,7 +107,7 @@ async def supervised(count: int, folder: Path) -> float:
             *(number, name, "a", "a/s", now, 1, Trigger.MANUAL, name), "user", "", {}, {}, now, at, place, RunSettings()
         )
         agent = SupervisedAgent(nursery, None, partial(command_spec, agent_config=settings, config=config, umask=0o077))
-        outcome = await agent.run(work, Journal(identified, delivered, suspended, tried))
+        outcome = await agent.run(work, Journal(identified, starting, delivered, suspended, tried))
         assert getattr(outcome, "exit_code", None) == 0, outcome
 
     took = await all_of(count, one)

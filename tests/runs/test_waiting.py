@@ -238,7 +238,8 @@ async def test_a_cancelled_buffered_run_leaves_no_buffered_due_time_and_can_be_b
 async def released(ledger: Ledger, run: Run, config: Config) -> None:
     """Ask for the release of a run's agent, as its supervisor does."""
     home = Home(ledger.database, ledger.folder, "instance", START)
-    stages = Stages(home, RunControl(), Access(LiveConfig(config)))
+    live = LiveConfig(config)
+    stages = Stages(home, live, RunControl(), Access(live))
     await stages.of(run, RunSettings()).identified(Identity("boot", 1, 1))
 
 

@@ -32,7 +32,7 @@ async def queue_on(database: Database, folder: Path, config: Config) -> AsyncIte
     async with open_session() as session, asyncio.TaskGroup() as tasks:
         agents, control = Agents(nursery, None, session, 0o077), RunControl()
         fetches = Fetches(folder, MirrorUse(), tasks)
-        pipeline = Pipeline(home, agents, HookTokens(b""), Access(live), Outbox(live), control, fetches)
+        pipeline = Pipeline(home, live, agents, HookTokens(b""), Access(live), Outbox(live), control, fetches)
         queue = Queue(home, live, pipeline, control, fetches, tasks)
         serving = tasks.create_task(queue.serve())
         try:

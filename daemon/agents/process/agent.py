@@ -83,6 +83,9 @@ class SupervisedAgent:
         except BaseException:
             supervisor.close()
             raise
+        if self._stop is not None:
+            supervisor.close()
+            return NeverStarted("it was stopped before its command started")
         self._supervisor, self._key = supervisor, _key(work, supervisor.identity)
         spec["record_key"] = self._key.hex() if self._key is not None else None
         self._status = status.open_by_path(str(work.run_dir))

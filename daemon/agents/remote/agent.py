@@ -14,7 +14,7 @@ import structlog
 from daemon.agents.base import Journal, NeverStarted, Outcome, Work
 from daemon.agents.process.result_formats import LONGEST_MESSAGE
 from daemon.agents.process.supervisor.mask import Secrets
-from daemon.agents.remote.delivery import AttemptFailed, Delivery, DeliveryLeftError
+from daemon.agents.remote.delivery import AttemptFailed, Delivery, DeliveryLeftError, Starting
 from daemon.agents.remote.json_rpc import AnswerError, request, result_of
 from daemon.agents.remote.transcript import Transcript
 from daemon.errors import SecretError
@@ -71,7 +71,7 @@ class RemoteAgent(ABC):
 
     async def run(self, work: Work, journal: Journal) -> Outcome | NeverStarted:
         """Deliver the input and wait for the work to end."""
-        await self._prepare(work, journal.attempt_failed)
+        await self._prepare(work, journal.starting, journal.attempt_failed)
         return await self._bounded(work, self._perform(work, journal))
 
     async def resume(self, work: Work) -> Outcome | NeverStarted:
@@ -80,7 +80,7 @@ class RemoteAgent(ABC):
             return NeverStarted("the daemon ended before the input was acknowledged")
         if work.remote is None:
             return Outcome(RunStatus.INTERRUPTED, _CUT_OFF)
-        await self._prepare(work, _ignore)
+        await self._prepare(work, _nothing, _ignore)
         self._has_started = True
         return await self._bounded(work, self.follow(work))
 
@@ -102,14 +102,16 @@ class RemoteAgent(ABC):
         if self._activity is not None:
             self._activity.cancel()
 
-    async def _prepare(self, work: Work, attempt_failed: AttemptFailed) -> None:
+    async def _prepare(self, work: Work, starting: Starting, attempt_failed: AttemptFailed) -> None:
         with contextlib.suppress(SecretError) if work.remote is not None else contextlib.nullcontext():
             self._key = await asyncio.to_thread(self._read_key) if self._read_key else None
         self.secrets = Secrets([self._key or "", work.hook_token or ""])
         self.transcript = Transcript(work.run_dir, self.secrets)
         deadline = asyncio.get_running_loop().time() + max(0.0, work.settings.timeout_seconds - work.spent_seconds)
         reported = self._masking(attempt_failed)
-        self.delivery = Delivery(self.session, deadline, reported, self.settled, self.leaving, work.failed_attempts)
+        self.delivery = Delivery(
+            self.session, deadline, starting, reported, self.settled, self.leaving, work.failed_attempts
+        )
 
     def _masking(self, attempt_failed: AttemptFailed) -> AttemptFailed:
         """Return a callback that masks the run's secrets before it reports a failed attempt."""
@@ -215,6 +217,10 @@ class RemoteAgent(ABC):
     def own_headers(self) -> dict[str, str]:
         """Return the headers that authenticate us."""
         return self.key_headers(self._key) if self._key else {}
+
+
+async def _nothing() -> None:
+    """Let work that an earlier daemon delivered go on."""
 
 
 async def _ignore(number: int, reason: str, pause: float | None) -> None:

@@ -15,6 +15,8 @@ from daemon.units import format_duration
 T = TypeVar("T")
 WAITS = (2.0, 4.0, 8.0, 16.0)  # seconds after the first, second ... failed attempt
 
+Starting = Callable[[], Awaitable[None]]
+"""Called before the first call that asks the agent to work; raises an error if it must not be made."""
 AttemptFailed = Callable[[int, str, float | None], Awaitable[None]]
 """Called after each failed attempt: its number, the reason, and the seconds until the next one (None: no more)."""
 
@@ -34,6 +36,7 @@ class Delivery:
     session: aiohttp.ClientSession
     deadline: float
     """When the run times out, in the event loop's time."""
+    starting: Starting
     attempt_failed: AttemptFailed
     settled: asyncio.Event
     """Set once the run has ended through its hook, so that nothing more is delivered."""
@@ -43,6 +46,8 @@ class Delivery:
     """How many attempts at each call failed under earlier daemons."""
     carries_input: bool = False
     """Whether the call in flight is the one that delivers the input."""
+    has_begun: bool = False
+    """Whether a call has asked the agent to work."""
 
     @contextlib.asynccontextmanager
     async def acknowledged(self, call: HttpCall) -> AsyncIterator[Reply]:
@@ -69,6 +74,9 @@ class Delivery:
 
     async def _repeated(self, call: HttpCall, make: Callable[[], Awaitable[T]]) -> T:
         failed = self.failed_before.get(call.name, 0)
+        if call.body is not None and not self.has_begun:
+            await self.starting()
+            self.has_begun = True
         for number, wait in list(enumerate((*WAITS, None), start=1))[failed:]:
             if self.settled.is_set():
                 raise CallError(f"{call.name}: the run has ended")
