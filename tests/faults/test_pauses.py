@@ -14,7 +14,7 @@ import pytest
 
 from daemon.model import Overlap
 from daemon.units import format_instant
-from tests.support.api import TOKEN
+from tests.support.api import TOKEN, call
 from tests.support.configs import config_text
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.ledger import assert_no_run_started_twice, assert_the_ledger_is_exact
@@ -25,6 +25,25 @@ SCRIPT = (
     "echo $AGENTCRON_RUN_ID >> {folder}/started; sleep 0.$(($AGENTCRON_RUN_ID % 8)); exit $(($AGENTCRON_RUN_ID % 2))"
 )
 ACTIONS = ("pause", "delete", "retire", "revoke", "fail")
+SLOW_RIGHTS = """
+import asyncio, random
+from daemon.access import Access
+async def slow(*arguments, real=Access.may_now):
+    answer = await real(*arguments)
+    await asyncio.sleep(random.uniform(0, 0.2))
+    return answer
+Access.may_now = slow
+"""
+HELD_RIGHTS = """
+import asyncio, os
+from daemon.access import Access
+async def held(*arguments, real=Access.may_now):
+    open(f"{FOLDER}/asked", "a").write("x")
+    while os.path.getsize(f"{FOLDER}/asked") > 1 and not os.path.exists(f"{FOLDER}/answered"):
+        await asyncio.sleep(0.01)
+    return await real(*arguments)
+Access.may_now = held
+"""
 
 
 @dataclass
@@ -110,7 +129,7 @@ def one_round(site: Site, start: StartDaemon, number: int, chance: random.Random
     site.agents.append(agent)
     if action == "retire":
         site.schedules[agent] = {"every": "1s", "overlap": str(policy), **keys}
-    daemon = start(site.config())
+    daemon = start(site.config(), slowed=SLOW_RIGHTS)
     if action != "retire":
         body = {"name": "s", "interval_seconds": 1, "overlap_policy": policy, **keys}
         assert site.call("POST", f"/agents/{agent}/schedules", body) == 201
@@ -143,6 +162,7 @@ def test_nothing_starts_after_the_answer_to_a_pause_or_an_end(
         one_round(site, start_daemon, number, chance)
     daemon = start_daemon(site.config())
     settle(site, daemon)
+    # a delivery begins in the transaction that reads schedule and run for the last time before the command starts
     starts = daemon.query(
         "SELECT r.id, r.agent, t.started_at FROM runs r JOIN steps t ON t.run_id = r.id AND t.name = 'deliver'"
     )
@@ -172,3 +192,26 @@ def settle(site: Site, daemon: DaemonProcess) -> None:
         "AND (r.status <> 'pending' OR s.paused = 0) LIMIT 1"
     )
     wait_until(lambda: not daemon.query(unsettled), deadline=60, what="all runs ended")
+
+
+@pytest.mark.parametrize(("action", "status"), [("pause", "pending"), ("delete", "cancelled"), ("cancel", "cancelled")])
+def test_a_command_whose_rights_are_looked_up_does_not_start_after_the_answer(
+    start_daemon: StartDaemon, tmp_path: Path, action: str, status: str
+) -> None:
+    """The first look-up is that of the claim; the second one, before the release, ends after the answer."""
+    agent = {"command": ["sh", "-c", SCRIPT.format(folder=tmp_path)]}
+    slowed = f"FOLDER = {str(tmp_path)!r}\n{HELD_RIGHTS}"
+    daemon = start_daemon(config_text(control={"socket": "c.sock"}, agents={"a": agent}), slowed=slowed)
+    assert call(daemon, "POST", "/agents/a/schedules", {"name": "s", "interval_seconds": 1}).status == 201
+    asked = tmp_path / "asked"
+    wait_until(lambda: asked.exists() and len(asked.read_text()) > 1, what="the look-up before the release")
+    method, path = {
+        "pause": ("POST", "/agents/a/schedules/s/pause"),
+        "delete": ("DELETE", "/agents/a/schedules/s"),
+        "cancel": ("POST", "/runs/1/cancel"),
+    }[action]
+    assert call(daemon, method, path).status == 200
+    (tmp_path / "answered").touch()
+    daemon.wait_for_row("SELECT * FROM runs WHERE id = 1 AND status = ? AND pid IS NULL", status)
+    started = tmp_path / "started"
+    assert "1" not in (started.read_text().split() if started.exists() else [])
