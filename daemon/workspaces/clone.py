@@ -12,7 +12,7 @@ from pathlib import Path
 
 from daemon.workspaces.git import Git, GitError, config_value, run_program
 from daemon.workspaces.jobs import Author, PreparedWorkspace, Source
-from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, tasks_of, workspace_path
+from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, UPSTREAM, tasks_of, workspace_path
 from daemon.workspaces.lock import locked_temporary_folder
 from daemon.workspaces.mirror import CloneError, Mirror
 from daemon.workspaces.openat import open_path
@@ -68,6 +68,7 @@ def _clone(
                     (folder / ".git" / below).mkdir(exist_ok=True)
                 _copy_objects(folder, mirror, git_timeout)
             _set_origin(folder, mirror)
+            (folder / ".git" / UPSTREAM).write_bytes(git.run("for-each-ref", "--format=%(objectname)"))
             _check_out(git, folder, f"agentcron/{run_id}", commit)
             _fetch_parts(git, folder, mirror)
             _set_author(git, author)

@@ -15,6 +15,8 @@ MIRROR = "mirror"
 INCOMING = ".incoming"
 SCRATCH = ".scratch"
 QUARANTINE = "quarantine"
+UPSTREAM = "agentcron-upstream"
+"""The file in a workspace's git folder that lists the commits and tags that it was made with, one per line."""
 
 
 def tasks_of(environment: str) -> tuple[str, ...]:

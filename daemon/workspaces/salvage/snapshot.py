@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.workspaces.git import Git, GitError
+from daemon.workspaces.layout import UPSTREAM
 from daemon.workspaces.salvage.bundle import SCRATCH_SETTINGS, SHALLOW, Contents
 from daemon.workspaces.salvage.commits import FILES, Commits, copy_of_index
 from daemon.workspaces.salvage.history import (
@@ -317,13 +318,18 @@ class Snapshot:
 
     def _pushed(self, saved: Mapping[str, str]) -> list[str]:
         """Return the tips that are in the mirror and that the workspace did not start with."""
-        tips = set(self._tips.values()) - {*saved.values(), self._base}
+        upstream = [self._base or "", *self._made_with()]
+        tips = set(self._tips.values()) - {*saved.values(), *upstream}
         if self._mirror is None or not tips:
             return []
-        base = [oid for oid in (self._existing_base(),) if oid is not None]
-        since = reached(self._git, tips, base)
+        since = reached(self._git, tips, existing(self._git, upstream))
         tags = {oid for oid, kind in kinds(self._git, tips) if kind == "tag"}
-        return [tip for tip in tips if tip in since or (tip in tags and tip not in base)]
+        return [tip for tip in tips if tip in since or tip in tags]
+
+    def _made_with(self) -> list[str]:
+        """Return the commits and tags that the workspace was made with; none if that is not recorded in it."""
+        text = read_file(self._source.common / UPSTREAM) if self._source is not None else None
+        return (text or b"").decode(errors="replace").split()
 
     def _count(self, *options: str) -> int:
         if not self._tips:
