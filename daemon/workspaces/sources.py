@@ -1,13 +1,11 @@
 """What the workspaces of an environment are cloned from, according to the config."""
 
-import re
 import socket
 from pathlib import Path
 
 from daemon.config.schema import Config, ProcessAgent
 from daemon.workspaces.jobs import Author, Source
-
-_REMOTE = re.compile(r"[^/]+:")  # scheme://..., or host:path as ssh has it (git-fetch(1), GIT URLS)
+from daemon.workspaces.urls import is_remote
 
 
 def source_of(config: Config, name: str) -> Source | None:
@@ -16,7 +14,7 @@ def source_of(config: Config, name: str) -> Source | None:
     if environment is None or environment.mode != "git":
         return None
     repository = environment.repository or ""
-    if not _REMOTE.match(repository):
+    if not is_remote(repository):
         repository = str(config.resolve(Path(repository)))
     return Source(
         environment=name,

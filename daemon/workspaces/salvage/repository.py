@@ -13,13 +13,13 @@ from pathlib import Path
 
 from daemon.workspaces.openat import open_below, open_path
 from daemon.workspaces.salvage.walk import Folder, UnreadableError, walk
+from daemon.workspaces.urls import is_remote
 
 OID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _LARGEST_FILE = 64 * 1024**2  # bytes of one file of refs, a reflog or an index
 _READ_BY_GIT = {".git", ".gitignore", ".gitattributes", ".gitmodules"}
 _BAD_REF_NAME = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{")
 _URL = re.compile(rb'(?im)^\s*url\s*=\s*"?(.*?)"?\s*$')
-_NETWORK_URL = re.compile(rb"[^/]+:")  # scheme://..., or host:path as ssh has it (git-fetch(1), GIT URLS)
 _OBJECT_FOLDER = re.compile(r"[0-9a-f]{2}|pack")
 _OBJECT_DEPTH = 3  # levels of folders: objects/pack/multi-pack-index.d is the deepest that git reads
 _MOST_STORES = 100  # of one repository; git itself follows alternates only five levels deep
@@ -239,7 +239,7 @@ def is_branch_name(name: str) -> bool:
 def has_only_network_remotes(common: Path) -> bool:
     """Return whether a repository has remotes and none is a folder of this host, which may disappear at any time."""
     urls = _URL.findall(read_file(common / "config") or b"")
-    return bool(urls) and all(_NETWORK_URL.match(url) and not url.lower().startswith(b"file:") for url in urls)
+    return bool(urls) and all(is_remote(os.fsdecode(url)) and not url.lower().startswith(b"file:") for url in urls)
 
 
 def reflog_ids(common: Path) -> Iterator[str]:
