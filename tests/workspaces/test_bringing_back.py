@@ -47,7 +47,11 @@ def lfs_object(repository: Path, content: bytes) -> str:
 
 
 def lfs_objects(repository: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (repository / ".git/lfs").rglob("*") if path.is_file()}
+    return lfs_objects_in(repository / ".git")
+
+
+def lfs_objects_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "lfs").rglob("*") if path.is_file()}
 
 
 def test_objects_of_git_lfs_that_were_not_pushed_come_back(site: GitSite, tmp_path: Path) -> None:
@@ -213,19 +217,21 @@ import resource
 import sys
 from pathlib import Path
 from daemon.workspaces.clean import clean
-saves = sys.argv[3] == "saves"
-done = clean(Path(sys.argv[1]), "site", "1", lambda _: None, base=sys.argv[2], salvage_max=None, saves=saves)
+saves, run = sys.argv[3] == "saves", sys.argv[4]
+done = clean(Path(sys.argv[1]), "site", run, lambda _: None, base=sys.argv[2], salvage_max=None, saves=saves)
 own = re.search("VmHWM:[^0-9]*([0-9]+) kB", Path("/proc/self/status").read_text())[1]
 print(int(done.gone), *(int(size) // 1024 for size in (own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)))
 """
 
+POWERLESS = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--")
 
-def cleaned_in_a_process(site: GitSite, *prefix: str, saves: bool = True) -> list[int]:
+def cleaned_in_a_process(site: GitSite, *prefix: str, run: int = 1, saves: bool = True) -> list[int]:
     """Clean up in a process of its own; return whether it is gone, and the MiB that it and its git took at most.
 
     Its own `ru_maxrss` would include what pytest took when it forked: that survives the exec, `VmHWM` does not.
     """
-    command = [*prefix, sys.executable, "-c", CLEAN, str(site.state), site.bases[1], "saves" if saves else "discards"]
+    how = ["saves" if saves else "discards", str(run)]
+    command = [*prefix, sys.executable, "-c", CLEAN, str(site.state), site.bases[run], *how]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     return [int(word) for word in done.stdout.split()]
 
@@ -238,13 +244,26 @@ def test_folders_and_files_without_access_are_opened_up(site: GitSite, tmp_path:
     (place / "secret.txt").write_text("secret\n")
     for path, mode in (("closed/deep", 0), ("closed", 0o200), ("secret.txt", 0), (".git/objects", 0)):
         (place / path).chmod(mode)
-    powerless = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"]
-    assert cleaned_in_a_process(site, *powerless)[0] == 1
+    assert cleaned_in_a_process(site, *POWERLESS)[0] == 1
     told = json.loads((site.saved() / "saved.json").read_text())
     assert told["as_it_was"] == []
     back = brought_back(CleanedWorkspace(gone=True, saved=SavedWork(restore=tuple(told["restore"]))), tmp_path / "back")
     assert (back / "closed/deep/mine.txt").read_text() == "mine\n"
     assert (back / "secret.txt").read_text() == "secret\n"
+
+
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="giving up rights needs root")
+def test_objects_of_git_lfs_without_access_are_opened_up(site: GitSite) -> None:
+    commit(site.origin, "known.bin", lfs_object(site.origin, b"known upstream"))
+    for run, closed in enumerate(("known.bin", ".git/lfs/objects/*/*/*"), start=1):
+        place = site.prepare(run)
+        shutil.copytree(site.origin / ".git/lfs", place / ".git/lfs")
+        (place / "known.bin").write_bytes(b"known upstream")
+        lfs_object(place, b"precious")
+        for path in place.glob(closed):
+            path.chmod(0)
+        assert cleaned_in_a_process(site, *POWERLESS, run=run)[0] == 1
+        assert list(lfs_objects_in(site.saved(run)).values()) == [b"precious"]
 
 
 @pytest.mark.parametrize("size", [200, pytest.param(4000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])

@@ -7,19 +7,23 @@ import json
 import os
 import secrets
 import shlex
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from daemon.workspaces.git import Git, GitError
 from daemon.workspaces.jobs import SavedWork
 from daemon.workspaces.layout import ARTIFACTS, ENVIRONMENTS, RUNS, SCRATCH
-from daemon.workspaces.openat import free_name, open_path
+from daemon.workspaces.openat import free_name, open_below, open_path
 from daemon.workspaces.removal import remove_temporary
-from daemon.workspaces.salvage.bundle import BUNDLE
-from daemon.workspaces.salvage.lfs import digest_of
-from daemon.workspaces.salvage.stored import ARCHIVE, FOLDER, LFS, README, SUMMARY, saved_bytes, saved_folders
-from daemon.workspaces.salvage.walk import measure
+from daemon.workspaces.salvage.bundle import BUNDLE, SHALLOW
+from daemon.workspaces.salvage.lfs import content_id
+from daemon.workspaces.salvage.stored import ARCHIVE, FOLDER, README, SUMMARY, saved_bytes, saved_folders
+from daemon.workspaces.salvage.walk import UnreadableError, measure
+
+_MOST_EARLIER = 3
+_LARGER = 2  # times that an earlier bundle of the same work may be as large as ours
 
 
 class ArtifactStore:
@@ -42,7 +46,7 @@ class ArtifactStore:
             return replace(found, restore=self._with_places(found.restore, None))
         artifacts = open_path(self._state_dir, RUNS, self._run_id, ARTIFACTS, create=True)
         try:
-            earlier = self._find_earlier(artifacts, set(found.tips))
+            earlier = self._find_earlier(artifacts, results, set(found.tips))
             name = earlier or free_name(artifacts, FOLDER, "-")
             folder = f"{ARTIFACTS}/{name}"
             stored = saved_bytes(self._state_dir, self._run_id) + (measure(results).bytes if earlier is None else 0)
@@ -64,30 +68,44 @@ class ArtifactStore:
         used = [name for name in places if any(f'"${name}"' in line for line in lines)]
         return (*(f"{name}={shlex.quote(str(places[name]))}" for name in used), *lines)
 
-    def _find_earlier(self, artifacts: int, wanted: set[str]) -> str | None:
+    def _find_earlier(self, artifacts: int, results: Path, wanted: set[str]) -> str | None:
         """Return the folder in which an earlier cleanup, which then failed, saved the same work, if it can be read.
 
-        `wanted` are the tips of the work.
+        `wanted` are the tips of the work in `results`. The agent could write to the artifacts: only the newest folders
+        are tried, and in each only what is called like our files, is as large, and is reached without a link.
         """
-        for name in saved_folders(artifacts):
-            folder = Path(f"/proc/{os.getpid()}/fd/{artifacts}") / name
+        ours = {path.relative_to(results): path.lstat().st_size for path in _files_in(results)}
+        for name in _newest_first(artifacts)[:_MOST_EARLIER]:
             try:
-                tips = {tip for path in (folder, *folder.glob("within-*")) for tip in self._tips_in(path)}
-            except (GitError, OSError):
+                folder = open_below(artifacts, name)
+                try:
+                    if set(self._tips_in(folder, ours)) >= wanted:
+                        return name
+                finally:
+                    os.close(folder)
+            except (GitError, UnreadableError, OSError):
                 continue
-            if tips >= wanted:
-                return name
         return None
 
-    def _tips_in(self, folder: Path) -> Iterator[str]:
-        """Yield what identifies the saved work of one repository; raise GitError or OSError if it is damaged."""
-        if (folder / BUNDLE).is_file():
-            yield from self._unbundled(folder / BUNDLE)
-        if (folder / ARCHIVE).is_file():
-            yield f"sha256:{digest_of(folder / ARCHIVE)}"
-        for path in folder.glob(f"{LFS}/objects/??/??/*"):
-            if digest_of(path) == path.name:
-                yield f"lfs:{path.name}"
+    def _tips_in(self, folder: int, ours: Mapping[Path, int]) -> Iterator[str]:
+        """Yield what identifies the work that is saved in an open folder under the names and in the sizes of our files.
+
+        Raise GitError, UnreadableError or OSError if anything of it is missing or damaged.
+        """
+        for path, size in ours.items():
+            if path.name == SHALLOW:
+                continue
+            parent = open_path(Path(f"/proc/self/fd/{folder}"), *path.parent.parts)
+            try:
+                found = os.lstat(path.name, dir_fd=parent)
+                if path.name == BUNDLE:  # git does not write each in the same way
+                    if stat.S_ISREG(found.st_mode) and found.st_size <= _LARGER * size:
+                        yield from self._unbundled(Path(f"/proc/{os.getpid()}/fd/{parent}") / BUNDLE)
+                elif found.st_size == size:
+                    digest = content_id(path.name, parent)
+                    yield f"sha256:{digest}" if path.name == ARCHIVE else f"lfs:{digest}"
+            finally:
+                os.close(parent)
 
     def _unbundled(self, bundle: Path) -> list[str]:
         """Unpack a bundle into a new repository beside the mirror's objects; return its tips or raise GitError."""
@@ -102,6 +120,12 @@ class ArtifactStore:
         finally:
             remove_temporary(self._state_dir, (ENVIRONMENTS, SCRATCH, self._scratch.name), folder.name)
         return [line.split()[0] for line in heads]
+
+
+def _newest_first(artifacts: int) -> list[str]:
+    """Return the folders with saved work by when they got their names, which an agent cannot choose as it can those."""
+    ages = {name: os.lstat(name, dir_fd=artifacts).st_ctime_ns for name in saved_folders(artifacts)}
+    return sorted(ages, key=lambda name: -ages[name])
 
 
 def _write_summary(results: Path, saved: SavedWork) -> None:

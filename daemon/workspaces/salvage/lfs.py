@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.workspaces.openat import open_path
+from daemon.workspaces.openat import grant_access_by_name, open_path
 from daemon.workspaces.salvage.repository import read_file
 from daemon.workspaces.salvage.walk import UnreadableError, walk
 
@@ -21,6 +21,7 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-.*\n)*oid sha256:([0-9a-f]{64})\nsize ")
 _STORAGE = re.compile(rb'(?ims)^\s*\[lfs\][^\[]*?^\s*storage\s*=\s*"?(.*?)"?\s*$')
 _CHUNK = 1024**2  # bytes read at once
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -70,27 +71,36 @@ def pointer_in(data: bytes) -> str | None:
     return match[1].decode() if match else None
 
 
-def content_id(path: bytes) -> str | None:
-    """Return the id that the content of a file has as an object; None if it is not a regular file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0) as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def content_id(path: bytes | str, folder: int | None = None) -> str | None:
+    """Return the id that the content of a file has as an object, its SHA-256; None if it is not a regular file.
+
+    `path` may be relative to an open folder. Raise UnreadableError if the file cannot be read.
+    """
+    try:
+        descriptor = os.open(path, _FILE, dir_fd=folder)
+        with open(descriptor, "rb", buffering=0) as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UnreadableError(f"{os.fsdecode(path)}: {error.strerror}") from None
 
 
 def store_objects(found: Iterable[LfsObject], workspace: Path, folder: Path) -> None:
     """Store objects in a folder as git-lfs does; raise OSError.
 
     An object that nothing else refers to takes no room: it gets a second name, and loses its first one with the
-    workspace.
+    workspace. One that its owner cannot read is opened up, since its second name is to be read.
     """
     for one in found:
         place = folder / "objects" / one.oid[:2] / one.oid[2:4]
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         source = open_path(workspace, *one.folder.parts)
         try:
-            if os.lstat(one.oid, dir_fd=source).st_nlink == 1:
+            known = os.lstat(one.oid, dir_fd=source)
+            if not known.st_mode & stat.S_IRUSR:
+                grant_access_by_name(source, one.oid)
+            if known.st_nlink == 1:
                 os.link(one.oid, place / one.oid, src_dir_fd=source, follow_symlinks=False)
             else:
                 _copy(source, one.oid, place / one.oid)
@@ -101,13 +111,7 @@ def store_objects(found: Iterable[LfsObject], workspace: Path, folder: Path) -> 
 
 
 def _copy(folder: int, name: str, target: Path) -> None:
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    descriptor = os.open(name, _FILE, dir_fd=folder)
     with open(descriptor, "rb", buffering=0) as stream, target.open("xb") as copy:
         while data := stream.read(_CHUNK):
             copy.write(data)
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes; raise OSError."""
-    with path.open("rb", buffering=0) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
