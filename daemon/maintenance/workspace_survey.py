@@ -61,11 +61,20 @@ class WorkspaceSurvey:
             is_listed = survey.get(workspace.environment, []) is not None
             if is_listed and place not in on_disk and workspace.status not in ACTIVE:
                 _LOG.warning("[cleanup] A workspace is missing that agentcron did not remove", run_id=workspace.run_id)
-                found = await self._helper.find_saved_work(FindSavedWork(workspace.run_id))
-                await self._write_of(str(workspace.run_id), partial(self._record_lost, workspace.run_id, found.saved))
+                await self._close(workspace.run_id)
         for environment, name in sorted(on_disk - in_database.keys()):
             if await self._write_of(name, partial(self._register, environment, name)) is False:
                 await self._quarantine(environment, name)
+
+    async def _close(self, run_id: int) -> None:
+        """Record that a workspace is missing, with what was saved of it; where that cannot be read, record nothing."""
+        try:
+            found = await self._helper.find_saved_work(FindSavedWork(run_id))
+        except WorkspaceHelperError as error:  # the next sweep tries again
+            self._note_failure(str(run_id), error)
+            _LOG.error("[cleanup] ERROR: Cannot read the saved work of a workspace", run_id=run_id, error=str(error))
+        else:
+            await self._write_of(str(run_id), partial(self._record_lost, run_id, found.saved))
 
     async def _write_of(self, name: str, closure: Closure[T]) -> T | None:
         """Write about one workspace unless the database cannot be written; an error does not affect the others."""
@@ -74,10 +83,13 @@ class WorkspaceSurvey:
         except Exception as error:
             if concerns_others(error):
                 raise
-            self.failed.add(f"workspace {name}")
-            self._home.problems.report(_PART, described(error), subject=f"workspace {name}")
+            self._note_failure(name, error)
             _LOG.exception("[cleanup] ERROR: Failed to record a workspace", name=name)
             return None
+
+    def _note_failure(self, name: str, error: Exception) -> None:
+        self.failed.add(f"workspace {name}")
+        self._home.problems.report(_PART, described(error), subject=f"workspace {name}")
 
     async def _quarantine(self, environment: str, name: str) -> None:
         try:

@@ -266,6 +266,14 @@ def test_objects_of_git_lfs_without_access_are_opened_up(site: GitSite) -> None:
         assert list(lfs_objects_in(site.saved(run)).values()) == [b"precious"]
 
 
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="giving up rights needs root")
+def test_artifacts_without_access_are_opened_up(site: GitSite) -> None:
+    (site.prepare() / "mine.txt").write_text("mine\n")
+    site.saved().parent.mkdir(parents=True)
+    site.saved().parent.chmod(0)
+    assert cleaned_in_a_process(site, *POWERLESS)[0] == 1
+
+
 @pytest.mark.parametrize("size", [200, pytest.param(4000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
 def test_memory_does_not_grow_with_the_size_of_a_file(site: GitSite, size: int) -> None:
     place = site.prepare()

@@ -19,7 +19,15 @@ from daemon.workspaces.openat import free_name, open_below, open_path
 from daemon.workspaces.removal import remove_temporary
 from daemon.workspaces.salvage.bundle import BUNDLE, SHALLOW
 from daemon.workspaces.salvage.lfs import content_id
-from daemon.workspaces.salvage.stored import ARCHIVE, FOLDER, README, SUMMARY, saved_bytes, saved_folders
+from daemon.workspaces.salvage.stored import (
+    ARCHIVE,
+    FOLDER,
+    README,
+    SUMMARY,
+    open_artifacts,
+    saved_bytes,
+    saved_folders,
+)
 from daemon.workspaces.salvage.walk import UnreadableError, measure
 
 _MOST_EARLIER = 3
@@ -44,7 +52,7 @@ class ArtifactStore:
         """
         if not any(_files_in(results)):
             return replace(found, restore=self._with_places(found.restore, None))
-        artifacts = open_path(self._state_dir, RUNS, self._run_id, ARTIFACTS, create=True)
+        artifacts = open_artifacts(self._state_dir, self._run_id, create=True)
         try:
             earlier = self._find_earlier(artifacts, results, set(found.tips))
             name = earlier or free_name(artifacts, FOLDER, "-")

@@ -4,6 +4,7 @@ Standard library only: the helper process imports this.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shlex
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from daemon.workspaces.jobs import SavedWork
 from daemon.workspaces.layout import ARTIFACTS, RUNS
-from daemon.workspaces.openat import open_path
+from daemon.workspaces.openat import make_folder, open_forcibly, open_path
 from daemon.workspaces.pipe import MessageError, decode
 from daemon.workspaces.salvage.repository import read_file
 from daemon.workspaces.salvage.walk import UnreadableError, measure
@@ -25,6 +26,8 @@ ARCHIVE = "work.tar"
 """What git cannot store."""
 LFS = "lfs"
 """Objects of Git LFS, laid out as in `.git/lfs`."""
+_NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV}
+"""Errors that say that a folder is missing, or that a file, a link or a mount point is in its place."""
 
 
 def saved_folders(artifacts: int) -> list[str]:
@@ -71,13 +74,29 @@ def _summary(folder: Path) -> SavedWork | None:
 
 @contextlib.contextmanager
 def _artifacts(state_dir: Path, run_id: str) -> Iterator[int | None]:
-    """Open the folder of a run's artifacts; None if there is none. Raise OSError."""
+    """Open the folder of a run's artifacts; None if there is none, or something else in its place. Raise OSError."""
     try:
-        folder = open_path(state_dir, RUNS, run_id, ARTIFACTS)
-    except FileNotFoundError:
+        folder = open_artifacts(state_dir, run_id)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER:
+            raise
         yield None
         return
     try:
         yield folder
     finally:
         os.close(folder)
+
+
+def open_artifacts(state_dir: Path, run_id: str, *, create: bool = False) -> int:
+    """Open the folder of a run's artifacts, after giving ourselves access to it if an agent took that; raise OSError.
+
+    `create` makes it if it is missing.
+    """
+    above = open_path(state_dir, RUNS, run_id, create=create)
+    try:
+        if create:
+            make_folder(above, ARTIFACTS)
+        return open_forcibly(above, ARTIFACTS)
+    finally:
+        os.close(above)
