@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
@@ -67,4 +68,8 @@ def _unused(folder: Path, mirror: Path) -> Finding:
 
 
 def _is_empty(entry: Path) -> bool:
-    return entry.is_dir() and not entry.is_symlink() and not any(entry.iterdir())
+    """Tell whether an entry can hold no work: an empty folder, or an empty file such as the lock of the mirror."""
+    found = entry.lstat()
+    if stat.S_ISREG(found.st_mode):
+        return found.st_size == 0
+    return stat.S_ISDIR(found.st_mode) and not any(entry.iterdir())

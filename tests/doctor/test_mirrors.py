@@ -14,6 +14,7 @@ from daemon.doctor.workspaces import check_mirrors
 def mirror_of(state: Path, environment: str) -> Path:
     mirror = state / "environments" / environment / "mirror"
     mirror.mkdir(parents=True)
+    mirror.with_name("mirror.lock").touch()
     return mirror
 
 

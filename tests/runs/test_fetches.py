@@ -14,7 +14,7 @@ from daemon.store.runs import Run, get_run
 from daemon.workspaces.clone import prepare_workspace
 from daemon.workspaces.mirror_use import MirrorUse
 from daemon.workspaces.sources import source_for
-from tests.support.git_site import commit, git
+from tests.support.git_site import AUTHOR, commit, git
 from tests.support.ledger import SECOND, START, Ledger
 
 
@@ -51,7 +51,7 @@ class Reloads:
         """Return the commit that the workspace of a run starts from."""
         source = source_for(config, run.agent)
         assert source is not None
-        made = await asyncio.to_thread(prepare_workspace, self.state, source, run.id, 60, print, fetches=False)
+        made = await asyncio.to_thread(prepare_workspace, self.state, source, AUTHOR, run.id, 60, print, fetches=False)
         return made.base
 
 

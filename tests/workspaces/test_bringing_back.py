@@ -225,6 +225,7 @@ print(int(done.gone), *(int(size) // 1024 for size in (own, resource.getrusage(r
 
 POWERLESS = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--")
 
+
 def cleaned_in_a_process(site: GitSite, *prefix: str, run: int = 1, saves: bool = True) -> list[int]:
     """Clean up in a process of its own; return whether it is gone, and the MiB that it and its git took at most.
 
