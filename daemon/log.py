@@ -31,6 +31,11 @@ _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  
 class _Forward(logging.Handler):
     """Forwards records of the standard library's logging, which libraries use, to this log."""
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Forward a record without this handler's lock, which a destructor that logs could wait for."""
+        self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info if record.exc_info and record.exc_info[0] else None
         event = f"[daemon] {record.getMessage()}"

@@ -27,10 +27,12 @@ class LogFile:
 
     def __init__(self, path: Path | None, on_loss: Callable[[int, str], object]) -> None:
         self.lost = 0
-        """How many lines have been lost since the start."""
+        """How many lines have been lost since the start, without reports of losses; it never decreases."""
         self._path = path
         self._on_loss = on_loss
         self._reported = 0
+        self._reporter: int | None = None  # the thread that reports losses at the moment
+        self._report_was_lost = False
         self._reason = ""
         self._checked_at = time.monotonic()
         self._opened = _STANDARD_ERROR if path is None else _open(path)
@@ -44,19 +46,9 @@ class LogFile:
         """Write one line, or leave it to the thread; never wait."""
         data = text.encode(errors="backslashreplace")
         with self._changed:
-            if self._waiting or self._target.may_block:
-                self._enqueue(data)
-                return
-            self._follow_path()
-            try:
-                while data:
-                    data = data[self._target.write(data) :]
-            except BlockingIOError:
-                self._enqueue(data)
-            except OSError as error:
-                self._lose(_reason(error))
-            else:
-                self._report_losses()
+            was_written = self._write(data)
+        if was_written:
+            self._report_losses()
 
     def flush(self) -> None:
         """Do nothing: what can be written at once is never buffered."""
@@ -90,6 +82,21 @@ class LogFile:
                 os.dup2(nowhere, _STANDARD_ERROR)
                 os.close(nowhere)
 
+    def _write(self, data: bytes) -> bool:
+        """Write one line or enqueue it; return whether it has been written."""
+        if self._waiting or self._target.may_block:
+            self._enqueue(data)
+            return False
+        self._follow_path()
+        try:
+            while data:
+                data = data[self._target.write(data) :]
+        except BlockingIOError:
+            self._enqueue(data)
+        except OSError as error:
+            self._lose(_reason(error))
+        return not data
+
     def _enqueue(self, data: bytes) -> None:
         if self._size + len(data) > _MOST_WAITING:
             self._lose(f"the reader of {self._path or 'standard error'} has stopped reading")
@@ -104,17 +111,25 @@ class LogFile:
         self._changed.notify_all()
 
     def _lose(self, reason: str) -> None:
-        self.lost += 1
         self._reason = reason
+        if self._reporter == threading.get_ident():
+            self._report_was_lost = True
+        else:
+            self.lost += 1
 
     def _report_losses(self) -> None:
-        """Report lost lines after one that was written."""
-        if self.lost == self._reported:
-            return
-        before, self._reported = self._reported, self.lost
-        self._on_loss(self.lost - before, self._reason)
-        if self.lost > self._reported:  # the report itself was lost
-            self.lost, self._reported = self._reported, before
+        """Report lost lines after one that was written, without the lock: the report takes locks of its own."""
+        with self._changed:
+            lines, reason = self.lost - self._reported, self._reason
+            if lines == 0 or self._reporter is not None:
+                return
+            self._reporter = threading.get_ident()
+        try:
+            self._on_loss(lines, reason)
+        finally:
+            with self._changed:
+                self._reported += 0 if self._report_was_lost else lines
+                self._reporter, self._report_was_lost = None, False
 
     def _follow_path(self) -> None:
         if self._path is not None and time.monotonic() - self._checked_at > _CHECK_EVERY:
@@ -137,6 +152,7 @@ class LogFile:
                 self._changed.wait_for(lambda: self._waiting)
                 data, target = self._waiting[0], self._target
             written, reason = _write_later(target, data)
+            was_written = reason is None and written == len(data)
             with self._changed:
                 self._follow_path()
                 self._size -= written
@@ -144,11 +160,12 @@ class LogFile:
                 if reason is not None:
                     self._lose(reason)
                     self._drop_first()
-                elif written == len(data):
+                elif was_written:
                     self._drop_first()
-                    self._report_losses()
                 if not self._waiting:
                     self._changed.notify_all()
+            if was_written:
+                self._report_losses()
 
     def _drop_first(self) -> None:
         self._size -= len(self._waiting.popleft())

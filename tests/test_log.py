@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -197,3 +198,46 @@ def test_lost_lines_are_counted_once_the_next_one_can_be_written(tmp_path: Path)
     os.close(reader)
     assert reported == [(3, "Broken pipe")]
     assert (log.trouble(), log.lost) == (None, 3)
+
+
+def test_a_report_of_losses_that_is_lost_is_not_counted_and_made_again(tmp_path: Path) -> None:
+    fifo, seen = tmp_path / "fifo", list[tuple[int, int]]()
+    os.mkfifo(fifo)
+    readers = [os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)]
+
+    def report(lines: int, _: str) -> None:
+        while len(seen) == 0 and readers:
+            os.close(readers.pop())
+        log.write("report\n")
+        seen.append((lines, log.lost))
+
+    log = LogFile(fifo, report)
+    os.close(readers.pop())
+    log.write("lost\n")
+    for _ in range(2):
+        readers.append(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+        log.write("read\n")
+        assert log.lost == 1
+    os.close(readers.pop())
+    assert seen == [(1, 1), (1, 1)]
+    assert log.trouble() is None
+
+
+def test_losses_are_reported_without_the_lock_that_writers_take(tmp_path: Path) -> None:
+    fifo, written = tmp_path / "fifo", list[bool]()
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+
+    def report(*_: object) -> None:
+        other = threading.Thread(target=log.write, args=("from another thread\n",))
+        other.start()
+        other.join(2)
+        written.append(not other.is_alive())
+
+    log = LogFile(fifo, report)
+    os.close(reader)
+    log.write("lost\n")
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    log.write("read\n")
+    os.close(reader)
+    assert written == [True]
