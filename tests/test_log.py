@@ -1,5 +1,6 @@
 """The log: it survives rotation, has levels for the journal, and is bounded in a flood."""
 
+import contextlib
 import json
 import os
 import socket
@@ -142,7 +143,14 @@ def _stuck_reader(kind: str) -> tuple[int, int]:
     if kind == "socket":
         ours, theirs = socket.socketpair()
         return ours.detach(), theirs.detach()
-    return os.pipe()
+    ours_of_pipe, theirs_of_pipe = os.pipe()
+    if kind == "pipe of another user":  # a thread writes to it, and would report losses early if a line got through
+        os.set_blocking(theirs_of_pipe, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(theirs_of_pipe, b"\n" * 4096)
+        os.set_blocking(theirs_of_pipe, True)
+    return ours_of_pipe, theirs_of_pipe
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "terminal", "pipe of another user"])
