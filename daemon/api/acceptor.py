@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import select
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,9 @@ _ACCEPTED_AT_ONCE = 64  # before the event loop does other work; rejecting one t
 _BEGUN_AT_ONCE = 16  # the protocol of one takes about 0.3 ms
 _LINGERING = 1.0  # seconds that a rejected client has to read the response
 _MOST_LINGERING = 64  # rejected clients that get one
+_DROPPED_AT_ONCE = 256  # connections that their clients have closed; to drop one takes a few microseconds
+_PEEKED = 32 * 1024  # bytes; the headers of a request are at most that
+_CLOSED = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _RETRY_AFTER = 5  # seconds
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _WAIT_IF_SCARCE = 1.0  # seconds
@@ -53,7 +57,7 @@ class Acceptor:
         self._urgent: deque[tuple[socket.socket, Place]] = deque()
         self._others: deque[tuple[socket.socket, Place]] = deque()
         self._waiting = asyncio.Event()
-        self._lingering: deque[socket.socket] = deque()
+        self._lingering: dict[socket.socket, asyncio.TimerHandle] = {}  # the oldest first
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
         self._beginning: asyncio.Task[None] | None = None
@@ -73,8 +77,8 @@ class Acceptor:
         for connection, place in (*self._urgent, *self._others):
             connection.close()
             place.release()
-        while self._lingering:
-            self._lingering.popleft().close()
+        for connection in list(self._lingering):
+            self._end_lingering(connection)
 
     def _resume(self) -> None:
         self._retry = None
@@ -107,30 +111,49 @@ class Acceptor:
     def _reject(self, connection: socket.socket) -> None:
         """Answer, and leave the client a moment to send its request and read: a closed connection is an error to it."""
         if len(self._lingering) >= min(_MOST_LINGERING, self._admission.most // 4):
-            connection.close()
-            return
+            self._make_room_for_lingering()
         connection.settimeout(0)
         with contextlib.suppress(OSError):  # it has disconnected
             connection.send(_REJECTION)
             connection.shutdown(socket.SHUT_WR)
-        self._lingering.append(connection)
-        self._loop.call_later(_LINGERING, self._close_oldest)
+        self._lingering[connection] = self._loop.call_later(_LINGERING, self._end_lingering, connection)
 
-    def _close_oldest(self) -> None:
-        if self._lingering:
-            self._lingering.popleft().close()
+    def _make_room_for_lingering(self) -> None:
+        """Close the connections whose clients wait for nothing any more, or else the one that had most time to read."""
+        closed = _closed_by_client(list(self._lingering))
+        for connection in closed or list(self._lingering)[:1]:
+            self._end_lingering(connection)
+
+    def _end_lingering(self, connection: socket.socket) -> None:
+        self._lingering.pop(connection).cancel()
+        connection.close()
 
     async def _begin(self) -> None:
         """Begin to serve the connections that were admitted, a few at a time, administrators first."""
         while True:
             await self._waiting.wait()
-            some = [
-                (self._urgent or self._others).popleft()
-                for _ in range(min(_BEGUN_AT_ONCE, len(self._urgent) + len(self._others)))
-            ]
+            some = self._next_to_begin()
             if not self._urgent and not self._others:
                 self._waiting.clear()
-            await asyncio.gather(*(self._begin_one(connection, place) for connection, place in some))
+            await asyncio.gather(asyncio.sleep(0), *(self._begin_one(connection, place) for connection, place in some))
+
+    def _next_to_begin(self) -> list[tuple[socket.socket, Place]]:
+        """Return some of the connections that wait, and drop those that nobody waits for.
+
+        Clients that connect and close could otherwise be admitted faster than served, and take the places of others.
+        """
+        some: list[tuple[socket.socket, Place]] = []
+        for _ in range(_DROPPED_AT_ONCE):
+            line = self._urgent or self._others
+            if not line or len(some) == _BEGUN_AT_ONCE:
+                break
+            connection, place = line.popleft()
+            if _is_abandoned(connection):
+                connection.close()
+                place.release()
+            else:
+                some.append((connection, place))
+        return some
 
     async def _begin_one(self, connection: socket.socket, place: Place) -> None:
         try:
@@ -143,3 +166,26 @@ class Acceptor:
                 raise
             if not isinstance(error, OSError):  # of a client that has disconnected
                 _LOG.exception("[control] Unexpected error")  # one connection must not end the service of others
+
+
+def _closed_by_client(connections: list[socket.socket]) -> list[socket.socket]:
+    """Return the connections whose clients have closed them, or send no more."""
+    poll = select.poll()
+    for connection in connections:
+        poll.register(connection, select.POLLRDHUP)
+    closed = {descriptor for descriptor, events in poll.poll(0) if events & _CLOSED}
+    return [connection for connection in connections if connection.fileno() in closed]
+
+
+def _is_abandoned(connection: socket.socket) -> bool:
+    """Tell whether a client closed a connection before it had sent the headers of a request.
+
+    A request that is there is served even if its client does not wait for the response.
+    """
+    if not _closed_by_client([connection]):
+        return False
+    try:
+        data = connection.recv(_PEEKED, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return True
+    return len(data) < _PEEKED and b"\n\r\n" not in data and b"\n\n" not in data

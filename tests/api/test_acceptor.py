@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 
 from daemon.api import acceptor
 from daemon.api.acceptor import Acceptor
-from daemon.api.admission import Admission, Rank
+from daemon.api.admission import Admission, Holder, Rank
 from daemon.cli.client import _Connection
 from tests.support.api import CONFIG, call
 from tests.support.daemon_process import StartDaemon
+from tests.support.waiting import wait_until
 
 
 class Greeting(asyncio.Protocol):
@@ -68,6 +70,77 @@ async def test_a_lack_of_files_is_waited_out(monkeypatch: pytest.MonkeyPatch) ->
         finally:
             accepting.close()
     assert listener.failures == 0
+
+
+@contextlib.asynccontextmanager
+async def accepting(
+    listener: socket.socket, most: int, serve: Callable[[socket.socket, Callable[[], None]], Any]
+) -> AsyncIterator[Admission]:
+    """Accept connections in the block, of which anybody may have an eighth of `most`; yield who has how many."""
+    listener.settimeout(0)
+    admission = Admission(most, lambda _: Rank.ANYBODY)
+    accepting = Acceptor(listener, admission, serve, lambda *_: None)
+    accepting.start()
+    try:
+        yield admission
+    finally:
+        accepting.close()
+
+
+def listening() -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("")
+    listener.listen(256)
+    return listener
+
+
+def client(listener: socket.socket, data: bytes) -> socket.socket:
+    """Return a client that has sent something, although nobody accepts yet."""
+    connected = socket.socket(socket.AF_UNIX)
+    connected.connect(listener.getsockname())
+    connected.sendall(data)
+    return connected
+
+
+async def test_clients_that_have_gone_without_a_request_take_no_place() -> None:
+    served: list[bytes] = []
+
+    async def serve(connection: socket.socket, ended: Callable[[], None]) -> Greeting:
+        with contextlib.suppress(BlockingIOError):
+            served.append(connection.recv(100, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return Greeting(ended)
+
+    with listening() as listener:
+        for data in (bytes(10), b"", b"GET / HTTP/1.1\r\nHost: x\r\n") * 20:
+            client(listener, data).close()
+        left = b"POST /hooks/x HTTP/1.1\r\nHost: x\r\n\r\n"
+        client(listener, left).close()  # it does not wait for the answer, but wants what it asked for
+        async with accepting(listener, 8 * 100, serve) as admission, asyncio.timeout(20):
+            reader, writer = await asyncio.open_unix_connection(listener.getsockname())
+            assert await reader.read() == b"hello"
+            writer.close()
+            assert served == [left]
+            us = Holder(os.getuid(), None)
+            await asyncio.to_thread(wait_until, lambda: not admission.held(us), what="free places")
+
+
+@pytest.mark.parametrize("stay", [False, True])
+async def test_each_rejected_client_gets_an_answer_however_many_there_are(*, stay: bool) -> None:
+    async def serve(*_: object) -> Greeting:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # it never ends
+
+    with listening() as listener, contextlib.ExitStack() as others:
+        for number in range(4 + acceptor._MOST_LINGERING + 20):  # 4 of them are served
+            other = client(listener, b"GET")
+            if stay or number < 4:
+                others.enter_context(other)
+            else:
+                other.close()
+        async with accepting(listener, 8, serve), asyncio.timeout(20):
+            reader, writer = await asyncio.open_unix_connection(listener.getsockname())
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.read(100)).startswith(b"HTTP/1.1 503 ")
+            writer.close()
 
 
 def test_an_error_with_one_connection_ends_that_one_only(start_daemon: StartDaemon) -> None:
