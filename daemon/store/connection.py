@@ -60,15 +60,18 @@ class Transaction:
         return self._connection.executemany(sql, (tuple(row) for row in rows))
 
 
+_EXECUTE = sqlite3.Connection.execute  # `super()` would cost as much as a short statement
+
+
 class _Connection(sqlite3.Connection):
     """A connection on which any damage is an sqlite3.Error.
 
     Messages about a damaged schema quote it, and Python raises UnicodeDecodeError for one that is not UTF-8.
     """
 
-    def execute(self, *arguments: Any) -> sqlite3.Cursor:  # noqa: ANN401 - as the method it replaces
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:  # noqa: ANN401 - as the method it replaces
         try:
-            return super().execute(*arguments)
+            return _EXECUTE(self, sql, parameters)
         except UnicodeDecodeError as error:
             damage = sqlite3.DatabaseError(f"malformed database schema: {error.object!r}")
             damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT

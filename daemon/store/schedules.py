@@ -103,7 +103,8 @@ def schedule_from(row: sqlite3.Row) -> ScheduleRow:
         raise damaged(f"schedule {row['agent']}/{row['name']}", error) from None
 
 
-def _schedule_from(row: sqlite3.Row) -> ScheduleRow:
+def _schedule_from(columns: sqlite3.Row) -> ScheduleRow:
+    row = dict(zip(columns.keys(), columns, strict=True))  # sqlite3.Row searches all columns for each name
     return ScheduleRow(
         id=row["id"],
         agent=row["agent"],

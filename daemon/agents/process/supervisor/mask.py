@@ -35,14 +35,19 @@ class Secrets:
     """The secret values of one run."""
 
     def __init__(self, values: Iterable[str]) -> None:
+        self.values: list[bytes] = []
+        """As they are, longest first."""
+        self.plain: list[bytes] = []
+        """Without escapes, longest first."""
+        self._longest = 0
         whole = {value.encode() for value in values if value}
+        if not whole:  # as in most runs
+            return
         lines = {line for value in whole for line in value.splitlines() if len(line) >= _SHORTEST_LINE}
         self.values = sorted(whole | lines, key=len, reverse=True)
-        """As they are, longest first."""
         plain = {form for value in self.values for form in _plain_forms(value)}
         self.plain = sorted(plain, key=len, reverse=True)
-        """Without escapes, longest first."""
-        self._longest = max(map(len, self.values), default=0)
+        self._longest = len(self.values[0])
 
     def masked(self, text: str) -> str:
         """Return a text with the secrets masked, and a part of one that the text may have been cut in."""

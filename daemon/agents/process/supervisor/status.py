@@ -118,7 +118,7 @@ def _are_equal(one: bytes, other: bytes) -> bool:
 
 def _parsed(slot: str, body: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(body.decode(), parse_constant=_refuse_constant)
+        record = _DECODER.decode(body.decode())
     except (ValueError, RecursionError) as error:
         raise DamagedRecordError(f"the {slot} record is not JSON: {error}") from None
     if not isinstance(record, dict):
@@ -131,6 +131,9 @@ def _parsed(slot: str, body: bytes) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def may_have_started(run_dir: str, run_key: bytes | None = None) -> bool:
