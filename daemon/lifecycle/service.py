@@ -24,7 +24,7 @@ from daemon.lifecycle.build import Figures, Parts, Resources, build
 from daemon.lifecycle.open_files import raise_open_files
 from daemon.lifecycle.reload import warn_of_exposures, warn_of_surprises
 from daemon.lifecycle.signals import Hangup, Stop, ignore_hangups
-from daemon.lifecycle.startup import prepare_database, unless_stopped
+from daemon.lifecycle.startup import open_patiently, prepare_database, unless_stopped
 from daemon.log import Log
 from daemon.metrics import Metrics
 from daemon.recovery.adoption import adopt_runs
@@ -57,8 +57,9 @@ async def serve(config: Config, log: Log, *, accept_data_loss: bool = False) -> 
     try:
         stop = Stop(live)
         opening = partial(open_state, state_dir, started, accept_data_loss=accept_data_loss)
-        async with starting():
-            opened = await asyncio.to_thread(opening)
+        opened = await open_patiently(opening, stop)
+        if opened is None:
+            return
         async with opened as database, _nursery(open_files) as nursery, open_session() as session:
             tokens = Tokens(read_tokens(config))  # before anything starts, so that an invalid one stops the start
             hooks = HookTokens(await asyncio.to_thread(open_key, state_dir))

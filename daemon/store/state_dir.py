@@ -6,7 +6,7 @@ import sqlite3
 from datetime import datetime
 from pathlib import Path
 
-from daemon.errors import StoreError
+from daemon.errors import AgentcronError, DiskFullError, StoreError
 from daemon.model import DATABASE, DATABASE_PARTS, OWN_TABLES, STATE_FOLDERS, WITNESS
 from daemon.store.ballast import LEAST_FREE, Ballast
 from daemon.store.connection import code_of, connect
@@ -20,7 +20,7 @@ def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Dat
     """Prepare the database of a locked state directory and return it, ready to be entered.
 
     Raise StoreError, and change nothing, if it is damaged, not agentcron's, newer than this version, or not the one
-    that its witness describes.
+    that its witness describes. Raise DiskFullError if SQLite finds no room for the files that it opens a database with.
     """
     ballast = None
     try:
@@ -67,16 +67,14 @@ def _open(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> bool:
     return loss is not None
 
 
-def _unusable(path: Path, error: sqlite3.Error) -> StoreError:
-    damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+def _unusable(path: Path, error: sqlite3.Error) -> AgentcronError:
+    problem = f"{path} cannot be used: {error}"
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        return StoreError(f"{problem}; stop the daemon and restore a backup with `agentcron restore`")
     disk = os.statvfs(path.parent)
-    if damaged:
-        fix = "; stop the daemon and restore a backup with `agentcron restore`"
-    elif disk.f_bavail * disk.f_frsize < LEAST_FREE:
-        fix = "; the disk is full: free some space"
-    else:
-        fix = ""
-    return StoreError(f"{path} cannot be used: {error}{fix}")
+    if disk.f_bavail * disk.f_frsize < LEAST_FREE:
+        return DiskFullError(f"{problem}; the disk is full: free some space")
+    return StoreError(problem)
 
 
 def _inspect(path: Path) -> Witness | None:

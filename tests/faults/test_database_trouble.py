@@ -208,6 +208,27 @@ def test_a_start_on_a_full_disk_releases_the_ballast_and_keeps_ended_runs(
     assert second.stop() == 0
 
 
+@pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
+def test_a_start_without_room_to_open_the_database_waits_for_it(
+    small_disk: Path, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    text = f'[daemon]\nstate_dir = "{small_disk}/state"\n' + AGENT.format(folder=tmp_path)
+    assert start_daemon(text, state=small_disk / "state").stop() == 0
+    filler = fill(small_disk)
+    daemon = start_daemon(text, state=small_disk / "state", ready=False)
+    event = daemon.wait_for_log("[daemon] Nothing is started")
+    assert "the disk is full: free some space" in event["reason"]
+    assert "the disk is full: free some space" in daemon.cli("status").stderr
+    assert daemon.stop() == 0
+    again = start_daemon(text, state=small_disk / "state", ready=False)
+    again.wait_for_log("[daemon] Nothing is started")
+    filler.unlink()
+    again.wait_for_log("[daemon] Ready")
+    again.wait_for_run("completed")
+    assert again.stop() == 0
+    assert [event["event"] for event in again.log() if event["level"] == "error"] == ["[daemon] Nothing is started"]
+
+
 @pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 def test_on_a_disk_that_takes_no_writes_all_can_still_be_read(
