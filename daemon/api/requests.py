@@ -153,7 +153,7 @@ class CleanRequest(Shape):
 
 
 class DiscardRequest(Shape):
-    """Whether the work in a workspace is lost instead of saved; a dry run only reports what would be lost."""
+    """Whether the work in a workspace is lost instead of saved; a dry run only reports what would happen."""
 
     without_saving: bool = False
     dry_run: bool = False

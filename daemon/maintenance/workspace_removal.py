@@ -108,15 +108,16 @@ class WorkspaceRemoval:
         With `unsaved` nothing is saved. Raise NotFoundError if there is none, RefusedError if the run is active or the
         workspace is marked keep.
         """
-        return await self.remove(await self._discardable(run_id), None, unsaved=unsaved)
+        return await self.remove(await self.discardable(run_id), None, unsaved=unsaved)
 
     async def loss(self, run_id: int) -> WorkspaceContents:
         """Return what `discard` without saving would delete; raise NotFoundError, RefusedError or OSError."""
-        workspace = await self._discardable(run_id)
+        workspace = await self.discardable(run_id)
         async with workspace_helper(self._home.state_dir) as helper:
             return await helper.examine_workspace(ExamineWorkspace(workspace.environment, run_id))
 
-    async def _discardable(self, run_id: int) -> Workspace:
+    async def discardable(self, run_id: int) -> Workspace:
+        """Return the workspace of a run that `discard` may remove; raise NotFoundError or RefusedError."""
         workspace = await self._home.database.read(lambda c: get_workspace(c, run_id))
         if workspace is None or workspace.state != "present":
             raise NotFoundError(f"run {run_id} has no workspace")

@@ -71,9 +71,12 @@ def test_a_person_discards_keeps_and_unkeeps(start_daemon: StartDaemon) -> None:
     assert call(daemon, "POST", "/workspaces/clean", {"older_than_seconds": 0}).body["removed"] == []
     assert call(daemon, "POST", f"/workspaces/{run}/discard").status == 409
     assert daemon.cli("workspaces", "unkeep", str(run)).returncode == 0
+    dry = {"dry_run": True}
+    assert call(daemon, "POST", f"/workspaces/{run}/discard", dry).body == {"run_id": run, "removed": False}
     assert daemon.cli("workspaces", "discard", str(run)).returncode == 0
     assert not place_of(daemon, run).exists()
     assert call(daemon, "POST", f"/workspaces/{run}/discard").status == 404
+    assert call(daemon, "POST", f"/workspaces/{run}/discard", dry).status == 404
     assert call(daemon, "POST", "/workspaces/99/discard").status == 404
     busy = trigger(daemon, "300")
     daemon.wait_for_row("SELECT 1 FROM runs WHERE id = ? AND delivered_at IS NOT NULL", busy)

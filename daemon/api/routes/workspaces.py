@@ -29,7 +29,7 @@ class LossView(TypedDict):
 
 
 class DiscardView(TypedDict):
-    """A workspace that was removed, or would be; `lost` if it is not saved."""
+    """A workspace: `removed` is false after a dry run; `lost` is what was, or would be, lost without saving."""
 
     run_id: int
     removed: bool
@@ -61,10 +61,11 @@ async def _discard(call: ApiCall) -> web.StreamResponse:
     run_id = await _changeable(call)
     body = await call.body(requests.DiscardRequest)
     view, unsaved = DiscardView(run_id=run_id, removed=not body.dry_run), None
-    if body.without_saving or body.dry_run:
+    if body.without_saving:
         view["lost"] = lost = await _loss(call, run_id)
         unsaved = Unsaved(call.principal, f"{plural(lost['files'], 'file')}, {format_size(lost['bytes'])}")
     if body.dry_run:
+        await call.context.removal.discardable(run_id)
         return reply(view)
     reason = await call.context.removal.discard(run_id, unsaved)
     if reason is not None:
