@@ -151,8 +151,13 @@ def schedule_named(connection: sqlite3.Connection, address: str, *, deleted: boo
     if row is not None and (row.agent, row.name) != (agent, name):
         row = None
     if row is None:
-        raise NotFoundError(f"no schedule {address}; `agentcron schedules list` shows the schedules")
+        raise no_schedule(address)
     return row
+
+
+def no_schedule(address: str) -> NotFoundError:
+    """Return the error for an address that no schedule has."""
+    return NotFoundError(f"no schedule {address}; `agentcron schedules list` shows the schedules")
 
 
 def run_numbered(connection: sqlite3.Connection, number: int) -> Run:

@@ -4,7 +4,7 @@ import sqlite3
 from typing import Any
 
 from daemon.cli.client import Client, schedule_path
-from daemon.cli.offline import document, listing, may_read, reading, schedule_named, split_past_address
+from daemon.cli.offline import document, listing, may_read, no_schedule, reading, schedule_named, split_past_address
 from daemon.config.schema import Config
 from daemon.errors import InvalidError, NotFoundError
 from daemon.units import utc_now
@@ -48,7 +48,14 @@ def shown(config: Config, address: str) -> dict[str, Any]:
     def query(connection: sqlite3.Connection) -> ScheduleView:
         return schedule_view(connection, schedule_named(connection, address, deleted=True), config, utc_now())
 
-    return document(config, query, _path(address))
+    return _checked(document(config, query, _path(address)), address)
+
+
+def _checked(view: dict[str, Any], address: str) -> dict[str, Any]:
+    """Return a schedule; raise NotFoundError if it has the number of an address, but another agent or name."""
+    if (view.get("agent"), view.get("name")) != split_past_address(address)[:2]:
+        raise no_schedule(address)
+    return view
 
 
 def _path(address: str, what: str = "") -> str:
@@ -61,7 +68,10 @@ def _path(address: str, what: str = "") -> str:
 def history_of(
     config: Config, address: str, limit: int, cursor: str | None, chosen: Chosen
 ) -> tuple[str, dict[str, Any]]:
-    """Return the zone of a schedule, and its chosen fires and revisions; the cursor is one of fires."""
+    """Return the zone of a schedule, and its chosen fires and revisions.
+
+    The cursor is one of fires: revisions are on the first page alone.
+    """
     zone = ""
 
     def query(connection: sqlite3.Connection) -> HistoryView:
@@ -75,8 +85,8 @@ def history_of(
     view = listing(config, query, _path(address, "fires"), "fires", limit, **asked)
     if "revisions" not in view:
         client = Client(config)
-        zone = client.get(_path(address))["timezone"]
-        view |= client.pages(_path(address, "revisions"), "revisions", limit, **span) | {
-            "next_cursor": view["next_cursor"]
-        }
+        zone = _checked(client.get(_path(address)), address)["timezone"]
+        view["revisions"] = []
+        if cursor is None:
+            view["revisions"] = client.pages(_path(address, "revisions"), "revisions", limit, **span)["revisions"]
     return zone, {key: view[key] for key in ("fires", "revisions", "next_cursor")}

@@ -222,7 +222,7 @@ def history(
     limit: Limit = 20,
     json: Json = False,
 ) -> None:
-    """Show the outcome of each due time, and all changes.
+    """Show the outcome of each due time, and all changes; with --cursor, only due times.
 
     Write AGENT/NAME@ID for a deleted schedule; `agentcron schedules list --deleted` shows them.
     """
@@ -244,6 +244,8 @@ def history(
         ((_due(fire, zone), fire["outcome"], fire["run_id"], fire["reason"]) for fire in view["fires"]),
         empty="No due times yet.",
     )
+    if cursor is not None:
+        return
     print()
     print_table(
         ("version", "at", "by", "change", "note"),

@@ -54,7 +54,7 @@ class RevisionList(TypedDict):
 
 
 class HistoryView(TypedDict):
-    """The newest fires and revisions of a schedule."""
+    """The newest fires and revisions of a schedule; pages after the first have no revisions."""
 
     fires: list[FireView]
     revisions: list[RevisionView]
@@ -168,10 +168,14 @@ def _changes_view(changes: dict[str, Any]) -> dict[str, list[Any]]:
 def history_view(
     connection: sqlite3.Connection, schedule_id: int, limit: int, cursor: str | None = None, chosen: Chosen = ALL
 ) -> HistoryView:
-    """Return the newest chosen fires, from the cursor on, and the newest chosen revisions of a schedule."""
+    """Return the newest chosen fires, from the cursor on, and the newest chosen revisions of a schedule.
+
+    With a cursor there are no revisions: they are on the first page.
+    """
     fires = fires_page(connection, schedule_id, limit, cursor, None, chosen)
+    found = revisions_page(connection, schedule_id, limit, None, None, chosen) if cursor is None else None
     return {
         "fires": fires["fires"],
-        "revisions": revisions_page(connection, schedule_id, limit, None, None, chosen)["revisions"],
+        "revisions": found["revisions"] if found else [],
         "next_cursor": fires["next_cursor"],
     }

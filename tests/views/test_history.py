@@ -1,5 +1,6 @@
 """History that can be asked: spans, outcomes, pages, and schedules that were deleted."""
 
+import json
 from datetime import timedelta
 
 from daemon.config.schema import Config
@@ -112,12 +113,19 @@ def test_a_deleted_schedule_stays_reachable(start_daemon: StartDaemon) -> None:
     for wrong in ("a/s@3", "a/other@1"):
         assert daemon.cli("schedules", "history", wrong).returncode == 1
     assert daemon.cli("schedules", "history", "a/s@x").returncode != 0
+    daemon.config.write_text('[control]\nsocket = "c.sock"\n[agents.a]\n')  # only the daemon can answer now
+    assert "deleted" in said(daemon, "schedules", "show", "a/s@1")
+    for wrong in ("b/s@1", "a/other@1"):
+        for command in ("show", "history"):
+            answer = daemon.cli("schedules", command, wrong)
+            assert (answer.returncode, f"no schedule {wrong}" in answer.stderr) == (1, True)
 
 
 def test_the_api_and_the_command_line_choose_alike(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(TEXT + '[agents.a.schedules.s]\nevery = "1s"\noverlap = "allow_all"\n')
     daemon.wait_for_row("SELECT 1 FROM (SELECT count(*) AS n FROM fires WHERE outcome = 'launched') WHERE n >= 3")
     said(daemon, "schedules", "pause", "a/s")
+    before = daemon.config.read_text()
     times = [row["scheduled_for"] for row in daemon.query("SELECT scheduled_for FROM fires ORDER BY 1 DESC")]
     for arguments, query, expected in (
         (("--from", times[1], "--to", times[0]), f"?from={times[1]}&to={times[0]}", times[:2]),
@@ -128,6 +136,16 @@ def test_the_api_and_the_command_line_choose_alike(start_daemon: StartDaemon) ->
         assert [fire["scheduled_for"] for fire in fires] == expected
         shown = said(daemon, "schedules", "history", "a/s", *arguments)
         assert sum(outcome in line for line in shown.splitlines() for outcome in ("launched",)) == len(expected)
+    for config in (before, '[control]\nsocket = "c.sock"\n[agents.a]\n'):  # then the daemon answers
+        daemon.config.write_text(config)
+        first, second = (
+            json.loads(said(daemon, "schedules", "history", "a/s", "--limit", "1", "--json", *cursor))
+            for cursor in ((), ("--cursor", times[0]))
+        )
+        assert [entry["action"] for entry in first["revisions"]] == ["pause"]
+        assert (second["revisions"], second["fires"][0]["scheduled_for"]) == ([], times[1])
+    assert "pause" not in said(daemon, "schedules", "history", "a/s", "--cursor", times[0])
+    daemon.config.write_text(before)
     runs = call(daemon, "GET", f"/runs?schedule=a/s@1&from={times[1]}&to={times[1]}").body
     assert [run["scheduled_for"] for run in runs["runs"]] == [times[1]]
     assert said(daemon, "runs", "list", "--from", times[1], "--to", times[1]).count("a/s") == 1
