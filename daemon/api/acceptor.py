@@ -6,7 +6,7 @@ import errno
 import select
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
 
@@ -31,6 +31,9 @@ _REJECTION = raw_refusal(
     _RETRY_AFTER,
 )
 
+Begin = asyncio.Protocol | Callable[[], Awaitable[asyncio.Protocol]]
+"""The protocol of a connection, or what returns it after a while, during which other connections begin."""
+
 
 class Acceptor:
     """Accepts the connections of one listening socket.
@@ -43,10 +46,10 @@ class Acceptor:
         self,
         listener: socket.socket,
         admission: Admission,
-        serve: Callable[[socket.socket, Callable[[], None]], Awaitable[asyncio.Protocol]],
+        serve: Callable[[socket.socket, Callable[[], None]], Begin],
         rejected: Callable[[Holder, int], None],
     ) -> None:
-        """Prepare; `serve` returns the protocol of a connection and gets what to call when it ends.
+        """Prepare; `serve` returns how a connection begins and gets what to call when it ends.
 
         `rejected` gets who has how many connections.
         """
@@ -61,6 +64,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
         self._beginning: asyncio.Task[None] | None = None
+        self._later: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin to accept."""
@@ -74,6 +78,8 @@ class Acceptor:
             self._retry.cancel()
         if self._beginning is not None:
             self._beginning.cancel()
+        for task in self._later:
+            task.cancel()
         for connection, place in (*self._urgent, *self._others):
             connection.close()
             place.release()
@@ -156,16 +162,34 @@ class Acceptor:
         return some
 
     async def _begin_one(self, connection: socket.socket, place: Place) -> None:
-        try:
-            protocol = await self._serve(connection, place.release)
+        with self._only_one(connection, place):
+            found = self._serve(connection, place.release)
+            if isinstance(found, asyncio.Protocol):
+                await self._loop.connect_accepted_socket(lambda: found, connection)
+                return
+            task = asyncio.create_task(self._begin_later(found, connection, place))
+            self._later.add(task)
+            task.add_done_callback(self._later.discard)
+
+    async def _begin_later(
+        self, find: Callable[[], Awaitable[asyncio.Protocol]], connection: socket.socket, place: Place
+    ) -> None:
+        with self._only_one(connection, place):
+            protocol = await find()
             await self._loop.connect_accepted_socket(lambda: protocol, connection)
+
+    @contextlib.contextmanager
+    def _only_one(self, connection: socket.socket, place: Place) -> Iterator[None]:
+        """End one connection at an error, which must not end the service of others."""
+        try:
+            yield
         except BaseException as error:
             connection.close()
             place.release()
             if not isinstance(error, Exception):
                 raise
             if not isinstance(error, OSError):  # of a client that has disconnected
-                _LOG.exception("[control] Unexpected error")  # one connection must not end the service of others
+                _LOG.exception("[control] Unexpected error")
 
 
 def _closed_by_client(connections: list[socket.socket]) -> list[socket.socket]:

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from daemon.access import admin_uids
-from daemon.api.acceptor import Acceptor
+from daemon.api.acceptor import Acceptor, Begin
 from daemon.api.admission import Admission, Holder, Rank, holder_of, network_of
 from daemon.api.bodies import expect, refuse_encoded
 from daemon.api.connection import Connection, TimeLimits, path_for_log, reason_of
@@ -82,9 +82,8 @@ class ControlServer:
         ]
         self._runners: list[web.AppRunner] = []
         self._acceptors: list[Acceptor] = []
-        self._examiner = ThreadPoolExecutor(
-            1, "peers"
-        )  # a process may have many ancestors; slow look-ups are elsewhere
+        # one thread, since a process may have many ancestors; slow look-ups are elsewhere
+        self._examiner = ThreadPoolExecutor(1, "peers")
 
     async def start(self) -> None:
         """Start to serve on all sockets, unless that was done before."""
@@ -115,25 +114,27 @@ class ControlServer:
         self._accept(runner, listener, Admission(most_connections(), self._rank_of))
 
     def _accept(self, runner: web.AppRunner, listener: socket.socket, admission: Admission) -> None:
-        async def serve(connection: socket.socket, ended: Callable[[], None]) -> Connection:
-            peer = await self._examine(connection) if connection.family == socket.AF_UNIX else None
+        def connect(connection: socket.socket, ended: Callable[[], None], peer: Peer | None) -> Connection:
             if runner.server is None:
                 raise RuntimeError("the server was shut down")
             holder = holder_of(connection, connection.getpeername()) if peer is None else Holder(peer.uid, None)
             urgent = self._rank_of(holder) is not Rank.ANYBODY
             return Connection(runner.server, _TIME_LIMITS, ended, self._turns, peer=peer, urgent=urgent)
 
+        async def connect_later(connection: socket.socket, ended: Callable[[], None]) -> Connection:
+            loop = asyncio.get_running_loop()
+            return connect(connection, ended, await loop.run_in_executor(self._examiner, examine, connection))
+
+        def serve(connection: socket.socket, ended: Callable[[], None]) -> Begin:
+            peer = examine(connection, ORDINARY) if connection.family == socket.AF_UNIX else None
+            if peer is not None and len(peer.lineage) >= ORDINARY:  # a thread reads what would hold up the event loop
+                return partial(connect_later, connection, ended)
+            return connect(connection, ended, peer)
+
         acceptor = Acceptor(listener, admission, serve, self._rejected)
         listener.listen(_BACKLOG)
         acceptor.start()
         self._acceptors.append(acceptor)
-
-    async def _examine(self, connection: socket.socket) -> Peer:
-        """Return who connected; a thread reads what would hold up the event loop, since a thread costs time, too."""
-        peer = examine(connection, ORDINARY)
-        if len(peer.lineage) < ORDINARY:
-            return peer
-        return await asyncio.get_running_loop().run_in_executor(self._examiner, examine, connection)
 
     def _update_admins(self) -> None:
         self._context.background.start_unattended(self._look_up_admins())

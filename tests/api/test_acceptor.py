@@ -36,7 +36,7 @@ class Greeting(asyncio.Protocol):
         self._ended()
 
 
-async def greet(_: socket.socket, ended: Callable[[], None]) -> Greeting:
+def greet(_: socket.socket, ended: Callable[[], None]) -> Greeting:
     return Greeting(ended)
 
 
@@ -105,7 +105,7 @@ def client(listener: socket.socket, data: bytes) -> socket.socket:
 async def test_clients_that_have_gone_without_a_request_take_no_place() -> None:
     served: list[bytes] = []
 
-    async def serve(connection: socket.socket, ended: Callable[[], None]) -> Greeting:
+    def serve(connection: socket.socket, ended: Callable[[], None]) -> Greeting:
         with contextlib.suppress(BlockingIOError):
             served.append(connection.recv(100, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         return Greeting(ended)
@@ -126,8 +126,8 @@ async def test_clients_that_have_gone_without_a_request_take_no_place() -> None:
 
 @pytest.mark.parametrize("stay", [False, True])
 async def test_each_rejected_client_gets_an_answer_however_many_there_are(*, stay: bool) -> None:
-    async def serve(*_: object) -> Greeting:
-        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # it never ends
+    def serve(*_: object) -> acceptor.Begin:
+        return asyncio.get_running_loop().create_future  # it never ends
 
     with listening() as listener, contextlib.ExitStack() as others:
         for number in range(4 + acceptor._MOST_LINGERING + 20):  # 4 of them are served
@@ -141,6 +141,31 @@ async def test_each_rejected_client_gets_an_answer_however_many_there_are(*, sta
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert (await reader.read(100)).startswith(b"HTTP/1.1 503 ")
             writer.close()
+
+
+async def test_a_connection_that_begins_late_holds_up_no_other() -> None:
+    asked, allowed = asyncio.Event(), asyncio.Event()
+
+    def serve(_: socket.socket, ended: Callable[[], None]) -> acceptor.Begin:
+        async def greet_later() -> Greeting:
+            await allowed.wait()
+            return Greeting(ended)
+
+        if asked.is_set():
+            return Greeting(ended)
+        asked.set()
+        return greet_later
+
+    with listening() as listener:
+        async with accepting(listener, 64, serve), asyncio.timeout(20):
+            first, writer = await asyncio.open_unix_connection(listener.getsockname())
+            await asked.wait()
+            other, others = await asyncio.open_unix_connection(listener.getsockname())
+            assert await other.read() == b"hello"
+            allowed.set()
+            assert await first.read() == b"hello"
+            writer.close()
+            others.close()
 
 
 def test_an_error_with_one_connection_ends_that_one_only(start_daemon: StartDaemon) -> None:
