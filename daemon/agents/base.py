@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.config.schema import AgentexAgent, CommandAgent
-from daemon.model import RunStatus
+from daemon.model import FireOutcome, RunStatus
 
 _DEFAULTS = CommandAgent.model_construct(command=["true"])  # the config schema states every default
 
@@ -123,12 +123,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class NeverStarted:
-    """The agent certainly did not start, so the run can be started as if for the first time."""
+    """The agent did not start, or ignores input that it has already, so the run can be started again."""
 
     reason: str
     again_after: timedelta = timedelta(0)
     is_failure: bool = False
     """Whether something kept it from starting, so that it waits longer each time and is not retried forever."""
+    dropped_as: FireOutcome | None = None
+    """What becomes of its due time if nobody wants the run any more, for the reason given, so that it is cancelled."""
+    may_have_input: bool = False
+    """Whether an agent behind a URL may have the input unacknowledged: only the same run, under its key, is safe."""
 
 
 @dataclass(frozen=True)

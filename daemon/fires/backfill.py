@@ -126,10 +126,11 @@ class _Backfill:
             self.result.upcoming += 1
             return
         before = outcome_of(tx, row.id, due)
-        unstarted = self._newest_run(due)
-        if before in _STARTED or (unstarted is not None and not _was_cancelled_unstarted(unstarted)):
+        attempts = attempts_of(tx, run_name(row, due))
+        if before in _STARTED or not all(map(_was_cancelled_unstarted, attempts)):
             self.result.already_run += 1
             return
+        unstarted = max(attempts, key=lambda run: run.attempt, default=None)
         decision = overlap.decide(self.policy, *count_unfinished(tx, row.id))
         if decision.outcome is FireOutcome.SKIPPED_OVERLAP:
             self.result.skipped_overlap += 1
@@ -152,10 +153,6 @@ class _Backfill:
         details = {"by": self.principal, "due": format_instant(due), "was": str(before) if before else None}
         add_event(tx, run_id, self.now, "backfilled", details)
         self.result.runs.append(run_id)
-
-    def _newest_run(self, due: DueTime) -> Run | None:
-        attempts = attempts_of(self.tx, run_name(self.row, due))
-        return max(attempts, key=lambda run: run.attempt, default=None)
 
     def _stop_others(self, *, at_once: bool) -> None:
         reason = f"a backfill started another run (overlap = {self.policy})"

@@ -11,7 +11,7 @@ import structlog
 from daemon.access import Access
 from daemon.agents.base import Identity, Journal, RunSettings
 from daemon.config.live import LiveConfig
-from daemon.model import CONFIG_PRINCIPAL, RunStatus
+from daemon.model import CONFIG_PRINCIPAL, FireOutcome, RunStatus
 from daemon.runs import steps
 from daemon.runs.control import RunControl
 from daemon.runs.waiting import DELETED
@@ -26,7 +26,15 @@ _LOG = structlog.get_logger()
 
 
 class NoLongerWantedError(Exception):
-    """The run was cancelled, or ended by its hook, before its agent was released; the text says why nobody did."""
+    """The run was cancelled, or ended by its hook, before its agent was released.
+
+    If nobody did that, `dropped_as` says what becomes of its due time, and the text why.
+    """
+
+    def __init__(self, reason: str = "", dropped_as: FireOutcome | None = None) -> None:
+        """Say that the run was cancelled or has ended, or else why it must not start."""
+        super().__init__(reason or "it was cancelled or has ended")
+        self.dropped_as = dropped_as
 
 
 class NotNowError(Exception):
@@ -45,7 +53,8 @@ class Stages:
     async def check_right(self, run: Run) -> None:
         """Raise NoLongerWantedError if the creator of a run may no longer use its agent."""
         if not await self._access.may_now(run.creator, "task.update", run.agent):
-            raise _ended_by_config(f"{run.creator}, who requested it, may no longer use {run.agent}")
+            reason = f"{run.creator}, who requested it, may no longer use {run.agent}"
+            raise _ended_by_config(reason, FireOutcome.SKIPPED_PERMISSION_DENIED)
 
     async def check_start(self, run: Run) -> dict[str, int]:
         """Raise NoLongerWantedError or NotNowError if an agent behind a URL must not get the input of a run.
@@ -143,10 +152,10 @@ def _check_start(source: Transaction | sqlite3.Connection, run_id: int) -> None:
     if not facts.is_running or facts.is_cancelled:
         raise NoLongerWantedError
     if facts.is_deleted:
-        raise _ended_by_config(DELETED)
+        raise _ended_by_config(DELETED, FireOutcome.SKIPPED_REQUESTED)
     if facts.is_paused:
         raise NotNowError("its schedule was paused")
 
 
-def _ended_by_config(reason: str) -> NoLongerWantedError:
-    return NoLongerWantedError(f"cancelled by {CONFIG_PRINCIPAL}: {reason}")
+def _ended_by_config(reason: str, dropped_as: FireOutcome) -> NoLongerWantedError:
+    return NoLongerWantedError(f"cancelled by {CONFIG_PRINCIPAL}: {reason}", dropped_as)

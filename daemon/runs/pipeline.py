@@ -20,7 +20,7 @@ from daemon.agents.process.supervisor.mask import Secrets
 from daemon.config.live import LiveConfig
 from daemon.config.schema import BaseAgent, Config, ProcessAgent
 from daemon.errors import SecretError, StoreDamagedError
-from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus
+from daemon.model import ACTIVE, CONFIG_PRINCIPAL, FireOutcome, RunStatus
 from daemon.notify.outbox import Outbox
 from daemon.problems import described
 from daemon.rules.backoff import start_delay
@@ -44,6 +44,7 @@ from daemon.runs.workspace import WorkspacePreparation
 from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event, count_events, forget_steps
+from daemon.store.fires import mark_unstarted
 from daemon.store.home import Home
 from daemon.store.hooks import add_hook
 from daemon.store.runs import Run, change_status, get_run
@@ -56,6 +57,8 @@ _LOG = structlog.get_logger()
 _RETRY_AFTER = timedelta(seconds=5)
 _LONGEST_REASON = 1000  # characters
 _START_FAILED = "start_failed"
+_UNCONFIRMED = "delivery_unconfirmed"
+_OF_A_START = ("started_at", "boot_id", "pid", "pid_started", "delivered_at")  # columns of a run that was claimed
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0  # seconds until a failure that cannot be recorded is retried
 
 
@@ -110,8 +113,7 @@ class Pipeline:
         try:
             return await work
         except NoLongerWantedError as error:
-            reason = str(error) or None
-            return Outcome(RunStatus.CANCELLED, reason, cancelled_by_us=reason is not None)
+            return NeverStarted(str(error), dropped_as=error.dropped_as)
         except NotNowError as error:
             return NeverStarted(str(error))
         except FolderRoomError as error:
@@ -285,14 +287,17 @@ class Pipeline:
 
     def _put_back(self, run: Run, outcome: NeverStarted, settings: RunSettings, chance: float, tx: Transaction) -> None:
         """Return a run that never started to the queue; cancel it if nobody wants it, end it if it failed too often."""
-        flag = flag_of(tx, run.id)
         current = get_run(tx, run.id)
         if current is None or current.status is not RunStatus.RUNNING:
             return
-        now = self._home.now()
-        if flag is not None or current.schedule_deleted:
-            reason = flag.explanation if flag is not None else f"cancelled by {CONFIG_PRINCIPAL}: {DELETED}"
-            change_status(tx, current, RunStatus.CANCELLED, now, {"error": reason})
+        now, unstarted, dropped = self._home.now(), dict.fromkeys(_OF_A_START), _dropped(tx, current, outcome)
+        if outcome.may_have_input:
+            add_event(tx, run.id, now, _UNCONFIRMED, {"reason": outcome.reason})
+        if count_events(tx, run.id, _UNCONFIRMED):
+            del unstarted["started_at"]
+        if dropped is not None:
+            change_status(tx, current, RunStatus.CANCELLED, now, {**unstarted, "error": dropped[1]})
+            mark_unstarted(tx, run.id, *dropped)
             return
         wait: timedelta | None = outcome.again_after
         if outcome.is_failure:
@@ -304,8 +309,17 @@ class Pipeline:
             failure = Outcome(RunStatus.FAILED, f"it could not be started: {outcome.reason}")
             self._finish(run, failure, settings, chance, tx)
             return
-        unstarted = dict.fromkeys(("boot_id", "pid", "pid_started", "delivered_at"))
         not_before = format_instant(now + wait)
         forget_steps(tx, run.id)
         values = {**unstarted, "not_before": not_before}
         change_status(tx, current, RunStatus.PENDING, now, values, note=outcome.reason)
+
+
+def _dropped(tx: Transaction, run: Run, outcome: NeverStarted) -> tuple[FireOutcome, str] | None:
+    """Return what becomes of the due time of a run that nobody wants any more, and why; None if it is to start."""
+    flag = flag_of(tx, run.id)
+    if flag is not None:
+        return FireOutcome.SKIPPED_REQUESTED, flag.explanation
+    if run.schedule_deleted:
+        return FireOutcome.SKIPPED_REQUESTED, f"cancelled by {CONFIG_PRINCIPAL}: {DELETED}"
+    return None if outcome.dropped_as is None else (outcome.dropped_as, outcome.reason)

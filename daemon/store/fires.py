@@ -163,9 +163,11 @@ def mark_launched(tx: Transaction, run_id: int) -> None:
 
 
 def mark_unstarted(tx: Transaction, run_id: int, outcome: FireOutcome, reason: str) -> None:
-    """Set the outcome of a buffered run's fire when the run is cancelled before it starts."""
+    """Set the outcome of the fire of a run that was dropped, unless the run has ever started."""
     turned = tx.execute(
-        "UPDATE fires SET outcome = ?, reason = ? WHERE run_id = ? AND outcome = 'buffered' RETURNING schedule_id",
+        "UPDATE fires SET outcome = ?, reason = ? WHERE run_id = ? AND outcome IN ('buffered', 'launched') "
+        "AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = fires.run_id AND r.started_at IS NOT NULL) "
+        "RETURNING schedule_id",
         (outcome.value, reason, run_id),
     ).fetchall()
     for row in turned:

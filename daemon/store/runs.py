@@ -242,7 +242,7 @@ def change_status(
         tx.execute("DELETE FROM cancellation_flags WHERE run_id = ?", (run.id,))
     tx.changes.count("run", after)
     reason = error or note
-    started_at = None if run.status is RunStatus.PENDING else run.started_at  # a run put back has one, too
+    started_at = None if run.status is RunStatus.PENDING else run.started_at  # old rows may have one
     tx.changes.statuses.append(
         StatusChange(run.id, run.agent, run.address, run.status, after, reason, started_at, ended_at, run.schedule_id)
     )

@@ -85,8 +85,10 @@ def test_a_stop_does_not_wait_for_the_next_try(start_daemon: StartDaemon, tmp_pa
         number = in_flight(first, found)
         first.wait_for_log("[delivery] Delivery attempt failed")
         assert first.stop() == 0
-        assert first.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "pending"
-        assert len(found.requests()) == 1
+        [run] = first.query("SELECT * FROM runs WHERE id = ?", number)
+        assert (run["status"], len(found.requests())) == ("pending", 1)
+        assert run["started_at"] is not None  # the peer may have the input
+        assert first.query("SELECT 1 FROM events WHERE run_id = ? AND type = 'delivery_unconfirmed'", number)
 
 
 def test_no_try_follows_one_that_fails_during_a_stop(start_daemon: StartDaemon, tmp_path: Path) -> None:

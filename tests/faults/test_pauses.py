@@ -212,6 +212,6 @@ def test_a_command_whose_rights_are_looked_up_does_not_start_after_the_answer(
     }[action]
     assert call(daemon, method, path).status == 200
     (tmp_path / "answered").touch()
-    daemon.wait_for_row("SELECT * FROM runs WHERE id = 1 AND status = ? AND pid IS NULL", status)
+    daemon.wait_for_row("SELECT * FROM runs WHERE id = 1 AND status = ? AND pid IS NULL AND started_at IS NULL", status)
     started = tmp_path / "started"
     assert "1" not in (started.read_text().split() if started.exists() else [])

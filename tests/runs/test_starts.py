@@ -4,6 +4,7 @@ import asyncio
 import pwd
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,7 @@ from daemon.agents.process.agent import SupervisedAgent
 from daemon.agents.process.launcher import Nursery
 from daemon.agents.remote.delivery import Delivery
 from daemon.config.live import LiveConfig
+from daemon.config.loading import load_config
 from daemon.config.schema import Config
 from daemon.http_client import HttpCall
 from daemon.model import RunStatus
@@ -26,9 +28,10 @@ from daemon.schedules.management import ChangeRequest
 from daemon.schedules.revision import Revision, remove
 from daemon.store.connection import Transaction
 from daemon.store.home import Home
-from daemon.store.runs import get_run
+from daemon.store.runs import Run, get_run
 from daemon.store.schedules import ScheduleRow, get_schedule
 from tests.support.ledger import SECOND, START, Ledger
+from tests.support.parts import queue_on
 from tests.support.supervisors import spec_in
 
 NOW = START + 11 * SECOND
@@ -179,3 +182,57 @@ async def test_a_command_that_was_stopped_before_its_release_never_starts(ledger
     finally:
         await nursery.close()
     assert outcome == NeverStarted("it was stopped before its command started")
+
+
+async def released(ledger: Ledger, run: Run, config: Config) -> None:
+    """Ask for the release of a run's agent, as its supervisor does."""
+    home = Home(ledger.database, ledger.folder, "instance", START)
+    live = LiveConfig(config)
+    stages = Stages(home, live, RunControl(), Access(live))
+    await stages.of(run, RunSettings()).identified(Identity("boot", 1, 1))
+
+
+async def claimed(ledger: Ledger, creator: str = "config") -> Run:
+    await ledger.declare()
+    await ledger.decide(START + 10 * SECOND)
+    await ledger.move(1, RunStatus.RUNNING)
+    await ledger.database.write(lambda tx: tx.execute("UPDATE runs SET creator = ?", (creator,)))
+    run = await ledger.database.read(lambda c: get_run(c, 1))
+    assert run is not None
+    return run
+
+
+async def test_the_schedule_is_read_again_before_an_agent_is_released(ledger: Ledger) -> None:
+    run = await claimed(ledger)
+    await ledger.database.write(pause)
+    with pytest.raises(NotNowError, match="its schedule was paused"):
+        await released(ledger, run, Config())
+    await ledger.database.write(delete)
+    with pytest.raises(NoLongerWantedError, match="cancelled by config: its schedule was deleted"):
+        await released(ledger, run, Config())
+    assert (await ledger.select("SELECT pid FROM runs"))[0]["pid"] is None
+
+
+async def test_the_right_of_the_creator_is_checked_again_before_an_agent_is_released(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    run = await claimed(ledger, "token:gone")
+    with pytest.raises(NoLongerWantedError, match="token:gone, who requested it, may no longer use a"):
+        await released(ledger, run, load_config(tmp_path / "config.toml", {}))
+
+
+async def test_a_run_whose_creator_lost_the_right_before_its_release_did_not_start_its_due_time(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    await claimed(ledger, "token:gone")
+    await ledger.database.write(lambda tx: tx.execute("UPDATE runs SET status = 'pending', started_at = NULL"))
+    has_ended = asyncio.Event()
+    ledger.database.on_commit(lambda changes: has_ended.set() if "cancelled" in changes.labels("run") else None)
+    async with queue_on(ledger.database, tmp_path / "state", load_config(tmp_path / "config.toml", {})):
+        await asyncio.wait_for(has_ended.wait(), 20)
+    [run] = await ledger.select("SELECT error, started_at FROM runs")
+    assert run == {
+        "error": "cancelled by config: token:gone, who requested it, may no longer use a",
+        "started_at": None,
+    }
+    assert [row["outcome"] for row in await ledger.rows()] == ["skipped_permission_denied"]

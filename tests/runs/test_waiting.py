@@ -1,23 +1,18 @@
 """Runs that wait: what a pause, a resumption and the end of their schedule mean for them."""
 
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daemon.access import Access
-from daemon.agents.base import Identity, Outcome, RunSettings
-from daemon.config.live import LiveConfig
-from daemon.config.loading import load_config
+from daemon.agents.base import Outcome, RunSettings
 from daemon.config.schema import Config
 from daemon.errors import RefusedError
 from daemon.fires.backfill import Backfilled, backfill
 from daemon.model import Overlap, RunStatus
 from daemon.runs.cancel import request_cancellation
-from daemon.runs.control import RunControl
-from daemon.runs.delivery_stages import NoLongerWantedError, NotNowError, Stages
 from daemon.runs.finish import finish
 from daemon.runs.retry import request_retry
 from daemon.runs.waiting import cancel_without_schedule
@@ -25,9 +20,7 @@ from daemon.schedules import management
 from daemon.schedules.management import ChangeRequest
 from daemon.schedules.revision import Revision, remove
 from daemon.store.connection import Transaction
-from daemon.store.home import Home
 from daemon.store.run_queue import startable
-from daemon.store.runs import Run, get_run
 from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.views.runs import runs_page
 from daemon.views.schedules import schedule_view
@@ -235,38 +228,57 @@ async def test_a_cancelled_buffered_run_leaves_no_buffered_due_time_and_can_be_b
     assert (await ledger.database.write(fill)).already_run == 2
 
 
-async def released(ledger: Ledger, run: Run, config: Config) -> None:
-    """Ask for the release of a run's agent, as its supervisor does."""
-    home = Home(ledger.database, ledger.folder, "instance", START)
-    live = LiveConfig(config)
-    stages = Stages(home, live, RunControl(), Access(live))
-    await stages.of(run, RunSettings()).identified(Identity("boot", 1, 1))
+def launched_and_pending(tx: Transaction) -> None:
+    """Let the resumption find a run that waited for a slot only."""
 
 
-async def claimed(ledger: Ledger, creator: str = "config") -> Run:
+def cancelled_by_alice(tx: Transaction) -> None:
+    request_cancellation(tx, 1, START + 11 * SECOND, "alice")
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [(launched_and_pending, "skipped_paused"), (cancelled_by_alice, "skipped_requested")],
+)
+async def test_a_run_that_waited_for_a_slot_and_was_dropped_did_not_start_its_due_time(
+    ledger: Ledger, change: Callable[[Transaction], None], outcome: str
+) -> None:
+    await ledger.declare('overlap = "skip"', 'catchup = "none"')
+    await ledger.decide(START + 10 * SECOND)
+    assert (await ledger.rows())[0]["outcome"] == "launched"
+    now = START + 11 * SECOND
+    await pause(ledger, now)
+    await ledger.database.write(change)
+    await resume(ledger, now + SECOND)
+    [fire] = [row for row in await ledger.rows() if row["run_id"]]
+    assert (fire["outcome"], (await statuses(ledger))[1]) == (outcome, "cancelled")
+    view = await ledger.database.read(lambda c: schedule_view(c, row_of(c), Config(), now))  # type: ignore[arg-type]
+    assert view["num_actions_taken"] == 0
+    assert (await ledger.database.write(lambda tx: filled(tx, now + SECOND))).runs == [2]
+    assert (await ledger.database.write(lambda tx: filled(tx, now + SECOND))).already_run == 1
+
+
+async def test_a_cancelled_run_that_may_have_started_keeps_its_due_time(ledger: Ledger) -> None:
     await ledger.declare()
     await ledger.decide(START + 10 * SECOND)
-    await ledger.move(1, RunStatus.RUNNING)
-    await ledger.database.write(lambda tx: tx.execute("UPDATE runs SET creator = ?", (creator,)))
-    run = await ledger.database.read(lambda c: get_run(c, 1))
-    assert run is not None
-    return run
+    await ledger.move(1, RunStatus.RUNNING, RunStatus.PENDING)  # an agent behind a URL may have its input
+    await ledger.database.write(cancelled_by_alice)
+    assert ((await ledger.rows())[0]["outcome"], (await statuses(ledger))[1]) == ("launched", "cancelled")
+    assert (await ledger.database.write(lambda tx: filled(tx, START + 11 * SECOND))).already_run == 1
 
 
-async def test_the_schedule_is_read_again_before_an_agent_is_released(ledger: Ledger) -> None:
-    run = await claimed(ledger)
-    await pause(ledger, START + 11 * SECOND)
-    with pytest.raises(NotNowError, match="its schedule was paused"):
-        await released(ledger, run, Config())
-    await delete(ledger, START + 12 * SECOND)
-    with pytest.raises(NoLongerWantedError, match="cancelled by config: its schedule was deleted"):
-        await released(ledger, run, Config())
-    assert (await ledger.select("SELECT pid FROM runs"))[0]["pid"] is None
+def filled(tx: Transaction, now: datetime) -> Backfilled:
+    span = START, min(now, START + 20 * SECOND)
+    return backfill(tx, row_of(tx), span, Overlap.SKIP, principal="alice", now=now, oldest=None, instance="instance")
 
 
-async def test_the_right_of_the_creator_is_checked_again_before_an_agent_is_released(
-    ledger: Ledger, tmp_path: Path
-) -> None:
-    run = await claimed(ledger, "token:gone")
-    with pytest.raises(NoLongerWantedError, match="token:gone, who requested it, may no longer use a"):
-        await released(ledger, run, load_config(tmp_path / "config.toml", {}))
+async def test_a_due_time_that_any_attempt_has_started_is_not_backfilled(ledger: Ledger) -> None:
+    now = await backlog(ledger, count=2)
+    await ledger.database.write(lambda tx: request_cancellation(tx, 2, now, "alice"))
+    await ledger.move(1, RunStatus.COMPLETED)
+    retried = await ledger.database.write(lambda tx: request_retry(tx, 2, "alice", now, "instance"))
+    await ledger.move(retried, RunStatus.RUNNING, RunStatus.COMPLETED)
+    again = await ledger.database.write(lambda tx: request_retry(tx, retried, "alice", now, "instance"))
+    await ledger.database.write(lambda tx: request_cancellation(tx, again, now, "alice"))
+    done = await ledger.database.write(lambda tx: filled(tx, now))
+    assert (done.runs, done.already_run) == ([], 2)

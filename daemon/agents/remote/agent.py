@@ -77,7 +77,7 @@ class RemoteAgent(ABC):
     async def resume(self, work: Work) -> Outcome | NeverStarted:
         """Keep waiting for suspended work; input that was not acknowledged is delivered again, as a new start."""
         if not work.delivered:
-            return NeverStarted("the daemon ended before the input was acknowledged")
+            return NeverStarted("the daemon ended before the input was acknowledged", may_have_input=True)
         if work.remote is None:
             return Outcome(RunStatus.INTERRUPTED, _CUT_OFF)
         await self._prepare(work, _nothing, _ignore)
@@ -144,7 +144,7 @@ class RemoteAgent(ABC):
             except (CallError, AnswerError) as error:
                 outcome = Outcome(RunStatus.FAILED, str(error))
             except DeliveryLeftError as left:
-                outcome = NeverStarted(str(left))
+                outcome = self._left(left)
             except asyncio.CancelledError:
                 if self._ending is None:
                     raise
@@ -165,10 +165,13 @@ class RemoteAgent(ABC):
         """Return the outcome of a run that was stopped."""
         if self._ending == "interrupt":
             if not self._has_started or (not work.delivered and not self.delivery.carries_input):
-                return NeverStarted(str(DeliveryLeftError()))
+                return self._left(DeliveryLeftError())
             return Outcome(RunStatus.INTERRUPTED, "the daemon was stopped while the agent was answering")
         await self.withdraw_quietly(work, _WITHDRAWAL if self._ending == "cancel" else _WITHDRAWAL_AT_ONCE)
         return Outcome(RunStatus.CANCELLED, self._cancel_reason or "cancelled", cancelled_by_us=True)
+
+    def _left(self, left: DeliveryLeftError) -> NeverStarted:
+        return NeverStarted(str(left), may_have_input=self.delivery.has_begun)
 
     async def withdraw_quietly(self, work: Work, seconds: float = _WITHDRAWAL) -> None:
         """Ask the peer to stop if the delivery has started; log a failure."""
