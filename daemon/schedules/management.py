@@ -137,8 +137,11 @@ def _note_changes(row: ScheduleRow, note: str | None) -> dict[str, list[Any]]:
     return {} if note == row.pause_note else {"pause_note": [row.pause_note, note]}
 
 
-def delete(tx: Transaction, row: ScheduleRow, request: ChangeRequest) -> ScheduleRow:
-    """Soft-delete a schedule; raise RefusedError for a schedule from the config file."""
+def delete(tx: Transaction, row: ScheduleRow, request: ChangeRequest) -> tuple[ScheduleRow, int]:
+    """Soft-delete a schedule; return its row, and how many waiting runs were cancelled.
+
+    Raise RefusedError for a schedule from the config file.
+    """
     if row.source == "declared":
         raise RefusedError(f"{row.address} is declared in the config file; remove it there and reload")
     return remove(tx, row, request.now, Revision(request.principal, "delete"))

@@ -79,15 +79,18 @@ def _without_old_skips(tx: Transaction, row: ScheduleRow, cadence: Cadence, revi
     )
 
 
-def remove(tx: Transaction, row: ScheduleRow, now: datetime, revision: Revision) -> ScheduleRow:
-    """Soft-delete a schedule: its name becomes free, its waiting runs are cancelled, and its history stays."""
+def remove(tx: Transaction, row: ScheduleRow, now: datetime, revision: Revision) -> tuple[ScheduleRow, int]:
+    """Soft-delete a schedule: its name becomes free, its waiting runs are cancelled, and its history stays.
+
+    Return its row, and how many runs were cancelled.
+    """
     if row.paused:
         record_pause(tx, row, now)
     else:
         skip_undecided(tx, row, now, f"the schedule was {revision.action}d before this due time was decided")
     removed = change(tx, row, {"deleted_at": format_instant(now)}, now, revision)
-    cancel_waiting(tx, row.id, now, revision.principal, DELETED if revision.action == "delete" else RETIRED)
-    return removed
+    why = DELETED if revision.action == "delete" else RETIRED
+    return removed, cancel_waiting(tx, row.id, now, revision.principal, why)
 
 
 def change(tx: Transaction, row: ScheduleRow, values: dict[str, Any], now: datetime, revision: Revision) -> ScheduleRow:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from daemon.model import RunStatus
 from daemon.store.connection import Transaction
-from daemon.store.runs import REQUESTED, SELECT_RUNS, Run, run_from, update_run
+from daemon.store.runs import REQUESTED, SELECT_RUNS, SELECT_RUNS_WITHOUT_INPUT, Run, run_from, update_run
 from daemon.units import format_instant, parse_instant
 
 
@@ -117,9 +117,9 @@ def count_held_back(source: Transaction | sqlite3.Connection) -> int:
 
 
 def waiting_of(tx: Transaction, schedule_id: int) -> list[Run]:
-    """Return the pending runs of a schedule, by due time."""
+    """Return the pending runs of a schedule without their inputs, by due time."""
     rows = tx.execute(
-        f"{SELECT_RUNS} WHERE r.schedule_id = ? AND r.completed_at IS NULL AND r.status = 'pending' "
+        f"{SELECT_RUNS_WITHOUT_INPUT} WHERE r.schedule_id = ? AND r.completed_at IS NULL AND r.status = 'pending' "
         "ORDER BY r.scheduled_for, r.id",
         (schedule_id,),
     )
@@ -127,6 +127,7 @@ def waiting_of(tx: Transaction, schedule_id: int) -> list[Run]:
 
 
 def waiting_without_schedule(tx: Transaction) -> list[Run]:
-    """Return the pending runs whose schedule is deleted."""
-    rows = tx.execute(f"{SELECT_RUNS} WHERE r.status = 'pending' AND s.deleted_at IS NOT NULL ORDER BY r.id")
+    """Return the pending runs whose schedule is deleted, without their inputs."""
+    where = "r.status = 'pending' AND s.deleted_at IS NOT NULL"
+    rows = tx.execute(f"{SELECT_RUNS_WITHOUT_INPUT} WHERE {where} ORDER BY r.id")
     return [run_from(row) for row in rows]

@@ -3,7 +3,7 @@
 import sqlite3
 
 from daemon.store.connection import Transaction
-from daemon.store.runs import SELECT_RUNS, Run, run_from
+from daemon.store.runs import SELECT_RUNS, SELECT_RUNS_WITHOUT_INPUT, Run, run_from
 
 
 def count_active(source: Transaction | sqlite3.Connection) -> dict[str, int]:
@@ -52,8 +52,9 @@ def started_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
 
 
 def pending_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
-    """Return all runs that wait in the queue, oldest first."""
-    return [run_from(row) for row in source.execute(f"{SELECT_RUNS} WHERE r.status = 'pending' ORDER BY r.id")]
+    """Return all runs that wait in the queue without their inputs, oldest first."""
+    rows = source.execute(f"{SELECT_RUNS_WITHOUT_INPUT} WHERE r.status = 'pending' ORDER BY r.id")
+    return [run_from(row) for row in rows]
 
 
 def forbid_further_attempts(tx: Transaction) -> None:

@@ -20,7 +20,7 @@ from daemon.schedules import management
 from daemon.schedules.management import ChangeRequest
 from daemon.schedules.revision import Revision, remove
 from daemon.store.connection import Transaction
-from daemon.store.run_queue import startable
+from daemon.store.run_queue import startable, waiting_of, waiting_without_schedule
 from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.views.runs import runs_page
 from daemon.views.schedules import schedule_view
@@ -226,6 +226,19 @@ async def test_a_cancelled_buffered_run_leaves_no_buffered_due_time_and_can_be_b
         (2, 2, None),
     ]
     assert (await ledger.database.write(fill)).already_run == 2
+
+
+async def test_the_inputs_of_waiting_runs_are_not_read_to_end_or_resume_their_schedule(ledger: Ledger) -> None:
+    """A thousand of them may have a megabyte each."""
+    now = await backlog(ledger)
+    await ledger.database.write(lambda tx: tx.execute("UPDATE runs SET input_content = 'large', settings = '{}'"))
+    waiting = await ledger.database.write(lambda tx: waiting_of(tx, row_of(tx).id))
+    assert [(run.id, run.input_content, run.settings) for run in waiting] == [(n, "", None) for n in (2, 3, 4)]
+    await ledger.database.write(lambda tx: tx.execute("UPDATE schedules SET deleted_at = updated_at"))
+    waiting = await ledger.database.write(waiting_without_schedule)
+    assert [(run.id, run.input_content, run.settings) for run in waiting] == [(n, "", None) for n in (2, 3, 4)]
+    await ledger.database.write(lambda tx: cancel_without_schedule(tx, now))
+    assert {row["input_content"] for row in await ledger.select("SELECT input_content FROM runs")} == {"large"}
 
 
 def launched_and_pending(tx: Transaction) -> None:

@@ -20,7 +20,6 @@ from daemon.schedules import management
 from daemon.schedules.management import ChangeRequest
 from daemon.store.connection import Transaction
 from daemon.store.limits import size_of_revision
-from daemon.store.run_queue import waiting_of
 from daemon.store.schedules import ScheduleRow
 from daemon.units import format_instant, utc_now
 from daemon.views.pages import PAGE_BYTES
@@ -141,8 +140,7 @@ async def _delete(call: ApiCall) -> web.StreamResponse:
     async def change() -> Change:
         def delete(tx: Transaction, row: ScheduleRow, request: ChangeRequest) -> ScheduleRow:
             nonlocal cancelled
-            waiting = len(waiting_of(tx, row.id))
-            deleted = management.delete(tx, row, request)
+            deleted, waiting = management.delete(tx, row, request)
             cancelled = waiting + (management.cancel_running(tx, row, request, "deleted") if query.cancel else 0)
             return deleted
 
