@@ -23,18 +23,31 @@ _LOG = structlog.get_logger()
 async def adopt_runs(home: Home, queue: Queue) -> None:
     """Continue the runs that have started and not ended, and apply the cancellations requested meanwhile.
 
-    An error is logged, and the queue adopts later what is left; the daemon must start whatever the rows contain.
+    An error is logged, and the queue does later what is left; the daemon must start whatever the rows contain.
     """
     try:
-        active = await home.database.read(started_runs)
-        if active:
-            _LOG.info("[run] Adopting the runs of an earlier daemon", runs=len(active))
-        for run in active:
-            queue.adopt(run)
-        await home.database.write_patiently(lambda tx: cancel_without_schedule(tx, home.now()))
+        await _adopt(home, queue)
         await queue.apply_flags()
     except StoreDamagedError:
         raise
     except Exception:  # noqa: BLE001 - the queue tries again, and notes its own errors
         _LOG.exception("[run] Not all runs of an earlier daemon could be adopted; retrying")
         queue.adopt_later()
+    await _cancel_left_behind(home)
+
+
+async def _adopt(home: Home, queue: Queue) -> None:
+    active = await home.database.read(started_runs)
+    if active:
+        _LOG.info("[run] Adopting the runs of an earlier daemon", runs=len(active))
+    for run in active:
+        queue.adopt(run)
+
+
+async def _cancel_left_behind(home: Home) -> None:
+    """Cancel the pending runs of deleted schedules; one that cannot be cancelled stays pending and never starts."""
+    _, failures = await home.database.write_patiently(lambda tx: cancel_without_schedule(tx, home.now()))
+    for run_id, error in failures.items():
+        _LOG.error(
+            "[run] A run of a deleted schedule cannot be cancelled; it never starts", run_id=run_id, error=str(error)
+        )

@@ -180,8 +180,9 @@ class Queue:
         return pause
 
     def adopt_later(self) -> None:
-        """Have `serve` begin with adopting the runs that were started and are not under way."""
+        """Have `serve` begin with adopting the runs that were started and are not under way, and with the flags."""
         self._was_interrupted = True
+        self._is_flagged = True
 
     def adopt(self, run: Run) -> None:
         """Continue a run that an earlier daemon began."""

@@ -12,11 +12,10 @@ from daemon.model import CONFIG_PRINCIPAL, Catchup, FireOutcome, RunStatus, Trig
 from daemon.rules import overlap
 from daemon.rules.catchup import still_wanted
 from daemon.store.cancellations import Flag, flag_cancellation
-from daemon.store.connection import Transaction
+from daemon.store.connection import Transaction, concerns_others
 from daemon.store.fires import mark_unstarted
-from daemon.store.run_queue import waiting_of
-from daemon.store.run_queue import waiting_without_schedule as _without_schedule
-from daemon.store.runs import Run, change_status, update_run
+from daemon.store.run_queue import waiting_of, waiting_without_schedule
+from daemon.store.runs import Run, change_status, get_run, update_run
 from daemon.store.schedules import ScheduleRow
 from daemon.store.unfinished_runs import begun_of, count_unfinished
 
@@ -41,12 +40,26 @@ def cancel_begun(tx: Transaction, schedule_id: int, now: datetime, by: str, reas
     return len(begun)
 
 
-def cancel_without_schedule(tx: Transaction, now: datetime) -> int:
-    """Cancel the pending runs of deleted schedules, which earlier versions left; return their number."""
-    waiting = _without_schedule(tx)
-    for run in waiting:
-        _cancel(tx, run, now, CONFIG_PRINCIPAL, DELETED)
-    return len(waiting)
+def cancel_without_schedule(tx: Transaction, now: datetime) -> tuple[list[int], dict[int, Exception]]:
+    """Cancel the pending runs of deleted schedules, which earlier versions left; return which, and which cannot be.
+
+    One that cannot be cancelled does not affect the others.
+    """
+    cancelled: list[int] = []
+    failures: dict[int, Exception] = {}
+    for run_id in waiting_without_schedule(tx):
+        try:
+            with tx.savepoint():
+                run = get_run(tx, run_id)
+                if run is not None:
+                    _cancel(tx, run, now, CONFIG_PRINCIPAL, DELETED)
+        except Exception as error:
+            if concerns_others(error):
+                raise
+            failures[run_id] = error
+        else:
+            cancelled.append(run_id)
+    return cancelled, failures
 
 
 def resume_waiting(tx: Transaction, row: ScheduleRow, now: datetime, by: str) -> None:

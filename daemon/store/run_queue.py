@@ -126,8 +126,10 @@ def waiting_of(tx: Transaction, schedule_id: int) -> list[Run]:
     return [run_from(row) for row in rows]
 
 
-def waiting_without_schedule(tx: Transaction) -> list[Run]:
-    """Return the pending runs whose schedule is deleted, without their inputs."""
-    where = "r.status = 'pending' AND s.deleted_at IS NOT NULL"
-    rows = tx.execute(f"{SELECT_RUNS_WITHOUT_INPUT} WHERE {where} ORDER BY r.id")
-    return [run_from(row) for row in rows]
+def waiting_without_schedule(tx: Transaction) -> list[int]:
+    """Return the numbers of the pending runs whose schedule is deleted, oldest first."""
+    rows = tx.execute(
+        "SELECT r.id FROM runs r JOIN schedules s ON s.id = r.schedule_id "
+        "WHERE r.status = 'pending' AND s.deleted_at IS NOT NULL ORDER BY r.id"
+    )
+    return [int(row["id"]) for row in rows]

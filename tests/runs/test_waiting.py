@@ -200,7 +200,15 @@ async def test_runs_that_an_earlier_version_left_behind_a_deleted_schedule_are_c
     await ledger.database.write(lambda tx: tx.execute("UPDATE schedules SET deleted_at = updated_at"))
     await ledger.move(1, RunStatus.COMPLETED)
     assert await ready(ledger, now) == []
-    assert await ledger.database.write(lambda tx: cancel_without_schedule(tx, now)) == 3
+    await ledger.database.write(
+        lambda tx: tx.execute(
+            "CREATE TEMP TRIGGER refuse BEFORE UPDATE ON main.runs WHEN old.id = 3 BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    )
+    cancelled, failures = await ledger.database.write(lambda tx: cancel_without_schedule(tx, now))
+    assert (cancelled, [*failures]) == ([2, 4], [3])
+    await ledger.database.write(lambda tx: tx.execute("DROP TRIGGER refuse"))
+    assert await ledger.database.write(lambda tx: cancel_without_schedule(tx, now)) == ([3], {})
     assert {*(await statuses(ledger)).values()} == {"completed", "cancelled"}
 
 
@@ -235,8 +243,7 @@ async def test_the_inputs_of_waiting_runs_are_not_read_to_end_or_resume_their_sc
     waiting = await ledger.database.write(lambda tx: waiting_of(tx, row_of(tx).id))
     assert [(run.id, run.input_content, run.settings) for run in waiting] == [(n, "", None) for n in (2, 3, 4)]
     await ledger.database.write(lambda tx: tx.execute("UPDATE schedules SET deleted_at = updated_at"))
-    waiting = await ledger.database.write(waiting_without_schedule)
-    assert [(run.id, run.input_content, run.settings) for run in waiting] == [(n, "", None) for n in (2, 3, 4)]
+    assert await ledger.database.write(waiting_without_schedule) == [2, 3, 4]
     await ledger.database.write(lambda tx: cancel_without_schedule(tx, now))
     assert {row["input_content"] for row in await ledger.select("SELECT input_content FROM runs")} == {"large"}
 
