@@ -25,6 +25,7 @@ from daemon.lifecycle.status_line import StatusLine
 from daemon.lifecycle.watchdog import Watchdog
 from daemon.log import Log
 from daemon.maintenance.cleanup import Cleanup
+from daemon.maintenance.mirrors import MirrorMaintenance
 from daemon.maintenance.retention import Retention
 from daemon.maintenance.workspace_removal import WorkspaceRemoval
 from daemon.metrics import Metrics
@@ -77,6 +78,7 @@ class Parts:
     clock_watch: ClockWatch
     queue: Queue
     cleanup: Cleanup
+    mirrors: MirrorMaintenance
     retention: Retention
     notifier: Notifier
     dead_man_switches: DeadManSwitches
@@ -103,7 +105,8 @@ def build(
     queue = Queue(home, live, pipeline, control, fetches, runs)
     clock = Clock(home, live, access, outbox, metrics)
     removal = WorkspaceRemoval(home, live, metrics)
-    cleanup = Cleanup(home, live, outbox, mirrors, removal)
+    maintenance = MirrorMaintenance(home, live, mirrors)
+    cleanup = Cleanup(home, live, outbox, maintenance, removal)
     retention = Retention(home, live, removal, metrics, outbox)
     status = StatusLine(home, queue, health)
     review = Review(home, live, access, outbox)
@@ -129,6 +132,7 @@ def build(
         clock_watch=ClockWatch(home),
         queue=queue,
         cleanup=cleanup,
+        mirrors=maintenance,
         retention=retention,
         notifier=Notifier(home, live, session, metrics),
         dead_man_switches=DeadManSwitches(home, live, session),

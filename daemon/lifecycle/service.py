@@ -149,6 +149,7 @@ class Service:
                         parts.queue,
                         parts.clock_watch,
                         parts.cleanup,
+                        parts.mirrors,
                         parts.retention,
                         parts.notifier,
                         parts.dead_man_switches,

@@ -10,6 +10,7 @@ import structlog
 from daemon.config.effective import policy_of
 from daemon.config.live import LiveConfig
 from daemon.errors import StoreDamagedError, StoreUnavailableError
+from daemon.maintenance.mirrors import MirrorMaintenance
 from daemon.maintenance.timer import Progress, cadence_of, wait_until_due
 from daemon.maintenance.workspace_removal import WorkspaceRemoval
 from daemon.maintenance.workspace_selection import WorkspaceSelection
@@ -23,16 +24,12 @@ from daemon.store.home import Home
 from daemon.store.workspaces import Workspace, present_workspaces, set_saved_bytes, unmeasured_saved_work
 from daemon.text import plural
 from daemon.workspaces.client import WorkspaceHelperError, workspace_helper
-from daemon.workspaces.jobs import MaintainMirror, MeasureSavedWork
+from daemon.workspaces.jobs import MeasureSavedWork
 from daemon.workspaces.layout import ENVIRONMENTS, RUNS
-from daemon.workspaces.mirror_maintenance import is_due
-from daemon.workspaces.mirror_use import MirrorUse
 from daemon.workspaces.removal import TRASH
-from daemon.workspaces.sources import source_of
 
 _LOG = structlog.get_logger()
 _PART, _SWEEP = "cleanup", "sweep"
-_MAINTENANCE_TIMEOUT = 3600.0  # seconds
 _MOST_MEASURED = 1000  # runs whose saved work one sweep measures
 _DELAY = 1.0  # seconds from the end of a run to the sweep, so that runs that end together need only one
 
@@ -61,7 +58,7 @@ class Cleanup:
     """Cleans up the workspaces of one daemon."""
 
     def __init__(
-        self, home: Home, live: LiveConfig, outbox: Outbox, mirrors: MirrorUse, removal: WorkspaceRemoval
+        self, home: Home, live: LiveConfig, outbox: Outbox, mirrors: MirrorMaintenance, removal: WorkspaceRemoval
     ) -> None:
         self.progress: Progress | None = None
         self._home = home
@@ -131,12 +128,20 @@ class Cleanup:
             result.removed = [workspace.run_id for workspace in await self._selection.now_removable(older_than, ())]
             return result
         async with self._one_at_a_time:
-            self._failed = set()
-            present = await self._home.database.read(present_workspaces)
-            unmeasured = await self._home.database.read(lambda c: unmeasured_saved_work(c, _MOST_MEASURED))
-            if not present and not unmeasured and not await asyncio.to_thread(self._has_folders):
-                self._home.problems.keep_only(_PART, ())
-                return result
+            await self._sweep_all(older_than, result)
+        self._mirrors.wake()
+        if result.removed:
+            _LOG.info(f"[cleanup] Removed {len(result.removed)} old task workspace(s)")
+        if notices := [*self._selection.quotas.values(), *result.notices()]:
+            await self._outbox.post(self._home, notices)
+        return result
+
+    async def _sweep_all(self, older_than: timedelta | None, result: CleanupResult) -> None:
+        """Take stock, and remove what the policy does not keep; add it to the result."""
+        self._failed = set()
+        present = await self._home.database.read(present_workspaces)
+        unmeasured = await self._home.database.read(lambda c: unmeasured_saved_work(c, _MOST_MEASURED))
+        if bool(present or unmeasured) or await asyncio.to_thread(self._has_folders):
             await self._take_stock(present, unmeasured)
             try:
                 while workspaces := await self._selection.now_removable(older_than, result.failed):
@@ -145,12 +150,7 @@ class Cleanup:
                         await self._sweep_one(workspace, result)
             finally:
                 self.progress = None
-            await self._maintain_mirrors()
-            self._home.problems.keep_only(_PART, self._failed)
-        if result.removed:
-            _LOG.info(f"[cleanup] Removed {len(result.removed)} old task workspace(s)")
-        await self._outbox.post(self._home, [*self._selection.quotas.values(), *result.notices()])
-        return result
+        self._home.problems.keep_only(_PART, self._failed)
 
     async def _take_stock(self, present: Iterable[Workspace], unmeasured: Collection[int]) -> None:
         """Delete what earlier removals left, reconcile database and disk, and measure workspaces and saved work."""
@@ -163,25 +163,6 @@ class Cleanup:
             if unmeasured:
                 measured = await helper.measure_saved_work(MeasureSavedWork(tuple(unmeasured)))
                 await self._home.database.write_if_possible(lambda tx: set_saved_bytes(tx, measured.by_run))
-
-    async def _maintain_mirrors(self) -> None:
-        """Repack the mirrors for which that is due, each at a moment when no workspace is made from it."""
-        for name in self._live.config.environments:
-            source = source_of(self._live.config, name)
-            if source is None or not await asyncio.to_thread(is_due, self._home.state_dir, name):
-                continue
-            try:
-                async with (
-                    self._mirrors.changing(name, "maintenance", {}),
-                    workspace_helper(self._home.state_dir) as helper,
-                ):
-                    await helper.maintain_mirror(MaintainMirror(source, _MAINTENANCE_TIMEOUT))
-            except (WorkspaceHelperError, OSError) as error:
-                self._failed.add(f"mirror {name}")
-                self._home.problems.report(_PART, described(error), subject=f"mirror {name}")
-                _LOG.error("[cleanup] ERROR: Cannot repack the mirror of an environment", name=name, error=str(error))
-            else:
-                _LOG.info("[cleanup] Repacked the mirror of an environment", name=name)
 
     def _has_folders(self) -> bool:
         """Return whether there may be workspaces or trash on disk that the database does not know."""

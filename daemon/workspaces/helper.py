@@ -44,7 +44,7 @@ def _fetch_mirror(state_dir: Path, job: jobs.FetchMirror, log: Log) -> jobs.Fetc
 
 
 def _maintain_mirror(state_dir: Path, job: jobs.MaintainMirror, log: Log) -> None:
-    os.nice(_NICE)
+    _let_agents_go_first()
     Mirror(state_dir, job.source, job.timeout, log).maintain()
 
 
@@ -102,7 +102,7 @@ def _measure_workspaces(state_dir: Path, job: jobs.MeasureWorkspaces, _: Log) ->
 
 
 def _measure_saved_work(state_dir: Path, job: jobs.MeasureSavedWork, _: Log) -> jobs.DiskUsage:
-    os.nice(_NICE)
+    _let_agents_go_first()
     found = {}
     for run in job.runs:
         with contextlib.suppress(UnreadableError, OSError):  # the next sweep tries again

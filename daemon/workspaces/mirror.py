@@ -14,7 +14,7 @@ from pathlib import Path
 from daemon.workspaces.git import Git, GitError, config_value
 from daemon.workspaces.jobs import Source
 from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
-from daemon.workspaces.mirror_maintenance import GC
+from daemon.workspaces.mirror_maintenance import repack
 from daemon.workspaces.remote import split_credentials, upload_pack
 from daemon.workspaces.removal import remove_temporary
 
@@ -105,9 +105,11 @@ class Mirror:
 
     def maintain(self) -> None:
         """Repack the mirror; raise GitError. One whose config is not ours is left to the next fetch."""
-        with self._locked():
+        with self._locked() as lock:
             if self._has_our_config():
-                self._git.run(*GC)
+                with self._changing(lock) as was_cut_off:
+                    self._wait_for_locks(are_ours=was_cut_off)
+                    repack(self._git, self.path)
 
     def _delete(self) -> None:
         remove_temporary(self._state_dir, (ENVIRONMENTS, self.source.environment), MIRROR)

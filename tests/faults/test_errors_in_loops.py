@@ -18,6 +18,7 @@ LOOPS = (
     "ClockWatch.serve",
     "Queue.serve",
     "Cleanup.serve",
+    "MirrorMaintenance.serve",
     "Retention.serve",
     "Notifier.serve",
     "DeadManSwitches.serve",
@@ -77,7 +78,7 @@ def test_an_error_at_each_wait_of_each_loop_stops_nothing(
 
     wait_until(is_done, deadline=60 if most < 10 else 3000, what=f"all errors: {Counter(report.read_text().split())}")
     settled(daemon)
-    parts = {"clock", "queue", "notifier", "dead-man's switches", "watchdog", "retention", "cleanup"}
+    parts = {"clock", "queue", "notifier", "dead-man's switches", "watchdog", "retention", "cleanup", "mirrors"}
     events = daemon.log()
     said = {event["part"] for event in events if event["event"].startswith("[daemon] A part of the daemon failed")}
     failed_sweep = re.compile(r"\[(cleanup|retention)\] The (?:cleanup|sweep) failed")

@@ -8,6 +8,7 @@ from daemon.config.live import LiveConfig
 from daemon.config.loading import load_config
 from daemon.config.schema import Config
 from daemon.maintenance.cleanup import Cleanup
+from daemon.maintenance.mirrors import MirrorMaintenance
 from daemon.maintenance.retention import Retention
 from daemon.maintenance.workspace_removal import WorkspaceRemoval
 from daemon.metrics import Metrics
@@ -131,17 +132,21 @@ class History:
     def retention(self, settings: str = "[retention]\ndays = 30\n", agents: str = AGENTS) -> Retention:
         """Return retention by some settings, as of now."""
         self.live.replace(self.config(settings, agents))
-        return Retention(self._home(), self.live, self._removal(), self.metrics, NO_NOTIFICATIONS)
+        return Retention(self.home(), self.live, self.removal(), self.metrics, NO_NOTIFICATIONS)
 
     def cleanup(self) -> Cleanup:
         """Return cleanup by the settings of retention, as of now."""
-        return Cleanup(self._home(), self.live, NO_NOTIFICATIONS, MirrorUse(), self._removal())
+        return Cleanup(self.home(), self.live, NO_NOTIFICATIONS, self.mirrors(MirrorUse()), self.removal())
 
-    def _home(self) -> Home:
+    def mirrors(self, use: MirrorUse) -> MirrorMaintenance:
+        """Return maintenance of the mirrors that are used so."""
+        return MirrorMaintenance(self.home(), self.live, use)
+
+    def home(self) -> Home:
         return Home(self.database, self.state_dir, "instance", NOW, lambda: NOW)
 
-    def _removal(self) -> WorkspaceRemoval:
-        return WorkspaceRemoval(self._home(), self.live, self.metrics)
+    def removal(self) -> WorkspaceRemoval:
+        return WorkspaceRemoval(self.home(), self.live, self.metrics)
 
     def figure(self, name: str) -> float:
         """Return a figure as Prometheus reads it: `agentcron_NAME`, labels included."""

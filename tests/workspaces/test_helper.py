@@ -149,9 +149,15 @@ async def test_a_workspace_is_made_listed_measured_and_cleaned(site: GitSite) ->
 
 async def test_cleanups_give_way_to_agents_but_are_not_starved_however_many_there_were(site: GitSite) -> None:
     before = set(tree.descendants(os.getpid()))
+    site.tasks.parent.mkdir(parents=True)
     async with workspace_helper(site.state, site.logged.append) as helper:
-        for _ in range(3):
+        for _ in range(2):
             await helper.delete_leftovers()
+            await helper.measure_workspaces(jobs.MeasureWorkspaces("site", ()))
+            await helper.measure_saved_work(jobs.MeasureSavedWork(()))
+            await helper.measure_run_folders(jobs.MeasureRunFolders(()))
+            await helper.maintain_mirror(jobs.MaintainMirror(site.source(), timeout=60))
+            await helper.clean_workspace(jobs.CleanWorkspace("site", 1, base=None, salvage_max=None, saves=True))
         [process] = set(tree.descendants(os.getpid())) - before
         niceness = os.getpriority(os.PRIO_PROCESS, process.pid)
     assert niceness == max(10, os.getpriority(os.PRIO_PROCESS, 0))
