@@ -12,6 +12,7 @@ from pathlib import Path
 from daemon.regular_file import open_regular, read_at_most
 from daemon.workspaces.git import Git, GitError
 from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
+from daemon.workspaces.salvage.repository import refs_of
 
 _RUNS = "refs/agentcron/runs"
 _TIMEOUT = 600.0  # seconds
@@ -44,6 +45,25 @@ def keeps_commits(mirror: Path) -> bool:
 
 def _fail(error: OSError) -> None:
     raise error
+
+
+def take_over(mirror: Path, damaged: Path) -> list[str]:
+    """Have a mirror keep what a damaged one keeps for runs; return the refs whose commits are not all there any more.
+
+    Raise GitError if git cannot work in the mirror, UnreadableError or OSError if the refs cannot be read.
+    """
+    wanted = sorted(name for name in refs_of(damaged) if name.startswith(f"{_RUNS}/"))
+    for name in ("HEAD", "config", "commondir"):  # what git obeys, or needs to take this for a repository
+        (damaged / name).unlink(missing_ok=True)
+    (damaged / "HEAD").write_text("ref: refs/heads/main\n")
+    (damaged / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = true\n")
+    git = Git(_TIMEOUT, mirror.parent, isolated=True, GIT_DIR=str(mirror), GIT_ALLOW_PROTOCOL="file")
+    fetch = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--update-shallow", str(damaged))
+    if not git.succeeds(*fetch, f"+{_RUNS}/*:{_RUNS}/*"):
+        for name in wanted:
+            git.succeeds(*fetch, f"+{name}:{name}")
+    taken = git.text("for-each-ref", "--format=%(refname)", f"{_RUNS}/").splitlines()
+    return sorted(set(wanted) - set(taken))
 
 
 def forget(state_dir: Path, without_row: Callable[[list[str]], list[str]], log: Callable[[str], None]) -> None:

@@ -13,16 +13,20 @@ from pathlib import Path
 
 from daemon.workspaces.git import Git, GitError, config_value
 from daemon.workspaces.jobs import Source
-from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
+from daemon.workspaces.kept_commits import keeps_commits, take_over
+from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, QUARANTINE
 from daemon.workspaces.mirror_maintenance import repack
+from daemon.workspaces.openat import free_name, open_path
 from daemon.workspaces.remote import split_credentials, upload_pack
 from daemon.workspaces.removal import remove_temporary
+from daemon.workspaces.salvage.walk import UnreadableError
 
 _STALE_LOCK = 300.0  # seconds after which a lock file of git is certainly not in use
 _STALE_LOCK_OF_OURS = 5.0  # seconds: git dies with its helper, but perhaps not at once
 _CHANGING = b"changing\n"  # what the mirror's own lock file holds during a change
 _LOCK_POLL = 0.5  # seconds
 _STAMP = "agentcron-fetched"  # its mtime is the time of the last fetch, its content the ref that it was for
+_MOST_NAMED = 20
 _COMMON = "commondir"  # it would make git read another config
 _FETCH = ("fetch", "--progress", "--update-shallow", "--no-write-fetch-head", "--no-tags")
 _REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
@@ -47,6 +51,7 @@ class Mirror:
         self.source = source
         self._log = log
         self._lock = self.path.with_name(f"{MIRROR}.lock")
+        self._aside = self.path.with_name(f"{MIRROR}.damaged")
         self._url, credentials = split_credentials(source.repository)
         self._git = Git(git_timeout, self.path.parent, isolated=False, **{"GIT_DIR": str(self.path), **credentials})
         self._upload_pack = upload_pack(source.repository)
@@ -97,9 +102,9 @@ class Mirror:
             try:
                 self._git.run("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
             except GitError as error:
-                if error.code is not None and self._remote.succeeds("ls-remote", *self._upload_pack, "origin", "HEAD"):
+                if _is_of_git(error) and self._remote.succeeds("ls-remote", *self._upload_pack, "origin", "HEAD"):
                     self._log(f"WARNING: the mirror is damaged and will be fetched again: {error}")
-                    self._delete()
+                    self._take_away()
                     return True
         return False
 
@@ -111,8 +116,41 @@ class Mirror:
                     self._wait_for_locks(are_ours=was_cut_off)
                     repack(self._git, self.path)
 
-    def _delete(self) -> None:
-        remove_temporary(self._state_dir, (ENVIRONMENTS, self.source.environment), MIRROR)
+    def _take_away(self) -> None:
+        """Delete a mirror, or set it aside if it keeps commits for runs, so that the next one can take them over."""
+        if keeps_commits(self.path):
+            if os.path.lexists(self._aside):
+                self._quarantine()
+            self.path.rename(self._aside)
+        else:
+            self._remove(MIRROR)
+
+    def _remove(self, name: str) -> None:
+        remove_temporary(self._state_dir, (ENVIRONMENTS, self.source.environment), name)
+
+    def _take_over(self) -> None:
+        """Take over what a mirror that was set aside keeps for runs; delete it if that was all, or quarantine it."""
+        try:
+            lost = take_over(self.path, self._aside)
+            problem = f"these are incomplete: {', '.join(lost[:_MOST_NAMED])}" if lost else None
+        except (UnreadableError, OSError) as error:
+            problem = str(error)
+        if problem is None:
+            self._remove(self._aside.name)
+        else:
+            text = f"cannot read all commits that the damaged mirror kept for runs: {problem}"
+            self._log(f"WARNING: {text}; it is now {self._quarantine()}")
+
+    def _quarantine(self) -> Path:
+        """Move a mirror that was set aside to where nobody deletes it; return that."""
+        names = (ENVIRONMENTS, self.source.environment, QUARANTINE)
+        folder = open_path(self._state_dir, *names, create=True)
+        try:
+            name = free_name(folder, self._aside.name, ".")
+            os.rename(self._aside, name, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
+        return self._state_dir.joinpath(*names, name)
 
     def commit(self) -> str:
         """Return the commit that the source's ref names; raise CloneError if there is none."""
@@ -144,6 +182,8 @@ class Mirror:
     def _update(self, *, was_cut_off: bool) -> None:
         if not self._exists():
             self._create()
+        if os.path.lexists(self._aside):
+            self._take_over()
         self._wait_for_locks(are_ours=was_cut_off)
         if self._is_recent():  # somebody else fetched it meanwhile
             return
@@ -196,7 +236,7 @@ class Mirror:
 
     def _create(self) -> None:
         """Make an empty mirror in place of a missing or incomplete one."""
-        self._delete()
+        self._take_away()
         self._git.run("init", "--quiet", "--bare", "--initial-branch=main", "--template=", str(self.path))
 
     @property
@@ -263,6 +303,11 @@ class Mirror:
                 self._log(f"waiting at most {stale - age:.0f} s for a lock file that git left in the mirror: {lock}")
                 is_logged = True
             time.sleep(_LOCK_POLL)
+
+
+def _is_of_git(error: GitError) -> bool:
+    """Return whether git itself has failed: it was neither killed nor too slow."""
+    return error.code is not None and error.code > 0
 
 
 def _age_of(lock: Path) -> float | None:

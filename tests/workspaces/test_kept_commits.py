@@ -1,10 +1,15 @@
 """What the mirror keeps for a run: what the run pushed, and nothing that was upstream before."""
 
+import os
+import shutil
 from pathlib import Path
+
+import pytest
 
 from daemon.workspaces.clean import clean
 from daemon.workspaces.jobs import SavedWork
 from daemon.workspaces.kept_commits import keeps_commits
+from daemon.workspaces.mirror import Mirror
 from tests.support.git_site import GitSite, commit, git
 
 
@@ -44,3 +49,62 @@ def test_tags_that_a_run_pushed_are_kept(site: GitSite) -> None:
     tag = git(place, "rev-parse", "v2")
     site.prepare(2)
     assert set(saved(site, 1).pushed) == {tag, mine}
+
+
+def with_kept_commits(site: GitSite) -> list[str]:
+    """Have the mirror keep a commit for each of two runs, and delete them upstream; return their ids."""
+    kept = []
+    for run in (1, 2):
+        place = site.prepare(run)
+        kept.append(commit(place, "mine.txt", f"{run}\n"))
+        git(place, "push", "-q", "origin", f"HEAD:refs/heads/{run}")
+        site.prepare(run + 2)
+        assert saved(site, run).pushed == (kept[-1],)
+        git(site.origin, "branch", "-q", "-D", str(run))
+    site.prepare(5)
+    return kept
+
+
+def kept_in(site: GitSite) -> set[str]:
+    names = git(mirror_of(site), "for-each-ref", "--format=%(refname)", "refs/agentcron").splitlines()
+    git(mirror_of(site), "fsck", "--connectivity-only")
+    return {name.rsplit("/", 1)[1] for name in names}
+
+
+def object_of(site: GitSite, oid: str) -> Path:
+    """Return the file of a loose object of the mirror."""
+    return mirror_of(site) / "objects" / oid[:2] / oid[2:]
+
+
+def opened(site: GitSite) -> Mirror:
+    return Mirror(site.state, site.source(), 60, site.logged.append)
+
+
+@pytest.mark.parametrize("head", ["", None])
+def test_a_mirror_without_a_valid_head_gives_its_kept_commits_to_the_next(site: GitSite, head: str | None) -> None:
+    kept = with_kept_commits(site)
+    (mirror_of(site) / "HEAD").unlink() if head is None else (mirror_of(site) / "HEAD").write_text(head)
+    site.prepare(6)
+    assert kept_in(site) == set(kept)
+    assert not [path for path in site.tasks.parent.iterdir() if "damaged" in path.name]
+
+
+def test_a_damaged_mirror_gives_the_next_what_can_be_read_and_is_quarantined(site: GitSite) -> None:
+    lost, kept = with_kept_commits(site)
+    object_of(site, lost).unlink()
+    assert opened(site).delete_if_damaged()
+    site.prepare(6)
+    assert kept_in(site) == {kept}
+    assert (site.tasks.parent / "quarantine/mirror.damaged").is_dir()
+    assert any(f"refs/agentcron/runs/1/{lost}" in line for line in site.logged)
+
+
+def test_a_mirror_whose_check_is_killed_stays(site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.prepare()
+    program = tmp_path / "bin/git"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\n[ "$1" != fsck ] || kill -9 $$\nexec {shutil.which("git")} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    assert not opened(site).delete_if_damaged()
+    assert mirror_of(site).is_dir()
