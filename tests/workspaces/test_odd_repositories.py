@@ -1,6 +1,7 @@
 """Salvage of repositories in the odd states that agents leave them in: nothing of their work is lost, nothing hangs."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def test_a_commit_of_a_submodule_that_was_committed_outside_is_saved(site: GitSi
     git(place, "commit", "-q", "-a", "-m", "bump")
     clean_up(site)
     assert "+precious" in saved_text(site, tmp_path)
+
+
+def test_a_submodule_in_a_submodule_that_is_not_checked_out_is_saved_once(site: GitSite) -> None:
+    place = site.prepare()
+    inner = place / ".git/modules/a/modules/b"
+    for folder, name in ((place / ".git/modules/a", "a"), (inner, "b")):
+        folder.parent.mkdir(exist_ok=True)
+        git(place, "init", "-q", "--separate-git-dir", str(folder), name)
+    commit(place / "b", "mine.txt", PRECIOUS)
+    shutil.rmtree(place / "b")
+    clean_up(site)
+    assert len(list(site.saved().rglob("work.bundle"))) == 1
 
 
 @pytest.mark.parametrize("name", ["refs/files", "refs/staged", "refs/lost-0", "refs/stash-0", "refs/notes/commits"])

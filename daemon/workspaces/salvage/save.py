@@ -109,7 +109,7 @@ class _Salvage:
             trees += [(tree / inner, oid, depth + 1) for inner, oid in found.repositories]
             modules += found.modules
             seen.add(git_folder)
-        for module in modules:
+        for module in dict.fromkeys(modules):
             if module not in seen:  # of a submodule that is not checked out
                 self._save_module(module)
 
