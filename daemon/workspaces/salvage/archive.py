@@ -1,7 +1,7 @@
 """Write files as they are into a tar archive: what git cannot store, or folders whose repository git cannot read.
 
 Files are streamed, and holes in them take no room. Names are bytes, links are stored as links, and a file with several
-hard links is stored once. Pipes are stored as pipes; sockets and devices hold nothing and are only counted. Any GNU tar
+hard links is stored once. Pipes are stored as pipes; sockets and devices hold nothing and are left out. Any GNU tar
 extracts the archive. Folders that are so deep that tar could not make them again are stored beside the others, and are
 moved to their place afterwards. Standard library only: the helper process imports this.
 """
@@ -24,7 +24,9 @@ _LONGEST = 2000  # bytes of a path in the archive: a folder with a longer one is
 _MOST_MOVED = 40
 _MOVED = ".agentcron-deep"
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_LARGEST_IN_HEADER = 8**11  # bytes
+_LARGEST_IN_HEADER = 8**11 - 1  # bytes of a file with holes
+_MOST_IN_HEADER = {"uid": 8**7 - 1, "gid": 8**7 - 1, "mtime": 8**11 - 1}
+"""The largest numbers in the header of a file with holes, which cannot be in GNU tar's own format; none is negative."""
 _MODES = 0o777  # no set-user-ID bits
 
 
@@ -33,9 +35,6 @@ class Archive:
 
     def __init__(self, path: Path, root: Path) -> None:
         """Write an archive of what is below `root`; names in it are relative to that."""
-        self.files = 0
-        self.left_out = 0
-        """Sockets and devices."""
         self.moved: list[tuple[str, str]] = []
         """Folders that are in the archive under another name, with the path to move them to, the outermost first."""
         self._root = root
@@ -100,11 +99,9 @@ class Archive:
         elif kind == stat.S_IFIFO:
             self._header(path, found, tarfile.FIFOTYPE)
         elif kind != stat.S_IFREG:
-            self.left_out += 1
             return
         else:
             self._add_content(folder, name, path)
-        self.files += 1
         if found.st_nlink > 1:
             self._linked.setdefault(identity, path)
 
@@ -157,14 +154,19 @@ class Archive:
             b"GNU.sparse.name": os.fsencode(path),
             b"GNU.sparse.realsize": b"%d" % found.st_size,
         }
+        info = _info("GNUSparseFile", found, tarfile.REGTYPE)
+        info.size = size if size <= _LARGEST_IN_HEADER else 0  # the record above has it
+        for key, most in _MOST_IN_HEADER.items():
+            number = getattr(info, key)
+            if not 0 <= number <= most:
+                fields[key.encode()] = b"%d" % number
+                setattr(info, key, 0)
         records = b"".join(_record(key, value) for key, value in fields.items())
         extended = tarfile.TarInfo("././@PaxHeader")
         extended.type, extended.size = tarfile.XHDTYPE, len(records)
         self._write(extended.tobuf(tarfile.USTAR_FORMAT))
         self._write(records)
         self._pad()
-        info = _info("GNUSparseFile", found, tarfile.REGTYPE)
-        info.size = size if size < _LARGEST_IN_HEADER else 0  # the record above has it
         self._write(info.tobuf(tarfile.USTAR_FORMAT))
         self._write(table)
 
