@@ -77,7 +77,7 @@ def test_what_ends_on_a_full_disk_is_recorded_in_the_room_of_the_ballast(
 def test_a_start_on_a_locked_database_is_ready_to_be_asked_why_nothing_starts(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
-    text = "[control]\nsocket = 'c.sock'\n" + AGENT.format(folder=tmp_path)
+    text = "[control]\nsocket = 'c.sock'\n" + AGENT.format(folder=tmp_path).replace("allow_all", "buffer_all")
     first = start_daemon(text)
     first.wait_for_run("completed")
     assert first.stop() == 0

@@ -128,8 +128,8 @@ async def test_runs_without_a_schedule_are_reported_as_those_of_their_agent(ledg
         ("completed", "a", None),
         ("recovered", "a", None),
     ]
-    assert str(events[0]["text"]).endswith(": a failed (run 1)")
-    assert str(events[2]["text"]).endswith(": a recovered after 2 failed runs (run 3)")
+    assert events[0]["text"] == f"{host_name()}: a failed (run 1)"
+    assert events[2]["text"] == f"{host_name()}: a recovered after 2 failed runs (run 3)"
     assert await ledger.database.read(failing_schedules) == []  # a dead-man's switch watches schedules
 
 
