@@ -43,22 +43,24 @@ class Figures:
 
 @dataclass(frozen=True)
 class Series:
-    """What the metrics show of one schedule: its agent, its address `AGENT/NAME`, and its figures."""
+    """What the metrics show of one schedule, or of the runs of an agent without one."""
 
     agent: str
     schedule: str
+    """As `AGENT/NAME`; empty for runs without a schedule."""
     figures: Figures
 
 
 class ScheduleMetrics:
     """Counts fires and runs of up to 500 schedules each; those of the others are summed up.
 
-    Schedules are counted under their numbers. Their names are looked up when somebody reads the metrics, and those that
+    The runs of an agent without a schedule count like those of one schedule, under the agent's name; schedules are
+    counted under their numbers. Their names are looked up when somebody reads the metrics, and those that
     are deleted by then are forgotten, so that others take their places.
     """
 
     def __init__(self) -> None:
-        self._of: dict[int, Figures] = {}
+        self._of: dict[int | str, Figures] = {}
         self._other = Figures()
 
     def committed(self, changes: Changes) -> None:
@@ -66,31 +68,37 @@ class ScheduleMetrics:
         for (schedule_id, outcome), number in changes.fires.items():
             self._figures(schedule_id).fires[outcome] += number
         for change in changes.statuses:
-            if change.schedule_id is None or change.after in ACTIVE:
+            figures = self._figures(change.agent if change.schedule_id is None else change.schedule_id)
+            if change.after in ACTIVE:  # but the series exists, so that a failure is an increase
                 continue
-            figures = self._figures(change.schedule_id)
             figures.runs[change.after] += 1
             if change.duration is not None:
                 figures.observe(change.duration)
 
-    def _figures(self, schedule_id: int) -> Figures:
-        known = self._of.get(schedule_id)
+    def _figures(self, key: int | str) -> Figures:
+        known = self._of.get(key)
         if known is None:
             if len(self._of) >= MOST:
                 return self._other
-            known = self._of[schedule_id] = Figures()
+            known = self._of[key] = Figures()
         return known
 
     @property
     def tracked(self) -> list[int]:
         """The numbers of the schedules that have figures of their own."""
-        return list(self._of)
+        return [key for key in self._of if isinstance(key, int)]
 
-    def keep(self, asked: Collection[int], live: Mapping[int, tuple[str, str]]) -> list[Series]:
+    def keep(
+        self, asked: Collection[int], live: Mapping[int, tuple[str, str]], agents: Collection[str]
+    ) -> list[Series]:
         """Forget the schedules among those asked for that are not live, and begin to count the others that are.
 
-        `live` has agent and name of each. Return what is to be shown, the sum of the others last.
+        `live` has agent and name of each; of agents that are not among `agents`, those of the config, runs without a
+        schedule are forgotten. Return what is to be shown, the sum of the others last.
         """
+        gone = [key for key in self._of if isinstance(key, str) and key not in agents]
+        for agent in gone:
+            del self._of[agent]
         for schedule_id in asked:
             if schedule_id not in live:
                 self._of.pop(schedule_id, None)
@@ -102,6 +110,7 @@ class ScheduleMetrics:
             for schedule_id, (agent, name) in live.items()
             if schedule_id in self._of
         ]
+        shown += [Series(key, "", figures.copy()) for key, figures in self._of.items() if isinstance(key, str)]
         return [*shown, Series(OTHER, OTHER, self._other.copy())]
 
 

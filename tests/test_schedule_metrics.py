@@ -15,7 +15,7 @@ from tests.support.ledger import SECOND, START, Ledger
 async def scraped(ledger: Ledger, metrics: ScheduleMetrics, agents: list[str] | None = None) -> dict[str, float]:
     tracked = metrics.tracked
     live = await ledger.database.read(lambda c: names_of_live(c, tracked, MOST))
-    lines = text_of(metrics.keep(tracked, live), agents).decode().splitlines()
+    lines = text_of(metrics.keep(tracked, live, {"a", "b"}), agents).decode().splitlines()
     samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name.removeprefix("agentcron_schedule_"): float(value) for name, value in samples}
 
@@ -92,8 +92,11 @@ async def test_what_is_beyond_the_bound_is_summed_up_and_a_removed_schedule_is_f
     assert {name.split('"')[1] for name in await scraped(ledger, metrics, ["b"])} == {"b"}
 
 
-def test_a_run_without_a_schedule_or_a_start_counts_nowhere() -> None:
+def test_runs_without_a_schedule_count_for_their_agent() -> None:
     metrics = ScheduleMetrics()
-    change = StatusChange(1, "a", None, RunStatus.PENDING, RunStatus.FAILED)
-    metrics.committed(Changes(statuses=[change]))
-    assert metrics.tracked == []
+    metrics.committed(Changes(statuses=[StatusChange(1, "a", None, RunStatus.PENDING, RunStatus.RUNNING)]))
+    failed = 'runs_total{agent="a",schedule="",status="failed"}'
+    assert f"{failed} 0.0" in text_of(metrics.keep([], {}, {"a"}), ["a"]).decode()
+    metrics.committed(Changes(statuses=[StatusChange(1, "a", None, RunStatus.RUNNING, RunStatus.FAILED)]))
+    assert f"{failed} 1.0" in text_of(metrics.keep([], {}, {"a"}), ["a"]).decode()
+    assert 'agent="a"' not in text_of(metrics.keep([], {}, {"b"}), ["a"]).decode()

@@ -125,7 +125,7 @@ async def _metrics(call: ApiCall) -> web.StreamResponse:
     problems = call.context.home.problems.by_part()
     tracked = call.context.schedule_metrics.tracked
     live = await call.context.home.database.read(lambda c: names_of_live(c, tracked, schedule_metrics.MOST))
-    series = call.context.schedule_metrics.keep(tracked, live)
+    series = call.context.schedule_metrics.keep(tracked, live, call.context.config.agents.keys())
     text = await asyncio.to_thread(call.context.metrics.text, active, workspaces, saved, problems, visible)
     text += await asyncio.to_thread(schedule_metrics.text_of, series, agents)
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
