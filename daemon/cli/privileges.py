@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pydantic
 
-from daemon.config.paths import keep_paths
+from daemon.config.paths import keep_paths, state_dir
 from daemon.config.schema import Config
 from daemon.errors import RefusedError
 from daemon.path_owners import owner_name
@@ -75,6 +75,21 @@ def become_owner(folder: Path) -> str | None:
         return None
     _become(owner, saved=owner)
     return owner_name(owner)
+
+
+def become_reader(config: Config) -> str | None:
+    """If we are root, become for good a user who may know what a config names; return its name if that changed us.
+
+    That is the daemon's user or, if that is root or not known yet, the owner of the config, who chose what it names.
+    Raise as `act_as_owner` does.
+    """
+    name = become_owner(state_dir(config))
+    if name is None and os.geteuid() == 0 and (owner := config.file.lstat().st_uid):
+        _become(owner, saved=owner)
+        name = owner_name(owner)
+    if name is not None:
+        enter_home(config)
+    return name
 
 
 def become(account: str) -> str | None:

@@ -55,12 +55,13 @@ def check(
     This shows each schedule with its timezone and its next three due times, and warns of probable mistakes.
     """
     from daemon.cli.locate import read_config
-    from daemon.doctor.settings import check_settings
+    from daemon.cli.privileges import become_reader
 
     config = read_config(context.obj)
+    user = become_reader(config)
     _refuse_bad_tokens(config)
     schedules = _declared_schedules(config)
-    warnings = [f"{found.about}: {found.what}" for found in check_settings(config)]
+    warnings = _warnings_of(config, user)
     changes, blocked, unreadable = _compared_with_state(config, diff=diff)
     warnings += blocked
     if json:
@@ -129,6 +130,16 @@ def _print_check(
     for warning in warnings:
         say(f"warning: {warning}", error=True)
     say(f"{config.file} is valid.")
+
+
+def _warnings_of(config: "Config", user: str | None) -> list[str]:
+    """Return what probably does not work as intended; `user` is who we became to find that out, None if nobody."""
+    from daemon.doctor.settings import check_settings
+
+    warnings = [f"{found.about}: {found.what}" for found in check_settings(config)]
+    if user is not None and not os.access(config.file, os.R_OK):
+        warnings.append(f"config: {user} has no permission to read {config.file}")
+    return warnings
 
 
 def _refuse_bad_tokens(config: "Config") -> None:
