@@ -75,8 +75,11 @@ class HookTokens:
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
     def record_key(self, idempotency_key: str) -> bytes:
-        """Return the key that authenticates the records of a run's supervisors, always the same."""
-        return hmac.digest(self.key, f"records of {idempotency_key}".encode(), hashlib.sha256)
+        """Return the key that authenticates the records of a run's supervisors, always the same: a keyed BLAKE2.
+
+        Each start of a process needs one, and OpenSSL's HMAC takes 30 microseconds where others used the CPU meanwhile.
+        """
+        return hashlib.blake2b(idempotency_key.encode(), key=self.key, digest_size=32, person=b"records").digest()
 
     def url(self, token: str, config: Config) -> str:
         """Return the hook URL of a token: below public_url, else at the TCP address, else at the socket."""
