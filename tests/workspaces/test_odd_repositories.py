@@ -1,5 +1,6 @@
 """Salvage of repositories in the odd states that agents leave them in: nothing of their work is lost, nothing hangs."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -275,13 +276,31 @@ def test_more_refs_than_a_bundle_can_hold_come_back(site: GitSite, tmp_path: Pat
 
 
 @pytest.mark.parametrize("small_disk", ["20m"], indirect=True)
-def test_more_than_the_disk_holds_is_refused_at_once(small_disk: Path) -> None:
+@pytest.mark.parametrize(("upstream", "mine"), [(0, 12_000_000), (0, 7_000_000), (3_200_000, 1)])
+def test_more_than_the_disk_holds_is_refused_at_once(small_disk: Path, upstream: int, mine: int) -> None:
+    """A bundle and the copy that is brought back of it, with the history before the work, have to fit."""
     site = GitSite(small_disk)
+    (site.origin / "known.bin").write_bytes(os.urandom(upstream))
+    git(site.origin, "add", "known.bin")
+    git(site.origin, "commit", "-q", "-m", "known")
     place = site.prepare()
-    (place / "large.bin").write_bytes(os.urandom(12_000_000))
+    (place / "large.bin").write_bytes(os.urandom(mine))
     done = clean(site.state, "site", "1", site.logged.append, base=site.bases[1], salvage_max=None)
     assert not done.gone
     assert "do not fit on the disk" in str(done.reason)
+
+
+@pytest.mark.parametrize("small_disk", ["20m"], indirect=True)
+def test_objects_of_git_lfs_take_no_room_where_a_link_is_enough(small_disk: Path) -> None:
+    site = GitSite(small_disk)
+    place = site.prepare()
+    content = os.urandom(11_000_000)
+    oid = hashlib.sha256(content).hexdigest()
+    stored = place / ".git/lfs/objects" / oid[:2] / oid[2:4]
+    stored.mkdir(parents=True)
+    (stored / oid).write_bytes(content)
+    clean_up(site)
+    assert [path.read_bytes() for path in site.saved().glob("lfs/objects/*/*/*")] == [content]
 
 
 def test_repositories_and_worktrees_in_ignored_folders_are_saved(site: GitSite, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Standard library only: the helper process imports this.
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from daemon.workspaces.git import Git
@@ -79,13 +79,24 @@ def clonable(refs: Mapping[str, str], prefix: str, commits: Collection[str]) -> 
 class History:
     """The history of a scratch repository, of which a part is to be bundled."""
 
-    def __init__(self, git: Git, scratch: Path, safe: Collection[str], in_mirror: Collection[str]) -> None:
-        """Take the commits that are safe elsewhere, and those of them that the mirror has."""
+    def __init__(
+        self,
+        git: Git,
+        scratch: Path,
+        safe: Collection[str],
+        in_mirror: Collection[str],
+        check_room: Callable[[int], None],
+    ) -> None:
+        """Take the commits that are safe elsewhere, and those of them that the mirror has.
+
+        `check_room` is called with the bytes that a bundle takes, and once more to bring it back, before it is written.
+        """
         self._git = git
         self._shallow = scratch / SHALLOW
         self._packed_refs = scratch / "packed-refs"
         self._safe = safe
         self._in_mirror = in_mirror
+        self._check_room = check_room
 
     def bundle(self, folder: Path, refs: Mapping[str, str], head: str | None) -> list[str]:
         """Write a bundle of some refs and HEAD; return the commits that whoever brings it back must have."""
@@ -113,16 +124,21 @@ class History:
 
         There are none if the whole history is short. Without a mirror, make a long history shallow.
         """
-        usage = self._git.run("rev-list", "--objects", "--disk-usage", "--stdin", stdin=revisions(tips))
-        if int(usage.decode()) <= _SELF_CONTAINED_MAX:
-            return []
-        lent = self._boundary(tips, self._in_mirror)
-        if lent:
-            return lent
-        boundary = self._boundary(tips, self._safe)
-        with self._shallow.open("a") as shallow:
-            shallow.writelines(f"{oid}\n" for oid in boundary)
-        return []
+        usage, lent = self._usage(tips), list[str]()
+        if usage > _SELF_CONTAINED_MAX:
+            lent = self._boundary(tips, self._in_mirror)
+            if not lent:
+                boundary = self._boundary(tips, self._safe)
+                with self._shallow.open("a") as shallow:
+                    shallow.writelines(f"{oid}\n" for oid in boundary)
+            usage = self._usage(tips, lent)
+        self._check_room(2 * usage)
+        return lent
+
+    def _usage(self, tips: list[str], excluded: Iterable[str] = ()) -> int:
+        """Return the bytes that the objects take which some ids reach and others do not."""
+        stdin = revisions(tips, excluded)
+        return int(self._git.run("rev-list", "--objects", "--disk-usage", "--stdin", stdin=stdin).decode())
 
     def _boundary(self, tips: list[str], safe: Collection[str]) -> list[str]:
         """Return the newest commits that safe ones reach: the parents of new ones, and the tips that are not new."""

@@ -32,6 +32,8 @@ class LfsObject:
     folder: Path
     """Where it is, relative to the workspace."""
     size: int
+    is_linked: bool
+    """Whether anything else refers to it, too: then it is copied, which takes room."""
 
     def pointer_id(self, *, sha256: bool) -> str:
         """Return the object id that git gives to the pointer."""
@@ -62,7 +64,7 @@ def _objects_in(stores: Iterable[Path], workspace: Path) -> Iterator[LfsObject]:
                 found = os.lstat(name, dir_fd=folder.descriptor)
                 if not stat.S_ISREG(found.st_mode):
                     raise UnreadableError(f"{store / folder.path / name} is not a regular file")
-                yield LfsObject(name, Path(*names) / folder.path, found.st_size)
+                yield LfsObject(name, Path(*names) / folder.path, found.st_size, found.st_nlink > 1)
 
 
 def pointer_in(data: bytes) -> str | None:

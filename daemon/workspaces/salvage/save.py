@@ -3,7 +3,7 @@
 Repositories are saved as git bundles, each of which is brought back once before it counts; `snapshot.py` explains how
 the work is found without running anything from the workspace. What git cannot store is saved in a tar archive, and so
 is the whole folder of a repository that git cannot read. Every byte is stored once, nothing that is read or written
-grows in memory with the size of a file, and no more than the work itself is needed on the disk meanwhile. What git
+grows in memory with the size of a file, and no more than twice the work is needed on the disk meanwhile. What git
 ignores is not saved, only counted and named. Standard library only: the helper process imports this.
 """
 
@@ -167,7 +167,7 @@ class _Salvage:
         folder, place, target = self._folder(), *self._places()
         if found.tips:
             folder.mkdir(mode=0o700, exist_ok=True)
-            contents = snapshot.write(folder, found.tips, has_lfs=bool(found.lfs))
+            contents = snapshot.write(folder, found.tips, has_lfs=bool(found.lfs), check_room=self._check_room)
             lines += self._prove(contents, place, target, snapshot.timeout)
         if found.aside:
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -182,15 +182,19 @@ class _Salvage:
         self.number += 1
         return found
 
-    def _check_size(self, size: int) -> None:
-        """Add to the size of the work; raise SalvageError if it exceeds the limit or the free space."""
+    def _check_size(self, size: int, room: int) -> None:
+        """Add to the size of the work; raise SalvageError if it exceeds the limit, or `room` bytes the free space."""
         total = self.saved.bytes + size
         self.saved = replace(self.saved, bytes=total)
         if self.salvage_max is not None and total > self.salvage_max:
             raise SalvageError(f"{total} bytes of unsaved work are more than salvage_max ({self.salvage_max} bytes)")
+        self._check_room(room)
+
+    def _check_room(self, room: int) -> None:
+        """Raise SalvageError if so many bytes are not free."""
         disk = os.statvfs(self.scratch)
-        if size > (free := disk.f_bavail * disk.f_frsize):
-            raise SalvageError(f"{size} bytes of unsaved work do not fit on the disk ({free} bytes free)")
+        if room > (free := disk.f_bavail * disk.f_frsize):
+            raise SalvageError(f"it would take {room} bytes, which do not fit on the disk ({free} bytes free)")
 
     def _count(self, found: UnsavedWork, name: Path) -> None:
         saved = self.saved
@@ -236,7 +240,7 @@ class _Salvage:
         names = [tree.relative_to(self.workspace) for tree in trees]
         for name in names:
             size = measure(self.workspace, *name.parts)
-            self._check_size(size.bytes)
+            self._check_size(size.bytes, size.bytes)
             self.saved = replace(self.saved, files=self.saved.files + size.files)
         self._folder().mkdir(mode=0o700, exist_ok=True)
         lines = self._write_archive(self.workspace, self._places()[0], self.target, trees=names)

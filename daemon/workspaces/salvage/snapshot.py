@@ -126,25 +126,29 @@ class Snapshot:
         self._safe: list[str] = []
         self._loose: set[str] = set()  # files and folders that refs name
 
-    def take(self, *, is_own: bool, has_files: bool, check_size: Callable[[int], None]) -> UnsavedWork:
+    def take(self, *, is_own: bool, has_files: bool, check_size: Callable[[int, int], None]) -> UnsavedWork:
         """Return the work to save; raise UnreadableError, GitError or OSError if it cannot be determined.
 
         `is_own` says that this is the repository that the workspace was cloned with, `has_files` that it has a working
-        tree. `check_size` is called with the size in bytes before anything is written; what it raises is passed on.
+        tree. `check_size` is called before anything is written, with the bytes of the work and those that saving it
+        takes on the disk, where a bundle is twice for a while; what it raises is passed on.
         """
         self._set_up()
         self._safe = self._find_safe(is_own=is_own)
         found = UnsavedWork(commits=self._count("--count"))
         size = self._count("--objects", "--disk-usage") if set(self._tips.values()) - set(self._safe) else 0
         known, found.lfs = self._lfs_objects()
+        room = 2 * size + sum(one.size for one in found.lfs if one.is_linked)
         size += sum(one.size for one in found.lfs)
         changed: list[bytes] = []
         index = None
         if has_files:
             index = copy_of_index(self.scratch, self._source)
             changed, found.repositories = self._tree.changed(self._head, self._existing_base(), index, known)
-            size += sum(self._tree.size(name) for name in changed)
-        check_size(size)
+            for name in changed:
+                size += self._tree.size(name)
+                room += self._tree.size(name) * (1 if self._tree.goes_aside(name) else 2)
+        check_size(size, room)
         self.timeout += size / _SPEED
         self._git = self._new_git()
         found.files = len(changed)
@@ -167,13 +171,19 @@ class Snapshot:
             found.tips = {f"{self._prefix}/head": self._head}
         return found
 
-    def write(self, folder: Path, tips: dict[str, str], *, has_lfs: bool) -> Contents:
-        """Write a bundle of some tips into a folder; return what it holds."""
+    def write(
+        self, folder: Path, tips: dict[str, str], *, has_lfs: bool, check_room: Callable[[int], None]
+    ) -> Contents:
+        """Write a bundle of some tips into a folder; return what it holds.
+
+        `check_room` is called with the bytes that this takes on the disk, at most; what it raises is passed on.
+        """
         files = f"{self._prefix}/{FILES}"
         branch = self._branch.removeprefix("refs/heads/") if self._branch is not None else None
         if self._head is not None and self._head not in tips.values():
             tips = {**tips, f"{self._prefix}/head": self._head}
-        borrowed = History(self._git, self.scratch, self._safe, self._in_mirror).bundle(folder, tips, self._head)
+        history = History(self._git, self.scratch, self._safe, self._in_mirror, check_room)
+        borrowed = history.bundle(folder, tips, self._head)
         between = (self._head, tips[files]) if self._head is not None and files in tips else None
         return Contents(
             {name: oid for name, oid in tips.items() if oid not in borrowed},
