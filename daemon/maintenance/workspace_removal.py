@@ -16,7 +16,7 @@ from daemon.store.runs import update_run
 from daemon.store.workspaces import Workspace, get_workspace, mark_removed, set_kept, set_note, set_saved_bytes
 from daemon.workspaces.client import WorkspaceHelperError, workspace_helper
 from daemon.workspaces.jobs import CleanedWorkspace, CleanWorkspace, ExamineWorkspace, WorkspaceContents
-from daemon.workspaces.pipe import LARGEST
+from daemon.workspaces.pipe import bounded
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,13 @@ class WorkspaceRemoval:
             if workspace.run_id in self._removing:
                 return "it is already being removed"
             self._removing.add(workspace.run_id)
-        limit = None if salvage_max is None else min(salvage_max, LARGEST)
         try:
             async with workspace_helper(self._home.state_dir) as helper:
                 saves = unsaved is None
                 done = await helper.clean_workspace(
-                    CleanWorkspace(workspace.environment, workspace.run_id, workspace.base, limit, saves=saves)
+                    CleanWorkspace(
+                        workspace.environment, workspace.run_id, workspace.base, bounded(salvage_max), saves=saves
+                    )
                 )
         except (WorkspaceHelperError, OSError) as error:
             done = CleanedWorkspace(gone=False, reason=str(error))

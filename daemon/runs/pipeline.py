@@ -17,6 +17,7 @@ from daemon.access import Access
 from daemon.agents.base import Identity, NeverStarted, Outcome, RunSettings, Work
 from daemon.agents.factory import Agents
 from daemon.agents.process.supervisor.mask import Secrets
+from daemon.config.effective import policy_of
 from daemon.config.live import LiveConfig
 from daemon.config.schema import BaseAgent, Config, ProcessAgent
 from daemon.errors import SecretError, StoreDamagedError
@@ -40,7 +41,7 @@ from daemon.runs.folder import (
 from daemon.runs.hook_tokens import HookTokens, hash_of
 from daemon.runs.settings import settings_of
 from daemon.runs.waiting import DELETED
-from daemon.runs.workspace import WorkspacePreparation
+from daemon.runs.workspace import WorkspacePreparation, record_prepared
 from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event, count_events, forget_steps
@@ -48,7 +49,6 @@ from daemon.store.fires import mark_unstarted
 from daemon.store.home import Home
 from daemon.store.hooks import add_hook
 from daemon.store.runs import Run, change_status, get_run
-from daemon.store.workspaces import add_workspace
 from daemon.units import format_instant, parse_instant
 from daemon.workspaces.jobs import Source
 from daemon.workspaces.sources import author_for, source_of
@@ -176,9 +176,8 @@ class Pipeline:
         self._control.attach(run.id, preparation)
         try:
             source = self._fetched(run, config, name)
-            path, base = await preparation.make(
-                source, author_for(run.agent, section), settings_of(run).timeout_seconds
-            )
+            author, policy = author_for(run.agent, section), policy_of(config, name)
+            prepared = await preparation.make(source, author, settings_of(run).timeout_seconds, policy.salvage_max)
         except RunPreparationError:
             if preparation.stopped:
                 raise NoLongerWantedError from None
@@ -186,12 +185,10 @@ class Pipeline:
         finally:
             self._fetches.end(run.id)
 
-        def record(tx: Transaction) -> None:
-            add_workspace(tx, run.id, name, path, self._home.now(), base)
-            add_event(tx, run.id, self._home.now(), "workspace_prepared", {"environment": name, "base": base})
-
-        await self._home.database.write_patiently(record)
-        return path
+        await self._home.database.write_patiently(
+            lambda tx: record_prepared(tx, run.id, name, prepared, self._home.now())
+        )
+        return prepared.path
 
     def _fetched(self, run: Run, config: Config, name: str) -> Source:
         """Return what a run's workspace is cloned from; raise RunPreparationError if that could not be fetched."""

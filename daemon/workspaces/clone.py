@@ -9,9 +9,10 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from daemon.workspaces.git import Git, GitError, config_value, run_program
-from daemon.workspaces.jobs import Author, PreparedWorkspace, Source
+from daemon.workspaces.jobs import Author, Source
 from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, UPSTREAM, tasks_of, workspace_path
 from daemon.workspaces.lock import locked_temporary_folder
 from daemon.workspaces.mirror import CloneError, Mirror
@@ -19,6 +20,14 @@ from daemon.workspaces.openat import open_path
 from daemon.workspaces.removal import remove_temporary
 
 _LFS = "filter=lfs"
+
+
+class Clone(NamedTuple):
+    """A workspace that is complete."""
+
+    path: Path
+    base: str
+    """The commit that it starts from."""
 
 
 def prepare_workspace(
@@ -30,7 +39,7 @@ def prepare_workspace(
     log: Callable[[str], None],
     *,
     fetches: bool = True,
-) -> PreparedWorkspace:
+) -> Clone:
     """Make the workspace of a run, `fetches` says whether from a mirror that is fetched first; raise CloneError.
 
     It appears under its own name only when it is complete. If git fails, what it left is removed and the clone is
@@ -52,9 +61,7 @@ def prepare_workspace(
     raise AssertionError  # the last attempt returns or raises
 
 
-def _clone(
-    state_dir: Path, mirror: Mirror, author: Author, run_id: int, git_timeout: float, *, fetches: bool
-) -> PreparedWorkspace:
+def _clone(state_dir: Path, mirror: Mirror, author: Author, run_id: int, git_timeout: float, *, fetches: bool) -> Clone:
     final = workspace_path(state_dir, mirror.source.environment, run_id)
     name = f"{run_id}.{secrets.token_hex(4)}"
     with locked_temporary_folder(state_dir, INCOMING, name) as folder:
@@ -76,7 +83,7 @@ def _clone(
         except BaseException:
             remove_temporary(state_dir, (ENVIRONMENTS, INCOMING), name)
             raise
-    return PreparedWorkspace(final, commit)
+    return Clone(final, commit)
 
 
 def _copy_objects(clone: Path, mirror: Mirror, timeout: float) -> None:

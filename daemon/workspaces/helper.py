@@ -14,7 +14,7 @@ from typing import Any
 
 from daemon.model import NAME
 from daemon.workspaces import jobs
-from daemon.workspaces.clean import clean, examine, no_log
+from daemon.workspaces.clean import clean, examine
 from daemon.workspaces.clone import prepare_workspace
 from daemon.workspaces.disk_usage import entry_sizes, workspace_sizes
 from daemon.workspaces.git import GitError, exit_with_parent, terminate_all
@@ -50,10 +50,12 @@ def _maintain_mirror(state_dir: Path, job: jobs.MaintainMirror, log: Log) -> Non
 
 def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) -> jobs.PreparedWorkspace:
     os.umask(job.umask)
-    earlier = clean(state_dir, job.source.environment, str(job.run_id), no_log)  # left by an attempt that was cut off
-    if not earlier.gone and not earlier.in_trash:
-        raise CloneError(f"the workspace of an earlier attempt cannot be removed: {earlier.reason}")
-    return prepare_workspace(state_dir, job.source, job.author, job.run_id, job.timeout, log, fetches=job.fetches)
+    environment, name = job.source.environment, str(job.run_id)
+    left = clean(state_dir, environment, name, log, salvage_max=job.salvage_max)  # by an attempt that was cut off
+    if not left.gone and not left.in_trash:
+        raise CloneError(f"the workspace of an earlier attempt cannot be removed: {left.reason}")
+    made = prepare_workspace(state_dir, job.source, job.author, job.run_id, job.timeout, log, fetches=job.fetches)
+    return jobs.PreparedWorkspace(made.path, made.base, left.saved)
 
 
 def _clean_workspace(state_dir: Path, job: jobs.CleanWorkspace, log: Log) -> jobs.CleanedWorkspace:

@@ -75,29 +75,8 @@ class PrepareWorkspace:
     """Seconds that one git command may take."""
     fetches: bool
     """Whether the mirror is fetched first unless it is recent; if not, only if it is not of this source."""
-
-
-@dataclass(frozen=True)
-class PreparedWorkspace:
-    """A workspace that is complete."""
-
-    path: Path
-    base: str
-    """The commit that it starts from."""
-
-
-@dataclass(frozen=True)
-class CleanWorkspace:
-    """Save the unsaved work of a workspace, then remove it."""
-
-    environment: str
-    run_id: int
-    base: str | None
-    """The commit that it started from, if known."""
     salvage_max: int | None
-    """Keep a workspace with more bytes of unsaved work than this; None: no limit."""
-    saves: bool
-    """Whether its work is saved; if not, it is lost."""
+    """The most bytes of unsaved work in what an earlier attempt left; with more it stays; None: no limit."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +103,31 @@ class SavedWork:
     """Repositories that git could not read, each with the reason: saved as they were, in archives."""
     restore: tuple[str, ...] = ()
     """Shell commands that bring the work back."""
+
+
+@dataclass(frozen=True)
+class PreparedWorkspace:
+    """A workspace that is complete."""
+
+    path: Path
+    base: str
+    """The commit that it starts from."""
+    earlier: SavedWork | None
+    """What was saved of an earlier attempt that was cut off, None if there was none."""
+
+
+@dataclass(frozen=True)
+class CleanWorkspace:
+    """Save the unsaved work of a workspace, then remove it."""
+
+    environment: str
+    run_id: int
+    base: str | None
+    """The commit that it started from, if known."""
+    salvage_max: int | None
+    """Keep a workspace with more bytes of unsaved work than this; None: no limit."""
+    saves: bool
+    """Whether its work is saved; if not, it is lost."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,11 @@ class MessageError(Exception):
     """A line is not what its reader expects; the text says where and why."""
 
 
+def bounded(number: int | None) -> int | None:
+    """Return a number of the config as a message can hold it; None stays None."""
+    return None if number is None else min(number, LARGEST)
+
+
 def encode_job(job: Job) -> bytes:
     """Return a job as one line."""
     return _line({"job": type(job).__name__, "request": asdict(job)})

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 
 SOURCE = jobs.Source("site", "/origin", ref=None, fetch_every=0.5, require_fetch=True, fetch_timeout=60.0)
 JOBS: list[jobs.Job] = [
-    jobs.PrepareWorkspace(SOURCE, AUTHOR, run_id=1, umask=0o22, timeout=60.0, fetches=True),
+    jobs.PrepareWorkspace(SOURCE, AUTHOR, run_id=1, umask=0o22, timeout=60.0, fetches=True, salvage_max=None),
     jobs.FetchMirror(SOURCE, timeout=60.0),
     jobs.MaintainMirror(SOURCE, timeout=60.0),
     jobs.CleanWorkspace("site", run_id=2**63 - 1, base=None, salvage_max=0, saves=False),
@@ -39,9 +39,11 @@ JOBS: list[jobs.Job] = [
     jobs.RemoveOrphans(expired="2026-11-21T02:00:00.000Z", dry_run=True),
 ]
 SAVED = jobs.SavedWork("artifacts/saved-work", 1, 2, 3, ("x.log",), 4, 5, tips=("ab" * 20,), restore=("git init",))
+PREPARED = {"path": "/a", "base": "ab", "earlier": None}
 RESULTS = [
     jobs.FetchedMirror(0.5),
-    jobs.PreparedWorkspace(Path("/state/tasks/1"), "ab" * 20),
+    jobs.PreparedWorkspace(Path("/state/tasks/1"), "ab" * 20, None),
+    jobs.PreparedWorkspace(Path("/state/tasks/1"), "ab" * 20, SAVED),
     jobs.CleanedWorkspace(gone=False, reason="it is busy", in_trash=True, saved=SAVED),
     jobs.CleanedWorkspace(gone=True),
     jobs.WorkspaceNames({"site": ("1", "caf\udce9"), "other": None}),
@@ -90,9 +92,9 @@ def test_a_result_with_a_wrong_field_is_an_error_that_names_it(data: object, rea
         (jobs.DiskUsage, {"by_run": {"1": None}}, "DiskUsage.by_run['1'] is not a valid int"),
         (jobs.WorkspaceNames, {"by_environment": {"site": [1]}}, "['site'][0] is not a valid str: 1"),
         (jobs.WorkspaceNames, {"by_environment": {"site": "1"}}, "['site'] is not a list"),
-        (jobs.PreparedWorkspace, {"path": "", "base": "ab"}, "PreparedWorkspace.path is not a valid Path"),
-        (jobs.PreparedWorkspace, {"path": "/a\0b", "base": "ab"}, "PreparedWorkspace.path is not a valid Path"),
-        (jobs.PreparedWorkspace, {"path": "/a", "base": None}, "PreparedWorkspace.base is not a valid str: None"),
+        (jobs.PreparedWorkspace, {**PREPARED, "path": ""}, "PreparedWorkspace.path is not a valid Path"),
+        (jobs.PreparedWorkspace, {**PREPARED, "path": "/a\0b"}, "PreparedWorkspace.path is not a valid Path"),
+        (jobs.PreparedWorkspace, {**PREPARED, "base": None}, "PreparedWorkspace.base is not a valid str: None"),
         (NoneType, {}, "NoneType is not a valid NoneType: {}"),
     ],
 )
@@ -128,9 +130,9 @@ def test_a_line_that_is_no_job_is_refused(line: bytes) -> None:
 async def test_a_workspace_is_made_listed_measured_and_cleaned(site: GitSite) -> None:
     async with workspace_helper(site.state, site.logged.append) as helper:
         made = await helper.prepare_workspace(
-            jobs.PrepareWorkspace(site.source(), AUTHOR, 1, umask=0o77, timeout=60, fetches=True)
+            jobs.PrepareWorkspace(site.source(), AUTHOR, 1, umask=0o77, timeout=60, fetches=True, salvage_max=None)
         )
-        assert made == jobs.PreparedWorkspace(site.tasks / "1", site.first)
+        assert made == jobs.PreparedWorkspace(site.tasks / "1", site.first, None)
         (site.tasks / "stranger").mkdir()
         assert (await helper.list_workspaces()).by_environment == {"site": ("1", "stranger")}
         moved = await helper.quarantine_workspace(jobs.QuarantineWorkspace("site", "stranger"))
@@ -145,6 +147,18 @@ async def test_a_workspace_is_made_listed_measured_and_cleaned(site: GitSite) ->
         assert list((await helper.measure_run_folders(jobs.MeasureRunFolders((1, 2)))).by_run) == [1]
         await helper.delete_leftovers()
     assert site.remnants() == []
+
+
+async def test_what_an_attempt_that_was_cut_off_left_is_saved_and_reported(site: GitSite) -> None:
+    commit(site.prepare(), "mine.txt", "mine\n" * 1000)
+    job = jobs.PrepareWorkspace(site.source(), AUTHOR, 1, umask=0o77, timeout=60, fetches=True, salvage_max=10)
+    async with workspace_helper(site.state, site.logged.append) as helper:
+        with pytest.raises(WorkspaceHelperError, match=r"of an earlier attempt .* more than salvage_max"):
+            await helper.prepare_workspace(job)
+        made = await helper.prepare_workspace(dataclasses.replace(job, salvage_max=None))
+    assert made.earlier is not None
+    assert (made.earlier.folder, made.earlier.commits) == ("artifacts/saved-work", 1)
+    assert any(line.startswith("[cleanup] Saved 1 commits") for line in site.logged)
 
 
 async def test_cleanups_give_way_to_agents_but_are_not_starved_however_many_there_were(site: GitSite) -> None:
@@ -168,7 +182,7 @@ async def test_a_job_that_fails_says_why_and_the_next_one_is_done(site: GitSite)
     async with workspace_helper(site.state, site.logged.append) as helper:
         with pytest.raises(WorkspaceHelperError, match="ref 'nowhere' is not a branch, tag or commit"):
             await helper.prepare_workspace(
-                jobs.PrepareWorkspace(source, AUTHOR, 1, umask=0o77, timeout=60, fetches=True)
+                jobs.PrepareWorkspace(source, AUTHOR, 1, umask=0o77, timeout=60, fetches=True, salvage_max=None)
             )
         with pytest.raises(WorkspaceHelperError, match="unexpected error: OperationalError"):
             await helper.remove_orphans(jobs.RemoveOrphans(expired=None, dry_run=True))  # there is no database
