@@ -33,12 +33,14 @@ class Turns:
             self._do(work)
         else:
             line.append(work)
-        if not self._is_awake:
-            self._is_awake = True
-            self._loop.call_soon(self._begin)
+        self._wake()
 
     async def request(self, *, urgent: bool) -> None:
         """Wait until there is time for a request; raise CancelledError when the daemon stops."""
+        if self._used < _SHARE and not (self._urgent if urgent else self._others):
+            self._used += _REQUEST
+            self._wake()
+            return
         begun: asyncio.Future[None] = self._loop.create_future()
 
         def begin() -> None:
@@ -55,6 +57,12 @@ class Turns:
         """End the requests that wait."""
         for request in list(self._requests):
             request.cancel()
+
+    def _wake(self) -> None:
+        """Have the next turn begun."""
+        if not self._is_awake:
+            self._is_awake = True
+            self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
         """Begin a turn: do what waits."""
