@@ -8,6 +8,7 @@ from daemon.fires.ledger import record_pause, skip_undecided, waiting_for_jitter
 from daemon.rules.cadence import Cadence
 from daemon.runs.waiting import DELETED, RETIRED, cancel_waiting, resume_waiting
 from daemon.store.connection import Transaction
+from daemon.store.notifications import forget_problems
 from daemon.store.schedules import CADENCE_KEYS, ScheduleRow, cadence_from, change_schedule, move_cursor
 from daemon.store.skips import pending_skips, remove_skip
 from daemon.units import format_instant, parse_instant
@@ -89,6 +90,7 @@ def remove(tx: Transaction, row: ScheduleRow, now: datetime, revision: Revision)
     else:
         skip_undecided(tx, row, now, f"the schedule was {revision.action}d before this due time was decided")
     removed = change(tx, row, {"deleted_at": format_instant(now)}, now, revision)
+    forget_problems(tx, row.id)
     why = DELETED if revision.action == "delete" else RETIRED
     return removed, cancel_waiting(tx, row.id, now, revision.principal, why)
 

@@ -134,9 +134,20 @@ def set_standing(tx: Transaction, subject: str, standing: Standing | None) -> No
     )
 
 
+def failing_subject(schedule_id: int) -> str:
+    """Return the subject of the problem that a schedule's last run failed or was interrupted."""
+    return f"schedule:{schedule_id}"
+
+
 def blocked_subject(schedule_id: int) -> str:
     """Return the subject of the problem that a schedule can start nothing."""
     return f"blocked:{schedule_id}"
+
+
+def forget_problems(tx: Transaction, schedule_id: int) -> None:
+    """Forget the known problems of a schedule that was deleted."""
+    subjects = failing_subject(schedule_id), blocked_subject(schedule_id)
+    tx.execute("DELETE FROM notify_states WHERE subject IN (?, ?)", subjects)
 
 
 def blocked_states(tx: Transaction) -> list[tuple[int, str, str, str]]:
@@ -150,8 +161,9 @@ def blocked_states(tx: Transaction) -> list[tuple[int, str, str, str]]:
 
 def is_denied(connection: sqlite3.Connection, schedule_id: int) -> bool:
     """Return whether the creator of a schedule is known to have lost the right to start its agent."""
-    row = connection.execute("SELECT state FROM notify_states WHERE subject = ?", (blocked_subject(schedule_id),))
-    return any(found["state"] == "denied" for found in row)
+    subject = blocked_subject(schedule_id)
+    row = connection.execute("SELECT state FROM notify_states WHERE subject = ?", (subject,)).fetchone()
+    return row is not None and row["state"] == "denied"
 
 
 def failing_schedules(connection: sqlite3.Connection) -> list[tuple[str, str]]:

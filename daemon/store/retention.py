@@ -9,6 +9,7 @@ from datetime import datetime
 from daemon.model import RunStatus
 from daemon.rules.retention import Cutoff, Fate, PastRun, RetentionPolicy, ranges
 from daemon.store.connection import Transaction
+from daemon.store.notifications import forget_problems
 from daemon.units import format_instant, parse_instant
 
 Source = Transaction | sqlite3.Connection
@@ -260,7 +261,7 @@ def delete_remains(tx: Transaction, schedule_id: int, policy: RetentionPolicy) -
         return False
     for table in ("schedule_skips", "trigger_keys"):
         tx.execute(f"DELETE FROM {table} WHERE schedule_id = ?", (schedule_id,))
-    tx.execute("DELETE FROM notify_states WHERE subject = ?", (f"schedule:{schedule_id}",))
+    forget_problems(tx, schedule_id)
     tx.execute("DELETE FROM schedules WHERE id = ?", (schedule_id,))
     return True
 

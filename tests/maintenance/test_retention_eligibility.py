@@ -189,8 +189,12 @@ async def test_a_deleted_schedule_goes_when_nothing_of_it_is_left(history: Histo
             )
     await history.execute("INSERT INTO schedule_skips VALUES (2, ?, ?, 'root')", ago(60), ago(60))
     await history.revision(1, 1, 400)
+    for subject in ("schedule:1", "schedule:2", "blocked:1", "blocked:2"):
+        problem = "INSERT INTO notify_states (subject, state, since, told_at, gap_ms) VALUES (?, 'denied', ?, ?, 1)"
+        await history.execute(problem, subject, ago(60), ago(60))
     run = await history.run(days=1, schedule=4)
     assert (await history.retention().sweep()).schedules == 1
+    assert await history.query("SELECT subject FROM notify_states ORDER BY 1") == ["blocked:1", "schedule:1"]
     assert await history.query("SELECT id FROM schedules") == [1, 3, 4]
     assert await history.query("SELECT schedule_id, version FROM schedule_revisions") == [(1, 1), (3, 2)]
     assert await history.query("SELECT * FROM schedule_skips") == []

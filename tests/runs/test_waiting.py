@@ -212,6 +212,15 @@ async def test_runs_that_an_earlier_version_left_behind_a_deleted_schedule_are_c
     assert {*(await statuses(ledger)).values()} == {"completed", "cancelled"}
 
 
+async def test_the_problems_of_a_deleted_schedule_are_forgotten(ledger: Ledger) -> None:
+    now = await backlog(ledger)
+    await fail(ledger, 1, now)
+    blocked = "INSERT INTO notify_states SELECT 'blocked:1', 'denied', since, count, told_at, gap_ms FROM notify_states"
+    await ledger.database.write(lambda tx: tx.execute(blocked))
+    await delete(ledger, now)
+    assert await ledger.select("SELECT * FROM notify_states") == []
+
+
 async def test_a_cancelled_buffered_run_leaves_no_buffered_due_time_and_can_be_backfilled(ledger: Ledger) -> None:
     now = await backlog(ledger, count=2)
     await ledger.database.write(lambda tx: request_cancellation(tx, 2, now, "alice"))
