@@ -1,9 +1,10 @@
-"""What the database holds of work that was saved when a workspace was made again."""
+"""What is known of saved work, whatever agents, damage and attempts that were cut off have made of it."""
 
 import json
 from pathlib import Path
 
 from daemon.runs.workspace import record_prepared
+from daemon.store.workspaces import unmeasured_saved_work
 from daemon.workspaces.jobs import PreparedWorkspace, SavedWork
 from tests.support.retention_history import NOW, History
 
@@ -17,3 +18,20 @@ async def test_work_saved_of_an_earlier_attempt_is_counted_and_in_the_events(his
     events = await history.query("SELECT type, data FROM events WHERE run_id = ? ORDER BY number", run)
     assert [kind for kind, _ in events[-2:]] == ["workspace_cleaned", "workspace_prepared"]
     assert json.loads(events[-2][1])["saved"]["restore"] == ["git init"]
+
+
+async def test_saved_work_behind_a_link_is_measured_once(history: History) -> None:
+    """Earlier versions did not measure it, and an agent may have replaced the folder of its artifacts."""
+    linked, closed, intact = [await history.run() for _ in range(3)]
+    for run in (linked, closed, intact):
+        await history.workspace(run, "removed", kept=False)
+        (history.state_dir / "runs" / str(run)).mkdir(parents=True)
+    await history.execute("UPDATE workspaces SET saved_bytes = NULL")
+    (history.state_dir / "runs" / str(linked) / "artifacts").symlink_to("/tmp")
+    (history.state_dir / "runs" / str(closed) / "artifacts").touch()
+    saved = history.state_dir / "runs" / str(intact) / "artifacts" / "saved-work"
+    saved.mkdir(parents=True)
+    (saved / "work.bundle").write_bytes(b"x" * 4096)
+    await history.cleanup().sweep()
+    assert await history.database.read(lambda c: unmeasured_saved_work(c, 10)) == []
+    assert await history.query("SELECT saved_bytes > 0 FROM workspaces ORDER BY run_id") == [0, 0, 1]
