@@ -1,14 +1,17 @@
 """Rows of `workspaces`: the clones that runs of git environments work in."""
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from daemon.errors import DamagedRowError
 from daemon.model import RunStatus
 from daemon.rules.cleanup import Candidate
 from daemon.store.connection import Transaction
+from daemon.store.rows import row_of
 from daemon.units import format_instant, parse_instant
 
 _SELECT = (
@@ -47,24 +50,25 @@ class Workspace:
 
 
 def workspace_from(row: sqlite3.Row) -> Workspace:
-    """Return the Workspace in a row of the query."""
-    return Workspace(
-        run_id=row["run_id"],
-        environment=row["environment"],
-        path=row["path"],
-        state=row["state"],
-        kept=bool(row["kept"]),
-        created_at=row["created_at"],
-        removed_at=row["removed_at"],
-        bytes=row["bytes"],
-        note=row["note"],
-        base=row["base"],
-        agent=row["agent"],
-        schedule=row["schedule"],
-        schedule_id=row["schedule_id"],
-        status=RunStatus(row["status"]),
-        ended_at=_instant_in(row["completed_at"]),
-    )
+    """Return the Workspace in a row of the query; raise DamagedRowError."""
+    with row_of(f"run {row['run_id']}"):
+        return Workspace(
+            run_id=row["run_id"],
+            environment=row["environment"],
+            path=row["path"],
+            state=row["state"],
+            kept=bool(row["kept"]),
+            created_at=row["created_at"],
+            removed_at=row["removed_at"],
+            bytes=row["bytes"],
+            note=row["note"],
+            base=row["base"],
+            agent=row["agent"],
+            schedule=row["schedule"],
+            schedule_id=row["schedule_id"],
+            status=RunStatus(row["status"]),
+            ended_at=_instant_in(row["completed_at"]),
+        )
 
 
 def _instant_in(text: str | None) -> datetime | None:
@@ -95,8 +99,12 @@ def get_workspace(source: Transaction | sqlite3.Connection, run_id: int) -> Work
 
 
 def present_workspaces(source: Transaction | sqlite3.Connection) -> list[Workspace]:
-    """Return the workspaces that exist, oldest run first."""
-    return [workspace_from(row) for row in source.execute(f"{_SELECT} WHERE w.state = 'present' ORDER BY w.run_id")]
+    """Return the workspaces that exist, oldest run first, without those of damaged rows, which `doctor` names."""
+    found: list[Workspace] = []
+    for row in source.execute(f"{_SELECT} WHERE w.state = 'present' ORDER BY w.run_id"):
+        with contextlib.suppress(DamagedRowError):
+            found.append(workspace_from(row))
+    return found
 
 
 def by_environment(workspaces: Iterable[Workspace]) -> dict[str, list[Workspace]]:
