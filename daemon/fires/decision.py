@@ -183,13 +183,13 @@ class _Decision:
             return True
         row = self.row
         window = (row.catchup, row.catchup_window)
-        newest = self._newest_not_skipped(last)
+        newest, is_overtaken = self._newest_not_skipped(last), self._is_overtaken(last)
         started = None
-        if newest is not None and not self._is_overtaken(last):
+        if newest is not None and not is_overtaken:
             started = catchup.first_started(*window, row.cadence, row.address, (first, newest), self.present.now)
         end = last if started is None else DueTime(started - _INSTANT)
         in_window = row.cadence.start_of(last, row.address) >= self.present.now - row.catchup_window
-        why = catchup.OVERTAKEN if self._is_overtaken(last) else catchup.reason(row.catchup, in_window=in_window)
+        why = catchup.OVERTAKEN if is_overtaken else catchup.reason(row.catchup, in_window=in_window)
         self.ledger.skip_all(end, FireOutcome.SKIPPED_MISSED, why)
         for _ in range(_MOST_AT_ONCE):
             due = row.cadence.next_after(self.ledger.cursor)
