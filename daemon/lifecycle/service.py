@@ -91,19 +91,29 @@ async def _run(resources: Resources) -> None:
     resources.database.on_commit(figures.metrics.committed)
     resources.database.on_commit(figures.of_schedules.committed)
     resources.database.on_commit(log_changes)
+    reading, limit = asyncio.create_task(_home(resources)), resources.live.config.daemon.stop_timeout.total_seconds()
+    async with starting():
+        if not await unless_stopped(reading, resources.stop, limit):
+            _LOG.warning("[daemon] Stopping before the database could be read; running agents continue")
+            return
+    home = reading.result()
+    async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as requests, asyncio.TaskGroup() as loops:
+        service = Service(resources, home, build(resources, home, figures, runs, requests))
+        await service.run(loops)
+    if service.failure is not None:
+        raise service.failure
+
+
+async def _home(resources: Resources) -> Home:
+    """Return what all parts work on; wait while the database cannot be read."""
     database = resources.database
-    home = Home(
+    return Home(
         database,
         resources.state_dir,
         await database.read_patiently(instance_id),
         resources.started,
         clock_trust=await database.read_patiently(read_clock_trust),
     )
-    async with asyncio.TaskGroup() as runs, asyncio.TaskGroup() as requests, asyncio.TaskGroup() as loops:
-        service = Service(resources, home, build(resources, home, figures, runs, requests))
-        await service.run(loops)
-    if service.failure is not None:
-        raise service.failure
 
 
 class Service:

@@ -61,7 +61,7 @@ async def prepare_database(home: Home, live: LiveConfig) -> None:
     report_unapplied(home.problems, failures)
 
 
-async def unless_stopped(work: asyncio.Task[None], stop: Stop, limit: float) -> bool:
+async def unless_stopped(work: asyncio.Task[object], stop: Stop, limit: float) -> bool:
     """Wait for some work; return False, and cancel it, if it has not ended `limit` seconds after a stop request."""
     requested = asyncio.create_task(stop.requested.wait())
     await asyncio.wait({work, requested}, return_when=asyncio.FIRST_COMPLETED)

@@ -110,6 +110,17 @@ def test_a_stop_does_not_wait_for_a_database_that_cannot_be_written(start_daemon
     assert "Traceback" not in second.log_text()
 
 
+def test_a_stop_does_not_wait_for_a_database_that_cannot_be_read(start_daemon: StartDaemon) -> None:
+    text = '[daemon]\nstate_dir = "state"\nstop_timeout = "1s"\n[agents.a]\ncommand = ["true"]\n'
+    unreadable = "import daemon.lifecycle.service as service\nfrom daemon.errors import StoreUnavailableError\n"
+    unreadable += "def fail(connection):\n    raise StoreUnavailableError('disk I/O error')\n"
+    unreadable += "service.instance_id = fail"
+    daemon = start_daemon(text, ready=False, slowed=unreadable)
+    daemon.wait_for_log("The database cannot be read; retrying")
+    assert daemon.stop(deadline=10) == 0
+    assert "Traceback" not in daemon.log_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_leaves_waiting_runs_to_the_next_daemon(start_daemon: StartDaemon, number: int) -> None:
     schedules = "".join(f'[agents.a.schedules.s{n}]\nevery = "1s"\n' for n in range(WAITING))

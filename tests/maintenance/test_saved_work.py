@@ -1,10 +1,13 @@
 """What is known of saved work, whatever agents, damage and attempts that were cut off have made of it."""
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
+from daemon.doctor.workspaces import check_workspaces
 from daemon.runs.workspace import record_prepared
-from daemon.store.workspaces import unmeasured_saved_work
+from daemon.store.workspaces import present_workspaces, unmeasured_saved_work
 from daemon.workspaces.jobs import PreparedWorkspace, SavedWork
 from tests.support.retention_history import NOW, History
 
@@ -35,3 +38,21 @@ async def test_saved_work_behind_a_link_is_measured_once(history: History) -> No
     await history.cleanup().sweep()
     assert await history.database.read(lambda c: unmeasured_saved_work(c, 10)) == []
     assert await history.query("SELECT saved_bytes > 0 FROM workspaces ORDER BY run_id") == [0, 0, 1]
+
+
+async def test_a_workspace_whose_run_is_damaged_does_not_end_sweep_or_doctor(history: History) -> None:
+    lost, bad = await history.run(), await history.run()
+    for run in (lost, bad):
+        await history.workspace(run, "present", kept=False)
+    folder = history.state_dir / "environments" / "e" / "tasks" / str(bad)
+    folder.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(history.database.path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute("UPDATE runs SET status = 'no such' WHERE id = ?", (bad,))
+    await history.execute("UPDATE workspaces SET note = 'it is busy' WHERE run_id = ?", lost)
+    findings = await history.database.read(lambda c: [*check_workspaces(c, history.state_dir)])
+    assert ["it is busy" in found.what for found in findings] == [True]
+    await history.cleanup().sweep()
+    assert await history.query("SELECT run_id FROM workspaces WHERE state = 'removed'") == [lost]
+    assert [one.run_id for one in await history.database.read(present_workspaces)] == []
+    assert folder.exists()
