@@ -1,14 +1,18 @@
 """Reports of commands: numbers that cannot be used are left out, and the report says which."""
 
 import json
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from daemon.agents.base import RunSettings
 from daemon.agents.process.acp_client.client import Session
 from daemon.agents.process.acp_client.result import SessionResult
+from daemon.agents.process.outcome import _failure
+from daemon.agents.process.records import ExitRecord
 from daemon.agents.process.result_formats import AgentReport, read_report
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.agents.process.supervisor.output import STANDARD_OUTPUT
@@ -113,3 +117,12 @@ def test_the_errors_of_a_result_without_text_are_its_message(tmp_path: Path) -> 
     content = {"type": "result", "subtype": "error_during_execution", "is_error": True, "errors": errors}
     found = report(tmp_path, json.dumps(content), "claude")
     assert found.message == "error_during_execution: No conversation found with session ID: 1: and more"
+
+
+def test_a_report_that_could_not_be_saved_does_not_fail_the_run() -> None:
+    """The host kept it from being used, as on a full disk, not the agent."""
+    rest = dict.fromkeys(field.name for field in fields(ExitRecord))
+    ended = ExitRecord(**{**rest, "reason": "exited", "exit_code": 0, "complaint": "No space left on device"})  # type: ignore[arg-type]
+    settings, found = RunSettings(on_bad_report="fail"), AgentReport(complaint="not JSON", is_bad=True)
+    assert _failure(ended, found, settings) is None
+    assert _failure(replace(ended, complaint=None), found, settings) == "its report cannot be used: not JSON"

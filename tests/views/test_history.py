@@ -128,8 +128,9 @@ def test_the_api_and_the_command_line_choose_alike(start_daemon: StartDaemon) ->
     before = daemon.config.read_text()
     times = [row["scheduled_for"] for row in daemon.query("SELECT scheduled_for FROM fires ORDER BY 1 DESC")]
     for arguments, query, expected in (
-        (("--from", times[1], "--to", times[0]), f"?from={times[1]}&to={times[0]}", times[:2]),
+        (("--from", times[2], "--to", times[1]), f"?from={times[2]}&to={times[1]}", times[1:3]),
         (("--outcome", "launched", "--limit", "1"), "?outcome=launched&limit=1", times[:1]),
+        (("--outcome", "skipped_budget"), "?outcome=skipped_budget", []),
         (("--cursor", times[0], "--limit", "1"), f"?cursor={times[0]}&limit=1", times[1:2]),
     ):
         fires = call(daemon, "GET", f"{SCHEDULES}/s/fires{query}").body["fires"]
@@ -144,6 +145,12 @@ def test_the_api_and_the_command_line_choose_alike(start_daemon: StartDaemon) ->
         )
         assert [entry["action"] for entry in first["revisions"]] == ["pause"]
         assert (second["revisions"], second["fires"][0]["scheduled_for"]) == ([], times[1])
+        none = json.loads(said(daemon, "schedules", "history", "a/s", "--outcome", "skipped_budget", "--json"))
+        assert none["fires"] == []
+        past = json.loads(said(daemon, "schedules", "history", "a/s", "--to", "2026-01-01T00:00:00Z", "--json"))
+        assert (past["fires"], past["revisions"]) == ([], [])
+        oldest = json.loads(said(daemon, "runs", "list", "--cursor", "2", "--json"))
+        assert [run["id"] for run in oldest["runs"]] == [1]
     assert "pause" not in said(daemon, "schedules", "history", "a/s", "--cursor", times[0])
     daemon.config.write_text(before)
     runs = call(daemon, "GET", f"/runs?schedule=a/s@1&from={times[1]}&to={times[1]}").body

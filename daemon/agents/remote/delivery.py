@@ -97,15 +97,13 @@ class Delivery:
         raise CallError(f"{call.name}: no attempt is left, {failed} failed before the daemon was restarted")
 
     async def _rest(self, pause: float) -> None:
-        """Wait for the next attempt, or until the run has ended; raise DeliveryLeftError if the daemon stops."""
+        """Wait for the next attempt, or until the run has ended or the daemon stops."""
         waits = {asyncio.create_task(event.wait()) for event in (self.settled, self.leaving)}
         try:
             await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
-        if self.leaving.is_set() and not self.settled.is_set():
-            raise DeliveryLeftError
 
     def _next(self, call: HttpCall, error: CallError, number: int, wait: float | None) -> tuple[float | None, str]:
         """Return the seconds until the next attempt, None if there is none, and the reason to report."""
