@@ -118,9 +118,13 @@ class Mirror:
 
     def _take_away(self) -> None:
         """Delete a mirror, or set it aside if it keeps commits for runs, so that the next one can take them over."""
-        if keeps_commits(self.path):
-            if os.path.lexists(self._aside):
-                self._quarantine()
+        try:
+            keeps = keeps_commits(self.path)
+        except OSError:  # perhaps it does
+            keeps = True
+        if keeps and os.path.lexists(self._aside):
+            self._quarantine()
+        if keeps:
             self.path.rename(self._aside)
         else:
             self._remove(MIRROR)

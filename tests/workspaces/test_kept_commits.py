@@ -99,6 +99,15 @@ def test_a_damaged_mirror_gives_the_next_what_can_be_read_and_is_quarantined(sit
     assert any(f"refs/agentcron/runs/1/{lost}" in line for line in site.logged)
 
 
+def test_a_mirror_whose_refs_cannot_be_read_is_quarantined(site: GitSite) -> None:
+    site.prepare(1)
+    (mirror_of(site) / "HEAD").unlink()
+    (mirror_of(site) / "packed-refs").unlink(missing_ok=True)
+    os.mkfifo(mirror_of(site) / "packed-refs")
+    site.prepare(2)
+    assert (site.tasks.parent / "quarantine/mirror.damaged").is_dir()
+
+
 def test_a_mirror_whose_check_is_killed_stays(site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site.prepare()
     program = tmp_path / "bin/git"
