@@ -17,7 +17,10 @@ from copy import copy
 from functools import partial
 from pathlib import Path
 
+from daemon.workspaces.cpu_time import cpu_seconds
+
 _GRACE = 5.0  # seconds
+_LEAST_WORK = 0.01  # of the time: what only waits for a remote uses less of a CPU
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 _NON_INTERACTIVE = {
@@ -141,8 +144,9 @@ def run_program(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program in a folder, and end everything that it started after `timeout` seconds or when this process ends.
 
-    `silence` are the seconds after which it is ended if it writes nothing. Raise GitError if it cannot be run or takes
-    too long.
+    `silence` are the seconds after which it is ended if it writes nothing and does not work either: git checks in
+    silence whether all that it fetched is connected, which may take minutes. Raise GitError if it cannot be run or
+    takes too long.
     """
     try:
         process = subprocess.Popen(
@@ -187,14 +191,17 @@ def _communicate(
     process: subprocess.Popen[bytes], stdin: bytes, timeout: float, silence: float | None
 ) -> tuple[bytes, bytes]:
     """Return what a program writes until it ends; raise _TookTooLongError."""
-    end, written = time.monotonic() + timeout, 0
+    end, written, worked = time.monotonic() + timeout, 0, 0.0
     while (left := end - time.monotonic()) > 0:
         try:
             return process.communicate(stdin, left if silence is None else min(silence, left))
         except subprocess.TimeoutExpired as error:  # the next call continues where this one stopped
             so_far = len(error.stdout or b"") + len(error.stderr or b"")
-        if silence is not None and so_far == written and time.monotonic() < end:
-            raise _TookTooLongError(f"made no progress for {silence:g} s")
+        if silence is not None:
+            work = cpu_seconds(process.pid)
+            if so_far == written and work - worked < _LEAST_WORK * silence and time.monotonic() < end:
+                raise _TookTooLongError(f"made no progress for {silence:g} s")
+            worked = work
         written = so_far
     raise _TookTooLongError(f"took longer than {timeout:.0f} s")
 
@@ -217,7 +224,7 @@ class Git:
         }
 
     def ended_when_silent(self, seconds: float) -> "Git":
-        """Return a git of which a command is ended if it writes nothing for so long: for those that show progress."""
+        """Return a git of which a command is ended if it makes no progress for so long: for those that show it."""
         found = copy(self)
         found.silence = seconds
         return found

@@ -243,6 +243,13 @@ def test_what_ignores_a_request_to_end_does_not_outlive_a_command_that_takes_too
     assert_it_ends(tmp_path)
 
 
+def test_what_works_in_silence_makes_progress_and_what_only_waits_does_not(tmp_path: Path) -> None:
+    works = [sys.executable, "-S", "-c", "import time\nwhile time.process_time() < 0.7: pass"]
+    assert run_program(["sh", "-c", '"$@"', "sh", *works], tmp_path, 60, silence=0.5).returncode == 0
+    with pytest.raises(GitError, match=r"made no progress for 0.5 s"):
+        run_program(["sh", "-c", '"$@"; sleep 60', "sh", *works], tmp_path, 60, silence=0.5)
+
+
 async def test_what_ignores_a_request_to_end_does_not_outlive_the_helper(tmp_path: Path) -> None:
     code = "import signal; from daemon.workspaces import git, helper; from pathlib import Path\n"
     code += "signal.signal(signal.SIGTERM, helper._terminate)\n"
