@@ -11,6 +11,7 @@ from pathlib import Path
 from daemon.workspaces.git import Git
 from daemon.workspaces.salvage.bundle import BUNDLE, SHALLOW
 from daemon.workspaces.salvage.repository import OID, is_ref_name
+from daemon.workspaces.salvage.walk import measure
 
 _COMMIT = re.compile(rb"^commit ([0-9a-f]+)$", re.MULTILINE)
 _SELF_CONTAINED_MAX = 64 * 1024**2  # bytes: a bundle of at most this needs nothing else
@@ -89,9 +90,11 @@ class History:
     ) -> None:
         """Take the commits that are safe elsewhere, and those of them that the mirror has.
 
-        `check_room` is called with the bytes that a bundle takes, and once more to bring it back, before it is written.
+        `check_room` is called before a bundle is written, with the bytes that it takes, and once more to bring it back
+        when the scratch repository is gone.
         """
         self._git = git
+        self._scratch = scratch
         self._shallow = scratch / SHALLOW
         self._packed_refs = scratch / "packed-refs"
         self._safe = safe
@@ -132,7 +135,8 @@ class History:
                 with self._shallow.open("a") as shallow:
                     shallow.writelines(f"{oid}\n" for oid in boundary)
             usage = self._usage(tips, lent)
-        self._check_room(2 * usage)
+        freed = measure(self._scratch, "objects").bytes  # by then: what is here is in the bundle
+        self._check_room(max(usage, 2 * usage - freed))
         return lent
 
     def _usage(self, tips: list[str], excluded: Iterable[str] = ()) -> int:
