@@ -12,7 +12,6 @@ from pathlib import Path
 from daemon.regular_file import open_regular, read_at_most
 from daemon.workspaces.git import Git, GitError
 from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
-from daemon.workspaces.salvage.repository import refs_of
 
 _RUNS = "refs/agentcron/runs"
 _TIMEOUT = 600.0  # seconds
@@ -52,6 +51,8 @@ def take_over(mirror: Path, damaged: Path) -> list[str]:
 
     Raise GitError if git cannot work in the mirror, UnreadableError or OSError if the refs cannot be read.
     """
+    from daemon.workspaces.salvage.repository import refs_of  # noqa: PLC0415 - the daemon takes nothing over
+
     wanted = sorted(name for name in refs_of(damaged) if name.startswith(f"{_RUNS}/"))
     for name in ("HEAD", "config", "commondir"):  # what git obeys, or needs to take this for a repository
         (damaged / name).unlink(missing_ok=True)
