@@ -70,7 +70,9 @@ def test_a_backfill_may_cancel_what_runs(start_daemon: StartDaemon) -> None:
     for run in (running, first):
         assert "a backfill started another run" in daemon.wait_for_run("cancelled", number=run)["error"]
     daemon.wait_for_run("running", number=second)
-    assert [row["outcome"] for row in daemon.query("SELECT outcome FROM fires")] == ["launched", "launched"]
+    unstarted, started = daemon.query("SELECT outcome, reason FROM fires ORDER BY scheduled_for")
+    assert (unstarted["outcome"], started["outcome"]) == ("skipped_requested", "launched")
+    assert "a backfill started another run" in unstarted["reason"]
 
 
 @pytest.mark.parametrize(
