@@ -78,6 +78,7 @@ class Clock:
         """Decide all due times that have come; return the instant of the next start, None without one."""
         try:
             await self._home.database.check_room()
+            await self._home.database.catch_up()
             rights: dict[Claim, bool] = {}
             unanswered: set[Claim] = set()
             while True:

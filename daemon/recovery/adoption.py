@@ -6,18 +6,26 @@ run. Each started run gets the same kind of task as a new run, except that the t
 of `run`. What this finds decides what happens to the run. If its supervisor is alive, the task waits until it ends. If
 there is an exit record, the run is finished from it. If the command was started but left no exit record, the run is
 interrupted. If the command was never started, the run returns to the queue. Cancellations that were requested while no
-daemon was running are applied at once, even if the daemon is to stop during its start.
+daemon was running are applied at once, even if the daemon is to stop during its start. The clock starts when the ends
+that came meanwhile are recorded: an overlap policy would take such runs for unfinished, and skip the due time.
 """
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
 
 import structlog
 
+from daemon.agents.process.launcher import living_supervisors
 from daemon.errors import StoreDamagedError
 from daemon.runs.queue import Queue
 from daemon.runs.waiting import cancel_without_schedule
 from daemon.store.home import Home
+from daemon.store.runs import Run
 from daemon.store.unfinished_runs import started_runs
 
 _LOG = structlog.get_logger()
+_LONGEST_RECORDING = 10.0  # seconds that the clock waits for the ends of runs
 
 
 async def adopt_runs(home: Home, queue: Queue) -> None:
@@ -26,8 +34,9 @@ async def adopt_runs(home: Home, queue: Queue) -> None:
     An error is logged, and the queue does later what is left; the daemon must start whatever the rows contain.
     """
     try:
-        await _adopt(home, queue)
+        adopted = await _adopt(home, queue)
         await queue.apply_flags()
+        await _until_ends_are_recorded(home, queue, adopted)
     except StoreDamagedError:
         raise
     except Exception:  # noqa: BLE001 - the queue tries again, and notes its own errors
@@ -36,12 +45,22 @@ async def adopt_runs(home: Home, queue: Queue) -> None:
     await _cancel_left_behind(home)
 
 
-async def _adopt(home: Home, queue: Queue) -> None:
+async def _adopt(home: Home, queue: Queue) -> list[Run]:
     active = await home.database.read(started_runs)
     if active:
         _LOG.info("[run] Adopting the runs of an earlier daemon", runs=len(active))
     for run in active:
         queue.adopt(run)
+    return active
+
+
+async def _until_ends_are_recorded(home: Home, queue: Queue, runs: Iterable[Run]) -> None:
+    """Wait until the runs whose supervisors have ended are recorded as ended, which may fail on a full disk."""
+    living = await asyncio.to_thread(living_supervisors, home.state_dir)
+    ended = {run.id for run in runs if run.pid is not None and run.id not in living}
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LONGEST_RECORDING):
+            await queue.until_none(lambda: ended)
 
 
 async def _cancel_left_behind(home: Home) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -31,6 +32,7 @@ _LARGEST_BATCH = 100
 _CHECKPOINT = 1000  # pages in the write-ahead log after which a commit checkpoints it
 _LATE_CHECKPOINT = 3000  # while another connection checkpoints
 _RETRY_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0)
+_CATCHING_UP = 2.0  # seconds
 
 
 class Database:
@@ -47,6 +49,9 @@ class Database:
         self.damaged = asyncio.Event()
         """Set once SQLite reports a damaged page."""
         self.outage = Outage()
+        self._retrying = 0
+        self._retry_now = asyncio.Event()
+        self._none_retrying = asyncio.Event()
         self.commits = 0
         self._listeners: list[Callable[[Changes], None]] = []
         self._queue: asyncio.Queue[tuple[Closure[Any], asyncio.Future[Any]]] = asyncio.Queue()
@@ -107,14 +112,36 @@ class Database:
         return await self._patiently(lambda: self.read(query), "read")
 
     async def _patiently(self, action: Callable[[], Awaitable[T]], verb: str) -> T:
-        attempt = 0
-        while True:
-            try:
-                return await action()
-            except StoreUnavailableError as error:
-                self.outage.log(f"[daemon] The database cannot be {verb}; retrying", error)
-                await asyncio.sleep(_RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)])
-                attempt += 1
+        is_retrying = False
+        try:
+            for delay in chain(_RETRY_DELAYS, repeat(_RETRY_DELAYS[-1])):
+                try:
+                    return await action()
+                except StoreUnavailableError as error:
+                    self.outage.log(f"[daemon] The database cannot be {verb}; retrying", error)
+                self._retrying += not is_retrying
+                is_retrying = True
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self._retry_now.wait()
+            raise AssertionError  # the delays do not end
+        finally:
+            self._retrying -= is_retrying
+            if not self._retrying:
+                self._none_retrying.set()
+
+    async def catch_up(self) -> None:
+        """Let those who retry, because the database could not be used, try now, and wait a moment for them.
+
+        Whoever decides anew calls this first, for what has happened meanwhile, such as the ends of runs, to be seen.
+        """
+        if self._retrying:
+            self._none_retrying.clear()
+            self._retry_now.set()
+            self._retry_now = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CATCHING_UP):
+                    await self._none_retrying.wait()
 
     async def write_without_keys(self, closure: Closure[T]) -> T:
         """Write as `write` does, in a separate transaction without foreign keys.

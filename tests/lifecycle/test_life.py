@@ -19,7 +19,7 @@ from daemon.runs.hook_tokens import HookTokens, open_key
 from tests.support.configs import SELDOM, Table, one_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in, processes_of
 from tests.support.runs import begun
-from tests.support.waiting import wait_until
+from tests.support.waiting import pause, wait_until
 
 
 def gated(folder: Path, *, code: int = 0, daemon: Table | None = None, **keys: Any) -> str:  # noqa: ANN401 - of any setting
@@ -56,6 +56,32 @@ def test_an_exit_while_no_daemon_lived_is_not_lost(start_daemon: StartDaemon, tm
     assert datetime.fromisoformat(row["completed_at"]) <= ended_at  # its end, not its discovery
     took = datetime.fromisoformat(row["completed_at"]) - datetime.fromisoformat(row["started_at"])
     assert second.wait_for_log("[run] Run failed")["duration_ms"] == took // timedelta(milliseconds=1)
+
+
+SLOW_ADOPTION = """
+import asyncio
+from daemon.agents.process.agent import SupervisedAgent
+resume = SupervisedAgent.resume
+async def slowly(self, work):
+    await asyncio.sleep(1)
+    return await resume(self, work)
+SupervisedAgent.resume = slowly
+"""
+
+
+def test_a_run_that_ended_while_no_daemon_lived_overlaps_no_due_time(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    text = f'[agents.a]\ncommand = ["cat", "{tmp_path}/gate"]\n[agents.a.schedules.s]\nevery = "1s"\n'
+    first = start_daemon(text)
+    first.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+    assert first.stop() == 0
+    (tmp_path / "gate").write_text("")
+    first.wait_for_supervisors()
+    pause(1.5)  # in which a due time is missed
+    second = start_daemon(text, slowed=SLOW_ADOPTION)
+    second.wait_for_run("running", number=2)
+    [caught_up, *_] = [event for event in second.log() if event.get("outcome") in {"launched", "skipped_overlap"}]
+    assert caught_up["outcome"] == "launched"
 
 
 def test_a_killed_supervisor_interrupts_the_run_and_leaves_nothing(start_daemon: StartDaemon) -> None:
