@@ -54,9 +54,9 @@ def prepare_workspace(
             if is_last or error.is_disk_full:
                 raise CloneError(str(error)) from None
             log(f"WARNING: cloning failed and is tried once more: {error}")
-            mirror.delete_if_damaged()
+            mirror.take_away_if_damaged()
         except CloneError:  # a ref may be missing because the mirror is damaged
-            if is_last or not mirror.delete_if_damaged():
+            if is_last or not mirror.take_away_if_damaged():
                 raise
     raise AssertionError  # the last attempt returns or raises
 

@@ -67,6 +67,9 @@ _QUERY = re.compile(r"(?<=[^\s?])\?(?=[^\s?/'\"]*=)[^\s/'\"]*")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _PROGRESS = re.compile(r": +[0-9]+% \(|: [0-9]+, done\.|^remote: Total [0-9]")
 _ERROR = re.compile(rb"^error:", re.MULTILINE)
+_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
+_LACKING = (*_FULL, *map(os.strerror, (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)))
+_PART_KILLED = re.compile(r"died of signal (?:9|15)\b")  # what git says of a program that it started
 _READS_FILES = {"ls-files", "update-index", "diff-files"}
 """Commands that only warn of a folder or file that they cannot read, and end well without it."""
 _running: set[int] = set()  # process groups of running git commands
@@ -109,8 +112,15 @@ class GitError(Exception):
     def __init__(self, text: str, code: int | None = None) -> None:
         """Take git's message, and its exit status if it has one."""
         super().__init__(without_credentials(text))
-        self.is_disk_full = os.strerror(errno.ENOSPC) in text
+        self.is_disk_full = any(reason in text for reason in _FULL)
         self.code = code
+        self.is_passing = code is None or code < 0 or _PART_KILLED.search(text) is not None or is_lack(text)
+        """Whether it says nothing of what git read: git was killed or too slow, or the host lacked something."""
+
+
+def is_lack(text: str) -> bool:
+    """Return whether an error's text says that the host lacks something at the moment, such as room on a disk."""
+    return any(reason in text for reason in _LACKING)
 
 
 def config_value(text: str) -> str:

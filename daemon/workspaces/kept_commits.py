@@ -49,7 +49,8 @@ def _fail(error: OSError) -> None:
 def take_over(mirror: Path, damaged: Path) -> list[str]:
     """Have a mirror keep what a damaged one keeps for runs; return the refs whose commits are not all there any more.
 
-    Raise GitError if git cannot work in the mirror, UnreadableError or OSError if the refs cannot be read.
+    Raise GitError if git cannot work in the mirror, or fails for a reason that says nothing of these commits;
+    UnreadableError or OSError if the refs cannot be read.
     """
     from daemon.workspaces.salvage.repository import refs_of  # noqa: PLC0415 - the daemon takes nothing over
 
@@ -60,11 +61,22 @@ def take_over(mirror: Path, damaged: Path) -> list[str]:
     (damaged / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = true\n")
     git = Git(_TIMEOUT, mirror.parent, isolated=True, GIT_DIR=str(mirror), GIT_ALLOW_PROTOCOL="file")
     fetch = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--update-shallow", str(damaged))
-    if not git.succeeds(*fetch, f"+{_RUNS}/*:{_RUNS}/*"):
+    if not _fetched(git, *fetch, f"+{_RUNS}/*:{_RUNS}/*"):
         for name in wanted:
-            git.succeeds(*fetch, f"+{name}:{name}")
+            _fetched(git, *fetch, f"+{name}:{name}")
     taken = git.text("for-each-ref", "--format=%(refname)", f"{_RUNS}/").splitlines()
     return sorted(set(wanted) - set(taken))
+
+
+def _fetched(git: Git, *fetch: str) -> bool:
+    """Fetch; return whether everything was there. Raise GitError if that remains unknown."""
+    try:
+        git.run(*fetch)
+    except GitError as error:
+        if error.is_passing:
+            raise
+        return False
+    return True
 
 
 def forget(state_dir: Path, without_row: Callable[[list[str]], list[str]], log: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from daemon.workspaces.git import Git, GitError, config_value
+from daemon.workspaces.git import Git, GitError, config_value, is_lack
 from daemon.workspaces.jobs import Source
 from daemon.workspaces.kept_commits import keeps_commits, take_over
 from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, QUARANTINE
@@ -27,6 +27,7 @@ _CHANGING = b"changing\n"  # what the mirror's own lock file holds during a chan
 _LOCK_POLL = 0.5  # seconds
 _STAMP = "agentcron-fetched"  # its mtime is the time of the last fetch, its content the ref that it was for
 _MOST_NAMED = 20
+_NOT_TAKEN_OVER = "cannot read all commits that the damaged mirror kept for runs"
 _COMMON = "commondir"  # it would make git read another config
 _FETCH = ("fetch", "--progress", "--update-shallow", "--no-write-fetch-head", "--no-tags")
 _REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
@@ -96,13 +97,16 @@ class Mirror:
         finally:
             os.ftruncate(lock, 0)
 
-    def delete_if_damaged(self) -> bool:
-        """Delete a mirror that is certainly damaged, if the remote can be reached to fetch it again; return if so."""
+    def take_away_if_damaged(self) -> bool:
+        """Take a mirror away that is certainly damaged, if the remote can be reached to fetch it again; return if so.
+
+        One that keeps commits for runs is set aside, so that the next fetch can take them over.
+        """
         with self._locked():
             try:
                 self._git.run("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
             except GitError as error:
-                if _is_of_git(error) and self._remote.succeeds("ls-remote", *self._upload_pack, "origin", "HEAD"):
+                if not error.is_passing and self._remote.succeeds("ls-remote", *self._upload_pack, "origin", "HEAD"):
                     self._log(f"WARNING: the mirror is damaged and will be fetched again: {error}")
                     self._take_away()
                     return True
@@ -123,7 +127,7 @@ class Mirror:
         except OSError:  # perhaps it does
             keeps = True
         if keeps and os.path.lexists(self._aside):
-            self._quarantine()
+            self._quarantine("another mirror is damaged before all commits of this one were taken over")
         if keeps:
             self.path.rename(self._aside)
         else:
@@ -133,20 +137,25 @@ class Mirror:
         remove_temporary(self._state_dir, (ENVIRONMENTS, self.source.environment), name)
 
     def _take_over(self) -> None:
-        """Take over what a mirror that was set aside keeps for runs; delete it if that was all, or quarantine it."""
+        """Take over what a mirror that was set aside keeps for runs; delete it if that was all, or quarantine it.
+
+        It stays for the next fetch if that cannot be told at the moment.
+        """
         try:
             lost = take_over(self.path, self._aside)
             problem = f"these are incomplete: {', '.join(lost[:_MOST_NAMED])}" if lost else None
-        except (UnreadableError, OSError) as error:
+        except (GitError, UnreadableError, OSError) as error:
             problem = str(error)
+            if isinstance(error, GitError) or is_lack(problem):
+                self._log(f"WARNING: {_NOT_TAKEN_OVER}; the next fetch retries it: {problem}")
+                return
         if problem is None:
             self._remove(self._aside.name)
         else:
-            text = f"cannot read all commits that the damaged mirror kept for runs: {problem}"
-            self._log(f"WARNING: {text}; it is now {self._quarantine()}")
+            self._quarantine(f"{_NOT_TAKEN_OVER}: {problem}")
 
-    def _quarantine(self) -> Path:
-        """Move a mirror that was set aside to where nobody deletes it; return that."""
+    def _quarantine(self, why: str) -> None:
+        """Move a mirror that was set aside to where nobody deletes it, and log why."""
         names = (ENVIRONMENTS, self.source.environment, QUARANTINE)
         folder = open_path(self._state_dir, *names, create=True)
         try:
@@ -154,7 +163,7 @@ class Mirror:
             os.rename(self._aside, name, dst_dir_fd=folder)
         finally:
             os.close(folder)
-        return self._state_dir.joinpath(*names, name)
+        self._log(f"WARNING: {why}; it is now {self._state_dir.joinpath(*names, name)}")
 
     def commit(self) -> str:
         """Return the commit that the source's ref names; raise CloneError if there is none."""
@@ -307,11 +316,6 @@ class Mirror:
                 self._log(f"waiting at most {stale - age:.0f} s for a lock file that git left in the mirror: {lock}")
                 is_logged = True
             time.sleep(_LOCK_POLL)
-
-
-def _is_of_git(error: GitError) -> bool:
-    """Return whether git itself has failed: it was neither killed nor too slow."""
-    return error.code is not None and error.code > 0
 
 
 def _age_of(lock: Path) -> float | None:

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from daemon.workspaces import git as programs
 from daemon.workspaces.clean import clean
 from daemon.workspaces.jobs import SavedWork
 from daemon.workspaces.kept_commits import keeps_commits
@@ -92,7 +94,7 @@ def test_a_mirror_without_a_valid_head_gives_its_kept_commits_to_the_next(site: 
 def test_a_damaged_mirror_gives_the_next_what_can_be_read_and_is_quarantined(site: GitSite) -> None:
     lost, kept = with_kept_commits(site)
     object_of(site, lost).unlink()
-    assert opened(site).delete_if_damaged()
+    assert opened(site).take_away_if_damaged()
     site.prepare(6)
     assert kept_in(site) == {kept}
     assert (site.tasks.parent / "quarantine/mirror.damaged").is_dir()
@@ -108,12 +110,51 @@ def test_a_mirror_whose_refs_cannot_be_read_is_quarantined(site: GitSite) -> Non
     assert (site.tasks.parent / "quarantine/mirror.damaged").is_dir()
 
 
+def git_that(does: str, folder: Path) -> str:
+    """Return a PATH with a git in a folder that does something first."""
+    program = folder / "bin/git"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\n{does}\nexec {shutil.which("git")} "$@"\n')
+    program.chmod(0o755)
+    return f"{program.parent}:{os.environ['PATH']}"
+
+
+FULL = 'echo "fatal: write error: No space left on device" >&2; exit 128'
+
+
+@pytest.mark.parametrize(
+    "fails",
+    ["kill -9 $$", FULL, FULL.replace("No space left on device", "Disk quota exceeded")],
+    ids=["killed", "full", "quota"],
+)
+def test_a_damaged_mirror_is_taken_over_later_if_git_fails_for_another_reason(
+    site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    kept = with_kept_commits(site)
+    (mirror_of(site) / "HEAD").unlink()
+    with monkeypatch.context() as patch:
+        fetch = f'case "$1 $*" in "fetch "*mirror.damaged*) {fails};; esac'
+        patch.setitem(programs._ISOLATED, "PATH", git_that(fetch, tmp_path))
+        site.prepare(6)
+    assert any("cannot read all commits" in line and "the next fetch retries it" in line for line in site.logged)
+    assert mirror_of(site).with_name("mirror.damaged").is_dir()
+    site.prepare(7)
+    assert kept_in(site) == set(kept)
+
+
+def test_a_mirror_that_waits_to_be_taken_over_is_quarantined_with_a_word_if_the_next_is_damaged(site: GitSite) -> None:
+    with_kept_commits(site)
+    subprocess.run(["cp", "-R", str(mirror_of(site)), str(mirror_of(site).with_name("mirror.damaged"))], check=True)
+    assert not any("quarantine" in line for line in site.logged)
+    (mirror_of(site) / "HEAD").unlink()
+    site.prepare(6)
+    place = site.tasks.parent / "quarantine/mirror.damaged"
+    assert place.is_dir()
+    assert any("another mirror is damaged" in line and str(place) in line for line in site.logged)
+
+
 def test_a_mirror_whose_check_is_killed_stays(site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site.prepare()
-    program = tmp_path / "bin/git"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\n[ "$1" != fsck ] || kill -9 $$\nexec {shutil.which("git")} "$@"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    assert not opened(site).delete_if_damaged()
+    monkeypatch.setenv("PATH", git_that('[ "$1" != fsck ] || kill -9 $$', tmp_path))
+    assert not opened(site).take_away_if_damaged()
     assert mirror_of(site).is_dir()
