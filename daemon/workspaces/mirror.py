@@ -208,7 +208,8 @@ class Mirror:
         try:
             self._fetch()
         except GitError as error:
-            if not stamp.exists() or self.source.require_fetch or error.is_disk_full:
+            cannot_be_used = not stamp.exists() or not self.has_commit()
+            if cannot_be_used or self.source.require_fetch or error.is_disk_full:
                 raise CloneError(f"cannot fetch the repository: {error}") from None
             self._log(f"WARNING: cannot fetch the repository; using the mirror as it is: {error}")
         stamp.write_text(self._stamp_text)  # retry no sooner than after a successful fetch

@@ -155,3 +155,14 @@ def test_another_ref_whose_fetch_failed_is_not_tried_again_for_each_run(site: Gi
     for run in (2, 3):
         assert prepare_workspace(site.state, source, AUTHOR, run, 60, site.logged.append).base == site.first
     assert len([line for line in site.logged if "using the mirror as it is" in line]) == 1
+
+
+def test_a_ref_that_no_fetch_has_brought_yet_fails_with_the_reason_of_the_fetch(site: GitSite, ssh: Path) -> None:
+    remote = "ssh://localhost/origin"
+    site.prepare(1, repository=remote, ref="main")
+    git(site.origin, "branch", "release")
+    ssh.touch()
+    with pytest.raises(CloneError, match=r"cannot fetch the repository: git fetch made no progress"):
+        site.prepare(2, repository=remote, ref="release", fetch_every=3600.0, fetch_timeout=0.5)
+    ssh.unlink()
+    site.prepare(3, repository=remote, ref="release", fetch_every=3600.0)
