@@ -14,7 +14,7 @@ from daemon.agents.process.launcher import living_supervisors
 from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
-from daemon.doctor.workspaces import check_mirrors, check_workspaces
+from daemon.doctor.workspaces import check_mirrors, check_quarantine, check_workspaces
 from daemon.errors import DamagedRowError, NewerSchemaError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, LAST_CONFIG, LOCK, STATE_FOLDERS, WITNESS
 from daemon.path_owners import owner_name
@@ -248,8 +248,7 @@ def _check_orphans(folder: Path) -> Iterator[Finding]:
     if lost:
         what = f"{plural(len(lost), 'folder')} in {folder / 'runs'} without a run, such as {lost[0]}"
         yield note("runs", what, "retention deletes them after `days`; without retention, check and delete them")
-    for path in sorted((folder / "environments").glob("*/quarantine/*")):
-        yield warning("workspaces", f"{path} belonged to no known run", "check whether it holds work, then delete it")
+    yield from check_quarantine(folder)
     for path in workspaces:
         if int(path.name) not in known and path.exists():
             yield warning("workspaces", f"{path} belongs to no run", "check whether it holds work, then delete it")

@@ -15,7 +15,7 @@ from daemon.text import plural
 from daemon.units import format_size
 from daemon.workspaces.disk_usage import folder_size
 from daemon.workspaces.kept_commits import keeps_commits
-from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
+from daemon.workspaces.layout import DAMAGED_MIRROR, ENVIRONMENTS, MIRROR, QUARANTINE
 from daemon.workspaces.sources import source_of
 
 
@@ -37,6 +37,24 @@ def check_workspaces(connection: sqlite3.Connection, folder: Path) -> Iterator[F
             yield warning("workspaces", f"{what}, more than is free on the disk", fix)
         else:
             yield note("workspaces", what)
+
+
+def check_quarantine(folder: Path) -> Iterator[Finding]:
+    """Find what was moved out of the way: workspaces of no known run, and damaged mirrors that saved work may need."""
+    for path in sorted((folder / ENVIRONMENTS).glob(f"*/{QUARANTINE}/*")):
+        if path.name.startswith(DAMAGED_MIRROR) and _may_keep_commits(path):
+            what = f"{path} is a damaged mirror; work saved from earlier runs may need commits that it keeps"
+            fix = "delete it once retention has deleted the runs that ended before it was damaged"
+        else:
+            what, fix = f"{path} belonged to no known run", "check whether it holds work, then delete it"
+        yield warning("workspaces", what, fix)
+
+
+def _may_keep_commits(mirror: Path) -> bool:
+    try:
+        return keeps_commits(mirror)
+    except OSError:
+        return True
 
 
 def check_mirrors(config: Config, folder: Path) -> Iterator[Finding]:

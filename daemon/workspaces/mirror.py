@@ -14,7 +14,7 @@ from pathlib import Path
 from daemon.workspaces.git import Git, GitError, config_value, is_lack
 from daemon.workspaces.jobs import Source
 from daemon.workspaces.kept_commits import keeps_commits, take_over
-from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, QUARANTINE
+from daemon.workspaces.layout import DAMAGED_MIRROR, ENVIRONMENTS, MIRROR, QUARANTINE
 from daemon.workspaces.mirror_maintenance import repack
 from daemon.workspaces.openat import free_name, open_path
 from daemon.workspaces.remote import split_credentials, upload_pack
@@ -52,7 +52,7 @@ class Mirror:
         self.source = source
         self._log = log
         self._lock = self.path.with_name(f"{MIRROR}.lock")
-        self._aside = self.path.with_name(f"{MIRROR}.damaged")
+        self._aside = self.path.with_name(DAMAGED_MIRROR)
         self._url, credentials = split_credentials(source.repository)
         self._git = Git(git_timeout, self.path.parent, isolated=False, **{"GIT_DIR": str(self.path), **credentials})
         self._upload_pack = upload_pack(source.repository)

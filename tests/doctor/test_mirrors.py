@@ -8,7 +8,7 @@ import pytest
 
 from daemon.config.loading import load_config
 from daemon.doctor.findings import Finding, Severity
-from daemon.doctor.workspaces import check_mirrors
+from daemon.doctor.workspaces import check_mirrors, check_quarantine
 
 
 def mirror_of(state: Path, environment: str) -> Path:
@@ -74,3 +74,18 @@ def test_odd_refs_of_a_mirror_are_a_finding_and_not_waited_for(tmp_path: Path, m
     assert finding.severity is Severity.WARNING
     assert "/mirror cannot be read: " in finding.what
     assert "rm -r" not in str(finding.fix)
+
+
+def test_a_quarantined_mirror_that_saved_work_may_need_is_not_told_to_be_deleted_at_once(tmp_path: Path) -> None:
+    quarantine = tmp_path / "environments/site/quarantine"
+    for name in ("mirror.damaged", "mirror.damaged.1"):
+        (quarantine / name / "refs/agentcron/runs/7").mkdir(parents=True)
+        (quarantine / name / "refs/agentcron/runs/7/abc").write_text("abc\n")
+    for name in ("mirror.damaged.2", "7"):
+        (quarantine / name).mkdir()
+    (quarantine / "mirror.damaged.3/packed-refs").mkdir(parents=True)
+    for finding in check_quarantine(tmp_path):
+        may_be_needed = Path(finding.what.split()[0]).name in {"mirror.damaged", "mirror.damaged.1", "mirror.damaged.3"}
+        assert ("may need commits that it keeps" in finding.what) is may_be_needed
+        assert ("once retention has deleted the runs" in str(finding.fix)) is may_be_needed
+    assert len(list(check_quarantine(tmp_path))) == len(list(quarantine.iterdir()))
