@@ -12,7 +12,7 @@ from daemon.config.live import LiveConfig
 from daemon.errors import StoreDamagedError, StoreUnavailableError
 from daemon.maintenance.mirrors import MirrorMaintenance
 from daemon.maintenance.timer import Progress, cadence_of, wait_until_due
-from daemon.maintenance.workspace_removal import WorkspaceRemoval
+from daemon.maintenance.workspace_removal import REMOVED_BY_OTHERS, WorkspaceRemoval
 from daemon.maintenance.workspace_selection import WorkspaceSelection
 from daemon.maintenance.workspace_survey import WorkspaceSurvey
 from daemon.model import ACTIVE
@@ -184,5 +184,5 @@ class Cleanup:
             reason = f"unexpected error: {error}"
         if reason is None:
             result.removed.append(workspace.run_id)
-        else:
+        elif reason != REMOVED_BY_OTHERS:
             result.failed[workspace.run_id] = reason

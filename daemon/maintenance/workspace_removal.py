@@ -18,6 +18,8 @@ from daemon.workspaces.client import WorkspaceHelperError, workspace_helper
 from daemon.workspaces.jobs import CleanedWorkspace, CleanWorkspace, ExamineWorkspace, WorkspaceContents
 from daemon.workspaces.pipe import bounded
 
+REMOVED_BY_OTHERS = "it has just been removed by somebody else"
+
 
 @dataclass(frozen=True)
 class Unsaved:
@@ -61,30 +63,33 @@ class WorkspaceRemoval:
             current = await self._home.database.read(lambda c: get_workspace(c, workspace.run_id))
             if current is None or current.status in ACTIVE:
                 return "its run is active"
+            if current.state != "present":  # a second removal would find nothing, and hide what the first one saved
+                return REMOVED_BY_OTHERS
             if current.kept:
                 return "it has been marked keep"
             if workspace.run_id in self._removing:
                 return "it is already being removed"
             self._removing.add(workspace.run_id)
         try:
-            async with workspace_helper(self._home.state_dir) as helper:
-                saves = unsaved is None
-                done = await helper.clean_workspace(
-                    CleanWorkspace(
-                        workspace.environment, workspace.run_id, workspace.base, bounded(salvage_max), saves=saves
-                    )
-                )
-        except (WorkspaceHelperError, OSError) as error:
-            done = CleanedWorkspace(gone=False, reason=str(error))
+            done = await self._clean(workspace, salvage_max, saves=unsaved is None)
+            record = partial(self._record, workspace.run_id, done, renews=renews, unsaved=unsaved)
+            if done.gone or done.in_trash:
+                await self._home.database.write_patiently(record)
+            else:  # the next sweep finds it again, and the disk may be too full to record the failure
+                await self._home.database.write_if_possible(record)
         finally:
             self._removing.discard(workspace.run_id)
-        record = partial(self._record, workspace.run_id, done, renews=renews, unsaved=unsaved)
-        if done.gone or done.in_trash:
-            await self._home.database.write_patiently(record)
-        else:  # the next sweep finds it again, and the disk may be too full to record the failure
-            await self._home.database.write_if_possible(record)
         self._metrics.cleaned("removed" if done.gone else "failed")
         return None if done.gone else str(done.reason)
+
+    async def _clean(self, workspace: Workspace, salvage_max: int | None, *, saves: bool) -> CleanedWorkspace:
+        environment, run_id = workspace.environment, workspace.run_id
+        job = CleanWorkspace(environment, run_id, workspace.base, bounded(salvage_max), saves=saves)
+        try:
+            async with workspace_helper(self._home.state_dir) as helper:
+                return await helper.clean_workspace(job)
+        except (WorkspaceHelperError, OSError) as error:
+            return CleanedWorkspace(gone=False, reason=str(error))
 
     def _record(
         self, run_id: int, done: CleanedWorkspace, tx: Transaction, *, renews: bool, unsaved: Unsaved | None
