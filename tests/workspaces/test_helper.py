@@ -155,8 +155,10 @@ async def test_what_an_attempt_that_was_cut_off_left_is_saved_and_reported(site:
     async with workspace_helper(site.state, site.logged.append) as helper:
         with pytest.raises(WorkspaceHelperError, match=r"of an earlier attempt .* more than salvage_max"):
             await helper.prepare_workspace(job)
-        made = await helper.prepare_workspace(dataclasses.replace(job, salvage_max=None))
+        made = await helper.prepare_workspace(dataclasses.replace(job, umask=0o22, salvage_max=None))
     assert made.earlier is not None
+    assert {path.stat().st_mode & 0o077 for path in (site.saved(), *site.saved().rglob("*"))} == {0}
+    assert (made.path / "a.txt").stat().st_mode & 0o777 == 0o644
     assert (made.earlier.folder, made.earlier.commits) == ("artifacts/saved-work", 1)
     assert any(line.startswith("[cleanup] Saved 1 commits") for line in site.logged)
 
