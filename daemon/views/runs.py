@@ -152,17 +152,29 @@ def _workspace_of(connection: sqlite3.Connection, run_id: int, state_dir: Path) 
     workspace = get_workspace(connection, run_id)
     if workspace is None:
         return None
-    cleaned = connection.execute(
-        "SELECT data FROM events WHERE run_id = ? AND type IN ('workspace_cleaned', 'workspace_lost') "
-        "ORDER BY number DESC LIMIT 1",
-        (run_id,),
-    ).fetchone()
-    saved = json.loads(cleaned["data"]).get("saved") if cleaned and workspace.state == "removed" else None
+    saved = _newest_saved(connection, run_id) if workspace.state == "removed" else None
     if saved is not None:
         place = (workspace.environment, saved["folder"], state_dir)
         saved["restore"] = [_as_of_now(step, run_id, *place) for step in saved["restore"]]
     names = ("environment", "path", "state", "kept", "base", "bytes", "created_at", "removed_at", "note")
     return {**{name: getattr(workspace, name) for name in names}, "saved": saved}
+
+
+def _newest_saved(connection: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
+    """Return what was last saved; where nothing ever was, what the last removal found instead, None if unknown."""
+    events = connection.execute(
+        "SELECT data FROM events WHERE run_id = ? AND type IN ('workspace_cleaned', 'workspace_lost') "
+        "ORDER BY number DESC",
+        (run_id,),
+    )
+    newest = None
+    for number, row in enumerate(events):
+        saved: dict[str, Any] | None = json.loads(row["data"]).get("saved")
+        if saved is not None and saved["folder"] is not None:
+            return saved
+        if number == 0:
+            newest = saved
+    return newest
 
 
 def _as_of_now(step: str, run_id: int, environment: str, folder: str | None, state_dir: Path) -> str:

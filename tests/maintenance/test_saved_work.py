@@ -3,11 +3,17 @@
 import contextlib
 import json
 import sqlite3
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from daemon.doctor.workspaces import check_workspaces
 from daemon.runs.workspace import record_prepared
+from daemon.store.connection import Transaction
+from daemon.store.events import add_event
+from daemon.store.runs import get_run
 from daemon.store.workspaces import present_workspaces, unmeasured_saved_work
+from daemon.views.runs import run_details
 from daemon.workspaces.jobs import PreparedWorkspace, SavedWork
 from tests.support.retention_history import NOW, History
 
@@ -56,3 +62,33 @@ async def test_a_workspace_whose_run_is_damaged_does_not_end_sweep_or_doctor(his
     assert await history.query("SELECT run_id FROM workspaces WHERE state = 'removed'") == [lost]
     assert [one.run_id for one in await history.database.read(present_workspaces)] == []
     assert folder.exists()
+
+
+async def test_a_removal_that_saves_nothing_does_not_hide_what_an_earlier_one_saved(history: History) -> None:
+    run = await history.run()
+    await history.workspace(run, "removed", kept=False)
+    saved = asdict(SavedWork("artifacts/saved-work", commits=1, restore=("git init",)))
+    nothing = asdict(SavedWork(ignored=3))
+
+    async def shown(found: object) -> dict[str, Any] | None:
+        """Return what `runs show` says was saved after one more removal."""
+
+        def act(tx: Transaction) -> None:
+            add_event(tx, run, NOW, "workspace_cleaned", {"saved": found})
+
+        await history.database.write(act)
+        row = await history.database.read(lambda c: get_run(c, run))
+        assert row is not None
+        details = await history.database.read(lambda c: run_details(c, row, history.state_dir))
+        assert details["workspace"] is not None
+        work: dict[str, Any] | None = details["workspace"]["saved"]
+        return work
+
+    assert await shown(None) is None
+    work = await shown(nothing)
+    assert work is not None
+    assert work["ignored"] == nothing["ignored"]
+    for later in (saved, nothing, None):
+        work = await shown(later)
+        assert work is not None
+        assert work["restore"] == ["git init"]
