@@ -14,7 +14,8 @@ from daemon.workspaces.git import Git
 
 _FILE_URL = "file://"
 _MIRRORED = ("refs/heads/", "refs/tags/")
-_NOT_A_NAME = re.compile(r"[0-9a-f]{4,64}|.*[~^:@].*", re.DOTALL)  # a commit's id, or an expression (gitrevisions(7))
+_NOT_A_NAME = re.compile(r"HEAD|(?:.*-g)?[0-9a-fA-F]{4,64}|.*[~^:@].*", re.DOTALL)
+"""HEAD, a commit's id, what `git describe` makes of one, or an expression (gitrevisions(7))."""
 
 
 def ask_remote(repository: str, names: Iterable[str], timeout: float) -> frozenset[str]:

@@ -38,7 +38,7 @@ def test_a_ref_that_the_repository_has_is_good(site: GitSite, ref: str | None) -
     assert (finding.severity, finding.about) == ("ok", "environments.site.repository")
 
 
-@pytest.mark.parametrize("ref", ["mian", "one", "main*", "refs/heads/v1", "-q", "--upload-pack=x"])
+@pytest.mark.parametrize("ref", ["mian", "one", "main-gone", "main*", "refs/heads/v1", "-q", "--upload-pack=x"])
 def test_a_ref_that_the_repository_lacks_is_an_error(site: GitSite, ref: str) -> None:
     finding = finding_of(site, ref)
     assert (finding.severity, finding.about) == ("error", "environments.site.ref")
@@ -47,12 +47,13 @@ def test_a_ref_that_the_repository_lacks_is_an_error(site: GitSite, ref: str) ->
 
 
 def test_a_commit_is_known_once_it_was_fetched(site: GitSite) -> None:
-    for ref in (site.first, site.first[:8], "main~0"):
+    refs = (site.first, site.first[:8], site.first.upper(), f"v1-3-g{site.first[:8]}", "main~0", "HEAD")
+    for ref in refs:
         finding = finding_of(site, ref)
         assert (finding.severity, finding.about) == ("note", "environments.site.ref")
         assert "whether it is a commit shows when it is fetched" in finding.what
     site.prepare()
-    for ref in (site.first, site.first[:8], "main~0"):
+    for ref in refs:
         assert finding_of(site, ref).severity == "ok"
     assert finding_of(site, "0" * 40).severity == "note"
 
