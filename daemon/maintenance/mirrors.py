@@ -52,10 +52,11 @@ class MirrorMaintenance:
                 self._mirrors.changing(name, "maintenance", {}),
                 workspace_helper(self._home.state_dir) as helper,
             ):
-                await helper.maintain_mirror(MaintainMirror(source, _TIMEOUT))
+                is_repacked = await helper.maintain_mirror(MaintainMirror(source, _TIMEOUT))
         except (WorkspaceHelperError, OSError) as error:
             self._home.problems.report(_PART, described(error), subject=name)
             _LOG.error("[cleanup] ERROR: Cannot repack the mirror of an environment", name=name, error=str(error))
         else:
             self._home.problems.resolve(_PART, name)
-            _LOG.info("[cleanup] Repacked the mirror of an environment", name=name)
+            if is_repacked:
+                _LOG.info("[cleanup] Repacked the mirror of an environment", name=name)

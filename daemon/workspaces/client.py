@@ -40,9 +40,9 @@ class WorkspaceHelper:
         """Fetch the mirror of an environment."""
         return await self._do(job, jobs.FetchedMirror)
 
-    async def maintain_mirror(self, job: jobs.MaintainMirror) -> None:
-        """Repack the mirror of an environment."""
-        await self._do(job, NoneType)
+    async def maintain_mirror(self, job: jobs.MaintainMirror) -> bool:
+        """Repack the mirror of an environment, unless it is left to the next fetch; return whether that was done."""
+        return await self._do(job, bool)
 
     async def prepare_workspace(self, job: jobs.PrepareWorkspace) -> jobs.PreparedWorkspace:
         """Make the workspace of a run."""

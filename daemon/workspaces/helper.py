@@ -43,9 +43,9 @@ def _fetch_mirror(state_dir: Path, job: jobs.FetchMirror, log: Log) -> jobs.Fetc
     return jobs.FetchedMirror(Mirror(state_dir, job.source, job.timeout, log).fetch())
 
 
-def _maintain_mirror(state_dir: Path, job: jobs.MaintainMirror, log: Log) -> None:
+def _maintain_mirror(state_dir: Path, job: jobs.MaintainMirror, log: Log) -> bool:
     _let_agents_go_first()
-    Mirror(state_dir, job.source, job.timeout, log).maintain()
+    return Mirror(state_dir, job.source, job.timeout, log).maintain()
 
 
 def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) -> jobs.PreparedWorkspace:

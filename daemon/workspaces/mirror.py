@@ -112,13 +112,18 @@ class Mirror:
                     return True
         return False
 
-    def maintain(self) -> None:
-        """Repack the mirror; raise GitError. One whose config is not ours is left to the next fetch."""
+    def maintain(self) -> bool:
+        """Repack the mirror; return whether it was: one whose config is not ours is left to the next fetch.
+
+        Raise GitError.
+        """
         with self._locked() as lock:
-            if self._has_our_config():
-                with self._changing(lock) as was_cut_off:
-                    self._wait_for_locks(are_ours=was_cut_off)
-                    repack(self._git, self.path)
+            if not self._has_our_config():
+                return False
+            with self._changing(lock) as was_cut_off:
+                self._wait_for_locks(are_ours=was_cut_off)
+                repack(self._git, self.path)
+            return True
 
     def _take_away(self) -> None:
         """Delete a mirror, or set it aside if it keeps commits for runs, so that the next one can take them over."""
