@@ -1,5 +1,6 @@
 """Check workspaces: those that cannot be removed, and the room that saved work and unused mirrors take."""
 
+import os
 import shutil
 import sqlite3
 import stat
@@ -15,7 +16,7 @@ from daemon.text import plural
 from daemon.units import format_size
 from daemon.workspaces.disk_usage import folder_size
 from daemon.workspaces.kept_commits import keeps_commits
-from daemon.workspaces.layout import DAMAGED_MIRROR, ENVIRONMENTS, MIRROR, QUARANTINE
+from daemon.workspaces.layout import DAMAGED_MIRROR, ENVIRONMENTS, MIRROR, MIRROR_LOCK, QUARANTINE
 from daemon.workspaces.sources import source_of
 
 
@@ -59,11 +60,14 @@ def _may_keep_commits(mirror: Path) -> bool:
 
 def check_mirrors(config: Config, folder: Path) -> Iterator[Finding]:
     """Find mirrors without a git environment in the config, below folders whose names an agent may have chosen."""
-    for mirror in sorted((folder / ENVIRONMENTS).glob(f"[!.]*/{MIRROR}")):
-        if not NAME.fullmatch(mirror.parent.name):
-            what = f"{mirror.parent} does not have the name of an environment"
+    names = (MIRROR, DAMAGED_MIRROR)
+    places = {path.parent for name in names for path in (folder / ENVIRONMENTS).glob(f"[!.]*/{name}")}
+    for place in sorted(places):
+        if not NAME.fullmatch(place.name):
+            what = f"{place} does not have the name of an environment"
             yield warning("workspaces", what, "find out what created it, and move it away")
-        elif source_of(config, mirror.parent.name) is None:
+        elif source_of(config, place.name) is None:
+            mirror = next(place / name for name in names if os.path.lexists(place / name))
             try:
                 yield _unused(folder, mirror)
             except OSError as problem:
@@ -74,11 +78,12 @@ def check_mirrors(config: Config, folder: Path) -> Iterator[Finding]:
 def _unused(folder: Path, mirror: Path) -> Finding:
     """Return what holds a mirror that no environment uses, or that nothing does; raise OSError."""
     environment = mirror.parent
-    size = format_size(folder_size(folder, (ENVIRONMENTS, environment.name, MIRROR)))
+    size = format_size(folder_size(folder, (ENVIRONMENTS, environment.name, mirror.name)))
     what = f"{mirror}, {size}, has no git environment in the config"
     beside = [entry.name for entry in sorted(environment.iterdir()) if entry != mirror and not _is_empty(entry)]
     if beside:
-        return note("workspaces", f"{what}; beside it, {' and '.join(beside)} is not empty")
+        are = "is" if len(beside) == 1 else "are"
+        return note("workspaces", f"{what}; beside it, {' and '.join(beside)} {are} not empty")
     if keeps_commits(mirror):
         return note("workspaces", f"{what}; saved work needs it until retention deletes its runs")
     fix = f"if the environment will not come back, as the daemon's user: `rm -r {quote(str(environment))}`"
@@ -86,8 +91,8 @@ def _unused(folder: Path, mirror: Path) -> Finding:
 
 
 def _is_empty(entry: Path) -> bool:
-    """Tell whether an entry can hold no work: an empty folder, or an empty file such as the lock of the mirror."""
+    """Tell whether an entry can hold no work: an empty folder or file, or the lock of the mirror, whatever it notes."""
     found = entry.lstat()
     if stat.S_ISREG(found.st_mode):
-        return found.st_size == 0
+        return found.st_size == 0 or entry.name == MIRROR_LOCK
     return stat.S_ISDIR(found.st_mode) and not any(entry.iterdir())

@@ -14,7 +14,7 @@ from pathlib import Path
 from daemon.workspaces.git import Git, GitError, config_value, is_lack
 from daemon.workspaces.jobs import Source
 from daemon.workspaces.kept_commits import keeps_commits, take_over
-from daemon.workspaces.layout import DAMAGED_MIRROR, ENVIRONMENTS, MIRROR, QUARANTINE
+from daemon.workspaces.layout import DAMAGED_MIRROR, ENVIRONMENTS, MIRROR, MIRROR_LOCK, QUARANTINE
 from daemon.workspaces.mirror_maintenance import repack
 from daemon.workspaces.openat import free_name, open_path
 from daemon.workspaces.remote import split_credentials, upload_pack
@@ -51,7 +51,7 @@ class Mirror:
         self.path = state_dir / ENVIRONMENTS / source.environment / MIRROR
         self.source = source
         self._log = log
-        self._lock = self.path.with_name(f"{MIRROR}.lock")
+        self._lock = self.path.with_name(MIRROR_LOCK)
         self._aside = self.path.with_name(DAMAGED_MIRROR)
         self._url, credentials = split_credentials(source.repository)
         self._git = Git(git_timeout, self.path.parent, isolated=False, **{"GIT_DIR": str(self.path), **credentials})

@@ -14,7 +14,7 @@ from daemon.doctor.workspaces import check_mirrors, check_quarantine
 def mirror_of(state: Path, environment: str) -> Path:
     mirror = state / "environments" / environment / "mirror"
     mirror.mkdir(parents=True)
-    mirror.with_name("mirror.lock").touch()
+    mirror.with_name("mirror.lock").write_text("changing\n")  # by a process that was killed
     return mirror
 
 
@@ -31,6 +31,22 @@ def test_a_mirror_that_nothing_uses_can_be_deleted(tmp_path: Path) -> None:
         assert finding.what.endswith("has no git environment in the config")
         assert finding.fix is not None
         assert finding.fix.endswith(f"as the daemon's user: `rm -r {tmp_path}/environments/{name}`")
+
+
+def test_all_that_is_beside_a_mirror_is_named(tmp_path: Path) -> None:
+    place = mirror_of(tmp_path, "removed").parent
+    for beside in ("mirror.damaged/refs", "quarantine/7", "tasks/7"):
+        (place / beside).mkdir(parents=True)
+    [finding] = findings(tmp_path)
+    assert finding.what.endswith("beside it, mirror.damaged and quarantine and tasks are not empty")
+
+
+def test_a_mirror_that_was_set_aside_is_found_without_a_mirror(tmp_path: Path) -> None:
+    mirror = mirror_of(tmp_path, "removed")
+    mirror.rename(mirror.with_name("mirror.damaged"))
+    [finding] = findings(tmp_path)
+    assert f"{tmp_path}/environments/removed/mirror.damaged, " in finding.what
+    assert "rm -r" in str(finding.fix)
 
 
 @pytest.mark.parametrize("beside", ["tasks/7", "quarantine/7"])
