@@ -1,6 +1,6 @@
 """Whether the wall clock may be right, before history is deleted because of its age."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from daemon.units import format_duration, format_instant
@@ -21,19 +21,21 @@ class ClockTrust:
     """How long daemons have seen it far from there; None while it is believed."""
     was_down: bool = False
     """Whether no daemon has believed the clock since `newest`: it is then unknown how long none was running."""
+    was_off: bool = False
+    """Whether an earlier daemon saw it far from there: that none was running since then does not explain it."""
 
     def after(self, now: datetime, elapsed: timedelta) -> "ClockTrust":
         """Return what is known at `now`, when the host's monotonic clock has advanced by `elapsed`.
 
         A clock that is behind is not followed at once: one that starts in 1970 is set soon.
         """
-        ahead = self._ahead(now, elapsed)
-        if self.newest is None or -_JUMP <= ahead <= (_GAP if self.was_down else _JUMP):
+        ahead, most = self._ahead(now, elapsed), _GAP if self.was_down and not self.was_off else _JUMP
+        if self.newest is None or -_JUMP <= ahead <= most:
             return ClockTrust(now)
         off_for = timedelta(0) if self.off_for is None else self.off_for + elapsed
         if off_for >= _BELIEVED_AFTER:
             return ClockTrust(now)
-        return ClockTrust(self.newest + elapsed, off_for, self.was_down)
+        return replace(self, newest=self.newest + elapsed, off_for=off_for)
 
     def doubt(self, now: datetime) -> str | None:
         """Return why the clock may be far ahead, None if there is no reason to think so: behind, nothing seems old."""

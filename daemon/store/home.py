@@ -39,7 +39,8 @@ def read_clock_trust(connection: sqlite3.Connection) -> ClockTrust:
     row = connection.execute("SELECT clock_trusted_at, clock_off_ms FROM instance").fetchone()
     try:
         newest, off_ms = parse_instant(row["clock_trusted_at"] or ""), row["clock_off_ms"]
-        return ClockTrust(newest, None if off_ms is None else timedelta(milliseconds=off_ms), was_down=True)
+        off_for = None if off_ms is None else timedelta(milliseconds=off_ms)
+        return ClockTrust(newest, off_for, was_down=True, was_off=off_for is not None)
     except (ValueError, OverflowError):  # an earlier version wrote it, or somebody edited it
         return ClockTrust(_newest_instant(connection), was_down=True)
 

@@ -70,10 +70,22 @@ async def test_a_restart_does_not_make_a_clock_right_that_is_years_ahead(
     assert await history.runs() == []
 
 
+async def test_a_restart_does_not_excuse_a_jump_of_days_that_a_daemon_saw(history: History) -> None:
+    """No daemon was down so long that the clock may have advanced that far."""
+    running, ahead = history.retention(), NOW + timedelta(days=6)
+    running._home, running._clock = replace(running._home, now=lambda: ahead), ClockTrust(NOW)
+    assert not await running._trusts_clock()
+    restarted = history.retention()
+    restarted._home, restarted._clock = running._home, await history.database.read(read_clock_trust)
+    assert not await restarted._trusts_clock()
+    restarted._clock_checked -= 86_400
+    assert await restarted._trusts_clock()
+
+
 def test_a_database_with_a_new_identity_keeps_what_is_known_about_the_clock(tmp_path: Path) -> None:
     """A restore gives it one, and moves all cursors to a time that may be wrong."""
     open_state(tmp_path, NOW, accept_data_loss=False)
     with contextlib.closing(connect(tmp_path / DATABASE)) as connection:
         note_clock_trust(Transaction(connection), ClockTrust(NOW, timedelta(hours=3)))
         renew(connection, 1, NOW + timedelta(days=3650), lost=True)
-        assert read_clock_trust(connection) == ClockTrust(NOW, timedelta(hours=3), was_down=True)
+        assert read_clock_trust(connection) == ClockTrust(NOW, timedelta(hours=3), was_down=True, was_off=True)

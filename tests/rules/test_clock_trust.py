@@ -35,6 +35,8 @@ NEVER_OFF = None
         ),
         (ClockTrust(START, 5 * HOUR, was_down=True), START + 30 * DAY, 19 * HOUR, None),  # believed after a day
         (ClockTrust(START, 5 * HOUR, was_down=True), START + HOUR, HOUR, None),  # it has been corrected
+        (ClockTrust(START, 5 * HOUR, was_down=True, was_off=True), START + HOUR, HOUR, None),
+        (ClockTrust(START, 5 * HOUR, was_down=True, was_off=True), START + 6 * DAY, 19 * HOUR, None),
     ],
 )
 def test_a_clock_far_ahead_is_not_believed_at_once(
