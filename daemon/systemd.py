@@ -4,15 +4,21 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator
 
 _EXTEND_EVERY = 20.0  # seconds
 _EXTEND_BY = 60.0  # seconds
 _LONGEST_SEND = 0.2  # seconds that a service manager with a full queue may hold us up
 
+_said_ready = threading.Event()
+"""Set by the first `READY=1`, from which on systemd's watchdog expects to hear from us."""
+
 
 def notify(*assignments: str) -> None:
     """Send each `NAME=value` to systemd; do nothing outside a service; never raise."""
+    if "READY=1" in assignments:
+        _said_ready.set()
     address = os.environ.get("NOTIFY_SOCKET")
     if not address or address[0] not in "@/":
         return
@@ -32,11 +38,18 @@ def more_time(seconds: float) -> str:
 
 @contextlib.asynccontextmanager
 async def starting() -> AsyncIterator[None]:
-    """Keep extending systemd's start timeout during the block: migrating a large database takes long."""
+    """Keep extending systemd's start timeout during the block: migrating a large database takes long.
+
+    After the first `READY=1`, as of a start that waits for a full disk, also keep its watchdog quiet; before that,
+    `WATCHDOG=1` would arm it.
+    """
+    pause = min(_EXTEND_EVERY, watchdog_interval() or _EXTEND_EVERY)
 
     async def extend() -> None:
         while True:
-            await asyncio.sleep(_EXTEND_EVERY)
+            if _said_ready.is_set():
+                notify("WATCHDOG=1")
+            await asyncio.sleep(pause)
             notify(more_time(_EXTEND_BY))
 
     extending = asyncio.create_task(extend())

@@ -15,6 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from daemon.config.live import LiveConfig
+from daemon.config.schema import Config
+from daemon.errors import DiskFullError
+from daemon.lifecycle import startup
+from daemon.lifecycle.signals import Stop
+from daemon.store.database import Database
+from daemon.store.state_dir import open_state
+from daemon.units import utc_now
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.waiting import wait_until
 
@@ -75,6 +83,25 @@ def test_the_sequence_of_start_reload_bad_reload_and_stop(start_daemon: StartDae
     before = len(manager.lines())
     assert daemon.stop() == 0
     assert manager.lines()[before:] == ["STOPPING=1", f"EXTEND_TIMEOUT_USEC={70 * 10**6}"]
+
+
+async def test_a_start_that_waited_for_a_full_disk_keeps_the_watchdog_quiet_while_it_opens_the_database(
+    tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    monkeypatch.setattr(startup, "_AGAIN_AFTER", 0.01)
+    attempts = itertools.count()
+
+    def opening() -> Database:
+        if next(attempts) == 0:
+            raise DiskFullError("no room")
+        said = len(manager.times("WATCHDOG=1"))
+        manager.wait_for(lambda: len(manager.times("WATCHDOG=1")) > said + 1)
+        return open_state(tmp_path, utc_now(), accept_data_loss=False)
+
+    assert await startup.open_patiently(opening, Stop(LiveConfig(Config()))) is not None
+    assert manager.lines()[0] == "READY=1"
 
 
 def test_the_status_reports_problems_until_they_are_fixed(start_daemon: StartDaemon, manager: Manager) -> None:
