@@ -28,6 +28,7 @@ from daemon.rules.budget import Limits, calendar_day, exhausted
 from daemon.store.cancellations import flag_unfinished
 from daemon.store.connection import Transaction, concerns_others
 from daemon.store.events import add_event
+from daemon.store.notifications import budget_subject
 from daemon.store.runs import create_run, spent_by
 from daemon.store.schedules import (
     ScheduleRow,
@@ -155,8 +156,8 @@ class _Decision:
         over_budget = [fire for fire in self.ledger.fires if fire.outcome is FireOutcome.SKIPPED_BUDGET]
         if over_budget:
             day = format_instant(calendar_day(self.present.now, self.present.zone)[0])
-            subject = f"budget:{self.row.agent}"
             reason = str(over_budget[0].reason)
+            subject = budget_subject(self.row.agent)
             yield Notice("budget", reason, self.row.agent, self.row.address, subject=subject, state=day)
 
     def _blocked_notices(self) -> Iterator[Notice]:

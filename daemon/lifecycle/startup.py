@@ -16,6 +16,7 @@ from daemon.runs.folder import runs_with_folders
 from daemon.schedules.declared import sync_declared
 from daemon.store.database import Database
 from daemon.store.home import Home
+from daemon.store.notifications import forget_agents
 from daemon.systemd import notify, starting
 from daemon.text import escape
 
@@ -49,13 +50,14 @@ async def open_patiently(opening: Callable[[], Database], stop: Stop) -> Databas
 async def prepare_database(home: Home, live: LiveConfig) -> None:
     """Record what is unknown after a loss, undo a backward clock step, and apply the schedules of the config file.
 
-    Wait while the database cannot be written.
+    The known problems of agents that it no longer has are forgotten. Wait while the database cannot be written.
     """
     database, started = home.database, home.started
     if database.lost:
         begun, outbox = await asyncio.to_thread(runs_with_folders, home.state_dir), Outbox(live)
         await database.write_patiently(lambda tx: start_after_loss(tx, started, begun, outbox))
     await database.write_patiently(lambda tx: step_back(tx, started))
+    await database.write_patiently(lambda tx: forget_agents(tx, live.config.agents))
     changes, failures = await database.write_patiently(lambda tx: sync_declared(tx, live.config, started))
     log_declared(changes)
     report_unapplied(home.problems, failures)

@@ -143,13 +143,13 @@ class Cleanup:
         unmeasured = await self._home.database.read(lambda c: unmeasured_saved_work(c, _MOST_MEASURED))
         if bool(present or unmeasured) or await asyncio.to_thread(self._has_folders):
             await self._take_stock(present, unmeasured)
-            try:
-                while workspaces := await self._selection.now_removable(older_than, result.failed):
-                    for number, workspace in enumerate(workspaces):
-                        self.progress = Progress(number, len(workspaces))
-                        await self._sweep_one(workspace, result)
-            finally:
-                self.progress = None
+        try:
+            while workspaces := await self._selection.now_removable(older_than, result.failed):
+                for number, workspace in enumerate(workspaces):
+                    self.progress = Progress(number, len(workspaces))
+                    await self._sweep_one(workspace, result)
+        finally:
+            self.progress = None
         self._home.problems.keep_only(_PART, self._failed)
 
     async def _take_stock(self, present: Iterable[Workspace], unmeasured: Collection[int]) -> None:

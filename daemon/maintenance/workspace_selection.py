@@ -11,10 +11,12 @@ from daemon.config.live import LiveConfig
 from daemon.notify.outbox import Notice
 from daemon.rules.cleanup import CleanupDecision, Policy, beyond_quota, decide_cleanup
 from daemon.store.home import Home
+from daemon.store.notifications import known_subjects
 from daemon.store.workspaces import Workspace, by_environment, present_workspaces, saved_work
 from daemon.units import format_size
 
 _LOG = structlog.get_logger()
+_QUOTA = "quota:"
 
 
 class WorkspaceSelection:
@@ -22,7 +24,7 @@ class WorkspaceSelection:
 
     def __init__(self, home: Home, live: LiveConfig) -> None:
         self.quotas: dict[str, Notice] = {}
-        """Whether each environment is within its quota, as of the last choice."""
+        """Which environments are near their quota or exceed it, as of the last choice, and which no longer do."""
         self._home = home
         self._live = live
 
@@ -33,6 +35,9 @@ class WorkspaceSelection:
         """
         present = await self._home.database.read(present_workspaces)
         saved = await self._home.database.read(saved_work)
+        if older_than is None:
+            known = await self._home.database.read(lambda c: known_subjects(c, _QUOTA))
+            self.quotas = {subject.removeprefix(_QUOTA): Notice("quota", "", subject=subject) for subject in known}
         return self._removable(present, {name: size for name, (_, size) in saved.items()}, older_than, failed)
 
     def _removable(
@@ -65,7 +70,6 @@ class WorkspaceSelection:
     ) -> set[int]:
         used = sum(sizes.values()) + saved
         if policy.quota is None or used < policy.quota * policy.quota_warn:
-            self.quotas[name] = Notice("quota", "", subject=f"quota:{name}")
             return set()
         removable = set(beyond_quota(sizes, decisions, policy.quota - saved))
         left = used - sum(sizes[run] for run in removable)
@@ -81,5 +85,5 @@ class WorkspaceSelection:
         problem = "are near their quota" if state == "near" else "exceed their quota"
         _LOG.warning(f"[cleanup] The workspaces of an environment {problem}", **details)
         text = f"the workspaces of {name} {problem}: {details['used']} of {details['quota']}"
-        self.quotas[name] = Notice("quota", text, subject=f"quota:{name}", state=state, details=details)
+        self.quotas[name] = Notice("quota", text, subject=_QUOTA + name, state=state, details=details)
         return removable

@@ -21,6 +21,7 @@ from daemon.store.connection import Transaction
 from daemon.store.home import Home
 from daemon.store.notifications import (
     add_notification,
+    agent_subject,
     failing_subject,
     held_notification,
     replace_held,
@@ -187,7 +188,7 @@ def _of_run(run: Run, status: RunStatus, text: str, *, kind: str | None = None, 
 
 def _subject(run: Run) -> str:
     """Return what the end of a run is news of: its schedule, or its agent for all runs without a schedule."""
-    return f"agent:{run.agent}" if run.schedule_id is None else failing_subject(run.schedule_id)
+    return agent_subject(run.agent) if run.schedule_id is None else failing_subject(run.schedule_id)
 
 
 def _name(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -134,6 +135,12 @@ def set_standing(tx: Transaction, subject: str, standing: Standing | None) -> No
     )
 
 
+def known_subjects(connection: sqlite3.Connection, kind: str) -> list[str]:
+    """Return the subjects of the known problems that begin with `kind`, as in `quota:`."""
+    rows = connection.execute("SELECT subject FROM notify_states WHERE substr(subject, 1, ?) = ?", (len(kind), kind))
+    return [row["subject"] for row in rows]
+
+
 def failing_subject(schedule_id: int) -> str:
     """Return the subject of the problem that a schedule's last run failed or was interrupted."""
     return f"schedule:{schedule_id}"
@@ -144,10 +151,30 @@ def blocked_subject(schedule_id: int) -> str:
     return f"blocked:{schedule_id}"
 
 
+def agent_subject(agent: str) -> str:
+    """Return the subject of the problem that an agent's last run without a schedule failed or was interrupted."""
+    return f"agent:{agent}"
+
+
+def budget_subject(agent: str) -> str:
+    """Return the subject of the problem that an agent's budget is exhausted."""
+    return f"budget:{agent}"
+
+
 def forget_problems(tx: Transaction, schedule_id: int) -> None:
     """Forget the known problems of a schedule that was deleted."""
     subjects = failing_subject(schedule_id), blocked_subject(schedule_id)
     tx.execute("DELETE FROM notify_states WHERE subject IN (?, ?)", subjects)
+
+
+def forget_agents(tx: Transaction, agents: Collection[str]) -> None:
+    """Forget the known problems of all agents but these."""
+    subjects = [agent_subject(agent) for agent in agents] + [budget_subject(agent) for agent in agents]
+    tx.execute(
+        "DELETE FROM notify_states WHERE (subject GLOB 'agent:*' OR subject GLOB 'budget:*') "
+        "AND subject NOT IN (SELECT value FROM json_each(?))",
+        (json.dumps(subjects),),
+    )
 
 
 def blocked_states(tx: Transaction) -> list[tuple[int, str, str, str]]:
