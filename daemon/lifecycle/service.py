@@ -146,8 +146,10 @@ class Service:
             return
         self._resources.agents.warn_of_unenforced_limits(self._live.config)
         await parts.server.start()
+        adopting = asyncio.create_task(adopt_runs(self._home, parts.queue))
         async with starting():
-            await adopt_runs(self._home, parts.queue)
+            if not await unless_stopped(adopting, self._stop_signal, self._stop_timeout()):
+                _LOG.warning("[daemon] Stopping before all runs of an earlier daemon could be adopted; they continue")
         clock: asyncio.Task[None] | None = None
         if not self._stop_signal.requested.is_set():
             clock = loops.create_task(parts.clock.serve())
@@ -183,12 +185,11 @@ class Service:
 
         If it takes long because the database cannot be written, answer what can be read meanwhile, and say why.
         """
-        limit = self._live.config.daemon.stop_timeout.total_seconds()
         preparing = asyncio.create_task(prepare_database(self._home, self._live))
         holding = asyncio.create_task(self._hold_back(preparing))
         try:
             async with starting():
-                return await unless_stopped(preparing, self._stop_signal, limit)
+                return await unless_stopped(preparing, self._stop_signal, self._stop_timeout())
         finally:
             preparing.cancel()
             await holding
@@ -209,6 +210,9 @@ class Service:
         _LOG.error("[daemon] Ready to be asked, but nothing is started", reason=status.health.store)
         notify("READY=1", await status.text())
 
+    def _stop_timeout(self) -> float:
+        return self._live.config.daemon.stop_timeout.total_seconds()
+
     async def _until_stopped(self) -> None:
         """Wait for a stop request; raise StoreDamagedError as soon as the database is found to be damaged."""
         stop, damaged = self._stop_signal.requested, self._home.database.damaged
@@ -222,7 +226,7 @@ class Service:
     async def _stop(self, serving: list[asyncio.Task[None]], clock: asyncio.Task[None] | None) -> None:
         """Start no more runs, end or wait for runs as the mode says, and leave the rest to the next daemon."""
         parts, mode = self._parts, self._stop_signal.mode or "detach"
-        limit = self._live.config.daemon.stop_timeout.total_seconds()
+        limit = self._stop_timeout()
         notify("STOPPING=1")
         notify(more_time(limit + _STOP_MARGIN))
         _LOG.info("[daemon] Stopping", mode=mode, runs=len(parts.queue.under_way))

@@ -95,15 +95,17 @@ def test_what_a_start_records_is_counted_and_logged(start_daemon: StartDaemon) -
     )
 
 
-def test_a_stop_does_not_wait_for_a_database_that_cannot_be_written(start_daemon: StartDaemon) -> None:
+@pytest.mark.parametrize("step", ["prepare_database", "adopt_runs"])
+def test_a_stop_does_not_wait_for_a_database_that_cannot_be_written(start_daemon: StartDaemon, step: str) -> None:
     text = '[daemon]\nstate_dir = "state"\nstop_timeout = "1s"\n[agents.a]\ncommand = ["true"]\n'
     start_daemon(text).stop()
     locked = "import daemon.store.connection as c\nc._BUSY_TIMEOUT = 0.1\n"
-    locked += "import daemon.lifecycle.service as service\nimport sqlite3\nprepare = service.prepare_database\n"
+    locked += "import daemon.lifecycle.service as service\nimport sqlite3\n"
+    locked += f"begin = service.{step}\n"
     locked += "async def late(home, *others):\n"
     locked += "    holder = sqlite3.connect(home.database.path, isolation_level=None)\n"
-    locked += "    holder.execute('BEGIN IMMEDIATE')\n    return await prepare(home, *others)\n"
-    locked += "service.prepare_database = late"
+    locked += "    holder.execute('BEGIN IMMEDIATE')\n    return await begin(home, *others)\n"
+    locked += f"service.{step} = late"
     second = start_daemon(text, ready=False, slowed=locked)
     second.wait_for_log("The database cannot be written; retrying")
     assert second.stop(deadline=10) == 0
