@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from daemon.errors import NewerSchemaError, StoreError
+from daemon.store.connection import code_of
 
 _NUMBERED = re.compile(r"([0-9]{4})_[a-z0-9_]+\.sql")
 
@@ -22,7 +23,8 @@ def migrate(
 ) -> list[int]:
     """Migrate the database to the newest schema; return the numbers of the migrations that ran.
 
-    A copy from before is kept beside it. Raise StoreError if a migration fails, or for a database of a newer version.
+    A copy from before is kept beside it. Raise StoreError if a migration fails, or for a database of a newer version,
+    sqlite3.OperationalError if the disk is full.
     """
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     newest = max(steps)
@@ -62,6 +64,8 @@ def _run(connection: sqlite3.Connection, number: int, sql: str) -> None:
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        if code_of(error) == sqlite3.SQLITE_FULL:
+            raise
         raise StoreError(f"migration {number:04d} failed and was undone: {error}") from error
 
 

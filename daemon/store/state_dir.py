@@ -72,7 +72,7 @@ def _unusable(path: Path, error: sqlite3.Error) -> AgentcronError:
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
         return StoreError(f"{problem}; stop the daemon and restore a backup with `agentcron restore`")
     disk = os.statvfs(path.parent)
-    if disk.f_bavail * disk.f_frsize < LEAST_FREE:
+    if code_of(error) == sqlite3.SQLITE_FULL or disk.f_bavail * disk.f_frsize < LEAST_FREE:
         return DiskFullError(f"{problem}; the disk is full: free some space")
     return StoreError(problem)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.errors import RefusedError, StoreError, StoreUnavailableError
+from daemon.errors import DiskFullError, RefusedError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE, RunStatus
 from daemon.store.changes import Changes, StatusChange
 from daemon.store.connection import Transaction, connect
@@ -148,6 +148,21 @@ async def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
         await database.write(lambda tx: tx.execute("PRAGMA max_page_count = 1000000"))
         await database.write(lambda tx: tx.execute(RUN, ("after",)))
         assert await names(database) == {"before", "after"}
+
+
+def test_a_database_that_finds_no_room_at_a_start_waits_for_it_whatever_the_disk_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with free space that is not for the daemon."""
+
+    def connect_to_small(path: Path, **settings: bool) -> sqlite3.Connection:
+        connection = connect(path, **settings)
+        connection.execute("PRAGMA max_page_count = 2")
+        return connection
+
+    monkeypatch.setattr("daemon.store.state_dir.connect", connect_to_small)
+    with pytest.raises(DiskFullError, match="the disk is full: free some space"):
+        open_state(tmp_path, datetime.now(UTC), accept_data_loss=False)
 
 
 async def test_readers_cannot_write(database: Database) -> None:
