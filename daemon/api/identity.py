@@ -19,7 +19,7 @@ from daemon.config.schema import Config
 from daemon.config.secrets import read_token
 from daemon.socket_peer import SocketPeer
 from daemon.store.database import Database
-from daemon.store.unfinished_runs import running_runs
+from daemon.store.unfinished_runs import running_processes
 
 ORDINARY = 32
 """Ancestors of a process that are examined in half a millisecond; few processes have as many."""
@@ -64,11 +64,7 @@ class Peers:
 
     async def principal_of(self, peer: Peer) -> str:
         """Return the principal of who connected; raise HTTPForbidden if it cannot be determined."""
-        runs = {
-            tree.Process(run.pid, run.pid_started): run.id
-            for run in await self._database.read(running_runs)
-            if run.pid is not None and run.pid_started is not None
-        }
+        runs = {tree.Process(pid, started): run for run, pid, started in await self._database.read(running_processes)}
         for process in peer.lineage:
             if process in runs:
                 return f"run:{runs[process]}"

@@ -46,11 +46,12 @@ async def adopt_runs(home: Home, queue: Queue) -> None:
 
 
 async def _adopt(home: Home, queue: Queue) -> list[Run]:
-    active = await home.database.read(started_runs)
+    active, unreadable = await home.database.read(started_runs)
     if active:
         _LOG.info("[run] Adopting the runs of an earlier daemon", runs=len(active))
     for run in active:
         queue.adopt(run)
+    queue.put_off_adoption(unreadable)
     return active
 
 

@@ -33,7 +33,10 @@ def start_from_copy(tx: Transaction, now: datetime, was_released: Callable[[int]
     _close_due_times(tx, now)
     for run in pending_runs(tx):
         _interrupt(tx, run, now, outbox)
-    for run in started_runs(tx):
+    started, unreadable = started_runs(tx)
+    if unreadable:
+        raise next(iter(unreadable.values()))
+    for run in started:
         if run.delivered_at is None and run.pid is not None and was_released(run.id):
             assume_delivered(tx, run.id)
         elif run.delivered_at is None:

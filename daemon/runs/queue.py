@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -125,9 +125,11 @@ class Queue:
         """
         known = self.under_way
         if self._open:
-            for run in await self._home.database.write_patiently(started_runs):
+            started, unreadable = await self._home.database.write_patiently(started_runs)
+            for run in started:
                 if run.id not in known:
                     self.adopt(run)
+            self.put_off_adoption({run: error for run, error in unreadable.items() if run not in known})
 
     async def _start_runs(self) -> float | None:
         """Claim and start all runs that may start now; return the seconds until the next one, None if there is none."""
@@ -166,8 +168,8 @@ class Queue:
             claimed = await database.write(partial(self._claim, config, guarded=True))
         for run in claimed.runs:
             self._home.problems.resolve(_PART, f"run {run.id}")
-        for run, reason in claimed.failures:
-            self._fail(run.id, reason, run.agent)
+        for run_id, (reason, agent) in claimed.failures.items():
+            self._fail(run_id, reason, agent)
         return claimed
 
     def _fail(self, run_id: int, error: Exception, agent: str | None = None) -> float:
@@ -186,7 +188,18 @@ class Queue:
 
     def adopt(self, run: Run) -> None:
         """Continue a run that an earlier daemon began."""
+        self._home.problems.resolve(_PART, f"run {run.id}")
         self._begin(run, self._pipeline.adopt(run, self._live.config))
+
+    def put_off_adoption(self, unreadable: Mapping[int, Exception]) -> None:
+        """Note the runs of an earlier daemon that cannot be continued now, and try again later."""
+        if unreadable:
+            pause = min([self._fail(run_id, error) for run_id, error in unreadable.items()])
+            asyncio.get_running_loop().call_later(pause, self._adopt_again)
+
+    def _adopt_again(self) -> None:
+        self._was_interrupted = True
+        self._wake.set()
 
     def _begin(self, run: Run, work: Coroutine[None, None, None]) -> None:
         task = self._tasks.create_task(work, name=f"run {run.id}")
@@ -210,7 +223,8 @@ class Queue:
         claimed, fetching = _Claimed(), set[str]()
         while (room := config.daemon.max_concurrent_runs - running) > 0:
             full = [agent for agent, count in by_agent.items() if count >= _limit(config, agent)]
-            heads = startable(tx, now, [*full, *fetching], min(room, 100), without)
+            heads, unreadable = startable(tx, now, [*full, *fetching], min(room, 100), without)
+            claimed.failures.update({run: (error, None) for run, error in unreadable.items()})
             early = [run for run in heads if self._must_fetch(run, config, claimed.to_fetch)]
             fetching |= {run.agent for run in early}
             fitting = [run for run in heads if run not in early and _take_slot(config, run, by_agent)]
@@ -219,9 +233,9 @@ class Queue:
                     self._claim_guarded(config, tx, run, now, claimed)
                 else:
                     claimed.runs.append(self._claim_one(config, tx, run, now))
-            without |= {run.id for run, _ in claimed.failures}
+            without |= claimed.failures.keys()
             running, by_agent = occupied(tx) if guarded else (running + len(fitting), by_agent)
-            if not fitting and not early:
+            if not (fitting or early or unreadable):
                 break
         claimed.again_at = next_attempt_at(tx, now)
         return claimed
@@ -240,7 +254,7 @@ class Queue:
         except Exception as error:
             if concerns_others(error):
                 raise
-            claimed.failures.append((run, error))
+            claimed.failures[run.id] = error, run.agent
 
     def _claim_one(self, config: Config, tx: Transaction, run: Run, now: datetime) -> Run:
         settings = settings_for(config, run.agent)
@@ -294,7 +308,8 @@ class _Claimed:
     """The runs that were claimed, those that could not be, and when the next one may start."""
 
     runs: list[Run] = field(default_factory=list)
-    failures: list[tuple[Run, Exception]] = field(default_factory=list)
+    failures: dict[int, tuple[Exception, str | None]] = field(default_factory=dict)
+    """Why others could not be, by number, and their agents; None if that is not known."""
     again_at: datetime | None = None
     to_fetch: dict[str, dict[int, str]] = field(default_factory=dict)
     """Environments whose mirrors must be fetched first, with the runs that need it and their agents."""

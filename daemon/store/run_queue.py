@@ -6,16 +6,20 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from daemon.errors import DamagedRowError
 from daemon.model import RunStatus
 from daemon.store.connection import Transaction
 from daemon.store.runs import REQUESTED, SELECT_RUNS, SELECT_RUNS_WITHOUT_INPUT, Run, run_from, update_run
+from daemon.store.unfinished_runs import readable_runs
 from daemon.units import format_instant, parse_instant
 
 
 def startable(
     tx: Transaction, now: datetime, full_agents: Iterable[str], limit: int, without: Collection[int] = ()
-) -> list[Run]:
+) -> tuple[list[Run], dict[int, DamagedRowError]]:
     """Return the head of the queue: the pending runs that may start now, in order, `without` some.
+
+    Those that cannot be read are not among them; why is returned by their number.
 
     A held run waits until its schedule has no unfinished run of an earlier due time, including later attempts at that.
     A new attempt waits for its `not_before`. Of a paused schedule only what a person requested starts, of a deleted one
@@ -31,7 +35,7 @@ def startable(
         "ORDER BY r.queue_class, r.scheduled_for, r.id LIMIT ?",
         (format_instant(now), json.dumps(sorted(full_agents)), *([json.dumps([*without])] if without else []), limit),
     )
-    return [run_from(row) for row in rows]
+    return readable_runs(rows)
 
 
 def next_attempt_at(tx: Transaction, now: datetime) -> datetime | None:

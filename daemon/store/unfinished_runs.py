@@ -1,7 +1,9 @@
 """The runs that have not ended: all of them, or those of one agent or schedule."""
 
 import sqlite3
+from collections.abc import Iterable
 
+from daemon.errors import DamagedRowError
 from daemon.store.connection import Transaction
 from daemon.store.runs import SELECT_RUNS, SELECT_RUNS_WITHOUT_INPUT, Run, run_from
 
@@ -37,18 +39,33 @@ def unfinished_of(tx: Transaction, schedule_id: int) -> list[int]:
     return [int(row["id"]) for row in rows]
 
 
-def running_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
-    """Return all runs that are running, oldest first."""
-    rows = source.execute(f"{SELECT_RUNS} WHERE r.completed_at IS NULL AND r.status = 'running' ORDER BY r.id")
-    return [run_from(row) for row in rows]
+def running_processes(source: Transaction | sqlite3.Connection) -> list[tuple[int, int, int]]:
+    """Return number, pid and start time of the process of all runs that are running and have one, oldest first."""
+    rows = source.execute(
+        "SELECT id, pid, pid_started FROM runs WHERE completed_at IS NULL AND status = 'running' "
+        "AND pid IS NOT NULL AND pid_started IS NOT NULL ORDER BY id"
+    )
+    return [(row["id"], row["pid"], row["pid_started"]) for row in rows]
 
 
-def started_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
-    """Return all runs that are running or suspended, oldest first."""
+def started_runs(source: Transaction | sqlite3.Connection) -> tuple[list[Run], dict[int, DamagedRowError]]:
+    """Return all runs that are running or suspended, oldest first, and why others of them cannot be read."""
     rows = source.execute(
         f"{SELECT_RUNS} WHERE r.completed_at IS NULL AND r.status IN ('running', 'suspended') ORDER BY r.id"
     )
-    return [run_from(row) for row in rows]
+    return readable_runs(rows)
+
+
+def readable_runs(rows: Iterable[sqlite3.Row]) -> tuple[list[Run], dict[int, DamagedRowError]]:
+    """Return the runs in rows of SELECT_RUNS that can be read, and the error of each other one by its number."""
+    runs: list[Run] = []
+    failures: dict[int, DamagedRowError] = {}
+    for row in rows:
+        try:
+            runs.append(run_from(row))
+        except DamagedRowError as error:
+            failures[row["id"]] = error
+    return runs, failures
 
 
 def pending_runs(source: Transaction | sqlite3.Connection) -> list[Run]:

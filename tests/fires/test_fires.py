@@ -386,9 +386,9 @@ async def test_a_buffered_run_waits_for_the_further_attempts_of_the_one_before(l
         lambda tx: finish(tx, 1, failed, again, START, instance="x", chance=0.5, outbox=NO_NOTIFICATIONS)
     )
     later = START + 3600 * SECOND
-    heads = await ledger.database.write(lambda tx: [run.id for run in startable(tx, START + 30 * SECOND, [], 10)])
+    heads = await ledger.database.write(lambda tx: [run.id for run in startable(tx, START + 30 * SECOND, [], 10)[0]])
     assert heads == []
-    [attempt] = await ledger.database.write(lambda tx: startable(tx, later, [], 10))
+    [attempt] = await ledger.database.write(lambda tx: startable(tx, later, [], 10)[0])
     assert (attempt.id, attempt.trigger) == (3, "retry")
     assert json.loads(attempt.task_metadata)["trigger_type"] == "retry"
 

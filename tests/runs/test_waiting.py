@@ -54,7 +54,7 @@ async def delete(ledger: Ledger, at: datetime, action: str = "delete") -> None:
 
 async def ready(ledger: Ledger, at: datetime) -> list[int]:
     """Return the runs that the queue would start."""
-    return [run.id for run in await ledger.database.write(lambda tx: startable(tx, at, [], 100))]
+    return [run.id for run in await ledger.database.write(lambda tx: startable(tx, at, [], 100)[0])]
 
 
 async def fail(ledger: Ledger, run: int, at: datetime, **settings: Any) -> None:  # noqa: ANN401 - of any setting
