@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.log import Flood
 from daemon.log_file import LogFile
 from tests.support.daemon_process import StartDaemon
 from tests.support.waiting import DEADLINE, wait_until
@@ -249,3 +250,32 @@ def test_losses_are_reported_without_the_lock_that_writers_take(tmp_path: Path) 
     log.write("read\n")
     os.close(reader)
     assert written == [True]
+
+
+def test_destructors_that_log_in_two_threads_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """One runs while a line is counted, the other while one is written."""
+    flood, log = Flood(), LogFile(tmp_path / "log", lambda *_: None)
+    counting, writing = threading.Event(), threading.Event()
+
+    class Counted:
+        def __hash__(self) -> int:
+            counting.set()
+            writing.wait(DEADLINE)
+            log.write("while a line is counted\n")
+            return 1
+
+    def write() -> None:
+        with log._changed:
+            writing.set()
+            counting.wait(DEADLINE)
+            flood(None, "info", {"event": "while a line is written"})
+
+    threads = [
+        threading.Thread(target=write, daemon=True),
+        threading.Thread(target=flood, args=(None, "info", {"event": "x", "run_id": Counted()}), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in threads)
