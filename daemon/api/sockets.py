@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from daemon.errors import ConfigError, RefusedError
 
@@ -54,7 +55,7 @@ class ControlSocket:
         except (OSError, LookupError) as error:
             if isinstance(error, PermissionError) and group is not None and os.access(path.parent, os.W_OK):
                 problem = f"control.group: the daemon's user is not in group {group!r}, which must own the socket"
-                fix = f"run usermod -aG {group} USER and restart the daemon"
+                fix = f"run usermod -aG {quote(group)} USER and restart the daemon"
                 raise ConfigError([f"{problem}; {fix}"]) from None
             reason = error.strerror or str(error) if isinstance(error, OSError) else f"there is no group {group!r}"
             raise ConfigError([f"control.socket: cannot listen on {path}: {reason}"]) from None

@@ -1,6 +1,7 @@
 """The sockets: who may connect, what is refused before any route, and hostile clients."""
 
 import contextlib
+import grp
 import http.client
 import json
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.api.sockets import ControlSocket
+from daemon.errors import ConfigError
 from tests.support.api import CONFIG, SCHEDULES, TOKEN, UnixConnection, call, create, start_on_tcp
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.waiting import wait_until
@@ -291,3 +294,15 @@ def test_what_can_be_got_can_be_asked_for_its_head(refusing: DaemonProcess) -> N
         assert head.headers["Content-Type"] == got.headers["Content-Type"]
     assert call(refusing, "HEAD", "/runs/1/output?follow=true").status == 404
     assert call(refusing, "HEAD", f"{SCHEDULES}/declared/pause").status == 405
+
+
+def test_the_command_for_a_group_that_the_daemon_is_not_in_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("grp.getgrnam", lambda _: grp.getgrgid(0))
+    monkeypatch.setattr("os.chown", refuse)
+    with pytest.raises(ConfigError, match="run usermod -aG 'x; reboot' USER and restart"):
+        ControlSocket(tmp_path / "c.sock", "x; reboot")
