@@ -17,6 +17,8 @@ _SMALL_DISK = 8 * LARGEST  # disks up to this size get no ballast
 _SHARE = 4  # it takes at most one part in so many of the free space
 LEAST_FREE = 1024 * 1024  # bytes beyond the ballast; with less, nothing is started
 _LEAST_FILES = 64  # free inodes; a run needs ten
+_COMPRESSED_MTIME = 0
+"""The mtime of a ballast in a file system that says it takes less room, as one that compresses; `release` ends it."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -29,8 +31,6 @@ class Ballast:
         self._given_up = state_dir / _GIVEN_UP
         disk = os.statvfs(state_dir)
         self._wanted = disk.f_blocks * disk.f_frsize > _SMALL_DISK
-        self._is_measured = True
-        """Whether the file system says that a new ballast takes its room; one that compresses does not."""
 
     def release(self) -> bool:
         """Free the room of the ballast; return whether there was one.
@@ -74,7 +74,8 @@ class Ballast:
             found = self._path.lstat()
         except FileNotFoundError:
             return False
-        return self._is_measured and stat.S_ISREG(found.st_mode) and _takes_less(found)
+        is_marked = found.st_mtime_ns == _COMPRESSED_MTIME
+        return stat.S_ISREG(found.st_mode) and not is_marked and (found.st_size == 0 or _takes_less(found))
 
     def _space_to_create(self) -> int:
         """Return how much free space a new ballast needs: at least what the one took that was given up."""
@@ -88,7 +89,8 @@ class Ballast:
         try:
             with new_file(self._path) as stream:
                 os.posix_fallocate(stream.fileno(), 0, size)
-                self._is_measured = not _takes_less(os.fstat(stream.fileno()))
+                if _takes_less(os.fstat(stream.fileno())):
+                    os.utime(stream.fileno(), ns=(_COMPRESSED_MTIME, _COMPRESSED_MTIME))
         except OSError as error:
             if error.errno not in _FULL:
                 raise

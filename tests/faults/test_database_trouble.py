@@ -150,14 +150,31 @@ def test_no_daemon_starts_anything_in_the_room_of_a_ballast_that_was_given_up(tm
     assert later._space_to_create() == 4 * LEAST_FREE
 
 
-def test_a_ballast_is_made_anew_if_giving_it_up_was_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_ballast_is_made_anew_if_giving_it_up_was_interrupted(tmp_path: Path, step: int) -> None:
     assert Ballast(tmp_path).has_room()
     file = tmp_path / "ballast"
     size = file.stat().st_size
-    os.truncate(file, 0)
-    os.truncate(file, size)
+    for length in (0, size)[:step]:
+        os.truncate(file, length)
     assert Ballast(tmp_path).has_room()
     assert file.stat().st_blocks * 512 >= size
+
+
+def test_a_ballast_that_a_file_system_compresses_counts_also_for_later_daemons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ballast"
+    monkeypatch.setattr("os.posix_fallocate", lambda descriptor, _, size: os.truncate(descriptor, size))
+    assert Ballast(tmp_path).has_room()
+    first = file.stat()
+    assert Ballast(tmp_path).has_room()
+    assert file.stat().st_ino == first.st_ino
+    os.truncate(file, 0)
+    os.truncate(file, first.st_size)
+    monkeypatch.undo()
+    assert Ballast(tmp_path).has_room()
+    assert file.stat().st_blocks * 512 >= first.st_size
 
 
 @pytest.mark.parametrize("small_disk", ["160m"], indirect=True)
