@@ -20,8 +20,8 @@ class PeerConnection(ResponseHandler):
     """A connection to a peer that may send anything.
 
     To parse a chunk costs as much as to read kilobytes, so a peer could occupy the event loop with an answer that is
-    not large. aiohttp parses all that arrives at once; here each piece waits for its turn, and no more is received
-    until then.
+    not large. aiohttp parses all that arrives at once; here each piece waits for its turn, and while the reader of the
+    answer has enough to read, and no more is received until then.
     """
 
     def __init__(self, do: Callable[[Callable[[], None]], None]) -> None:
@@ -29,6 +29,8 @@ class PeerConnection(ResponseHandler):
         super().__init__(asyncio.get_running_loop())
         self._do = do
         self._pieces: deque[bytes] = deque()
+        self._turns = 0  # that were asked for and have not come
+        self._is_lost = False
         self._received = 0
 
     def data_received(self, data: bytes) -> None:
@@ -36,24 +38,51 @@ class PeerConnection(ResponseHandler):
         if not data:
             super().data_received(data)
             return
-        for start in range(0, len(data), _PIECE):
-            self._pieces.append(data[start : start + _PIECE])
-            self._do(self._take_turn)
+        self._pieces.extend(data[start : start + _PIECE] for start in range(0, len(data), _PIECE))
+        self._ask_for_turns()
         if self._pieces:
             self._pause_transport_reading()
 
+    def pause_reading(self) -> None:
+        """Parse and receive no more until the reader has read; what came before the end is parsed nevertheless."""
+        if not self._is_lost:
+            super().pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
+        """Go on with what the parser has, then with the pieces; the parser itself calls this without `resume_parser`.
+
+        It must not be called again before it returns, so the pieces wait in that case.
+        """
+        super().resume_reading(resume_parser)
+        if resume_parser:
+            self._ask_for_turns()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Parse what has arrived before the end."""
+        self._is_lost = True
         while self._pieces:
             self._parse(self._pieces.popleft())
+        if self._reading_paused and self.exception() is None:
+            super().data_received(b"")  # what the parser kept because the reader is slow
         super().connection_lost(exc)
 
+    def _ask_for_turns(self) -> None:
+        """Ask for a turn for each piece that has none, unless the reader has enough to read."""
+        while self._turns < len(self._pieces) and not self._reading_paused:
+            self._turns += 1
+            self._do(self._take_turn)
+
     def _take_turn(self) -> None:
-        if not self._pieces:  # the connection has ended meanwhile
+        self._turns -= 1
+        if not self._pieces or self._reading_paused:  # the connection has ended meanwhile, or the reader is slow
             return
         self._parse(self._pieces.popleft())
-        if not self._pieces and not self._reading_paused and not self._buffer_paused:
+        if not self._reading_paused and not self._buffer_paused:
             self._resume_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        if not self._pieces:
+            super()._resume_transport_reading()
 
     def _parse(self, data: bytes) -> None:
         """Parse a piece, unless nobody wants it any more; end the connection if the answer is mostly framing."""

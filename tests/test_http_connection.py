@@ -62,6 +62,27 @@ async def test_a_large_answer_is_read() -> None:
     assert await answered(b"HTTP/1.1 200 OK\r\n\r\n", body) == body
 
 
+async def test_nothing_is_parsed_while_the_reader_has_enough_to_read() -> None:
+    works: list[Callable[[], None]] = []
+    made, peers = await connection(works)
+    with peers:
+        assert made.transport is not None
+        made.data_received(HEAD + chunks(1024, 800) + END)
+        for work in works:
+            work()
+        _, payload = await made.read()
+        assert payload.total_bytes < 600_000
+        assert not made.transport.is_reading()
+        body, asked = b"", len(works)
+        while len(body) < payload.total_bytes:
+            body += await payload.readany()
+        assert not made.transport.is_reading()
+        for work in works[asked:]:
+            work()
+        assert len(body + await payload.read()) == 800 * 1024
+        made.transport.abort()
+
+
 async def connection(works: list[Callable[[], None]]) -> tuple[PeerConnection, socket.socket]:
     """Return a connection that waits for an answer, with the peer's end; `works` gets what is to be done in turns."""
     ours, peers = socket.socketpair()
@@ -88,15 +109,18 @@ async def test_each_piece_waits_for_its_turn_and_no_more_is_received() -> None:
         made.transport.abort()
 
 
-async def test_what_has_arrived_is_parsed_although_the_connection_ends_first() -> None:
+@pytest.mark.parametrize("count", [500, 8_000])
+async def test_what_has_arrived_is_parsed_although_the_connection_ends_first(count: int) -> None:
     works: list[Callable[[], None]] = []
     made, peers = await connection(works)
     with peers:
         assert made.transport is not None
-        made.data_received(HEAD + chunks(100, 500) + END)
+        made.data_received(HEAD + chunks(100, count) + END)
+        for work in works[: len(works) // 4 * 3]:  # of 8,000 chunks, more than the reader gets at once
+            work()
         made.transport.abort()
         await asyncio.sleep(0)
         for work in works:
             work()
         _, payload = await made.read()
-        assert len(await payload.read()) == 50_000
+        assert len(await payload.read()) == 100 * count
