@@ -43,7 +43,6 @@ class RemoteAgent(ABC):
         self._ending: Literal["cancel", "kill", "interrupt"] | None = None
         self._cancel_reason: str | None = None
         self.secrets: Secrets | None = None
-        self._has_started = False
         self.settled = asyncio.Event()
         self.leaving = asyncio.Event()
         self.transcript: Transcript
@@ -81,7 +80,6 @@ class RemoteAgent(ABC):
         if work.remote is None:
             return Outcome(RunStatus.INTERRUPTED, _CUT_OFF)
         await self._prepare(work, _nothing, _ignore)
-        self._has_started = True
         return await self._bounded(work, self.follow(work))
 
     def stop(self, *, at_once: bool) -> None:
@@ -110,7 +108,14 @@ class RemoteAgent(ABC):
         deadline = asyncio.get_running_loop().time() + max(0.0, work.settings.timeout_seconds - work.spent_seconds)
         reported = self._masking(attempt_failed)
         self.delivery = Delivery(
-            self.session, deadline, starting, reported, self.settled, self.leaving, work.failed_attempts
+            self.session,
+            deadline,
+            starting,
+            reported,
+            self.settled,
+            self.leaving,
+            work.failed_attempts,
+            has_begun=work.delivered,
         )
 
     def _masking(self, attempt_failed: AttemptFailed) -> AttemptFailed:
@@ -122,7 +127,6 @@ class RemoteAgent(ABC):
         return masked
 
     async def _perform(self, work: Work, journal: Journal) -> Outcome:
-        self._has_started = True
         outcome = await self.deliver(work, journal)
         if outcome is None:
             outcome = await self.follow(work)
@@ -164,9 +168,11 @@ class RemoteAgent(ABC):
     async def _ended(self, work: Work) -> Outcome | NeverStarted:
         """Return the outcome of a run that was stopped."""
         if self._ending == "interrupt":
-            if not self._has_started or (not work.delivered and not self.delivery.carries_input):
+            if not work.delivered and not self.delivery.carries_input:
                 return self._left(DeliveryLeftError())
             return Outcome(RunStatus.INTERRUPTED, "the daemon was stopped while the agent was answering")
+        if not self.delivery.has_begun:
+            return NeverStarted("it was stopped before its agent was asked to work")
         await self.withdraw_quietly(work, _WITHDRAWAL if self._ending == "cancel" else _WITHDRAWAL_AT_ONCE)
         return Outcome(RunStatus.CANCELLED, self._cancel_reason or "cancelled", cancelled_by_us=True)
 
@@ -174,8 +180,8 @@ class RemoteAgent(ABC):
         return NeverStarted(str(left), may_have_input=self.delivery.has_begun)
 
     async def withdraw_quietly(self, work: Work, seconds: float = _WITHDRAWAL) -> None:
-        """Ask the peer to stop if the delivery has started; log a failure."""
-        if not self._has_started:
+        """Ask the peer to stop if it was asked to work; log a failure."""
+        if not self.delivery.has_begun:
             return
         try:
             async with asyncio.timeout(seconds):

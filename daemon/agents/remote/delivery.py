@@ -74,14 +74,16 @@ class Delivery:
 
     async def _repeated(self, call: HttpCall, make: Callable[[], Awaitable[T]]) -> T:
         failed = self.failed_before.get(call.name, 0)
-        if call.body is not None and not self.has_begun:
-            await self.starting()
-            self.has_begun = True
         for number, wait in list(enumerate((*WAITS, None), start=1))[failed:]:
+            is_first = call.body is not None and not self.has_begun
+            if is_first:
+                await self.starting()
             if self.settled.is_set():
                 raise CallError(f"{call.name}: the run has ended")
             if self.leaving.is_set():
                 raise DeliveryLeftError
+            if is_first:
+                self.has_begun = True
             try:
                 return await make()
             except CallError as error:
