@@ -46,8 +46,11 @@ class CallError(Exception):
         wait: timedelta | None = None,
         status: int | None = None,
         is_malformed: bool = False,
+        was_refused: bool = False,
     ) -> None:
         super().__init__(text)
+        self.was_refused = was_refused
+        """Whether the peer certainly did not begin what was asked: there was no connection, or its status says so."""
         self.is_malformed = is_malformed
         """Whether there was an answer that is not valid HTTP: the peer may have done what was asked."""
         self.status = status
@@ -238,7 +241,8 @@ async def _headers(session: aiohttp.ClientSession, call: HttpCall) -> aiohttp.Cl
         raise CallError(f"not a URL that can be called: {error}") from None
     except (aiohttp.ClientError, OSError) as error:
         is_malformed = isinstance(error, (aiohttp.ClientResponseError, TooMuchFramingError))
-        raise CallError(_describe(error), may_pass=True, is_malformed=is_malformed) from None
+        was_refused = isinstance(error, aiohttp.ClientConnectorError)
+        raise CallError(_describe(error), may_pass=True, is_malformed=is_malformed, was_refused=was_refused) from None
     except ValueError as error:  # a value that a header cannot hold, such as a key of several lines
         raise CallError(f"the call cannot be made: {error}") from None
 
@@ -283,7 +287,10 @@ async def _refusal(response: aiohttp.ClientResponse) -> CallError:
     words = " ".join(body.decode(errors="replace").split())
     text = f"HTTP {status} {response.reason or ''}".strip() + (f": {words}" if words else "")
     may_pass = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _MOMENTARY
-    return CallError(text, may_pass=may_pass, wait=_retry_after(response.headers.get("Retry-After")), status=status)
+    wait = _retry_after(response.headers.get("Retry-After"))
+    # 503 without a wait may come from a proxy that lost the connection to the agent
+    was_refused = status in _MOMENTARY or (status == HTTPStatus.SERVICE_UNAVAILABLE and wait is not None)
+    return CallError(text, may_pass=may_pass, wait=wait, status=status, was_refused=was_refused)
 
 
 def secrets_of_url(url: str) -> list[str]:

@@ -142,7 +142,10 @@ class Journal:
     identified: Callable[[Identity], Awaitable[None]]
     """A supervisor is about to start the agent's command; raises an error if it must not."""
     starting: Callable[[], Awaitable[None]]
-    """The first call that asks an agent behind a URL to work is about to be made; raises an error if it must not."""
+    """A call is about to be made that asks an agent behind a URL to work; raises an error if it must not.
+
+    It is called again before each further attempt until one may have reached the agent.
+    """
     delivered: Callable[[], Awaitable[None]]
     """The agent has the input."""
     suspended: Callable[[dict[str, Any]], Awaitable[bool]]

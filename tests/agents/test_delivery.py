@@ -22,6 +22,10 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAITS", (0.0,) * 4)
 
 
+class PausedError(Exception):
+    """The schedule was paused meanwhile."""
+
+
 @asynccontextmanager
 async def peer_that_answers(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
     """Give the URL of a peer that answers each call with the next of these, and the heads of the calls it got."""
@@ -60,6 +64,49 @@ async def test_an_agent_was_not_asked_if_no_call_was_made(
         with pytest.raises(error):
             await delivery.answer(HttpCall("task/create", "http://127.0.0.1:9", b"{}"))
         assert not delivery.has_begun
+
+
+REFUSED = b"HTTP/1.1 %s\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("status", [b"503 Service Unavailable", b"429 Too Many Requests", b"425 Too Early", b""])
+async def test_what_was_refused_is_not_delivered_after_the_answer_to_a_pause(status: bytes) -> None:
+    starts = 0
+
+    async def start() -> None:
+        nonlocal starts
+        starts += 1
+        if starts > 1:
+            raise PausedError
+
+    async with peer_that_answers(REFUSED % status) as (url, calls), deliveries(start) as delivery:
+        place = url if status else "http://127.0.0.1:9"  # where nobody listens
+        with pytest.raises(PausedError):
+            await delivery.answer(HttpCall("task/create", place, b"{}"))
+        assert len(calls) == (1 if status else 0)
+        assert not delivery.has_begun
+
+
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"])
+async def test_what_may_have_arrived_is_delivered_again_in_spite_of_a_pause(first: bytes) -> None:
+    starts = 0
+
+    async def start() -> None:
+        nonlocal starts
+        starts += 1
+
+    async with peer_that_answers(first, OK) as (url, calls), deliveries(start) as delivery:
+        assert await delivery.answer(HttpCall("task/create", url, b"{}")) == b"{}"
+        assert len(calls) == 2
+        assert starts == 1
+        assert delivery.has_begun
+
+
+async def test_a_refused_second_call_does_not_undo_the_first() -> None:
+    async with peer_that_answers(OK, REFUSED % b"503 Service Unavailable", OK) as (url, _), deliveries() as delivery:
+        await delivery.answer(HttpCall("task/create", url, b"{}"))
+        await delivery.answer(HttpCall("event/send", url, b"{}"))
+        assert delivery.has_begun
 
 
 async def test_a_run_that_is_stopped_before_its_agent_was_asked_never_started(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def test_input_that_waits_for_its_next_try_is_left_to_the_next_daemon(
         number = in_flight(first, found)
         first.wait_for_log("[delivery] Delivery attempt failed")
         assert first.stop() == 0
-        assert first.query("SELECT status FROM runs WHERE id = ?", number)[0]["status"] == "pending"
+        [run] = first.query("SELECT status, started_at FROM runs WHERE id = ?", number)
+        assert tuple(run) == ("pending", None)  # the peer refused the input
         second = start_daemon(text(found, "unavailable-for-a-second"))
         assert ended(second, number)["status"] == "completed"
         assert_one_key(found, 2)
@@ -81,7 +82,7 @@ def test_input_that_waits_for_its_next_try_is_left_to_the_next_daemon(
 
 def test_a_stop_does_not_wait_for_the_next_try(start_daemon: StartDaemon, tmp_path: Path) -> None:
     with peer(tmp_path, "misbehaving") as found:
-        first = start_daemon(text(found, "unavailable-for-a-second", "1h"), slowed=LONG_WAIT)
+        first = start_daemon(text(found, "drop", "1h"), slowed=LONG_WAIT)
         number = in_flight(first, found)
         first.wait_for_log("[delivery] Delivery attempt failed")
         assert first.stop() == 0
@@ -144,6 +145,8 @@ def test_failed_tries_are_counted_across_restarts(start_daemon: StartDaemon, tmp
 
 LONG_WAIT = """
 from daemon import http_client
+from daemon.agents.remote import delivery
+delivery.WAITS = (60.0,) * 4
 http_client._retry_after = lambda text: None if text is None else http_client.timedelta(seconds=60)
 """
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 WAITS = (2.0, 4.0, 8.0, 16.0)  # seconds after the first, second ... failed attempt
 
 Starting = Callable[[], Awaitable[None]]
-"""Called before the first call that asks the agent to work; raises an error if it must not be made."""
+"""Called before each call that is the first to ask the agent to work; raises an error if it must not be made."""
 AttemptFailed = Callable[[int, str, float | None], Awaitable[None]]
 """Called after each failed attempt: its number, the reason, and the seconds until the next one (None: no more)."""
 
@@ -47,7 +47,7 @@ class Delivery:
     carries_input: bool = False
     """Whether the call in flight is the one that delivers the input."""
     has_begun: bool = False
-    """Whether a call has asked the agent to work."""
+    """Whether a call has asked the agent to work, and was not certainly refused."""
 
     @contextlib.asynccontextmanager
     async def acknowledged(self, call: HttpCall) -> AsyncIterator[Reply]:
@@ -87,6 +87,8 @@ class Delivery:
             try:
                 return await make()
             except CallError as error:
+                if is_first and error.was_refused:
+                    self.has_begun = False
                 if call.may_be_absent and error.status == HTTPStatus.NOT_FOUND:
                     raise
                 pause, reason = self._next(call, error, number, wait)
