@@ -222,15 +222,16 @@ def reload(context: typer.Context, json: Json = False) -> None:
     if json:
         print_json(view)
         return
-    for setting in view["settings"]:
+    settings, total = view.get("settings", []), view.get("settings_total", 0)  # not sent by daemons of earlier versions
+    for setting in settings:
         say(f"{setting} was changed.")
-    if view["settings_total"] > len(view["settings"]):
-        say(f"... and {view['settings_total'] - len(view['settings'])} more settings.")
+    if total > len(settings):
+        say(f"... and {total - len(settings)} more settings.")
     for change in view["changes"]:
         say(f"{change['schedule']} was {change['action']}.")
     for warning in view["warnings"]:
         say(f"warning: {warning}", error=True)
-    say(f"Reloaded, {changed_words(view['settings_total'], len(view['changes']))}.")
+    say(f"Reloaded, {changed_words(total, len(view['changes']))}.")
 
 
 def status(context: typer.Context, json: Json = False) -> None:

@@ -131,16 +131,21 @@ def discard(
     """
     client = _client(context)
     if without_saving and not yes:
-        lost = client.ask("POST", f"/workspaces/{run}/discard", {"without_saving": True, "dry_run": True})["lost"]
-        for line in _loss(run, lost):
+        view = client.ask("POST", f"/workspaces/{run}/discard", {"without_saving": True, "dry_run": True})
+        if view["removed"]:
+            _tell_of_discard(run, view, json=json)
+            return
+        for line in _loss(run, view["lost"]):
             say(line, error=True)
         typer.confirm("Remove it without saving anything?", abort=True, err=True)
     body = {"without_saving": True} if without_saving else None
-    view = client.ask("POST", f"/workspaces/{run}/discard", body)
-    if without_saving:
-        tell(view, f"Removed the workspace of run {run}; its work is lost.", json=json)
-        return
-    tell(view, f"Removed the workspace of run {run}; `agentcron runs show {run}` shows the saved work.", json=json)
+    _tell_of_discard(run, client.ask("POST", f"/workspaces/{run}/discard", body), json=json)
+
+
+def _tell_of_discard(run: int, view: dict[str, Any], *, json: bool) -> None:
+    """Say what became of the work in a workspace; a daemon of an earlier version saves it whatever it is asked."""
+    work = "its work is lost" if "lost" in view else f"`agentcron runs show {run}` shows the saved work"
+    tell(view, f"Removed the workspace of run {run}; {work}.", json=json)
 
 
 @app.command(epilog="Example: agentcron workspaces keep 42")

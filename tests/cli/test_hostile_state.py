@@ -2,16 +2,12 @@
 
 import ast
 import contextlib
-import http.server
 import json
 import os
 import re
 import shutil
-import socketserver
 import sqlite3
-import threading
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +16,7 @@ from tests.support import forked
 from tests.support.api import call
 from tests.support.configs import one_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon
+from tests.support.impostors import impostor
 
 CONFIG = one_agent("true", schedule={"every": "1s"})
 HOSTILE = "\x1b]0;owned\x07\x9b31m\r\n\u202e"
@@ -189,35 +186,6 @@ DOCUMENT = {
     "timezone": HOSTILE,
     "next_action_times": [HOSTILE],
 }
-
-
-@contextlib.contextmanager
-def impostor(socket: Path, body: bytes, status: int = 200) -> Iterator[None]:
-    """Answer every request on a socket in the place of a daemon."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_POST = _answer  # noqa: N815 - the names that the standard library looks for
-
-        def address_string(self) -> str:
-            return ""
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with socketserver.ThreadingUnixStreamServer(str(socket), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def _cli(folder: Path, *command: str) -> tuple[int, str]:
