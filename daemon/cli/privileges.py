@@ -8,6 +8,7 @@ import contextlib
 import getpass
 import os
 import pwd
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pydantic
 from daemon.config.paths import keep_paths, state_dir
 from daemon.config.schema import Config
 from daemon.errors import RefusedError
-from daemon.path_owners import owner_name
+from daemon.path_owners import owner_name, places_of
 from daemon.store.ownership import owner_of_state
 
 _NOBODY = 65534  # the group of a user that the host does not know
@@ -80,11 +81,11 @@ def become_owner(folder: Path) -> str | None:
 def become_reader(config: Config) -> str | None:
     """If we are root, become for good a user who may know what a config names; return its name if that changed us.
 
-    That is the daemon's user or, if that is root or not known yet, the owner of the config, who chose what it names.
-    Raise as `act_as_owner` does.
+    That is the daemon's user or, if that is root or not known yet, the owner of the config, who chose what it names: of
+    the file itself or, if that is root, of a link that leads to it. Raise as `act_as_owner` does.
     """
     name = become_owner(state_dir(config))
-    if name is None and os.geteuid() == 0 and (owner := config.file.lstat().st_uid):
+    if name is None and os.geteuid() == 0 and (owner := _writer_of(config.file)):
         _become(owner, saved=owner)
         name = owner_name(owner)
     if name is not None:
@@ -113,6 +114,13 @@ def enter_home(config: Config) -> None:
     with contextlib.suppress(KeyError):  # a user that the host does not know
         user = pwd.getpwuid(os.geteuid())
         os.environ |= {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name}
+
+
+def _writer_of(file: Path) -> int:
+    """Return whom a file belongs to or, if that is root, a link that leads to it."""
+    trail = [place.lstat() for place in places_of(file)]
+    owners = [trail[-1].st_uid, *(found.st_uid for found in reversed(trail) if stat.S_ISLNK(found.st_mode))]
+    return next(filter(None, owners), 0)
 
 
 def _owner_other_than_root(folder: Path) -> int | None:

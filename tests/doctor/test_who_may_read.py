@@ -97,6 +97,19 @@ def test_root_reads_no_file_for_who_wrote_the_config_of_a_state_of_root(site: Si
     assert not [one for one in found if "cannot read" in one or "token" in one.partition(":")[2]]
 
 
+@pytest.mark.parametrize("is_file_theirs", [True, False], ids=["their file", "their link"])
+def test_root_reads_no_file_for_who_chose_the_config_that_a_link_leads_to(site: Site, is_file_theirs: bool) -> None:
+    site.secret.write_text("short")
+    write(site, ci=str(site.secret), key=str(site.secret), log=str(site.theirs / "log/file"))
+    linked, real = site.theirs / "linked.toml", site.theirs / "real.toml"
+    real.write_text(site.config.read_text().replace("n/state", str(site.folder / "state")))
+    linked.symlink_to(real)
+    site.give_away(real if is_file_theirs else linked)
+    site.config.unlink()
+    site.config.symlink_to(linked)
+    assert not [one for one in warnings(site) if "a token must have" in one]
+
+
 def test_root_reads_no_file_for_who_wrote_the_config_while_there_is_no_state(site: Site) -> None:
     site.secret.write_text("short")
     write(site, ci="only-root")
