@@ -41,7 +41,7 @@ from daemon.runs.folder import (
 from daemon.runs.hook_tokens import HookTokens, hash_of
 from daemon.runs.settings import settings_of
 from daemon.runs.waiting import DELETED
-from daemon.runs.workspace import WorkspacePreparation, record_prepared
+from daemon.runs.workspace import WorkspacePreparation, record_prepared, record_removed
 from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event, count_events, forget_steps
@@ -51,6 +51,7 @@ from daemon.store.hooks import add_hook
 from daemon.store.runs import Run, change_status, get_run
 from daemon.units import format_instant, parse_instant
 from daemon.workspaces.jobs import Source
+from daemon.workspaces.layout import workspace_path
 from daemon.workspaces.sources import author_for, source_of
 
 _LOG = structlog.get_logger()
@@ -177,7 +178,15 @@ class Pipeline:
         try:
             source = self._fetched(run, config, name)
             author, policy = author_for(run.agent, section), policy_of(config, name)
-            prepared = await preparation.make(source, author, settings_of(run).timeout_seconds, policy.salvage_max)
+            seconds = settings_of(run).timeout_seconds
+            removed = await preparation.remove_earlier(name, seconds, policy.salvage_max)
+            if removed is not None:  # recorded now, because the next step may fail
+                await self._home.database.write_patiently(
+                    lambda tx: record_removed(
+                        tx, run.id, name, workspace_path(self._home.state_dir, name, run.id), removed, self._home.now()
+                    )
+                )
+            prepared = await preparation.make(source, author, seconds)
         except RunPreparationError:
             if preparation.stopped:
                 raise NoLongerWantedError from None

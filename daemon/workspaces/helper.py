@@ -49,13 +49,9 @@ def _maintain_mirror(state_dir: Path, job: jobs.MaintainMirror, log: Log) -> boo
 
 
 def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) -> jobs.PreparedWorkspace:
-    environment, name = job.source.environment, str(job.run_id)
-    left = clean(state_dir, environment, name, log, salvage_max=job.salvage_max)  # by an attempt that was cut off
-    if not left.gone and not left.in_trash:
-        raise CloneError(f"the workspace of an earlier attempt cannot be removed: {left.reason}")
-    os.umask(job.umask)  # for the workspace only: what is saved is for nobody else
+    os.umask(job.umask)
     made = prepare_workspace(state_dir, job.source, job.author, job.run_id, job.timeout, log, fetches=job.fetches)
-    return jobs.PreparedWorkspace(made.path, made.base, left.saved)
+    return jobs.PreparedWorkspace(made.path, made.base)
 
 
 def _clean_workspace(state_dir: Path, job: jobs.CleanWorkspace, log: Log) -> jobs.CleanedWorkspace:

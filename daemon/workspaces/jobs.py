@@ -65,7 +65,7 @@ class MaintainMirror:
 
 @dataclass(frozen=True)
 class PrepareWorkspace:
-    """Clone the workspace of a run, after removing what an earlier attempt left."""
+    """Clone the workspace of a run; what an earlier attempt left has been removed."""
 
     source: Source
     author: Author
@@ -75,8 +75,6 @@ class PrepareWorkspace:
     """Seconds that one git command may take."""
     fetches: bool
     """Whether the mirror is fetched first unless it is recent; if not, only if it is not of this source."""
-    salvage_max: int | None
-    """The most bytes of unsaved work in what an earlier attempt left; with more it stays; None: no limit."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,6 @@ class PreparedWorkspace:
     path: Path
     base: str
     """The commit that it starts from."""
-    earlier: SavedWork | None
-    """What was saved of an earlier attempt that was cut off, None if there was none."""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
     async def make(number: int) -> None:
         async with workspace_helper(state, no_log) as helper:
             await helper.prepare_workspace(
-                PrepareWorkspace(source, author, number, umask=0o022, timeout=600.0, fetches=True, salvage_max=None)
+                PrepareWorkspace(source, author, number, umask=0o022, timeout=600.0, fetches=True)
             )
 
     await make(99)  # which fetches the mirror

@@ -108,7 +108,7 @@ def preparation(folder: Path, origin: Path) -> Path:
     source = Source("site", str(origin), ref=None, fetch_every=0, require_fetch=True, fetch_timeout=60)
     (folder / "state").mkdir()
     (folder / "job").write_bytes(
-        encode_job(PrepareWorkspace(source, AUTHOR, run_id=1, umask=0o77, timeout=60, fetches=True, salvage_max=None))
+        encode_job(PrepareWorkspace(source, AUTHOR, run_id=1, umask=0o77, timeout=60, fetches=True))
     )
     return folder / "job"
 

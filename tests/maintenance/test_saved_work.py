@@ -8,25 +8,40 @@ from pathlib import Path
 from typing import Any
 
 from daemon.doctor.workspaces import check_workspaces
-from daemon.runs.workspace import record_prepared
+from daemon.runs.workspace import record_prepared, record_removed
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event
 from daemon.store.runs import get_run
 from daemon.store.workspaces import present_workspaces, unmeasured_saved_work
 from daemon.views.runs import run_details
-from daemon.workspaces.jobs import PreparedWorkspace, SavedWork
+from daemon.workspaces.jobs import CleanedWorkspace, PreparedWorkspace, SavedWork
 from tests.support.retention_history import NOW, History
 
 
-async def test_work_saved_of_an_earlier_attempt_is_counted_and_in_the_events(history: History) -> None:
-    run = await history.run()
+async def shown(history: History, run: int) -> dict[str, Any] | None:
+    """Return what `runs show` says was saved."""
+    row = await history.database.read(lambda c: get_run(c, run))
+    assert row is not None
+    details = await history.database.read(lambda c: run_details(c, row, history.state_dir))
+    assert details["workspace"] is not None
+    work: dict[str, Any] | None = details["workspace"]["saved"]
+    return work
+
+
+async def test_work_saved_of_an_earlier_attempt_is_counted_and_shown(history: History) -> None:
+    run, path = await history.run(), Path("/state/tasks/1")
     saved = SavedWork("artifacts/saved-work", commits=1, stored=4096, restore=("git init",))
-    prepared = PreparedWorkspace(Path("/state/tasks/1"), "ab" * 20, saved)
-    await history.database.write(lambda tx: record_prepared(tx, run, "site", prepared, NOW))
+    removed = CleanedWorkspace(gone=False, reason="it is busy", in_trash=True, saved=saved)
+    await history.database.write(lambda tx: record_removed(tx, run, "site", path, removed, NOW))
     assert await history.query("SELECT saved_bytes FROM workspaces WHERE run_id = ?", run) == [4096]
-    events = await history.query("SELECT type, data FROM events WHERE run_id = ? ORDER BY number", run)
-    assert [kind for kind, _ in events[-2:]] == ["workspace_cleaned", "workspace_prepared"]
-    assert json.loads(events[-2][1])["saved"]["restore"] == ["git init"]
+    [(kind, data)] = await history.query("SELECT type, data FROM events WHERE run_id = ?", run)
+    assert (kind, json.loads(data)["left_in_trash"]) == ("workspace_cleaned", "it is busy")
+    work = await shown(history, run)
+    assert work is not None
+    assert work["restore"] == ["git init"]
+    prepared = PreparedWorkspace(path, "ab" * 20)
+    await history.database.write(lambda tx: record_prepared(tx, run, "site", prepared, NOW))
+    assert await history.query("SELECT state, saved_bytes FROM workspaces") == [("present", 4096)]
 
 
 async def test_saved_work_behind_a_link_is_measured_once(history: History) -> None:
@@ -70,25 +85,18 @@ async def test_a_removal_that_saves_nothing_does_not_hide_what_an_earlier_one_sa
     saved = asdict(SavedWork("artifacts/saved-work", commits=1, restore=("git init",)))
     nothing = asdict(SavedWork(ignored=3))
 
-    async def shown(found: object) -> dict[str, Any] | None:
-        """Return what `runs show` says was saved after one more removal."""
-
+    async def shown_after(found: object) -> dict[str, Any] | None:
         def act(tx: Transaction) -> None:
             add_event(tx, run, NOW, "workspace_cleaned", {"saved": found})
 
         await history.database.write(act)
-        row = await history.database.read(lambda c: get_run(c, run))
-        assert row is not None
-        details = await history.database.read(lambda c: run_details(c, row, history.state_dir))
-        assert details["workspace"] is not None
-        work: dict[str, Any] | None = details["workspace"]["saved"]
-        return work
+        return await shown(history, run)
 
-    assert await shown(None) is None
-    work = await shown(nothing)
+    assert await shown_after(None) is None
+    work = await shown_after(nothing)
     assert work is not None
     assert work["ignored"] == nothing["ignored"]
     for later in (saved, nothing, None):
-        work = await shown(later)
+        work = await shown_after(later)
         assert work is not None
         assert work["restore"] == ["git init"]

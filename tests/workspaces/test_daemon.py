@@ -63,6 +63,25 @@ def test_runs_work_in_their_own_clones_that_a_cleanup_saves_and_removes(start_da
 
 
 @pytest.mark.usefixtures("origin")
+def test_what_is_saved_of_an_earlier_attempt_is_known_although_the_next_one_fails(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config(environment="ref = 'nowhere'"))
+    first = trigger(daemon)
+    daemon.wait_for_run("failed", number=first)
+    left = place_of(daemon, first + 1)
+    left.mkdir()
+    (left / "mine.txt").write_text("mine\n")
+    assert trigger(daemon) == first + 1
+    daemon.wait_for_run("failed", number=first + 1)
+    assert not left.exists()
+    run = call(daemon, "GET", f"/runs/{first + 1}").body
+    assert "ref 'nowhere' is not a branch" in run["error"]
+    assert (run["workspace"]["state"], run["workspace"]["saved"]["files"]) == ("removed", 1)
+    assert run["workspace"]["saved"]["restore"]
+    saved = daemon.state / "runs" / str(first + 1) / run["workspace"]["saved"]["folder"]
+    assert {path.stat().st_mode & 0o077 for path in (saved, *saved.rglob("*"))} == {0}
+
+
+@pytest.mark.usefixtures("origin")
 def test_a_person_discards_keeps_and_unkeeps(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(config("sleep $(cat)"))
     run = ended(daemon)

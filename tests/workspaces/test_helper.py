@@ -14,6 +14,8 @@ from typing import get_args
 import pytest
 
 from daemon.agents.process.supervisor import tree
+from daemon.runs.folder import RunPreparationError
+from daemon.runs.workspace import WorkspacePreparation
 from daemon.workspaces import jobs
 from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError, workspace_helper
 from daemon.workspaces.git import GitError, run_program
@@ -24,7 +26,7 @@ from tests.support.waiting import wait_until
 
 SOURCE = jobs.Source("site", "/origin", ref=None, fetch_every=0.5, require_fetch=True, fetch_timeout=60.0)
 JOBS: list[jobs.Job] = [
-    jobs.PrepareWorkspace(SOURCE, AUTHOR, run_id=1, umask=0o22, timeout=60.0, fetches=True, salvage_max=None),
+    jobs.PrepareWorkspace(SOURCE, AUTHOR, run_id=1, umask=0o22, timeout=60.0, fetches=True),
     jobs.FetchMirror(SOURCE, timeout=60.0),
     jobs.MaintainMirror(SOURCE, timeout=60.0),
     jobs.CleanWorkspace("site", run_id=2**63 - 1, base=None, salvage_max=0, saves=False),
@@ -39,11 +41,10 @@ JOBS: list[jobs.Job] = [
     jobs.RemoveOrphans(expired="2026-11-21T02:00:00.000Z", dry_run=True),
 ]
 SAVED = jobs.SavedWork("artifacts/saved-work", 1, 2, 3, ("x.log",), 4, 5, tips=("ab" * 20,), restore=("git init",))
-PREPARED = {"path": "/a", "base": "ab", "earlier": None}
+PREPARED = {"path": "/a", "base": "ab"}
 RESULTS = [
     jobs.FetchedMirror(0.5),
-    jobs.PreparedWorkspace(Path("/state/tasks/1"), "ab" * 20, None),
-    jobs.PreparedWorkspace(Path("/state/tasks/1"), "ab" * 20, SAVED),
+    jobs.PreparedWorkspace(Path("/state/tasks/1"), "ab" * 20),
     jobs.CleanedWorkspace(gone=False, reason="it is busy", in_trash=True, saved=SAVED),
     jobs.CleanedWorkspace(gone=True),
     jobs.WorkspaceNames({"site": ("1", "caf\udce9"), "other": None}),
@@ -130,9 +131,9 @@ def test_a_line_that_is_no_job_is_refused(line: bytes) -> None:
 async def test_a_workspace_is_made_listed_measured_and_cleaned(site: GitSite) -> None:
     async with workspace_helper(site.state, site.logged.append) as helper:
         made = await helper.prepare_workspace(
-            jobs.PrepareWorkspace(site.source(), AUTHOR, 1, umask=0o77, timeout=60, fetches=True, salvage_max=None)
+            jobs.PrepareWorkspace(site.source(), AUTHOR, 1, umask=0o77, timeout=60, fetches=True)
         )
-        assert made == jobs.PreparedWorkspace(site.tasks / "1", site.first, None)
+        assert made == jobs.PreparedWorkspace(site.tasks / "1", site.first)
         (site.tasks / "stranger").mkdir()
         assert (await helper.list_workspaces()).by_environment == {"site": ("1", "stranger")}
         moved = await helper.quarantine_workspace(jobs.QuarantineWorkspace("site", "stranger"))
@@ -149,18 +150,18 @@ async def test_a_workspace_is_made_listed_measured_and_cleaned(site: GitSite) ->
     assert site.remnants() == []
 
 
-async def test_what_an_attempt_that_was_cut_off_left_is_saved_and_reported(site: GitSite) -> None:
+async def test_what_an_earlier_attempt_left_is_saved_unless_it_is_more_than_may_be(site: GitSite) -> None:
     commit(site.prepare(), "mine.txt", "mine\n" * 1000)
-    job = jobs.PrepareWorkspace(site.source(), AUTHOR, 1, umask=0o77, timeout=60, fetches=True, salvage_max=10)
-    async with workspace_helper(site.state, site.logged.append) as helper:
-        with pytest.raises(WorkspaceHelperError, match=r"of an earlier attempt .* more than salvage_max"):
-            await helper.prepare_workspace(job)
-        made = await helper.prepare_workspace(dataclasses.replace(job, umask=0o22, salvage_max=None))
-    assert made.earlier is not None
-    assert {path.stat().st_mode & 0o077 for path in (site.saved(), *site.saved().rglob("*"))} == {0}
+    preparation = WorkspacePreparation(site.state, 1, umask=0o22)
+    with pytest.raises(RunPreparationError, match=r"of an earlier attempt .* more than salvage_max"):
+        await preparation.remove_earlier("site", 60, 10)
+    removed = await preparation.remove_earlier("site", 60, None)
+    assert removed is not None
+    assert removed.saved is not None
+    assert (removed.saved.folder, removed.saved.commits) == ("artifacts/saved-work", 1)
+    assert await preparation.remove_earlier("site", 60, None) is None
+    made = await preparation.make(site.source(), AUTHOR, 60)
     assert (made.path / "a.txt").stat().st_mode & 0o777 == 0o644
-    assert (made.earlier.folder, made.earlier.commits) == ("artifacts/saved-work", 1)
-    assert any(line.startswith("[cleanup] Saved 1 commits") for line in site.logged)
 
 
 async def test_cleanups_give_way_to_agents_but_are_not_starved_however_many_there_were(site: GitSite) -> None:
@@ -184,7 +185,7 @@ async def test_a_job_that_fails_says_why_and_the_next_one_is_done(site: GitSite)
     async with workspace_helper(site.state, site.logged.append) as helper:
         with pytest.raises(WorkspaceHelperError, match="ref 'nowhere' is not a branch, tag or commit"):
             await helper.prepare_workspace(
-                jobs.PrepareWorkspace(source, AUTHOR, 1, umask=0o77, timeout=60, fetches=True, salvage_max=None)
+                jobs.PrepareWorkspace(source, AUTHOR, 1, umask=0o77, timeout=60, fetches=True)
             )
         with pytest.raises(WorkspaceHelperError, match="unexpected error: OperationalError"):
             await helper.remove_orphans(jobs.RemoveOrphans(expired=None, dry_run=True))  # there is no database
