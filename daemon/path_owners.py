@@ -6,6 +6,7 @@ import os
 import pwd
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 _MOST_LINKS = 40  # as many as Linux follows (path_resolution(7))
 _NO_LINK = {errno.EINVAL, errno.ENOENT, errno.ENOTDIR}  # what readlink(2) says of anything else, and of nothing
@@ -46,6 +47,12 @@ def owner_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid {uid}"
+
+
+def command_as(uid: int) -> str:
+    """Return the beginning of a shell command that root runs as a user, whether or not that has a name."""
+    name = owner_name(uid)
+    return f"setpriv --reuid={uid} --clear-groups" if " " in name else f"runuser -u {quote(name)} --"
 
 
 def group_name(gid: int) -> str:

@@ -13,7 +13,7 @@ from daemon.config.loading import LARGEST_FILE, digest_of, load_config, read_tex
 from daemon.config.schema import Config
 from daemon.errors import ConfigError
 from daemon.model import LAST_CONFIG
-from daemon.path_owners import owner_name
+from daemon.path_owners import command_as
 from daemon.store.private_file import read_private, replace_file
 from daemon.text import escape
 from daemon.units import format_instant, parse_instant
@@ -35,8 +35,9 @@ class LastConfig:
         """Return the sentence that says how to start by it again; what was in its config file until then is kept."""
         source, target = quote(str(self.path)), quote(str(file))
         # root does not copy by itself what an agent may have replaced by a link to a file of root
-        copy = f"cp {source} {target}" if os.access(file, os.W_OK) else f"{_as_user()} cat {source} >{target}"
-        by_whom = "" if os.access(file, os.W_OK) else "as root, "
+        by_whom, copy = "", f"cp {source} {target}"
+        if not os.access(file, os.W_OK):
+            by_whom, copy = "as root, ", f"{command_as(os.geteuid())} cat {source} >{target}"
         return (
             f"the last config that worked, in force since {self.since}, is kept in {self.path}; to start by it, "
             f"{by_whom}run: cp -p {target} {target}.broken && {copy}"
@@ -95,8 +96,3 @@ def _read(path: Path) -> str:
 def _without_header(text: str) -> str:
     """Return a config without the line that a copy begins with, which stays when somebody starts by the copy."""
     return text.partition("\n")[2] if text.startswith(_BEGINNING) else text
-
-
-def _as_user() -> str:
-    name = owner_name(os.geteuid())
-    return f"setpriv --reuid={os.geteuid()} --clear-groups" if " " in name else f"runuser -u {quote(name)} --"

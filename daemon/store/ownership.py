@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 
 from daemon.errors import RefusedError
-from daemon.path_owners import owner_name, places_of
+from daemon.path_owners import command_as, owner_name, places_of
 
 _OTHERS_WRITE = 0o022
 
@@ -27,7 +27,7 @@ def owner_of_state(folder: Path) -> int:
             other, name = owner_name(status.st_uid), owner_name(owner)
             raise RefusedError(
                 f"{last} belongs to {name}, but {other}, who owns {place}, can replace it; run this command as {name} "
-                f"(`runuser -u {name} -- agentcron ...`), or move the state directory to one of root's"
+                f"(`{command_as(owner)} agentcron ...`), or move the state directory to one of root's"
             )
     if owner == 0 and folder.is_dir() and found.st_mode & _OTHERS_WRITE and any(folder.iterdir()):
         raise RefusedError(

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.errors import RefusedError
+from daemon.store.ownership import owner_of_state
 from tests.support.other_user import NOBODY, ONLY_FOR_ROOT, Shell, Site, needs_another_user, new_site
 from tests.support.waiting import DEADLINE, wait_until
 
@@ -268,3 +270,12 @@ def test_a_user_cannot_use_the_state_of_another(site: Site) -> None:
         done = site.cli_of(NOBODY, *command)
         said = "belongs to uid 12345, but this command runs as nobody"
         assert (done.returncode, said in done.stderr) == (1, True), done.stderr
+
+
+def test_the_command_to_run_as_a_user_without_a_name_can_be_pasted(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "state"
+    folder.mkdir(parents=True)
+    os.chown(folder.parent, 54320, -1)
+    os.chown(folder, 54321, -1)
+    with pytest.raises(RefusedError, match=r"\(`setpriv --reuid=54321 --clear-groups agentcron \.\.\.`\)"):
+        owner_of_state(folder)
