@@ -55,15 +55,19 @@ def check(
     This shows each schedule with its timezone and its next three due times, and warns of probable mistakes.
     """
     from daemon.cli.locate import read_config
-    from daemon.cli.privileges import become_reader
+    from daemon.cli.privileges import become_owner, become_reader, enter_home
+    from daemon.config.paths import state_dir
 
     config = read_config(context.obj)
-    user = become_reader(config)
+    user = become_owner(state_dir(config))
+    changes, blocked, unreadable = _compared_with_state(config, diff=diff)  # only its owner may read a state of root
+    if user is None:
+        user = become_reader(config)
+    else:
+        enter_home(config)
     _refuse_bad_tokens(config)
     schedules = _declared_schedules(config)
-    warnings = _warnings_of(config, user)
-    changes, blocked, unreadable = _compared_with_state(config, diff=diff)
-    warnings += blocked
+    warnings = [*_warnings_of(config, user), *blocked]
     if json:
         print_json({"schedules": schedules, "warnings": warnings, **({} if changes is None else {"changes": changes})})
     else:

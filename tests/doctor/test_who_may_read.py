@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from daemon.config.loading import load_config
+from daemon.schedules.declared import sync_declared
+from daemon.store.state_dir import open_state
+from daemon.units import utc_now
 from tests.support.other_user import NOBODY, Shell, Site, needs_another_user, new_site
 
 pytestmark = [needs_another_user, pytest.mark.xdist_group("root")]
@@ -95,6 +99,23 @@ def test_root_reads_no_file_for_who_wrote_the_config_of_a_state_of_root(site: Si
     (site.folder / "state").mkdir(mode=0o700)
     found = warnings(site)  # the daemon would be root, so nothing is said of what this user cannot read
     assert not [one for one in found if "cannot read" in one or "token" in one.partition(":")[2]]
+
+
+async def test_root_compares_the_config_of_another_user_with_a_state_of_root(site: Site) -> None:
+    write(site)
+    text = site.config.read_text().replace("n/state", "state")
+    site.config.write_text(f'{text}[agents.a.schedules.s]\nevery = "1h"\n')
+    site.give_away(site.config)
+    state, now = site.folder / "state", utc_now()
+    state.mkdir(mode=0o700)
+    async with open_state(state, now, accept_data_loss=False) as database:
+        await database.write(lambda tx: sync_declared(tx, load_config(site.config), now))
+    done = site.cli("check", "--diff", "--json")
+    assert (done.returncode, json.loads(done.stdout)["changes"]) == (0, []), done.stderr
+    async with open_state(state, now, accept_data_loss=False) as database:
+        await database.write(lambda tx: tx.execute("UPDATE schedules SET source = 'created'"))
+    done = site.cli("check")
+    assert (done.returncode, "agents.a.schedules.s" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize("is_file_theirs", [True, False], ids=["their file", "their link"])
