@@ -242,7 +242,8 @@ def change_status(
         tx.execute("DELETE FROM cancellation_flags WHERE run_id = ?", (run.id,))
     tx.changes.count("run", after)
     reason = error or note
-    started_at = None if run.status is RunStatus.PENDING else run.started_at  # old rows may have one
+    started = None if run.status is RunStatus.PENDING else values.get("started_at", run.started_at)  # old rows have it
+    started_at = None if started is None else str(started)
     tx.changes.statuses.append(
         StatusChange(run.id, run.agent, run.address, run.status, after, reason, started_at, ended_at, run.schedule_id)
     )

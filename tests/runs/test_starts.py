@@ -26,6 +26,7 @@ from daemon.runs.delivery_stages import NoLongerWantedError, NotNowError, Stages
 from daemon.schedules import management
 from daemon.schedules.management import ChangeRequest
 from daemon.schedules.revision import Revision, remove
+from daemon.store.changes import Changes, StatusChange
 from daemon.store.connection import Transaction
 from daemon.store.home import Home
 from daemon.store.runs import Run, get_run
@@ -227,7 +228,14 @@ async def test_a_run_whose_creator_lost_the_right_before_its_release_did_not_sta
     await claimed(ledger, "token:gone")
     await ledger.database.write(lambda tx: tx.execute("UPDATE runs SET status = 'pending', started_at = NULL"))
     has_ended = asyncio.Event()
-    ledger.database.on_commit(lambda changes: has_ended.set() if "cancelled" in changes.labels("run") else None)
+    ends: list[StatusChange] = []
+
+    def committed(changes: Changes) -> None:
+        ends.extend(change for change in changes.statuses if change.after is RunStatus.CANCELLED)
+        if ends:
+            has_ended.set()
+
+    ledger.database.on_commit(committed)
     async with queue_on(ledger.database, tmp_path / "state", load_config(tmp_path / "config.toml", {})):
         await asyncio.wait_for(has_ended.wait(), 20)
     [run] = await ledger.select("SELECT error, started_at FROM runs")
@@ -236,3 +244,4 @@ async def test_a_run_whose_creator_lost_the_right_before_its_release_did_not_sta
         "started_at": None,
     }
     assert [row["outcome"] for row in await ledger.rows()] == ["skipped_permission_denied"]
+    assert [end.duration for end in ends] == [None]
