@@ -57,9 +57,11 @@ class Stages:
             raise _ended_by_config(reason, FireOutcome.SKIPPED_PERMISSION_DENIED)
 
     async def check_start(self, run: Run) -> dict[str, int]:
-        """Raise NoLongerWantedError or NotNowError if an agent behind a URL must not get the input of a run.
+        """Return how many attempts at each call to an agent behind a URL failed under earlier daemons.
 
-        Return how many attempts at each call failed under earlier daemons.
+        Raise NoLongerWantedError or NotNowError if it must not get the input of a run. `starting` finds that out again,
+        but only after the agent card was looked up, which may take minutes; a cancellation from before the agent could
+        be stopped must not wait for that.
         """
 
         def check(connection: sqlite3.Connection) -> dict[str, int]:

@@ -164,6 +164,7 @@ def test_mistakes_name_the_option(daemon: DaemonProcess) -> None:
 SENT_BY_COMMANDS: list[type[BaseModel]] = [
     requests.ScheduleChange,
     requests.PauseRequest,
+    requests.StartRequest,
     requests.TriggerRequest,
     requests.BackfillRequest,
     requests.CleanRequest,

@@ -64,14 +64,18 @@ def allowing(*users: str) -> Config:
     return Config.model_validate({"agents": {"a": {"command": ["true"], "allow": [*users]}}})
 
 
-async def journal_of_alice(ledger: Ledger, live: LiveConfig) -> Journal:
-    """Claim a run that alice created; return its journal."""
+async def claimed(ledger: Ledger, creator: str = "config") -> Run:
+    """Return a run of a creator that is about to start."""
     await ledger.declare()
     await ledger.decide(START + 10 * SECOND)
     await ledger.move(1, RunStatus.RUNNING)
-    await ledger.database.write(lambda tx: tx.execute("UPDATE runs SET creator = 'alice'"))
+    await ledger.database.write(lambda tx: tx.execute("UPDATE runs SET creator = ?", (creator,)))
     run = await ledger.database.read(lambda c: get_run(c, 1))
     assert run is not None
+    return run
+
+
+def journal_of(run: Run, ledger: Ledger, live: LiveConfig) -> Journal:
     home = Home(ledger.database, ledger.folder, "instance", START)
     return Stages(home, live, RunControl(), Access(live)).of(run, RunSettings())
 
@@ -113,7 +117,7 @@ async def test_what_is_answered_while_a_right_is_looked_up_is_obeyed(
     change: Callable[[Transaction], None],
     refusal: type[Exception],
 ) -> None:
-    journal = await journal_of_alice(ledger, LiveConfig(allowing("alice")))
+    journal = journal_of(await claimed(ledger, "alice"), ledger, LiveConfig(allowing("alice")))
     starting = asyncio.ensure_future(start(journal))
     await asyncio.to_thread(names.is_asked.wait, 20)
     await ledger.database.write(change)
@@ -127,7 +131,7 @@ async def test_a_right_that_a_reload_takes_away_while_it_is_looked_up_is_gone(
     ledger: Ledger, names: NameService, start: Callable[[Journal], Awaitable[None]]
 ) -> None:
     live = LiveConfig(allowing("alice"))
-    journal = await journal_of_alice(ledger, live)
+    journal = journal_of(await claimed(ledger, "alice"), ledger, live)
     starting = asyncio.ensure_future(start(journal))
     await asyncio.to_thread(names.is_asked.wait, 20)
     live.replace(allowing("carol"))
@@ -185,32 +189,14 @@ async def test_a_command_that_was_stopped_before_its_release_never_starts(ledger
     assert outcome == NeverStarted("it was stopped before its command started")
 
 
-async def released(ledger: Ledger, run: Run, config: Config) -> None:
-    """Ask for the release of a run's agent, as its supervisor does."""
-    home = Home(ledger.database, ledger.folder, "instance", START)
-    live = LiveConfig(config)
-    stages = Stages(home, live, RunControl(), Access(live))
-    await stages.of(run, RunSettings()).identified(Identity("boot", 1, 1))
-
-
-async def claimed(ledger: Ledger, creator: str = "config") -> Run:
-    await ledger.declare()
-    await ledger.decide(START + 10 * SECOND)
-    await ledger.move(1, RunStatus.RUNNING)
-    await ledger.database.write(lambda tx: tx.execute("UPDATE runs SET creator = ?", (creator,)))
-    run = await ledger.database.read(lambda c: get_run(c, 1))
-    assert run is not None
-    return run
-
-
 async def test_the_schedule_is_read_again_before_an_agent_is_released(ledger: Ledger) -> None:
-    run = await claimed(ledger)
+    journal = journal_of(await claimed(ledger), ledger, LiveConfig(Config()))
     await ledger.database.write(pause)
     with pytest.raises(NotNowError, match="its schedule was paused"):
-        await released(ledger, run, Config())
+        await release(journal)
     await ledger.database.write(delete)
     with pytest.raises(NoLongerWantedError, match="cancelled by config: its schedule was deleted"):
-        await released(ledger, run, Config())
+        await release(journal)
     assert (await ledger.select("SELECT pid FROM runs"))[0]["pid"] is None
 
 
@@ -218,8 +204,9 @@ async def test_the_right_of_the_creator_is_checked_again_before_an_agent_is_rele
     ledger: Ledger, tmp_path: Path
 ) -> None:
     run = await claimed(ledger, "token:gone")
+    journal = journal_of(run, ledger, LiveConfig(load_config(tmp_path / "config.toml", {})))
     with pytest.raises(NoLongerWantedError, match="token:gone, who requested it, may no longer use a"):
-        await released(ledger, run, load_config(tmp_path / "config.toml", {}))
+        await release(journal)
 
 
 async def test_a_run_whose_creator_lost_the_right_before_its_release_did_not_start_its_due_time(
