@@ -10,8 +10,8 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
-from daemon.agents.process.launcher import living_supervisors
-from daemon.agents.process.supervisor import status
+from daemon.agents.process.launcher import boot_id, living_supervisors
+from daemon.agents.process.supervisor import status, tree
 from daemon.errors import RefusedError, StoreError
 from daemon.model import DATABASE, DATABASE_PARTS
 from daemon.notify.outbox import Outbox
@@ -24,7 +24,7 @@ from daemon.store.lock import DaemonLock
 from daemon.store.migrate import migrate, migrations
 from daemon.store.notifications import drop_notifications
 from daemon.store.read_only import explain
-from daemon.store.unfinished_runs import active_runs
+from daemon.store.unfinished_runs import supervisors_of
 from daemon.store.witness import Witness, read_witness, renew, write_witness
 
 _FRESH = f"{DATABASE}.restoring"
@@ -63,8 +63,8 @@ def restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox, 
     Due times before `now` that are not in the backup are recorded as missed; runs that have not begun in it become
     interrupted. Notifications that waited in it are dropped: they are old, and may have been sent since. Run numbers
     continue above the highest ever given. The previous database is kept beside the restored
-    one, and is not changed until the backup replaces it. Raise RefusedError if a daemon runs, or agents of runs that
-    the backup does not know; raise StoreError if it fails.
+    one, and is not changed until the backup replaces it. Raise RefusedError if a daemon runs, or agents that the backup
+    does not know; raise StoreError if it fails.
     """
     lock = DaemonLock(state_dir)
     try:
@@ -172,14 +172,18 @@ def _move_aside(state_dir: Path, others: Collection[int], now: datetime) -> Path
 
 
 def _refuse_beside_unknown_agents(state_dir: Path, fresh: Path, others: Collection[int]) -> None:
-    """Raise RefusedError if agents of runs that are not active in the copy still work, since no run would own them."""
+    """Raise RefusedError if agents work whose supervisors the copy does not know, since no run would own them."""
     with contextlib.closing(connect(fresh, read_only=True)) as connection:
-        active = set(active_runs(Transaction(connection)))
-    unknown = {run: pid for run, pid in living_supervisors(state_dir).items() if run not in active or run in others}
+        known = supervisors_of(connection)
+    unknown = {
+        run: pid
+        for run, pid in living_supervisors(state_dir).items()
+        if run in others or known.get(run) != (boot_id(), pid, tree.start_of(pid))
+    }
     if unknown:
         pids = " ".join(str(pid) for pid in unknown.values())
         raise RefusedError(
-            f"agents still work on runs that are not in the backup: {', '.join(map(str, sorted(unknown)))}; wait "
+            f"agents work that the backup does not know, on the runs {', '.join(map(str, sorted(unknown)))}; wait "
             f"until they end, or end them with their supervisors: kill {pids}"
         )
 

@@ -288,7 +288,8 @@ class Queue:
             self._is_flagged = True
             raise
         for flag in flags:
-            try:
+            try:  # the note tells who it was if the database is lost or restored before the end is recorded
+                await asyncio.to_thread(self._control.note_cancellation, [flag.run_id], flag.explanation)
                 self._control.stop(flag.run_id, at_once=flag.at_once)
             except Exception as error:  # noqa: BLE001 - the others are stopped nevertheless
                 failures[flag.run_id] = error

@@ -68,6 +68,14 @@ def readable_runs(rows: Iterable[sqlite3.Row]) -> tuple[list[Run], dict[int, Dam
     return runs, failures
 
 
+def supervisors_of(source: Transaction | sqlite3.Connection) -> dict[int, tuple[str | None, int | None, int | None]]:
+    """Return boot id, pid and start time of the supervisors of the running runs, by run; None before it is known."""
+    rows = source.execute(
+        "SELECT id, boot_id, pid, pid_started FROM runs WHERE completed_at IS NULL AND status = 'running'"
+    )
+    return {row["id"]: (row["boot_id"], row["pid"], row["pid_started"]) for row in rows}
+
+
 def pending_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
     """Return all runs that wait in the queue without their inputs, oldest first."""
     rows = source.execute(f"{SELECT_RUNS_WITHOUT_INPUT} WHERE r.status = 'pending' ORDER BY r.id")

@@ -316,6 +316,41 @@ def test_no_backup_is_restored_beside_agents_that_it_does_not_know(start_daemon:
     assert second.cli("restore", str(tmp_path / "backup.db")).returncode == 0
 
 
+def test_no_backup_is_restored_beside_an_agent_that_it_knows_only_as_waiting_or_by_another_process(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = start_daemon("[agents.a]\ncommand = ['sleep', '300']\n[agents.a.schedules.s]\nevery = '1s'\n")
+    run = daemon.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    backup = tmp_path / "backup.db"
+    backed_up(daemon, backup)
+    daemon.kill()
+    for change in ("status = 'pending'", "pid_started = pid_started + 1", "boot_id = 'other'", "pid = NULL"):
+        shutil.copy(backup, tmp_path / "changed.db")
+        with contextlib.closing(sqlite3.connect(tmp_path / "changed.db", isolation_level=None)) as connection:
+            connection.execute(f"UPDATE runs SET {change}")
+        refused = daemon.cli("restore", str(tmp_path / "changed.db"))
+        assert (refused.returncode, f"kill {run['pid']}" in refused.stderr) == (1, True), (change, refused.stderr)
+    assert daemon.cli("restore", str(backup)).returncode == 0
+    os.kill(run["pid"], signal.SIGTERM)
+    daemon.wait_for_supervisors()
+
+
+def test_a_run_cancelled_after_the_backup_says_who_cancelled_it(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    text = "[agents.a]\ncommand = ['sleep', '300']\n[agents.a.schedules.s]\nevery = '36500d'\n"
+    first = start_daemon(text)
+    first.cli("schedules", "trigger", "a/s")
+    first.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+    backed_up(first, tmp_path / "backup.db")
+    first.cli("runs", "cancel", "1")
+    before = first.wait_for_row("SELECT status, error FROM runs WHERE completed_at IS NOT NULL")
+    first.kill()
+    restored = first.cli("restore", str(tmp_path / "backup.db"))
+    assert restored.returncode == 0, restored.stderr
+    after = start_daemon(text).wait_for_row("SELECT status, error FROM runs WHERE completed_at IS NOT NULL")
+    assert after == before
+    assert (after["status"], "cancelled by" in after["error"]) == ("cancelled", True)
+
+
 def test_backups_to_one_file_at_once_leave_a_good_one(start_daemon: StartDaemon, tmp_path: Path) -> None:
     daemon = start_daemon(TICK)
     daemon.wait_for_run("completed")

@@ -29,7 +29,7 @@ from daemon.agents.process.cgroup_delegation import Cgroups
 from daemon.agents.process.launcher import LaunchError, Nursery, SupervisorHandle, boot_id
 from daemon.agents.process.leftovers import NOTHING, Leftovers, end_leftovers, has_cgroup
 from daemon.agents.process.outcome import outcome_of, read_end
-from daemon.agents.process.records import ExitRecord
+from daemon.agents.process.records import ExitRecord, read_cancellation
 from daemon.agents.process.supervisor import output, status
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.errors import StoreDamagedError
@@ -143,9 +143,9 @@ class SupervisedAgent:
         self._forward_stop()
 
     def note_cancellation(self, reason: str) -> None:
-        """Record the cancellation in the status file, in case the database cannot be written."""
+        """Record the first cancellation in the status file, in case the database cannot be written or is restored."""
         with contextlib.suppress(OSError), self._held_status() as held:
-            if held is None:
+            if held is None or read_cancellation(held, self._key) is not None:
                 return
             writable = os.open(f"/proc/self/fd/{held}", os.O_WRONLY | os.O_CLOEXEC)
             try:
