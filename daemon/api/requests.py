@@ -160,9 +160,10 @@ class DiscardRequest(Shape):
 
 
 class RetentionRequest(Shape):
-    """Whether the sweep deletes, or only reports what it would delete."""
+    """Whether the sweep deletes, or only reports what it would delete; and whether it does so by a doubted clock."""
 
     dry_run: bool = False
+    trust_clock: bool = False
 
 
 class HookCall(Shape):

@@ -20,6 +20,9 @@ def noun() -> None:
 def run(
     context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")] = False,
+    trust_clock: Annotated[
+        bool, typer.Option("--trust-clock", help="Delete even if the clock jumped, since you know that it is right.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Delete runs older than retention.days now.
@@ -29,8 +32,12 @@ def run(
     from daemon.cli.locate import find_daemon
     from daemon.cli.progress import request_with_progress
 
-    body, text = {"dry_run": dry_run}, "Finding old runs" if dry_run else "Deleting old runs"
+    body = {"dry_run": dry_run} | ({"trust_clock": True} if trust_clock else {})  # unknown to earlier daemons
+    text = "Finding old runs" if dry_run else "Deleting old runs"
     view = request_with_progress(find_daemon(context.obj), "/retention/run", body, "retention", text)
+    doubt = view.get("clock_doubt")  # not sent by daemons of earlier versions
+    if doubt and not trust_clock:
+        say(f"Warning: history may seem older than it is: {doubt}. A sweep refuses without --trust-clock.", error=True)
     if json:
         print_json(view)
     elif view["skipped"]:

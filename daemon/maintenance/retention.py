@@ -12,7 +12,7 @@ import structlog
 from daemon.config.effective import retention_policy
 from daemon.config.live import LiveConfig
 from daemon.config.schema import Config
-from daemon.errors import StoreDamagedError, StoreUnavailableError
+from daemon.errors import RefusedError, StoreDamagedError, StoreUnavailableError
 from daemon.maintenance.preview import Forecast, forecast
 from daemon.maintenance.purge import Purge
 from daemon.maintenance.timer import Progress, cadence_of, wait_until_due
@@ -33,6 +33,7 @@ from daemon.workspaces.jobs import RemoveOrphans
 from daemon.workspaces.run_folders import check_reachable
 
 T = TypeVar("T")
+_IF_RIGHT = "if it is right, `agentcron retention run --trust-clock` deletes what is too old now"
 _LOG = structlog.get_logger()
 _PART, _SWEEP = "retention", "sweep"
 _LOG_EVERY = 10.0  # seconds
@@ -105,13 +106,21 @@ class Retention:
             if not isinstance(error, WorkspaceHelperError | OSError | StoreUnavailableError):  # logged by `sweep`
                 _LOG.exception("[retention] The sweep failed unexpectedly, will retry at the next scheduled time")
 
-    async def _trusts_clock(self) -> bool:
-        """Return whether the clock may be right; if it may not, report that, since all history would seem old."""
+    async def clock_doubt(self) -> str | None:
+        """Return why the clock may be wrong, so that all history would seem old.
+
+        None if nothing says so, or if nothing is ever deleted.
+        """
         reason = (await self._check_clock()).doubt(self._home.now())
+        return reason if retention_policy(self._live.config, self._home.now()).latest is not None else None
+
+    async def _trusts_clock(self) -> bool:
+        """Return whether the clock may be right; if it may not, report that."""
+        reason = await self.clock_doubt()
         if reason is None:
             return True
         if self._home.problems.report(_PART, reason, subject=_SWEEP, retry_in=_RECHECK) == 1:
-            fix = "set the clock; if it is right, `agentcron retention run` deletes what is too old now"
+            fix = f"set the clock; {_IF_RIGHT}"
             _LOG.error("[retention] Nothing is deleted for a day: the clock may be wrong", reason=reason, fix=fix)
         return False
 
@@ -135,6 +144,19 @@ class Retention:
         except (StoreUnavailableError, ValueError):
             return now
         return now if last is None else min(last, now)
+
+    async def sweep_on_request(self, *, trust_clock: bool) -> RetentionResult:
+        """Sweep because a person wants it; raise what `sweep` raises, and RefusedError while the clock may be wrong.
+
+        Somebody who knows that it is right says so with `trust_clock`.
+        """
+        doubt = None if trust_clock else await self.clock_doubt()
+        if doubt is not None:
+            raise RefusedError(
+                f"nothing was deleted, since history may seem older than it is: {doubt}; set the clock; {_IF_RIGHT} "
+                "(in the API: trust_clock)"
+            )
+        return await self.sweep()
 
     async def sweep(self) -> RetentionResult:
         """Delete what has expired; raise StoreUnavailableError, WorkspaceHelperError or OSError if that fails.

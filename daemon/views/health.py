@@ -18,10 +18,10 @@ class Health:
     failing: Problems = field(default_factory=Problems)
     """What the parts of the daemon cannot do at the moment."""
 
-    def problems(self) -> str:
-        """Return all problems in one line."""
+    def problems(self, *, hint: bool = True) -> str:
+        """Return all problems in one line; with a `hint` where to read more, unless that is where this is shown."""
         not_reloaded = f"config not reloaded ({self.reload}), see the log" if self.reload else ""
         parts = ", ".join(f"{part} ({count})" for part, count in self.failing.by_part().items())
-        failing = f"errors in {parts}, see `agentcron status`" if parts else ""
+        failing = f"errors in {parts}" + (", see `agentcron status`" if hint else "") if parts else ""
         waits = "starts are held back" if self.starting else ""
         return "; ".join(part for part in (waits, self.store, not_reloaded, failing) if part)

@@ -41,7 +41,10 @@ class ForecastView(TypedDict):
 
 
 class RetentionView(TypedDict):
-    """What a sweep deleted; `skipped` if retention is not set, `would_delete` for a dry run."""
+    """What a sweep deleted; `skipped` if retention is not set, `would_delete` for a dry run.
+
+    `clock_doubt` is why the clock may be wrong, for a dry run: a sweep would then refuse.
+    """
 
     deleted: int
     skipped: bool
@@ -53,6 +56,7 @@ class RetentionView(TypedDict):
     duration_ms: int
     dry_run: bool
     would_delete: ForecastView | None
+    clock_doubt: str | None
 
 
 def clean_view(result: CleanupResult) -> CleanView:
@@ -61,7 +65,9 @@ def clean_view(result: CleanupResult) -> CleanView:
     return {"removed": result.removed, "failed": failed, "dry_run": result.dry_run}
 
 
-def retention_view(found: RetentionResult | Forecast, *, dry_run: bool) -> RetentionView:
+def retention_view(
+    found: RetentionResult | Forecast, clock_doubt: str | None = None, *, dry_run: bool
+) -> RetentionView:
     """Return what a sweep deleted, or would delete."""
     result, forecast = (RetentionResult(), found) if isinstance(found, Forecast) else (found, None)
     return {
@@ -75,6 +81,7 @@ def retention_view(found: RetentionResult | Forecast, *, dry_run: bool) -> Reten
         "duration_ms": result.duration_ms,
         "dry_run": dry_run,
         "would_delete": None if forecast is None else _forecast_view(forecast),
+        "clock_doubt": clock_doubt,
     }
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.config.schema import Config
+from daemon.errors import RefusedError
 from daemon.maintenance import retention as module
 from daemon.maintenance.retention import Retention
 from daemon.model import DATABASE
@@ -36,6 +38,27 @@ async def test_no_sweep_follows_a_clock_that_jumped_years_ahead(
     retention._last_swept = NOW
     await retention._sweep_when_due()
     assert await history.runs() == []
+
+
+async def test_a_person_must_say_that_a_doubted_clock_is_right(history: History) -> None:
+    """Who only wants old runs deleted may not know that the clock jumped."""
+    run = await history.run(days=1)
+    retention, ahead = history.retention(), NOW + timedelta(days=3650)
+    retention._home = replace(retention._home, now=lambda: ahead)
+    retention._clock = ClockTrust(NOW)
+    with pytest.raises(RefusedError, match=r"the clock jumped ahead by 3649d while .* --trust-clock"):
+        await retention.sweep_on_request(trust_clock=False)
+    assert await history.runs() == [run]
+    assert await retention.clock_doubt()
+    assert (await retention.sweep_on_request(trust_clock=True)).deleted == 1
+
+
+async def test_without_retention_a_doubted_clock_does_not_matter(history: History) -> None:
+    retention = history.retention()
+    history.live.replace(Config())
+    retention._home = replace(retention._home, now=lambda: NOW + timedelta(days=3650))
+    retention._clock = ClockTrust(NOW)
+    assert (await retention.sweep_on_request(trust_clock=False)).skipped
 
 
 async def test_a_restart_does_not_make_a_clock_right_that_is_years_ahead(

@@ -15,7 +15,9 @@ async def _run(call: ApiCall) -> web.StreamResponse:
     await call.require_admin("run retention")
     body = await call.body(requests.RetentionRequest)
     retention = call.context.retention
-    task = call.context.background.start(retention.forecast() if body.dry_run else retention.sweep())
+    doubt = await retention.clock_doubt() if body.dry_run else None
+    work = retention.forecast() if body.dry_run else retention.sweep_on_request(trust_clock=body.trust_clock)
+    task = call.context.background.start(work)
     try:
         found = await asyncio.shield(task)
     except (WorkspaceHelperError, OSError) as error:
@@ -26,7 +28,7 @@ async def _run(call: ApiCall) -> web.StreamResponse:
                 "the daemon is stopping; the next sweep continues where this one stopped"
             ) from None
         raise
-    return reply(retention_view(found, dry_run=body.dry_run))
+    return reply(retention_view(found, doubt, dry_run=body.dry_run))
 
 
 ROUTES = [

@@ -71,7 +71,7 @@ async def _status(call: ApiCall) -> web.StreamResponse:
     agents = await call.context.access.readable_agents(call.principal)
     failing = problem_views(call.context.home.problems.current(), agents)
     waits = wait_views(call.context.mirrors.changes, agents)
-    problems, zone = call.context.health.problems(), call.context.config.daemon.timezone
+    problems, zone = call.context.health.problems(hint=False), call.context.config.daemon.timezone
     progress = {"cleanup": call.context.cleanup.progress, "retention": call.context.retention.progress}
     sweeps = {name: dict(vars(sweep)) for name, sweep in progress.items() if sweep is not None}
 
