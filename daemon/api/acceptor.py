@@ -6,7 +6,7 @@ import errno
 import select
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
 import structlog
 
@@ -141,7 +141,7 @@ class Acceptor:
             some = self._next_to_begin()
             if not self._urgent and not self._others:
                 self._waiting.clear()
-            await asyncio.gather(asyncio.sleep(0), *(self._begin_one(connection, place) for connection, place in some))
+            await asyncio.gather(asyncio.sleep(0), *(self._ending_with(self._begin_one(*one), *one) for one in some))
 
     def _next_to_begin(self) -> list[tuple[socket.socket, Place]]:
         """Return some of the connections that wait, and drop those that nobody waits for.
@@ -167,9 +167,24 @@ class Acceptor:
             if isinstance(found, asyncio.Protocol):
                 await self._loop.connect_accepted_socket(lambda: found, connection)
                 return
-            task = asyncio.create_task(self._begin_later(found, connection, place))
+            task = self._ending_with(self._begin_later(found, connection, place), connection, place)
             self._later.add(task)
             task.add_done_callback(self._later.discard)
+
+    @staticmethod
+    def _ending_with(
+        beginning: Coroutine[None, None, None], connection: socket.socket, place: Place
+    ) -> asyncio.Task[None]:
+        """Return the task that begins a connection; a task that is cancelled before its first step ends it, too."""
+
+        def end(task: asyncio.Task[None]) -> None:
+            if task.cancelled():
+                connection.close()
+                place.release()
+
+        task = asyncio.create_task(beginning)
+        task.add_done_callback(end)
+        return task
 
     async def _begin_later(
         self, find: Callable[[], Awaitable[asyncio.Protocol]], connection: socket.socket, place: Place

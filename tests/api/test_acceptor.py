@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,30 @@ async def test_a_lack_of_files_is_waited_out(monkeypatch: pytest.MonkeyPatch) ->
         finally:
             accepting.close()
     assert listener.failures == 0
+
+
+async def test_a_connection_that_was_about_to_begin_is_closed_with_the_acceptor() -> None:
+    taken: list[socket.socket] = []
+
+    async def find() -> Greeting:
+        raise AssertionError
+
+    def serve(connection: socket.socket, _: Callable[[], None]) -> Callable[[], Awaitable[Greeting]]:
+        taken.append(connection)
+        asyncio.get_running_loop().call_soon(begun.close)  # before the first step of the task that calls `find`
+        return find
+
+    with listening() as listener:
+        listener.settimeout(0)
+        admission = Admission(8, lambda _: Rank.ANYBODY)
+        begun = Acceptor(listener, admission, serve, lambda *_: None)
+        begun.start()
+        reader, writer = await asyncio.open_unix_connection(listener.getsockname())
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+    assert taken[0].fileno() == -1
+    assert admission.held(Holder(os.geteuid(), None)) == 0
 
 
 @contextlib.asynccontextmanager
