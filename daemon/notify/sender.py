@@ -42,7 +42,7 @@ class Notifier:
         self._metrics = metrics
         self._wake = asyncio.Event()
         self._sending: dict[str, asyncio.Task[None]] = {}
-        self._handled: set[int] = set()
+        self._handled: dict[int, str] = {}
         """Notifications that were sent or dropped, but are still in the outbox."""
         self._put_off: dict[str, float] = {}
         """Targets that failed unexpectedly, with the monotonic time of the next attempt."""
@@ -121,8 +121,8 @@ class Notifier:
 
     async def _send(self, notification: Notification) -> None:
         """Attempt once to send an event, and record the result."""
-        if notification.id in self._handled:  # its removal could not be recorded before
-            await self._remove(notification.id)
+        if self._handled.get(notification.id) == notification.content:  # its removal could not be recorded before
+            await self._remove(notification)
             return
         settings = self._live.config.notify.get(notification.target)
         number, keys = notification.id, {"target": notification.target, "about": notification.event.get("event")}
@@ -144,13 +144,14 @@ class Notifier:
             else:
                 self._metrics.notified("sent")
                 _LOG.info("[daemon] Notification sent", **keys)
-        self._handled.add(number)
-        await self._remove(number)
+        self._handled[number] = notification.content
+        await self._remove(notification)
 
-    async def _remove(self, number: int) -> None:
-        removal = self._home.database.write_patiently(partial(remove_notification, number=number))
+    async def _remove(self, notification: Notification) -> None:
+        remove = partial(remove_notification, number=notification.id, content=notification.content)
+        removal = self._home.database.write_patiently(remove)
         await asyncio.shield(asyncio.ensure_future(removal))  # a stop at this point must not cause it to be sent twice
-        self._handled.discard(number)
+        self._handled.pop(notification.id, None)
 
     def _retry_at(self, notification: Notification, error: NotSentError) -> datetime | None:
         """Return when to retry an event, None if it is dropped."""

@@ -25,6 +25,8 @@ class Notification:
     created_at: datetime
     tries: int
     next_try_at: datetime
+    content: str
+    """The event as it is stored: another one may take its place while this one is sent."""
 
 
 def add_notification(
@@ -83,12 +85,12 @@ def _notification_from(row: sqlite3.Row) -> Notification:
     if not isinstance(event, dict):
         raise TypeError("the event is not a JSON object")
     created_at, next_try_at = parse_instant(row["created_at"]), parse_instant(row["next_try_at"])
-    return Notification(row["id"], row["target"], event, created_at, row["tries"], next_try_at)
+    return Notification(row["id"], row["target"], event, created_at, row["tries"], next_try_at, row["event"])
 
 
-def remove_notification(tx: Transaction, number: int) -> None:
-    """Delete a notification that was sent or given up."""
-    tx.execute("DELETE FROM notifications WHERE id = ?", (number,))
+def remove_notification(tx: Transaction, number: int, content: str | None = None) -> None:
+    """Delete a notification that was sent or given up, unless its event is no longer the one with this content."""
+    tx.execute("DELETE FROM notifications WHERE id = ?1 AND event = coalesce(?2, event)", (number, content))
 
 
 def drop_notifications(tx: Transaction) -> int:

@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from daemon.config.loading import load_config
 from daemon.fires.decision import Decided, Present
 from daemon.notify.outbox import Outbox, host_name
 from daemon.schedules.declared import sync_declared
+from daemon.store.notifications import first_of_each, remove_notification
 from daemon.units import format_instant
 from tests.support.ledger import START, Ledger
 
@@ -86,6 +88,19 @@ async def test_it_is_held_until_all_schedules_are_decided_and_is_bounded(ledger:
     assert len(event["text"]) < 400
     [(event, at)] = await queued(ledger, "some")
     assert (event["schedule"], event["count"], at) == ("b/s", 6, format_instant(NOW))
+
+
+async def test_what_is_added_while_the_event_is_sent_is_sent_again(ledger: Ledger) -> None:
+    outbox = await declare(ledger, {"a": ["s"], "b": ["s"]})
+    await decide(ledger, outbox, 1)
+    sent, _ = await ledger.database.read(first_of_each)
+    await decide(ledger, outbox, 1)
+    for one in sent:
+        await ledger.database.write(partial(remove_notification, number=one.id, content=one.content))
+    assert [event["count"] for event, _ in await queued(ledger, "all")] == [12]
+    for one in (await ledger.database.read(first_of_each))[0]:
+        await ledger.database.write(partial(remove_notification, number=one.id, content=one.content))
+    assert await ledger.select("SELECT * FROM notifications") == []
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"event": "missed"}', '{"event": "missed", "schedules": [7]}', "{}"])
