@@ -16,7 +16,6 @@ from daemon.runs.folder import runs_with_folders
 from daemon.schedules.declared import sync_declared
 from daemon.store.database import Database
 from daemon.store.home import Home
-from daemon.store.notifications import forget_agents
 from daemon.systemd import notify, starting
 from daemon.text import escape
 
@@ -57,7 +56,6 @@ async def prepare_database(home: Home, live: LiveConfig) -> None:
         begun, outbox = await asyncio.to_thread(runs_with_folders, home.state_dir), Outbox(live)
         await database.write_patiently(lambda tx: start_after_loss(tx, started, begun, outbox))
     await database.write_patiently(lambda tx: step_back(tx, started))
-    await database.write_patiently(lambda tx: forget_agents(tx, live.config.agents))
     changes, failures = await database.write_patiently(lambda tx: sync_declared(tx, live.config, started))
     log_declared(changes)
     report_unapplied(home.problems, failures)

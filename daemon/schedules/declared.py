@@ -14,6 +14,7 @@ from daemon.rules.schedule_fields import BY_COLUMN, DEFINITION
 from daemon.schedules.defaults import DERIVED, with_defaults
 from daemon.schedules.revision import Revision, pause_columns, redefine, remove
 from daemon.store.connection import Transaction, concerns_others
+from daemon.store.notifications import forget_agents
 from daemon.store.schedules import (
     ScheduleRow,
     add_revision,
@@ -116,6 +117,7 @@ def declared_changes(source: Transaction | sqlite3.Connection, config: Config) -
 def sync_declared(tx: Transaction, config: Config, now: datetime) -> tuple[list[DeclaredChange], dict[str, str]]:
     """Make the declared schedules of the database match the file; raise ConfigError if a name is taken.
 
+    Known problems of agents that the file no longer has are forgotten.
     Return the changes, and why other schedules could not be changed; one of these does not affect the others.
     """
     declarations, retiring, failures = _compare(tx, config)
@@ -131,6 +133,7 @@ def sync_declared(tx: Transaction, config: Config, now: datetime) -> tuple[list[
             failures[address] = f"{type(error).__name__}: {error}"
         else:
             changes += [] if change is None else [change]
+    forget_agents(tx, config.agents)
     return changes, failures
 
 

@@ -148,6 +148,11 @@ def failing_subject(schedule_id: int) -> str:
     return f"schedule:{schedule_id}"
 
 
+def agent_subject(agent: str) -> str:
+    """Return what the ends of an agent's runs without a schedule are news of."""
+    return f"agent:{agent}"
+
+
 def blocked_subject(schedule_id: int) -> str:
     """Return the subject of the problem that a schedule can start nothing."""
     return f"blocked:{schedule_id}"

@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from daemon.rules.budget import Limits
 from daemon.rules.notifications import NotifyReason, Standing, next_standing, next_try
 from daemon.runs.finish import finish
 from daemon.runs.start import start_run
-from daemon.store.notifications import failing_schedules
+from daemon.store.notifications import failing_schedules, set_standing
 from tests.support.ledger import SECOND, START, Ledger
 
 HOUR = timedelta(hours=1)
@@ -41,6 +42,14 @@ def outbox(tmp_path: Path) -> Outbox:
 
 async def told(ledger: Ledger) -> list[dict[str, object]]:
     return [json.loads(str(row["event"])) for row in await ledger.select("SELECT event FROM notifications ORDER BY id")]
+
+
+async def test_problems_of_runs_without_a_schedule_are_forgotten_with_their_agent(ledger: Ledger) -> None:
+    standing, _ = next_standing(None, "failed", START)
+    for agent in ("a", "b"):
+        await ledger.database.write(partial(set_standing, subject=f"agent:{agent}", standing=standing))
+    await ledger.declare()
+    assert await ledger.select("SELECT subject FROM notify_states") == [{"subject": "agent:a"}]
 
 
 def test_a_state_is_reported_when_it_changes_and_then_at_growing_gaps() -> None:
