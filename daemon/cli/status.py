@@ -33,6 +33,7 @@ def print_status(view: dict[str, Any], zone: str) -> None:
         )
     )
     _print_problems(view.get("problems", []), zone)  # not sent by daemons of earlier versions
+    _print_paused(view.get("paused_by_failure", []), zone)  # likewise
     print()
     say(f"last 24 hours (worst status per hour){_of_all(view, 'timeline')}")
     _print_timeline(view["timeline"])
@@ -106,6 +107,15 @@ def _print_problems(problems: list[dict[str, Any]], zone: str) -> None:
         for one in problems
     ]
     print_table(columns, rows, empty="none")
+
+
+def _print_paused(paused: list[dict[str, Any]], zone: str) -> None:
+    """Print which schedules wait for a person since a run failed, if there are any."""
+    if not paused:
+        return
+    print("\npaused by a failure (`agentcron schedules resume AGENT/NAME` continues)")
+    rows = ((one["schedule"], local_time(one["paused_at"], zone), one["note"]) for one in paused)
+    print_table(("schedule", "since", "note"), rows, empty="none")
 
 
 def _print_timeline(timeline: list[dict[str, Any]]) -> None:

@@ -105,8 +105,13 @@ class Outbox:
         with contextlib.suppress(StoreUnavailableError):  # the log reports it often enough
             await home.database.write(lambda tx: self.add(tx, notices, home.now()))
 
-    def add_run_end(self, tx: Transaction, run: Run, status: RunStatus, error: str | None, now: datetime) -> None:
-        """Add a notice of how a run without further attempts ended, if that is news."""
+    def add_run_end(
+        self, tx: Transaction, run: Run, status: RunStatus, error: str | None, now: datetime, *, paused: bool = False
+    ) -> None:
+        """Add a notice of how a run without further attempts ended, if that is news.
+
+        A failure that paused its schedule is always news, since nothing starts until a person resumes it.
+        """
         if status is RunStatus.COMPLETED:
             self._send(tx, _of_run(run, status, f"{_name(run)} completed (run {run.id})"), now)
         if status not in {RunStatus.COMPLETED, *_BAD}:
@@ -118,9 +123,11 @@ class Outbox:
         if news is NotifyReason.RECOVERED and known is not None:
             text = f"{_name(run)} recovered after {plural(known.count, 'failed run')} (run {run.id})"
             self._send(tx, _of_run(run, status, text, kind="recovered", **_figures(known)), now)
-        elif news is not None and standing is not None:
-            details = {"error": error, **_figures(standing), "still": news is NotifyReason.STILL}
+        elif (news is not None or paused) and standing is not None:
+            details = {"error": error, **_figures(standing), "still": news is NotifyReason.STILL, "paused": paused}
             text = _failure_text(run, status, error, standing, news)
+            if paused:
+                text += f"; its schedule is paused until `agentcron schedules resume {run.address}`"
             self._send(tx, _of_run(run, status, text, **details), now)
 
     def _send(self, tx: Transaction, notice: Notice, now: datetime) -> None:
@@ -162,7 +169,7 @@ def _update_standing(
     return known, standing, news
 
 
-def _failure_text(run: Run, status: RunStatus, error: str | None, standing: Standing, news: NotifyReason) -> str:
+def _failure_text(run: Run, status: RunStatus, error: str | None, standing: Standing, news: NotifyReason | None) -> str:
     reason = f": {error}" if error else ""
     if news is NotifyReason.STILL:
         failed, since = plural(standing.count, "failed run"), format_instant(standing.since)

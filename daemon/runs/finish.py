@@ -13,6 +13,7 @@ from daemon.runs.retry import next_attempt
 from daemon.store.cancellations import Flag, flag_of
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event
+from daemon.store.notifications import PAUSED_BY_FAILURE
 from daemon.store.runs import Run, change_status, count_usage, create_run, get_run
 from daemon.store.schedules import change_schedule, get_schedule_by_id
 from daemon.units import format_instant, parse_instant
@@ -60,9 +61,8 @@ def finish(
         _retry(tx, run, outcome, settings, now, instance, chance, columns)
         return
     change_status(tx, run, outcome.status, now, columns)
-    outbox.add_run_end(tx, run, outcome.status, outcome.error, now)
-    if outcome.status is RunStatus.FAILED:
-        _pause_on_failure(tx, run, now)
+    paused = outcome.status is RunStatus.FAILED and _pause_on_failure(tx, run, now)
+    outbox.add_run_end(tx, run, outcome.status, outcome.error, now, paused=paused)
 
 
 def _ended_at(run: Run, outcome: Outcome, now: datetime) -> datetime:
@@ -112,12 +112,14 @@ def _retry(
     change_status(tx, run, RunStatus.CONTINUED_AS_NEW, now, {**columns, "next_run_id": next_id})
 
 
-def _pause_on_failure(tx: Transaction, run: Run, now: datetime) -> None:
+def _pause_on_failure(tx: Transaction, run: Run, now: datetime) -> bool:
+    """Pause the schedule of a failed run if it is to be; return whether it was paused."""
     row = get_schedule_by_id(tx, run.schedule_id) if run.schedule_id else None
     if row is None or row.paused or row.deleted_at or not row.definition["pause_on_failure"]:
-        return
-    note = f"run {run.id} failed (pause_on_failure)"
+        return False
+    note = f"run {run.id} failed {PAUSED_BY_FAILURE}"
     values = {"paused": 1, "paused_at": format_instant(now), "pause_note": note}
     change_schedule(
         tx, row, values, now, principal=CONFIG_PRINCIPAL, action="pause", changes={"paused": [False, True]}, note=note
     )
+    return True

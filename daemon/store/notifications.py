@@ -11,6 +11,8 @@ from daemon.rules.notifications import Standing
 from daemon.store.connection import Transaction
 from daemon.units import format_instant, parse_instant
 
+PAUSED_BY_FAILURE = "(pause_on_failure)"
+"""The end of the note of a schedule that was paused by a failed run, until a person pauses it with another note."""
 _LONGEST_GAP = timedelta(days=36500)
 _MOST_COUNTED = 10**12
 
@@ -158,11 +160,6 @@ def blocked_subject(schedule_id: int) -> str:
     return f"blocked:{schedule_id}"
 
 
-def agent_subject(agent: str) -> str:
-    """Return the subject of the problem that an agent's last run without a schedule failed or was interrupted."""
-    return f"agent:{agent}"
-
-
 def budget_subject(agent: str) -> str:
     """Return the subject of the problem that an agent's budget is exhausted."""
     return f"budget:{agent}"
@@ -210,7 +207,22 @@ def failing_schedules(connection: sqlite3.Connection) -> list[tuple[str, str]]:
     rows = connection.execute(
         "SELECT DISTINCT s.agent, s.name FROM notify_states n JOIN schedules s "
         "ON n.subject IN ('schedule:' || s.id, 'blocked:' || s.id) "
-        "WHERE s.deleted_at IS NULL AND (s.paused = 0 OR s.pause_note LIKE '%(pause_on_failure)') "
-        "ORDER BY s.agent, s.name"
+        "WHERE s.deleted_at IS NULL AND (s.paused = 0 OR s.pause_note LIKE '%' || ?) "
+        "ORDER BY s.agent, s.name",
+        (PAUSED_BY_FAILURE,),
     )
     return [(row["agent"], f"{row['agent']}/{row['name']}") for row in rows]
+
+
+def paused_by_failure(connection: sqlite3.Connection, agents: str | None, limit: int) -> list[dict[str, str]]:
+    """Return address, time of the pause and note of the live schedules that a failed run paused, newest first.
+
+    `agents` is a JSON list of the agents that count, None: all.
+    """
+    rows = connection.execute(
+        "SELECT agent || '/' || name AS schedule, paused_at, pause_note AS note FROM schedules "
+        "WHERE deleted_at IS NULL AND paused = 1 AND pause_note LIKE '%' || ?1 "
+        "AND (?2 IS NULL OR agent IN (SELECT value FROM json_each(?2))) ORDER BY paused_at DESC, id LIMIT ?3",
+        (PAUSED_BY_FAILURE, agents, limit),
+    )
+    return [dict(row) for row in rows]

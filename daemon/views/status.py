@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from daemon.model import RunStatus
 from daemon.problems import Problem
 from daemon.rules.budget import calendar_day
+from daemon.store.notifications import paused_by_failure
 from daemon.store.run_queue import count_held_back, count_pending
 from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, SPENT, run_from
 from daemon.store.schedules import SELECT_WITHOUT_INPUT, UNDECIDABLE, schedule_from
@@ -67,8 +68,19 @@ class WaitView(TypedDict):
     """Those that this began for; later ones of the environment wait as well."""
 
 
+class PausedView(TypedDict):
+    """A schedule that a failed run paused (`pause_on_failure`); a person must resume it."""
+
+    schedule: str
+    paused_at: str
+    note: str
+
+
 class StatusView(_Spent):
-    """How the daemon is doing; `running` and `timeline` hold at most 500 entries, and the totals count all."""
+    """How the daemon is doing; `running` and `timeline` hold at most 500 entries, and the totals count all.
+
+    `paused_by_failure` holds the newest 500.
+    """
 
     daemon: dict[str, Any]
     problems: list[ProblemView]
@@ -79,6 +91,7 @@ class StatusView(_Spent):
     waits: list[WaitView]
     next: list[dict[str, Any]]
     last_failures: list[RunView]
+    paused_by_failure: list[PausedView]
     timeline: list[dict[str, Any]]
     timeline_total: int
     sweeps: dict[str, dict[str, int]]
@@ -124,6 +137,10 @@ def status_view(
         "waits": [*waits],
         "next": _next(connection, now, seen),
         "last_failures": failed,
+        "paused_by_failure": [
+            PausedView(schedule=one["schedule"], paused_at=one["paused_at"], note=one["note"])
+            for one in paused_by_failure(connection, seen["agents"], _MANY)
+        ],
         "timeline": timeline[:_MANY],
         "timeline_total": len(timeline),
         **_spent_since(connection, calendar_day(now, zone)[0], seen),

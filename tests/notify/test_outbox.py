@@ -20,7 +20,8 @@ from daemon.rules.budget import Limits
 from daemon.rules.notifications import NotifyReason, Standing, next_standing, next_try
 from daemon.runs.finish import finish
 from daemon.runs.start import start_run
-from daemon.store.notifications import failing_schedules, set_standing
+from daemon.store.notifications import failing_schedules, paused_by_failure, set_standing
+from daemon.units import format_instant
 from tests.support.ledger import SECOND, START, Ledger
 
 HOUR = timedelta(hours=1)
@@ -185,6 +186,28 @@ async def test_every_text_names_the_host_whatever_that_is_called(
     assert json.loads(request_of("slack", event)[0]) == {"text": "grün: full"}
     body, headers = request_of("ntfy", event)
     assert (body.decode(), headers["Title"]) == ("grün: full", "agentcron on gr?n: quota")
+
+
+async def test_each_pause_by_a_failure_is_reported_and_shown_until_a_person_resumes(
+    ledger: Ledger, outbox: Outbox
+) -> None:
+    await ledger.declare("pause_on_failure = true", 'overlap = "allow_all"')
+    await ledger.decide(START + 30 * SECOND)
+    resume = "UPDATE schedules SET paused = 0, paused_at = NULL, pause_note = NULL"
+    for run in (1, 2, 3):
+        await ledger.database.write(lambda tx: tx.execute(resume) and None)
+        await end(ledger, outbox, run, Outcome(RunStatus.FAILED, "exit status 1"))
+    events = await told(ledger)
+    way = "its schedule is paused until `agentcron schedules resume a/s`"
+    assert [event["text"] for event in events] == [
+        f"{host_name()}: a/s failed (run {run}): exit status 1; {way}" for run in (1, 2, 3)
+    ]
+    assert [(event["paused"], event["still"]) for event in events] == [(True, False)] * 3
+    seen = {"schedule": "a/s", "paused_at": format_instant(START), "note": "run 3 failed (pause_on_failure)"}
+    assert await ledger.database.read(partial(paused_by_failure, agents=None, limit=5)) == [seen]
+    assert await ledger.database.read(partial(paused_by_failure, agents='["b"]', limit=5)) == []
+    await ledger.database.write(lambda tx: tx.execute("UPDATE schedules SET pause_note = 'ours'") and None)
+    assert await ledger.database.read(partial(paused_by_failure, agents=None, limit=5)) == []
 
 
 EVENT = {"id": "7", "event": "failed", "host": "box", "text": "a/s failed <now> & grün"}

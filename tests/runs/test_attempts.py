@@ -40,6 +40,9 @@ def test_pause_on_failure(start_daemon: StartDaemon) -> None:
     row = daemon.wait_for_row("SELECT * FROM schedules WHERE paused = 1")
     assert row["pause_note"] == "run 1 failed (pause_on_failure)"
     assert row["version"] == 2
+    shown = daemon.cli("status").stdout
+    assert "paused by a failure" in shown
+    assert "run 1 failed (pause_on_failure)" in shown
 
 
 # cancellation
