@@ -101,7 +101,7 @@ def _print_problems(problems: list[dict[str, Any]], zone: str) -> None:
             one["subject"] or "all",
             local_time(one["since"], zone),
             one["failures"],
-            local_time(one["retry_at"], zone) if one["retry_at"] else "next sweep or reload",
+            local_time(one["retry_at"], zone) if one["retry_at"] else "next sweep, reload or event",
             one["reason"],
         )
         for one in problems

@@ -47,6 +47,8 @@ class DeadManSwitches:
 
     async def _ping_all(self) -> None:
         self._changed.clear()
+        pinged = {name for name, settings in self._live.config.notify.items() if settings.ping is not None}
+        self._home.problems.keep_only(_PART, pinged)
         async with asyncio.TaskGroup() as pings:
             for name, settings in self._live.config.notify.items():
                 if settings.ping is not None:
@@ -62,11 +64,12 @@ class DeadManSwitches:
             await self._ping(name, settings, url)
         except StoreDamagedError:
             raise
+        except NotSentError as error:
+            self._home.problems.report(_PART, error, subject=name, retry_in=_PING_EVERY)
+            _LOG.warning("[daemon] Dead-man's switch not reached", target=name, reason=str(error))
         except Exception as error:  # noqa: BLE001 - a dead-man's switch must not stop the daemon
             self._home.problems.report(_PART, described(error), subject=name, retry_in=_PING_EVERY)
             _LOG.exception("[daemon] Dead-man's switch not reached: unexpected error", target=name)
-        else:
-            self._home.problems.resolve(_PART, name)
 
     async def _ping(self, name: str, settings: Notify, url: str) -> None:
         problems = await self._problems(settings)
@@ -78,10 +81,8 @@ class DeadManSwitches:
             return
         self._pinged[name] = now
         address = url if healthy else str(URL(url) / "fail")
-        try:
-            await post(self._session, HttpCall("ping", address))
-        except NotSentError as error:
-            _LOG.warning("[daemon] Dead-man's switch not reached", target=name, reason=str(error))
+        await post(self._session, HttpCall("ping", address))
+        self._home.problems.resolve(_PART, name)
 
     async def _problems(self, settings: Notify) -> list[str]:
         """Name the failing schedules that a switch monitors; an unavailable database is the only problem."""

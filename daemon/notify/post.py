@@ -42,7 +42,7 @@ async def post(session: aiohttp.ClientSession, call: HttpCall) -> None:
         async with calling(session, replace(call, to_headers=_TO_HEADERS)):
             return
     except CallError as error:
-        raise NotSentError(_brief(str(error), [call.url]), may_pass=error.may_pass, wait=error.wait) from None
+        raise NotSentError(brief(str(error), [call.url]), may_pass=error.may_pass, wait=error.wait) from None
 
 
 async def run_command(argv: list[str], text: bytes) -> None:
@@ -74,7 +74,7 @@ async def run_command(argv: list[str], text: bytes) -> None:
             await asyncio.to_thread(_end_tree, f"{_MARKER}={marker}".encode(), running)
         output = " ".join(os.pread(errors.fileno(), _LARGEST_ERROR, 0).decode(errors="replace").split())
     if process.returncode != 0:
-        output = _brief(output, [argument for argument in argv if "://" in argument])
+        output = brief(output, [argument for argument in argv if "://" in argument])
         raise NotSentError(f"{argv[0]!r} ended with status {process.returncode}" + (f": {output}" if output else ""))
 
 
@@ -86,7 +86,7 @@ def _in_memory(text: bytes) -> BinaryIO:
     return source
 
 
-def _brief(text: str, urls: Iterable[str]) -> str:
+def brief(text: str, urls: Iterable[str]) -> str:
     """Return the beginning of what a target says, with the URLs masked: that of a webhook is as good as a password."""
     return Secrets(part for url in urls for part in secrets_of_url(url)).brief(text, _LONGEST_REASON)
 

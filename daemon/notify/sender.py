@@ -16,7 +16,7 @@ from daemon.errors import StoreDamagedError, StoreUnavailableError
 from daemon.http_client import HttpCall
 from daemon.metrics import Metrics
 from daemon.notify.formats import request_of
-from daemon.notify.post import NotSentError, post, run_command
+from daemon.notify.post import NotSentError, brief, post, run_command
 from daemon.problems import described, standing_loop
 from daemon.rules.notifications import next_try
 from daemon.store.changes import Changes
@@ -66,6 +66,7 @@ class Notifier:
     async def _begin_sending(self, tasks: asyncio.TaskGroup) -> float | None:
         """Begin to send due notifications to idle targets; return the seconds until the next, None if none waits."""
         self._wake.clear()
+        self._home.problems.keep_only(_PART, self._live.config.notify)
         try:
             waiting, damaged = await self._home.database.read(first_of_each)
         except StoreUnavailableError:
@@ -117,23 +118,26 @@ class Notifier:
             _LOG.exception("[daemon] The result of a notification cannot be recorded; retrying", target=target)
         else:
             self._put_off.pop(target, None)
-            problems.resolve(_PART, target)
 
     async def _send(self, notification: Notification) -> None:
-        """Attempt once to send an event, and record the result."""
+        """Attempt once to send an event, and record the result; a target is a problem until it gets an event."""
+        target, problems = notification.target, self._home.problems
         if self._handled.get(notification.id) == notification.content:  # its removal could not be recorded before
             await self._remove(notification)
+            problems.resolve(_PART, target)
             return
-        settings = self._live.config.notify.get(notification.target)
-        number, keys = notification.id, {"target": notification.target, "about": notification.event.get("event")}
+        settings = self._live.config.notify.get(target)
+        number, keys = notification.id, {"target": target, "about": notification.event.get("event")}
         if settings is None or (settings.url is None and settings.command is None):
             _LOG.warning("[daemon] Notification dropped: its target is no longer in the config", **keys)
         else:
             try:
                 await self._deliver(settings, notification)
             except Exception as unexpected:  # noqa: BLE001 - every error is retried, but not forever
-                error = unexpected if isinstance(unexpected, NotSentError) else NotSentError(repr(unexpected))
+                error = _not_sent(unexpected, settings)
                 until = self._retry_at(notification, error)
+                pause = None if until is None else (until - self._home.now()).total_seconds()
+                problems.report(_PART, error, subject=target, retry_in=pause)
                 if until is not None:
                     self._metrics.notified("failed")
                     _LOG.warning("[daemon] Notification not sent, will retry", reason=str(error), **keys)
@@ -142,6 +146,7 @@ class Notifier:
                 self._metrics.notified("given_up")
                 _LOG.error("[daemon] Notification dropped after its last attempt", reason=str(error), **keys)
             else:
+                problems.resolve(_PART, target)
                 self._metrics.notified("sent")
                 _LOG.info("[daemon] Notification sent", **keys)
         self._handled[number] = notification.content
@@ -169,3 +174,10 @@ class Notifier:
         elif settings.url is not None:
             body, headers = request_of(settings.format, notification.event)
             await post(self._session, HttpCall("notification", settings.url, body, headers))
+
+
+def _not_sent(error: Exception, settings: Notify) -> NotSentError:
+    """Return why an event was not sent, without the secrets of the target's URL."""
+    if isinstance(error, NotSentError):
+        return error
+    return NotSentError(brief(repr(error), [settings.url] if settings.url else []))

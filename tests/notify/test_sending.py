@@ -8,7 +8,7 @@ from typing import Any
 
 from daemon.agents.process.supervisor import tree
 from daemon.notify.outbox import host_name
-from tests.support.daemon_process import StartDaemon
+from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.peers.processes import Peer, peer
 from tests.support.waiting import wait_until
 
@@ -37,6 +37,11 @@ def set_mode(hook: Peer, mode: str) -> None:
 def taken(hook: Peer) -> list[dict[str, Any]]:
     """Return the events that the webhook took."""
     return [json.loads(one["body"]) for one in hook.requests() if one["method"] == "POST" and one["status"] == 200]
+
+
+def problems_of(daemon: DaemonProcess) -> list[dict[str, Any]]:
+    problems: list[dict[str, Any]] = json.loads(daemon.cli("status", "--json").stdout)["problems"]
+    return problems
 
 
 def attempts(hook: Peer, status: int) -> list[dict[str, Any]]:
@@ -201,11 +206,15 @@ def test_an_answer_that_makes_no_sense_stops_nothing(start_daemon: StartDaemon, 
     with peer(tmp_path, "webhook") as hook:
         set_mode(hook, "fail")  # with a Retry-After that is no time
         text = HEAD + shell("exit 1") + target(f"ping = '{hook.url}/p'", f"url = '{hook.url}/x'")
-        daemon = start_daemon(text, slowed=QUICK)
+        daemon = start_daemon(text, slowed=QUICK + "import daemon.notify.dead_man_switch as d; d._PING_EVERY = 0.5\n")
         daemon.wait_for_log("[daemon] Dead-man's switch not reached")
         daemon.wait_for_log("[daemon] Notification not sent")
+        failing = {(one["part"], one["subject"]): one["reason"] for one in problems_of(daemon)}
+        assert set(failing) == {("dead-man's switches", "ops"), ("notifier", "ops")}
+        assert not any("/p" in reason or "/x" in reason or str(hook.port) in reason for reason in failing.values())
         set_mode(hook, "well")
         wait_until(lambda: taken(hook), what="the event")
+        wait_until(lambda: not problems_of(daemon), what="nothing fails any more")
         assert daemon.stop() == 0
         assert "Traceback" not in daemon.log_text()
 
