@@ -174,7 +174,9 @@ class Retention:
                 if isinstance(error, WorkspaceHelperError | OSError | StoreUnavailableError):
                     _LOG.error("[retention] The sweep failed, will retry at the next scheduled time", error=str(error))
                     text = f"the retention sweep failed: {error}"
-                    notice = Notice("retention", text, subject="retention", state="failed")
+                    notice = Notice(
+                        "retention", text, subject="retention", state="failed", details={"error": str(error)}
+                    )
                     await self._outbox.post(self._home, [notice])
                 raise
             finally:

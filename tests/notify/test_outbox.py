@@ -4,7 +4,7 @@ import json
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -12,6 +12,7 @@ from daemon.agents.base import Outcome, RunSettings
 from daemon.clock.alarm import decide_some
 from daemon.config.live import LiveConfig
 from daemon.config.loading import load_config
+from daemon.config.schema import Notify
 from daemon.fires.decision import Present
 from daemon.model import RunStatus
 from daemon.notify.formats import request_of
@@ -222,3 +223,20 @@ def test_each_service_gets_the_event_in_its_own_way() -> None:
     assert body.decode() == EVENT["text"]
     assert (headers["Title"], headers["Priority"], headers["Tags"]) == ("agentcron on box: failed", "high", "warning")
     assert request_of("ntfy", {**EVENT, "event": "recovered"})[1]["Priority"] == "default"
+
+
+def test_each_kind_of_event_has_its_urgency() -> None:
+    def urgency(kind: str, **details: object) -> tuple[str, str]:
+        _, headers = request_of("ntfy", {**EVENT, "event": kind, **details})
+        return headers["Priority"], headers["Tags"]
+
+    [kinds] = get_args(Notify.model_fields["on"].annotation)
+    assert {kind: urgency(kind) for kind in get_args(kinds)} == {
+        **dict.fromkeys(["failed", "interrupted", "missed", "quota"], ("high", "warning")),
+        **dict.fromkeys(["denied", "budget"], ("high", "no_entry")),
+        **dict.fromkeys(["recovered", "completed"], ("default", "white_check_mark")),
+        **dict.fromkeys(["cleanup", "retention"], ("low", "wastebasket")),
+    }
+    assert urgency("cleanup", failed=[{"run_id": 1, "reason": "full"}]) == ("high", "warning")
+    assert urgency("cleanup", failed=[]) == ("low", "wastebasket")
+    assert urgency("retention", error="full") == ("high", "warning")
