@@ -23,6 +23,7 @@ from daemon.store.notifications import (
     add_notification,
     agent_subject,
     failing_subject,
+    has_failed_later,
     held_notification,
     replace_held,
     set_standing,
@@ -110,13 +111,17 @@ class Outbox:
     ) -> None:
         """Add a notice of how a run without further attempts ended, if that is news.
 
-        A failure that paused its schedule is always news, since nothing starts until a person resumes it.
+        A run that completed after one with a later due time failed, for example a backfill, is no recovery. A failure
+        that paused its schedule is always news, since nothing starts until a person resumes it.
         """
         if status is RunStatus.COMPLETED:
             self._send(tx, _of_run(run, status, f"{_name(run)} completed (run {run.id})"), now)
         if status not in {RunStatus.COMPLETED, *_BAD}:
             return
         subject = _subject(run)
+        before = standing_of(tx, subject) if status is RunStatus.COMPLETED else None
+        if before is not None and has_failed_later(tx, run, before.since, now):
+            return
         known, standing, news = _update_standing(tx, subject, status if status in _BAD else None, now)
         if news is not None:
             tx.changes.count("health", subject)

@@ -9,11 +9,14 @@ from typing import Any
 
 from daemon.rules.notifications import Standing
 from daemon.store.connection import Transaction
+from daemon.store.runs import Run
 from daemon.units import format_instant, parse_instant
 
 PAUSED_BY_FAILURE = "(pause_on_failure)"
 """The end of the note of a schedule that was paused by a failed run, until a person pauses it with another note."""
 _LONGEST_GAP = timedelta(days=36500)
+_MOST_COMPARED = 1000
+"""Runs of a schedule, newest first, among which a later failure is looked for."""
 _MOST_COUNTED = 10**12
 
 
@@ -143,6 +146,24 @@ def known_subjects(connection: sqlite3.Connection, kind: str) -> list[str]:
     """Return the subjects of the known problems that begin with `kind`, as in `quota:`."""
     rows = connection.execute("SELECT subject FROM notify_states WHERE substr(subject, 1, ?) = ?", (len(kind), kind))
     return [row["subject"] for row in rows]
+
+
+def has_failed_later(tx: Transaction, run: Run, since: datetime, now: datetime) -> bool:
+    """Return whether a run of the same schedule with a later due time failed or was interrupted since an instant.
+
+    For a run without a schedule, those of its agent without a schedule count. Due times after now do not: the clock was
+    ahead when they were recorded.
+    """
+    row = tx.execute(
+        "SELECT 1 FROM (SELECT * FROM runs WHERE schedule_id IS ?1 AND agent = ?2 ORDER BY id DESC LIMIT ?7) "
+        "WHERE status IN ('failed', 'interrupted') AND updated_at >= ?5 AND scheduled_for <= ?6 "
+        "AND (scheduled_for, id) > (?3, ?4) LIMIT 1",
+        (
+            *(run.schedule_id, run.agent, run.scheduled_for, run.id),
+            *(format_instant(since), format_instant(now), _MOST_COMPARED),
+        ),
+    ).fetchone()
+    return row is not None
 
 
 def failing_subject(schedule_id: int) -> str:

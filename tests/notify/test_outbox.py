@@ -1,7 +1,7 @@
 """What is reported: changes at once, a lasting failure at growing intervals, and the texts."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -26,6 +26,7 @@ from daemon.units import format_instant
 from tests.support.ledger import SECOND, START, Ledger
 
 HOUR = timedelta(hours=1)
+FUTURE = "2036-01-01T00:00:00.000Z"
 OPS = """\
 [agents.a]
 command = ["true"]
@@ -92,10 +93,11 @@ async def end(
     run: int,
     outcome: Outcome,
     settings: RunSettings = RunSettings(),  # noqa: B008 - it is frozen
+    now: datetime = START,
 ) -> None:
     await ledger.move(run, RunStatus.RUNNING)
     await ledger.database.write(
-        lambda tx: finish(tx, run, outcome, settings, START, instance="x", chance=0, outbox=outbox)
+        lambda tx: finish(tx, run, outcome, settings, now, instance="x", chance=0, outbox=outbox)
     )
 
 
@@ -125,6 +127,30 @@ async def test_interrupted_is_another_state_than_failed_and_a_cancellation_is_no
         await end(ledger, outbox, run, Outcome(status, cancelled_by_us=True))
     kinds = [event["event"] for event in await told(ledger)]
     assert kinds == ["failed", "interrupted", "completed", "recovered"]
+
+
+async def test_an_older_due_time_that_completes_late_is_no_recovery(ledger: Ledger, outbox: Outbox) -> None:
+    await ledger.declare('overlap = "allow_all"')
+    now = START + 60 * SECOND
+    await ledger.decide(now)
+    await ledger.database.write(
+        lambda tx: tx.execute("UPDATE runs SET scheduled_for = ? WHERE id = 6", (FUTURE,)) and None
+    )
+    ends = {3: RunStatus.FAILED, 2: RunStatus.COMPLETED, 6: RunStatus.FAILED, 4: RunStatus.COMPLETED}
+    ends |= {1: RunStatus.FAILED, 5: RunStatus.COMPLETED}
+    told_by = {}
+    for run, status in ends.items():
+        before = len(await told(ledger))
+        await end(ledger, outbox, run, Outcome(status), now=now)
+        told_by[run] = [event["event"] for event in (await told(ledger))[before:]]
+    assert told_by == {
+        3: ["failed"],
+        2: ["completed"],  # an older due time than that of the run that failed
+        6: [],  # it still fails; with a due time that the clock has not reached, it decides nothing
+        4: ["completed", "recovered"],
+        1: ["failed"],
+        5: ["completed", "recovered"],
+    }
 
 
 async def test_runs_without_a_schedule_are_reported_as_those_of_their_agent(ledger: Ledger, outbox: Outbox) -> None:
