@@ -165,11 +165,17 @@ def unkeep(context: typer.Context, run: RunNumber, json: Json = False) -> None:
 def _loss(run: int, lost: dict[str, Any]) -> "Iterator[str]":
     """Yield what is lost with a workspace, for the person who is about to lose it."""
     from daemon.text import plural
+    from daemon.views.workspaces import loss_words
 
     repositories = lost["repositories"]
     yield f"The workspace of run {run} is {lost['path']}: {plural(lost['files'], 'file')}, {_size(lost['bytes'])}."
-    yield "Everything in it that exists nowhere else is lost for ever: commits that were not pushed, changed and new"
-    yield "files, stashes, and the objects of Git LFS."
+    if "commits" in lost:  # not counted by daemons of earlier versions
+        counted, *uncounted = loss_words(lost)
+        yield f"Lost for ever: {counted}."
+        for one in uncounted:
+            yield f"Cannot be counted, and may be lost for ever: {one}"
+    else:
+        yield "Everything in it that exists nowhere else is lost for ever: commits, changed and new files, stashes."
     if repositories:
         more = ", ..." if len(repositories) > _MOST_NAMED else ""
         named = ", ".join(repositories[:_MOST_NAMED]) + more

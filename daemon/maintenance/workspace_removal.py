@@ -120,7 +120,7 @@ class WorkspaceRemoval:
         """Return what `discard` without saving would delete; raise NotFoundError, RefusedError or OSError."""
         workspace = await self.discardable(run_id)
         async with workspace_helper(self._home.state_dir) as helper:
-            return await helper.examine_workspace(ExamineWorkspace(workspace.environment, run_id))
+            return await helper.examine_workspace(ExamineWorkspace(workspace.environment, run_id, workspace.base))
 
     async def discardable(self, run_id: int) -> Workspace:
         """Return the workspace of a run that `discard` may remove; raise NotFoundError or RefusedError."""

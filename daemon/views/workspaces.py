@@ -1,6 +1,7 @@
 """Workspaces as the API and `--json` show them: size, age, and why each is kept."""
 
 import sqlite3
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -11,8 +12,10 @@ from daemon.config.schema import Config
 from daemon.model import RunStatus
 from daemon.rules.cleanup import CleanupDecision, decide_cleanup
 from daemon.store.workspaces import Workspace, by_environment, present_workspaces, saved_work
+from daemon.text import plural
 from daemon.units import format_instant
 from daemon.views.pages import unknown_cursor
+from daemon.workspaces.jobs import WorkspaceContents
 
 
 class WorkspaceView(TypedDict):
@@ -115,3 +118,49 @@ def cleanup_decision(
     others = [one.candidate for one in group if one.run_id != workspace.run_id]  # it may have been removed meanwhile
     decisions = decide_cleanup([*others, workspace.candidate], policy_of(config, workspace.environment), now)
     return decisions[workspace.run_id]
+
+
+class LossView(TypedDict):
+    """What is lost with a workspace that is not saved; `files` and `bytes` are all that is in it.
+
+    `uncounted` names folders whose work could not be counted, with the reason: everything in them may be lost.
+    """
+
+    path: str
+    files: int
+    bytes: int
+    repositories: list[str]
+    commits: int
+    changed_files: int
+    ignored: int
+    lfs_objects: int
+    uncounted: list[str]
+
+
+def loss_view(path: str, found: WorkspaceContents) -> LossView:
+    """Return what is lost with a workspace."""
+    unsaved = found.unsaved
+    return {
+        "path": path,
+        "files": found.files,
+        "bytes": found.bytes,
+        "repositories": list(found.repositories),
+        "commits": unsaved.commits,
+        "changed_files": unsaved.files,
+        "ignored": unsaved.ignored,
+        "lfs_objects": unsaved.lfs_objects,
+        "uncounted": list(unsaved.uncounted),
+    }
+
+
+def loss_words(lost: Mapping[str, Any]) -> list[str]:
+    """Return what is lost, for people: what was counted, then what could not be."""
+    commits, changed, ignored = lost["commits"], lost["changed_files"], lost["ignored"]
+    counts = [
+        plural(commits, "commit") if commits else "",
+        plural(changed, "changed or new file") if changed else "",
+        plural(lost["lfs_objects"], "object") + " of Git LFS" if lost["lfs_objects"] else "",
+        plural(ignored, "ignored file") if ignored else "",
+    ]
+    counted = ", ".join(filter(None, counts)) or "nothing that exists only there"
+    return [counted, *(f"everything in {one}" for one in lost["uncounted"])]

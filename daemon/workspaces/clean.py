@@ -11,6 +11,7 @@ from daemon.workspaces.layout import ENVIRONMENTS, tasks_of, workspace_path
 from daemon.workspaces.lock import InUseError, locked_workspace
 from daemon.workspaces.removal import RefusedRemovalError, discard, empty_trash
 from daemon.workspaces.salvage.save import SalvageError, save
+from daemon.workspaces.salvage.unsaved import count_unsaved
 from daemon.workspaces.salvage.walk import measure, walk
 
 SALVAGE_MAX = 200 * 1024**2
@@ -93,8 +94,8 @@ def _deleted(state_dir: Path, name: str, saved: SavedWork | None, log: Callable[
     return CleanedWorkspace(gone=True, saved=saved)
 
 
-def examine(state_dir: Path, environment: str, run_id: str) -> WorkspaceContents:
-    """Return what is in a workspace; raise UnreadableError."""
+def examine(state_dir: Path, environment: str, run_id: str, *, base: str | None = None) -> WorkspaceContents:
+    """Return what is in a workspace, which started from the commit `base`; raise UnreadableError."""
     files, repositories = 0, []
     names = (*tasks_of(environment), run_id)
     for folder in walk(state_dir, *names):
@@ -103,4 +104,6 @@ def examine(state_dir: Path, environment: str, run_id: str) -> WorkspaceContents
         if ".git" in folder.below:
             folder.below.remove(".git")
         files += len(folder.files)
-    return WorkspaceContents(files, measure(state_dir, *names).bytes, tuple(map(_printable, repositories)))
+    path = workspace_path(state_dir, environment, run_id)
+    unsaved = count_unsaved(state_dir, environment, run_id, path, base=base, git_timeout=GIT_TIMEOUT)
+    return WorkspaceContents(files, measure(state_dir, *names).bytes, tuple(map(_printable, repositories)), unsaved)

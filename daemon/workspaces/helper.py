@@ -62,7 +62,7 @@ def _clean_workspace(state_dir: Path, job: jobs.CleanWorkspace, log: Log) -> job
 
 def _examine_workspace(state_dir: Path, job: jobs.ExamineWorkspace, _: Log) -> jobs.WorkspaceContents:
     _let_agents_go_first()
-    return examine(state_dir, job.environment, str(job.run_id))
+    return examine(state_dir, job.environment, str(job.run_id), base=job.base)
 
 
 def _find_saved_work(state_dir: Path, job: jobs.FindSavedWork, _: Log) -> jobs.FoundWork:

@@ -141,10 +141,27 @@ class CleanedWorkspace:
 
 @dataclass(frozen=True)
 class ExamineWorkspace:
-    """Count what is in a workspace."""
+    """Count what is in a workspace, and what of it exists nowhere else."""
 
     environment: str
     run_id: int
+    base: str | None
+    """The commit that it started from, if known."""
+
+
+@dataclass(frozen=True)
+class UnsavedCounts:
+    """How much work exists only in a workspace."""
+
+    commits: int = 0
+    files: int = 0
+    """Changed and new ones."""
+    ignored: int = 0
+    """Entries that git ignores."""
+    lfs_objects: int = 0
+    """Objects of Git LFS."""
+    uncounted: tuple[str, ...] = ()
+    """Folders whose work could not be counted, each with the reason."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +174,7 @@ class WorkspaceContents:
     """What everything takes on the disk."""
     repositories: tuple[str, ...]
     """Folders with a repository, relative to the workspace, whose own is `.`."""
+    unsaved: UnsavedCounts
 
 
 @dataclass(frozen=True)

@@ -358,6 +358,7 @@ def test_a_person_can_lose_the_work_of_a_workspace_that_cannot_be_saved(start_da
     refused = daemon.cli("workspaces", "discard", str(run), "--without-saving")  # nobody answers the question
     assert refused.returncode == 1
     assert "2 files, 1.9 MiB" in refused.stderr
+    assert "Lost for ever: 1 changed or new file.\n" in refused.stderr
     assert "git repositories in 2 folders: ., inner" in refused.stderr
     assert place_of(daemon, run).exists()
     removed = daemon.cli("workspaces", "discard", str(run), "--without-saving", "--yes")
@@ -366,4 +367,4 @@ def test_a_person_can_lose_the_work_of_a_workspace_that_cannot_be_saved(start_da
     assert not (daemon.state / f"runs/{run}/artifacts/saved-work").exists()
     row = daemon.query("SELECT data FROM events WHERE run_id = ? AND type = 'workspace_cleaned'", run)[0]
     cleaned = json.loads(row["data"])
-    assert (cleaned["saved"], cleaned["by"], cleaned["lost"][:8]) == (None, "root", "2 files,")
+    assert (cleaned["saved"], cleaned["by"], cleaned["lost"]) == (None, "root", "1 changed or new file")

@@ -12,20 +12,19 @@ from daemon.errors import ForbiddenError, NotFoundError, RefusedError, StoreUnav
 from daemon.maintenance.workspace_removal import Unsaved
 from daemon.store.runs import get_run
 from daemon.store.workspaces import get_workspace
-from daemon.text import plural
-from daemon.units import format_size, utc_now
+from daemon.units import utc_now
 from daemon.views.sweeps import CleanView, clean_view
-from daemon.views.workspaces import WorkspaceList, WorkspaceView, cleanup_decision, workspace_view, workspaces_view
+from daemon.views.workspaces import (
+    LossView,
+    WorkspaceList,
+    WorkspaceView,
+    cleanup_decision,
+    loss_view,
+    loss_words,
+    workspace_view,
+    workspaces_view,
+)
 from daemon.workspaces.client import WorkspaceHelperError
-
-
-class LossView(TypedDict):
-    """What is lost with a workspace that is not saved."""
-
-    path: str
-    files: int
-    bytes: int
-    repositories: list[str]
 
 
 class DiscardView(TypedDict):
@@ -63,7 +62,7 @@ async def _discard(call: ApiCall) -> web.StreamResponse:
     view, unsaved = DiscardView(run_id=run_id, removed=not body.dry_run), None
     if body.without_saving:
         view["lost"] = lost = await _loss(call, run_id)
-        unsaved = Unsaved(call.principal, f"{plural(lost['files'], 'file')}, {format_size(lost['bytes'])}")
+        unsaved = Unsaved(call.principal, "; ".join(loss_words(lost)))
     if body.dry_run:
         await call.context.removal.discardable(run_id)
         return reply(view)
@@ -80,7 +79,7 @@ async def _loss(call: ApiCall, run_id: int) -> LossView:
         raise StoreUnavailableError(f"the workspace cannot be read: {error}") from None
     workspace = await call.context.home.database.read(lambda c: get_workspace(c, run_id))
     path = workspace.path if workspace is not None else ""
-    return LossView(path=path, files=found.files, bytes=found.bytes, repositories=list(found.repositories))
+    return loss_view(path, found)
 
 
 async def _keep(call: ApiCall) -> web.StreamResponse:

@@ -13,7 +13,6 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from daemon.workspaces.git import GitError
 from daemon.workspaces.jobs import SavedWork
@@ -24,12 +23,12 @@ from daemon.workspaces.removal import remove_temporary
 from daemon.workspaces.salvage.artifact_store import ArtifactStore
 from daemon.workspaces.salvage.bundle import SHALLOW, Contents, check, steps
 from daemon.workspaces.salvage.lfs import store_objects
-from daemon.workspaces.salvage.repository import GitFolders, git_folders, named_git_folder
+from daemon.workspaces.salvage.repository import GitFolders, named_git_folder
 from daemon.workspaces.salvage.snapshot import Snapshot, UnsavedWork
 from daemon.workspaces.salvage.stored import ARCHIVE, LFS
+from daemon.workspaces.salvage.unsaved import source_of, visit_repositories
 from daemon.workspaces.salvage.walk import UnreadableError, measure, open_up
 
-_DEEPEST = 10  # levels of nested repositories
 _MOST_NAMED = 20
 
 
@@ -100,24 +99,13 @@ class _Salvage:
 
     def save_all(self, base: str | None) -> None:
         """Save the workspace's own repository and all repositories nested in it."""
-        trees: list[tuple[Path, str | None, int]] = [(self.workspace, base, 0)]
-        seen: set[Path | None] = set()
-        modules: list[Path] = []
-        while trees:
-            tree, commit, depth = trees.pop()
-            found, git_folder = self._save_tree(tree, commit, depth)
-            trees += [(tree / inner, oid, depth + 1) for inner, oid in found.repositories]
-            modules += found.modules
-            seen.add(git_folder)
-        for module in dict.fromkeys(modules):
-            if module not in seen:  # of a submodule that is not checked out
-                self._save_module(module)
+        visit_repositories(self.workspace, base, self._save_tree, self._save_module)
 
     def _save_tree(self, tree: Path, base: str | None, depth: int) -> tuple[UnsavedWork, Path | None]:
         """Save a working tree with its repository, as it is if git cannot; return what is in it, and its git folder."""
         before = self.saved
         try:
-            source = git_folders(tree, self.workspace) if depth <= _DEEPEST else _refuse_depth()
+            source = source_of(tree, self.workspace, depth)
             return self._save_one(tree, source, base), source.common if source is not None else None
         except (GitError, UnreadableError) as error:
             _check_permanent(error)
@@ -279,10 +267,6 @@ class _Salvage:
     def _remove(self, name: str) -> None:
         """Remove a folder in the scratch folder."""
         remove_temporary(self.state_dir, (ENVIRONMENTS, SCRATCH, self.scratch.name), name)
-
-
-def _refuse_depth() -> NoReturn:
-    raise UnreadableError(f"repositories are nested more than {_DEEPEST} levels deep")
 
 
 def _check_permanent(error: GitError | UnreadableError) -> None:

@@ -125,6 +125,9 @@ class Snapshot:
         self._fetched: list[str] = []
         self._safe: list[str] = []
         self._loose: set[str] = set()  # files and folders that refs name
+        self._size = self._room = 0  # bytes of the work, and those that saving it takes
+        self._changed: list[bytes] = []
+        self._index: Path | None = None
 
     def take(self, *, is_own: bool, has_files: bool, check_size: Callable[[int, int], None]) -> UnsavedWork:
         """Return the work to save; raise UnreadableError, GitError or OSError if it cannot be determined.
@@ -133,36 +136,19 @@ class Snapshot:
         tree. `check_size` is called before anything is written, with the bytes of the work and those that saving it
         takes on the disk, where a bundle is twice for a while; what it raises is passed on.
         """
-        self._set_up()
-        self._safe = self._find_safe(is_own=is_own)
-        found = UnsavedWork(commits=self._count("--count"))
-        size = self._count("--objects", "--disk-usage") if set(self._tips.values()) - set(self._safe) else 0
-        known, found.lfs = self._lfs_objects()
-        room = 2 * size + sum(one.size for one in found.lfs if one.is_linked)
-        size += sum(one.size for one in found.lfs)
-        changed: list[bytes] = []
-        index = None
-        if has_files:
-            index = copy_of_index(self.scratch, self._source)
-            changed, found.repositories = self._tree.changed(self._head, self._existing_base(), index, known)
-            for name in changed:
-                size += self._tree.size(name)
-                room += self._tree.size(name) * (1 if self._tree.goes_aside(name) else 2)
+        found = self._examine(is_own=is_own, has_files=has_files)
+        size, room, changed = self._size, self._room, self._changed
         check_size(size, room)
         self.timeout += size / _SPEED
         self._git = self._new_git()
-        found.files = len(changed)
         found.aside = [name for name in changed if self._tree.goes_aside(name)]
         changed = [name for name in changed if name not in set(found.aside)]
-        found.modules = list(submodule_repositories(self._source.common)) if self._source is not None else []
         if has_files:
             commits = Commits(self._git, self.scratch, self._head)
             commits.add_files(self._tree, changed)
-            commits.add_indexes(index, self._source)
+            commits.add_indexes(self._index, self._source)
             self._tips |= {f"{self._prefix}/{name}": oid for name, oid in commits.made.items()}
-            found.ignored = [os.fsdecode(name) for name in self._tree.ignored()]
-            bare = (path for path in self._tree.bare if _is_touched(path, found.ignored))
-            found.modules += [self._working_tree / path for path in bare]
+            self._add_ignored(found)
         found.tips = self._new_tips()
         if (count := len(found.tips)) > _MOST_REFS:
             raise UnreadableError(f"{count} of its refs have unsaved work; a bundle holds {_MOST_REFS} at most")
@@ -170,6 +156,40 @@ class Snapshot:
         if not found.tips and self._head is not None and (found.aside or found.lfs):
             found.tips = {f"{self._prefix}/head": self._head}
         return found
+
+    def count(self, *, is_own: bool, has_files: bool) -> UnsavedWork:
+        """Return how much work there is, without what refers to it; raise as `take` does. This writes little."""
+        found = self._examine(is_own=is_own, has_files=has_files)
+        if has_files:
+            self._add_ignored(found)
+            changed = set(self._changed)  # among them ignored files that were added nevertheless
+            found.ignored = [name for name in found.ignored if os.fsencode(name) not in changed]
+        return found
+
+    def _examine(self, *, is_own: bool, has_files: bool) -> UnsavedWork:
+        """Return the work but for what git ignores; set how much it is."""
+        self._set_up()
+        self._safe = self._find_safe(is_own=is_own)
+        found = UnsavedWork(commits=self._count("--count"))
+        self._size = self._count("--objects", "--disk-usage") if set(self._tips.values()) - set(self._safe) else 0
+        known, found.lfs = self._lfs_objects()
+        self._room = 2 * self._size + sum(one.size for one in found.lfs if one.is_linked)
+        self._size += sum(one.size for one in found.lfs)
+        found.modules = list(submodule_repositories(self._source.common)) if self._source is not None else []
+        if has_files:
+            self._index = copy_of_index(self.scratch, self._source)
+            changed, found.repositories = self._tree.changed(self._head, self._existing_base(), self._index, known)
+            for name in changed:
+                self._size += self._tree.size(name)
+                self._room += self._tree.size(name) * (1 if self._tree.goes_aside(name) else 2)
+            self._changed, found.files = changed, len(changed)
+        return found
+
+    def _add_ignored(self, found: UnsavedWork) -> None:
+        """Add what git ignores, and the bare repositories in there."""
+        found.ignored = [os.fsdecode(name) for name in self._tree.ignored()]
+        bare = (path for path in self._tree.bare if _is_touched(path, found.ignored))
+        found.modules += [self._working_tree / path for path in bare]
 
     def write(
         self, folder: Path, tips: dict[str, str], *, has_lfs: bool, check_room: Callable[[int], None]
