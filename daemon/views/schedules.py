@@ -1,6 +1,7 @@
 """Schedules, with their state and next due times, as the API and `--json` show them."""
 
 import sqlite3
+from collections.abc import Collection
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal, cast
@@ -80,12 +81,13 @@ class ScheduleList(TypedDict):
     next_cursor: str | None
 
 
-def upcoming(cadence: Cadence, after: datetime, count: int) -> list[DueTime]:
-    """Return the next due times strictly after an instant."""
+def upcoming(cadence: Cadence, after: datetime, count: int, skips: Collection[str] = ()) -> list[DueTime]:
+    """Return the next due times strictly after an instant, without those that are to be skipped."""
     times: list[DueTime] = []
     due = cadence.next_after(after)
     while due is not None and len(times) < count:
-        times.append(due)
+        if not skips or format_instant(due) not in skips:
+            times.append(due)
         due = cadence.next_after(due)
     return times
 

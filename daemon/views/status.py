@@ -18,10 +18,12 @@ from daemon.store.notifications import paused_by_failure
 from daemon.store.run_queue import count_held_back, count_pending
 from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, SPENT, run_from
 from daemon.store.schedules import SELECT_WITHOUT_INPUT, UNDECIDABLE, schedule_from
+from daemon.store.skips import pending_skips
 from daemon.store.workspaces import saved_work
 from daemon.units import format_duration, format_instant, format_size, parse_instant
 from daemon.views.pages import PAGE_BYTES, page_of
 from daemon.views.runs import RunView, run_view
+from daemon.views.schedules import upcoming
 from daemon.workspaces.mirror_use import MirrorChange
 
 _FEW = 5
@@ -196,28 +198,31 @@ def _next(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any]) -
     rows = connection.execute(
         f"{SELECT_WITHOUT_INPUT} FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL "
         "AND NOT EXISTS (SELECT 1 FROM notify_states n WHERE n.subject = 'blocked:' || schedules.id) "
-        f"AND {_is_seen('agent')} ORDER BY wake_at LIMIT {_FEW}",
+        f"AND {_is_seen('agent')} ORDER BY wake_at "
+        f"LIMIT {_FEW} + min({_MANY}, (SELECT count(DISTINCT schedule_id) FROM schedule_skips))",
         seen,
     )
-    return [
+    found = [
         {
             "schedule": f"{row['agent']}/{row['name']}",
-            "scheduled_for": _next_due(row, now),
+            "scheduled_for": _next_due(connection, row, now),
             "timezone": row["timezone"],
         }
         for row in rows
     ]
+    return sorted(found, key=lambda one: one["scheduled_for"] or "")[:_FEW]
 
 
-def _next_due(row: sqlite3.Row, now: datetime) -> str | None:
-    """Return the next due time of a schedule after now; the one in its row may be past and delayed by jitter."""
-    if row["next_due"] > format_instant(now):
+def _next_due(connection: sqlite3.Connection, row: sqlite3.Row, now: datetime) -> str | None:
+    """Return the next due time after now that is not skipped; the one in the row may be past and delayed by jitter."""
+    skips = pending_skips(connection, row["id"])
+    if row["next_due"] > format_instant(now) and row["next_due"] not in skips:
         return str(row["next_due"])
     try:
-        due = schedule_from(row).cadence.next_after(now)
+        due = upcoming(schedule_from(row).cadence, now, 1, skips)
     except UNDECIDABLE:
         return None
-    return format_instant(due) if due is not None else None
+    return format_instant(due[0]) if due else None
 
 
 def _timeline(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any]) -> list[dict[str, Any]]:

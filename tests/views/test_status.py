@@ -1,0 +1,23 @@
+"""The document of the status."""
+
+from functools import partial
+from pathlib import Path
+
+from daemon.store.skips import add_skip
+from daemon.units import parse_instant
+from daemon.views.status import status_view
+from tests.support.ledger import START, Ledger, due
+
+
+async def test_a_due_time_that_is_to_be_skipped_is_not_next(ledger: Ledger, tmp_path: Path) -> None:
+    """Wherever a next due time is shown, it is one that starts something."""
+    await ledger.declare()
+
+    async def following() -> list[str]:
+        view = await ledger.database.read(lambda c: status_view(c, tmp_path, None, START, "UTC", problems=None))
+        return [one["scheduled_for"] for one in view["next"]]
+
+    assert await following() == [due(10)]
+    for at in (due(10), due(20)):
+        await ledger.database.write(partial(add_skip, schedule_id=1, due=parse_instant(at), now=START, by="root"))
+    assert await following() == [due(30)]
