@@ -4,9 +4,21 @@ import sqlite3
 from typing import Any
 
 from daemon.cli.client import Client, schedule_path
-from daemon.cli.offline import document, listing, may_read, no_schedule, reading, schedule_named, split_past_address
+from daemon.cli.offline import (
+    document,
+    listing,
+    may_read,
+    no_schedule,
+    reading,
+    schedule_named,
+    split_address,
+    split_past_address,
+)
 from daemon.config.schema import Config
-from daemon.errors import InvalidError, NotFoundError
+from daemon.errors import AgentcronError, InvalidError, NotFoundError
+from daemon.rules.schedule_fields import DEFINITION
+from daemon.schedules.declared import definition_of
+from daemon.store.schedules import DUE_KEYS
 from daemon.units import utc_now
 from daemon.views.history import Chosen, HistoryView, history_view
 from daemon.views.schedules import ScheduleList, ScheduleView, deleted_page, schedule_view, schedules_page
@@ -49,6 +61,30 @@ def shown(config: Config, address: str) -> dict[str, Any]:
         return schedule_view(connection, schedule_named(connection, address, deleted=True), config, utc_now())
 
     return _checked(document(config, query, _path(address)), address)
+
+
+def due_times_of(config: Config, address: str) -> tuple[dict[str, Any], list[str]]:
+    """Return what makes a live schedule due, as columns, and the due times that are to be skipped.
+
+    For a schedule in the config file, its file decides; unless database or daemon can be read, nothing is skipped.
+    """
+    agent, name = split_address(address)
+    settings = config.agents.get(agent)
+    declared = settings.schedules.get(name) if settings is not None else None
+    try:
+        view = shown(config, address)
+    except AgentcronError:
+        if declared is None:
+            raise
+        return definition_of(declared, config), []
+    if declared is not None:
+        return definition_of(declared, config), view["skipped_action_times"]
+    if view["deleted_at"] is not None:
+        raise no_schedule(address)
+    fields = (field for field in DEFINITION if field.column in DUE_KEYS)
+    return {
+        field.column: None if (value := view[field.api]) is None else field.kind.from_api(value) for field in fields
+    }, view["skipped_action_times"]
 
 
 def _checked(view: dict[str, Any], address: str) -> dict[str, Any]:

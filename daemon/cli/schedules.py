@@ -171,27 +171,20 @@ def next_command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show the next due times of a schedule.
+    """Show the next due times of a schedule, without those that are to be skipped.
 
-    For a schedule in the config file, this needs neither daemon nor database.
+    For a schedule in the config file, this needs neither daemon nor database; they know what is to be skipped.
     """
     from daemon.cli.locate import find_daemon
-    from daemon.cli.offline import reading, schedule_named, split_address
-    from daemon.schedules.declared import definition_of
+    from daemon.cli.schedule_views import due_times_of
     from daemon.store.schedules import cadence_from
     from daemon.units import format_instant, utc_now
     from daemon.views.schedules import upcoming
 
     config = find_daemon(context.obj)
     after = _instant(start) if start else utc_now()
-    agent, name = split_address(schedule)
-    settings = config.agents.get(agent)
-    if settings is not None and name in settings.schedules:
-        definition = definition_of(settings.schedules[name], config)
-    else:
-        with reading(config) as connection:
-            definition = schedule_named(connection, schedule).definition
-    times = upcoming(cadence_from(definition), after, count)
+    definition, skips = due_times_of(config, schedule)
+    times = upcoming(cadence_from(definition), after, count, skips)
     if json:
         print_json({"next_action_times": [format_instant(time) for time in times]})
         return

@@ -20,6 +20,8 @@ from daemon.units import format_instant, parse_instant
 UNDECIDABLE = (*UNREADABLE, DamagedRowError)
 """What reading a schedule with a damaged row raises, and what comes of its values."""
 CADENCE_KEYS = tuple(field.column for field in DEFINITION if field.cadence)
+DUE_KEYS = (*CADENCE_KEYS, "jitter_ms")
+"""The columns that `cadence_from` needs."""
 DEFINITION_KEYS = tuple(field.column for field in DEFINITION)
 
 
@@ -72,7 +74,7 @@ class ScheduleRow:
 
 def cadence_from(definition: dict[str, Any]) -> Cadence:
     """Return when a schedule of that definition is due."""
-    return _cadence(**{key: definition[key] for key in (*CADENCE_KEYS, "jitter_ms")})
+    return _cadence(**{key: definition[key] for key in DUE_KEYS})
 
 
 @lru_cache(maxsize=4096)

@@ -15,6 +15,8 @@ from daemon.api import requests
 from daemon.cli.app import app
 from daemon.cli.client import option_of
 from daemon.cli.input_text import read_input
+from daemon.cli.schedule_views import due_times_of
+from daemon.config.loading import load_config
 from daemon.model import LARGEST_BODY
 from tests.support.configs import config_text
 from tests.support.daemon_process import DaemonProcess, daemons_in
@@ -188,3 +190,19 @@ def test_every_field_that_commands_send_is_known_by_its_option() -> None:
         for name, field in shape.model_fields.items():
             called = "initial_input.content" if name == "initial_input" else field.alias or name
             assert option_of(called) in options, called
+
+
+def test_next_due_times_leave_out_those_to_be_skipped_also_for_who_must_ask_the_daemon(
+    daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert daemon.cli("schedules", "create", "a/asked", "--cron", "0 7 * * *").returncode == 0
+    ask = ("schedules", "next", "a/asked", "-n", "2", "--json")
+    first, second = json.loads(daemon.cli(*ask).stdout)["next_action_times"]
+    assert daemon.cli("schedules", "skip", "a/asked", first).returncode == 0
+    assert json.loads(daemon.cli(*ask).stdout)["next_action_times"][0] == second
+    config = load_config(daemon.config)
+    from_database = due_times_of(config, "a/asked")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    definition, skips = due_times_of(config, "a/asked")
+    assert (definition, skips) == from_database
+    assert (definition["cron"], skips) == ("0 7 * * *", [first])
