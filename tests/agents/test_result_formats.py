@@ -13,7 +13,7 @@ from daemon.agents.process.acp_client.client import Session
 from daemon.agents.process.acp_client.result import SessionResult
 from daemon.agents.process.outcome import _failure
 from daemon.agents.process.records import ExitRecord
-from daemon.agents.process.result_formats import AgentReport, read_report
+from daemon.agents.process.result_formats import LONGEST_MESSAGE, AgentReport, read_report
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.agents.process.supervisor.output import STANDARD_OUTPUT
 from daemon.rules.reported import MOST_TOKENS
@@ -35,6 +35,30 @@ def test_a_number_beyond_the_limit_is_left_out_and_named(tmp_path: Path) -> None
 def test_usage_that_is_no_object_is_named(tmp_path: Path) -> None:
     found = report(tmp_path, '{"status": "failed", "usage": [1]}')
     assert (found.status, found.usage, found.complaint) == ("failed", {}, "usage is not a JSON object")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"result": "42 files"}, "42 files"),
+        ({"result": {"files": ["ü"]}}, '{"files": ["ü"]}'),
+        ({"result": 0}, "0"),
+        ({"message": "", "result": "x"}, "x"),
+        ({"message": "said", "result": "x"}, "said"),
+        ({"result": None}, None),
+    ],
+)
+def test_a_result_without_a_message_is_what_the_run_says(tmp_path: Path, content: object, message: str | None) -> None:
+    """People cannot read the file, which is the daemon's."""
+    assert report(tmp_path, json.dumps(content)).message == message
+
+
+def test_a_long_result_is_cut_and_its_secrets_are_masked(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(json.dumps({"result": ["sesame-street", "x" * 900_000]}))
+    found = read_report(tmp_path, "none", Secrets(("sesame-street",)))
+    assert found.message is not None
+    assert found.message.startswith('["***", "xxx')
+    assert len(found.message) <= LONGEST_MESSAGE
 
 
 @pytest.mark.parametrize(

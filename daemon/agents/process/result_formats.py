@@ -1,5 +1,6 @@
 """What a command reports about its outcome: the file `$AGENTCRON_RESULT`, or the JSON that a CLI prints."""
 
+import json
 import os
 import re
 import sys
@@ -99,13 +100,20 @@ def _from_object(content: dict[str, Any], secrets: Secrets) -> AgentReport:
         refused.append("retry_after is not a number of seconds")
     return AgentReport(
         status=RunStatus(status) if status in {"completed", "failed"} else None,
-        message=_text(content.get("message"), secrets),
+        message=_text(content.get("message"), secrets) or _text(_words_of(content.get("result"), secrets), secrets),
         usage=usage,
         retry_after=wait,
         permissions=tuple(_permissions(content.get("permissions"), secrets)),
         complaint="; ".join([*complaints, *refused]) or None,
         is_bad=bool(complaints),
     )
+
+
+def _words_of(result: object, secrets: Secrets) -> str:
+    """Return the result in a report as text, masked before JSON escapes it; empty if there is none."""
+    if isinstance(result, str):
+        return result
+    return "" if result is None else json.dumps(secrets.masked_value(result), ensure_ascii=False)
 
 
 def _usage(reported: object) -> tuple[dict[str, int | float], list[str]]:
