@@ -8,10 +8,10 @@ from typing import Literal
 
 import pytest
 
-from daemon.agents.base import RunSettings
+from daemon.agents.base import RunSettings, Work
 from daemon.agents.process.acp_client.client import Session
 from daemon.agents.process.acp_client.result import SessionResult
-from daemon.agents.process.outcome import _failure
+from daemon.agents.process.outcome import _failure, outcome_of
 from daemon.agents.process.records import ExitRecord
 from daemon.agents.process.result_formats import LONGEST_MESSAGE, AgentReport, read_report
 from daemon.agents.process.supervisor.mask import Secrets
@@ -150,3 +150,33 @@ def test_a_report_that_could_not_be_saved_does_not_fail_the_run() -> None:
     settings, found = RunSettings(on_bad_report="fail"), AgentReport(complaint="not JSON", is_bad=True)
     assert _failure(ended, found, settings) is None
     assert _failure(replace(ended, complaint=None), found, settings) == "its report cannot be used: not JSON"
+
+
+def test_a_bad_report_is_a_reason_beside_the_exit_status() -> None:
+    rest = dict.fromkeys(field.name for field in fields(ExitRecord))
+    ended = ExitRecord(**{**rest, "reason": "exited", "exit_code": 3})  # type: ignore[arg-type]
+    found = AgentReport(complaint="not JSON", is_bad=True)
+    assert _failure(ended, found, RunSettings(on_bad_report="fail")) == (
+        "exit status 3; its report cannot be used: not JSON"
+    )
+    assert _failure(ended, found, RunSettings(on_bad_report="ignore")) == "exit status 3"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            {"status": "done", "usage": {"input_tokens": 7}},
+            "part of its report was ignored: the result file has a status",
+        ),
+        ({"status": "failed", "retry_after": "soon"}, "part of its report was ignored: retry_after is not a number"),
+        ({"status": "done"}, "its report was ignored: the result file has a status"),
+    ],
+)
+def test_a_report_of_which_something_counts_is_not_called_ignored(tmp_path: Path, content: object, words: str) -> None:
+    rest = dict.fromkeys(field.name for field in fields(ExitRecord))
+    ended = ExitRecord(**{**rest, "reason": "exited", "exit_code": 0, "left_over": 0})  # type: ignore[arg-type]
+    work = Work(**{**dict.fromkeys(field.name for field in fields(Work)), "settings": RunSettings()})  # type: ignore[arg-type]
+    message = outcome_of(ended, None, report(tmp_path, json.dumps(content)), work).message
+    assert message is not None
+    assert message.startswith(words)

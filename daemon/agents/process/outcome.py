@@ -35,8 +35,10 @@ def read_end(
 def outcome_of(ended: ExitRecord, cancelled: str | None, report: AgentReport, work: Work) -> Outcome:
     """Combine what the supervisor recorded with what the agent reported."""
     complaint = report.complaint or ended.complaint
+    what = "part of its report" if report.is_used else "its report"
     if complaint:
-        _LOG.warning("[run] Agent's report ignored", run_id=work.run_id, agent=work.agent, reason=complaint)
+        event = "[run] Part of agent's report ignored" if report.is_used else "[run] Agent's report ignored"
+        _LOG.warning(event, run_id=work.run_id, agent=work.agent, reason=complaint)
     for permission in report.permissions:
         _LOG.info("[run] Agent requested permission", run_id=work.run_id, agent=work.agent, **permission)
     status, error, permanent = _status_of(ended, report, work.settings)
@@ -51,7 +53,7 @@ def outcome_of(ended: ExitRecord, cancelled: str | None, report: AgentReport, wo
         cancelled_by_us=cancelled is not None,
         exit_code=ended.exit_code,
         signal=ended.signal,
-        message=report.message or (f"its report was ignored: {complaint}" if complaint else None),
+        message=report.message or (f"{what} was ignored: {complaint}" if complaint else None),
         permanent=permanent,
         retry_after=report.retry_after,
         usage=report.usage,
@@ -86,7 +88,9 @@ def _failure(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> s
     if ended.signal is not None:
         why = ": out of memory" if ended.oom_kills and ended.signal == signal.SIGKILL else ""
         return f"ended by signal {ended.signal}{why}"
-    if ended.exit_code != 0:
-        return f"exit status {ended.exit_code}"
     is_bad = report.is_bad and ended.complaint is None and settings.on_bad_report == "fail"
-    return f"its report cannot be used: {report.complaint}" if is_bad else None
+    reasons = [
+        f"exit status {ended.exit_code}" if ended.exit_code != 0 else "",
+        f"its report cannot be used: {report.complaint}" if is_bad else "",
+    ]
+    return "; ".join(filter(None, reasons)) or None

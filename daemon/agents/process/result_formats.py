@@ -41,7 +41,13 @@ class AgentReport:
     complaint: str | None = None
     """Why the report, or a part of it, was ignored."""
     is_bad: bool = False
-    """Whether the report as a whole cannot be used, so that nobody knows what the agent says of its work."""
+    """Whether the report does not tell how the work ended although it should."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything in the report counts, if only its usage."""
+        found = (self.status, self.message, self.retry_after)
+        return any(one is not None for one in found) or bool(self.usage or self.permissions)
 
 
 def read_report(run_dir: Path, result_format: Literal["none", "claude"], secrets: Secrets) -> AgentReport:

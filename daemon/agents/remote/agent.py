@@ -160,7 +160,7 @@ class RemoteAgent(ABC):
         usage, refused = usage_of(outcome.usage)
         if refused:
             _LOG.warning(
-                "[run] Agent's report ignored", run_id=work.run_id, agent=work.agent, reason="; ".join(refused)
+                "[run] Part of agent's report ignored", run_id=work.run_id, agent=work.agent, reason="; ".join(refused)
             )
         outcome = replace(outcome, usage=usage)
         return self._shown(replace(outcome, output_bytes=output_bytes, output_dropped=dropped))
