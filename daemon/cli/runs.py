@@ -75,6 +75,8 @@ def list_command(
 
     asked = {"agent": agent, "schedule": schedule, "status": chosen, "from": first, "to": last, "cursor": cursor}
     view = listing(config, query, "/runs", "runs", limit, **asked)
+    if not view["runs"]:
+        _warn_of_unknown(config, agent, schedule)
     if json:
         print_json(view)
         return
@@ -95,6 +97,20 @@ def list_command(
         ),
         empty="No runs.",
     )
+
+
+def _warn_of_unknown(config: "Config", agent: str | None, schedule: str | None) -> None:
+    """Warn that runs were wanted of an agent or a schedule that does not exist: its name may be misspelt."""
+    from daemon.cli.schedule_views import shown
+    from daemon.errors import NotFoundError
+
+    if agent is not None and config.agents and agent not in config.agents:  # without agents, the config has errors
+        say(f"warning: {config.file} has no agent {agent!r}", error=True)
+    if schedule is not None:
+        try:
+            shown(config, schedule)
+        except NotFoundError as error:
+            say(f"warning: {error}", error=True)
 
 
 def _status_of(run: dict[str, Any]) -> str:

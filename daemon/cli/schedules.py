@@ -222,7 +222,7 @@ def history(
     from daemon.cli.locate import find_daemon
     from daemon.cli.schedule_views import history_of
     from daemon.model import FireOutcome
-    from daemon.views.history import Chosen
+    from daemon.views.history import ALL, Chosen
 
     if outcome is not None and outcome not in set(FireOutcome):
         choices = ", ".join(FireOutcome)
@@ -235,7 +235,7 @@ def history(
     print_table(
         ("due", "outcome", "run", "reason"),
         ((_due(fire, zone), fire["outcome"], fire["run_id"], fire["reason"]) for fire in view["fires"]),
-        empty="No due times yet.",
+        empty="No such due times." if chosen != ALL or cursor else "No due times yet.",
     )
     if cursor is not None:
         return
@@ -252,7 +252,7 @@ def history(
             )
             for entry in view["revisions"]
         ),
-        empty="No changes.",
+        empty="No such changes." if chosen != ALL else "No changes.",
     )
 
 

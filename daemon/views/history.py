@@ -11,7 +11,7 @@ from daemon.model import FireOutcome
 from daemon.rules.schedule_fields import BY_COLUMN
 from daemon.store.rows import row_of
 from daemon.units import format_instant, parse_instant
-from daemon.views.pages import number_of, page_of, unknown_cursor
+from daemon.views.pages import check_span, number_of, page_of, unknown_cursor
 
 
 class FireView(TypedDict):
@@ -63,11 +63,17 @@ class HistoryView(TypedDict):
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which entries of a history are wanted: those from `first` to `last` (UTC text, both included), of one outcome."""
+    """Which entries of a history are wanted: those from `first` to `last` (UTC text, both included), of one outcome.
+
+    Raise InvalidError if `first` is after `last`.
+    """
 
     first: str | None = None
     last: str | None = None
     outcome: str | None = None
+
+    def __post_init__(self) -> None:
+        check_span(self.first, self.last)
 
 
 ALL = Chosen()

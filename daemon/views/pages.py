@@ -50,3 +50,9 @@ def number_of(cursor: str | None) -> int:
 def unknown_cursor(cursor: str) -> InvalidError:
     """Return the error for an invalid cursor."""
     return InvalidError(f"cursor: {cursor!r} was not returned by this list")
+
+
+def check_span(first: str | None, last: str | None) -> None:
+    """Raise InvalidError if a span (UTC text) ends before it begins."""
+    if first is not None and last is not None and first > last:
+        raise InvalidError(f"from is after to: {first}, {last}")

@@ -15,7 +15,7 @@ from daemon.store.rows import row_of
 from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, Run, run_from
 from daemon.store.workspaces import get_workspace
 from daemon.units import parse_instant
-from daemon.views.pages import PAGE_BYTES, number_of, page_of
+from daemon.views.pages import PAGE_BYTES, check_span, number_of, page_of
 
 _MOST_EVENTS = 1000
 _PAUSED = "its schedule is paused"
@@ -217,8 +217,10 @@ def runs_page(
 
     `agents` are the visible agents, None for all; `only` is the only visible run. `address` is that of a schedule, with
     `@ID` of that one alone among those that had the name. `first` and `last` (UTC text) bound the due time. The cursor
-    is the last run of the previous page. A page has about `most` bytes, None: any number.
+    is the last run of the previous page. A page has about `most` bytes, None: any number. Raise InvalidError if `first`
+    is after `last`.
     """
+    check_span(first, last)
     values: dict[str, Any] = {"agent": agent, "of": None, "schedule": None, "number": None}
     values |= {"status": status, "only": only, "first": first, "last": last}
     if address is not None:

@@ -161,3 +161,12 @@ def test_the_api_and_the_command_line_choose_alike(start_daemon: StartDaemon) ->
     assert daemon.cli("schedules", "history", "a/s", "--outcome", "lost").returncode == 2
     later = format_instant(START + timedelta(days=1))
     assert "No runs." in said(daemon, "runs", "list", "--from", later, "--to", later)
+    for unknown, words in (("--agent=nope", "no agent 'nope'"), ("--schedule=a/nope", "no schedule a/nope")):
+        told = daemon.cli("runs", "list", unknown)
+        assert (told.returncode, told.stdout, told.stderr.count("warning: ")) == (0, "No runs.\n", 1)
+        assert words in told.stderr
+    assert "No such due times." in said(daemon, "schedules", "history", "a/s", "--to", "2026-01-01T00:00:00Z")
+    for command in (("schedules", "history", "a/s"), ("runs", "list")):
+        refused = daemon.cli(*command, "--from", times[1], "--to", "2026-01-01T00:00:00Z")
+        assert (refused.returncode, "from is after to" in refused.stderr) == (2, True), refused.stderr
+    assert call(daemon, "GET", f"{SCHEDULES}/s/fires?from={times[1]}&to=2026-01-01T00:00:00Z").status == 400
