@@ -12,6 +12,7 @@ from pathlib import Path
 from daemon.regular_file import open_regular, read_at_most
 from daemon.workspaces.git import Git, GitError
 from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
+from daemon.workspaces.mirror_files import odd_entry
 
 _RUNS = "refs/agentcron/runs"
 _TIMEOUT = 600.0  # seconds
@@ -101,4 +102,8 @@ def _forget(mirror: Path, without_row: Callable[[list[str]], list[str]]) -> None
 
 
 def _git(mirror: Path) -> Git:
+    """Return git in a mirror; raise GitError where it would wait at a pipe, or follow a link."""
+    odd = odd_entry(mirror)
+    if odd is not None:
+        raise GitError(f"{odd} is neither a regular file nor a folder; the next run makes the mirror anew")
     return Git(_TIMEOUT, mirror.parent, isolated=True, GIT_DIR=str(mirror))

@@ -15,6 +15,7 @@ from daemon.workspaces.git import Git, GitError, config_value, is_lack
 from daemon.workspaces.jobs import Source
 from daemon.workspaces.kept_commits import keeps_commits, take_over
 from daemon.workspaces.layout import DAMAGED_MIRROR, ENVIRONMENTS, MIRROR, MIRROR_LOCK, QUARANTINE
+from daemon.workspaces.mirror_files import check_entries, odd_entry
 from daemon.workspaces.mirror_maintenance import repack
 from daemon.workspaces.openat import free_name, open_path
 from daemon.workspaces.remote import split_credentials, upload_pack
@@ -25,6 +26,7 @@ _STALE_LOCK = 300.0  # seconds after which a lock file of git is certainly not i
 _STALE_LOCK_OF_OURS = 5.0  # seconds: git dies with its helper, but perhaps not at once
 _CHANGING = b"changing\n"  # what the mirror's own lock file holds during a change
 _LOCK_POLL = 0.5  # seconds
+_LONGEST_SILENCE = 300.0  # seconds for which a git command that asks no remote may neither write nor work
 _STAMP = "agentcron-fetched"  # its mtime is the time of the last fetch, its content the ref that it was for
 _MOST_NAMED = 20
 _NOT_TAKEN_OVER = "cannot read all commits that the damaged mirror kept for runs"
@@ -54,9 +56,10 @@ class Mirror:
         self._lock = self.path.with_name(MIRROR_LOCK)
         self._aside = self.path.with_name(DAMAGED_MIRROR)
         self._url, credentials = split_credentials(source.repository)
-        self._git = Git(git_timeout, self.path.parent, isolated=False, **{"GIT_DIR": str(self.path), **credentials})
+        git = Git(git_timeout, self.path.parent, isolated=False, **{"GIT_DIR": str(self.path), **credentials})
+        self._git = git.ended_when_silent(_LONGEST_SILENCE)
         self._upload_pack = upload_pack(source.repository)
-        self._remote = self._git.ended_when_silent(source.fetch_timeout)
+        self._remote = git.ended_when_silent(source.fetch_timeout)
 
     def fetch(self) -> float:
         """Fetch unless the mirror is recent enough; return the seconds since it was fetched, or raise CloneError."""
@@ -147,6 +150,7 @@ class Mirror:
         It stays for the next fetch if that cannot be told at the moment.
         """
         try:
+            check_entries(self._aside)
             lost = take_over(self.path, self._aside)
             problem = f"these are incomplete: {', '.join(lost[:_MOST_NAMED])}" if lost else None
         except (GitError, UnreadableError, OSError) as error:
@@ -225,12 +229,14 @@ class Mirror:
 
     def _fetched_at(self) -> float | None:
         """Return when the source was fetched, or that was last tried; None if the mirror is not of this source."""
+        if not self._has_our_config():
+            return None
         stamp = self.path / _STAMP
         try:
             fetched_at, text = stamp.stat().st_mtime, stamp.read_text(errors="replace")
         except FileNotFoundError:
             return None
-        return fetched_at if text == self._stamp_text and self._has_our_config() else None
+        return fetched_at if text == self._stamp_text else None
 
     @property
     def _stamp_text(self) -> str:
@@ -239,6 +245,10 @@ class Mirror:
 
     def _exists(self) -> bool:
         """Return whether there is a mirror that git accepts; a power loss may leave half of one."""
+        odd = odd_entry(self.path)
+        if odd is not None:
+            self._log(f"WARNING: the mirror is made anew: {odd} is neither a regular file nor a folder")
+            return False
         try:
             head = (self.path / "HEAD").read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -247,6 +257,8 @@ class Mirror:
 
     def _has_our_config(self) -> bool:
         """Return whether the mirror is that of the source, and nobody else has changed what git obeys there."""
+        if odd_entry(self.path) is not None:
+            return False
         try:
             text = (self.path / "config").read_text(errors="replace")
         except (FileNotFoundError, NotADirectoryError):

@@ -1,5 +1,6 @@
 """The mirror of a repository: what a remote or an agent does to it costs no run its workspace, and runs nothing."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 from daemon.config.schema import Config, Environment
 from daemon.doctor.workspaces import check_mirrors
 from daemon.workspaces import kept_commits
+from daemon.workspaces import mirror as mirrors
 from daemon.workspaces.clean import clean
 from daemon.workspaces.clone import prepare_workspace
-from daemon.workspaces.mirror import CloneError
+from daemon.workspaces.git import GitError
+from daemon.workspaces.mirror import CloneError, Mirror
 from tests.support.git_site import AUTHOR, GitSite, brought_back, commit, git
 
 
@@ -66,6 +69,64 @@ def test_a_config_that_an_agent_wrote_is_replaced_before_the_next_fetch(
     assert git(site.prepare(2, fetch_every=3600.0), "rev-parse", "HEAD") == second
     assert not ran.exists()
     assert (mirror / "config").read_text() == text
+
+
+def plant(place: Path, kind: str) -> None:
+    """Put a pipe, or a link, in place of whatever is there."""
+    subprocess.run(["rm", "-rf", str(place)], check=True)
+    os.mkfifo(place) if kind == "pipe" else place.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("HEAD", "pipe"),
+        ("packed-refs", "pipe"),
+        ("agentcron-fetched", "pipe"),
+        ("config", "link"),
+        ("refs/heads/x", "link"),
+        ("objects/info", "link"),
+    ],
+)
+def test_a_mirror_with_a_pipe_or_a_link_is_made_anew(site: GitSite, name: str, kind: str) -> None:
+    site.prepare(1, fetch_every=3600.0)
+    plant(mirror_of(site) / name, kind)
+    opened = Mirror(site.state, site.source(fetch_every=3600.0), 2, site.logged.append)
+    assert not opened.has_commit()
+    with pytest.raises(GitError, match="neither a regular file nor a folder"):
+        kept_commits.keep(mirror_of(site), "1", [site.first])
+    assert git(site.prepare(2, fetch_every=3600.0), "rev-parse", "HEAD") == site.first
+    assert any("the mirror is made anew" in line and name in line for line in site.logged)
+    assert opened.has_commit()
+
+
+def test_work_is_saved_beside_a_mirror_with_a_pipe(site: GitSite, tmp_path: Path) -> None:
+    place = site.prepare(1)
+    commit(place, "b.txt", "two\n")
+    plant(mirror_of(site) / "objects/info/alternates", "pipe")
+    done = clean(site.state, "site", "1", site.logged.append, base=site.bases[1])
+    assert (brought_back(done, tmp_path / "back") / "b.txt").read_text() == "two\n"
+
+
+def test_a_set_aside_mirror_with_a_pipe_is_quarantined_unread(site: GitSite) -> None:
+    site.prepare(1)
+    aside = mirror_of(site).with_name("mirror.damaged")
+    subprocess.run(["cp", "-R", str(mirror_of(site)), str(aside)], check=True)
+    plant(aside / "shallow", "pipe")
+    site.prepare(2)
+    assert (site.tasks.parent / "quarantine/mirror.damaged").is_dir()
+    assert any("shallow" in line for line in site.logged)
+
+
+def test_git_in_the_mirror_that_waits_for_ever_is_ended(
+    site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.prepare(1)
+    os.mkfifo(tmp_path / ".gitconfig")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(mirrors, "_LONGEST_SILENCE", 0.2)
+    with pytest.raises(GitError, match=r"made no progress for 0.2 s"):
+        Mirror(site.state, site.source(), 30, site.logged.append).maintain()
 
 
 def test_a_remote_that_is_or_becomes_shallow_gives_its_newest_commit(site: GitSite, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from daemon.workspaces.git import Git, GitError
 from daemon.workspaces.jobs import SavedWork
 from daemon.workspaces.layout import ARTIFACTS, ENVIRONMENTS, RUNS, SCRATCH
+from daemon.workspaces.mirror_files import is_plain
 from daemon.workspaces.openat import free_name, open_below, open_path
 from daemon.workspaces.removal import remove_temporary
 from daemon.workspaces.salvage.bundle import BUNDLE, SHALLOW
@@ -122,7 +123,8 @@ class ArtifactStore:
             "init", "--quiet", "--bare", "--template=", str(folder)
         )
         git = Git(self._git_timeout, self._scratch, isolated=True, GIT_DIR=str(folder))
-        borrowed = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(self._mirror / "objects")} if self._mirror.is_dir() else {}
+        objects = self._mirror / "objects"
+        borrowed = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects)} if is_plain(self._mirror) else {}
         try:
             heads = git.text("bundle", "unbundle", str(bundle), **borrowed).splitlines()
         finally:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from daemon.workspaces.git import Git, GitError
 from daemon.workspaces.layout import UPSTREAM
+from daemon.workspaces.mirror_files import is_plain
 from daemon.workspaces.salvage.bundle import SCRATCH_SETTINGS, SHALLOW, Contents
 from daemon.workspaces.salvage.commits import FILES, Commits, copy_of_index
 from daemon.workspaces.salvage.history import (
@@ -107,7 +108,7 @@ class Snapshot:
         it fetched from other hosts is safe too.
         """
         self.scratch = scratch
-        self._mirror = mirror if mirror is not None and (mirror / "HEAD").exists() else None
+        self._mirror = mirror if mirror is not None and (mirror / "HEAD").exists() and is_plain(mirror) else None
         self._base = base
         self._source = source
         self._workspace = workspace
