@@ -129,7 +129,12 @@ class Mirror:
             return True
 
     def _take_away(self) -> None:
-        """Delete a mirror, or set it aside if it keeps commits for runs, so that the next one can take them over."""
+        """Delete a mirror, or set it aside if it keeps commits for runs, so that the next one can take them over.
+
+        Of a link only the link is deleted, not what it leads to.
+        """
+        if self.path.is_symlink():
+            self.path.unlink()
         try:
             keeps = keeps_commits(self.path)
         except OSError:  # perhaps it does

@@ -100,6 +100,18 @@ def test_a_mirror_with_a_pipe_or_a_link_is_made_anew(site: GitSite, name: str, k
     assert opened.has_commit()
 
 
+def test_a_link_in_place_of_the_mirror_is_replaced_and_not_followed(site: GitSite, tmp_path: Path) -> None:
+    mirror, elsewhere = mirror_of(site), tmp_path / "elsewhere"
+    site.prepare(1)
+    mirror.rename(elsewhere)
+    (elsewhere / "HEAD").unlink()
+    before = sorted(elsewhere.rglob("*"))
+    mirror.symlink_to(elsewhere)
+    assert git(site.prepare(2), "rev-parse", "HEAD") == site.first
+    assert not mirror.is_symlink()
+    assert sorted(elsewhere.rglob("*")) == before
+
+
 def test_work_is_saved_beside_a_mirror_with_a_pipe(site: GitSite, tmp_path: Path) -> None:
     place = site.prepare(1)
     commit(place, "b.txt", "two\n")
