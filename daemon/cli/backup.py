@@ -124,6 +124,7 @@ def restore(
                 "numbers_from": restored.numbers_from,
                 "unknown_runs": restored.unknown,
                 "dropped_notifications": restored.dropped,
+                "undecidable_schedules": sorted(restored.undecidable),
                 "replaced": str(restored.replaced) if restored.replaced else None,
                 "replaced_folders": str(restored.replaced_folders) if restored.replaced_folders else None,
             }
@@ -138,6 +139,11 @@ def restore(
     if restored.unknown:
         first, last, runs = restored.unknown[0], restored.unknown[-1], plural(len(restored.unknown), "run")
         say(f"Not in the backup: {runs}, numbers {first} to {last}; the folders in runs/ are kept.")
+    for schedule, zone in restored.undecidable.items():
+        what = (
+            f"{schedule} starts nothing: its cadence cannot be read on this host, whose time zone data may lack {zone}"
+        )
+        say(f"{what}; update the tzdata package, or set another with `agentcron schedules update {schedule}`.")
     if restored.replaced is not None:
         say(f"The previous database is now {restored.replaced}; delete it when you no longer need it.")
     if restored.replaced_folders is not None:

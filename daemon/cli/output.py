@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from zoneinfo import ZoneInfo
 
 _WIDEST = 100  # characters of a text in a table
 _LEAST_ROOM = 20  # columns of the terminal, to fold a text in them
@@ -107,9 +109,10 @@ def tell(view: dict[str, Any], text: str, *, json: bool) -> None:
 
 
 def local_time(instant: "datetime | str | None", zone: str = "UTC") -> str:
-    """Return an instant for people: in a timezone, to the second; `-` for None; raise DamagedRowError."""
-    from zoneinfo import ZoneInfo
+    """Return an instant for people: in a timezone, to the second; `-` for None; raise DamagedRowError.
 
+    It is in UTC, with a note on standard error, if this host does not know the timezone.
+    """
     from daemon.store.rows import row_of
     from daemon.units import parse_instant
 
@@ -117,7 +120,18 @@ def local_time(instant: "datetime | str | None", zone: str = "UTC") -> str:
         return "-"
     with row_of(f"the time {instant!r}"):
         moment = parse_instant(instant) if isinstance(instant, str) else instant
-    return f"{moment.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M:%S %Z}"
+    return f"{moment.astimezone(_zone(zone)):%Y-%m-%d %H:%M:%S %Z}"
+
+
+@cache
+def _zone(name: str) -> "ZoneInfo":
+    from daemon.rules.cadence import check_zone
+
+    try:
+        return check_zone(name)
+    except ValueError:
+        say(f"note: this host does not know the timezone {name!r}; its times are shown in UTC", error=True)
+        return check_zone("UTC")
 
 
 def shortened(text: str | None) -> str:

@@ -177,6 +177,7 @@ def next_command(
     """
     from daemon.cli.locate import find_daemon
     from daemon.cli.schedule_views import due_times_of
+    from daemon.store.rows import row_of
     from daemon.store.schedules import cadence_from
     from daemon.units import format_instant, utc_now
     from daemon.views.schedules import upcoming
@@ -184,7 +185,8 @@ def next_command(
     config = find_daemon(context.obj)
     after = _instant(start) if start else utc_now()
     definition, skips = due_times_of(config, schedule)
-    times = upcoming(cadence_from(definition), after, count, skips)
+    with row_of(f"schedule {schedule}"):
+        times = upcoming(cadence_from(definition), after, count, skips)
     if json:
         print_json({"next_action_times": [format_instant(time) for time in times]})
         return

@@ -26,7 +26,7 @@ from daemon.store.lock import running_daemon
 from daemon.store.read_only import open_to_read, reading
 from daemon.store.rows import row_of
 from daemon.store.runs import SELECT_RUNS, run_from
-from daemon.store.schedules import schedule_from
+from daemon.store.schedules import schedule_from, undecidable_schedules
 from daemon.store.unfinished_runs import active_runs
 from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.text import plural
@@ -99,6 +99,7 @@ def _check_content(folder: Path) -> Iterator[Finding]:
         return
     yield from _check_database(folder)
     yield from _check_rows(folder)
+    yield from _check_cadences(folder)
     yield from _check_key(folder)
     yield from _check_trash(folder)
     try:
@@ -216,6 +217,15 @@ def _check_rows(folder: Path) -> Iterator[Finding]:
                             yield error("database", str(problem), _RESTORE)
     except (sqlite3.Error, StoreError):
         return  # already reported
+
+
+def _check_cadences(folder: Path) -> Iterator[Finding]:
+    """Find schedules that start nothing since it is unknown when they are due."""
+    with contextlib.suppress(sqlite3.Error, StoreError), reading(folder / DATABASE) as connection:
+        for schedule, zone in undecidable_schedules(connection).items():
+            what = f"{schedule} starts nothing: its cadence cannot be read on this host, whose data may lack {zone}"
+            fix = f"update the tzdata package, or set another with `agentcron schedules update {quote(schedule)}`"
+            yield error("zones", what, fix)
 
 
 def _check_run(row: sqlite3.Row) -> None:

@@ -128,8 +128,8 @@ def skip_undecided(tx: Transaction, row: ScheduleRow, now: datetime, reason: str
 
 
 def record_pause(tx: Transaction, row: ScheduleRow, now: datetime) -> None:
-    """Record the due times of a pause that ends now in one row."""
-    first = row.cadence.next_after(row.cursor)
+    """Record the due times of a pause that ends now in one row; none if it is unknown when the schedule was due."""
+    first = row.cadence.next_after(row.cursor) if row.has_cadence else None
     if first is not None and first <= now:
         reason = f"paused since {format_instant(row.paused_at or now)}"
         count = row.cadence.count(row.cursor, now)

@@ -24,6 +24,7 @@ from daemon.store.lock import DaemonLock
 from daemon.store.migrate import migrate, migrations
 from daemon.store.notifications import drop_notifications
 from daemon.store.read_only import explain
+from daemon.store.schedules import undecidable_schedules
 from daemon.store.unfinished_runs import supervisors_of
 from daemon.store.witness import Witness, read_witness, renew, write_witness
 
@@ -55,6 +56,8 @@ class Restored:
     """Where the folders are now that belonged to other runs than those with the same numbers in the backup."""
     dropped: int
     """How many notifications waited in the backup, and are not sent any more."""
+    undecidable: dict[str, str]
+    """The schedules that start nothing since this host does not have their time zone, and these zones."""
 
 
 def restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox, steps: Steps) -> Restored:
@@ -116,8 +119,9 @@ def _restore(state_dir: Path, source: BackupFile, now: datetime, outbox: Outbox,
         _remove(fresh)
     with contextlib.closing(connect(path, read_only=True)) as connection:
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
+        undecidable = undecidable_schedules(connection)
     unknown = sorted(folders - known)
-    return Restored(contents, witness.highest_run + 1, unknown, replaced, replaced_folders, dropped)
+    return Restored(contents, witness.highest_run + 1, unknown, replaced, replaced_folders, dropped, undecidable)
 
 
 def _renewed(

@@ -13,12 +13,14 @@ from daemon.errors import InvalidError, NotFoundError, RefusedError, StaleVersio
 from daemon.fires.run_of_fire import run_of_fire
 from daemon.model import DueTime, Trigger
 from daemon.runs.waiting import cancel_begun
-from daemon.schedules.defaults import follow_cadence, with_defaults
+from daemon.schedules.defaults import DERIVED, follow_cadence, with_defaults
 from daemon.schedules.revision import Revision, change, pause_columns, redefine, remove
 from daemon.store.connection import Transaction
 from daemon.store.limits import check_created, check_pending
+from daemon.store.rows import UNREADABLE
 from daemon.store.runs import create_run
 from daemon.store.schedules import (
+    CADENCE_KEYS,
     ScheduleRow,
     add_revision,
     cadence_from,
@@ -91,12 +93,13 @@ def update(tx: Transaction, row: ScheduleRow, values: dict[str, Any], request: C
         raise RefusedError(f"{row.address} is declared in the config file; change it there and reload")
     before = {**row.definition, "paused": int(row.paused)}
     values = follow_cadence(row.definition, values)
+    if values.keys() & {*CADENCE_KEYS, *(field.column for field in DERIVED)}:
+        _check_bounds({**row.definition, **values})
     complete = with_defaults({**row.definition, **values})
     values = {key: complete.get(key, value) for key, value in values.items()}
     changes = {key: [before[key], value] for key, value in values.items() if before[key] != value}
     if not changes:
         return row
-    _check_bounds({**row.definition, **values})
     columns = {key: value for key, (_, value) in changes.items()}
     if "paused" in changes:
         columns |= pause_columns(None, request.now, paused=bool(columns["paused"]))
@@ -112,7 +115,10 @@ def _check_bounds(definition: dict[str, Any]) -> None:
     start, end = definition["start_at"], definition["end_at"]
     if start is not None and end is not None and start > end:
         raise InvalidError("end_at is before start_at, so the schedule would never be due")
-    cadence_from(definition)
+    try:
+        cadence_from(definition)
+    except UNREADABLE as error:  # of what it had before: another host may have had its time zone
+        raise InvalidError(f"the schedule would have no cadence: {error}") from None
 
 
 def pause(tx: Transaction, row: ScheduleRow, note: str | None, request: ChangeRequest) -> ScheduleRow:

@@ -36,7 +36,8 @@ def redefine(
 ) -> ScheduleRow:
     """Set columns of a live schedule; a new cadence, a pause or a resumption takes effect from now.
 
-    A resumption also decides the runs that waited for it.
+    A resumption also decides the runs that waited for it. Of a schedule of which it is unknown when it was due, such as
+    one in a time zone that this host does not have, no due times are recorded.
     """
     new_cadence = bool(values.keys() & {*CADENCE_KEYS})
     resumed = row.paused and values.get("paused") == 0
@@ -44,6 +45,8 @@ def redefine(
     cursor = row.cursor
     if row.paused and (resumed or new_cadence):
         record_pause(tx, row, now)
+        cursor = now
+    elif not row.has_cadence:
         cursor = now
     elif new_cadence or pauses:
         change_made = "the schedule was paused" if pauses else "the cadence was changed"
@@ -87,7 +90,7 @@ def remove(tx: Transaction, row: ScheduleRow, now: datetime, revision: Revision)
     """
     if row.paused:
         record_pause(tx, row, now)
-    else:
+    elif row.has_cadence:
         skip_undecided(tx, row, now, f"the schedule was {revision.action}d before this due time was decided")
     removed = change(tx, row, {"deleted_at": format_instant(now)}, now, revision)
     forget_problems(tx, row.id)

@@ -13,7 +13,7 @@ from daemon.model import Catchup, DueTime, Overlap
 from daemon.rules.cadence import Cadence, cron_cadence, interval_cadence
 from daemon.rules.schedule_fields import DEFINITION
 from daemon.store.connection import Transaction
-from daemon.store.rows import UNREADABLE, damaged
+from daemon.store.rows import UNREADABLE, damaged, row_of
 from daemon.store.skips import forget_past_skips
 from daemon.units import format_instant, parse_instant
 
@@ -53,8 +53,17 @@ class ScheduleRow:
 
     @cached_property
     def cadence(self) -> Cadence:
-        """When it is due."""
-        return cadence_from(self.definition)
+        """When it is due; raise DamagedRowError if that is unknown, such as for a zone that this host does not have."""
+        with row_of(f"schedule {self.address}"):
+            return cadence_from(self.definition)
+
+    @property
+    def has_cadence(self) -> bool:
+        """Whether it is known when it is due."""
+        try:
+            return self.cadence is not None
+        except DamagedRowError:
+            return False
 
     @property
     def overlap(self) -> Overlap:
@@ -173,6 +182,12 @@ def _readable(rows: Iterable[sqlite3.Row]) -> tuple[list[ScheduleRow], dict[str,
     return found, damaged
 
 
+def undecidable_schedules(source: Transaction | sqlite3.Connection) -> dict[str, str]:
+    """Return the live schedules of which it is unknown when they are due, by address, each with its time zone."""
+    rows = source.execute(f"{SELECT_WITHOUT_INPUT} FROM schedules WHERE deleted_at IS NULL ORDER BY agent, name")
+    return {row.address: row.definition["timezone"] for row in _readable(rows)[0] if not row.has_cadence}
+
+
 def deleted_schedule(source: Transaction | sqlite3.Connection, agent: str, name: str) -> ScheduleRow | None:
     """Return the schedule of that address that was deleted last."""
     row = source.execute(
@@ -226,8 +241,14 @@ def names_of_live(
 
 
 def move_cursor(tx: Transaction, row: ScheduleRow, cursor: datetime) -> None:
-    """Record that every due time up to the cursor is decided, and when the next start is."""
+    """Record that every due time up to the cursor is decided, and when the next start is.
+
+    If it is unknown when the schedule is due, the clock checks it, and reports it.
+    """
     forget_past_skips(tx, row.id, cursor)
+    if not row.has_cadence:
+        set_cursor(tx, row.id, cursor)
+        return
     values = _after(row.cadence, row.address, cursor)
     tx.execute("UPDATE schedules SET cursor = ?, next_due = ?, wake_at = ? WHERE id = ?", (*values, row.id))
 

@@ -13,7 +13,7 @@ from daemon.model import DueTime
 from daemon.rules.cadence import Cadence
 from daemon.rules.schedule_fields import FIELDS
 from daemon.store.notifications import is_denied
-from daemon.store.schedules import SELECT_WITHOUT_INPUT, ScheduleRow, schedule_from
+from daemon.store.schedules import SELECT_WITHOUT_INPUT, UNDECIDABLE, ScheduleRow, schedule_from
 from daemon.store.skips import pending_skips
 from daemon.units import format_instant
 from daemon.views.pages import number_of, page_of, unknown_cursor
@@ -142,7 +142,7 @@ def _next_times(row: ScheduleRow, now: datetime, skips: list[str]) -> list[str] 
         times = [due for due in _following(row.cadence, row.cursor, wanted) if due > now]
         if len(times) < wanted:
             times = upcoming(row.cadence, now, wanted)
-    except (ArithmeticError, LookupError, TypeError, ValueError):
+    except UNDECIDABLE:
         return None
     return [at for at in map(format_instant, times) if at not in skips][:_NEXT_TIMES]
 

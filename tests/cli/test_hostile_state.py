@@ -116,6 +116,24 @@ def test_a_row_that_cannot_be_read_is_named_and_doctor_goes_on(used: DaemonProce
         assert named or command[1] == "history", found
 
 
+def test_times_in_a_zone_that_the_host_does_not_know_are_shown_in_utc(used: DaemonProcess, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(used.state / "state.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE schedules SET cron = '* * * * *', every_ms = NULL, timezone = 'Mars/Phobos'")
+        connection.execute("UPDATE schedules SET source = 'created', name = 'mars'")
+    note = "note: this host does not know the timezone 'Mars/Phobos'; its times are shown in UTC\n"
+    for command in (("runs", "list"), ("runs", "show", "1"), ("schedules", "list"), ("schedules", "show", "a/mars")):
+        done = used.cli(*command)
+        assert (done.returncode, done.stderr, " UTC" in done.stdout) == (0, note, True), done
+    done = used.cli("schedules", "next", "a/mars")
+    assert done.stderr.startswith("agentcron: schedule a/mars in the database is damaged ("), done
+    found = json.loads(used.cli("doctor", "--json").stdout)["findings"]
+    named = [one["what"] for one in found if one["about"] == "zones" and one["severity"] == "error"]
+    assert [what.partition(":")[0] for what in named] == ["a/mars starts nothing"]
+    assert used.cli("backup", str(tmp_path / "backup.db")).returncode == 0
+    done = used.cli("restore", str(tmp_path / "backup.db"))
+    assert "a/mars starts nothing: " in done.stdout, done
+
+
 def test_the_api_answers_a_row_that_cannot_be_read_with_a_plain_error(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(CONFIG)
     daemon.wait_for_run("completed", number=2)
