@@ -1,8 +1,9 @@
-"""How many bytes of revisions each principal may cause within a day; revisions are kept as long as their schedule."""
+"""How many bytes that are kept for long each principal may cause within a day: revisions, and inputs of runs."""
 
 import math
 import time
 from collections.abc import Callable
+from enum import Enum
 
 from daemon.errors import LimitError
 from daemon.units import format_size
@@ -11,8 +12,23 @@ MOST = 64 * 1024 * 1024
 """Bytes of revisions with definitions: of schedules that were created or updated."""
 MOST_BRIEF = 8 * 1024 * 1024
 """Bytes of all other revisions, which are small: pause, resume, skip, unskip, delete."""
+MOST_OF_RUNS = 64 * 1024 * 1024
+"""Bytes of inputs, parameters and metadata of runs: triggered, started, retried and backfilled."""
 _DAY = 86_400.0  # seconds
 _CLEAR_EVERY = 3600.0  # seconds
+
+
+class Kind(Enum):
+    """What is counted apart, so that whoever has used up one allowance still has the others."""
+
+    DEFINITIONS = "changed schedules so much that {} of revisions were"
+    CHANGES = "paused or deleted schedules so often that {} of revisions were"
+    RUNS = "requested so many runs that {} of inputs would be"
+
+    @property
+    def most(self) -> int:
+        """The bytes of one day."""
+        return {Kind.DEFINITIONS: MOST, Kind.CHANGES: MOST_BRIEF, Kind.RUNS: MOST_OF_RUNS}[self]
 
 
 class Allowance:
@@ -20,32 +36,31 @@ class Allowance:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._used: dict[tuple[str, bool], tuple[float, float]] = {}  # the bytes, and when they were counted
+        self._used: dict[tuple[str, Kind], tuple[float, float]] = {}  # the bytes, and when they were counted
         self._cleared_at = clock()
 
-    def check(self, principal: str, *, brief: bool) -> None:
-        """Raise LimitError if a principal has used up its allowance for brief revisions, or that for the others."""
-        most = _most(brief=brief)
-        over = self._left_of((principal, brief)) - most
+    def check(self, principal: str, kind: Kind, size: int = 0) -> None:
+        """Raise LimitError if a principal has used up an allowance, or would with `size` more bytes."""
+        over = self._used_of((principal, kind)) + size - kind.most
         if over > 0:
-            minutes = math.ceil(over / most * _DAY / 60)
+            minutes = math.ceil(over / kind.most * _DAY / 60)
             raise LimitError(
-                f"{principal} has changed schedules so much that {format_size(most)} of revisions were stored within a "
-                f"day, which is the limit; repeat this in {minutes} min, or ask an administrator to do it"
+                f"{principal} has {kind.value.format(format_size(kind.most))} stored within a day, which is the "
+                f"limit; repeat this in {minutes} min, or ask an administrator to do it"
             )
 
-    def use(self, principal: str, size: int, *, brief: bool) -> None:
+    def room(self, principal: str, kind: Kind) -> float:
+        """Return how many bytes a principal may still cause now."""
+        return max(0.0, kind.most - self._used_of((principal, kind)))
+
+    def use(self, principal: str, size: int, kind: Kind) -> None:
         """Count what a principal has caused; a single change may exceed the allowance."""
-        key, now = (principal, brief), self._clock()
+        key, now = (principal, kind), self._clock()
         if now - self._cleared_at > _CLEAR_EVERY:  # each run that changes schedules is a principal
             self._cleared_at = now
-            self._used = {key: used for key, used in self._used.items() if self._left_of(key) > 0}
-        self._used[key] = (self._left_of(key) + size, now)
+            self._used = {key: used for key, used in self._used.items() if self._used_of(key) > 0}
+        self._used[key] = (self._used_of(key) + size, now)
 
-    def _left_of(self, key: tuple[str, bool]) -> float:
+    def _used_of(self, key: tuple[str, Kind]) -> float:
         used, at = self._used.get(key, (0.0, 0.0))
-        return max(0.0, used - (self._clock() - at) / _DAY * _most(brief=key[1]))
-
-
-def _most(*, brief: bool) -> int:
-    return MOST_BRIEF if brief else MOST
+        return max(0.0, used - (self._clock() - at) / _DAY * key[1].most)

@@ -52,7 +52,7 @@ class ApiContext:
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     """Held while an answer is read from the database."""
     bodies: Bodies = field(default_factory=Bodies)
-    revisions: Allowance = field(default_factory=Allowance)
+    allowance: Allowance = field(default_factory=Allowance)
     unread: UnreadAnswers = field(default_factory=UnreadAnswers)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether the daemon stops: answers without an end are broken off."""

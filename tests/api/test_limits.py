@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from daemon.api.allowance import MOST, MOST_BRIEF, Allowance
+from daemon.api.allowance import MOST, Allowance, Kind
 from daemon.errors import LimitError
 from tests.support.api import SCHEDULES, TOKEN, Answer, call, start_on_tcp
 from tests.support.daemon_process import DaemonProcess, daemons_in
@@ -20,6 +20,7 @@ limits.MOST_PENDING = limits.MOST_CREATED = 3
 import daemon.api.allowance as allowance
 allowance.MOST = 200_000
 allowance.MOST_BRIEF = 10_000
+allowance.MOST_OF_RUNS = 100_000
 """
 """The limits in a size that a test reaches soon."""
 
@@ -48,6 +49,26 @@ def ask(port: int, method: str, path: str, body: object = None, **more: str) -> 
     answer = Answer(response.status, dict(response.getheaders()), response.read())
     connection.close()
     return answer
+
+
+def test_inputs_of_the_runs_of_one_principal_are_limited_in_bytes(limited: tuple[DaemonProcess, int]) -> None:
+    daemon, port = limited
+    large, key = {"initial_input": {"content": "x" * 40_000}}, {"Idempotency_Key": "large"}
+    trigger, start = f"{SCHEDULES}/declared/trigger", "/agents/a/runs"
+    first = ask(port, "POST", trigger, large, **key)
+    second = ask(port, "POST", start, large)
+    for made in (first, second):
+        assert made.status == 201
+        assert call(daemon, "POST", f"/runs/{made.body['id']}/cancel").status == 200
+    for path in (trigger, start, f"/runs/{first.body['id']}/retry"):
+        refused = ask(port, "POST", path, None if path.endswith("retry") else large)
+        assert (refused.status, refused.code) == (429, "too_many_requests")
+        assert "of inputs" in refused.body["message"]
+    assert ask(port, "POST", trigger, large, **key).body["id"] == first.body["id"]
+    small = ask(port, "POST", start)
+    assert small.status == 201
+    assert call(daemon, "POST", f"/runs/{small.body['id']}/cancel").status == 200
+    assert call(daemon, "POST", start, large).status == 201  # an administrator
 
 
 def test_pending_runs_of_one_principal_are_limited(limited: tuple[DaemonProcess, int]) -> None:
@@ -118,24 +139,24 @@ def test_what_is_small_stays_possible_without_an_allowance_for_what_is_large_and
 def test_an_allowance_is_free_again_after_a_day() -> None:
     now = 0.0
     allowance = Allowance(lambda: now)
-    for brief, most in ((False, MOST), (True, MOST_BRIEF)):
+    for kind in Kind:
         now = 0.0
-        allowance.use("a", most, brief=brief)
-        allowance.check("a", brief=brief)
-        allowance.use("a", most // 2, brief=brief)
+        allowance.use("a", kind.most, kind)
+        allowance.check("a", kind)
+        allowance.use("a", kind.most // 2, kind)
         with pytest.raises(LimitError, match="720 min"):
-            allowance.check("a", brief=brief)
-        allowance.check("b", brief=brief)
+            allowance.check("a", kind)
+        allowance.check("b", kind)
         now = 86_400 / 2
-        allowance.check("a", brief=brief)
+        allowance.check("a", kind)
 
 
 def test_principals_with_a_free_allowance_are_forgotten() -> None:
     now = 0.0
     allowance = Allowance(lambda: now)
     for number in range(1000):
-        allowance.use(f"run:{number}", 200, brief=True)
-    allowance.use("a", MOST, brief=False)
+        allowance.use(f"run:{number}", 200, Kind.CHANGES)
+    allowance.use("a", MOST, Kind.DEFINITIONS)
     now = 2 * 3600.0
-    allowance.use("b", 200, brief=True)
+    allowance.use("b", 200, Kind.CHANGES)
     assert {principal for principal, _ in allowance._used} == {"a", "b"}

@@ -2,12 +2,14 @@
 
 import json
 from datetime import datetime, timedelta
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.agents.base import Outcome, RunSettings
+from daemon.errors import LimitError
 from daemon.fires.backfill import Backfilled, backfill
 from daemon.model import Catchup, DueTime, FireOutcome, Overlap, RunStatus
 from daemon.runs.finish import finish
@@ -158,6 +160,23 @@ async def test_a_vanished_agent_and_a_requested_skip_have_their_rows(ledger: Led
     await ledger.decide(START + 20 * SECOND)
     assert [outcome for _, outcome in await outcomes(ledger)] == ["skipped_agent_deleted", "skipped_requested"]
     assert await ledger.select("SELECT * FROM schedule_skips") == []
+
+
+async def test_a_backfill_starts_nothing_if_its_inputs_take_more_than_there_is_room(ledger: Ledger) -> None:
+    await ledger.declare(f'input = "{"x" * 1000}"', 'catchup = "none"')
+    now = START + 100 * SECOND
+    row = await ledger.database.read(lambda c: get_schedule(c, "a", "s"))
+    assert row is not None
+    start = partial(backfill, principal="x", now=now, oldest=None, instance="x")
+
+    async def asked(room: int) -> Backfilled:
+        span = (START, now)
+        return await ledger.database.write(lambda tx: start(tx, row, span, Overlap.ALLOW_ALL, room=room))
+
+    with pytest.raises(LimitError, match="request fewer due times"):
+        await asked(9_000)
+    assert await ledger.select("SELECT * FROM runs") == []
+    assert len((await asked(11_000)).runs) == 10
 
 
 async def test_a_backfill_leaves_the_clock_what_jitter_has_yet_to_start(ledger: Ledger) -> None:

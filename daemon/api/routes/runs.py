@@ -12,6 +12,7 @@ from aiohttp import web
 from daemon.agents.process.supervisor.files import open_in
 from daemon.api import requests
 from daemon.api.flow import FlowControl
+from daemon.api.new_runs import write_runs
 from daemon.api.routing import IDEMPOTENCY_KEY, ApiCall, Route, reply
 from daemon.api.schedule_columns import run_columns, text_of
 from daemon.errors import AgentcronError, ForbiddenError, NotFoundError, RefusedError
@@ -164,7 +165,9 @@ async def _start(call: ApiCall) -> web.StreamResponse:
         raise NotFoundError(f"no agent {agent!r} is in the config")
     columns = run_columns(await call.body(requests.StartRequest))
     change, instance = await call.change_request(), call.context.home.instance
-    number = await call.context.home.database.write(
+    number = await write_runs(
+        call,
+        change,
         lambda tx: start_run(
             tx,
             agent,
@@ -174,7 +177,7 @@ async def _start(call: ApiCall) -> web.StreamResponse:
             now=change.now,
             instance=instance,
             limited=change.limited,
-        )
+        ),
     )
     return await _shown(call, number, status=201)
 
@@ -196,7 +199,7 @@ async def _retry(call: ApiCall) -> web.StreamResponse:
             check_pending(tx, change.principal)
         return request_retry(tx, run.id, change.principal, change.now, instance)
 
-    number = await call.context.home.database.write(start)
+    number = await write_runs(call, change, start)
     return await _shown(call, number, status=201)
 
 

@@ -8,6 +8,8 @@ from aiohttp import web
 from typing_extensions import TypedDict
 
 from daemon.api import requests
+from daemon.api.allowance import Kind
+from daemon.api.new_runs import write_runs
 from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, ApiCall, Route, reply
 from daemon.api.schedule_columns import input_columns, instant
 from daemon.api.schedule_in_path import SCHEDULE
@@ -48,7 +50,7 @@ async def _trigger(call: ApiCall) -> web.StreamResponse:
             raise NotFoundError("the run that answered this key was deleted")
         return run_view(run)
 
-    view = await call.context.home.database.write(start)
+    view = await write_runs(call, request, start)
     return reply(view, status=201)
 
 
@@ -76,10 +78,11 @@ async def _backfill(call: ApiCall) -> web.StreamResponse:
             now=request.now,
             oldest=oldest,
             instance=call.context.home.instance,
+            room=call.context.allowance.room(request.principal, Kind.RUNS) if request.limited else None,
         )
 
     await call.context.clock.decide_overdue()
-    done = await call.context.home.database.write(start)
+    done = await write_runs(call, request, start)
     return reply(
         BackfillView(
             backfilled=len(done.runs),

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from daemon.access import Action
 from daemon.api import requests
+from daemon.api.allowance import Kind
 from daemon.api.cache import Answer
 from daemon.api.json_body import etag, to_json
 from daemon.api.routing import IF_MATCH, ApiCall, Handler, Route, written
@@ -175,10 +176,10 @@ async def _revised(call: ApiCall, request: ChangeRequest, change: Callable[[Tran
 
     Changes of a definition are counted apart, so that whoever has made too many of them can still pause and delete.
     """
-    allowance = call.context.revisions
-    brief = call.route.action not in _DEFINING
+    allowance = call.context.allowance
+    kind = Kind.DEFINITIONS if call.route.action in _DEFINING else Kind.CHANGES
     if request.limited:
-        allowance.check(request.principal, brief=brief)
+        allowance.check(request.principal, kind)
 
     def run(tx: Transaction) -> tuple[ScheduleRow, int]:
         row = change(tx)
@@ -187,7 +188,7 @@ async def _revised(call: ApiCall, request: ChangeRequest, change: Callable[[Tran
 
     row, size = await call.context.home.database.write(run)
     if request.limited:
-        allowance.use(request.principal, size, brief=brief)
+        allowance.use(request.principal, size, kind)
     return row
 
 
