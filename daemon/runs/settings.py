@@ -31,9 +31,14 @@ def stored(settings: RunSettings) -> str:
 def largest_output(run: Run) -> int:
     """Return how many bytes agentcron writes to a run's output at most, with the note of what it dropped.
 
-    A file with more is no longer the output alone: an agent can make it as large as it likes, and use no disk for that.
+    Once a run of a process has ended, these are what it wrote. A file with more is no longer the output alone: an agent
+    can make it as large as it likes, and use no disk for that.
     """
-    return settings_of(run).max_output + _DROPPED_NOTE
+    settings = settings_of(run)
+    largest = settings.max_output + _DROPPED_NOTE
+    if run.output_bytes is None or not settings.signed_records:  # the output of others may be what their hook reports
+        return largest
+    return min(largest, run.output_bytes + (_DROPPED_NOTE if run.output_dropped else 0))
 
 
 def settings_for(config: Config, agent: str) -> RunSettings:
