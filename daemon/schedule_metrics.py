@@ -56,11 +56,13 @@ class ScheduleMetrics:
 
     The runs of an agent without a schedule count like those of one schedule, under the agent's name; schedules are
     counted under their numbers. Their names are looked up when somebody reads the metrics, and those that
-    are deleted by then are forgotten, so that others take their places.
+    are deleted by then are forgotten, so that others take their places. So do those that start something of those of
+    which nothing was ever counted.
     """
 
     def __init__(self) -> None:
         self._of: dict[int | str, Figures] = {}
+        self._idle: dict[int, None] = {}  # schedules among them of which nothing was counted, the oldest first
         self._other = Figures()
 
     def committed(self, changes: Changes) -> None:
@@ -76,12 +78,21 @@ class ScheduleMetrics:
                 figures.observe(change.duration)
 
     def _figures(self, key: int | str) -> Figures:
+        if isinstance(key, int):
+            self._idle.pop(key, None)
         known = self._of.get(key)
         if known is None:
             if len(self._of) >= MOST:
-                return self._other
+                if not self._idle:
+                    return self._other
+                self._forget(self._idle.popitem()[0])
             known = self._of[key] = Figures()
         return known
+
+    def _forget(self, key: int | str) -> None:
+        self._of.pop(key, None)
+        if isinstance(key, int):
+            self._idle.pop(key, None)
 
     @property
     def tracked(self) -> list[int]:
@@ -98,13 +109,13 @@ class ScheduleMetrics:
         """
         gone = [key for key in self._of if isinstance(key, str) and key not in agents]
         for agent in gone:
-            del self._of[agent]
+            self._forget(agent)
         for schedule_id in asked:
             if schedule_id not in live:
-                self._of.pop(schedule_id, None)
+                self._forget(schedule_id)
         for schedule_id in live:
-            if len(self._of) < MOST:
-                self._of.setdefault(schedule_id, Figures())
+            if len(self._of) < MOST and schedule_id not in self._of:
+                self._of[schedule_id], self._idle[schedule_id] = Figures(), None
         shown = [
             Series(agent, f"{agent}/{name}", self._of[schedule_id].copy())
             for schedule_id, (agent, name) in live.items()

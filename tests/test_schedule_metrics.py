@@ -1,5 +1,7 @@
 """Fires, runs and durations are counted for each schedule, for a bounded number of schedules."""
 
+from dataclasses import replace
+
 from daemon.config.loading import load_config
 from daemon.model import FireOutcome, RunStatus
 from daemon.schedule_metrics import MOST, ScheduleMetrics, text_of
@@ -90,6 +92,35 @@ async def test_what_is_beyond_the_bound_is_summed_up_and_a_removed_schedule_is_f
     assert {name.partition('schedule="')[2].partition('"')[0] for name in found} == {"a/s3", "b/last", "(other)"}
     assert found['runs_total{agent="a",schedule="a/s3",status="failed"}'] == 1
     assert {name.split('"')[1] for name in await scraped(ledger, metrics, ["b"])} == {"b"}
+
+
+async def test_schedules_that_start_nothing_give_their_places_to_others(ledger: Ledger) -> None:
+    names = "".join(f"[agents.a.schedules.s{number}]\nevery = '1h'\n" for number in range(MOST))
+    (ledger.folder / "config.toml").write_text(f"[agents.a]\ncommand = ['true']\n{names}")
+    config = load_config(ledger.folder / "config.toml", {})
+    await ledger.database.write(lambda tx: sync_declared(tx, config, START))
+    await ledger.database.write(lambda tx: tx.execute("UPDATE schedules SET source = 'created'"))
+    metrics = ScheduleMetrics()
+    metrics.committed(started(1))
+    assert len(await scraped(ledger, metrics)) >= MOST  # each has a place now
+    (ledger.folder / "config.toml").write_text(
+        "[agents.a]\ncommand = ['true']\n[agents.a.schedules.late]\nevery = '1h'"
+    )
+    late = load_config(ledger.folder / "config.toml", {})
+    await ledger.database.write(lambda tx: sync_declared(tx, late, START))
+    metrics.committed(started(MOST + 1))
+    found = await scraped(ledger, metrics)
+    for name in ("s0", "late"):
+        assert found[f'runs_total{{agent="a",schedule="a/{name}",status="failed"}}'] == 1
+    assert len(metrics.tracked) == MOST
+    first = await ledger.database.read(lambda c: names_of_live(c, [], 1))
+    assert [*first.values()] == [("a", "late")]
+
+
+def started(schedule_id: int) -> Changes:
+    """Return the start and the failure of a run."""
+    change = StatusChange(1, "a", "a/x", RunStatus.RUNNING, RunStatus.FAILED, schedule_id=schedule_id)
+    return Changes(statuses=[replace(change, before=RunStatus.PENDING, after=RunStatus.RUNNING), change])
 
 
 def test_runs_without_a_schedule_count_for_their_agent() -> None:

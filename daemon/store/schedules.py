@@ -232,10 +232,13 @@ def next_wake(source: Transaction | sqlite3.Connection, unreadable: datetime | N
 def names_of_live(
     source: Transaction | sqlite3.Connection, some: Collection[int], most: int
 ) -> dict[int, tuple[str, str]]:
-    """Return agent and name of those of some schedules that are live, and of others until there are `most`."""
+    """Return agent and name of those of some schedules that are live, and of others until there are `most`.
+
+    Of the others, those of the config come first.
+    """
     columns, wanted = "SELECT id, agent, name FROM schedules WHERE deleted_at IS NULL AND id", json.dumps([*some])
     rows = source.execute(f"{columns} IN (SELECT value FROM json_each(?))", (wanted,)).fetchall()
-    others = f"{columns} NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?"
+    others = f"{columns} NOT IN (SELECT value FROM json_each(?)) ORDER BY source = 'created', id LIMIT ?"
     rows += source.execute(others, (wanted, max(0, most - len(rows)))).fetchall()
     return {row["id"]: (row["agent"], row["name"]) for row in rows}
 
