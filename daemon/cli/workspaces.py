@@ -108,7 +108,8 @@ def clean(
         return
     removed = view["removed"]
     runs = f", of run{'' if len(removed) == 1 else 's'} {', '.join(map(str, removed))}" if removed else ""
-    say(f"{'Would remove' if dry_run else 'Removed'} {plural(len(removed), 'workspace')}{runs}.")
+    unless = ", unless there is more unsaved work than salvage_max" if dry_run and removed else ""
+    say(f"{'Would remove' if dry_run else 'Removed'} {plural(len(removed), 'workspace')}{runs}{unless}.")
     for failed in view["failed"]:
         say(f"Kept the workspace of run {failed['run_id']}: {failed['reason']}")
     if view["failed"]:

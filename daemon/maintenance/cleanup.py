@@ -125,7 +125,11 @@ class Cleanup:
         """
         result = CleanupResult(dry_run=dry_run)
         if dry_run:
-            result.removed = [workspace.run_id for workspace in await self._selection.now_removable(older_than, ())]
+            for workspace in await self._selection.now_removable(older_than, ()):
+                if workspace.note is None:
+                    result.removed.append(workspace.run_id)
+                else:
+                    result.failed[workspace.run_id] = f"at the last attempt, {workspace.note}"
             return result
         async with self._one_at_a_time:
             await self._sweep_all(older_than, result)

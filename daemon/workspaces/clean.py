@@ -10,7 +10,7 @@ from daemon.workspaces.jobs import CleanedWorkspace, SavedWork, WorkspaceContent
 from daemon.workspaces.layout import ENVIRONMENTS, tasks_of, workspace_path
 from daemon.workspaces.lock import InUseError, locked_workspace
 from daemon.workspaces.removal import RefusedRemovalError, discard, empty_trash
-from daemon.workspaces.salvage.save import SalvageError, save
+from daemon.workspaces.salvage.save import SalvageError, TooMuchWorkError, save
 from daemon.workspaces.salvage.unsaved import count_unsaved
 from daemon.workspaces.salvage.walk import measure, walk
 
@@ -50,6 +50,8 @@ def clean(
     except FileNotFoundError:
         return _deleted(state_dir, run_id, None, log)  # an earlier cleanup may have left files in the trash
     except (InUseError, RefusedRemovalError) as error:
+        return _not_removed(log, f"[cleanup] Refusing to remove {path}: {error}", str(error), saved)
+    except TooMuchWorkError as error:
         return _not_removed(log, f"[cleanup] Refusing to remove {path}: {error}", str(error), saved)
     except SalvageError as error:
         message = f"[cleanup] ERROR: Failed to remove task workspace: cannot save the work in {path}: {error}"

@@ -44,7 +44,8 @@ def test_runs_work_in_their_own_clones_that_a_cleanup_saves_and_removes(start_da
     assert "among the newest 5" in listed
     for run in (good, bad):
         age(daemon, run, 25)
-    assert daemon.cli("workspaces", "clean", "--dry-run").stdout == f"Would remove 1 workspace, of run {good}.\n"
+    foreseen = f"Would remove 1 workspace, of run {good}, unless there is more unsaved work than salvage_max.\n"
+    assert daemon.cli("workspaces", "clean", "--dry-run").stdout == foreseen
     assert place_of(daemon, good).exists()
     assert daemon.cli("workspaces", "clean").stdout == f"Removed 1 workspace, of run {good}.\n"
     assert not place_of(daemon, good).exists()
@@ -353,7 +354,10 @@ def test_a_person_can_lose_the_work_of_a_workspace_that_cannot_be_saved(start_da
     run = ended(daemon)
     call(daemon, "POST", "/workspaces/clean", {"older_than_seconds": 0})
     report = daemon.cli("doctor").stdout
-    assert "could not be removed: its work cannot be saved" in report
+    assert "could not be removed: its unsaved work (1.9 MiB) is more than salvage_max" in report
+    dry = daemon.cli("workspaces", "clean", "--older-than", "0s", "--dry-run")
+    assert (dry.returncode, dry.stdout.splitlines()[0]) == (1, "Would remove 0 workspaces.")
+    assert f"Kept the workspace of run {run}: at the last attempt, its unsaved work" in dry.stdout
     assert f"workspaces discard {run} --without-saving" in report
     refused = daemon.cli("workspaces", "discard", str(run), "--without-saving")  # nobody answers the question
     assert refused.returncode == 1

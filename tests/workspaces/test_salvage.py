@@ -190,7 +190,7 @@ def test_too_much_unsaved_work_stays_unless_there_is_no_limit(site: GitSite) -> 
     (place / "big.bin").write_bytes(os.urandom(3_000_000))
     done = clean_up(site, salvage_max=1_000_000)
     assert not done.gone
-    assert "3000000 bytes of unsaved work are more than salvage_max" in str(done.reason)
+    assert "its unsaved work (2.9 MiB) is more than salvage_max (976.6 KiB)" in str(done.reason)
     assert (place / "big.bin").exists()
     assert site.remnants() == []
     assert clean_up(site, salvage_max=None).gone

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from daemon.units import format_size
 from daemon.workspaces.git import GitError
 from daemon.workspaces.jobs import SavedWork
 from daemon.workspaces.kept_commits import keep, refs_for
@@ -36,6 +37,10 @@ class SalvageError(Exception):
     """The work in a workspace cannot be saved, so the workspace must not be removed; the text says why."""
 
 
+class TooMuchWorkError(SalvageError):
+    """There is more work in a workspace than `salvage_max`; without that limit it can be saved."""
+
+
 def save(
     state_dir: Path,
     environment: str,
@@ -46,7 +51,9 @@ def save(
     salvage_max: int | None,
     git_timeout: float,
 ) -> SavedWork:
-    """Save the work that exists only in a workspace; raise SalvageError, also if it has more than `salvage_max` bytes.
+    """Save the work that exists only in a workspace; raise SalvageError.
+
+    Raise TooMuchWorkError if it has more than `salvage_max` bytes.
 
     `base` is the commit that the workspace started from. The workspace is not changed, except that its owner gets
     access to folders and files that could not be read.
@@ -171,18 +178,23 @@ class _Salvage:
         return found
 
     def _check_size(self, size: int, room: int) -> None:
-        """Add to the size of the work; raise SalvageError if it exceeds the limit, or `room` bytes the free space."""
+        """Add to the size of the work; raise SalvageError if it or `room` bytes are too much."""
         total = self.saved.bytes + size
         self.saved = replace(self.saved, bytes=total)
         if self.salvage_max is not None and total > self.salvage_max:
-            raise SalvageError(f"{total} bytes of unsaved work are more than salvage_max ({self.salvage_max} bytes)")
+            found, most = format_size(total), format_size(self.salvage_max)
+            raise TooMuchWorkError(
+                f"its unsaved work ({found}) is more than salvage_max ({most}); only "
+                f"`agentcron workspaces discard {self.run_id}` saves it"
+            )
         self._check_room(room)
 
     def _check_room(self, room: int) -> None:
         """Raise SalvageError if so many bytes are not free."""
         disk = os.statvfs(self.scratch)
         if room > (free := disk.f_bavail * disk.f_frsize):
-            raise SalvageError(f"it would take {room} bytes, which do not fit on the disk ({free} bytes free)")
+            needed, left = format_size(room), format_size(free)
+            raise SalvageError(f"it would take {needed}, which do not fit on the disk ({left} free)")
 
     def _count(self, found: UnsavedWork, name: Path) -> None:
         saved = self.saved
