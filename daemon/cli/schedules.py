@@ -243,19 +243,30 @@ def history(
         return
     print()
     print_table(
-        ("version", "at", "by", "change", "note"),
+        ("version", "at", "by", "change", "what", "note"),
         (
             (
                 entry["version"],
                 local_time(entry["at"], zone),
                 entry["principal"],
                 entry["action"],
+                _changed(entry, zone),
                 entry["note"],
             )
             for entry in view["revisions"]
         ),
         empty="No such changes." if chosen != ALL else "No changes.",
     )
+
+
+def _changed(entry: dict[str, Any], zone: str) -> str | None:
+    """Return which keys of the file a revision changed; of a skip, or the end of one, the due time."""
+    keys = {field.api: field.key for field in FIELDS}
+    changes = {} if entry["action"] == "create" else entry["changes"]
+    skipped = changes.get("skipped_action_times") if entry["action"] in {"skip", "unskip"} else None
+    if skipped:
+        return local_time(skipped[0] or skipped[1], zone)
+    return ", ".join(keys.get(name, name) for name in changes) or None
 
 
 def _due(fire: dict[str, str], zone: str) -> str:

@@ -22,13 +22,13 @@ REMOVED_BY_OTHERS = "it has just been removed by somebody else"
 
 
 @dataclass(frozen=True)
-class Unsaved:
-    """The decision of a person to remove a workspace without saving its work."""
+class Discard:
+    """The decision of a person to remove a workspace."""
 
     by: str
     """Who decided."""
-    text: str
-    """What is lost."""
+    lost: str | None
+    """What is lost; None if its work is saved."""
 
 
 class WorkspaceRemoval:
@@ -53,11 +53,11 @@ class WorkspaceRemoval:
         return await self.remove(workspace, policy.salvage_max, renews=True)
 
     async def remove(
-        self, workspace: Workspace, salvage_max: int | None, *, renews: bool = False, unsaved: Unsaved | None = None
+        self, workspace: Workspace, salvage_max: int | None, *, renews: bool = False, decision: Discard | None = None
     ) -> str | None:
         """Save and remove a workspace in a helper process; return why it was not removed.
 
-        With `unsaved` nothing is saved.
+        Nothing is saved if a person decided so.
         """
         async with self._deciding:
             current = await self._home.database.read(lambda c: get_workspace(c, workspace.run_id))
@@ -71,8 +71,9 @@ class WorkspaceRemoval:
                 return "it is already being removed"
             self._removing.add(workspace.run_id)
         try:
-            done = await self._clean(workspace, salvage_max, saves=unsaved is None)
-            record = partial(self._record, workspace.run_id, done, renews=renews, unsaved=unsaved)
+            saves = decision is None or decision.lost is None
+            done = await self._clean(workspace, salvage_max, saves=saves)
+            record = partial(self._record, workspace.run_id, done, renews=renews, decision=decision)
             if done.gone or done.in_trash:
                 await self._home.database.write_patiently(record)
             else:  # the next sweep finds it again, and the disk may be too full to record the failure
@@ -92,7 +93,7 @@ class WorkspaceRemoval:
             return CleanedWorkspace(gone=False, reason=str(error))
 
     def _record(
-        self, run_id: int, done: CleanedWorkspace, tx: Transaction, *, renews: bool, unsaved: Unsaved | None
+        self, run_id: int, done: CleanedWorkspace, tx: Transaction, *, renews: bool, decision: Discard | None
     ) -> None:
         now, saved = self._home.now(), asdict(done.saved) if done.saved else None
         if done.saved is not None and done.saved.folder is not None:
@@ -102,19 +103,19 @@ class WorkspaceRemoval:
             if renews or (saved and saved["folder"]):
                 update_run(tx, run_id, now)  # the saved work is kept as long as the run
             left: dict[str, object] = {"left_in_trash": done.reason} if done.in_trash else {}
-            if unsaved is not None:
-                left |= {"lost": unsaved.text, "by": unsaved.by}
+            if decision is not None:
+                left |= {"by": decision.by} | ({} if decision.lost is None else {"lost": decision.lost})
             add_event(tx, run_id, now, "workspace_cleaned", {"saved": saved, **left})
         elif set_note(tx, run_id, str(done.reason)):
             add_event(tx, run_id, now, "workspace_not_cleaned", {"reason": done.reason, "saved": saved})
 
-    async def discard(self, run_id: int, unsaved: Unsaved | None = None) -> str | None:
+    async def discard(self, run_id: int, decision: Discard) -> str | None:
         """Save and remove the workspace of a run, regardless of the policy; return why it was not removed.
 
-        With `unsaved` nothing is saved. Raise NotFoundError if there is none, RefusedError if the run is active or the
+        Raise NotFoundError if there is none, RefusedError if the run is active or the
         workspace is marked keep.
         """
-        return await self.remove(await self.discardable(run_id), None, unsaved=unsaved)
+        return await self.remove(await self.discardable(run_id), None, decision=decision)
 
     async def loss(self, run_id: int) -> WorkspaceContents:
         """Return what `discard` without saving would delete; raise NotFoundError, RefusedError or OSError."""

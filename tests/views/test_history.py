@@ -170,3 +170,15 @@ def test_the_api_and_the_command_line_choose_alike(start_daemon: StartDaemon) ->
         refused = daemon.cli(*command, "--from", times[1], "--to", "2026-01-01T00:00:00Z")
         assert (refused.returncode, "from is after to" in refused.stderr) == (2, True), refused.stderr
     assert call(daemon, "GET", f"{SCHEDULES}/s/fires?from={times[1]}&to=2026-01-01T00:00:00Z").status == 400
+
+
+def test_the_history_names_what_was_changed_and_which_due_time_is_skipped(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TEXT)
+    said(daemon, "schedules", "create", "a/c", "--cron", "0 7 1 1 *")
+    said(daemon, "schedules", "update", "a/c", "--cron", "0 8 1 1 *", "--jitter", "5s")
+    said(daemon, "schedules", "skip", "a/c", "2100-01-01T08:00:00Z")
+    lines = said(daemon, "schedules", "history", "a/c").splitlines()
+    [updated] = [line for line in lines if " update " in line]
+    [skipped] = [line for line in lines if " skip " in line]
+    assert "cron, jitter" in updated
+    assert "2100-01-01 08:00:00 UTC" in skipped

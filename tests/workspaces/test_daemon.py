@@ -94,6 +94,8 @@ def test_a_person_discards_keeps_and_unkeeps(start_daemon: StartDaemon) -> None:
     dry = {"dry_run": True}
     assert call(daemon, "POST", f"/workspaces/{run}/discard", dry).body == {"run_id": run, "removed": False}
     assert daemon.cli("workspaces", "discard", str(run)).returncode == 0
+    [event] = daemon.query("SELECT data FROM events WHERE run_id = ? AND type = 'workspace_cleaned'", run)
+    assert json.loads(event["data"])["by"] == "root"
     assert not place_of(daemon, run).exists()
     assert call(daemon, "POST", f"/workspaces/{run}/discard").status == 404
     assert call(daemon, "POST", f"/workspaces/{run}/discard", dry).status == 404

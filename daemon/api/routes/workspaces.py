@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from daemon.api import requests
 from daemon.api.routing import ApiCall, Route, reply
 from daemon.errors import ForbiddenError, NotFoundError, RefusedError, StoreUnavailableError
-from daemon.maintenance.workspace_removal import Unsaved
+from daemon.maintenance.workspace_removal import Discard
 from daemon.store.runs import get_run
 from daemon.store.workspaces import get_workspace
 from daemon.units import utc_now
@@ -59,14 +59,14 @@ async def _clean(call: ApiCall) -> web.StreamResponse:
 async def _discard(call: ApiCall) -> web.StreamResponse:
     run_id = await _changeable(call)
     body = await call.body(requests.DiscardRequest)
-    view, unsaved = DiscardView(run_id=run_id, removed=not body.dry_run), None
+    view, words = DiscardView(run_id=run_id, removed=not body.dry_run), None
     if body.without_saving:
         view["lost"] = lost = await _loss(call, run_id)
-        unsaved = Unsaved(call.principal, "; ".join(loss_words(lost)))
+        words = "; ".join(loss_words(lost))
     if body.dry_run:
         await call.context.removal.discardable(run_id)
         return reply(view)
-    reason = await call.context.removal.discard(run_id, unsaved)
+    reason = await call.context.removal.discard(run_id, Discard(call.principal, words))
     if reason is not None:
         raise RefusedError(f"the workspace of run {run_id} was not removed: {reason}")
     return reply(view)
