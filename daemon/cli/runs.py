@@ -40,7 +40,12 @@ def list_command(
     context: typer.Context,
     agent: AgentName = None,
     schedule: Annotated[
-        str | None, typer.Option("--schedule", metavar="AGENT/NAME[@ID]", help="Show only runs of this schedule.")
+        str | None,
+        typer.Option(
+            "--schedule",
+            metavar="AGENT/NAME[@ID]",
+            help="Show only runs of the schedules that had this name, deleted ones too; with @ID only of that one.",
+        ),
     ] = None,
     status: Annotated[
         str | None, typer.Option("--status", metavar="STATUS", help="Show only runs with this status.")
