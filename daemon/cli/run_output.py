@@ -89,15 +89,16 @@ def _chunks(folder: Path, start: int, largest: int) -> Iterator[bytes]:
 
 
 def show(chunks: Iterable[bytes]) -> None:
-    """Write bytes as they arrive; on a terminal, escape all control sequences except colours."""
+    """Write bytes as they arrive; on a terminal, escape all control sequences except colours, and end the last line."""
     if not sys.stdout.isatty():
         for chunk in chunks:
             _write(chunk)
         return
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")  # a chunk may end within a character
-    held = ""
+    held, last = "", b"\n"
     try:
         for chunk in chunks:
+            last = chunk[-1:] or last
             text = held + decoder.decode(chunk)
             unfinished = _UNFINISHED.search(text)
             held = unfinished[0] if unfinished else ""
@@ -105,6 +106,8 @@ def show(chunks: Iterable[bytes]) -> None:
         _write(_harmless(held + decoder.decode(b"", final=True)).encode())
     finally:
         _write(_RESET)  # so that no colour of the output applies to what follows
+        if last != b"\n":
+            _write(b"\n")
 
 
 def _write(data: bytes) -> None:

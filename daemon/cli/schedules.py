@@ -143,7 +143,10 @@ def _other_fields(view: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for field in FIELDS:
         value = view.get(field.api)
         if value and field.api not in _WITH_A_LINE:
-            yield field.api.replace("_", " "), value if isinstance(value, str) else dumps(value)
+            if field.kind.api_suffix == "_seconds":
+                yield field.key.replace("_", " "), _duration(value)
+            else:
+                yield field.api.replace("_", " "), value if isinstance(value, str) else dumps(value)
 
 
 def _cadence(view: dict[str, Any]) -> str:

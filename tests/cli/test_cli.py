@@ -138,7 +138,7 @@ def test_a_terminal_gets_colours_but_no_escapes_of_agents(start_daemon: StartDae
 def test_what_comes_in_parts_is_shown_as_a_whole() -> None:
     parts = [b"a\r", b"\nb\x1b[3", b"1mred\x1b", b"[0m\r", b"c\xc3", b"\xa9\x1b["]
     script = f"from daemon.cli.run_output import show; show({parts!r})"
-    expected = b"a\r\r\nb\x1b[31mred\x1b[0m\r\nc\xc3\xa9" + rb"\x1b[" + b"\x1b[0m"  # a terminal makes \r\n of \n
+    expected = b"a\r\r\nb\x1b[31mred\x1b[0m\r\nc\xc3\xa9" + rb"\x1b[" + b"\x1b[0m\r\n"  # a terminal makes \r\n of \n
     assert _shown([sys.executable, "-c", script]) == expected
 
 

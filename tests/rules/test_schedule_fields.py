@@ -122,5 +122,5 @@ def test_show_has_a_line_for_each_field_that_is_set(capsys: pytest.CaptureFixtur
     }
     print_schedule(view)
     shown = [line.split("  ", 1) for line in capsys.readouterr().out.splitlines()]
-    assert ["jitter seconds", "5"] in shown
+    assert ["jitter", "5s"] in [[name, value.strip()] for name, value in shown]
     assert [name for name, _ in shown if name.startswith(("task", "pause"))] == ["task params"]
