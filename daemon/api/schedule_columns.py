@@ -1,5 +1,6 @@
 """Turn a request's keys of a schedule into the columns of its row, and check what they mean."""
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 from operator import attrgetter
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 
 from daemon.api.requests import DEFAULTS, Input
 from daemon.errors import InvalidError
+from daemon.fires.run_of_fire import OF_A_SCHEDULE
 from daemon.rules.cadence import check_cron, check_zone
 from daemon.rules.schedule_fields import FIELDS, ScheduleField
 from daemon.units import format_instant, parse_instant
@@ -33,7 +35,12 @@ def changed_columns(body: BaseModel) -> dict[str, Any]:
 def run_columns(body: BaseModel) -> dict[str, Any]:
     """Return the columns of a run without a schedule; raise InvalidError for an invalid value."""
     of_a_run = {field.column: DEFAULTS[field.column] for field in FIELDS if field.api_key in type(body).model_fields}
-    return {**of_a_run, **changed_columns(body)}
+    columns = {**of_a_run, **changed_columns(body)}
+    forged = sorted(OF_A_SCHEDULE & json.loads(columns["task_metadata"]).keys())
+    if forged:
+        names = " and ".join(forged)
+        raise InvalidError(f"task_metadata: leave out {names}: only runs that a schedule starts have these")
+    return columns
 
 
 def _column_value(field: ScheduleField, body: BaseModel) -> Any:  # noqa: ANN401 - values of every kind

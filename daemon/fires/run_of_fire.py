@@ -7,6 +7,9 @@ from daemon.store.runs import NewRun
 from daemon.store.schedules import ScheduleRow
 from daemon.units import format_instant
 
+OF_A_SCHEDULE = frozenset({"schedule_id", "scheduled_fire_id"})
+"""The keys of the metadata of a run that say which schedule started it, and for which due time."""
+
 
 def run_name(row: ScheduleRow, due: DueTime) -> str:
     """Return the name of the first run of a due time; later attempts append their number."""

@@ -71,6 +71,12 @@ def test_a_repeated_key_is_the_same_run_of_that_agent(daemon: DaemonProcess) -> 
         ("none", {}, 404, "no agent 'none' is in the config"),
         ("No", {}, 404, "nothing is named 'No'"),
         ("shows", {"task_metadata": {"display_name": 1}}, 400, "display_name should be a string"),
+        (
+            "shows",
+            {"task_metadata": {"schedule_id": 1, "scheduled_fire_id": "1:x"}},
+            400,
+            "leave out schedule_id and scheduled_fire_id: only runs that a schedule starts have these",
+        ),
         ("shows", {"initial_input": None}, 422, "wrong shape"),
         ("shows", {"interval_seconds": 60}, 422, "wrong shape"),
     ],
