@@ -43,7 +43,7 @@ def prepare_workspace(
     """Make the workspace of a run, `fetches` says whether from a mirror that is fetched first; raise CloneError.
 
     It appears under its own name only when it is complete. If git fails, what it left is removed and the clone is
-    tried once more.
+    tried once more, but not if git was too slow: a remote of a submodule that hangs would hold the run's slot twice.
     """
     os.close(open_path(state_dir, *tasks_of(source.environment), create=True))
     mirror = Mirror(state_dir, source, git_timeout, log)
@@ -51,7 +51,7 @@ def prepare_workspace(
         try:
             return _clone(state_dir, mirror, author, run_id, git_timeout, fetches=fetches)
         except GitError as error:
-            if is_last or error.is_disk_full:
+            if is_last or error.is_disk_full or error.is_too_slow:
                 raise CloneError(str(error)) from None
             log(f"WARNING: cloning failed and is tried once more: {error}")
             mirror.take_away_if_damaged()

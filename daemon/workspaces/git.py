@@ -109,11 +109,12 @@ def _wait_for_end(pid: int) -> None:
 class GitError(Exception):
     """A git command failed; the text says how, without credentials."""
 
-    def __init__(self, text: str, code: int | None = None) -> None:
-        """Take git's message, and its exit status if it has one."""
+    def __init__(self, text: str, code: int | None = None, *, is_too_slow: bool = False) -> None:
+        """Take git's message, and its exit status if it has one; too slow is a command that was ended for its time."""
         super().__init__(without_credentials(text))
         self.is_disk_full = any(reason in text for reason in _FULL)
         self.code = code
+        self.is_too_slow = is_too_slow
         self.is_passing = code is None or code < 0 or _PART_KILLED.search(text) is not None or is_lack(text)
         """Whether it says nothing of what git read: git was killed or too slow, or the host lacked something."""
 
@@ -209,7 +210,7 @@ def run_program(
             if process.returncode is None:
                 _end(process.pid)
             if isinstance(error, _TookTooLongError):
-                raise GitError(f"{_name_of(command)} {error}") from None
+                raise GitError(f"{_name_of(command)} {error}", is_too_slow=True) from None
             raise
         finally:
             _running.discard(process.pid)

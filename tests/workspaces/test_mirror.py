@@ -50,6 +50,7 @@ def test_a_submodule_whose_remote_hangs_fails_the_clone(site: GitSite, ssh: Path
     ssh.touch()
     with pytest.raises(CloneError, match=r"git submodule made no progress for 0.5 s"):
         site.prepare(1, fetch_timeout=0.5)
+    assert not any("tried once more" in line for line in site.logged)
 
 
 @pytest.mark.parametrize("in_common", [False, True])
