@@ -129,8 +129,13 @@ class Fetches:
             stack = self._reading[run.id] = contextlib.ExitStack()
             stack.enter_context(self._use.reading(source.environment))
 
+    def note_wait(self, run: Run, environment: str, what: str) -> None:
+        """Note what the workspace of a claimed run waits for at remotes, until `end`."""
+        self._use.note_wait(environment, what, run.id, run.agent)
+
     def end(self, run_id: int) -> None:
         """Note that the workspace of a run is complete, or that there will be none."""
+        self._use.end_wait(run_id)
         stack = self._reading.pop(run_id, None)
         if stack is not None:
             stack.close()

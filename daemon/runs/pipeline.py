@@ -173,7 +173,9 @@ class Pipeline:
     async def _cloned(self, run: Run, section: ProcessAgent, config: Config) -> Path:
         """Clone the workspace of a run in a git environment; return its path."""
         name = section.environment or ""
-        preparation = WorkspacePreparation(self._home.state_dir, run.id, self._factory.umask)
+        preparation = WorkspacePreparation(
+            self._home.state_dir, run.id, self._factory.umask, partial(self._fetches.note_wait, run, name)
+        )
         self._control.attach(run.id, preparation)
         try:
             source = self._fetched(run, config, name)

@@ -25,10 +25,12 @@ _LOG = structlog.get_logger()
 class WorkspacePreparation:
     """The preparation of one workspace; while it lasts, it stands where the run's agent will stand."""
 
-    def __init__(self, state_dir: Path, run_id: int, umask: int) -> None:
+    def __init__(self, state_dir: Path, run_id: int, umask: int, on_wait: Callable[[str], None]) -> None:
+        """Prepare the workspace of a run; `on_wait` is told what it waits for at remotes."""
         self._state_dir = state_dir
         self._run_id = run_id
         self._umask = umask
+        self._on_wait = on_wait
         self._helper: WorkspaceHelper | None = None
         self.stopped = False
 
@@ -72,7 +74,7 @@ class WorkspacePreparation:
     ) -> AsyncIterator[WorkspaceHelper]:
         """Yield a helper for some seconds, which `stop` ends; raise RunPreparationError."""
         try:
-            async with asyncio.timeout(seconds), workspace_helper(self._state_dir, log) as helper:
+            async with asyncio.timeout(seconds), workspace_helper(self._state_dir, log, self._on_wait) as helper:
                 self._helper = helper
                 if self.stopped:
                     helper.kill()

@@ -60,11 +60,11 @@ class ProblemView(TypedDict):
 
 
 class WaitView(TypedDict):
-    """Runs that wait, in the queue, until a mirror has been fetched or repacked."""
+    """Runs that wait: in the queue until a mirror has been fetched or repacked, or running, for other remotes."""
 
     environment: str
     waits_for: str
-    """`fetch` or `maintenance`."""
+    """`fetch` or `maintenance` of the mirror; `submodules` or `lfs` of one run, which holds a slot."""
     since: str
     runs: list[int]
     """Those that this began for; later ones of the environment wait as well."""

@@ -15,7 +15,7 @@ import structlog
 
 from daemon.log_file import standard_error_of_child
 from daemon.workspaces import jobs
-from daemon.workspaces.pipe import Failure, Log, MessageError, Success, decode, decode_reply, encode_job
+from daemon.workspaces.pipe import Failure, Log, MessageError, Success, Waiting, decode, decode_reply, encode_job
 
 T = TypeVar("T")
 START = "import sys; sys.path.insert(0, sys.argv[1]); from daemon.workspaces.helper import main; main()"
@@ -31,10 +31,13 @@ class WorkspaceHelperError(Exception):
 class WorkspaceHelper:
     """A running helper process. Every method waits for its job and raises WorkspaceHelperError if that fails."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Callable[[str], None]) -> None:
-        """Send jobs to a process; `log` receives the messages that it logs meanwhile."""
+    def __init__(
+        self, process: asyncio.subprocess.Process, log: Callable[[str], None], on_wait: Callable[[str], None]
+    ) -> None:
+        """Send jobs to a process; `log` and `on_wait` receive what it logs and waits for meanwhile."""
         self._process = process
         self._log = log
+        self._on_wait = on_wait
 
     async def fetch_mirror(self, job: jobs.FetchMirror) -> jobs.FetchedMirror:
         """Fetch the mirror of an environment."""
@@ -100,6 +103,8 @@ class WorkspaceHelper:
                 match decode_reply(line):
                     case Log(text):
                         self._log(text)
+                    case Waiting(what):
+                        self._on_wait(what)
                     case Failure(reason):
                         raise WorkspaceHelperError(reason)
                     case Success(result):
@@ -124,7 +129,7 @@ def log_helper_message(text: str) -> None:
 
 @contextlib.asynccontextmanager
 async def workspace_helper(
-    state_dir: Path, log: Callable[[str], None] = log_helper_message
+    state_dir: Path, log: Callable[[str], None] = log_helper_message, on_wait: Callable[[str], None] = lambda _: None
 ) -> AsyncIterator[WorkspaceHelper]:
     """Start a helper process, and end it when the block ends; raise OSError if it cannot be started."""
     with standard_error_of_child() as errors:
@@ -142,7 +147,7 @@ async def workspace_helper(
             start_new_session=True,
             limit=_LONGEST_LINE,
         )
-    helper = WorkspaceHelper(process, log)
+    helper = WorkspaceHelper(process, log, on_wait)
     try:
         yield helper
     except BaseException:

@@ -39,9 +39,11 @@ def prepare_workspace(
     log: Callable[[str], None],
     *,
     fetches: bool = True,
+    on_wait: Callable[[str], None] = lambda _: None,
 ) -> Clone:
     """Make the workspace of a run, `fetches` says whether from a mirror that is fetched first; raise CloneError.
 
+    `on_wait` is called before remotes are asked for what the mirror lacks: `submodules` or `lfs`.
     It appears under its own name only when it is complete. If git fails, what it left is removed and the clone is
     tried once more, but not if git was too slow: a remote of a submodule that hangs would hold the run's slot twice.
     """
@@ -49,7 +51,7 @@ def prepare_workspace(
     mirror = Mirror(state_dir, source, git_timeout, log)
     for is_last in (False, True):
         try:
-            return _clone(state_dir, mirror, author, run_id, git_timeout, fetches=fetches)
+            return _clone(state_dir, mirror, author, run_id, git_timeout, fetches=fetches, on_wait=on_wait)
         except GitError as error:
             if is_last or error.is_disk_full or error.is_too_slow:
                 raise CloneError(str(error)) from None
@@ -61,7 +63,16 @@ def prepare_workspace(
     raise AssertionError  # the last attempt returns or raises
 
 
-def _clone(state_dir: Path, mirror: Mirror, author: Author, run_id: int, git_timeout: float, *, fetches: bool) -> Clone:
+def _clone(
+    state_dir: Path,
+    mirror: Mirror,
+    author: Author,
+    run_id: int,
+    git_timeout: float,
+    *,
+    fetches: bool,
+    on_wait: Callable[[str], None],
+) -> Clone:
     final = workspace_path(state_dir, mirror.source.environment, run_id)
     name = f"{run_id}.{secrets.token_hex(4)}"
     with locked_temporary_folder(state_dir, INCOMING, name) as folder:
@@ -77,7 +88,7 @@ def _clone(state_dir: Path, mirror: Mirror, author: Author, run_id: int, git_tim
             _set_origin(folder, mirror)
             (folder / ".git" / UPSTREAM).write_bytes(git.run("for-each-ref", "--format=%(objectname)"))
             _check_out(git, folder, f"agentcron/{run_id}", commit)
-            _fetch_parts(git, folder, mirror)
+            _fetch_parts(git, folder, mirror, on_wait)
             _set_author(git, author)
             folder.rename(final)
         except BaseException:
@@ -100,16 +111,18 @@ def _copy_objects(clone: Path, mirror: Mirror, timeout: float) -> None:
     (objects / "info" / "alternates").unlink(missing_ok=True)  # git borrows nothing from a shallow mirror
 
 
-def _fetch_parts(git: Git, clone: Path, mirror: Mirror) -> None:
+def _fetch_parts(git: Git, clone: Path, mirror: Mirror, on_wait: Callable[[str], None]) -> None:
     """Fetch and check out submodules, and files in Git LFS."""
     remote = git.ended_when_silent(mirror.source.fetch_timeout)
     if (clone / ".gitmodules").is_file():
+        on_wait("submodules")
         local = ("-c", "protocol.file.allow=always") if mirror.source.repository.startswith("/") else ()
         remote.run(*local, "submodule", "update", "--init", "--recursive", "--progress")
     if _uses_lfs(git):
         if not git.succeeds("lfs", "version"):
             raise CloneError("the repository keeps files in Git LFS, and git-lfs is not installed")
         git.run("lfs", "install", "--local", "--skip-repo")
+        on_wait("lfs")
         remote.run("lfs", "pull")
 
 

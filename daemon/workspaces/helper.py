@@ -22,7 +22,7 @@ from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, QUARANTINE, RUNS, S
 from daemon.workspaces.lock import abandoned_folders
 from daemon.workspaces.mirror import CloneError, Mirror
 from daemon.workspaces.openat import free_name, names_in, open_path
-from daemon.workspaces.pipe import MessageError, decode_job, encode_error, encode_log, encode_result
+from daemon.workspaces.pipe import MessageError, decode_job, encode_error, encode_log, encode_result, encode_waiting
 from daemon.workspaces.removal import empty_trash, remove_temporary
 from daemon.workspaces.run_folders import remove_orphans
 from daemon.workspaces.salvage.stored import newest_saved, saved_bytes
@@ -50,7 +50,16 @@ def _maintain_mirror(state_dir: Path, job: jobs.MaintainMirror, log: Log) -> boo
 
 def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) -> jobs.PreparedWorkspace:
     os.umask(job.umask)
-    made = prepare_workspace(state_dir, job.source, job.author, job.run_id, job.timeout, log, fetches=job.fetches)
+    made = prepare_workspace(
+        state_dir,
+        job.source,
+        job.author,
+        job.run_id,
+        job.timeout,
+        log,
+        fetches=job.fetches,
+        on_wait=lambda what: _write(encode_waiting(what)),
+    )
     return jobs.PreparedWorkspace(made.path, made.base)
 
 

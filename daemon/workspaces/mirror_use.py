@@ -27,6 +27,7 @@ class MirrorUse:
     def __init__(self) -> None:
         self._readers: Counter[str] = Counter()
         self._changes: dict[str, MirrorChange] = {}
+        self._waits: dict[int, MirrorChange] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._reader_left = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
@@ -35,6 +36,19 @@ class MirrorUse:
     def changes(self) -> list[MirrorChange]:
         """The changes under way, by environment."""
         return [self._changes[name] for name in sorted(self._changes)]
+
+    @property
+    def waits(self) -> list[MirrorChange]:
+        """The changes under way, and likewise what single runs wait for at remotes beside that of the mirror."""
+        return [*self.changes, *(self._waits[run] for run in sorted(self._waits))]
+
+    def note_wait(self, environment: str, what: str, run_id: int, agent: str) -> None:
+        """Note what a run waits for at remotes from now on."""
+        self._waits[run_id] = MirrorChange(environment, what, utc_now(), {run_id: agent})
+
+    def end_wait(self, run_id: int) -> None:
+        """Note that a run waits for no remote any more."""
+        self._waits.pop(run_id, None)
 
     def is_changed(self, environment: str) -> bool:
         """Return whether a mirror is being changed, or is to be as soon as its readers are done."""

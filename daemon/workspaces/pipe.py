@@ -1,8 +1,8 @@
 """The lines of JSON between the daemon and its helper process, made from dataclasses and checked against them.
 
-A job is `{"job": CLASS, "request": {...}}`. Replies are any number of `{"log": TEXT}`, then one `{"result": ...}` or
-`{"error": TEXT}`. Field names and types are read from the dataclasses, so they are written down once, in `jobs.py`.
-Standard library only: the helper process imports this.
+A job is `{"job": CLASS, "request": {...}}`. Replies are any number of `{"log": TEXT}` and
+`{"waits_for": TEXT}`, then one `{"result": ...}` or `{"error": TEXT}`. Field names and types are read from the
+dataclasses, so they are written down once, in `jobs.py`. Standard library only: the helper process imports this.
 """
 
 import json
@@ -55,6 +55,13 @@ class Log:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """What a job that is not done yet waits for from now on."""
+
+    what: str
+
+
+@dataclass(frozen=True)
 class Failure:
     """The reason why a job failed."""
 
@@ -68,11 +75,13 @@ class Success:
     result: object
 
 
-def decode_reply(line: bytes) -> Log | Failure | Success:
+def decode_reply(line: bytes) -> Log | Waiting | Failure | Success:
     """Return the reply that a line holds; raise MessageError."""
     match _object_in(line):
         case {"log": str(text)}:
             return Log(text)
+        case {"waits_for": str(what)}:
+            return Waiting(what)
         case {"error": str(reason)}:
             return Failure(reason)
         case {"result": result}:
@@ -84,6 +93,11 @@ def decode_reply(line: bytes) -> Log | Failure | Success:
 def encode_log(text: str) -> bytes:
     """Return a log message as one line."""
     return _line({"log": text})
+
+
+def encode_waiting(what: str) -> bytes:
+    """Return what a job waits for from now on as one line."""
+    return _line({"waits_for": what})
 
 
 def encode_error(text: str) -> bytes:

@@ -203,7 +203,7 @@ async def broken_helper(folder: Path, reply: bytes) -> AsyncIterator[WorkspaceHe
         limit=2**16,
     )
     try:
-        yield WorkspaceHelper(process, lambda _: None)
+        yield WorkspaceHelper(process, lambda _: None, lambda _: None)
     finally:
         await process.communicate()
 

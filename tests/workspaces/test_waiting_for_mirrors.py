@@ -93,6 +93,30 @@ def test_a_run_that_waits_for_a_fetch_holds_no_slot(start_daemon: StartDaemon, r
     assert call(daemon, "GET", "/status").body["waits"] == []
 
 
+def test_the_status_names_a_wait_for_submodules(start_daemon: StartDaemon, tmp_path: Path, origin: Path) -> None:
+    program, hangs, asked = (tmp_path / name for name in ("ssh", "hangs", "asked"))
+    program.write_text(
+        f"#!/bin/sh\ncase $* in *lib*) touch {asked}; while [ -e {hangs} ]; do sleep 0.05; done; esac\n"
+        f"exec git upload-pack {origin}\n"
+    )
+    program.chmod(0o755)
+    hangs.touch()
+    for key, value in (("path", "lib"), ("url", "ssh://localhost/lib")):
+        git(origin, "config", "-f", ".gitmodules", f"submodule.lib.{key}", value)
+    git(origin, "update-index", "--add", "--cacheinfo", f"160000,{git(origin, 'rev-parse', 'HEAD')},lib")
+    git(origin, "add", ".gitmodules")
+    git(origin, "commit", "-q", "-m", "submodule")
+    daemon = start_daemon(settings(), GIT_SSH_COMMAND=str(program))
+    run = trigger(daemon, "a")
+    wait_until(asked.exists, what="a call of the submodule's remote")
+    [wait] = call(daemon, "GET", "/status").body["waits"]
+    assert (wait["environment"], wait["waits_for"], wait["runs"]) == ("site", "submodules", [run])
+    assert "site: for its submodules, since" in daemon.cli("status").stdout
+    hangs.unlink()
+    daemon.wait_for_run("completed", number=run)
+    assert call(daemon, "GET", "/status").body["waits"] == []
+
+
 def test_a_stop_does_not_wait_for_a_fetch(start_daemon: StartDaemon, remote: Remote) -> None:
     daemon = start_daemon(settings(), **remote.environment)
     remote.hang()

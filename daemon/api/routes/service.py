@@ -70,7 +70,7 @@ async def _status(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
     agents = await call.context.access.readable_agents(call.principal)
     failing = problem_views(call.context.home.problems.current(), agents)
-    waits = wait_views(call.context.mirrors.changes, agents)
+    waits = wait_views(call.context.mirrors.waits, agents)
     problems, zone = call.context.health.problems(hint=False), call.context.config.daemon.timezone
     progress = {"cleanup": call.context.cleanup.progress, "retention": call.context.retention.progress}
     sweeps = {name: dict(vars(sweep)) for name, sweep in progress.items() if sweep is not None}
@@ -105,7 +105,7 @@ async def _daemon(call: ApiCall) -> web.StreamResponse:
             timezone=config.daemon.timezone,
             amiss=call.context.health.problems() or None,
             problems=problem_views(call.context.home.problems.current(), agents),
-            waits=wait_views(call.context.mirrors.changes, agents),
+            waits=wait_views(call.context.mirrors.waits, agents),
         )
     )
 
