@@ -1,5 +1,8 @@
 """The input that `--input` gives: as text, in a file, or on standard input."""
 
+import errno
+import os
+import stat
 import sys
 from typing import BinaryIO
 
@@ -9,6 +12,8 @@ from daemon.cli.privileges import acts_for_root
 from daemon.model import LARGEST_BODY
 
 _STANDARD_INPUT = ("-", "@-")
+_OWN_DESCRIPTORS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # as the shell writes `<(command)`
+_NO_CONTENT = os.makedev(1, 3)  # /dev/null
 
 
 def read_input(option: str, given: str) -> str:
@@ -38,7 +43,8 @@ def _from_standard_input(option: str) -> bytes:
 
 def _from_file(option: str, path: str) -> bytes:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a Path would not see that the name is empty
+        opener = None if path.startswith(_OWN_DESCRIPTORS) else _open_without_waiting
+        with open(path, "rb", opener=opener) as file:  # a Path would not see that the name is empty
             return _bounded(option, path, file)
     except FileNotFoundError:
         why = f"there is no file {path!r}; for text that begins with an @, write @@"
@@ -49,6 +55,19 @@ def _from_file(option: str, path: str) -> bytes:
     except (OSError, ValueError) as error:  # a directory; or a name with a NUL character
         why = f"cannot read {path!r}: {getattr(error, 'strerror', None) or error}"
     raise typer.BadParameter(why, param_hint=option)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file, as the opener of `open`; raise OSError for a pipe or a device.
+
+    Somebody else may have put it there, and it may never give or end anything.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    found = os.fstat(descriptor)
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode) or found.st_rdev == _NO_CONTENT):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file; give its content on standard input, with -")
+    return descriptor
 
 
 def _bounded(option: str, source: str, stream: BinaryIO) -> bytes:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,9 +36,12 @@ GIVEN = {
     "@prompt.md": "grüße \n",
     "-": "from\nstdin",
     "@-": "from\nstdin",
+    "@/dev/null": "",
 }
 WRONG = {
     "@none.md": "there is no file 'none.md'; for text that begins with an @, write @@",
+    "@pipe": "cannot read 'pipe': not a regular file; give its content on standard input, with -",
+    "@/dev/zero": "cannot read '/dev/zero': not a regular file",
     "@.": "cannot read '.': Is a directory",
     "@": "there is no file ''",
     "@a\0b": "cannot read 'a\\x00b': embedded null byte",
@@ -52,6 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with files, in which we work and where standard input has something."""
     (tmp_path / "prompt.md").write_text("grüße \n")
     (tmp_path / "latin.md").write_bytes("grüße".encode("latin-1"))
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large.md").write_bytes(b"x" * (LARGEST_BODY + 1))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from\nstdin")))
@@ -77,6 +82,14 @@ def test_an_input_that_cannot_be_used_is_refused_with_the_reason(given: str) -> 
         read_input("--input", given)
     assert WRONG[given] in str(refused.value)
     assert refused.value.param_hint == "--input"
+
+
+def test_a_pipe_of_the_shell_is_read() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"from a command")
+    os.close(writing)
+    assert read_input("--input", f"@/dev/fd/{reading}") == "from a command"
+    os.close(reading)
 
 
 def test_standard_input_is_read_no_further_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
