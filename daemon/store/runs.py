@@ -32,6 +32,9 @@ _JOINED = {
     "schedule_deleted": "s.deleted_at IS NOT NULL",
     "requested": REQUESTED,
 }
+LONGEST_SHOWN = 1024 * 1024
+"""Characters of a text that is only shown; agentcron writes less, a damaged database may have any number."""
+_SHOWN = {name: f"substr(r.{name}, 1, {LONGEST_SHOWN})" for name in ("display_name", "error", "message")}
 SPENT = (
     f"CASE WHEN count(cost_usd) > 0 THEN total(min(max(cost_usd, 0.0), {MOST_COST})) END AS cost, "
     f"CAST(total(min(max(input_tokens, 0), {MOST_TOKENS})) + total(min(max(output_tokens, 0), {MOST_TOKENS})) "
@@ -118,8 +121,8 @@ def _select(texts: Mapping[str, str]) -> str:
     return f"SELECT {columns} FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
 
 
-SELECT_RUNS = _select(_JOINED)
-SELECT_RUNS_WITHOUT_INPUT = _select(_JOINED | _BULKY)
+SELECT_RUNS = _select(_JOINED | _SHOWN)
+SELECT_RUNS_WITHOUT_INPUT = _select(_JOINED | _SHOWN | _BULKY)
 """The same without what may take a megabyte a run: its input, parameters, metadata and settings are empty."""
 
 

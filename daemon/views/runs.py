@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from daemon.model import RunStatus, Step, Trigger
 from daemon.store.rows import row_of
-from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, Run, run_from
+from daemon.store.runs import LONGEST_SHOWN, SELECT_RUNS_WITHOUT_INPUT, Run, run_from
 from daemon.store.workspaces import get_workspace
 from daemon.units import parse_instant
 from daemon.views.pages import PAGE_BYTES, check_span, number_of, page_of
@@ -127,7 +127,10 @@ def run_details(connection: sqlite3.Connection, run: Run, state_dir: Path) -> Ru
 
 
 def _run_details(connection: sqlite3.Connection, run: Run, state_dir: Path) -> RunDetails:
-    found = connection.execute("SELECT * FROM steps WHERE run_id = ?", (run.id,)).fetchall()
+    found = connection.execute(
+        "SELECT name, started_at, completed_at, substr(error, 1, ?) AS error FROM steps WHERE run_id = ?",
+        (LONGEST_SHOWN, run.id),
+    ).fetchall()
     steps = sorted(found, key=lambda row: list(Step).index(Step(row["name"])))
     newest = connection.execute(
         "SELECT * FROM events WHERE run_id = ? ORDER BY number DESC LIMIT ?", (run.id, _MOST_EVENTS)
