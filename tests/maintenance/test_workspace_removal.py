@@ -9,6 +9,7 @@ from pathlib import Path
 
 from daemon.agents.process.supervisor import tree
 from daemon.maintenance.cleanup import CleanupResult
+from daemon.maintenance.workspace_removal import Discard
 from daemon.store.workspaces import Workspace, get_workspace
 from tests.support.retention_history import History
 from tests.support.waiting import wait_until
@@ -40,7 +41,7 @@ def helpers(others: set[tree.Process]) -> set[tree.Process]:
 async def test_a_workspace_that_a_sweep_has_listed_is_not_removed_again_after_a_discard(history: History) -> None:
     listed, _ = await with_work(history)
     cleanup, removal = history.cleanup(), history.removal()
-    assert await removal.discard(listed.run_id) is None
+    assert await removal.discard(listed.run_id, Discard("root", None)) is None
     result = CleanupResult(dry_run=False)
     await cleanup._sweep_one(listed, result)
     assert (result.removed, result.failed) == ([], {})
@@ -54,7 +55,7 @@ async def test_a_removal_counts_as_under_way_until_it_is_recorded(history: Histo
     before = helpers(set())
     with contextlib.closing(sqlite3.connect(history.database.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        first = asyncio.create_task(removal.discard(workspace.run_id))
+        first = asyncio.create_task(removal.discard(workspace.run_id, Discard("root", None)))
         await asyncio.to_thread(wait_until, lambda: not folder.exists(), what="the removal")
         await asyncio.to_thread(wait_until, lambda: not helpers(before), what="the end of the helper")
         assert await removal.remove(workspace, None) == "it is already being removed"

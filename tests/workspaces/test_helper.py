@@ -152,7 +152,7 @@ async def test_a_workspace_is_made_listed_measured_and_cleaned(site: GitSite) ->
 
 async def test_what_an_earlier_attempt_left_is_saved_unless_it_is_more_than_may_be(site: GitSite) -> None:
     commit(site.prepare(), "mine.txt", "mine\n" * 1000)
-    preparation = WorkspacePreparation(site.state, 1, umask=0o22)
+    preparation = WorkspacePreparation(site.state, 1, umask=0o22, on_wait=print)
     with pytest.raises(RunPreparationError, match=r"of an earlier attempt .* more than salvage_max"):
         await preparation.remove_earlier("site", 60, 10)
     removed = await preparation.remove_earlier("site", 60, None)
