@@ -130,12 +130,16 @@ class Fetches:
             stack.enter_context(self._use.reading(source.environment))
 
     def note_wait(self, run: Run, environment: str, what: str) -> None:
-        """Note what the workspace of a claimed run waits for at remotes, until `end`."""
+        """Note what the workspace of a claimed run waits for at remotes, until `end`; it has what the mirror holds."""
+        self._stop_reading(run.id)
         self._use.note_wait(environment, what, run.id, run.agent)
 
     def end(self, run_id: int) -> None:
         """Note that the workspace of a run is complete, or that there will be none."""
         self._use.end_wait(run_id)
+        self._stop_reading(run_id)
+
+    def _stop_reading(self, run_id: int) -> None:
         stack = self._reading.pop(run_id, None)
         if stack is not None:
             stack.close()

@@ -136,3 +136,16 @@ async def test_the_failure_of_a_fetch_fails_the_run_that_asked_for_it(reloads: R
     assert reloads.fetches.needed(later, broken) == "site"
     assert "cannot fetch the repository" in (reloads.failure(run, broken) or "")
     assert run.status is RunStatus.PENDING
+
+
+async def test_a_run_that_waits_for_its_submodules_lets_the_mirror_be_fetched(reloads: Reloads, origin: Path) -> None:
+    git(origin, "branch", "old")
+    first, second = config_of(origin), config_of(origin, ref="old")
+    run, later = await reloads.runs()
+    await reloads.fetch(run, first)
+    reloads.fetches.begin(run, first)
+    reloads.fetches.note_wait(run, "site", "submodules")
+    async with asyncio.timeout(30):
+        await reloads.fetch(later, second)
+    reloads.fetches.end(run.id)
+    assert reloads.fetches.needed(later, second) is None
