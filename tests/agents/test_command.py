@@ -99,10 +99,10 @@ ENDS = {
     "head -c 1048577 /dev/zero > $AGENTCRON_RESULT": ("failed", 0, None, f"{BAD} is larger than 1 MiB"),
     "echo [] > $AGENTCRON_RESULT": ("failed", 0, None, f"{BAD} is not a JSON object"),
     """echo '{"status": "done"}' > $AGENTCRON_RESULT""": ("failed", 0, None, f"{BAD} {STATUS}"),
-    """echo '{"status": "done"}' > $AGENTCRON_RESULT; exit 5""": ("failed", 5, None, "exit status 5"),
+    """echo '{"status": "done"}' > $AGENTCRON_RESULT; exit 5""": ("failed", 5, None, f"exit status 5; {BAD} {STATUS}"),
     """echo '{"usage": 5}' > $AGENTCRON_RESULT""": ("completed", 0, None, None),
     "touch $AGENTCRON_RESULT": ("completed", 0, None, None),
-    "ln -s /etc/passwd $AGENTCRON_RESULT; exit 1": ("failed", 1, None, "exit status 1"),
+    "ln -s /etc/passwd $AGENTCRON_RESULT; exit 1": ("failed", 1, None, f"exit status 1; {BAD} is a symbolic link"),
 }
 
 

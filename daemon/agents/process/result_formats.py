@@ -1,5 +1,6 @@
 """What a command reports about its outcome: the file `$AGENTCRON_RESULT`, or the JSON that a CLI prints."""
 
+import errno
 import json
 import os
 import re
@@ -68,7 +69,8 @@ def _from_file(path: Path, secrets: Secrets) -> AgentReport:
         data = _read_regular(path)
         content = parse(data, allow_nan=True) if data.strip() else {}
     except OSError as error:
-        return _bad(f"the result file cannot be read: {error.strerror}")
+        why = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
+        return _bad(f"the result file {why}")
     except ValueError:
         return _bad("the result file is larger than 1 MiB")
     except UntrustedJsonError as error:

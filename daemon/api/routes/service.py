@@ -103,7 +103,7 @@ async def _daemon(call: ApiCall) -> web.StreamResponse:
             config_file=str(config.file),
             state_dir=str(call.context.home.state_dir),
             timezone=config.daemon.timezone,
-            amiss=call.context.health.problems() or None,
+            amiss=call.context.health.problems(hint=False) or None,
             problems=problem_views(call.context.home.problems.current(), agents),
             waits=wait_views(call.context.mirrors.waits, agents),
         )
