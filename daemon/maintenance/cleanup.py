@@ -15,7 +15,7 @@ from daemon.maintenance.timer import Progress, cadence_of, wait_until_due
 from daemon.maintenance.workspace_removal import REMOVED_BY_OTHERS, WorkspaceRemoval
 from daemon.maintenance.workspace_selection import WorkspaceSelection
 from daemon.maintenance.workspace_survey import WorkspaceSurvey
-from daemon.model import ACTIVE
+from daemon.model import ACTIVE, RunStatus
 from daemon.notify.outbox import Notice, Outbox
 from daemon.problems import described, standing_loop
 from daemon.rules.cadence import Cadence
@@ -75,7 +75,7 @@ class Cleanup:
 
     def _committed(self, changes: Changes) -> None:
         """Wake up when a run has ended, to measure its workspace and to check the quotas."""
-        if any(change.started_at is not None and change.after not in ACTIVE for change in changes.statuses):
+        if any(change.before is not RunStatus.PENDING and change.after not in ACTIVE for change in changes.statuses):
             self._run_ended.set()
 
     async def serve(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -20,7 +20,7 @@ from daemon.runs.control import RunControl
 from daemon.runs.fetches import Fetches
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.settings import settings_for, stored
-from daemon.store.cancellations import flag_cancellation
+from daemon.store.cancellations import Flag, flag_cancellation
 from daemon.store.changes import Changes
 from daemon.store.connection import Transaction, concerns_others
 from daemon.store.fires import mark_launched
@@ -58,6 +58,9 @@ class Queue:
         self._wake = asyncio.Event()
         self._is_flagged = False
         self._was_interrupted = False
+        self._adopts_again = False
+        self._adoption: asyncio.TimerHandle | None = None
+        """When runs that could not be adopted are tried again."""
         self._put_off: dict[int, float] = {}
         """Runs that cannot be started or stopped, with the monotonic time of the next attempt."""
         self._under_way: dict[int, asyncio.Task[None]] = {}
@@ -103,7 +106,8 @@ class Queue:
 
     async def _work(self) -> float | None:
         self._wake.clear()
-        if self._was_interrupted:
+        if self._was_interrupted or self._adopts_again:
+            self._was_interrupted, self._adopts_again = True, False
             await self._adopt_lost()
         self._was_interrupted = True  # until the end of this work is reached
         if self._is_flagged:
@@ -195,10 +199,12 @@ class Queue:
         """Note the runs of an earlier daemon that cannot be continued now, and try again later."""
         if unreadable:
             pause = min([self._fail(run_id, error) for run_id, error in unreadable.items()])
-            asyncio.get_running_loop().call_later(pause, self._adopt_again)
+            if self._adoption is not None:
+                self._adoption.cancel()
+            self._adoption = asyncio.get_running_loop().call_later(pause, self._adopt_again)
 
     def _adopt_again(self) -> None:
-        self._was_interrupted = True
+        self._adopts_again = True
         self._wake.set()
 
     def _begin(self, run: Run, work: Coroutine[None, None, None]) -> None:
@@ -287,9 +293,12 @@ class Queue:
         except Exception:
             self._is_flagged = True
             raise
+        if flags:  # the note tells who it was if the database is lost or restored before the end is recorded
+            noting = asyncio.ensure_future(asyncio.to_thread(self._note, flags))
+            hurry = any(flag.at_once for flag in flags)
+            await asyncio.wait({noting}, timeout=_FLAG_TIME_AT_ONCE if hurry else _FLAG_TIME)
         for flag in flags:
-            try:  # the note tells who it was if the database is lost or restored before the end is recorded
-                await asyncio.to_thread(self._control.note_cancellation, [flag.run_id], flag.explanation)
+            try:
                 self._control.stop(flag.run_id, at_once=flag.at_once)
             except Exception as error:  # noqa: BLE001 - the others are stopped nevertheless
                 failures[flag.run_id] = error
@@ -298,6 +307,16 @@ class Queue:
         if failures:
             pause = min(self._fail(run_id, error) for run_id, error in failures.items())
             asyncio.get_running_loop().call_later(pause, self._flag_again)
+
+    def _note(self, flags: Iterable[Flag]) -> None:
+        """Write into the runs' folders who cancelled them; one that cannot be written keeps no run from its end."""
+        for flag in flags:
+            try:
+                self._control.note_cancellation([flag.run_id], flag.explanation)
+            except Exception as error:  # noqa: BLE001 - see above
+                _LOG.warning(
+                    "[run] Who cancelled a run is not noted in its folder", run_id=flag.run_id, reason=str(error)
+                )
 
     def _flag_again(self) -> None:
         self._is_flagged = True

@@ -46,14 +46,22 @@ def prepare_workspace(
     `on_wait` is called before remotes are asked for what the mirror lacks: `submodules` or `lfs`.
     It appears under its own name only when it is complete. If git fails, what it left is removed and the clone is
     tried once more, but not if git was too slow: a remote of a submodule that hangs would hold the run's slot twice.
+    Nor once `on_wait` was called, since the mirror may be fetched by others from then on.
     """
     os.close(open_path(state_dir, *tasks_of(source.environment), create=True))
     mirror = Mirror(state_dir, source, git_timeout, log)
+    has_waited = False
+
+    def note_wait(what: str) -> None:
+        nonlocal has_waited
+        has_waited = True
+        on_wait(what)
+
     for is_last in (False, True):
         try:
-            return _clone(state_dir, mirror, author, run_id, git_timeout, fetches=fetches, on_wait=on_wait)
+            return _clone(state_dir, mirror, author, run_id, git_timeout, fetches=fetches, on_wait=note_wait)
         except GitError as error:
-            if is_last or error.is_disk_full or error.is_too_slow:
+            if is_last or error.is_disk_full or error.is_too_slow or has_waited:
                 raise CloneError(str(error)) from None
             log(f"WARNING: cloning failed and is tried once more: {error}")
             mirror.take_away_if_damaged()

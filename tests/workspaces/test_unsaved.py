@@ -1,6 +1,8 @@
 """What would be lost with a workspace is counted as salvage would save it, and nothing is saved by that."""
 
-from daemon.workspaces.clean import examine
+import pytest
+
+from daemon.workspaces.clean import clean, examine
 from daemon.workspaces.jobs import UnsavedCounts
 from tests.support.git_site import GitSite, commit, git
 
@@ -20,6 +22,15 @@ def test_only_what_exists_nowhere_else_counts(site: GitSite) -> None:
     assert counted(site) == UnsavedCounts(commits=1, files=2, ignored=1)
     assert place.exists()
     assert site.remnants() == []
+
+
+@pytest.mark.parametrize("target", ["x" * 300, "a\0b"], ids=["too long", "with NUL"])
+def test_a_git_folder_of_an_impossible_name_keeps_no_workspace(site: GitSite, target: str) -> None:
+    place = site.prepare()
+    (place / "inner").mkdir()
+    (place / "inner" / ".git").write_text(f"gitdir: {target}\n")
+    assert [text.partition(":")[0] for text in counted(site).uncounted] == ["inner"]
+    assert clean(site.state, "site", "1", site.logged.append, base=site.bases[1]).gone
 
 
 def test_nested_repositories_count_too_and_an_unreadable_one_is_named(site: GitSite) -> None:

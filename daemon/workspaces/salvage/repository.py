@@ -62,10 +62,10 @@ def named_git_folder(working_tree: Path, workspace: Path) -> Path | None:
     """Return the git folder that the file `.git` of a working tree names, if it is inside the workspace."""
     try:
         text = (read_file(working_tree / ".git") or b"").strip()
+        folder = Path(os.path.normpath(working_tree / os.fsdecode(text.removeprefix(b"gitdir: "))))
+        is_named = text.startswith(b"gitdir: ") and _is_inside(workspace, folder) and folder != workspace
     except UnreadableError:
         return None
-    folder = Path(os.path.normpath(working_tree / os.fsdecode(text.removeprefix(b"gitdir: "))))
-    is_named = text.startswith(b"gitdir: ") and _is_inside(workspace, folder) and folder != workspace
     return folder if is_named and not folder.is_relative_to(working_tree) else None
 
 
@@ -188,6 +188,8 @@ def _is_inside(workspace: Path, target: Path) -> bool:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV}:
             return False
         raise UnreadableError(f"{target}: {error.strerror}") from None
+    except ValueError:  # no name holds a NUL character
+        return False
     return True
 
 

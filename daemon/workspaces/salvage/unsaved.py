@@ -63,8 +63,8 @@ def count_unsaved(
             return UnsavedCounts(
                 counting.commits, counting.files, counting.ignored, counting.lfs_objects, tuple(counting.uncounted)
             )
-    except OSError as error:
-        return UnsavedCounts(uncounted=(f".: {error.strerror or error}",))
+    except (OSError, GitError, UnreadableError) as error:  # to count must not be what keeps a workspace
+        return UnsavedCounts(uncounted=(f".: {getattr(error, 'strerror', None) or error}",))
     finally:
         remove_temporary(state_dir, (ENVIRONMENTS, SCRATCH), name)
 
