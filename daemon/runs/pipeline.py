@@ -304,6 +304,8 @@ class Pipeline:
         if count_events(tx, run.id, _UNCONFIRMED):
             del unstarted["started_at"]
         if dropped is not None:
+            if "started_at" in unstarted:  # the last look at it, before a reload forbade the start, began a delivery
+                forget_steps(tx, run.id)
             change_status(tx, current, RunStatus.CANCELLED, now, {**unstarted, "error": dropped[1]})
             mark_unstarted(tx, run.id, *dropped)
             return

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import cache, partial
 from pathlib import Path
@@ -75,10 +75,41 @@ _READS_FILES = {"ls-files", "update-index", "diff-files"}
 _running: set[int] = set()  # process groups of running git commands
 
 
-def terminate_all() -> None:
-    """End the git commands that are running, with everything that they started."""
-    for group in list(_running):
-        _end(group)
+class _Start:
+    """The start of a command, which a signal handler must not interrupt: nobody would know the command."""
+
+    def __init__(self) -> None:
+        self.is_under_way = False
+        self.then: Callable[[], None] | None = None
+        """What a handler wants done after it."""
+
+    def __enter__(self) -> None:
+        self.is_under_way = True
+
+    def __exit__(self, *_: object) -> None:
+        self.is_under_way = False
+        if self.then is not None:
+            self.then()
+
+
+_start_of_command = _Start()
+
+
+def terminate_all_and(then: Callable[[], None]) -> None:
+    """End the git commands that are running, with everything that they started, then do something: for a handler.
+
+    If a command is just being started, that is done as soon as it is known.
+    """
+
+    def terminate() -> None:
+        for group in list(_running):
+            _end(group)
+        then()
+
+    if _start_of_command.is_under_way:
+        _start_of_command.then = terminate
+    else:
+        terminate()
 
 
 def _end(group: int) -> None:
@@ -199,10 +230,11 @@ def run_program(
     takes too long.
     """
     try:
-        process = _start(command, folder, environment)
+        with _start_of_command:
+            process = _start(command, folder, environment)
+            _running.add(process.pid)
     except FileNotFoundError as error:
         raise GitError(f"cannot run {command[0]}: {error.strerror}: {error.filename}") from None
-    _running.add(process.pid)
     with process:
         try:
             stdout, stderr = _communicate(process, stdin, timeout, silence)

@@ -17,7 +17,7 @@ from daemon.workspaces import jobs
 from daemon.workspaces.clean import clean, examine
 from daemon.workspaces.clone import prepare_workspace
 from daemon.workspaces.disk_usage import entry_sizes, workspace_sizes
-from daemon.workspaces.git import GitError, exit_with_parent, terminate_all
+from daemon.workspaces.git import GitError, exit_with_parent, terminate_all_and
 from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, QUARANTINE, RUNS, SCRATCH, tasks_of
 from daemon.workspaces.lock import abandoned_folders
 from daemon.workspaces.mirror import CloneError, Mirror
@@ -172,8 +172,7 @@ def main() -> None:
 
 def _terminate(*_: object) -> None:
     """Exit at once, and end git with everything that it started."""
-    terminate_all()
-    os._exit(1)
+    terminate_all_and(lambda: os._exit(1))
 
 
 def _reply(state_dir: Path, line: bytes) -> bytes:

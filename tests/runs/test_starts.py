@@ -232,3 +232,4 @@ async def test_a_run_whose_creator_lost_the_right_before_its_release_did_not_sta
     }
     assert [row["outcome"] for row in await ledger.rows()] == ["skipped_permission_denied"]
     assert [end.duration for end in ends] == [None]
+    assert await ledger.select("SELECT name FROM steps") == []

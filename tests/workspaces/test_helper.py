@@ -253,12 +253,27 @@ def test_what_works_in_silence_makes_progress_and_what_only_waits_does_not(tmp_p
         run_program(["sh", "-c", '"$@"; sleep 60', "sh", *works], tmp_path, 60, silence=0.5)
 
 
-async def test_what_ignores_a_request_to_end_does_not_outlive_the_helper(tmp_path: Path) -> None:
+ASKED_DURING_THE_START = """
+import os
+def start(*arguments, start=git._start):
+    process = start(*arguments)
+    while not Path({pid!r}).exists():
+        os.sched_yield()
+    os.kill(os.getpid(), signal.SIGTERM)
+    return process
+git._start = start
+"""
+
+
+@pytest.mark.parametrize("is_early", [False, True])
+async def test_what_ignores_a_request_to_end_does_not_outlive_the_helper(tmp_path: Path, *, is_early: bool) -> None:
     code = "import signal; from daemon.workspaces import git, helper; from pathlib import Path\n"
     code += "signal.signal(signal.SIGTERM, helper._terminate)\n"
+    code += ASKED_DURING_THE_START.format(pid=str(tmp_path / "pid")) if is_early else ""
     code += f"git.run_program({stubborn(tmp_path)!r}, Path({str(tmp_path)!r}), 60)"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
     await asyncio.to_thread(wait_until, (tmp_path / "pid").exists, what="the command")
-    process.terminate()
+    if not is_early:
+        process.terminate()
     await process.wait()
     await asyncio.to_thread(assert_it_ends, tmp_path)
