@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from daemon.api.requests import DEFAULTS, Input
 from daemon.errors import InvalidError
-from daemon.fires.run_of_fire import OF_A_SCHEDULE
 from daemon.rules.cadence import check_cron, check_zone
+from daemon.rules.run_metadata import OF_A_SCHEDULE
 from daemon.rules.schedule_fields import FIELDS, ScheduleField
 from daemon.units import format_instant, parse_instant
 

@@ -3,12 +3,10 @@
 import json
 
 from daemon.model import DueTime, Trigger
+from daemon.rules.run_metadata import with_facts
 from daemon.store.runs import NewRun
 from daemon.store.schedules import ScheduleRow
 from daemon.units import format_instant
-
-OF_A_SCHEDULE = frozenset({"schedule_id", "scheduled_fire_id"})
-"""The keys of the metadata of a run that say which schedule started it, and for which due time."""
 
 
 def run_name(row: ScheduleRow, due: DueTime) -> str:
@@ -21,18 +19,8 @@ def run_of_fire(
 ) -> NewRun:
     """Describe the run of a due time, with a deterministic name; `creator` defaults to the schedule's creator."""
     at = format_instant(due)
-    metadata = json.loads(row.definition["task_metadata"])
-    display_name = metadata.get("display_name")
-    if not isinstance(display_name, str):
-        display_name = f"Scheduled Message: {row.name} · {at[:10]} {at[11:16]} UTC"
-    run_metadata = {
-        **metadata,
-        "display_name": display_name,
-        "schedule_id": row.id,
-        "scheduled_fire_id": f"{row.id}:{at}",
-        "trigger_type": str(trigger),
-        "fire_time": at,
-    }
+    given = json.loads(row.definition["task_metadata"])
+    display_name, metadata = with_facts(given, f"Scheduled Message: {row.name}", trigger, at)
     return NewRun(
         name=run_name(row, due),
         agent=row.agent,
@@ -44,7 +32,7 @@ def run_of_fire(
         input_author=row.definition["input_author"],
         input_content=row.definition["input_content"],
         task_params=row.definition["task_params"],
-        task_metadata=json.dumps(run_metadata),
+        task_metadata=json.dumps({**metadata, "schedule_id": row.id, "scheduled_fire_id": f"{row.id}:{at}"}),
         instance=instance,
         held=held,
     )

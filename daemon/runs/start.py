@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from daemon.model import Trigger
+from daemon.rules.run_metadata import with_facts
 from daemon.store.connection import Transaction
 from daemon.store.limits import check_pending
 from daemon.store.runs import NewRun, create_run
@@ -36,9 +37,8 @@ def start_run(
         return known
     if limited:
         check_pending(tx, principal)
-    at, metadata = format_instant(now), json.loads(columns["task_metadata"])
-    display_name = metadata.get("display_name", f"Requested Message: {agent} · {at[:10]} {at[11:16]} UTC")
-    more = {"display_name": display_name, "trigger_type": str(Trigger.MANUAL), "fire_time": at}
+    at, given = format_instant(now), json.loads(columns["task_metadata"])
+    display_name, metadata = with_facts(given, f"Requested Message: {agent}", Trigger.MANUAL, at)
     new = NewRun(
         name=f"agent-run:{agent}:{at}:manual-{uuid.uuid4()}",
         agent=agent,
@@ -50,7 +50,7 @@ def start_run(
         input_author=columns["input_author"],
         input_content=columns["input_content"],
         task_params=columns["task_params"],
-        task_metadata=json.dumps({**metadata, **more}),
+        task_metadata=json.dumps(metadata),
         instance=instance,
     )
     run_id, _ = create_run(tx, new, now)
