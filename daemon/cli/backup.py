@@ -12,6 +12,7 @@ from daemon.cli.output import print_json, say
 from daemon.cli.parameters import Json
 
 if TYPE_CHECKING:
+    from daemon.recovery.restore import Restored
     from daemon.store.backup import Contents
 
 
@@ -102,7 +103,6 @@ def restore(
     from daemon.recovery.restore import restore as restore_database
     from daemon.store.backup import BackupFile
     from daemon.store.ownership import refuse_links_of_others
-    from daemon.text import plural
     from daemon.units import utc_now
 
     config = read_config(context.obj)
@@ -129,7 +129,15 @@ def restore(
                 "replaced_folders": str(restored.replaced_folders) if restored.replaced_folders else None,
             }
         )
-        return
+    else:
+        _tell_of_restore(restored)
+
+
+def _tell_of_restore(restored: "Restored") -> None:
+    """Say what a restore brought back, what it did not, and where the earlier state is."""
+    from daemon.text import plural
+
+    contents = restored.contents
     counts = f"{plural(contents.runs, 'run')} and {plural(contents.schedules, 'schedule')}"
     say(f"Restored {counts} as of {contents.made_at or 'the time of the copy'}.")
     say(f"The next run is number {restored.numbers_from}. Due times before now count as missed and are not caught up.")

@@ -112,8 +112,7 @@ class WorkspaceRemoval:
     async def discard(self, run_id: int, decision: Discard) -> str | None:
         """Save and remove the workspace of a run, regardless of the policy; return why it was not removed.
 
-        Raise NotFoundError if there is none, RefusedError if the run is active or the
-        workspace is marked keep.
+        Raise NotFoundError if there is none, RefusedError if the run is active or the workspace is marked keep.
         """
         return await self.remove(await self.discardable(run_id), None, decision=decision)
 

@@ -49,9 +49,7 @@ def clean(
             trashed = discard(state_dir, tasks_of(environment), run_id)
     except FileNotFoundError:
         return _deleted(state_dir, run_id, None, log)  # an earlier cleanup may have left files in the trash
-    except (InUseError, RefusedRemovalError) as error:
-        return _not_removed(log, f"[cleanup] Refusing to remove {path}: {error}", str(error), saved)
-    except TooMuchWorkError as error:
+    except (InUseError, RefusedRemovalError, TooMuchWorkError) as error:
         return _not_removed(log, f"[cleanup] Refusing to remove {path}: {error}", str(error), saved)
     except SalvageError as error:
         message = f"[cleanup] ERROR: Failed to remove task workspace: cannot save the work in {path}: {error}"

@@ -9,10 +9,9 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from daemon.workspaces.git import Git, GitError, config_value, run_program
-from daemon.workspaces.jobs import Author, Source
+from daemon.workspaces.jobs import Author, PreparedWorkspace, Source
 from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, UPSTREAM, tasks_of, workspace_path
 from daemon.workspaces.lock import locked_temporary_folder
 from daemon.workspaces.mirror import CloneError, Mirror
@@ -20,14 +19,6 @@ from daemon.workspaces.openat import open_path
 from daemon.workspaces.removal import remove_temporary
 
 _LFS = "filter=lfs"
-
-
-class Clone(NamedTuple):
-    """A workspace that is complete."""
-
-    path: Path
-    base: str
-    """The commit that it starts from."""
 
 
 def prepare_workspace(
@@ -40,7 +31,7 @@ def prepare_workspace(
     *,
     fetches: bool = True,
     on_wait: Callable[[str], None] = lambda _: None,
-) -> Clone:
+) -> PreparedWorkspace:
     """Make the workspace of a run, `fetches` says whether from a mirror that is fetched first; raise CloneError.
 
     `on_wait` is called before remotes are asked for what the mirror lacks: `submodules` or `lfs`.
@@ -80,7 +71,7 @@ def _clone(
     *,
     fetches: bool,
     on_wait: Callable[[str], None],
-) -> Clone:
+) -> PreparedWorkspace:
     final = workspace_path(state_dir, mirror.source.environment, run_id)
     name = f"{run_id}.{secrets.token_hex(4)}"
     with locked_temporary_folder(state_dir, INCOMING, name) as folder:
@@ -102,7 +93,7 @@ def _clone(
         except BaseException:
             remove_temporary(state_dir, (ENVIRONMENTS, INCOMING), name)
             raise
-    return Clone(final, commit)
+    return PreparedWorkspace(final, commit)
 
 
 def _copy_objects(clone: Path, mirror: Mirror, timeout: float) -> None:

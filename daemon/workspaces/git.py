@@ -186,10 +186,11 @@ def _ends_with_us() -> tuple[str, ...]:
     millisecond before it has asked the kernel. setpriv(1) has the option since util-linux 2.33.
     """
     setpriv = shutil.which("setpriv")
-    before = (setpriv, "--pdeathsig", "TERM", "--") if setpriv is not None else ()
-    return (
-        before if before and subprocess.run([*before, "true"], check=False, capture_output=True).returncode == 0 else ()
-    )
+    if setpriv is None:
+        return ()
+    before = (setpriv, "--pdeathsig", "TERM", "--")
+    tried = subprocess.run([*before, "true"], check=False, capture_output=True)
+    return before if tried.returncode == 0 else ()
 
 
 def _start(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None) -> subprocess.Popen[bytes]:

@@ -50,7 +50,7 @@ def _maintain_mirror(state_dir: Path, job: jobs.MaintainMirror, log: Log) -> boo
 
 def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) -> jobs.PreparedWorkspace:
     os.umask(job.umask)
-    made = prepare_workspace(
+    return prepare_workspace(
         state_dir,
         job.source,
         job.author,
@@ -60,7 +60,6 @@ def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) ->
         fetches=job.fetches,
         on_wait=lambda what: _write(encode_waiting(what)),
     )
-    return jobs.PreparedWorkspace(made.path, made.base)
 
 
 def _clean_workspace(state_dir: Path, job: jobs.CleanWorkspace, log: Log) -> jobs.CleanedWorkspace:

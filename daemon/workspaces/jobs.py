@@ -78,6 +78,29 @@ class PrepareWorkspace:
 
 
 @dataclass(frozen=True)
+class PreparedWorkspace:
+    """A workspace that is complete."""
+
+    path: Path
+    base: str
+    """The commit that it starts from."""
+
+
+@dataclass(frozen=True)
+class CleanWorkspace:
+    """Save the unsaved work of a workspace, then remove it."""
+
+    environment: str
+    run_id: int
+    base: str | None
+    """The commit that it started from, if known."""
+    salvage_max: int | None
+    """Keep a workspace with more bytes of unsaved work than this; None: no limit."""
+    saves: bool
+    """Whether its work is saved; if not, it is lost."""
+
+
+@dataclass(frozen=True)
 class SavedWork:
     """The work that was saved from a workspace."""
 
@@ -101,29 +124,6 @@ class SavedWork:
     """Repositories that git could not read, each with the reason: saved as they were, in archives."""
     restore: tuple[str, ...] = ()
     """Shell commands that bring the work back."""
-
-
-@dataclass(frozen=True)
-class PreparedWorkspace:
-    """A workspace that is complete."""
-
-    path: Path
-    base: str
-    """The commit that it starts from."""
-
-
-@dataclass(frozen=True)
-class CleanWorkspace:
-    """Save the unsaved work of a workspace, then remove it."""
-
-    environment: str
-    run_id: int
-    base: str | None
-    """The commit that it started from, if known."""
-    salvage_max: int | None
-    """Keep a workspace with more bytes of unsaved work than this; None: no limit."""
-    saves: bool
-    """Whether its work is saved; if not, it is lost."""
 
 
 @dataclass(frozen=True)
