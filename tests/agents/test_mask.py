@@ -48,6 +48,7 @@ def streamed(secrets: Secrets, data: bytes, cuts: list[int]) -> bytes:
 @example(VALUE, "a\\", "\\", 2, random.Random(1), [10, 11, 12])
 @example("network/x=", "C:\\", "n", 1, random.Random(2), [])
 @example("ends-with\\", "", '"', 1, random.Random(3), [])
+@example("00000000", "@", "", 2, random.Random(0), [10])  # an escape before it ends as it begins
 def test_a_value_is_found_in_json_however_it_is_escaped_nested_and_cut(
     value: str, before: str, after: str, levels: int, rng: random.Random, cuts: list[int]
 ) -> None:

@@ -92,7 +92,7 @@ class Secrets:
         return data
 
     def beginning(self, data: bytes) -> int:
-        """Return the length of the longest suffix of the data that may be the beginning of a secret."""
+        """Return the length of the longest suffix of the data, whole escapes, that a secret may begin in."""
         literal = _longest_beginning(data, self.values)
         data = data[-self._longest * _LONGEST_ESCAPE - _LONGEST_UNFINISHED :]
         if b"\\" not in data:
@@ -101,7 +101,8 @@ class Secrets:
         end = unfinished.start() if unfinished else len(data)
         plain = _Plain(data[:end])
         length = _longest_beginning(plain.text, self.plain)
-        return max(literal, len(data) - (plain.start_of(len(plain.text) - length) if length else end))
+        start = min(len(data) - literal, plain.start_of(len(plain.text) - length) if length else end)
+        return len(data) - plain.widened(start, len(data))[0]
 
     def _occur_in(self, data: bytes) -> bool:
         text = _ESCAPE.sub(_undone_match, data).translate(
