@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 _OOM_SCORE_ADJ = "/proc/self/oom_score_adj"
+_LONGEST_SCORE = 16  # bytes
 _MOMENTARY = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY}
+_SETTABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}  # once, not in the supervisor of each run
 _MORE_LIKELY = 500  # of 1000; the kernel kills the highest score first when memory runs out
 
 
@@ -53,7 +55,7 @@ def _spawn(program: str, spec: dict[str, Any], standard: tuple[int, int, int]) -
         file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(standard)],
         setsid=True,
         setsigmask=(),
-        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+        setsigdef=_SETTABLE,
     )
 
 
@@ -89,25 +91,20 @@ def _failing(where: str, program: str | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _killed_first() -> Iterator[None]:
-    """Have the kernel kill what is started now before its supervisor and the daemon when memory runs out."""
-    before = _oom_score_adj()
-    if before is not None:
-        _set_oom_score_adj(min(1000, before + _MORE_LIKELY))
-    try:
+    """Have the kernel kill what is started now before its supervisor and the daemon when memory runs out.
+
+    Where a sandbox has no /proc, or one that cannot be written, the command runs anyway.
+    """
+    with contextlib.ExitStack() as after:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(_OOM_SCORE_ADJ, os.O_RDWR | os.O_CLOEXEC)
+            after.callback(os.close, descriptor)
+            before = int(os.read(descriptor, _LONGEST_SCORE))
+            after.callback(_set_score, descriptor, before)
+            _set_score(descriptor, min(1000, before + _MORE_LIKELY))
         yield
-    finally:
-        if before is not None:
-            _set_oom_score_adj(before)
 
 
-def _oom_score_adj() -> int | None:
-    try:
-        with open(_OOM_SCORE_ADJ) as stream:
-            return int(stream.read())
-    except OSError:  # a sandbox without /proc: the command runs anyway
-        return None
-
-
-def _set_oom_score_adj(value: int) -> None:
-    with contextlib.suppress(OSError), open(_OOM_SCORE_ADJ, "w") as stream:
-        stream.write(str(value))
+def _set_score(descriptor: int, score: int) -> None:
+    with contextlib.suppress(OSError):
+        os.pwrite(descriptor, b"%d" % score, 0)
