@@ -16,7 +16,7 @@ import pwd
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import structlog
 
@@ -30,6 +30,17 @@ Action = Literal[
 ]
 Claim = tuple[str, str]
 """A schedule's creator and its agent."""
+
+
+class Standing(NamedTuple):
+    """What a schedule's creator may do."""
+
+    may_start: bool
+    """Whether its schedules may start their agent."""
+    is_admin: bool
+    """Whether it has every right, so that no limits apply."""
+
+
 _LOG = structlog.get_logger()
 _KEPT = 3.0  # seconds for which a right that took a look-up is not looked up again
 _MOST_KEPT = 10_000  # more than a host has principals; beyond that they are looked up again
@@ -105,6 +116,10 @@ class Rights:
         creator, agent = claim
         return self.may(creator, "agent.execute", agent) and self.may(creator, "task.create", agent)
 
+    def standing(self, claim: Claim) -> Standing:
+        """Return what a creator's schedules may start, and whether limits apply to it."""
+        return Standing(self.may_start(claim), self.is_admin(claim[0]))
+
 
 class Access:
     """Looks up in threads which rights the current config grants."""
@@ -138,12 +153,9 @@ class Access:
             return None
         return [agent for agent in self._live.config.agents if await self.may(principal, "schedule.read", agent)]
 
-    async def may_start(self, claims: Iterable[Claim]) -> dict[Claim, bool]:
-        """Return for each claim whether its schedules may start.
-
-        Omit those whose look-up fails or takes too long (1 s).
-        """
-        asked = {claim: asyncio.ensure_future(asyncio.to_thread(self._rights.may_start, claim)) for claim in claims}
+    async def standings(self, claims: Iterable[Claim]) -> dict[Claim, Standing]:
+        """Return the standing of each claim; omit those whose look-up fails or takes too long (1 s)."""
+        asked = {claim: asyncio.ensure_future(asyncio.to_thread(self._rights.standing, claim)) for claim in claims}
         if asked:
             await asyncio.wait(asked.values(), timeout=_LOOK_UP)
         for claim, answer in asked.items():

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from daemon.access import Access
-from daemon.api.allowance import Allowance
 from daemon.api.background import Background
 from daemon.api.bodies import Bodies
 from daemon.api.cache import ResponseCache
@@ -52,7 +51,6 @@ class ApiContext:
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     """Held while an answer is read from the database."""
     bodies: Bodies = field(default_factory=Bodies)
-    allowance: Allowance = field(default_factory=Allowance)
     unread: UnreadAnswers = field(default_factory=UnreadAnswers)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether the daemon stops: answers without an end are broken off."""

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from daemon.api.allowance import Kind
+from daemon.allowance import Kind
 from daemon.api.routing import ApiCall
 from daemon.schedules.management import ChangeRequest
 from daemon.store.connection import Transaction
-from daemon.store.limits import newest_run, size_of_runs
 
 T = TypeVar("T")
 
@@ -17,17 +16,24 @@ async def write_runs(call: ApiCall, request: ChangeRequest, create: Callable[[Tr
 
     A repeated request that is answered with its earlier run creates none.
     """
-    allowance = call.context.allowance
 
     def run(tx: Transaction) -> tuple[T, int]:
-        before = newest_run(tx)
         created = create(tx)
-        size = size_of_runs(tx, before)
-        if request.limited and size:
-            allowance.check(request.principal, Kind.RUNS, size)
-        return created, size
+        check_inputs(call, request, tx)
+        return created, tx.changes.run_bytes
 
     created, size = await call.context.home.database.write(run)
     if request.limited and size:
-        allowance.use(request.principal, size, Kind.RUNS)
+        call.context.home.allowance.use(request.principal, size, Kind.RUNS)
     return created
+
+
+def check_inputs(call: ApiCall, request: ChangeRequest, tx: Transaction) -> None:
+    """Raise LimitError if the inputs of the runs that a transaction has created are too large for one day.
+
+    `write_runs` does this at the end; whoever creates many runs calls it after each, since they must not all be written
+    first.
+    """
+    size = tx.changes.run_bytes
+    if request.limited and size:
+        call.context.home.allowance.check(request.principal, Kind.RUNS, size)

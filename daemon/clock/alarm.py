@@ -12,7 +12,8 @@ from functools import partial
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from daemon.access import Access, Claim
+from daemon.access import Access, Claim, Standing
+from daemon.allowance import Kind
 from daemon.config.live import LiveConfig
 from daemon.errors import NoRoomError, StoreUnavailableError
 from daemon.fires.decision import RETRY_AFTER, Decided, Present, decide_due
@@ -79,10 +80,10 @@ class Clock:
         try:
             await self._home.database.check_room()
             await self._home.database.catch_up()
-            rights: dict[Claim, bool] = {}
+            standings: dict[Claim, Standing] = {}
             unanswered: set[Claim] = set()
             while True:
-                present = replace(self._present(), rights=rights, unanswered=frozenset(unanswered))
+                present = replace(self._present(), standings=standings, unanswered=frozenset(unanswered))
                 decided = await decide_some(self._home.database, present, self._outbox, _BATCH)
                 for schedule, reason in decided.failures:
                     self._report(schedule, reason)
@@ -90,9 +91,11 @@ class Clock:
                     self._home.problems.resolve("clock", f"{fire.agent}/{fire.schedule}")
                     self._record_metrics(fire)
                     _log(fire)
+                for creator, size in decided.started.items():
+                    self._home.allowance.use(creator, size, Kind.FIRES)
                 if decided.unknown:
-                    rights |= await self._access.may_start(decided.unknown)
-                    unanswered |= decided.unknown - rights.keys()
+                    standings |= await self._access.standings(decided.unknown)
+                    unanswered |= decided.unknown - standings.keys()
                 if decided.next_wake is None or decided.next_wake > self._home.now():
                     return decided.next_wake
         except NoRoomError:
@@ -115,6 +118,7 @@ class Clock:
             self._home.instance,
             self._live.budgets,
             config.daemon.timezone,
+            used=self._home.allowance.used(Kind.FIRES),
         )
 
     def _record_metrics(self, fire: Fire) -> None:

@@ -1,10 +1,10 @@
 """Backfill: starts past due times that were not started when they were due."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from daemon.errors import InvalidError, LimitError
+from daemon.errors import InvalidError
 from daemon.fires.run_of_fire import run_name, run_of_fire
 from daemon.fires.summaries import cadence_of, split_summary
 from daemon.model import DueTime, FireOutcome, Overlap, RunStatus, Trigger
@@ -25,7 +25,7 @@ from daemon.store.retention import purged_until
 from daemon.store.runs import Run, attempts_of, create_run, update_run
 from daemon.store.schedules import ScheduleRow
 from daemon.store.unfinished_runs import count_unfinished
-from daemon.units import format_instant, format_size
+from daemon.units import format_instant
 
 MOST = 1000
 """The most due times that one request may cover."""
@@ -54,23 +54,19 @@ def backfill(
     now: datetime,
     oldest: datetime | None,
     instance: str,
-    room: float | None = None,
+    check: Callable[[], None] | None = None,
 ) -> Backfilled:
     """Start the due times in a span, both ends included, that were not started; raise InvalidError for a bad span.
 
-    `oldest` is the earliest instant that the span may include, and `room` the bytes that the inputs of its runs may
-    take, beyond which LimitError is raised; None: no limit.
+    `oldest` is the earliest instant that the span may include, None: any. `check` is called after each due time, and
+    raises LimitError once the runs take too much room.
     """
     due_times = _due_times(tx, row, span, now, oldest)
-    size = sum(len(str(row.definition[text]).encode()) for text in ("input_content", "task_params", "task_metadata"))
     request = _Backfill(tx, row, policy, principal, now, instance)
     for due in due_times:
         request.start(due)
-        if room is not None and len(request.result.runs) * size > room:
-            raise LimitError(
-                f"the inputs of these runs take more than the {format_size(int(room))} that {principal} may still have "
-                "stored within a day; request fewer due times, or ask an administrator to do it"
-            )
+        if check is not None:
+            check()
     return request.result
 
 

@@ -11,25 +11,29 @@ transaction.
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
+from math import inf
 
-from daemon.access import Claim
+from daemon.access import Claim, Standing
+from daemon.allowance import Kind
 from daemon.fires.blocked import DENIED, NO_AGENT, blocked_notice, reason_of
 from daemon.fires.ledger import Fire, Ledger
 from daemon.fires.run_of_fire import run_of_fire
+from daemon.fires.spending import spent_budget, used_allowance
 from daemon.model import CONFIG_PRINCIPAL, Catchup, DueTime, FireOutcome, Overlap, Trigger
 from daemon.notify.missed import Missed
 from daemon.notify.outbox import Notice, Outbox
 from daemon.rules import catchup, overlap
-from daemon.rules.budget import Limits, calendar_day, exhausted
+from daemon.rules.budget import Limits, calendar_day
 from daemon.store.cancellations import flag_unfinished
 from daemon.store.connection import Transaction, concerns_others
 from daemon.store.events import add_event
 from daemon.store.notifications import budget_subject
-from daemon.store.runs import create_run, spent_by
+from daemon.store.runs import create_run
 from daemon.store.schedules import (
     ScheduleRow,
     due_schedules,
@@ -62,14 +66,16 @@ class Present:
     """What each agent may spend in a calendar day."""
     zone: str = "UTC"
     """The time zone of that calendar day."""
-    rights: Mapping[Claim, bool] = field(default_factory=dict)
-    """Which creators may start runs of which agents, as far as this was looked up."""
+    standings: Mapping[Claim, Standing] = field(default_factory=dict)
+    """What creators of schedules may do, as far as this was looked up."""
     unanswered: frozenset[Claim] = frozenset()
     """Claims that could not be looked up in time; their schedules are postponed."""
+    used: Mapping[str, float] = field(default_factory=dict)
+    """How many bytes the runs take that schedules of each creator started within a day."""
 
-    def may_start(self, claim: Claim) -> bool | None:
-        """Return whether the creator of a schedule may start its agent, None if this was not looked up."""
-        return True if claim[0] == CONFIG_PRINCIPAL else self.rights.get(claim)
+    def standing(self, claim: Claim) -> Standing | None:
+        """Return what the creator of a schedule may do, None if this was not looked up."""
+        return Standing(may_start=True, is_admin=True) if claim[0] == CONFIG_PRINCIPAL else self.standings.get(claim)
 
 
 @dataclass
@@ -83,6 +89,8 @@ class Decided:
     """When the next start is due; not after now if other schedules are still due."""
     unknown: set[Claim] = field(default_factory=set)
     """Claims that must be looked up before the schedules they concern can be decided."""
+    started: Counter[str] = field(default_factory=Counter)
+    """How many bytes the started runs take, by the creator of their schedule; administrators are not counted."""
 
 
 def decide_due(tx: Transaction, present: Present, outbox: Outbox, schedules: int, *, guarded: bool = False) -> Decided:
@@ -98,12 +106,11 @@ def decide_due(tx: Transaction, present: Present, outbox: Outbox, schedules: int
             put_off(tx, raw["id"], present.now + _RETRY_LOOKUP_AFTER)
             reason = f"the rights of {claim[0]} cannot be looked up now"
             decided.failures.append((f"{raw['agent']}/{raw['name']}", reason))
-        elif present.may_start(claim) is None:
+        elif (standing := present.standing(claim)) is None:
             decided.unknown.add(claim)
-        elif guarded:
-            _decide_guarded(tx, present, outbox, raw, decided)
         else:
-            decided.fires.extend(_Decision(tx, present, outbox, schedule_from(raw)).decide())
+            decide = _decide_guarded if guarded else _decide
+            decide(tx, present, outbox, raw, standing, decided)
     decided.next_wake = next_wake(tx, present.now + RETRY_AFTER)
     more = decided.next_wake is not None and decided.next_wake <= present.now
     outbox.add_missed(tx, [*_missed_in(decided.fires)], present.now, more=more)
@@ -119,10 +126,23 @@ def _missed_in(fires: Iterable[Fire]) -> Iterator[Missed]:
         yield Missed(agent, f"{agent}/{name}", count, first.due, first.reason or "")
 
 
-def _decide_guarded(tx: Transaction, present: Present, outbox: Outbox, raw: sqlite3.Row, decided: Decided) -> None:
+def _decide(
+    tx: Transaction, present: Present, outbox: Outbox, raw: sqlite3.Row, standing: Standing, decided: Decided
+) -> None:
+    """Decide the due times of one schedule, and count what that started."""
+    creator, before = raw["creator"], tx.changes.run_bytes
+    used = present.used.get(creator, 0.0) + decided.started[creator]
+    decided.fires.extend(_Decision(tx, present, outbox, schedule_from(raw), standing, used).decide())
+    if not standing.is_admin:
+        decided.started[creator] += tx.changes.run_bytes - before
+
+
+def _decide_guarded(
+    tx: Transaction, present: Present, outbox: Outbox, raw: sqlite3.Row, standing: Standing, decided: Decided
+) -> None:
     try:
         with tx.savepoint():
-            decided.fires.extend(_Decision(tx, present, outbox, schedule_from(raw)).decide())
+            _decide(tx, present, outbox, raw, standing, decided)
     except Exception as error:
         if concerns_others(error):
             raise
@@ -133,11 +153,17 @@ def _decide_guarded(tx: Transaction, present: Present, outbox: Outbox, raw: sqli
 class _Decision:
     """Decides the due times of one schedule that have come, oldest first."""
 
-    def __init__(self, tx: Transaction, present: Present, outbox: Outbox, row: ScheduleRow) -> None:
+    def __init__(
+        self, tx: Transaction, present: Present, outbox: Outbox, row: ScheduleRow, standing: Standing, used: float
+    ) -> None:
+        """Begin a decision; schedules of the same creator have started `used` bytes of runs within a day."""
         self.tx = tx
         self.present = present
         self.outbox = outbox
         self.row = row
+        self.may_start = standing.may_start
+        self.room = inf if standing.is_admin else Kind.FIRES.most - used + tx.changes.run_bytes
+        """What `tx.changes.run_bytes` must stay below for another run to start."""
         self.ledger = Ledger(tx, row, present.now)
 
     def decide(self) -> list[Fire]:
@@ -230,7 +256,7 @@ class _Decision:
         if self.row.agent not in self.present.agents:
             gone = reason_of(NO_AGENT, self.row.creator, self.row.agent)
             return overlap.OverlapDecision(FireOutcome.SKIPPED_AGENT_DELETED), gone
-        if not self.present.may_start((self.row.creator, self.row.agent)):
+        if not self.may_start:
             revoked = reason_of(DENIED, self.row.creator, self.row.agent)
             return overlap.OverlapDecision(FireOutcome.SKIPPED_PERMISSION_DENIED), revoked
         spent = self._spent()
@@ -242,17 +268,11 @@ class _Decision:
         return decision, overlap.reason(self.row.overlap, unfinished) if skipped else None
 
     def _spent(self) -> str | None:
-        """Return the reason if the agent has spent its budget of the day, None otherwise."""
-        limits = self.present.budgets.get(self.row.agent)
-        if limits is None:
-            return None
-        begin, end = calendar_day(self.present.now, self.present.zone)
-        reached = exhausted(limits, spent_by(self.tx, self.row.agent, begin, end))
-        if reached is None:
-            return None
-        then = self.row.cadence.next_after(end - _INSTANT)
-        again = "" if then is None else f"; the next start is due at {format_instant(then)}"
-        return f"the daily budget of {self.row.agent} is spent: {reached}{again}"
+        """Return the reason if the agent's budget of the day or the creator's allowance is used up, None otherwise."""
+        present, limits = self.present, self.present.budgets.get(self.row.agent)
+        if limits is not None and (spent := spent_budget(self.tx, self.row, limits, present.now, present.zone)):
+            return spent
+        return used_allowance(self.row.creator) if self.tx.changes.run_bytes >= self.room else None
 
     def _decide_one(self, due: DueTime, trigger: Trigger, decision: overlap.OverlapDecision | None = None) -> None:
         """Decide one due time unless it is already decided; `decision` is passed if it is known to start."""

@@ -25,7 +25,8 @@ class Review:
         """Return the schedules that can start nothing; none if the database cannot be written now."""
         try:
             claims = await self._home.database.read(claims_of)
-            rights = await self._access.may_start(claims)
+            standings = await self._access.standings(claims)
+            rights = {claim: standing.may_start for claim, standing in standings.items()}
             agents, now = frozenset(self._live.config.agents), self._home.now()
             found = await self._home.database.write(lambda tx: record_blocked(tx, agents, rights, now, self._outbox))
         except StoreUnavailableError:  # the log reports it often enough; each due time is checked again

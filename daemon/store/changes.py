@@ -46,6 +46,8 @@ class Changes:
     statuses: list[StatusChange] = field(default_factory=list)
     fires: Counter[tuple[int, str]] = field(default_factory=Counter)
     """How many due times were decided, by the number of the schedule and the outcome."""
+    run_bytes: int = 0
+    """How many bytes the created runs take, about."""
 
     def count(self, kind: str, label: str, number: int = 1) -> None:
         """Add to how often something happened."""
@@ -65,7 +67,8 @@ class Changes:
         self.counts.update(other.counts)
         self.statuses += other.statuses
         self.fires.update(other.fires)
+        self.run_bytes += other.run_bytes
 
     def copy(self) -> "Changes":
         """Return what was changed up to now."""
-        return Changes(self.counts.copy(), list(self.statuses), self.fires.copy())
+        return Changes(self.counts.copy(), list(self.statuses), self.fires.copy(), self.run_bytes)

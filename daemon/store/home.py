@@ -1,4 +1,4 @@
-"""What every part of one running daemon works on: database, state directory, identity, time, and current problems."""
+"""What every part of one running daemon works on: database, state directory, time, problems and allowances."""
 
 import sqlite3
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from daemon.allowance import Allowance
 from daemon.problems import Problems
 from daemon.rules.clock_trust import ClockTrust
 from daemon.store.connection import Transaction
@@ -25,6 +26,7 @@ class Home:
     """When this daemon started."""
     now: Callable[[], datetime] = utc_now
     problems: Problems = field(default_factory=Problems)
+    allowance: Allowance = field(default_factory=Allowance)
     clock_trust: ClockTrust = field(default_factory=lambda: ClockTrust(None))
     """What the database held about the wall clock when this daemon opened it."""
 

@@ -15,7 +15,7 @@ MOST_PENDING = 1000
 """The most runs that a principal requested and that wait; backfilled ones are counted separately."""
 MOST_CREATED = 1000
 """The most schedules that a principal created, those deleted within a day included."""
-_FIXED = 200  # bytes of a revision or run besides its texts
+_FIXED = 200  # bytes of a revision besides its texts
 _DAY = timedelta(days=1)
 _REQUESTED = (Trigger.MANUAL, Trigger.RETRY)
 
@@ -56,19 +56,6 @@ def check_created(tx: Transaction, principal: str, now: datetime) -> None:
             f"{principal} has created {count} schedules that exist or were deleted within a day, and {MOST_CREATED} "
             "is the limit; delete some that are not needed, and create more a day later"
         )
-
-
-def newest_run(tx: Transaction) -> int:
-    """Return the highest number of a run, 0 without one."""
-    return int(tx.execute("SELECT coalesce(max(id), 0) AS n FROM runs").fetchone()["n"])
-
-
-def size_of_runs(tx: Transaction, after: int) -> int:
-    """Return about how many bytes the runs with numbers above `after` take, 0 if there are none."""
-    texts = ("input_content", "task_params", "task_metadata")
-    size = " + ".join(f"length(CAST({text} AS BLOB))" for text in texts)
-    row = tx.execute(f"SELECT coalesce(sum({_FIXED} + {size}), 0) AS n FROM runs WHERE id > ?", (after,)).fetchone()
-    return int(row["n"])
 
 
 def size_of_revision(tx: Transaction, schedule_id: int, version: int) -> int:

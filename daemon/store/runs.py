@@ -34,6 +34,7 @@ _JOINED = {
 }
 LONGEST_SHOWN = 1024 * 1024
 """Characters of a text that is only shown; agentcron writes less, a damaged database may have any number."""
+_FIXED = 200  # bytes of a row besides its texts
 _SHOWN = {name: f"substr(r.{name}, 1, {LONGEST_SHOWN})" for name in ("display_name", "error", "message")}
 SPENT = (
     f"CASE WHEN count(cost_usd) > 0 THEN total(min(max(cost_usd, 0.0), {MOST_COST})) END AS cost, "
@@ -162,6 +163,12 @@ class NewRun:
         """Derived from the run's unique name, so that the same fire always has the same key."""
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.instance}/{self.name}"))
 
+    @property
+    def size(self) -> int:
+        """About how many bytes its row takes."""
+        texts = (self.input_content, self.task_params, self.task_metadata)
+        return _FIXED + sum(len(text.encode()) for text in texts)
+
 
 def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
     """Get or create the run with that name; return its number and whether it is new."""
@@ -198,6 +205,7 @@ def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
     run_id = int(created.lastrowid or 0)
     add_event(tx, run_id, now, "created", {"trigger": new.trigger, "attempt": new.attempt})
     tx.changes.count("run", RunStatus.PENDING)
+    tx.changes.run_bytes += new.size
     return run_id, True
 
 

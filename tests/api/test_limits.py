@@ -4,23 +4,25 @@ import http.client
 import json
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from daemon.api.allowance import MOST, Allowance, Kind
+from daemon.allowance import MOST, Allowance, Kind
 from daemon.errors import LimitError
 from tests.support.api import SCHEDULES, TOKEN, Answer, call, start_on_tcp
-from tests.support.daemon_process import DaemonProcess, daemons_in
+from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
 from tests.support.peers.processes import free_port
 
 pytestmark = pytest.mark.xdist_group("limits")
 FEW = """
 import daemon.store.limits as limits
 limits.MOST_PENDING = limits.MOST_CREATED = 3
-import daemon.api.allowance as allowance
+import daemon.allowance as allowance
 allowance.MOST = 200_000
 allowance.MOST_BRIEF = 10_000
 allowance.MOST_OF_RUNS = 100_000
+allowance.MOST_OF_FIRES = 100_000
 """
 """The limits in a size that a test reaches soon."""
 
@@ -69,6 +71,26 @@ def test_inputs_of_the_runs_of_one_principal_are_limited_in_bytes(limited: tuple
     assert small.status == 201
     assert call(daemon, "POST", f"/runs/{small.body['id']}/cancel").status == 200
     assert call(daemon, "POST", start, large).status == 201  # an administrator
+
+
+def test_inputs_of_the_runs_that_due_times_start_are_limited_in_bytes_for_whoever_created_the_schedules(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    port = free_port()
+    daemon = start_on_tcp(start_daemon, tmp_path, port, slowed=FEW)
+    each_second = {"interval_seconds": 1, "overlap_policy": "allow_all", "initial_input": {"content": "x" * 40_000}}
+    assert ask(port, "POST", SCHEDULES, {"name": "greedy", **each_second}).status == 201
+    assert call(daemon, "POST", SCHEDULES, {"name": "ours", **each_second}).status == 201
+    daemon.wait_for_row("SELECT 1 FROM fires WHERE outcome = 'skipped_budget'")
+    fires = ask(port, "GET", f"{SCHEDULES}/greedy/fires").body["fires"]
+    reasons = {fire["reason"] for fire in fires if fire["outcome"] == "skipped_budget"}
+    [reason] = reasons
+    assert reason.startswith("token:ci has created schedules that started so many runs that 97.7 KiB of inputs were")
+    assert [fire["outcome"] for fire in fires].count("launched") == 3  # the third one began below the limit
+    number = call(daemon, "GET", f"{SCHEDULES}/ours").body["id"]
+    daemon.wait_for_row("SELECT 1 FROM fires WHERE schedule_id = ? LIMIT 1 OFFSET 3", number)
+    skipped = daemon.query("SELECT 1 FROM fires WHERE schedule_id = ? AND outcome = 'skipped_budget'", number)
+    assert skipped == []  # an administrator's
 
 
 def test_pending_runs_of_one_principal_are_limited(limited: tuple[DaemonProcess, int]) -> None:
@@ -155,7 +177,7 @@ def test_principals_with_a_free_allowance_are_forgotten() -> None:
     now = 0.0
     allowance = Allowance(lambda: now)
     for number in range(1000):
-        allowance.use(f"run:{number}", 200, Kind.CHANGES)
+        allowance.use(f"user{number}", 200, Kind.CHANGES)
     allowance.use("a", MOST, Kind.DEFINITIONS)
     now = 2 * 3600.0
     allowance.use("b", 200, Kind.CHANGES)

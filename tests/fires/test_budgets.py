@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from daemon.access import Standing
+from daemon.allowance import MOST_OF_FIRES
 from daemon.clock.alarm import decide_some
-from daemon.fires.decision import Present
+from daemon.fires.decision import Decided, Present
 from daemon.fires.ledger import Fire
 from daemon.model import FireOutcome, RunStatus
 from daemon.rules.budget import Limits, Spent, calendar_day, exhausted
@@ -14,6 +16,12 @@ from tests.support.ledger import SECOND, START, Ledger
 from tests.support.parts import NO_NOTIFICATIONS
 
 HOUR = timedelta(hours=1)
+DAMAGED = """
+INSERT INTO schedules (agent, name, source, cron, timezone, overlap, catchup, catchup_window_ms, creator, cursor,
+    next_due, wake_at, created_at, updated_at)
+SELECT agent, 'damaged', source, 'x', timezone, overlap, catchup, catchup_window_ms, creator, cursor,
+    next_due, wake_at, created_at, updated_at FROM schedules
+"""
 
 
 async def decide(ledger: Ledger, now: datetime, limits: Limits, zone: str = "UTC") -> list[Fire]:
@@ -117,3 +125,49 @@ async def test_old_rows_with_huge_numbers_exhaust_a_budget_and_stop_nothing(ledg
     assert "3000000000" in str(over.reason)
     [again] = await decide(ledger, START + 50 * SECOND, Limits(runs=99))
     assert again.outcome is FireOutcome.LAUNCHED
+
+
+async def pass_over(ledger: Ledger, now: datetime, standing: Standing, used: float = 0.0) -> Decided:
+    claim = ("alice", "a")
+    present = Present(now, START, frozenset({"a"}), "instance", standings={claim: standing}, used={"alice": used})
+    return await decide_some(ledger.database, present, NO_NOTIFICATIONS, 25)
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_what_schedules_of_one_creator_start_in_one_pass_is_limited_in_bytes(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, guarded: bool
+) -> None:
+    monkeypatch.setattr("daemon.allowance.MOST_OF_FIRES", 10_000)
+    await ledger.declare('overlap = "allow_all"', f'input = "{"x" * 4000}"')
+    change = "UPDATE schedules SET creator = 'alice', source = 'created'"
+    await ledger.database.write(lambda tx: tx.execute(change).fetchall())
+    if guarded:  # another one is damaged
+        await ledger.database.write(lambda tx: tx.execute(DAMAGED).fetchall())
+    decided = await pass_over(ledger, START + 60 * SECOND, Standing(may_start=True, is_admin=False))
+    assert [fire.outcome for fire in decided.fires] == ["launched"] * 3 + ["skipped_budget"] * 3
+    assert 12_000 < decided.started["alice"] < 13_500
+    assert len(decided.failures) == int(guarded)
+
+
+async def test_what_was_started_before_counts_for_a_creator_but_not_for_an_administrator(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "allow_all"')
+    await ledger.database.write(lambda tx: tx.execute("UPDATE schedules SET creator = 'alice'").fetchall())
+    [over] = (
+        await pass_over(ledger, START + 10 * SECOND, Standing(may_start=True, is_admin=False), used=MOST_OF_FIRES)
+    ).fires
+    assert over.outcome is FireOutcome.SKIPPED_BUDGET
+    assert str(over.reason).startswith("alice has created schedules that started so many runs that 256.0 MiB of inputs")
+    decided = await pass_over(ledger, START + 20 * SECOND, Standing(may_start=True, is_admin=True), used=MOST_OF_FIRES)
+    assert [fire.outcome for fire in decided.fires] == ["launched"]
+    assert not decided.started
+
+
+async def test_missed_due_times_beyond_the_limit_are_skipped_as_a_whole(ledger: Ledger) -> None:
+    await ledger.declare('overlap = "allow_all"', 'catchup = "all"')
+    await ledger.database.write(lambda tx: tx.execute("UPDATE schedules SET creator = 'alice'").fetchall())
+    now = START + 10 * HOUR
+    decided = await pass_over(ledger, now, Standing(may_start=True, is_admin=False), used=MOST_OF_FIRES - 1000)
+    outcomes = [fire.outcome for fire in decided.fires]
+    assert 1 <= outcomes.count(FireOutcome.LAUNCHED) <= 5
+    assert set(outcomes) == {FireOutcome.LAUNCHED, FireOutcome.SKIPPED_BUDGET}
+    assert sum(fire.count for fire in decided.fires) == 3600

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from daemon.access import Access, Claim
+from daemon.access import Access, Claim, Standing
 from daemon.clock import watch
 from daemon.clock.alarm import Clock
 from daemon.clock.watch import ClockWatch
@@ -190,9 +190,9 @@ class SilentAtFirst(Access):
         super().__init__(live)
         self.asked: list[set[Claim]] = []
 
-    async def may_start(self, claims: Iterable[Claim]) -> dict[Claim, bool]:
+    async def standings(self, claims: Iterable[Claim]) -> dict[Claim, Standing]:
         self.asked.append(set(claims))
-        return dict.fromkeys(claims, True) if len(self.asked) > 1 else {}
+        return dict.fromkeys(claims, Standing(may_start=True, is_admin=False)) if len(self.asked) > 1 else {}
 
 
 async def test_a_silent_name_service_postpones_only_the_schedules_of_its_users(ledger: Ledger) -> None:

@@ -14,6 +14,7 @@ from daemon.fires.backfill import Backfilled, backfill
 from daemon.model import Catchup, DueTime, FireOutcome, Overlap, RunStatus
 from daemon.runs.finish import finish
 from daemon.schedules.revision import Revision, pause_columns, redefine
+from daemon.store.connection import Transaction
 from daemon.store.run_queue import startable
 from daemon.store.schedules import ScheduleRow, get_schedule
 from daemon.store.state_dir import open_state
@@ -162,21 +163,31 @@ async def test_a_vanished_agent_and_a_requested_skip_have_their_rows(ledger: Led
     assert await ledger.select("SELECT * FROM schedule_skips") == []
 
 
-async def test_a_backfill_starts_nothing_if_its_inputs_take_more_than_there_is_room(ledger: Ledger) -> None:
+async def test_a_backfill_is_checked_after_each_run_and_starts_nothing_if_one_is_too_much(ledger: Ledger) -> None:
     await ledger.declare(f'input = "{"x" * 1000}"', 'catchup = "none"')
+    sizes: list[int] = []
     now = START + 100 * SECOND
     row = await ledger.database.read(lambda c: get_schedule(c, "a", "s"))
     assert row is not None
     start = partial(backfill, principal="x", now=now, oldest=None, instance="x")
 
-    async def asked(room: int) -> Backfilled:
-        span = (START, now)
-        return await ledger.database.write(lambda tx: start(tx, row, span, Overlap.ALLOW_ALL, room=room))
+    async def asked(most: int) -> Backfilled:
+        def run(tx: Transaction) -> Backfilled:
+            def check() -> None:
+                sizes.append(tx.changes.run_bytes)
+                if sizes[-1] > most:
+                    raise LimitError("too much")
 
-    with pytest.raises(LimitError, match="request fewer due times"):
-        await asked(9_000)
+            return start(tx, row, (START, now), Overlap.ALLOW_ALL, check=check)
+
+        return await ledger.database.write(run)
+
+    with pytest.raises(LimitError):
+        await asked(5_000)
+    assert len(sizes) == 4
+    assert sizes[0] > 1_200
     assert await ledger.select("SELECT * FROM runs") == []
-    assert len((await asked(11_000)).runs) == 10
+    assert len((await asked(20_000)).runs) == 10
 
 
 async def test_a_backfill_leaves_the_clock_what_jitter_has_yet_to_start(ledger: Ledger) -> None:

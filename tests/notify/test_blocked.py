@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from daemon.access import Standing
 from daemon.clock.alarm import decide_some
 from daemon.config.live import LiveConfig
 from daemon.config.loading import load_config
@@ -58,7 +59,7 @@ async def create(ledger: Ledger, **values: object) -> None:
 
 
 async def decide(ledger: Ledger, config: Config, now: datetime, *, may: bool) -> None:
-    present = Present(now, START, frozenset({"a"}), "instance", rights={CLAIM: may})
+    present = Present(now, START, frozenset({"a"}), "instance", standings={CLAIM: Standing(may, is_admin=False)})
     await decide_some(ledger.database, present, Outbox(LiveConfig(config)), 25)
 
 

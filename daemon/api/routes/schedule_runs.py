@@ -8,8 +8,7 @@ from aiohttp import web
 from typing_extensions import TypedDict
 
 from daemon.api import requests
-from daemon.api.allowance import Kind
-from daemon.api.new_runs import write_runs
+from daemon.api.new_runs import check_inputs, write_runs
 from daemon.api.routing import IDEMPOTENCY_KEY, IF_MATCH, ApiCall, Route, reply
 from daemon.api.schedule_columns import input_columns, instant
 from daemon.api.schedule_in_path import SCHEDULE
@@ -78,7 +77,7 @@ async def _backfill(call: ApiCall) -> web.StreamResponse:
             now=request.now,
             oldest=oldest,
             instance=call.context.home.instance,
-            room=call.context.allowance.room(request.principal, Kind.RUNS) if request.limited else None,
+            check=lambda: check_inputs(call, request, tx),
         )
 
     await call.context.clock.decide_overdue()

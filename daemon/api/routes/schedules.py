@@ -9,8 +9,8 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from daemon.access import Action
+from daemon.allowance import Kind
 from daemon.api import requests
-from daemon.api.allowance import Kind
 from daemon.api.cache import Answer
 from daemon.api.json_body import etag, to_json
 from daemon.api.routing import IF_MATCH, ApiCall, Handler, Route, written
@@ -176,7 +176,7 @@ async def _revised(call: ApiCall, request: ChangeRequest, change: Callable[[Tran
 
     Changes of a definition are counted apart, so that whoever has made too many of them can still pause and delete.
     """
-    allowance = call.context.allowance
+    allowance = call.context.home.allowance
     kind = Kind.DEFINITIONS if call.route.action in _DEFINING else Kind.CHANGES
     if request.limited:
         allowance.check(request.principal, kind)

@@ -14,6 +14,8 @@ MOST_BRIEF = 8 * 1024 * 1024
 """Bytes of all other revisions, which are small: pause, resume, skip, unskip, delete."""
 MOST_OF_RUNS = 64 * 1024 * 1024
 """Bytes of inputs, parameters and metadata of runs: triggered, started, retried and backfilled."""
+MOST_OF_FIRES = 256 * 1024 * 1024
+"""Bytes of the same of the runs that due times start, of all schedules that one principal created."""
 _DAY = 86_400.0  # seconds
 _CLEAR_EVERY = 3600.0  # seconds
 
@@ -24,11 +26,17 @@ class Kind(Enum):
     DEFINITIONS = "changed schedules so much that {} of revisions were"
     CHANGES = "paused or deleted schedules so often that {} of revisions were"
     RUNS = "requested so many runs that {} of inputs would be"
+    FIRES = "created schedules that started so many runs that {} of inputs were"
 
     @property
     def most(self) -> int:
         """The bytes of one day."""
-        return {Kind.DEFINITIONS: MOST, Kind.CHANGES: MOST_BRIEF, Kind.RUNS: MOST_OF_RUNS}[self]
+        return {
+            Kind.DEFINITIONS: MOST,
+            Kind.CHANGES: MOST_BRIEF,
+            Kind.RUNS: MOST_OF_RUNS,
+            Kind.FIRES: MOST_OF_FIRES,
+        }[self]
 
 
 class Allowance:
@@ -49,14 +57,14 @@ class Allowance:
                 f"limit; repeat this in {minutes} min, or ask an administrator to do it"
             )
 
-    def room(self, principal: str, kind: Kind) -> float:
-        """Return how many bytes a principal may still cause now."""
-        return max(0.0, kind.most - self._used_of((principal, kind)))
+    def used(self, kind: Kind) -> dict[str, float]:
+        """Return the bytes that principals have used of an allowance, of those who have used any."""
+        return {key[0]: used for key in self._used if key[1] is kind and (used := self._used_of(key)) > 0}
 
     def use(self, principal: str, size: int, kind: Kind) -> None:
         """Count what a principal has caused; a single change may exceed the allowance."""
         key, now = (principal, kind), self._clock()
-        if now - self._cleared_at > _CLEAR_EVERY:  # each run that changes schedules is a principal
+        if now - self._cleared_at > _CLEAR_EVERY:  # principals come and go
             self._cleared_at = now
             self._used = {key: used for key, used in self._used.items() if self._used_of(key) > 0}
         self._used[key] = (self._used_of(key) + size, now)
