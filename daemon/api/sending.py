@@ -11,19 +11,23 @@ from aiohttp import web
 _LOG = structlog.get_logger()
 _SMALL = 16 * 1024  # bytes of an answer that fits into the socket
 _PIECE = 80 * 1024  # bytes; aiohttp waits for the client only after more than 64 KiB
+_RUNS = "runs"  # the account of all agents
 _WHOLE = 60.0  # seconds for a whole answer
 _MOST = 16 * 1024 * 1024  # bytes of all answers that wait for their clients
 
 
 @dataclass(eq=False)
 class _Waiting:
-    principal: str
+    account: str
     size: int
     transport: asyncio.Transport
 
 
 class UnreadAnswers:
-    """The answers that wait for their clients; beyond a limit, whoever has the most bytes of them loses the oldest."""
+    """The answers that wait for their clients; beyond a limit, whoever has the most bytes of them loses the oldest.
+
+    The answers to all agents count together, since an agent of many runs would be as many principals.
+    """
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
@@ -33,7 +37,7 @@ class UnreadAnswers:
     @contextmanager
     def waiting(self, principal: str, size: int, transport: asyncio.Transport) -> Iterator[None]:
         """Count some bytes while they wait for a client; close connections of others if they are too many."""
-        one = _Waiting(principal, size, transport)
+        one = _Waiting(_RUNS if principal.startswith("run:") else principal, size, transport)
         while self._waiting and self._size + size > self._most:
             self._give_up()
         self._waiting[one] = None
@@ -44,12 +48,12 @@ class UnreadAnswers:
             self._forget(one)
 
     def _give_up(self) -> None:
-        """Close the connection with the oldest answer to the principal that has the most bytes waiting."""
+        """Close the connection with the oldest answer to whoever has the most bytes waiting."""
         sizes: dict[str, int] = {}
         for one in self._waiting:
-            sizes[one.principal] = sizes.get(one.principal, 0) + one.size
+            sizes[one.account] = sizes.get(one.account, 0) + one.size
         greediest = max(sizes, key=sizes.__getitem__)
-        oldest = next(one for one in self._waiting if one.principal == greediest)
+        oldest = next(one for one in self._waiting if one.account == greediest)
         _LOG.warning(
             "[control] Connection closed: too many answers wait for clients that do not take them",
             principal=greediest or "unknown",

@@ -350,6 +350,9 @@ def test_an_agent_may_end_its_own_run_and_nothing_else(start_daemon: StartDaemon
         pytest.skip("curl is not installed")
     ask = f"{curl} -s --unix-socket {tmp_path}/c.sock http://x"
     script = f"""for place in daemon status metrics; do {ask}/$place -o /dev/null -w "%{{http_code}} "; done
+for place in agents/a/runs agents/a/schedules/s/trigger agents/a/schedules/s/pause runs/$AGENTCRON_RUN_ID/retry; do
+    {ask}/$place -X POST -o /dev/null -w "%{{http_code}} "
+done
 {ask}/runs/$AGENTCRON_RUN_ID/cancel -X POST -o /dev/null; sleep 300"""
     text = (
         '[daemon]\nstate_dir = "state"\n[control]\nsocket = "c.sock"\n'
@@ -357,7 +360,7 @@ def test_an_agent_may_end_its_own_run_and_nothing_else(start_daemon: StartDaemon
     )
     daemon = start_daemon(text + '[agents.a.schedules.s]\nevery = "1s"\n')
     assert daemon.wait_for_run("cancelled")["error"] == "cancelled by run:1"
-    assert daemon.output(1) == "403 403 403 "
+    assert daemon.output(1) == "403 403 403 404 404 404 403 "
 
 
 def test_the_command_line_works_through_the_socket_where_the_state_is_closed(
