@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import chain
 
 from prometheus_client import Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -12,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from daemon.model import ACTIVE, FireOutcome, RunStatus
 from daemon.store.changes import Changes
+from daemon.store.schedules import LiveSchedule
 
 MOST = 500
 """Schedules that have metrics of their own."""
@@ -55,14 +57,15 @@ class ScheduleMetrics:
     """Counts fires and runs of up to 500 schedules each; those of the others are summed up.
 
     The runs of an agent without a schedule count like those of one schedule, under the agent's name; schedules are
-    counted under their numbers. Their names are looked up when somebody reads the metrics, and those that
-    are deleted by then are forgotten, so that others take their places. So do those that start something of those of
-    which nothing was ever counted.
+    counted under their numbers. Their names are looked up when somebody reads the metrics. Those that are deleted by
+    then are forgotten, so that others take their places, and what the config names takes that of any other schedule.
+    Until then, those that start something take the places of those of which nothing was ever counted.
     """
 
     def __init__(self) -> None:
         self._of: dict[int | str, Figures] = {}
         self._idle: dict[int, None] = {}  # schedules among them of which nothing was counted, the oldest first
+        self._declared: frozenset[int] = frozenset()  # schedules of the config that had a place when it was last asked
         self._other = Figures()
 
     def committed(self, changes: Changes) -> None:
@@ -83,11 +86,20 @@ class ScheduleMetrics:
         known = self._of.get(key)
         if known is None:
             if len(self._of) >= MOST:
-                if not self._idle:
+                place = self._place_for(key)
+                if place is None:
                     return self._other
-                self._forget(self._idle.popitem()[0])
+                self._forget(place)
             known = self._of[key] = Figures()
         return known
+
+    def _place_for(self, key: int | str) -> int | None:
+        """Return the schedule whose place something else may take while there is no free one, None if it may not."""
+        idle = (one for one in reversed(self._idle) if one not in self._declared)
+        if isinstance(key, int) and key not in self._declared:
+            return next(idle, None)
+        created = (one for one in reversed(self._of) if isinstance(one, int) and one not in self._declared)
+        return next(chain(idle, created, reversed(self._idle)), None)
 
     def _forget(self, key: int | str) -> None:
         self._of.pop(key, None)
@@ -99,13 +111,17 @@ class ScheduleMetrics:
         """The numbers of the schedules that have figures of their own."""
         return [key for key in self._of if isinstance(key, int)]
 
-    def keep(
-        self, asked: Collection[int], live: Mapping[int, tuple[str, str]], agents: Collection[str]
-    ) -> list[Series]:
-        """Forget the schedules among those asked for that are not live, and begin to count the others that are.
+    @property
+    def places(self) -> int:
+        """How many schedules may have figures of their own, beside the agents that have."""
+        return MOST - len(self._of) + len(self.tracked)
 
-        `live` has agent and name of each; of agents that are not among `agents`, those of the config, runs without a
-        schedule are forgotten. Return what is to be shown, the sum of the others last.
+    def keep(self, asked: Collection[int], live: Mapping[int, LiveSchedule], agents: Collection[str]) -> list[Series]:
+        """Forget the schedules among those asked for that are not in `live`, and begin to count the others that are.
+
+        `live` are those that shall have figures of their own, at most `places`; of agents that are not among `agents`,
+        those of the config, runs without a schedule are forgotten. Return what is to be shown, the sum of the others
+        last.
         """
         gone = [key for key in self._of if isinstance(key, str) and key not in agents]
         for agent in gone:
@@ -113,12 +129,13 @@ class ScheduleMetrics:
         for schedule_id in asked:
             if schedule_id not in live:
                 self._forget(schedule_id)
+        self._declared = frozenset(schedule_id for schedule_id, one in live.items() if one.is_declared)
         for schedule_id in live:
             if len(self._of) < MOST and schedule_id not in self._of:
                 self._of[schedule_id], self._idle[schedule_id] = Figures(), None
         shown = [
-            Series(agent, f"{agent}/{name}", self._of[schedule_id].copy())
-            for schedule_id, (agent, name) in live.items()
+            Series(one.agent, f"{one.agent}/{one.name}", self._of[schedule_id].copy())
+            for schedule_id, one in live.items()
             if schedule_id in self._of
         ]
         shown += [Series(key, "", figures.copy()) for key, figures in self._of.items() if isinstance(key, str)]

@@ -10,13 +10,13 @@ from daemon.store.changes import Changes, StatusChange
 from daemon.store.connection import Transaction
 from daemon.store.fires import mark_launched, mark_unstarted
 from daemon.store.runs import change_status, get_run
-from daemon.store.schedules import names_of_live
+from daemon.store.schedules import first_live
 from tests.support.ledger import SECOND, START, Ledger
 
 
 async def scraped(ledger: Ledger, metrics: ScheduleMetrics, agents: list[str] | None = None) -> dict[str, float]:
-    tracked = metrics.tracked
-    live = await ledger.database.read(lambda c: names_of_live(c, tracked, MOST))
+    tracked, places = metrics.tracked, metrics.places
+    live = await ledger.database.read(lambda c: first_live(c, tracked, places))
     lines = text_of(metrics.keep(tracked, live, {"a", "b"}), agents).decode().splitlines()
     samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name.removeprefix("agentcron_schedule_"): float(value) for name, value in samples}
@@ -113,8 +113,40 @@ async def test_schedules_that_start_nothing_give_their_places_to_others(ledger: 
     for name in ("s0", "late"):
         assert found[f'runs_total{{agent="a",schedule="a/{name}",status="failed"}}'] == 1
     assert len(metrics.tracked) == MOST
-    first = await ledger.database.read(lambda c: names_of_live(c, [], 1))
-    assert [*first.values()] == [("a", "late")]
+    first = await ledger.database.read(lambda c: first_live(c, [], 1))
+    assert [*first.values()] == [("a", "late", True)]
+
+
+async def test_schedules_of_the_config_and_agents_take_the_places_of_others_which_also_deleted_ones_give_back(
+    ledger: Ledger,
+) -> None:
+    agent = "[agents.a]\ncommand = ['true']\n"
+    names = "".join(f"[agents.a.schedules.s{number}]\nevery = '1h'\n" for number in range(MOST))
+
+    async def declare(content: str) -> None:
+        (ledger.folder / "config.toml").write_text(content)
+        config = load_config(ledger.folder / "config.toml", {})
+        await ledger.database.write(lambda tx: sync_declared(tx, config, START))
+
+    await declare(agent + names)
+    await ledger.database.write(lambda tx: tx.execute("UPDATE schedules SET source = 'created'"))
+    await declare(agent + "[agents.a.schedules.ours]\nevery = '1h'\n")
+    metrics = ScheduleMetrics()
+    for number in range(1, MOST + 1):
+        metrics.committed(started(number))
+    assert 'agent="a",schedule="a/ours"' in "".join(await scraped(ledger, metrics))
+    metrics.committed(started(MOST + 1))
+    metrics.committed(Changes(statuses=[StatusChange(1, "a", None, RunStatus.RUNNING, RunStatus.FAILED)]))
+    metrics.committed(started(MOST))  # which has lost its place
+    found = await scraped(ledger, metrics)
+    assert found['runs_total{agent="a",schedule="a/ours",status="failed"}'] == 1
+    assert found['runs_total{agent="a",schedule="",status="failed"}'] == 1
+    assert found['runs_total{agent="(other)",schedule="(other)",status="failed"}'] == 1
+    assert len(metrics.tracked) == MOST - 1
+    delete = "UPDATE schedules SET deleted_at = updated_at WHERE source = 'created' AND id > 1"
+    await ledger.database.write(lambda tx: tx.execute(delete).fetchall())
+    await scraped(ledger, metrics)
+    assert metrics.tracked == [1, MOST + 1]
 
 
 def started(schedule_id: int) -> Changes:

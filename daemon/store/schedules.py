@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from daemon.errors import DamagedRowError
 from daemon.model import Catchup, DueTime, Overlap
@@ -229,18 +229,22 @@ def next_wake(source: Transaction | sqlite3.Connection, unreadable: datetime | N
         return unreadable
 
 
-def names_of_live(
-    source: Transaction | sqlite3.Connection, some: Collection[int], most: int
-) -> dict[int, tuple[str, str]]:
-    """Return agent and name of those of some schedules that are live, and of others until there are `most`.
+class LiveSchedule(NamedTuple):
+    """What a live schedule is called, and where it comes from."""
 
-    Of the others, those of the config come first.
-    """
-    columns, wanted = "SELECT id, agent, name FROM schedules WHERE deleted_at IS NULL AND id", json.dumps([*some])
-    rows = source.execute(f"{columns} IN (SELECT value FROM json_each(?))", (wanted,)).fetchall()
-    others = f"{columns} NOT IN (SELECT value FROM json_each(?)) ORDER BY source = 'created', id LIMIT ?"
-    rows += source.execute(others, (wanted, max(0, most - len(rows)))).fetchall()
-    return {row["id"]: (row["agent"], row["name"]) for row in rows}
+    agent: str
+    name: str
+    is_declared: bool
+
+
+def first_live(source: Transaction | sqlite3.Connection, known: Collection[int], most: int) -> dict[int, LiveSchedule]:
+    """Return at most so many live schedules by number: first those of the config, of these and the others the known."""
+    rows = source.execute(
+        "SELECT id, agent, name, source FROM schedules WHERE deleted_at IS NULL "
+        "ORDER BY source = 'created', id NOT IN (SELECT value FROM json_each(?)), id LIMIT ?",
+        (json.dumps([*known]), most),
+    )
+    return {row["id"]: LiveSchedule(row["agent"], row["name"], row["source"] == "declared") for row in rows}
 
 
 def move_cursor(tx: Transaction, row: ScheduleRow, cursor: datetime) -> None:

@@ -13,7 +13,7 @@ from daemon.api.routing import ApiCall, Route, reply
 from daemon.config.schema import Config, ProcessAgent
 from daemon.errors import ForbiddenError
 from daemon.metrics import Visible
-from daemon.store.schedules import names_of_live
+from daemon.store.schedules import first_live
 from daemon.store.unfinished_runs import count_active
 from daemon.store.workspaces import count_workspaces, saved_work
 from daemon.units import utc_now
@@ -123,9 +123,10 @@ async def _metrics(call: ApiCall) -> web.StreamResponse:
     visible = None if agents is None else _visible(call.context.config, agents)
     saved = await call.context.home.database.read(saved_work)
     problems = call.context.home.problems.by_part()
-    tracked = call.context.schedule_metrics.tracked
-    live = await call.context.home.database.read(lambda c: names_of_live(c, tracked, schedule_metrics.MOST))
-    series = call.context.schedule_metrics.keep(tracked, live, call.context.config.agents.keys())
+    of_schedules = call.context.schedule_metrics
+    tracked, places = of_schedules.tracked, of_schedules.places
+    live = await call.context.home.database.read(lambda c: first_live(c, tracked, places))
+    series = of_schedules.keep(tracked, live, call.context.config.agents.keys())
     text = await asyncio.to_thread(call.context.metrics.text, active, workspaces, saved, problems, visible)
     text += await asyncio.to_thread(schedule_metrics.text_of, series, agents)
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
