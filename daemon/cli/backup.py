@@ -135,6 +135,7 @@ def restore(
 
 def _tell_of_restore(restored: "Restored") -> None:
     """Say what a restore brought back, what it did not, and where the earlier state is."""
+    from daemon.fires.blocked import no_cadence_fix, no_cadence_reason
     from daemon.text import plural
 
     contents = restored.contents
@@ -148,10 +149,7 @@ def _tell_of_restore(restored: "Restored") -> None:
         first, last, runs = restored.unknown[0], restored.unknown[-1], plural(len(restored.unknown), "run")
         say(f"Not in the backup: {runs}, numbers {first} to {last}; the folders in runs/ are kept.")
     for schedule, zone in restored.undecidable.items():
-        what = (
-            f"{schedule} starts nothing: its cadence cannot be read on this host, whose time zone data may lack {zone}"
-        )
-        say(f"{what}; update the tzdata package, or set another with `agentcron schedules update {schedule}`.")
+        say(f"{schedule} starts nothing: {no_cadence_reason(zone)}; {no_cadence_fix(schedule)}.")
     if restored.replaced is not None:
         say(f"The previous database is now {restored.replaced}; delete it when you no longer need it.")
     if restored.replaced_folders is not None:

@@ -117,6 +117,7 @@ def print_schedule(view: dict[str, Any]) -> None:
             ("cadence", _cadence(view)),
             ("timezone", zone),
             ("state", view["state"]),
+            ("because", view.get("state_reason")),  # not sent by daemons of earlier versions
             ("note", view["pause_note"]),
             ("from", view["start_at"] and local_time(view["start_at"], zone)),
             ("until", view["end_at"] and local_time(view["end_at"], zone)),

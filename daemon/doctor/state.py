@@ -16,6 +16,7 @@ from daemon.config.schema import Config
 from daemon.doctor.findings import Finding, error, note, ok, warning
 from daemon.doctor.workspaces import check_mirrors, check_quarantine, check_workspaces
 from daemon.errors import DamagedRowError, NewerSchemaError, StoreError, StoreUnavailableError
+from daemon.fires.blocked import no_cadence_fix, no_cadence_reason
 from daemon.model import DATABASE, DATABASE_PARTS, HOOK_KEY, LAST_CONFIG, LOCK, STATE_FOLDERS, WITNESS
 from daemon.path_owners import owner_name
 from daemon.runs.folder import NUMBER, runs_with_folders
@@ -223,9 +224,8 @@ def _check_cadences(folder: Path) -> Iterator[Finding]:
     """Find schedules that start nothing since it is unknown when they are due."""
     with contextlib.suppress(sqlite3.Error, StoreError), reading(folder / DATABASE) as connection:
         for schedule, zone in undecidable_schedules(connection).items():
-            what = f"{schedule} starts nothing: its cadence cannot be read on this host, whose data may lack {zone}"
-            fix = f"update the tzdata package, or set another with `agentcron schedules update {quote(schedule)}`"
-            yield error("zones", what, fix)
+            what = f"{schedule} starts nothing: {no_cadence_reason(zone)}"
+            yield error("zones", what, no_cadence_fix(quote(schedule)))
 
 
 def _check_run(row: sqlite3.Row) -> None:

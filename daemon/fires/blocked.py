@@ -17,6 +17,16 @@ def reason_of(state: State, creator: str, agent: str) -> str:
     return f"{creator}, who created the schedule, may no longer start runs of {agent}"
 
 
+def no_cadence_reason(zone: str) -> str:
+    """Return why a schedule of which it is unknown when it is due starts nothing."""
+    return f"its cadence cannot be read on this host, whose time zone data may lack {zone}"
+
+
+def no_cadence_fix(address: str) -> str:
+    """Return what makes it known again when such a schedule is due."""
+    return f"update the tzdata package, or set another zone with `agentcron schedules update {address} --timezone ZONE`"
+
+
 def blocked_notice(schedule_id: int, agent: str, address: str, state: State | None, reason: str) -> Notice:
     """Return the notice that a schedule can start nothing, or (None) that it can again, which is not reported."""
     return Notice(

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from typing_extensions import TypedDict
 
 from daemon.config.schema import A2aAgent, AcpAgent, AgentexAgent, CommandAgent, Config
+from daemon.fires.blocked import no_cadence_reason, reason_of
 from daemon.model import DueTime
 from daemon.rules.cadence import Cadence
 from daemon.rules.schedule_fields import FIELDS
@@ -25,8 +26,9 @@ _ACTIVE = "FROM runs WHERE schedule_id = ?1 AND completed_at IS NULL"
 _SHOWN = [(field.api, field.column, field.kind.to_api) for field in FIELDS]
 
 
-ScheduleState = Literal["active", "paused", "deleted", "denied", "no_agent", "ended"]
-"""`denied`: its creator lost the right to start its agent. `ended`: it has no due time left."""
+ScheduleState = Literal["active", "paused", "deleted", "denied", "no_agent", "no_cadence", "ended"]
+"""`denied`: its creator lost the right to start its agent. `no_cadence`: it is unknown when it is due, for example
+because this host lacks its time zone. `ended`: it has no due time left."""
 
 
 class _Identity(TypedDict):
@@ -48,6 +50,7 @@ class _State(_Figures):
     pause_note: str | None
     initial_input_method: str | None
     state: ScheduleState
+    state_reason: str | None
     next_action_times: list[str] | None
     skipped_action_times: list[str]
     creator_principal: str
@@ -97,11 +100,12 @@ def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Conf
     skips = [at for at in pending_skips(connection, row.id) if not row.paused or at > format_instant(now)]
     identity: _Identity = {"id": row.id, "agent": row.agent, "name": row.name, "source": row.source}
     times = _next_times(row, now, skips)
-    state = _state_of(connection, row, config)
+    state = _state_of(connection, row, config, times)
     shown: _State = {
         "pause_note": row.pause_note,
         "initial_input_method": _input_method(config, row.agent),
         "state": state,
+        "state_reason": _reason_of(state, row),
         "next_action_times": times if state == "active" or times is None else [],
         "skipped_action_times": skips,
         **_figures(connection, row.id),
@@ -114,7 +118,9 @@ def schedule_view(connection: sqlite3.Connection, row: ScheduleRow, config: Conf
     return cast("ScheduleView", {**identity, **_fields(row), **shown})
 
 
-def _state_of(connection: sqlite3.Connection, row: ScheduleRow, config: Config) -> ScheduleState:
+def _state_of(
+    connection: sqlite3.Connection, row: ScheduleRow, config: Config, times: list[str] | None
+) -> ScheduleState:
     if row.deleted_at:
         return "deleted"
     if row.paused:
@@ -123,7 +129,16 @@ def _state_of(connection: sqlite3.Connection, row: ScheduleRow, config: Config) 
         return "no_agent"
     if is_denied(connection, row.id):
         return "denied"
+    if times is None:
+        return "no_cadence"
     return "active" if row.next_due is not None else "ended"
+
+
+def _reason_of(state: ScheduleState, row: ScheduleRow) -> str | None:
+    """Return why a schedule can start nothing, None in any other state."""
+    if state == "denied" or state == "no_agent":  # noqa: PLR1714 - which narrows the type
+        return reason_of(state, row.creator, row.agent)
+    return no_cadence_reason(row.definition["timezone"]) if state == "no_cadence" else None
 
 
 def _fields(row: ScheduleRow) -> dict[str, Any]:

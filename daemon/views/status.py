@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -198,28 +199,29 @@ def _next(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any]) -
     rows = connection.execute(
         f"{SELECT_WITHOUT_INPUT} FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL "
         "AND NOT EXISTS (SELECT 1 FROM notify_states n WHERE n.subject = 'blocked:' || schedules.id) "
-        f"AND {_is_seen('agent')} ORDER BY wake_at "
-        f"LIMIT {_FEW} + min({_MANY}, (SELECT count(DISTINCT schedule_id) FROM schedule_skips))",
+        f"AND {_is_seen('agent')} ORDER BY wake_at",
         seen,
     )
-    found = [
-        {
-            "schedule": f"{row['agent']}/{row['name']}",
-            "scheduled_for": _next_due(connection, row, now),
-            "timezone": row["timezone"],
-        }
+    skipped = connection.execute("SELECT count(DISTINCT schedule_id) AS n FROM schedule_skips").fetchone()["n"]
+    found = (
+        {"schedule": f"{row['agent']}/{row['name']}", "scheduled_for": due, "timezone": row["timezone"]}
         for row in rows
-    ]
-    return sorted(found, key=lambda one: one["scheduled_for"] or "")[:_FEW]
+        if (due := _next_due(connection, row, now)) is not None
+    )
+    return sorted(islice(found, _FEW + min(_MANY, skipped)), key=lambda one: one["scheduled_for"])[:_FEW]
 
 
 def _next_due(connection: sqlite3.Connection, row: sqlite3.Row, now: datetime) -> str | None:
-    """Return the next due time after now that is not skipped; the one in the row may be past and delayed by jitter."""
+    """Return the next due time after now that is not skipped; the one in the row may be past and delayed by jitter.
+
+    None: there is none, or it is unknown when the schedule is due, although the row says when the clock checks it.
+    """
     skips = pending_skips(connection, row["id"])
-    if row["next_due"] > format_instant(now) and row["next_due"] not in skips:
-        return str(row["next_due"])
     try:
-        due = upcoming(schedule_from(row).cadence, now, 1, skips)
+        cadence = schedule_from(row).cadence
+        if row["next_due"] > format_instant(now) and row["next_due"] not in skips:
+            return str(row["next_due"])
+        due = upcoming(cadence, now, 1, skips)
     except UNDECIDABLE:
         return None
     return format_instant(due[0]) if due else None

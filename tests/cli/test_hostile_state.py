@@ -124,14 +124,18 @@ def test_times_in_a_zone_that_the_host_does_not_know_are_shown_in_utc(used: Daem
     for command in (("runs", "list"), ("runs", "show", "1"), ("schedules", "list"), ("schedules", "show", "a/mars")):
         done = used.cli(*command)
         assert (done.returncode, done.stderr, " UTC" in done.stdout) == (0, note, True), done
+    [listed] = json.loads(used.cli("schedules", "list", "--json").stdout)["run_schedules"]
+    assert (listed["state"], listed["next_action_times"]) == ("no_cadence", None)
+    assert listed["state_reason"].endswith("may lack Mars/Phobos")
+    assert listed["state_reason"] in used.cli("schedules", "show", "a/mars").stdout
     done = used.cli("schedules", "next", "a/mars")
     assert done.stderr.startswith("agentcron: schedule a/mars in the database is damaged ("), done
     found = json.loads(used.cli("doctor", "--json").stdout)["findings"]
     named = [one["what"] for one in found if one["about"] == "zones" and one["severity"] == "error"]
-    assert [what.partition(":")[0] for what in named] == ["a/mars starts nothing"]
+    assert named == [f"a/mars starts nothing: {listed['state_reason']}"]
     assert used.cli("backup", str(tmp_path / "backup.db")).returncode == 0
     done = used.cli("restore", str(tmp_path / "backup.db"))
-    assert "a/mars starts nothing: " in done.stdout, done
+    assert f"{named[0]}; update the tzdata package" in done.stdout, done
 
 
 def test_the_api_answers_a_row_that_cannot_be_read_with_a_plain_error(start_daemon: StartDaemon) -> None:
