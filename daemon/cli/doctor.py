@@ -47,7 +47,7 @@ def _run_checks(option: Path | None) -> Iterator["Finding"]:
     from daemon.cli.client import is_responding
     from daemon.cli.last_config import how_to_start
     from daemon.cli.locate import read_config, with_running_state_dir
-    from daemon.cli.privileges import become, become_owner, become_reader, enter_home
+    from daemon.cli.privileges import become, become_owner, become_reader
     from daemon.config.paths import state_dir
     from daemon.doctor.findings import error, note, ok, warning
     from daemon.doctor.host import check_host
@@ -74,10 +74,9 @@ def _run_checks(option: Path | None) -> Iterator["Finding"]:
         return
     if user is None and unit is not None and unit.user is not None:
         user = become(unit.user)  # there is no state yet, or it belongs to root
-    if user is None and not state_dir(config).exists():
-        user = become_reader(config)
+    if user is not None or not state_dir(config).exists():
+        user = become_reader(config, user)
     if user is not None:
-        enter_home(config)
         yield note("doctor", f"checks run as user {user}")
     if not os.access(config.file, os.R_OK):
         file = quote(str(config.file))

@@ -23,5 +23,5 @@ def how_to_start(option: Path | None) -> str | None:
         if location is not None:
             become_owner(state_dir(location))
             last = find_last_config(file, state_dir(location))
-            return None if last is None else last.how_to_start(file)
+            return None if last is None or last.is_current else last.how_to_start(file)
     return None

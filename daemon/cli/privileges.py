@@ -78,13 +78,15 @@ def become_owner(folder: Path) -> str | None:
     return owner_name(owner)
 
 
-def become_reader(config: Config) -> str | None:
+def become_reader(config: Config, name: str | None = None) -> str | None:
     """If we are root, become for good a user who may know what a config names; return its name if that changed us.
 
     That is the daemon's user or, if that is root or not known yet, the owner of the config, who chose what it names: of
-    the file itself or, if that is root, of a link that leads to it. Raise as `act_as_owner` does.
+    the file itself or, if that is root, of a link that leads to it. A user whom we have become before, with `name`, is
+    the one. Raise as `act_as_owner` does.
     """
-    name = become_owner(state_dir(config))
+    if name is None:
+        name = become_owner(state_dir(config))
     if name is None and os.geteuid() == 0 and (owner := _writer_of(config.file)):
         _become(owner, saved=owner)
         name = owner_name(owner)

@@ -6,16 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.output import local_time, print_json, print_table, say
+from daemon.cli.output import print_json, say
 from daemon.cli.parameters import Json
 
 if TYPE_CHECKING:
     import sqlite3
-
-    from daemon.config.schema import Config
-    from daemon.errors import StoreError
-
-_NEXT_SHOWN = 3
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +41,8 @@ def run(
 def check(
     context: typer.Context,
     diff: Annotated[
-        bool, typer.Option("--diff", help="Also show which schedules a reload would create, change or retire.")
+        bool,
+        typer.Option("--diff", help="Also show which schedules and settings a reload would create, change or retire."),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -54,129 +50,9 @@ def check(
 
     This shows each schedule with its timezone and its next three due times, and warns of probable mistakes.
     """
-    from daemon.cli.locate import read_config
-    from daemon.cli.privileges import become_owner, become_reader, enter_home
-    from daemon.config.paths import state_dir
+    from daemon.cli.check import check_config
 
-    config = read_config(context.obj)
-    user = become_owner(state_dir(config))
-    changes, blocked, unreadable = _compared_with_state(config, diff=diff)  # only its owner may read a state of root
-    if user is None:
-        user = become_reader(config)
-    else:
-        enter_home(config)
-    _refuse_bad_tokens(config)
-    schedules = _declared_schedules(config)
-    warnings = [*_warnings_of(config, user), *blocked]
-    if json:
-        print_json({"schedules": schedules, "warnings": warnings, **({} if changes is None else {"changes": changes})})
-    else:
-        _print_check(config, schedules, warnings, changes)
-    if unreadable is not None:
-        raise unreadable
-
-
-def _declared_schedules(config: "Config") -> list[dict[str, Any]]:
-    """Return the schedules of the config with their next due times."""
-    from daemon.schedules.declared import definition_of
-    from daemon.store.schedules import cadence_from
-    from daemon.units import format_instant, utc_now
-    from daemon.views.schedules import upcoming
-
-    found: list[dict[str, Any]] = []
-    for agent, settings in config.agents.items():
-        for name, schedule in settings.schedules.items():
-            definition = definition_of(schedule, config)
-            times = upcoming(cadence_from(definition), utc_now(), _NEXT_SHOWN)
-            found.append(
-                {
-                    "schedule": f"{agent}/{name}",
-                    "timezone": definition["timezone"],
-                    "paused": schedule.paused,
-                    "next_action_times": [format_instant(time) for time in times],
-                }
-            )
-    return found
-
-
-def _compared_with_state(
-    config: "Config", *, diff: bool
-) -> tuple[list[dict[str, Any]] | None, list[str], "StoreError | None"]:
-    """Compare the config with the database, which may be unreadable: the config is valid all the same.
-
-    Return, with `diff`, what a reload would change and warnings of what would block it, then why the database cannot
-    be read. Raise ConfigError for names of schedules that are taken.
-    """
-    from daemon.cli.diff import blocked_by_reload, changes_by_reload, refuse_taken_names
-    from daemon.errors import StoreError
-
-    changes: list[dict[str, Any]] | None = None
-    try:
-        if not diff:
-            refuse_taken_names(config)
-            return None, [], None
-        changes = changes_by_reload(config)
-        return changes, blocked_by_reload(config), None
-    except StoreError as error:
-        return changes, [], error
-
-
-def _print_check(
-    config: "Config", schedules: list[dict[str, Any]], warnings: list[str], changes: list[dict[str, Any]] | None
-) -> None:
-    print_table(
-        ("schedule", "timezone", "next three due times"),
-        ((entry["schedule"], entry["timezone"], _times(entry)) for entry in schedules),
-        empty="No schedules in the config.",
-    )
-    if changes is not None:
-        _print_changes(changes)
-    for warning in warnings:
-        say(f"warning: {warning}", error=True)
-    say(f"{config.file} is valid.")
-
-
-def _warnings_of(config: "Config", user: str | None) -> list[str]:
-    """Return what probably does not work as intended; `user` is who we became to find that out, None if nobody."""
-    from daemon.doctor.settings import check_settings
-
-    warnings = [f"{found.about}: {found.what}" for found in check_settings(config)]
-    if user is not None and not os.access(config.file, os.R_OK):
-        warnings.append(f"config: {user} has no permission to read {config.file}")
-    return warnings
-
-
-def _refuse_bad_tokens(config: "Config") -> None:
-    """Raise ConfigError for a token file that the daemon would refuse; those that we may not read are warned of."""
-    from daemon.config.secrets import read_token
-
-    for token in config.control.tokens:
-        if token.file is not None and os.access(config.resolve(token.file), os.R_OK):
-            read_token(config, token)
-
-
-def _print_changes(changes: list[dict[str, Any]]) -> None:
-    print("\nA reload would change these schedules; changes of other settings apply to later runs:")
-    print_table(
-        ("schedule", "would be", "changes"),
-        (
-            (
-                change["schedule"],
-                change["action"],
-                "; ".join(f"{key}: {before} -> {after}" for key, (before, after) in change["changes"].items()),
-            )
-            for change in changes
-        ),
-        empty="None.",
-    )
-    print()
-
-
-def _times(entry: dict[str, Any]) -> str:
-    if entry["paused"]:
-        return "paused"
-    times = [local_time(time, entry["timezone"]) for time in entry["next_action_times"]]
-    return ", ".join(times) or "none"
+    check_config(context.obj, diff=diff, json=json)
 
 
 def init(

@@ -1,16 +1,35 @@
 """Find which settings differ between two configs, by key path only, since some values are secret."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import BaseModel
 
+from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
+
+_AT_START: dict[str, Callable[[Config], object]] = {
+    "control.group": lambda config: config.control.group,
+    "control.listen": lambda config: config.control.listen,
+    "control.socket": lambda config: str(socket_path(config)),
+    "daemon.state_dir": lambda config: str(state_dir(config)),
+    "log": lambda config: config.log,
+}
 
 
 def changed_settings(before: Config, after: Config) -> list[str]:
     """Return the key paths that differ, except those of schedules, which are compared with the database."""
     return list(_differences("", dict(before), dict(after)))
+
+
+def read_at_start(config: Config) -> dict[str, object]:
+    """Return the settings that take effect only at the start of a daemon, by key path."""
+    return {name: value_in(config) for name, value_in in _AT_START.items()}
+
+
+def is_read_at_start(setting: str) -> bool:
+    """Return whether the setting of a key path takes effect only at the start of a daemon."""
+    return setting in _AT_START or setting.partition(".")[0] in _AT_START
 
 
 def _differences(path: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:

@@ -12,11 +12,10 @@ import structlog
 from daemon.agents.factory import Agents
 from daemon.api.identity import Tokens, read_tokens
 from daemon.clock.alarm import Clock
-from daemon.config.diff import changed_settings
+from daemon.config.diff import changed_settings, read_at_start
 from daemon.config.exposure import find_exposures
 from daemon.config.live import LiveConfig
 from daemon.config.loading import load_config
-from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.errors import ConfigError, StoreUnavailableError
 from daemon.lifecycle.status_line import StatusLine
@@ -57,7 +56,7 @@ class Reloader:
         self._status = status
         self._review = review
         self._health = status.health
-        self._started_with = {**_read_at_start(live.config), "daemon.state_dir": str(home.state_dir)}
+        self._started_with = {**read_at_start(live.config), "daemon.state_dir": str(home.state_dir)}
         self._reloading = asyncio.Lock()
         self._is_queued = False
 
@@ -132,7 +131,7 @@ class Reloader:
 
     def _needing_restart(self, config: Config) -> list[str]:
         """Name the changed settings that take effect only after a restart."""
-        current = _read_at_start(config)
+        current = read_at_start(config)
         return [name for name, value in self._started_with.items() if current[name] != value]
 
 
@@ -141,17 +140,6 @@ def _log_settings(changed: list[str], at_restart: list[str]) -> None:
         _LOG.warning("[config] Setting takes effect at the next start", setting=setting)
     for setting in changed[:_MOST_LOGGED]:
         _LOG.info("[config] Setting changed", setting=setting)
-
-
-def _read_at_start(config: Config) -> dict[str, object]:
-    """Return the settings that are read only at the start."""
-    return {
-        "control.group": config.control.group,
-        "control.listen": config.control.listen,
-        "control.socket": str(socket_path(config)),
-        "daemon.state_dir": str(state_dir(config)),
-        "log": config.log,
-    }
 
 
 def _load(file: Path) -> tuple[Config, dict[str, bytes]]:

@@ -30,6 +30,9 @@ class LastConfig:
     path: Path
     since: str
     """Since when it was in force."""
+    config: Config
+    is_current: bool
+    """Whether its file still says the same."""
 
     def how_to_start(self, file: Path) -> str:
         """Return the sentence that says how to start by it again; what was in its config file until then is kept."""
@@ -65,17 +68,17 @@ def keep_config(config: Config, state_dir: Path, now: datetime) -> None:
 
 
 def find_last_config(file: Path, state_dir: Path) -> LastConfig | None:
-    """Return the copy of a config file, which has errors now; None without one that would work."""
+    """Return the copy of a config file; None without one that would work."""
     path, text = state_dir / LAST_CONFIG, ""
     with contextlib.suppress(ConfigError):
         text = read_text(file)
     try:
         header, _, kept = _read(path).partition("\n")
         beginning, _, since = header.rpartition(_SINCE)
-        if beginning != f"{_BEGINNING}{escape(str(file))}" or kept == _without_header(text):
+        if beginning != f"{_BEGINNING}{escape(str(file))}":
             return None
-        load_config(path)
-        return LastConfig(path, format_instant(parse_instant(since)))
+        since = format_instant(parse_instant(since))
+        return LastConfig(path, since, load_config(path), is_current=kept == _without_header(text))
     except (OSError, ValueError, ConfigError):
         return None
 

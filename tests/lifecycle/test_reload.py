@@ -127,6 +127,24 @@ def test_a_changed_setting_is_named_without_its_value(start_daemon: StartDaemon)
     ]
 
 
+def test_check_diff_names_settings_and_those_that_need_a_restart(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(TWO)
+    wait_until((daemon.state / "last-config.toml").exists, what="the copy of the config")
+    same = daemon.cli("check", "--diff")
+    assert same.stdout.count("None.") == 2
+    assert json.loads(daemon.cli("check", "--diff", "--json").stdout)["settings"] == []
+    daemon.config.write_text(f'{TWO}\n[control]\nsocket = "other.sock"\n[retention]\ndays = 3\n')
+    found = json.loads(daemon.cli("check", "--diff", "--json").stdout)
+    assert (found["changes"], found["settings"]) == ([], ["control.socket", "retention.days"])
+    assert "control.socket: takes effect at the next start" in found["warnings"]
+    said = daemon.cli("check", "--diff")
+    assert "retention.days" in said.stdout
+    assert "warning: control.socket: takes effect at the next start" in said.stderr
+    (daemon.state / "last-config.toml").unlink()
+    assert f"no copy of a config in force is in {daemon.state}" in daemon.cli("check", "--diff").stdout
+    assert json.loads(daemon.cli("check", "--diff", "--json").stdout)["settings"] is None
+
+
 def test_check_diff_reports_why_it_cannot_read_the_database(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(TWO)
     daemon.stop()
@@ -149,6 +167,7 @@ def test_a_closed_state_directory_is_reported_without_a_traceback(start_daemon: 
     daemon.state.chmod(0o700)
     assert found.returncode == 1
     assert "is valid." in found.stdout
+    assert "what a reload would change cannot be told: " in found.stderr
     assert f"no permission to read {daemon.state}" in found.stderr
     assert "Traceback" not in found.stderr
 
