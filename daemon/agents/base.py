@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.config.schema import AgentexAgent, CommandAgent
 from daemon.model import FireOutcome, RunStatus
+from daemon.units import format_duration
 
 _DEFAULTS = CommandAgent.model_construct(command=["true"])  # the config schema states every default
 
@@ -55,6 +56,21 @@ class RunSettings:
     url: str = ""
     acp_type: Literal["sync", "agentic", "async"] = AgentexAgent.model_fields["acp_type"].default
     await_completion: bool = AgentexAgent.model_fields["await_completion"].default
+
+    @property
+    def overdue(self) -> str:
+        """The error of a run that took too long."""
+        return f"timeout: the run took longer than its timeout of {_formatted(self.timeout_seconds)}"
+
+    @property
+    def silent(self) -> str:
+        """The error of a run that gave no output for too long."""
+        limit = _formatted(self.idle_timeout_seconds or 0)
+        return f"idle timeout: no output for longer than its idle_timeout of {limit}"
+
+
+def _formatted(seconds: float) -> str:
+    return format_duration(timedelta(seconds=seconds))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ class ApiContext:
     """Long work that continues without the client that asked for it."""
     reload: Callable[[], Awaitable[Reloaded]]
     """Read the config file again: what changed, and warnings; raises ConfigError for a bad one."""
+    forget_if_undone: Callable[[], Awaitable[None]]
+    """Forget that a reload failed if the file says again what is in force; called before that is shown."""
     cache: ResponseCache = field(default_factory=ResponseCache)
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     """Held while an answer is read from the database."""

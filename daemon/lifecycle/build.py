@@ -126,6 +126,7 @@ def build(
         mirrors=mirrors,
         background=background,
         reload=reloader.reload,
+        forget_if_undone=reloader.forget_if_undone,
     )
     return Parts(
         clock=clock,
@@ -137,7 +138,7 @@ def build(
         notifier=Notifier(home, live, session, metrics),
         dead_man_switches=DeadManSwitches(home, live, session),
         status=status,
-        watchdog=Watchdog(home, status, metrics, resources.log),
+        watchdog=Watchdog(home, status, metrics, resources.log, reloader.forget_if_undone),
         background=background,
         reloader=reloader,
         review=review,

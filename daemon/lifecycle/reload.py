@@ -15,7 +15,7 @@ from daemon.clock.alarm import Clock
 from daemon.config.diff import changed_settings, read_at_start
 from daemon.config.exposure import find_exposures
 from daemon.config.live import LiveConfig
-from daemon.config.loading import load_config
+from daemon.config.loading import digest_of, load_config, read_text
 from daemon.config.schema import Config
 from daemon.errors import ConfigError, StoreUnavailableError
 from daemon.lifecycle.status_line import StatusLine
@@ -95,6 +95,19 @@ class Reloader:
             finally:
                 notify("READY=1")
                 notify(await self._status.text())
+
+    async def forget_if_undone(self) -> None:
+        """Forget that a reload failed if another one would change nothing: the file says again what is in force."""
+        if self._health.reload and not self._reloading.locked() and await asyncio.to_thread(self._is_in_force):
+            self._health.reload = ""
+
+    def _is_in_force(self) -> bool:
+        config = self._live.config
+        try:
+            is_same = digest_of(read_text(config.file)) == config.digest
+            return is_same and not self._tokens.changed_in(read_tokens(config))
+        except ConfigError:
+            return False
 
     async def _reload(self) -> Reloaded:
         config, tokens = await asyncio.to_thread(_load, self._live.config.file)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from daemon.errors import StoreUnavailableError
@@ -18,11 +19,20 @@ _EVERY = 10.0  # seconds
 class Watchdog:
     """Sends `WATCHDOG=1` while the event loop and the database writer make progress, and `STATUS=`."""
 
-    def __init__(self, home: Home, status: StatusLine, metrics: Metrics, log: Log) -> None:
+    def __init__(
+        self,
+        home: Home,
+        status: StatusLine,
+        metrics: Metrics,
+        log: Log,
+        forget_if_undone: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Call `forget_if_undone` before the status is shown: a failed reload may not matter any more."""
         self._home = home
         self._status = status
         self._metrics = metrics
         self._log = log
+        self._forget_if_undone = forget_if_undone
         self._took = 0.0
 
     async def serve(self) -> None:
@@ -45,6 +55,7 @@ class Watchdog:
         except StoreUnavailableError as error:  # the writer responded, so it makes progress
             self._status.health.store = str(error)
         notify("WATCHDOG=1")
+        await self._forget_if_undone()
         notify(await self._status.text())
         self._took = time.monotonic() - began
 

@@ -9,7 +9,7 @@ from daemon.rules.cadence import Cadence
 LATE = timedelta(seconds=60)
 MOST_ROWS = 1000
 """Due times of one gap beyond this number that are not started share one row of the ledger."""
-OVERTAKEN = "missed; a newer due time has come since and starts instead (catchup = latest, overlap = skip)"
+OVERTAKEN = "a newer due time has come since and starts instead (catchup = latest, overlap = skip)"
 """Why a missed due time is not caught up although it is the latest one in the window."""
 
 _INSTANT = timedelta(microseconds=1)
@@ -73,7 +73,7 @@ def still_wanted(policy: Catchup, window: timedelta, dues: Sequence[datetime], n
 def reason(policy: Catchup, *, in_window: bool) -> str:
     """Return the reason, for the ledger, why a missed due time was not started."""
     if policy is Catchup.NONE:
-        return "missed while the daemon was stopped or the host asleep (catchup = none)"
+        return "the daemon was stopped or the host asleep (catchup = none)"
     if policy is Catchup.LATEST and in_window:
-        return "missed; only the latest missed due time is started (catchup = latest)"
-    return f"missed; older than catchup_window (catchup = {policy})"
+        return "only the latest missed due time is started (catchup = latest)"
+    return f"it is older than catchup_window (catchup = {policy})"

@@ -144,7 +144,7 @@ def test_a_task_that_outlasts_the_timeout_fails_and_is_cancelled(start_daemon: S
     with peer(tmp_path, "a2a_sdk") as new:
         daemon = start_daemon(only(new.url, long="long"))
         run = finished(daemon, "a/long")
-        assert (run["status"], run["error"]) == ("failed", "timeout: the run took longer than its timeout")
+        assert (run["status"], run["error"]) == ("failed", "timeout: the run took longer than its timeout of 6s")
         wait_until(lambda: [one for one in new.requests() if one["body"]["method"] == "CancelTask"], what="the cancel")
 
 

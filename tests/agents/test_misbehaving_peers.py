@@ -55,7 +55,7 @@ ENDS = {
     "drop-in-body": End("failed", "the answer broke off", 1),
     "two-responses": End("completed", "", 1),
     "two-answers": End("failed", "the answer is not JSON: Extra data", 1),
-    "byte-a-second": End("failed", "timeout: the run took longer than its timeout", 1),
+    "byte-a-second": End("failed", "timeout: the run took longer than its timeout of 3s", 1),
     "endless": End("failed", "the answer is larger than 16 MiB", 1),
     "gzip-bomb": End("failed", "the answer is encoded as gzip, which was not requested", 1),
     "brotli": End("failed", "the answer is encoded as br, which was not requested", 1),

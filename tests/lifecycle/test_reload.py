@@ -194,6 +194,33 @@ def test_a_half_written_file_changes_nothing(start_daemon: StartDaemon) -> None:
     ]
 
 
+def test_a_failed_reload_is_forgotten_once_the_file_says_again_what_is_in_force(start_daemon: StartDaemon) -> None:
+    tokens = '[control]\ntokens = [{ name = "ci", file = "token" }]\n'
+    text = TWO + tokens
+    token = "0123456789-0123456789\n"  # noqa: S105 - of this test alone
+    daemon = start_daemon(TWO)
+    (daemon.folder / "token").write_text(token)
+    daemon.config.write_text(text)
+    assert daemon.cli("reload").returncode == 0
+
+    def amiss() -> str | None:
+        found = json.loads(daemon.cli("status", "--json").stdout)["daemon"]["amiss"]
+        return None if found is None else str(found)
+
+    daemon.config.write_text(text + "bogus = 1\n")
+    assert daemon.cli("reload").returncode == 2
+    assert amiss() == "config not reloaded (1 error), see the log"
+    daemon.config.write_text(text)
+    assert amiss() is None
+    (daemon.folder / "token").write_text("short\n")  # the config itself says what is in force
+    assert daemon.cli("reload").returncode == 2
+    assert amiss() is not None
+    (daemon.folder / "token").write_text("another-0123456789-0123456789\n")
+    assert amiss() is not None  # a reload would change the token
+    (daemon.folder / "token").write_text(token)
+    assert amiss() is None
+
+
 def test_a_file_other_than_the_daemons_is_not_reported_as_reloaded(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(TWO)
     other = daemon.folder / "other.toml"

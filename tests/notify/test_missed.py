@@ -67,7 +67,7 @@ async def test_a_restart_gives_each_target_one_notification(ledger: Ledger) -> N
     first = "2026-11-21T12:10:00.000Z"
     assert event["text"] == (
         f"{host_name()}: 4 schedules missed 24 due times since {first}: a/s (6), a/t (6), b/s (6), b/u (6); "
-        "missed while the daemon was stopped or the host asleep (catchup = none)"
+        "the daemon was stopped or the host asleep (catchup = none)"
     )
     [(event, _)] = await queued(ledger, "some")
     assert (event["agent"], event["count"], event["schedules_total"]) == ("b", 12, 2)
@@ -84,7 +84,7 @@ async def test_it_is_held_until_all_schedules_are_decided_and_is_bounded(ledger:
     assert at == format_instant(NOW)
     assert (event["count"], event["schedules_total"], len(event["schedules"])) == (61 * 6, 61, 50)
     assert event["text"].startswith(f"{host_name()}: 61 schedules missed 366 due times since ")
-    assert " and 51 more; missed while" in event["text"]
+    assert " and 51 more; the daemon was stopped" in event["text"]
     assert len(event["text"]) < 400
     [(event, at)] = await queued(ledger, "some")
     assert (event["schedule"], event["count"], at) == ("b/s", 6, format_instant(NOW))

@@ -159,7 +159,7 @@ def test_a_hook_that_is_not_called_in_time_expires_with_the_run(start_daemon: St
         daemon = start_daemon(text(found.url, timeout="6s"))
         number = triggered(daemon, "a/x")
         run = ended(daemon, number)
-        assert (run["status"], run["error"]) == ("failed", "timeout: the run took longer than its timeout")
+        assert (run["status"], run["error"]) == ("failed", "timeout: the run took longer than its timeout of 6s")
         path = "/hooks/" + hook_of(found, run).rpartition("/")[2]
         assert call(daemon, "POST", path, DONE).status == 404
         wait_until(lambda: [one for one in found.requests() if one["method"] == "task/cancel"], what="task/cancel")
@@ -174,7 +174,7 @@ def test_the_timeout_of_a_run_continues_without_the_daemon(start_daemon: StartDa
         pause(2.5)
         run = ended(start_daemon(text(found.url, timeout="4s")), number)
         took = datetime.fromisoformat(run["completed_at"]) - datetime.fromisoformat(run["started_at"])
-        assert run["error"] == "timeout: the run took longer than its timeout"
+        assert run["error"] == "timeout: the run took longer than its timeout of 4s"
         assert took < timedelta(seconds=6)
 
 

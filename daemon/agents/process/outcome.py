@@ -12,10 +12,6 @@ from daemon.agents.process.supervisor.mask import Secrets
 from daemon.model import RunStatus
 
 _LOG = structlog.get_logger()
-_REASONS = {
-    "timeout": "timeout: the run took longer than its timeout",
-    "idle_timeout": "idle timeout: no output for longer than idle_timeout",
-}
 
 
 def read_end(
@@ -72,8 +68,10 @@ def _status_of(ended: ExitRecord, report: AgentReport, settings: RunSettings) ->
             return RunStatus.CANCELLED, "cancelled", False
         case "exec_failed":
             return RunStatus.FAILED, ended.error, True
-        case "timeout" | "idle_timeout" as limit:
-            return RunStatus.FAILED, _REASONS[limit], False
+        case "timeout":
+            return RunStatus.FAILED, settings.overdue, False
+        case "idle_timeout":
+            return RunStatus.FAILED, settings.silent, False
     failure = _failure(ended, report, settings)
     return (RunStatus.FAILED if failure else RunStatus.COMPLETED), failure, False
 

@@ -27,7 +27,6 @@ _LOG = structlog.get_logger()
 _WITHDRAWAL = 5.0  # seconds that a peer has to accept a cancellation
 _WITHDRAWAL_AT_ONCE = 1.0
 _LONGEST_REASON = 1000  # characters
-_OVERDUE = "timeout: the run took longer than its timeout"
 _CUT_OFF = "the daemon ended while the agent was answering; the input is not delivered again"
 
 
@@ -143,7 +142,7 @@ class RemoteAgent(ABC):
                 async with asyncio.timeout_at(self.delivery.deadline):
                     outcome = await self._activity
             except TimeoutError:
-                outcome = Outcome(RunStatus.FAILED, _OVERDUE, ended_at=utc_now())
+                outcome = Outcome(RunStatus.FAILED, work.settings.overdue, ended_at=utc_now())
                 await self.withdraw_quietly(work)
             except (CallError, AnswerError) as error:
                 outcome = Outcome(RunStatus.FAILED, str(error))

@@ -68,6 +68,7 @@ def _refuse_runs(call: ApiCall) -> None:
 
 async def _status(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
+    await call.context.forget_if_undone()
     agents = await call.context.access.readable_agents(call.principal)
     failing = problem_views(call.context.home.problems.current(), agents)
     waits = wait_views(call.context.mirrors.waits, agents)
@@ -95,6 +96,7 @@ async def _status(call: ApiCall) -> web.StreamResponse:
 
 async def _daemon(call: ApiCall) -> web.StreamResponse:
     _refuse_runs(call)
+    await call.context.forget_if_undone()
     config = call.context.config
     agents = await call.context.access.readable_agents(call.principal)
     return reply(
