@@ -31,7 +31,7 @@ class _Diff:
     blocked: list[str] = field(default_factory=list)
     settings: SettingsDiff | None = None
     unreadable: StoreError | None = None
-    """Why the rest cannot be compared."""
+    """Why schedules cannot be compared."""
 
     def view(self) -> dict[str, Any]:
         """Return the keys of the JSON document; null is unknown."""
@@ -57,7 +57,8 @@ def check_config(option: Path | None, *, diff: bool, json: bool) -> None:
     else:
         _print_check(config, schedules, warnings, found)
     if found is not None and found.unreadable is not None:
-        raise StoreError(f"what a reload would change cannot be told: {found.unreadable}")
+        what = "what" if found.settings is None else "which schedules"
+        raise StoreError(f"{what} a reload would change cannot be told: {found.unreadable}")
 
 
 def _compared_with_state(config: Config) -> _Diff:
@@ -65,11 +66,10 @@ def _compared_with_state(config: Config) -> _Diff:
 
     Raise ConfigError for names of schedules that are taken.
     """
-    found = _Diff()
+    found = _Diff(settings=settings_by_reload(config))
     try:
         found.changes = changes_by_reload(config)
         found.blocked = blocked_by_reload(config)
-        found.settings = settings_by_reload(config)
     except StoreError as error:
         found.unreadable = error
     return found
@@ -152,7 +152,7 @@ def _print_diff(config: Config, found: _Diff) -> None:
             empty="None.",
         )
     if found.settings is not None:
-        print("\nand these other settings, for later runs:")
+        print("\nA reload would change these other settings; later runs follow them:")
         print_table(("setting",), ((setting,) for setting in found.settings.changed), empty="None.")
     elif found.unreadable is None:
         say(f"\nOther settings cannot be compared: no copy of a config in force is in {state_dir(config)}.")

@@ -147,13 +147,16 @@ def test_check_diff_names_settings_and_those_that_need_a_restart(start_daemon: S
 
 def test_check_diff_reports_why_it_cannot_read_the_database(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(TWO)
+    wait_until((daemon.state / "last-config.toml").exists, what="the copy of the config")
     daemon.stop()
     with contextlib.closing(sqlite3.connect(daemon.state / "state.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA user_version = 1")
     found = daemon.cli("check", "--diff")
     assert found.returncode == 1
     assert "is valid." in found.stdout
+    assert "which schedules a reload would change cannot be told: " in found.stderr
     assert "has schema 1" in found.stderr
+    assert "these other settings" in found.stdout
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed")
