@@ -107,6 +107,8 @@ class Work:
     """The supervisor that an earlier daemon started for this run."""
     failed_attempts: Mapping[str, int] = field(default_factory=dict)
     """How many delivery attempts at each call failed under earlier daemons."""
+    may_have_input: bool = False
+    """Whether an agent behind a URL may have the input from an earlier daemon, which it has not acknowledged."""
     delivered: bool = False
     """Whether an earlier daemon recorded that the command was released, or that the input was acknowledged."""
     remote: dict[str, Any] | None = None

@@ -38,6 +38,7 @@ from daemon.runs.hook_calls import HookCalls
 from daemon.runs.hook_tokens import HookTokens
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
+from daemon.runs.withdrawal import Withdrawals
 from daemon.schedule_metrics import ScheduleMetrics
 from daemon.store.database import Database
 from daemon.store.home import Home
@@ -102,7 +103,8 @@ def build(
     mirrors = MirrorUse()
     fetches = Fetches(home.state_dir, mirrors, runs)
     pipeline = Pipeline(home, live, agents, resources.hooks, access, outbox, control, fetches)
-    queue = Queue(home, live, pipeline, control, fetches, runs)
+    withdrawals = Withdrawals(home, live, agents, resources.hooks, control)
+    queue = Queue(home, live, pipeline, withdrawals, control, fetches, runs)
     clock = Clock(home, live, access, outbox, metrics)
     removal = WorkspaceRemoval(home, live, metrics)
     maintenance = MirrorMaintenance(home, live, mirrors)

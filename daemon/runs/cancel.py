@@ -1,13 +1,16 @@
 """Cancels runs: sets a flag in the database that ends an active run, and cancels a pending run at once."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 
 from daemon.errors import RefusedError
 from daemon.model import ACTIVE, FireOutcome, RunStatus
 from daemon.store.cancellations import Flag, cancellation_flags, flag_cancellation, flag_of
 from daemon.store.connection import Transaction, concerns_others
+from daemon.store.events import DELIVERY_UNCONFIRMED, count_events
 from daemon.store.fires import mark_unstarted
-from daemon.store.runs import change_status, get_run
+from daemon.store.runs import Run, change_status, get_run
 
 
 def request_cancellation(tx: Transaction, run_id: int, now: datetime, by: str) -> None:
@@ -41,5 +44,23 @@ def cancel_pending(tx: Transaction, now: datetime) -> tuple[list[Flag], dict[int
 def _cancel_if_pending(tx: Transaction, flag: Flag, now: datetime) -> None:
     run = get_run(tx, flag.run_id)
     if run is not None and run.status is RunStatus.PENDING:
-        change_status(tx, run, RunStatus.CANCELLED, now, {"error": flag.explanation})
-        mark_unstarted(tx, run.id, FireOutcome.SKIPPED_REQUESTED, flag.explanation)
+        drop(tx, run, now, FireOutcome.SKIPPED_REQUESTED, flag.explanation)
+
+
+def drop(
+    tx: Transaction,
+    run: Run,
+    now: datetime,
+    outcome: FireOutcome,
+    reason: str,
+    columns: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Cancel a run that waits or never started; its due time gets the outcome unless it has ever started.
+
+    `columns` are set with it. If an agent behind a URL may have the input from an earlier daemon, the queue asks it to
+    stop once this is committed.
+    """
+    change_status(tx, run, RunStatus.CANCELLED, now, {**columns, "error": reason})
+    mark_unstarted(tx, run.id, outcome, reason)
+    if count_events(tx, run.id, DELIVERY_UNCONFIRMED):
+        tx.changes.unconfirmed.append(run.id)

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from daemon.runs import steps
 from daemon.runs.control import RunControl
 from daemon.runs.waiting import DELETED
 from daemon.store.connection import Transaction
-from daemon.store.events import DELIVERY_FAILED, add_event, failed_attempts
+from daemon.store.events import DELIVERY_FAILED, DELIVERY_UNCONFIRMED, add_event, count_events, failed_attempts
 from daemon.store.home import Home
 from daemon.store.run_queue import start_facts
 from daemon.store.runs import Run, change_status, get_run, update_run
@@ -41,6 +42,16 @@ class NotNowError(Exception):
     """The schedule of the run was paused before its agent was released."""
 
 
+@dataclass(frozen=True)
+class EarlierDelivery:
+    """What earlier daemons did to deliver the input of a run to an agent behind a URL."""
+
+    failed_attempts: dict[str, int]
+    """How many attempts failed, by the name of the call."""
+    may_have_input: bool
+    """Whether they left an attempt that may have reached the agent."""
+
+
 class Stages:
     """Commits the stages of deliveries."""
 
@@ -56,17 +67,18 @@ class Stages:
             reason = f"{run.creator}, who requested it, may no longer use {run.agent}"
             raise _ended_by_config(reason, FireOutcome.SKIPPED_PERMISSION_DENIED)
 
-    async def check_start(self, run: Run) -> dict[str, int]:
-        """Return how many attempts at each call to an agent behind a URL failed under earlier daemons.
+    async def check_start(self, run: Run) -> EarlierDelivery:
+        """Return what earlier daemons did to deliver the input of a run to an agent behind a URL.
 
         Raise NoLongerWantedError or NotNowError if it must not get the input of a run. `starting` finds that out again,
         but only after the agent card was looked up, which may take minutes; a cancellation from before the agent could
         be stopped must not wait for that.
         """
 
-        def check(connection: sqlite3.Connection) -> dict[str, int]:
+        def check(connection: sqlite3.Connection) -> EarlierDelivery:
             _check_start(connection, run.id)
-            return failed_attempts(connection, run.id)
+            was_left = bool(count_events(connection, run.id, DELIVERY_UNCONFIRMED))
+            return EarlierDelivery(failed_attempts(connection, run.id), was_left)
 
         return await self._home.database.read_patiently(check)
 

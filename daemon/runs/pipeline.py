@@ -1,7 +1,6 @@
 """The pipeline of a run, from its claim to its recorded outcome: workspace, deliver, work, record."""
 
 import asyncio
-import json
 import random
 import time
 import traceback
@@ -14,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from daemon.access import Access
-from daemon.agents.base import Identity, NeverStarted, Outcome, RunSettings, Work
+from daemon.agents.base import NeverStarted, Outcome, RunSettings
 from daemon.agents.factory import Agents
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.config.effective import policy_of
@@ -26,6 +25,7 @@ from daemon.notify.outbox import Outbox
 from daemon.problems import described
 from daemon.rules.backoff import start_delay
 from daemon.runs import steps
+from daemon.runs.cancel import drop
 from daemon.runs.control import RunControl
 from daemon.runs.delivery_stages import NoLongerWantedError, NotNowError, Stages
 from daemon.runs.fetches import Fetches
@@ -36,16 +36,15 @@ from daemon.runs.folder import (
     RunPreparationError,
     make_input_folder,
     make_run_folder,
-    run_folder,
 )
 from daemon.runs.hook_tokens import HookTokens, hash_of
 from daemon.runs.settings import settings_of
 from daemon.runs.waiting import DELETED
+from daemon.runs.work import work_of
 from daemon.runs.workspace import WorkspacePreparation, record_prepared, record_removed
 from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
-from daemon.store.events import add_event, count_events, forget_steps
-from daemon.store.fires import mark_unstarted
+from daemon.store.events import DELIVERY_UNCONFIRMED, add_event, count_events, forget_steps
 from daemon.store.home import Home
 from daemon.store.hooks import add_hook
 from daemon.store.runs import Run, change_status, get_run
@@ -58,7 +57,6 @@ _LOG = structlog.get_logger()
 _RETRY_AFTER = timedelta(seconds=5)
 _LONGEST_REASON = 1000  # characters
 _START_FAILED = "start_failed"
-_UNCONFIRMED = "delivery_unconfirmed"
 _OF_A_START = ("started_at", "boot_id", "pid", "pid_started", "delivered_at")  # columns of a run that was claimed
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0  # seconds until a failure that cannot be recorded is retried
 
@@ -145,7 +143,7 @@ class Pipeline:
 
     async def _perform_locally(self, run: Run, section: ProcessAgent, config: Config) -> Outcome | NeverStarted:
         """Run an agent that is a process on this host."""
-        work, state_dir = self._work(run), self._home.state_dir
+        work, state_dir = work_of(run, self._home.state_dir, self._hooks), self._home.state_dir
         handed = Handed(run.input_content, run.task_params, run.task_metadata)
         place = await asyncio.to_thread(
             make_run_folder, state_dir, run.id, handed, config, section.environment, work.record_key
@@ -161,13 +159,14 @@ class Pipeline:
     async def _perform_remotely(self, run: Run, section: BaseAgent, config: Config) -> Outcome | NeverStarted:
         """Run an agent that is reached over the network."""
         await asyncio.to_thread(make_input_folder, self._home.state_dir, run.id, run.input_content)
-        work = self._work(run)
+        work = work_of(run, self._home.state_dir, self._hooks)
         if work.settings.await_completion:
             url = self._hooks.url(work.hook_token or "", config)
             work = replace(work, metadata={**work.metadata, "hook_url": url})
         agent = self._factory.remote(work.settings, section, config)
         self._control.attach(run.id, agent)
-        work = replace(work, failed_attempts=await self._stages.check_start(run))
+        earlier = await self._stages.check_start(run)
+        work = replace(work, failed_attempts=earlier.failed_attempts, may_have_input=earlier.may_have_input)
         return await agent.run(work, self._stages.of(run, work.settings))
 
     async def _cloned(self, run: Run, section: ProcessAgent, config: Config) -> Path:
@@ -221,35 +220,8 @@ class Pipeline:
             return Outcome(RunStatus.COMPLETED)
         since = parse_instant(run.started_at) if run.started_at else self._home.now()
         spent = (self._home.now() - since).total_seconds()
-        return await agent.resume(replace(self._work(run), spent_seconds=max(0.0, spent)))
-
-    def _work(self, run: Run) -> Work:
-        identity = None
-        if run.boot_id is not None and run.pid is not None and run.pid_started is not None:
-            identity = Identity(run.boot_id, run.pid, run.pid_started)
-        folder, settings = run_folder(self._home.state_dir, run.id), settings_of(run)
-        return Work(
-            run_id=run.id,
-            run_name=run.name,
-            agent=run.agent,
-            schedule=run.schedule or "",
-            scheduled_for=run.scheduled_for,
-            attempt=run.attempt,
-            trigger=run.trigger,
-            idempotency_key=run.idempotency_key,
-            author=run.input_author,
-            content=run.input_content,
-            params=json.loads(run.task_params),
-            metadata=json.loads(run.task_metadata),
-            created_at=run.created_at,
-            run_dir=folder,
-            workspace=folder,
-            settings=settings,
-            hook_token=self._hooks.token(run.idempotency_key) if settings.await_completion else None,
-            record_key=self._hooks.record_key(run.idempotency_key) if settings.signed_records else None,
-            identity=identity,
-            delivered=run.delivered_at is not None,
-            remote=json.loads(run.remote or "{}") if run.status is RunStatus.SUSPENDED else None,
+        return await agent.resume(
+            replace(work_of(run, self._home.state_dir, self._hooks), spent_seconds=max(0.0, spent))
         )
 
     async def _record(self, run: Run, outcome: Outcome | NeverStarted) -> None:
@@ -300,14 +272,13 @@ class Pipeline:
             return
         now, unstarted, dropped = self._home.now(), dict.fromkeys(_OF_A_START), _dropped(tx, current, outcome)
         if outcome.may_have_input:
-            add_event(tx, run.id, now, _UNCONFIRMED, {"reason": outcome.reason})
-        if count_events(tx, run.id, _UNCONFIRMED):
+            add_event(tx, run.id, now, DELIVERY_UNCONFIRMED, {"reason": outcome.reason})
+        if count_events(tx, run.id, DELIVERY_UNCONFIRMED):
             del unstarted["started_at"]
         if dropped is not None:
             if "started_at" in unstarted:  # the last look at it, before a reload forbade the start, began a delivery
                 forget_steps(tx, run.id)
-            change_status(tx, current, RunStatus.CANCELLED, now, {**unstarted, "error": dropped[1]})
-            mark_unstarted(tx, run.id, *dropped)
+            drop(tx, current, now, *dropped, unstarted)
             return
         wait: timedelta | None = outcome.again_after
         if outcome.is_failure:

@@ -20,6 +20,7 @@ from daemon.runs.control import RunControl
 from daemon.runs.fetches import Fetches
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.settings import settings_for, stored
+from daemon.runs.withdrawal import Withdrawals
 from daemon.store.cancellations import Flag, flag_cancellation
 from daemon.store.changes import Changes
 from daemon.store.connection import Transaction, concerns_others
@@ -45,6 +46,7 @@ class Queue:
         home: Home,
         live: LiveConfig,
         pipeline: Pipeline,
+        withdrawals: Withdrawals,
         control: RunControl,
         fetches: Fetches,
         tasks: asyncio.TaskGroup,
@@ -52,6 +54,7 @@ class Queue:
         self._home = home
         self._live = live
         self._pipeline = pipeline
+        self._withdrawals = withdrawals
         self._control = control
         self._fetches = fetches
         self._tasks = tasks
@@ -76,6 +79,9 @@ class Queue:
             self._wake.set()
         if changes.labels("run") - {RunStatus.RUNNING} or changes.labels("clock") or changes.labels("schedule"):
             self._wake.set()
+        for run_id in changes.unconfirmed:
+            self._control.in_flight.add(run_id)
+            self._begin(run_id, self._withdrawals.withdraw(run_id))
 
     def close(self) -> None:
         """Start no more runs."""
@@ -152,7 +158,7 @@ class Queue:
             self._home.database.outage.log("[run] Runs are not started: the database cannot be written", error)
             return _RETRY_AFTER
         for run in claimed.runs:
-            self._begin(run, self._pipeline.execute(run, config))
+            self._begin(run.id, self._pipeline.execute(run, config))
         if self._open:
             self._fetches.start(claimed.to_fetch, config)
         waits = [] if claimed.again_at is None else [(claimed.again_at - self._home.now()).total_seconds()]
@@ -193,7 +199,7 @@ class Queue:
     def adopt(self, run: Run) -> None:
         """Continue a run that an earlier daemon began."""
         self._home.problems.resolve(_PART, f"run {run.id}")
-        self._begin(run, self._pipeline.adopt(run, self._live.config))
+        self._begin(run.id, self._pipeline.adopt(run, self._live.config))
 
     def put_off_adoption(self, unreadable: Mapping[int, Exception]) -> None:
         """Note the runs of an earlier daemon that cannot be continued now, and try again later."""
@@ -207,10 +213,10 @@ class Queue:
         self._adopts_again = True
         self._wake.set()
 
-    def _begin(self, run: Run, work: Coroutine[None, None, None]) -> None:
-        task = self._tasks.create_task(work, name=f"run {run.id}")
-        self._under_way[run.id] = task
-        task.add_done_callback(partial(self._done, run.id))
+    def _begin(self, run_id: int, work: Coroutine[None, None, None]) -> None:
+        task = self._tasks.create_task(work, name=f"run {run_id}")
+        self._under_way[run_id] = task
+        task.add_done_callback(partial(self._done, run_id))
 
     def _done(self, run_id: int, task: asyncio.Task[None]) -> None:
         if self._under_way.get(run_id) is task:  # a run that was put back may be under way again

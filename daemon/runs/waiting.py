@@ -8,14 +8,14 @@ times that were missed. A deleted schedule starts nothing, so its pending runs a
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from daemon.model import CONFIG_PRINCIPAL, Catchup, FireOutcome, RunStatus, Trigger
+from daemon.model import CONFIG_PRINCIPAL, Catchup, FireOutcome, Trigger
 from daemon.rules import overlap
 from daemon.rules.catchup import still_wanted
+from daemon.runs.cancel import drop
 from daemon.store.cancellations import Flag, flag_cancellation
 from daemon.store.connection import Transaction, concerns_others
-from daemon.store.fires import mark_unstarted
 from daemon.store.run_queue import waiting_of, waiting_without_schedule
-from daemon.store.runs import Run, change_status, get_run, update_run
+from daemon.store.runs import Run, get_run, update_run
 from daemon.store.schedules import ScheduleRow
 from daemon.store.unfinished_runs import begun_of, count_unfinished
 
@@ -133,5 +133,4 @@ def _cancel(
     outcome: FireOutcome = FireOutcome.SKIPPED_REQUESTED,
 ) -> None:
     explanation = Flag(run.id, by, at_once=False, reason=reason).explanation
-    change_status(tx, run, RunStatus.CANCELLED, now, {"error": explanation})
-    mark_unstarted(tx, run.id, outcome, explanation)
+    drop(tx, run, now, outcome, explanation)

@@ -48,6 +48,8 @@ class Changes:
     """How many due times were decided, by the number of the schedule and the outcome."""
     run_bytes: int = 0
     """How many bytes the created runs take, about."""
+    unconfirmed: list[int] = field(default_factory=list)
+    """Runs that were cancelled although an agent behind a URL may have their input."""
 
     def count(self, kind: str, label: str, number: int = 1) -> None:
         """Add to how often something happened."""
@@ -68,7 +70,10 @@ class Changes:
         self.statuses += other.statuses
         self.fires.update(other.fires)
         self.run_bytes += other.run_bytes
+        self.unconfirmed += other.unconfirmed
 
     def copy(self) -> "Changes":
         """Return what was changed up to now."""
-        return Changes(self.counts.copy(), list(self.statuses), self.fires.copy(), self.run_bytes)
+        return Changes(
+            self.counts.copy(), list(self.statuses), self.fires.copy(), self.run_bytes, list(self.unconfirmed)
+        )

@@ -11,6 +11,8 @@ from daemon.units import format_instant
 
 DELIVERY_FAILED = "delivery_failed"
 """The kind of the event of a failed attempt: its number in `try`, and a `reason` that begins with the call's name."""
+DELIVERY_UNCONFIRMED = "delivery_unconfirmed"
+"""The kind of the event of an attempt that a daemon left: the agent may have the input, but has not acknowledged it."""
 
 
 def add_event(tx: Transaction, run_id: int, now: datetime, kind: str, data: dict[str, Any]) -> None:
@@ -32,9 +34,9 @@ def failed_attempts(source: Transaction | sqlite3.Connection, run_id: int) -> di
     return found
 
 
-def count_events(tx: Transaction, run_id: int, kind: str) -> int:
+def count_events(source: Transaction | sqlite3.Connection, run_id: int, kind: str) -> int:
     """Return how many events of a kind a run has."""
-    row = tx.execute("SELECT count(*) AS n FROM events WHERE run_id = ? AND type = ?", (run_id, kind)).fetchone()
+    row = source.execute("SELECT count(*) AS n FROM events WHERE run_id = ? AND type = ?", (run_id, kind)).fetchone()
     return int(row["n"])
 
 

@@ -17,6 +17,7 @@ from daemon.runs.fetches import Fetches
 from daemon.runs.hook_tokens import HookTokens
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.queue import Queue
+from daemon.runs.withdrawal import Withdrawals
 from daemon.store.database import Database
 from daemon.store.home import Home
 from daemon.units import utc_now
@@ -32,8 +33,10 @@ async def queue_on(database: Database, folder: Path, config: Config) -> AsyncIte
     async with open_session() as session, asyncio.TaskGroup() as tasks:
         agents, control = Agents(nursery, None, session, 0o077), RunControl()
         fetches = Fetches(folder, MirrorUse(), tasks)
-        pipeline = Pipeline(home, live, agents, HookTokens(b""), Access(live), Outbox(live), control, fetches)
-        queue = Queue(home, live, pipeline, control, fetches, tasks)
+        hooks = HookTokens(b"")
+        pipeline = Pipeline(home, live, agents, hooks, Access(live), Outbox(live), control, fetches)
+        withdrawals = Withdrawals(home, live, agents, hooks, control)
+        queue = Queue(home, live, pipeline, withdrawals, control, fetches, tasks)
         serving = tasks.create_task(queue.serve())
         try:
             yield queue

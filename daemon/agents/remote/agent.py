@@ -99,10 +99,24 @@ class RemoteAgent(ABC):
         if self._activity is not None:
             self._activity.cancel()
 
-    async def _prepare(self, work: Work, starting: Starting, attempt_failed: AttemptFailed) -> None:
-        with contextlib.suppress(SecretError) if work.remote is not None else contextlib.nullcontext():
-            self._key = await asyncio.to_thread(self._read_key) if self._read_key else None
+    async def recall(self, work: Work) -> None:
+        """Ask the peer to stop what an earlier daemon may have asked it to do; log a failure."""
+        try:
+            await self._read_secrets(work)
+        except SecretError as error:
+            self._log_unstopped(work, str(error))
+        else:
+            await self._ask_to_stop(work, _WITHDRAWAL)
+
+    async def _read_secrets(self, work: Work) -> None:
+        """Read the agent's key, and have it masked; raise SecretError."""
+        self._key = await asyncio.to_thread(self._read_key) if self._read_key else None
         self.secrets = Secrets([self._key or "", work.hook_token or ""])
+
+    async def _prepare(self, work: Work, starting: Starting, attempt_failed: AttemptFailed) -> None:
+        self.secrets = Secrets([work.hook_token or ""])
+        with contextlib.suppress(SecretError) if work.remote is not None else contextlib.nullcontext():
+            await self._read_secrets(work)
         self.transcript = Transcript(work.run_dir, self.secrets)
         deadline = asyncio.get_running_loop().time() + max(0.0, work.settings.timeout_seconds - work.spent_seconds)
         reported = self._masking(attempt_failed)
@@ -170,7 +184,7 @@ class RemoteAgent(ABC):
             if not work.delivered and not self.delivery.carries_input:
                 return self._left(DeliveryLeftError())
             return Outcome(RunStatus.INTERRUPTED, "the daemon was stopped while the agent was answering")
-        if not self.delivery.has_begun:
+        if not self._may_have_input(work):
             return NeverStarted("it was stopped before its agent was asked to work")
         await self.withdraw_quietly(work, _WITHDRAWAL if self._ending == "cancel" else _WITHDRAWAL_AT_ONCE)
         return Outcome(RunStatus.CANCELLED, self._cancel_reason or "cancelled", cancelled_by_us=True)
@@ -178,16 +192,24 @@ class RemoteAgent(ABC):
     def _left(self, left: DeliveryLeftError) -> NeverStarted:
         return NeverStarted(str(left), may_have_input=self.delivery.has_begun)
 
+    def _may_have_input(self, work: Work) -> bool:
+        """Return whether the peer may work on the run, because this daemon or an earlier one asked it to."""
+        return self.delivery.has_begun or work.may_have_input
+
     async def withdraw_quietly(self, work: Work, seconds: float = _WITHDRAWAL) -> None:
-        """Ask the peer to stop if it was asked to work; log a failure."""
-        if not self.delivery.has_begun:
-            return
+        """Ask the peer to stop if it may have been asked to work; log a failure."""
+        if self._may_have_input(work):
+            await self._ask_to_stop(work, seconds)
+
+    async def _ask_to_stop(self, work: Work, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await self.withdraw(work)
         except (CallError, AnswerError, TimeoutError) as error:
-            reason = self.in_brief(str(error)) or f"no answer within {seconds:.0f} s"
-            _LOG.warning("[delivery] Cannot ask the agent to stop", run_id=work.run_id, reason=reason)
+            self._log_unstopped(work, str(error) or f"no answer within {seconds:.0f} s")
+
+    def _log_unstopped(self, work: Work, reason: str) -> None:
+        _LOG.warning("[delivery] Cannot ask the agent to stop", run_id=work.run_id, reason=self.in_brief(reason))
 
     def _shown(self, outcome: Outcome) -> Outcome:
         """Return an outcome with secrets masked in the peer's text."""
