@@ -27,7 +27,7 @@ from daemon.store.lock import running_daemon
 from daemon.store.read_only import open_to_read, reading
 from daemon.store.rows import row_of
 from daemon.store.runs import SELECT_RUNS, run_from
-from daemon.store.schedules import schedule_from, undecidable_schedules
+from daemon.store.schedules import SELECT_SCHEDULES, schedule_from, undecidable_schedules
 from daemon.store.unfinished_runs import active_runs
 from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.text import plural
@@ -202,7 +202,7 @@ def _check_database(folder: Path) -> Iterator[Finding]:
 def _check_rows(folder: Path) -> Iterator[Finding]:
     """Find rows that cannot be read, among the schedules and the newest runs."""
     readers: tuple[tuple[str, Callable[[sqlite3.Row], object]], ...] = (
-        ("SELECT * FROM schedules ORDER BY id DESC LIMIT ?", schedule_from),
+        (f"{SELECT_SCHEDULES} ORDER BY id DESC LIMIT ?", schedule_from),
         (f"{SELECT_RUNS} ORDER BY r.id DESC LIMIT ?", _check_run),
     )
     found = 0
@@ -231,6 +231,8 @@ def _check_cadences(folder: Path) -> Iterator[Finding]:
 def _check_run(row: sqlite3.Row) -> None:
     run = run_from(row)
     with row_of(f"run {run.id}"):
+        if run.unusable is not None:
+            raise ValueError(run.unusable)
         for instant in (run.scheduled_for, run.created_at, run.started_at, run.completed_at):
             if instant is not None:
                 parse_instant(instant)

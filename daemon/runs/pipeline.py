@@ -134,6 +134,8 @@ class Pipeline:
         section = config.agents.get(run.agent)
         if section is None:
             return Outcome(RunStatus.FAILED, f"agent {run.agent!r} is no longer in the config", permanent=True)
+        if run.unusable is not None:
+            return Outcome(RunStatus.FAILED, run.unusable, permanent=True)
         if not isinstance(section, ProcessAgent):
             self._control.in_flight.add(run.id)
         await self._stages.check_right(run)

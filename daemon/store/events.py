@@ -9,6 +9,9 @@ from daemon.model import Step
 from daemon.store.connection import Transaction
 from daemon.units import format_instant
 
+_LONGEST_DATA = 4 * 1024 * 1024
+EVENT_DATA = f"""iif(length(data) <= {_LONGEST_DATA}, data, '{{"omitted": "it is longer than 4 MiB"}}')"""
+"""The SQL of the data of an event; without what only a damaged database has."""
 DELIVERY_FAILED = "delivery_failed"
 """The kind of the event of a failed attempt: its number in `try`, and a `reason` that begins with the call's name."""
 DELIVERY_UNCONFIRMED = "delivery_unconfirmed"
@@ -26,7 +29,10 @@ def add_event(tx: Transaction, run_id: int, now: datetime, kind: str, data: dict
 
 def failed_attempts(source: Transaction | sqlite3.Connection, run_id: int) -> dict[str, int]:
     """Return how many delivery attempts of a run have failed, by the name of the call."""
-    rows = source.execute("SELECT data FROM events WHERE run_id = ? AND type = ?", (run_id, DELIVERY_FAILED))
+    rows = source.execute(
+        f"SELECT data FROM events WHERE run_id = ? AND type = ? AND length(data) <= {_LONGEST_DATA}",
+        (run_id, DELIVERY_FAILED),
+    )
     found: dict[str, int] = {}
     for data in (json.loads(row["data"]) for row in rows):
         call = str(data["reason"]).partition(": ")[0]

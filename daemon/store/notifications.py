@@ -9,11 +9,13 @@ from typing import Any
 
 from daemon.rules.notifications import Standing
 from daemon.store.connection import Transaction
+from daemon.store.rows import given
 from daemon.store.runs import Run
 from daemon.units import format_instant, parse_instant
 
 PAUSED_BY_FAILURE = "(pause_on_failure)"
 """The end of the note of a schedule that was paused by a failed run, until a person pauses it with another note."""
+_SELECT = f"SELECT id, target, {given('event')} AS event, created_at, tries, next_try_at FROM notifications"
 _LONGEST_GAP = timedelta(days=36500)
 _MOST_COMPARED = 1000
 """Runs of a schedule, newest first, among which a later failure is looked for."""
@@ -48,7 +50,7 @@ def add_notification(
 def held_notification(tx: Transaction, target: str, now: datetime) -> tuple[int, dict[str, Any]]:
     """Return number and event of the newest notification that is held for a target; an empty event if none is."""
     row = tx.execute(
-        "SELECT * FROM notifications WHERE target = ? AND tries = 0 AND next_try_at > ? ORDER BY id DESC LIMIT 1",
+        f"{_SELECT} WHERE target = ? AND tries = 0 AND next_try_at > ? ORDER BY id DESC LIMIT 1",
         (target, format_instant(now)),
     ).fetchone()
     try:
@@ -71,9 +73,7 @@ def first_of_each(connection: sqlite3.Connection) -> tuple[list[Notification], l
 
     Events are sent in order.
     """
-    rows = connection.execute(
-        "SELECT * FROM notifications WHERE id IN (SELECT min(id) FROM notifications GROUP BY target)"
-    )
+    rows = connection.execute(f"{_SELECT} WHERE id IN (SELECT min(id) FROM notifications GROUP BY target)")
     found: list[Notification] = []
     damaged: list[tuple[int, str]] = []
     for row in rows:

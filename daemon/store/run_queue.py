@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from daemon.errors import DamagedRowError
 from daemon.model import RunStatus
 from daemon.store.connection import Transaction
-from daemon.store.runs import REQUESTED, SELECT_RUNS, SELECT_RUNS_WITHOUT_INPUT, Run, run_from, update_run
+from daemon.store.runs import REQUESTED, SELECT_RUNS_WITHOUT_INPUT, Run, run_from, update_run
 from daemon.store.unfinished_runs import readable_runs
 from daemon.units import format_instant, parse_instant
 
@@ -17,7 +17,7 @@ from daemon.units import format_instant, parse_instant
 def startable(
     tx: Transaction, now: datetime, full_agents: Iterable[str], limit: int, without: Collection[int] = ()
 ) -> tuple[list[Run], dict[int, DamagedRowError]]:
-    """Return the head of the queue: the pending runs that may start now, in order, `without` some.
+    """Return the head of the queue: the pending runs that may start now, in order, `without` some and without inputs.
 
     Those that cannot be read are not among them; why is returned by their number.
 
@@ -26,7 +26,7 @@ def startable(
     nothing.
     """
     rows = tx.execute(
-        f"{SELECT_RUNS} WHERE r.status = 'pending' AND (r.not_before IS NULL OR r.not_before <= ?) "
+        f"{SELECT_RUNS_WITHOUT_INPUT} WHERE r.status = 'pending' AND (r.not_before IS NULL OR r.not_before <= ?) "
         "AND r.agent NOT IN (SELECT value FROM json_each(?)) "
         f"AND s.deleted_at IS NULL AND (coalesce(s.paused, 0) = 0 OR {REQUESTED}) "
         "AND NOT (r.held AND EXISTS (SELECT 1 FROM runs o WHERE o.schedule_id = r.schedule_id "

@@ -15,7 +15,7 @@ from daemon.rules.states import is_allowed
 from daemon.store.changes import StatusChange
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event, end_open_steps
-from daemon.store.rows import UNREADABLE, damaged
+from daemon.store.rows import LONGEST_GIVEN, UNREADABLE, damaged, given, shown
 from daemon.units import format_instant, parse_instant
 
 MICRO = 1_000_000
@@ -32,10 +32,11 @@ _JOINED = {
     "schedule_deleted": "s.deleted_at IS NOT NULL",
     "requested": REQUESTED,
 }
-LONGEST_SHOWN = 1024 * 1024
-"""Characters of a text that is only shown; agentcron writes less, a damaged database may have any number."""
 _FIXED = 200  # bytes of a row besides its texts
-_SHOWN = {name: f"substr(r.{name}, 1, {LONGEST_SHOWN})" for name in ("display_name", "error", "message")}
+_SHOWN = {name: shown(f"r.{name}") for name in ("display_name", "error", "message")}
+_GIVEN = {"input_content": "input", "task_params": "params", "task_metadata": "metadata"}
+"""What the agent is given, by column, and what people call it."""
+_READ = {name: given(f"r.{name}") for name in (*_GIVEN, "settings", "remote")}
 SPENT = (
     f"CASE WHEN count(cost_usd) > 0 THEN total(min(max(cost_usd, 0.0), {MOST_COST})) END AS cost, "
     f"CAST(total(min(max(input_tokens, 0), {MOST_TOKENS})) + total(min(max(output_tokens, 0), {MOST_TOKENS})) "
@@ -107,6 +108,15 @@ class Run:
         return bool(self.schedule_paused and not self.requested)
 
     @property
+    def unusable(self) -> str | None:
+        """Why it must not start, if it was to give its agent more than agentcron ever writes; it was not read whole."""
+        for column, name in _GIVEN.items():
+            if len(getattr(self, column)) > LONGEST_GIVEN:
+                most = f"{LONGEST_GIVEN // 1024**2} MiB"
+                return f"its {name} in the database is longer than {most}, which agentcron never writes"
+        return None
+
+    @property
     def due(self) -> datetime:
         """The due time, or the time of the request for a manual run."""
         return parse_instant(self.scheduled_for)
@@ -122,8 +132,8 @@ def _select(texts: Mapping[str, str]) -> str:
     return f"SELECT {columns} FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id"
 
 
-SELECT_RUNS = _select(_JOINED | _SHOWN)
-SELECT_RUNS_WITHOUT_INPUT = _select(_JOINED | _SHOWN | _BULKY)
+SELECT_RUNS = _select(_JOINED | _SHOWN | _READ)
+SELECT_RUNS_WITHOUT_INPUT = _select(_JOINED | _SHOWN | _READ | _BULKY)
 """The same without what may take a megabyte a run: its input, parameters, metadata and settings are empty."""
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
@@ -13,7 +13,7 @@ from daemon.model import Catchup, DueTime, Overlap
 from daemon.rules.cadence import Cadence, cron_cadence, interval_cadence
 from daemon.rules.schedule_fields import DEFINITION
 from daemon.store.connection import Transaction
-from daemon.store.rows import UNREADABLE, damaged, row_of
+from daemon.store.rows import UNREADABLE, damaged, given, row_of, shown
 from daemon.store.skips import forget_past_skips
 from daemon.units import format_instant, parse_instant
 
@@ -136,28 +136,37 @@ def _schedule_from(columns: sqlite3.Row) -> ScheduleRow:
     )
 
 
-_BULKY = ("input_content", "task_params", "task_metadata")
-SELECT_WITHOUT_INPUT = "SELECT " + ", ".join(
-    (
-        *("id", "agent", "name", "source", "version", "paused", "paused_at", "pause_note", "declared_paused"),
-        *("deleted_at", "creator", "cursor", "next_due", "created_at", "updated_at"),
-        *(f"NULL AS {name}" if name in _BULKY else name for name in DEFINITION_KEYS),
-    )
+_COLUMNS = (
+    *("id", "agent", "name", "source", "version", "paused", "paused_at", "pause_note", "declared_paused"),
+    *("deleted_at", "creator", "cursor", "next_due", "created_at", "updated_at"),
+    *DEFINITION_KEYS,
 )
-"""The columns of a ScheduleRow, with null for what may take a megabyte: its input, parameters and metadata."""
+_SHOWN = {name: shown(name) for name in ("description", "pause_note")}
+_BULKY = ("input_content", "task_params", "task_metadata")
+
+
+def _select(texts: Mapping[str, str]) -> str:
+    columns = ", ".join(f"{texts[name]} AS {name}" if name in texts else name for name in _COLUMNS)
+    return f"SELECT {columns} FROM schedules"
+
+
+SELECT_SCHEDULES = _select(_SHOWN | {name: given(name) for name in _BULKY})
+"""Selects rows of ScheduleRow."""
+SELECT_WITHOUT_INPUT = _select(_SHOWN | dict.fromkeys(_BULKY, "NULL"))
+"""The same, with null for what may take a megabyte: its input, parameters and metadata."""
 
 
 def get_schedule(source: Transaction | sqlite3.Connection, agent: str, name: str) -> ScheduleRow | None:
     """Return the live schedule of that address."""
     row = source.execute(
-        "SELECT * FROM schedules WHERE agent = ? AND name = ? AND deleted_at IS NULL", (agent, name)
+        f"{SELECT_SCHEDULES} WHERE agent = ? AND name = ? AND deleted_at IS NULL", (agent, name)
     ).fetchone()
     return schedule_from(row) if row else None
 
 
 def get_schedule_by_id(source: Transaction | sqlite3.Connection, schedule_id: int) -> ScheduleRow | None:
     """Return a schedule, live or deleted, by its number."""
-    row = source.execute("SELECT * FROM schedules WHERE id = ?", (schedule_id,)).fetchone()
+    row = source.execute(f"{SELECT_SCHEDULES} WHERE id = ?", (schedule_id,)).fetchone()
     return schedule_from(row) if row else None
 
 
@@ -168,7 +177,7 @@ def live_schedules(source: Transaction | sqlite3.Connection) -> tuple[list[Sched
 
 def live_rows(source: Transaction | sqlite3.Connection) -> list[sqlite3.Row]:
     """Return the rows of all schedules that are not deleted, by address."""
-    return source.execute("SELECT * FROM schedules WHERE deleted_at IS NULL ORDER BY agent, name").fetchall()
+    return source.execute(f"{SELECT_SCHEDULES} WHERE deleted_at IS NULL ORDER BY agent, name").fetchall()
 
 
 def _readable(rows: Iterable[sqlite3.Row]) -> tuple[list[ScheduleRow], dict[str, str]]:
@@ -184,14 +193,14 @@ def _readable(rows: Iterable[sqlite3.Row]) -> tuple[list[ScheduleRow], dict[str,
 
 def undecidable_schedules(source: Transaction | sqlite3.Connection) -> dict[str, str]:
     """Return the live schedules of which it is unknown when they are due, by address, each with its time zone."""
-    rows = source.execute(f"{SELECT_WITHOUT_INPUT} FROM schedules WHERE deleted_at IS NULL ORDER BY agent, name")
+    rows = source.execute(f"{SELECT_WITHOUT_INPUT} WHERE deleted_at IS NULL ORDER BY agent, name")
     return {row.address: row.definition["timezone"] for row in _readable(rows)[0] if not row.has_cadence}
 
 
 def deleted_schedule(source: Transaction | sqlite3.Connection, agent: str, name: str) -> ScheduleRow | None:
     """Return the schedule of that address that was deleted last."""
     row = source.execute(
-        "SELECT * FROM schedules WHERE agent = ? AND name = ? AND deleted_at IS NOT NULL "
+        f"{SELECT_SCHEDULES} WHERE agent = ? AND name = ? AND deleted_at IS NOT NULL "
         "ORDER BY deleted_at DESC, id DESC LIMIT 1",
         (agent, name),
     ).fetchone()
@@ -204,7 +213,7 @@ def retired_schedules(source: Transaction | sqlite3.Connection) -> list[Schedule
     Those whose rows cannot be read are omitted.
     """
     rows = source.execute(
-        "SELECT * FROM schedules WHERE deleted_at IS NOT NULL AND source = 'declared' ORDER BY deleted_at, id"
+        f"{SELECT_SCHEDULES} WHERE deleted_at IS NOT NULL AND source = 'declared' ORDER BY deleted_at, id"
     )
     return _readable(rows)[0]
 
@@ -212,7 +221,7 @@ def retired_schedules(source: Transaction | sqlite3.Connection) -> list[Schedule
 def due_schedules(tx: Transaction, now: datetime, limit: int) -> list[sqlite3.Row]:
     """Return the rows of live, unpaused schedules whose next start has come, earliest first."""
     return tx.execute(
-        "SELECT * FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL AND wake_at <= ? "
+        f"{SELECT_SCHEDULES} WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL AND wake_at <= ? "
         "ORDER BY wake_at LIMIT ?",
         (format_instant(now), limit),
     ).fetchall()
@@ -283,9 +292,7 @@ def set_cursor(tx: Transaction, schedule_id: int, cursor: datetime) -> None:
 
 def schedules_ahead(tx: Transaction, now: datetime) -> list[sqlite3.Row]:
     """Return the rows of the live schedules whose cursor lies in the future, after a backward step of the clock."""
-    return tx.execute(
-        "SELECT * FROM schedules WHERE deleted_at IS NULL AND cursor > ?", (format_instant(now),)
-    ).fetchall()
+    return tx.execute(f"{SELECT_SCHEDULES} WHERE deleted_at IS NULL AND cursor > ?", (format_instant(now),)).fetchall()
 
 
 def insert_schedule(tx: Transaction, address: str, cursor: datetime, values: dict[str, Any]) -> int:
@@ -323,7 +330,8 @@ def cadence_at(tx: Transaction, row: ScheduleRow, version: int) -> Cadence:
     """Return the cadence that a schedule had at one of its versions."""
     definition = dict(row.definition)
     revisions = tx.execute(
-        "SELECT changes FROM schedule_revisions WHERE schedule_id = ? AND version > ? ORDER BY version DESC",
+        f"SELECT {given('changes')} AS changes FROM schedule_revisions WHERE schedule_id = ? AND version > ? "
+        "ORDER BY version DESC",
         (row.id, version),
     )
     for revision in revisions:

@@ -11,12 +11,13 @@ from daemon.errors import DamagedRowError
 from daemon.model import RunStatus
 from daemon.rules.cleanup import Candidate
 from daemon.store.connection import Transaction
-from daemon.store.rows import row_of
+from daemon.store.rows import row_of, shown
 from daemon.units import format_instant, parse_instant
 
 _SELECT = (
-    "SELECT w.*, r.agent, r.status, r.completed_at, r.schedule_id, s.name AS schedule FROM workspaces w "
-    "JOIN runs r ON r.id = w.run_id LEFT JOIN schedules s ON s.id = r.schedule_id"
+    "SELECT w.run_id, w.environment, w.path, w.state, w.kept, w.created_at, w.removed_at, w.bytes, "
+    f"{shown('w.note')} AS note, w.base, r.agent, r.status, r.completed_at, r.schedule_id, s.name AS schedule "
+    "FROM workspaces w JOIN runs r ON r.id = w.run_id LEFT JOIN schedules s ON s.id = r.schedule_id"
 )
 
 

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from daemon.model import FireOutcome
 from daemon.rules.schedule_fields import BY_COLUMN
-from daemon.store.rows import row_of
+from daemon.store.rows import given, row_of, shown
 from daemon.units import format_instant, parse_instant
 from daemon.views.pages import check_span, number_of, page_of, unknown_cursor
 
@@ -102,8 +102,9 @@ def fires_page(
     }
     which = f"FROM fires WHERE schedule_id = :schedule{_where(conditions, chosen)}"
     values = {"schedule": schedule_id, **asdict(chosen), "before": before, "limit": limit}
+    columns = f"scheduled_for, outcome, {shown('reason')} AS reason, run_id, decided_at, covers_until, covers_count"
     rows = connection.execute(
-        f"SELECT * {which} AND scheduled_for < :before ORDER BY scheduled_for DESC LIMIT :limit", values
+        f"SELECT {columns} {which} AND scheduled_for < :before ORDER BY scheduled_for DESC LIMIT :limit", values
     )
     page, more = page_of(rows, limit, most)
     found: list[FireView] = [
@@ -141,7 +142,10 @@ def revisions_page(
     conditions = {"first": " AND at >= :first", "last": " AND at <= :last"}
     which = f"FROM schedule_revisions WHERE schedule_id = :schedule{_where(conditions, chosen)}"
     values = {"schedule": schedule_id, **asdict(chosen), "before": number_of(cursor), "limit": limit}
-    rows = connection.execute(f"SELECT * {which} AND version < :before ORDER BY version DESC LIMIT :limit", values)
+    columns = f"version, schedule_id, at, principal, action, {given('changes')} AS changes, {shown('note')} AS note"
+    rows = connection.execute(
+        f"SELECT {columns} {which} AND version < :before ORDER BY version DESC LIMIT :limit", values
+    )
     page, more = page_of(rows, limit, most)
     found = [_revision_view(row) for row in page]
     total = connection.execute(f"SELECT count(*) AS n {which}", values).fetchone()["n"]

@@ -11,8 +11,9 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from daemon.model import RunStatus, Step, Trigger
-from daemon.store.rows import row_of
-from daemon.store.runs import LONGEST_SHOWN, SELECT_RUNS_WITHOUT_INPUT, Run, run_from
+from daemon.store.events import EVENT_DATA
+from daemon.store.rows import row_of, shown
+from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, Run, run_from
 from daemon.store.workspaces import get_workspace
 from daemon.units import parse_instant
 from daemon.views.pages import PAGE_BYTES, check_span, number_of, page_of
@@ -128,12 +129,12 @@ def run_details(connection: sqlite3.Connection, run: Run, state_dir: Path) -> Ru
 
 def _run_details(connection: sqlite3.Connection, run: Run, state_dir: Path) -> RunDetails:
     found = connection.execute(
-        "SELECT name, started_at, completed_at, substr(error, 1, ?) AS error FROM steps WHERE run_id = ?",
-        (LONGEST_SHOWN, run.id),
+        f"SELECT name, started_at, completed_at, {shown('error')} AS error FROM steps WHERE run_id = ?", (run.id,)
     ).fetchall()
     steps = sorted(found, key=lambda row: list(Step).index(Step(row["name"])))
     newest = connection.execute(
-        "SELECT * FROM events WHERE run_id = ? ORDER BY number DESC LIMIT ?", (run.id, _MOST_EVENTS)
+        f"SELECT number, at, type, {EVENT_DATA} AS data FROM events WHERE run_id = ? ORDER BY number DESC LIMIT ?",
+        (run.id, _MOST_EVENTS),
     )
     events = reversed(page_of(newest, _MOST_EVENTS, PAGE_BYTES)[0])
     return {
@@ -166,7 +167,7 @@ def _workspace_of(connection: sqlite3.Connection, run_id: int, state_dir: Path) 
 def _newest_saved(connection: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
     """Return what was last saved; where nothing ever was, what the last removal found instead, None if unknown."""
     events = connection.execute(
-        "SELECT data FROM events WHERE run_id = ? AND type IN ('workspace_cleaned', 'workspace_lost') "
+        f"SELECT {EVENT_DATA} AS data FROM events WHERE run_id = ? AND type IN ('workspace_cleaned', 'workspace_lost') "
         "ORDER BY number DESC",
         (run_id,),
     )

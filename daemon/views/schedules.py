@@ -14,7 +14,7 @@ from daemon.model import DueTime
 from daemon.rules.cadence import Cadence
 from daemon.rules.schedule_fields import FIELDS
 from daemon.store.notifications import is_denied
-from daemon.store.schedules import SELECT_WITHOUT_INPUT, UNDECIDABLE, ScheduleRow, schedule_from
+from daemon.store.schedules import SELECT_SCHEDULES, SELECT_WITHOUT_INPUT, UNDECIDABLE, ScheduleRow, schedule_from
 from daemon.store.skips import pending_skips
 from daemon.units import format_instant
 from daemon.views.pages import number_of, page_of, unknown_cursor
@@ -217,9 +217,9 @@ def schedules_page(
     begin = tuple(("/" if cursor is None else cursor).split("/", 1))
     if len(begin) != 2:  # noqa: PLR2004 - agent and name
         raise unknown_cursor(cursor or "")
-    columns = "SELECT *" if inputs else SELECT_WITHOUT_INPUT
+    select = SELECT_SCHEDULES if inputs else SELECT_WITHOUT_INPUT
     rows = connection.execute(
-        f"{columns} FROM schedules WHERE deleted_at IS NULL AND (?1 IS NULL OR agent = ?1) "
+        f"{select} WHERE deleted_at IS NULL AND (?1 IS NULL OR agent = ?1) "
         "AND (agent, name) > (?2, ?3) ORDER BY agent, name LIMIT ?4",
         (agent, *begin, limit),
     )
@@ -244,13 +244,13 @@ def deleted_page(
     most: int | None = None,
 ) -> ScheduleList:
     """Return a page of deleted schedules, the newest number first; the cursor is the last number before it."""
-    which = "FROM schedules WHERE deleted_at IS NOT NULL AND (?1 IS NULL OR agent = ?1)"
-    columns = "SELECT *" if inputs else SELECT_WITHOUT_INPUT
+    which = "WHERE deleted_at IS NOT NULL AND (?1 IS NULL OR agent = ?1)"
+    select = SELECT_SCHEDULES if inputs else SELECT_WITHOUT_INPUT
     rows = connection.execute(
-        f"{columns} {which} AND id < ?2 ORDER BY id DESC LIMIT ?3", (agent, number_of(cursor), limit)
+        f"{select} {which} AND id < ?2 ORDER BY id DESC LIMIT ?3", (agent, number_of(cursor), limit)
     )
     page, more = page_of(rows, limit, most)
-    total = connection.execute(f"SELECT count(*) AS n {which}", (agent,)).fetchone()["n"]
+    total = connection.execute(f"SELECT count(*) AS n FROM schedules {which}", (agent,)).fetchone()["n"]
     found = [schedule_from(row) for row in page]
     views = [_listed(schedule_view(connection, row, config, now), inputs=inputs) for row in found]
     return {"run_schedules": views, "total": total, "next_cursor": str(found[-1].id) if more else None}

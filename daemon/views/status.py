@@ -197,7 +197,7 @@ def _count(connection: sqlite3.Connection, which: str, seen: dict[str, Any]) -> 
 
 def _next(connection: sqlite3.Connection, now: datetime, seen: dict[str, Any]) -> list[dict[str, Any]]:
     rows = connection.execute(
-        f"{SELECT_WITHOUT_INPUT} FROM schedules WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL "
+        f"{SELECT_WITHOUT_INPUT} WHERE deleted_at IS NULL AND paused = 0 AND wake_at IS NOT NULL "
         "AND NOT EXISTS (SELECT 1 FROM notify_states n WHERE n.subject = 'blocked:' || schedules.id) "
         f"AND {_is_seen('agent')} ORDER BY wake_at",
         seen,

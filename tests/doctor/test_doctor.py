@@ -26,7 +26,7 @@ from daemon.doctor.settings import check_settings
 from daemon.doctor.state import check_state
 from tests.support import forked
 from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
-from tests.support.database import damaged
+from tests.support.database import change_database, damaged
 
 GOOD = "[agents.a]\ncommand = ['sh', '-c', 'exit 0']\n[agents.a.schedules.s]\nevery = '1s'\n"
 
@@ -224,6 +224,11 @@ def test_no_fix_follows_a_link_in_the_state_directory(used: DaemonProcess, name:
 def test_a_flipped_page_is_found(used: DaemonProcess) -> None:
     damaged(used.state / "state.db", page=6)
     assert str(used.state / "state.db") in found(used, "database", "error")
+
+
+def test_an_input_that_no_run_starts_with_is_found(used: DaemonProcess) -> None:
+    change_database(used, "UPDATE runs SET input_content = printf('%.*c', 16 * 1024 * 1024 + 1, 'x') WHERE id = 1")
+    assert "its input in the database is longer than 16 MiB" in found(used, "database", "error")
 
 
 def test_a_lost_database_and_a_lost_tail_are_found(used: DaemonProcess) -> None:

@@ -420,7 +420,8 @@ async def test_a_buffered_run_waits_for_the_further_attempts_of_the_one_before(l
     assert heads == []
     [attempt] = await ledger.database.write(lambda tx: startable(tx, later, [], 10)[0])
     assert (attempt.id, attempt.trigger) == (3, "retry")
-    assert json.loads(attempt.task_metadata)["trigger_type"] == "retry"
+    [written] = await ledger.select("SELECT task_metadata FROM runs WHERE id = 3")
+    assert json.loads(written["task_metadata"])["trigger_type"] == "retry"
 
 
 async def test_the_paused_line_counts_only_when_it_changes(ledger: Ledger) -> None:
