@@ -316,6 +316,46 @@ def test_holes_in_a_file_take_neither_memory_nor_room(small_disk: Path, tmp_path
             assert sparse.read(6) == b"middle"
 
 
+def test_a_tracked_file_that_became_a_huge_hole_comes_back(
+    site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.workspaces.clean.GIT_TIMEOUT", 5.0)  # seconds: git would read it for hours
+    place = site.prepare()
+    texts = {"pointer.bin": lfs_object(place, b"object"), "plain.bin": "plain\n"}
+    for name, text in texts.items():
+        (place / name).write_text(text)
+    git(place, "add", ".")
+    git(place, "commit", "-q", "-m", "to be replaced")
+    for name in texts:
+        with (place / name).open("r+b") as sparse:
+            sparse.truncate(8 * 1024**4)
+    (place / "README.md").write_text("changed\n")
+    done = clean_up(site)
+    assert saved(done).stored < 1024**2
+    assert saved(done).files == 3  # git was not ended before it had compared the others
+    back = brought_back(done, tmp_path / "back")
+    assert (back / "README.md").read_text() == "changed\n"
+    for name, text in texts.items():
+        with (back / name).open("rb") as sparse:
+            assert os.fstat(sparse.fileno()).st_size == 8 * 1024**4
+            assert sparse.read(len(text)) == text.encode()
+
+
+@pytest.mark.parametrize("name", ["sub/.gitignore", "sub/.gitattributes"])
+def test_a_huge_file_that_git_would_read_into_memory_comes_back(site: GitSite, tmp_path: Path, name: str) -> None:
+    place = site.prepare()
+    (place / name).parent.mkdir(exist_ok=True)
+    with (place / name).open("wb") as sparse:
+        sparse.truncate(1024**3)
+    gone, own, of_git = cleaned_in_a_process(site)
+    assert gone == 1
+    assert max(own, of_git) < 64
+    told = json.loads((site.saved() / "saved.json").read_text())
+    assert "is larger than" in told["as_it_was"][0]
+    back = brought_back(CleanedWorkspace(gone=True, saved=SavedWork(restore=tuple(told["restore"]))), tmp_path / "back")
+    assert (back / name).stat().st_size == 1024**3
+
+
 @pytest.mark.parametrize("small_disk", ["76m"], indirect=True)
 def test_saving_needs_room_for_the_work_twice_and_stores_it_once(small_disk: Path, tmp_path: Path) -> None:
     site = GitSite(small_disk)

@@ -16,7 +16,7 @@ from daemon.workspaces.salvage.walk import Folder, UnreadableError, walk
 from daemon.workspaces.urls import is_remote
 
 OID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_LARGEST_FILE = 64 * 1024**2  # bytes of one file of refs, a reflog or an index
+_LARGEST_FILE = 64 * 1024**2  # bytes of one file of refs, a reflog, an index, or of patterns or attributes
 _READ_BY_GIT = {".git", ".gitignore", ".gitattributes", ".gitmodules"}
 _BAD_REF_NAME = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{")
 _URL = re.compile(rb'(?im)^\s*url\s*=\s*"?(.*?)"?\s*$')
@@ -273,13 +273,15 @@ def repositories_below(working_tree: Path) -> Iterator[tuple[Path, bool]]:
     """Yield the repositories nested directly in a working tree, as paths relative to it, and whether each is bare.
 
     Raise UnreadableError for a folder that cannot be read, and for a file of patterns or attributes on which git would
-    hang, as it does on a named pipe.
+    hang, as it does on a named pipe, or which it would read into memory however large it is.
     """
     for folder in walk(working_tree):
         for name in _READ_BY_GIT.intersection(folder.files):
-            mode = os.lstat(name, dir_fd=folder.descriptor).st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+            found = os.lstat(name, dir_fd=folder.descriptor)
+            if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
                 raise UnreadableError(f"{working_tree / folder.path / name} is not a regular file")
+            if found.st_size > _LARGEST_FILE:
+                raise UnreadableError(f"{working_tree / folder.path / name} is larger than {_LARGEST_FILE} bytes")
         if folder.parts and (".git" in folder.below or ".git" in folder.files):
             folder.below.clear()
             yield folder.path, False

@@ -6,7 +6,7 @@ Standard library only: the helper process imports this.
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from daemon.workspaces.git import Git
@@ -17,6 +17,7 @@ from daemon.workspaces.salvage.walk import room_of
 _GITLINK = b"160000"
 _HEADER = re.compile(rb"([0-9a-f]+) (\w+) ([0-9]+)\n")
 _MOST_HOLES = 16 * 1024**2  # bytes of holes in a file that git may store, which would fill them with zeros
+_LARGEST_HASHED = 1024**3  # bytes of a file with such holes that is compared with a pointer of Git LFS
 
 
 class WorkingTree:
@@ -42,17 +43,17 @@ class WorkingTree:
         repositories = [path for path, is_bare in found if not is_bare]
         self.bare = [path for path, is_bare in found if is_bare]
         git.run("read-tree", head) if head else git.run("read-tree", "--empty")
-        git.succeeds("update-index", "-q", "--really-refresh", "--ignore-submodules")  # it fails if files differ
+        entries = [(kind, name) for kind, _, name in self._entries()]
+        blobs = {name: kind.split()[1] for kind, name in entries if not kind.startswith(_GITLINK)}
+        differing = self._differing(blobs)
         skipped = self._skipped(index)
-        differing = git.names("diff-files", "-z", "--name-only", "--ignore-submodules=all")
-        filled = set(self._filled_pointers(differing)) if lfs else set()
+        filled = set(self._filled_pointers(differing, blobs)) if lfs else set()
         changed = [
             name for name in differing if (name not in skipped or self._is_file(name)) and filled.isdisjoint({name})
         ]
         nested: list[tuple[Path, str | None]] = []
         recorded = self._recorded(base)
-        for entry in git.names("ls-files", "-z", "--stage"):
-            kind, _, name = entry.partition(b"\t")
+        for kind, name in entries:
             if kind.startswith(_GITLINK) and self._is_filled(name):
                 nested.append((Path(os.fsdecode(name)), recorded.get(name)))
             elif kind.startswith(_GITLINK) and self._is_file(name):
@@ -64,11 +65,37 @@ class WorkingTree:
         nested += [(path, None) for path in repositories if path not in known]
         return list(dict.fromkeys([*changed, *self._staged(index)])), nested
 
-    def _filled_pointers(self, names: Iterable[bytes]) -> Iterator[bytes]:
+    def _entries(self) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Yield mode, object and stage of each entry of the index, a separator, and its name."""
+        return (entry.partition(b"\t") for entry in self._git.names("ls-files", "-z", "--stage"))
+
+    def _differing(self, blobs: Mapping[bytes, bytes]) -> list[bytes]:
+        """Return the files that differ from the index; git does not read those that certainly do because of holes."""
+        replaced = self._replaced(blobs)
+        if replaced:
+            stdin = b"".join(name + b"\0" for name in replaced)
+            self._git.run("update-index", "--skip-worktree", "-z", "--stdin", stdin=stdin)
+        self._git.succeeds("update-index", "-q", "--really-refresh", "--ignore-submodules")  # it fails if files differ
+        return [*replaced, *self._git.names("diff-files", "-z", "--name-only", "--ignore-submodules=all")]
+
+    def _replaced(self, blobs: Mapping[bytes, bytes]) -> list[bytes]:
+        """Return the files with large holes that have not the size of their blob: git would hash the holes for hours.
+
+        A file of that size may be unchanged, on a file system that compresses.
+        """
+        found = {name: status.st_size for name in blobs if (status := self._lstat(name)) and _has_large_holes(status)}
+        sizes = self._sizes({blobs[name] for name in found})
+        return [name for name, size in found.items() if sizes.get(blobs[name]) != size]
+
+    def _sizes(self, blobs: Collection[bytes]) -> dict[bytes, int]:
+        """Return the sizes of those blobs that are there."""
+        ids = b"".join(blob + b"\n" for blob in sorted(blobs))
+        checked = (line.split() for line in self._git.run("cat-file", "--batch-check", stdin=ids).splitlines())
+        return {words[0]: int(words[2]) for words in checked if len(words) == 3}  # noqa: PLR2004 - else it is missing
+
+    def _filled_pointers(self, names: Iterable[bytes], blobs: Mapping[bytes, bytes]) -> Iterator[bytes]:
         """Yield the files whose content is what their pointers of Git LFS in the index name."""
-        entries = (entry.partition(b"\t") for entry in self._git.names("ls-files", "-z", "--stage"))
-        blobs = {name: kind.split()[1] for kind, _, name in entries if not kind.startswith(_GITLINK)}
-        wanted = [name for name in names if name in blobs and self._is_file(name)]
+        wanted = [name for name in names if name in blobs and self._is_file(name) and not self._is_endless(name)]
         pointers = self._pointers({blobs[name] for name in wanted})
         for name in wanted:
             oid = pointers.get(blobs[name])
@@ -78,9 +105,7 @@ class WorkingTree:
 
     def _pointers(self, blobs: Collection[bytes]) -> dict[bytes, str]:
         """Return those blobs that are pointers of Git LFS, with the objects that they name."""
-        ids = b"".join(blob + b"\n" for blob in sorted(blobs))
-        checked = (line.split() for line in self._git.run("cat-file", "--batch-check", stdin=ids).splitlines())
-        small = [words[0] for words in checked if len(words) == 3 and int(words[2]) <= LARGEST_POINTER]  # noqa: PLR2004
+        small = [blob for blob, size in self._sizes(blobs).items() if size <= LARGEST_POINTER]
         data = self._git.run("cat-file", "--batch", stdin=b"".join(blob + b"\n" for blob in small))
         found, at = {}, 0
         while header := _HEADER.match(data, at):
@@ -132,7 +157,12 @@ class WorkingTree:
         if any(part.lower() == b".git" for part in name.split(b"/")):
             return True
         found = self._lstat(name)
-        return found is not None and found.st_size - room_of(found) > _MOST_HOLES
+        return found is not None and _has_large_holes(found)
+
+    def _is_endless(self, name: bytes) -> bool:
+        """Return whether reading a file would take long for what it takes on the disk: it is nearly all holes."""
+        found = self._lstat(name)
+        return found is not None and _has_large_holes(found) and found.st_size > _LARGEST_HASHED
 
     def size(self, name: bytes) -> int:
         """Return the bytes that a file takes when it is saved."""
@@ -150,6 +180,10 @@ class WorkingTree:
     def ignored(self) -> list[bytes]:
         """Return the entries that git ignores; of a folder that it ignores as a whole, only the folder's name."""
         return self._git.names("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
+
+
+def _has_large_holes(found: os.stat_result) -> bool:
+    return found.st_size - room_of(found) > _MOST_HOLES
 
 
 def _is_within(name: bytes, folders: Collection[bytes]) -> bool:
