@@ -7,6 +7,7 @@ import socket
 from asyncio.trsock import TransportSocket
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from aiohttp import web
 
 from daemon.access import user_of
+from daemon.agents.process.launcher import boot_id
 from daemon.agents.process.supervisor import tree
 from daemon.config.schema import Config
 from daemon.config.secrets import read_token
@@ -64,7 +66,8 @@ class Peers:
 
     async def principal_of(self, peer: Peer) -> str:
         """Return the principal of who connected; raise HTTPForbidden if it cannot be determined."""
-        runs = {tree.Process(pid, started): run for run, pid, started in await self._database.read(running_processes)}
+        found = await self._database.read(partial(running_processes, boot_id=boot_id()))
+        runs = {tree.Process(pid, started): run for run, pid, started in found}
         for process in peer.lineage:
             if process in runs:
                 return f"run:{runs[process]}"

@@ -22,13 +22,12 @@ from daemon.path_owners import owner_name
 from daemon.runs.folder import NUMBER, runs_with_folders
 from daemon.runs.hook_tokens import open_key
 from daemon.store.backup import examine
-from daemon.store.connection import Transaction
 from daemon.store.lock import running_daemon
 from daemon.store.read_only import open_to_read, reading
 from daemon.store.rows import row_of
 from daemon.store.runs import SELECT_RUNS, run_from
 from daemon.store.schedules import SELECT_SCHEDULES, schedule_from, undecidable_schedules
-from daemon.store.unfinished_runs import active_runs
+from daemon.store.unfinished_runs import supervisors_of
 from daemon.store.witness import find_loss, read_witness, witness_of
 from daemon.text import plural
 from daemon.units import format_size, parse_instant
@@ -248,13 +247,14 @@ def _check_orphans(folder: Path) -> Iterator[Finding]:
     supervisors, folders = living_supervisors(folder), runs_with_folders(folder)
     workspaces = [path for path in sorted((folder / "environments").glob("*/tasks/*")) if NUMBER.fullmatch(path.name)]
     with reading(folder / DATABASE) as connection:
-        active = set(active_runs(Transaction(connection)))
+        working = supervisors_of(connection)
         known = {row["id"] for row in connection.execute("SELECT id FROM runs")}
         yield from check_workspaces(connection, folder)
     still = living_supervisors(folder)  # one that has just ended is not an orphan
-    for run, pid in supervisors.items():
-        if run not in active and still.get(run) == pid:
-            what = f"process {pid} and its agent work on run {run}, which is not active in the database"
+    for one in supervisors:
+        if one in still and not one.is_known_as(working.get(one.run)):
+            pid, why = one.process.pid, "has another process" if one.run in working else "is not running"
+            what = f"process {pid} and its agent work on run {one.run}, which {why} in the database"
             yield warning("supervisors", what, f"`kill {pid}` ends both")
     lost = sorted(folders - known)
     if lost:

@@ -58,7 +58,8 @@ async def _adopt(home: Home, queue: Queue) -> list[Run]:
 async def _until_ends_are_recorded(home: Home, queue: Queue, runs: Iterable[Run]) -> None:
     """Wait until the runs whose supervisors have ended are recorded as ended, which may fail on a full disk."""
     living = await asyncio.to_thread(living_supervisors, home.state_dir)
-    ended = {run.id for run in runs if run.pid is not None and run.id not in living}
+    identities = {run.id: (run.boot_id, run.pid, run.pid_started) for run in runs if run.pid is not None}
+    ended = identities.keys() - {one.run for one in living if one.is_known_as(identities.get(one.run))}
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LONGEST_RECORDING):
             await queue.until_none(lambda: ended)

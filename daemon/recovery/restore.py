@@ -10,8 +10,8 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
-from daemon.agents.process.launcher import boot_id, living_supervisors
-from daemon.agents.process.supervisor import status, tree
+from daemon.agents.process.launcher import living_supervisors
+from daemon.agents.process.supervisor import status
 from daemon.errors import RefusedError, StoreError
 from daemon.model import DATABASE, DATABASE_PARTS
 from daemon.notify.outbox import Outbox
@@ -179,15 +179,14 @@ def _refuse_beside_unknown_agents(state_dir: Path, fresh: Path, others: Collecti
     """Raise RefusedError if agents work whose supervisors the copy does not know, since no run would own them."""
     with contextlib.closing(connect(fresh, read_only=True)) as connection:
         known = supervisors_of(connection)
-    unknown = {
-        run: pid
-        for run, pid in living_supervisors(state_dir).items()
-        if run in others or known.get(run) != (boot_id(), pid, tree.start_of(pid))
-    }
+    unknown = [
+        one for one in living_supervisors(state_dir) if one.run in others or not one.is_known_as(known.get(one.run))
+    ]
     if unknown:
-        pids = " ".join(str(pid) for pid in unknown.values())
+        runs = ", ".join(map(str, sorted({one.run for one in unknown})))
+        pids = " ".join(str(one.process.pid) for one in unknown)
         raise RefusedError(
-            f"agents work that the backup does not know, on the runs {', '.join(map(str, sorted(unknown)))}; wait "
+            f"agents work that the backup does not know, on the runs {runs}; wait "
             f"until they end, or end them with their supervisors: kill {pids}"
         )
 

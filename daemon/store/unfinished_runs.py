@@ -39,11 +39,15 @@ def unfinished_of(tx: Transaction, schedule_id: int) -> list[int]:
     return [int(row["id"]) for row in rows]
 
 
-def running_processes(source: Transaction | sqlite3.Connection) -> list[tuple[int, int, int]]:
-    """Return number, pid and start time of the process of all runs that are running and have one, oldest first."""
+def running_processes(source: Transaction | sqlite3.Connection, boot_id: str) -> list[tuple[int, int, int]]:
+    """Return number, pid and start time of the process of all runs that are running and have one, oldest first.
+
+    Processes of another boot than that have ended.
+    """
     rows = source.execute(
         "SELECT id, pid, pid_started FROM runs WHERE completed_at IS NULL AND status = 'running' "
-        "AND pid IS NOT NULL AND pid_started IS NOT NULL ORDER BY id"
+        "AND boot_id = ? AND pid IS NOT NULL AND pid_started IS NOT NULL ORDER BY id",
+        (boot_id,),
     )
     return [(row["id"], row["pid"], row["pid_started"]) for row in rows]
 

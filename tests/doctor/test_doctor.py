@@ -257,7 +257,19 @@ def test_a_supervisor_without_a_run_is_named(start_daemon: StartDaemon) -> None:
         ["sqlite3", daemon.state / "state.db", "PRAGMA foreign_keys = OFF; DELETE FROM runs"], check=True, timeout=20
     )
     what = found(daemon, "supervisors", "warning")
-    assert f"process {run['pid']} and its agent work on run {run['id']}" in what
+    assert f"process {run['pid']} and its agent work on run {run['id']}, which is not running" in what
+    os.kill(run["pid"], 15)
+
+
+@pytest.mark.parametrize("change", ["boot_id = 'earlier'", "pid = pid + 1", "pid_started = pid_started - 1"])
+def test_a_supervisor_is_known_by_its_whole_identity(start_daemon: StartDaemon, change: str) -> None:
+    daemon = start_daemon(GOOD.replace("exit 0", "sleep 300"))
+    run = daemon.wait_for_row("SELECT * FROM runs WHERE delivered_at IS NOT NULL")
+    daemon.kill()
+    assert not [one for one in findings(daemon) if one["about"] == "supervisors" and one["severity"] != "ok"]
+    change_database(daemon, f"UPDATE runs SET {change}")
+    what = found(daemon, "supervisors", "warning")
+    assert f"process {run['pid']} and its agent work on run {run['id']}, which has another process" in what
     os.kill(run["pid"], 15)
 
 

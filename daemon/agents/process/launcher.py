@@ -243,17 +243,38 @@ class SupervisorHandle:
         os.close(self._descriptor)
 
 
-def living_supervisors(state_dir: Path) -> dict[int, int]:
-    """Return the pids of the living supervisors of a state directory, by run.
+@dataclass(frozen=True)
+class Supervisor:
+    """A living supervisor, as it is found on the host."""
+
+    run: int
+    """The run that it works on, if the database knows it as that run's."""
+    process: tree.Process
+
+    def is_known_as(self, identity: tuple[str | None, int | None, int | None] | None) -> bool:
+        """Return whether boot id, pid and start time are its own."""
+        return identity == (boot_id(), *self.process)
+
+
+def living_supervisors(state_dir: Path) -> list[Supervisor]:
+    """Return the living supervisors of a state directory, of which several may claim one run.
 
     A supervisor is recognized by its process name and by the status file that it holds open, even if that was moved or
     removed since.
     """
-    found, runs = {}, (state_dir / "runs").resolve()
-    for process in Path("/proc").iterdir():
+    found, runs = [], (state_dir / "runs").resolve()
+    for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
-            if process.name.isdigit() and (process / "comm").read_text().strip() == _SUPERVISOR:
-                for _, target in status.open_files_of(int(process.name)):
-                    if Path(target).name == status.NAME and Path(target).parent.parent == runs:
-                        found[int(Path(target).parent.name)] = int(process.name)
+            if entry.name.isdigit() and (entry / "comm").read_text().strip() == _SUPERVISOR:
+                pid = int(entry.name)
+                started = tree.start_of(pid)
+                claimed = _runs_of(pid, runs)
+                if started is not None and tree.start_of(pid) == started:  # else another process has its pid by now
+                    found += [Supervisor(run, tree.Process(pid, started)) for run in claimed]
     return found
+
+
+def _runs_of(supervisor: int, runs: Path) -> set[int]:
+    """Return the runs in a folder whose status files a process holds open."""
+    targets = (Path(target) for _, target in status.open_files_of(supervisor))
+    return {int(path.parent.name) for path in targets if path.name == status.NAME and path.parent.parent == runs}

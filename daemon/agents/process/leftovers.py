@@ -65,7 +65,7 @@ def _end(work: Work, supervisor: Identity, orphans: Collection[tree.Process], cg
 
 def _strangers(cgroups: Cgroups, state_dir: Path, since: int) -> list[tree.Process]:
     """Return what moved to another delegated cgroup: neither the daemon nor a living supervisor started it."""
-    families = (os.getpid(), *living_supervisors(state_dir).values())
+    families = (os.getpid(), *(one.process.pid for one in living_supervisors(state_dir)))
     return tree.strangers(cgroups.members(), families, since)
 
 
