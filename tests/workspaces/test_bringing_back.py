@@ -176,13 +176,24 @@ def test_what_was_saved_is_found_and_measured_later(site: GitSite) -> None:
     assert found is not None
     assert (found.folder, found.files) == ("artifacts/saved-work-2", 1)
     assert saved(done).stored < 100_000 < found.stored == saved_bytes(site.state, "1")
-    shown = subprocess.run(["sh", "-ec", "\n".join(found.restore)], check=True, capture_output=True, text=True).stdout
-    assert all(line in shown for line in saved(again).restore)
+    assert [line for line in found.restore if not line.startswith("# from a file")] == list(saved(again).restore)
+    assert found.restore[1].startswith("# from a file that the agent could have changed")
     (site.saved().parent / "saved-work-2/saved.json").write_text('{"restore": ["rm -rf /"]}')
     before = newest_saved(site.state, "1")
     assert before is not None
     assert before.folder == "artifacts/saved-work"
     assert newest_saved(site.state, "2") is None
+
+
+@pytest.mark.parametrize("restore", [[], ["cd x\nrm -rf ."], ["\x1b[2Kcd x"], ["# " + "x" * 512 * 1024]])
+def test_odd_commands_beside_saved_work_are_only_pointed_to(site: GitSite, restore: list[str]) -> None:
+    (site.prepare() / "mine.txt").write_text("mine\n")
+    clean_up(site)
+    summary = site.saved() / "saved.json"
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "restore": restore}))
+    found = newest_saved(site.state, "1")
+    assert found is not None
+    assert found.restore == (f"saved={site.saved()}", 'cat "$saved"/README.txt')
 
 
 @pytest.fixture

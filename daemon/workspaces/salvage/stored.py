@@ -26,6 +26,8 @@ ARCHIVE = "work.tar"
 """What git cannot store."""
 LFS = "lfs"
 """Objects of Git LFS, laid out as in `.git/lfs`."""
+_LONGEST_STEPS = 512 * 1024  # characters
+_WARNING = "# from a file that the agent could have changed; read these commands before you run them:"
 _NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV}
 """Errors that say that a folder is missing, or that a file, a link or a mount point is in its place."""
 
@@ -45,24 +47,32 @@ def saved_bytes(state_dir: Path, run_id: str) -> int:
 
 
 def newest_saved(state_dir: Path, run_id: str) -> SavedWork | None:
-    """Return the work that was last saved from the workspace of a run, None if there is none; raise OSError.
-
-    Agents can write to the folder, so only its numbers are taken from it, not the commands that restore the work:
-    there is one that shows these.
-    """
+    """Return the work that was last saved from the workspace of a run, None if there is none; raise OSError."""
     with _artifacts(state_dir, run_id) as artifacts:
         names = saved_folders(artifacts) if artifacts is not None else []
         for name in reversed(names):
             found = _summary(Path(f"/proc/self/fd/{artifacts}") / name)
             if found is not None:
                 place = state_dir / RUNS / run_id / ARTIFACTS / name
-                restore = (f"saved={shlex.quote(str(place))}", f'cat "$saved"/{README}')
                 return replace(
                     SavedWork(f"{ARTIFACTS}/{name}", found.commits, found.files, found.ignored),
                     stored=saved_bytes(state_dir, run_id),
-                    restore=restore,
+                    restore=(f"saved={shlex.quote(str(place))}", *_steps(found.restore)),
                 )
     return None
+
+
+def _steps(found: tuple[str, ...]) -> Iterator[str]:
+    """Yield the commands of a summary, with a warning, since agents can write to it; or else one that shows them.
+
+    A command that hides another one behind a line break or an escape sequence is none of ours.
+    """
+    steps = [step for step in found if not step.startswith("saved=")]
+    if steps and sum(map(len, steps)) <= _LONGEST_STEPS and all(map(str.isprintable, steps)):
+        yield _WARNING
+        yield from steps
+    else:
+        yield f'cat "$saved"/{README}'
 
 
 def _summary(folder: Path) -> SavedWork | None:
