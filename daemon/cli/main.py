@@ -1,6 +1,5 @@
 """The entry point of the command line: it turns errors into messages and exit statuses."""
 
-import errno
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
+from daemon.disk_room import NO_ROOM
 from daemon.errors import AgentcronError, ConfigError
 
 
@@ -37,10 +37,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:  # noqa: BLE001 - its text may come from anybody, and must not reach a terminal as it is
-        if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+        if not isinstance(error, OSError) or error.errno not in NO_ROOM:
             _fail(*_traceback(), status=1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _fail("agentcron: cannot write the output: no space left on device", status=1)
+        _fail(f"agentcron: cannot write the output: {str(error.strerror).lower()}", status=1)
 
 
 def _command(arguments: list[str]) -> Callable[[], object]:

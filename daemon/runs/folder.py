@@ -14,10 +14,11 @@ from daemon.agents.process.supervisor import status
 from daemon.agents.process.supervisor.files import open_anew
 from daemon.agents.process.supervisor.output import LOG
 from daemon.config.schema import Config
+from daemon.disk_room import NO_ROOM
 
 NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 """The name of a run's folder; what is longer is no number to SQLite."""
-_MOMENTARY = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_MOMENTARY = {*NO_ROOM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 While it is missing, nothing new is started. It is created again as soon as the disk has space.
 """
 
-import errno
 import os
 import stat
 from pathlib import Path
 
+from daemon.disk_room import NO_ROOM
 from daemon.store.private_file import new_file, open_private
 
 NAME = "ballast"
@@ -19,7 +19,6 @@ LEAST_FREE = 1024 * 1024  # bytes beyond the ballast; with less, nothing is star
 _LEAST_FILES = 64  # free inodes; a run needs ten
 _COMPRESSED_MTIME = 0
 """The mtime of a ballast in a file system that says it takes less room, as one that compresses; `release` ends it."""
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Ballast:
@@ -92,7 +91,7 @@ class Ballast:
                 if _takes_less(os.fstat(stream.fileno())):
                     os.utime(stream.fileno(), ns=(_COMPRESSED_MTIME, _COMPRESSED_MTIME))
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in NO_ROOM:
                 raise
             self._path.unlink(missing_ok=True)
             return False

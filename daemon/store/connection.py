@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from daemon.disk_room import lacks_room
 from daemon.errors import DiskFullError, StoreDamagedError, StoreError, StoreUnavailableError
 from daemon.model import DATABASE_PARTS
 from daemon.store.changes import Changes
@@ -24,6 +25,7 @@ _TRANSIENT = {  # primary result codes (sqlite.org/rescode.html) that do not bla
     sqlite3.SQLITE_PROTOCOL,
 }
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_FROM_THE_DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 
 
 class Transaction:
@@ -64,18 +66,46 @@ _EXECUTE = sqlite3.Connection.execute  # `super()` would cost as much as a short
 
 
 class _Connection(sqlite3.Connection):
-    """A connection on which any damage is an sqlite3.Error.
+    """A connection on which any damage is an sqlite3.Error, and a used-up quota is a full disk.
 
-    Messages about a damaged schema quote it, and Python raises UnicodeDecodeError for one that is not UTF-8.
+    Messages about a damaged schema quote it, and Python raises UnicodeDecodeError for one that is not UTF-8. To SQLite,
+    a quota is any error of the disk.
     """
+
+    folder: Path
+    """Where the database is."""
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:  # noqa: ANN401 - as the method it replaces
         try:
             return _EXECUTE(self, sql, parameters)
         except UnicodeDecodeError as error:
-            damage = sqlite3.DatabaseError(f"malformed database schema: {error.object!r}")
-            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise damage from None
+            raise _coded(f"malformed database schema: {error.object!r}", sqlite3.SQLITE_CORRUPT) from None
+        except sqlite3.OperationalError as error:
+            raise self._known(error) from None
+
+    def executemany(self, sql: str, rows: Iterable[Any], /) -> sqlite3.Cursor:
+        try:
+            return super().executemany(sql, rows)
+        except sqlite3.OperationalError as error:
+            raise self._known(error) from None
+
+    def executescript(self, script: str, /) -> sqlite3.Cursor:
+        try:
+            return super().executescript(script)
+        except sqlite3.OperationalError as error:
+            raise self._known(error) from None
+
+    def _known(self, error: sqlite3.OperationalError) -> sqlite3.Error:
+        if code_of(error) in _FROM_THE_DISK and lacks_room(self.folder):
+            return _coded(f"{error}: no room is left, perhaps in the quota of this user", sqlite3.SQLITE_FULL)
+        return error
+
+
+def _coded(text: str, code: int) -> sqlite3.Error:
+    kind = sqlite3.DatabaseError if code in _DAMAGE else sqlite3.OperationalError
+    error = kind(text)
+    error.sqlite_errorcode = code
+    return error
 
 
 def connect(
@@ -101,6 +131,7 @@ def connect(
         check_same_thread=False,
         factory=_Connection,
     )
+    connection.folder = path.parent
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA trusted_schema = OFF")  # nothing in a schema calls a function with an effect
     if not read_only:

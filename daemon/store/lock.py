@@ -40,12 +40,24 @@ class DaemonLock:
                 f"a daemon (pid {holder or 'unknown'}) is running on {state_dir}; "
                 "stop it first, or set another state_dir for this one"
             ) from None
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._path = state_dir / LOCK
+        try:
+            self._write(b"%d\n" % os.getpid())
+        except StoreError:
+            os.close(self._descriptor)
+            raise
 
     def record_socket(self, socket: Path) -> None:
-        """Write into the lock file where the daemon listens."""
-        os.pwrite(self._descriptor, b"%d\n%s\n" % (os.getpid(), os.fsencode(socket)), 0)
+        """Write into the lock file where the daemon listens; raise StoreError."""
+        self._write(b"%d\n%s\n" % (os.getpid(), os.fsencode(socket)))
+
+    def _write(self, content: bytes) -> None:
+        """Replace the content in place, which takes no room on a full disk if there was one."""
+        try:
+            os.pwrite(self._descriptor, content, 0)
+            os.ftruncate(self._descriptor, len(content))
+        except OSError as error:
+            raise StoreError(f"{self._path} cannot be written: {error.strerror}") from None
 
     def release(self) -> None:
         """Release the state directory to other daemons."""

@@ -6,6 +6,7 @@ import sqlite3
 from datetime import datetime
 from pathlib import Path
 
+from daemon.disk_room import NO_ROOM
 from daemon.errors import AgentcronError, DiskFullError, StoreError
 from daemon.model import DATABASE, DATABASE_PARTS, OWN_TABLES, STATE_FOLDERS, WITNESS
 from daemon.store.ballast import LEAST_FREE, Ballast
@@ -38,7 +39,8 @@ def open_state(state_dir: Path, now: datetime, *, accept_data_loss: bool) -> Dat
     except sqlite3.Error as error:
         raise _unusable(state_dir / DATABASE, error) from None
     except OSError as error:
-        raise StoreError(f"{state_dir} cannot be used: {error.strerror}: {error.filename}") from None
+        kind = DiskFullError if error.errno in NO_ROOM else StoreError
+        raise kind(f"{state_dir} cannot be used: {error.strerror}: {error.filename}") from None
     for private in (*(DATABASE + part for part in DATABASE_PARTS), WITNESS):
         with contextlib.suppress(FileNotFoundError):
             (state_dir / private).chmod(0o600)

@@ -18,6 +18,7 @@ from copy import copy
 from functools import cache, partial
 from pathlib import Path
 
+from daemon.disk_room import NO_ROOM
 from daemon.workspaces.cpu_time import cpu_seconds
 
 _GRACE = 5.0  # seconds
@@ -67,7 +68,7 @@ _QUERY = re.compile(r"(?<=[^\s?])\?(?=[^\s?/'\"]*=)[^\s/'\"]*")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _PROGRESS = re.compile(r": +[0-9]+% \(|: [0-9]+, done\.|^remote: Total [0-9]")
 _ERROR = re.compile(rb"^error:", re.MULTILINE)
-_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
+_FULL = tuple(map(os.strerror, NO_ROOM))
 _LACKING = (*_FULL, *map(os.strerror, (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)))
 _PART_KILLED = re.compile(r"died of signal (?:9|15)\b")  # what git says of a program that it started
 _READS_FILES = {"ls-files", "update-index", "diff-files"}
