@@ -286,6 +286,19 @@ def test_artifacts_without_access_are_opened_up(site: GitSite) -> None:
     assert cleaned_in_a_process(site, *POWERLESS)[0] == 1
 
 
+@pytest.mark.parametrize("lack", ["Cannot allocate memory", "Too many open files", "Disk quota exceeded"])
+def test_what_the_host_lacks_does_not_make_a_repository_unreadable(site: GitSite, tmp_path: Path, lack: str) -> None:
+    (site.prepare() / "mine.txt").write_text("mine\n")
+    program = tmp_path / "bin/git"
+    program.parent.mkdir()
+    fails = f'case "$*" in *ls-files*) echo "fatal: open: {lack}" >&2; exit 128; esac'
+    program.write_text(f'#!/bin/sh\n{fails}\nexec {shutil.which("git")} "$@"\n')
+    program.chmod(0o755)
+    assert cleaned_in_a_process(site, "env", f"PATH={program.parent}:{os.environ['PATH']}")[0] == 0
+    assert not site.saved().exists()
+    assert cleaned_in_a_process(site)[0] == 1
+
+
 @pytest.mark.parametrize("size", [200, pytest.param(4000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
 def test_memory_does_not_grow_with_the_size_of_a_file(site: GitSite, size: int) -> None:
     place = site.prepare()

@@ -282,8 +282,8 @@ class _Salvage:
 
 
 def _check_permanent(error: GitError | UnreadableError) -> None:
-    """Raise the error unless it is certain to come again: a full disk, a limit and a missing git may pass."""
-    if isinstance(error, GitError) and (error.is_disk_full or error.code is None or error.code < 0):
+    """Raise the error unless it is certain to come again: what the host lacks, a limit and a missing git may pass."""
+    if isinstance(error, GitError) and error.is_passing:
         raise error
 
 
