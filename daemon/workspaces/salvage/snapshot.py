@@ -16,56 +16,24 @@ Standard library only: the helper process imports this.
 """
 
 import os
-import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.workspaces.git import Git, GitError
 from daemon.workspaces.layout import UPSTREAM
-from daemon.workspaces.mirror_files import is_plain
-from daemon.workspaces.salvage.bundle import SCRATCH_SETTINGS, SHALLOW, Contents
+from daemon.workspaces.salvage.bundle import Contents
 from daemon.workspaces.salvage.commits import FILES, Commits, copy_of_index
-from daemon.workspaces.salvage.history import (
-    History,
-    clonable,
-    commits_in,
-    existing,
-    heads_of,
-    kinds,
-    reached,
-    revisions,
-)
+from daemon.workspaces.salvage.history import History, existing, kinds, reached, revisions
 from daemon.workspaces.salvage.lfs import LfsObject, lfs_objects
-from daemon.workspaces.salvage.repository import (
-    OID,
-    GitFolders,
-    folders_of_objects,
-    has_only_network_remotes,
-    is_branch_name,
-    object_stores,
-    pseudo_ref_ids,
-    quoted,
-    read_file,
-    reflog_ids,
-    refs_of,
-    submodule_repositories,
-)
+from daemon.workspaces.salvage.repository import GitFolders, is_branch_name, read_file, submodule_repositories
+from daemon.workspaces.salvage.scratch import Scratch
+from daemon.workspaces.salvage.tips import Tips, read_tips
 from daemon.workspaces.salvage.walk import UnreadableError
 from daemon.workspaces.salvage.working_tree import WorkingTree
 
-_SAVED_BRANCHES = "refs/heads/agentcron/saved"
 _MOST_REFS = 1000  # in a bundle: its time grows with their square, and bringing it back makes and syncs a file for each
 _SPEED = 2 * 1024**2  # bytes per second that git handles at least
-_IDENTITY = {
-    "GIT_AUTHOR_NAME": "agentcron",
-    "GIT_AUTHOR_EMAIL": "agentcron@localhost",
-    "GIT_COMMITTER_NAME": "agentcron",
-    "GIT_COMMITTER_EMAIL": "agentcron@localhost",
-    "GIT_AUTHOR_DATE": "2000-01-01T00:00:00Z",  # constant, so that the same work gets the same ids
-    "GIT_COMMITTER_DATE": "2000-01-01T00:00:00Z",
-}
 
 
 @dataclass
@@ -107,25 +75,19 @@ class Snapshot:
         What the mirror holds is safe elsewhere, and so is `base`. In a repository other than the workspace's own, what
         it fetched from other hosts is safe too.
         """
-        self.scratch = scratch
-        self._mirror = mirror if mirror is not None and (mirror / "HEAD").exists() and is_plain(mirror) else None
+        self._scratch = Scratch(scratch, working_tree, source, workspace, mirror, git_timeout)
+        self._mirror = self._scratch.mirror
         self._base = base
         self._source = source
         self._workspace = workspace
         self._working_tree = working_tree
         self.timeout = git_timeout
         """Seconds that one git command may take; more for much work."""
-        self._stores: list[Path] = []
-        self._git = self._new_git()
+        self._git = self._scratch.git
         self._tree = WorkingTree(self._git, working_tree)
-        self._head: str | None = None
-        self._branch: str | None = None
+        self._tips = Tips(None)
         self._in_mirror: list[str] = []
-        self._tips: dict[str, str] = {}
-        self._prefix = _SAVED_BRANCHES
-        self._fetched: list[str] = []
         self._safe: list[str] = []
-        self._loose: set[str] = set()  # files and folders that refs name
         self._size = self._room = 0  # bytes of the work, and those that saving it takes
         self._changed: list[bytes] = []
         self._index: Path | None = None
@@ -141,21 +103,21 @@ class Snapshot:
         size, room, changed = self._size, self._room, self._changed
         check_size(size, room)
         self.timeout += size / _SPEED
-        self._git = self._new_git()
+        self._git = self._scratch.git_with(self.timeout)
         found.aside = [name for name in changed if self._tree.goes_aside(name)]
         changed = [name for name in changed if name not in set(found.aside)]
         if has_files:
-            commits = Commits(self._git, self.scratch, self._head)
+            commits = Commits(self._git, self._scratch.folder, self._tips.head)
             commits.add_files(self._tree, changed)
             commits.add_indexes(self._index, self._source)
-            self._tips |= {f"{self._prefix}/{name}": oid for name, oid in commits.made.items()}
+            self._tips.refs |= {f"{self._tips.prefix}/{name}": oid for name, oid in commits.made.items()}
             self._add_ignored(found)
         found.tips = self._new_tips()
         if (count := len(found.tips)) > _MOST_REFS:
             raise UnreadableError(f"{count} of its refs have unsaved work; a bundle holds {_MOST_REFS} at most")
         found.pushed = self._pushed(found.tips) if is_own else []
-        if not found.tips and self._head is not None and (found.aside or found.lfs):
-            found.tips = {f"{self._prefix}/head": self._head}
+        if not found.tips and self._tips.head is not None and (found.aside or found.lfs):
+            found.tips = {f"{self._tips.prefix}/head": self._tips.head}
         return found
 
     def count(self, *, is_own: bool, has_files: bool) -> UnsavedWork:
@@ -169,17 +131,19 @@ class Snapshot:
 
     def _examine(self, *, is_own: bool, has_files: bool) -> UnsavedWork:
         """Return the work but for what git ignores; set how much it is."""
-        self._set_up()
+        self._scratch.make()
+        self._tips = read_tips(self._scratch, self._base)
+        self._scratch.deepen(self._tips.refs.values())
         self._safe = self._find_safe(is_own=is_own)
         found = UnsavedWork(commits=self._count("--count"))
-        self._size = self._count("--objects", "--disk-usage") if set(self._tips.values()) - set(self._safe) else 0
+        self._size = self._count("--objects", "--disk-usage") if set(self._tips.refs.values()) - set(self._safe) else 0
         known, found.lfs = self._lfs_objects()
         self._room = 2 * self._size + sum(one.size for one in found.lfs if one.is_linked)
         self._size += sum(one.size for one in found.lfs)
         found.modules = list(submodule_repositories(self._source.common)) if self._source is not None else []
         if has_files:
-            self._index = copy_of_index(self.scratch, self._source)
-            changed, found.repositories = self._tree.changed(self._head, self._existing_base(), self._index, known)
+            self._index = copy_of_index(self._scratch.folder, self._source)
+            changed, found.repositories = self._tree.changed(self._tips.head, self._existing_base(), self._index, known)
             for name in changed:
                 self._size += self._tree.size(name)
                 self._room += self._tree.size(name) * (1 if self._tree.goes_aside(name) else 2)
@@ -199,22 +163,22 @@ class Snapshot:
 
         `check_room` is called with the bytes that this takes on the disk, at most; what it raises is passed on.
         """
-        files = f"{self._prefix}/{FILES}"
-        branch = self._branch.removeprefix("refs/heads/") if self._branch is not None else None
-        if self._head is not None and self._head not in tips.values():
-            tips = {**tips, f"{self._prefix}/head": self._head}
-        history = History(self._git, self.scratch, self._safe, self._in_mirror, check_room)
-        borrowed = history.bundle(folder, tips, self._head)
-        between = (self._head, tips[files]) if self._head is not None and files in tips else None
+        files = f"{self._tips.prefix}/{FILES}"
+        branch = self._tips.branch.removeprefix("refs/heads/") if self._tips.branch is not None else None
+        if self._tips.head is not None and self._tips.head not in tips.values():
+            tips = {**tips, f"{self._tips.prefix}/head": self._tips.head}
+        history = History(self._git, self._scratch.folder, self._safe, self._in_mirror, check_room)
+        borrowed = history.bundle(folder, tips, self._tips.head)
+        between = (self._tips.head, tips[files]) if self._tips.head is not None and files in tips else None
         return Contents(
             {name: oid for name, oid in tips.items() if oid not in borrowed},
-            self._head,
+            self._tips.head,
             shlex.quote(branch) if branch is not None and is_branch_name(branch) else None,
             files if files in tips else None,
             self._differs(between, "D"),
             self._differs(between, "d"),
             borrowed,
-            is_sha256=self._is_sha256(),
+            is_sha256=self._scratch.is_sha256(),
             has_lfs=has_lfs,
         )
 
@@ -223,104 +187,12 @@ class Snapshot:
         options = ("-r", "-z", "--name-only", f"--diff-filter={kind}")
         return commits is not None and bool(self._git.names("diff-tree", *options, *commits))
 
-    def _new_git(self) -> Git:
-        folders = {"GIT_DIR": str(self.scratch), "GIT_WORK_TREE": str(self._working_tree)}
-        return Git(self.timeout, self._working_tree, isolated=True, **folders, **_IDENTITY)
-
-    def _set_up(self) -> None:
-        """Make the scratch repository: borrowed objects of workspace and mirror, and a configuration of our own."""
-        for folder in ("objects/info", "refs", "info"):
-            (self.scratch / folder).mkdir(parents=True)
-        (self.scratch / "HEAD").write_text("ref: refs/heads/agentcron/none\n")
-        self._stores = self._borrow_objects(self._source) if self._source is not None else []
-        extensions = "[extensions]\n\tobjectFormat = sha256\n" if self._is_sha256() else ""
-        version = 1 if extensions else 0
-        format_version = f"[core]\n\trepositoryformatversion = {version}\n"
-        (self.scratch / "config").write_text(f"{format_version}{extensions}{SCRATCH_SETTINGS}")
-        stores = self._stores + ([self._mirror / "objects"] if self._mirror is not None else [])
-        alternates = b"".join(quoted(store) + b"\n" for store in stores)
-        (self.scratch / "objects" / "info" / "alternates").write_bytes(alternates)
-        shallow = read_file(self._source.common / "shallow") if self._source else None
-        if shallow is not None:
-            (self.scratch / SHALLOW).write_bytes(shallow)
-        self._read_refs()
-        if shallow is not None:
-            self._deepen(shallow)
-
-    def _deepen(self, shallow: bytes) -> None:
-        """Ignore that history is cut off if all of it is there, as after a shallow fetch into a full clone."""
-        (self.scratch / SHALLOW).unlink()
-        try:
-            self._git.run("rev-list", "--count", "--stdin", stdin=revisions(self._tips.values()))
-        except GitError:
-            (self.scratch / SHALLOW).write_bytes(shallow)
-
-    def _borrow_objects(self, source: GitFolders) -> list[Path]:
-        """Make a folder of links for each object store of a repository; return these folders."""
-        trusted = self._mirror / "objects" if self._mirror is not None else None
-        found = []
-        for number, store in enumerate(object_stores(source.common, self._workspace, trusted)):
-            folder = self.scratch / f"store-{number}"
-            folder.mkdir()
-            for name in folders_of_objects(store):
-                (folder / name).symlink_to(store / name)
-            found.append(folder)
-        return found
-
-    def _is_sha256(self) -> bool:
-        text = read_file(self._source.common / "config") if self._source else b""
-        return re.search(rb"(?im)^\s*objectformat\s*=\s*sha256", text or b"") is not None
-
-    def _read_refs(self) -> None:
-        source = self._source
-        if source is None:
-            self._head = self._existing_base()
-            return
-        if (source.common / "reftable").exists():
-            raise UnreadableError("its refs are in the reftable format, which is not supported (see git refs migrate)")
-        refs = refs_of(source.common)
-        head = (read_file(source.own / "HEAD") or b"").strip()
-        if head.startswith(b"ref: "):
-            self._branch = os.fsdecode(head[5:])
-            oid = refs.get(self._branch)
-        else:
-            oid = head.decode(errors="replace") if OID.fullmatch(head) else None
-        wanted = {name: oid for name, oid in refs.items() if not name.startswith("refs/remotes/")}
-        lost = {*reflog_ids(source.common), *pseudo_ref_ids(source.common), *self._unknown_commits()}
-        known = dict(kinds(self._git, [*wanted.values(), *lost, *([oid] if oid else [])]))
-        found = {one for one, kind in known.items() if kind in {"commit", "tag"}}
-        self._loose = self._not_in_mirror(set(wanted.values()) & known.keys() - found)
-        self._head = oid if oid in found else None
-        while any(name.split("/", 2)[-1].startswith(self._prefix.split("/", 2)[-1]) for name in refs):
-            self._prefix += "-again"
-        commits = {one for one, kind in known.items() if kind == "commit"}
-        refs_to_save = {name: oid for name, oid in wanted.items() if oid in found or oid in self._loose}
-        self._tips = clonable(refs_to_save, self._prefix, commits)
-        if has_only_network_remotes(source.common):
-            fetched = [oid for name, oid in refs.items() if name.startswith("refs/remotes/")]
-            self._fetched = existing(self._git, fetched)
-        if self._head is not None and self._head not in self._tips.values():
-            self._tips[f"{self._prefix}/head"] = self._head
-        for number, oid in enumerate(heads_of(self._git, lost & found, self._tips.values())):
-            self._tips[f"{self._prefix}/lost-{number}"] = oid
-
-    def _not_in_mirror(self, oids: set[str]) -> set[str]:
-        """Return the files and folders among some objects that the mirror does not have."""
-        if self._mirror is None or not oids:
-            return oids
-        return oids - {oid for oid, _ in kinds(self._git, oids, GIT_OBJECT_DIRECTORY=str(self._mirror / "objects"))}
-
-    def _unknown_commits(self) -> set[str]:
-        """Return the commits in the repository's object stores that the mirror does not have, reachable or not."""
-        mirror = commits_in(self._git, self._mirror / "objects") if self._mirror is not None else set()
-        return {oid for store in self._stores for oid in commits_in(self._git, store)} - mirror
-
     def _existing_base(self) -> str | None:
         return next(iter(existing(self._git, [self._base] if self._base else [])), None)
 
     def _find_safe(self, *, is_own: bool) -> list[str]:
         """Return the commits and tags that are safe elsewhere; set `_in_mirror` to those that the mirror has."""
-        known = [] if is_own else list(self._fetched)
+        known = [] if is_own else list(self._tips.fetched)
         if self._mirror is not None:
             mirror = self._git.text("for-each-ref", "--format=%(objectname)", GIT_DIR=str(self._mirror)).split()
             self._in_mirror = existing(self._git, mirror)
@@ -338,19 +210,19 @@ class Snapshot:
         if not found:
             return set(), []
         base = self._existing_base()
-        upstream = [base] if base is not None else self._fetched
+        upstream = [base] if base is not None else self._tips.fetched
         known: set[str] = set()
         for commit in upstream:
             entries = self._git.names("ls-tree", "-r", "-z", f"{commit}^{{tree}}")
             known |= {entry.split(None, 3)[2].decode() for entry in entries}
-        is_sha256 = self._is_sha256()
+        is_sha256 = self._scratch.is_sha256()
         unsaved = [one for one in found if one.pointer_id(sha256=is_sha256) not in known]
         return {one.oid for one in found}, unsaved
 
     def _pushed(self, saved: Mapping[str, str]) -> list[str]:
         """Return the tips that are in the mirror and that the workspace did not start with."""
         upstream = [self._base or "", *self._made_with()]
-        tips = set(self._tips.values()) - {*saved.values(), *upstream}
+        tips = set(self._tips.refs.values()) - {*saved.values(), *upstream}
         if self._mirror is None or not tips:
             return []
         since = reached(self._git, tips, existing(self._git, upstream))
@@ -363,19 +235,19 @@ class Snapshot:
         return (text or b"").decode(errors="replace").split()
 
     def _count(self, *options: str) -> int:
-        if not self._tips:
+        if not self._tips.refs:
             return 0
-        stdin = revisions(self._tips.values(), self._safe)
+        stdin = revisions(self._tips.refs.values(), self._safe)
         return int(self._git.run("rev-list", *options, "--stdin", stdin=stdin).decode() or 0)
 
     def _new_tips(self) -> dict[str, str]:
         """Return the refs that reach something new."""
         safe = set(self._safe)
-        candidates = {name: tip for name, tip in self._tips.items() if tip not in safe}
+        candidates = {name: tip for name, tip in self._tips.refs.items() if tip not in safe}
         if not candidates:
             return {}
         new = reached(self._git, candidates.values(), self._safe)
-        new |= {oid for oid, kind in kinds(self._git, candidates.values()) if kind == "tag"} | self._loose
+        new |= {oid for oid, kind in kinds(self._git, candidates.values()) if kind == "tag"} | self._tips.loose
         return {name: tip for name, tip in candidates.items() if tip in new}
 
 
