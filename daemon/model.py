@@ -65,6 +65,29 @@ class RunStatus(StrEnum):
 ACTIVE = frozenset({RunStatus.PENDING, RunStatus.RUNNING, RunStatus.SUSPENDED})
 
 
+class FailureKind(StrEnum):
+    """Why a run failed, as far as it decides what helps: waiting, a login, another setting, or a person who looks."""
+
+    AUTH = "auth"
+    """The agent is not signed in, or its key is not valid."""
+    QUOTA = "quota"
+    """A limit of its account is used up, which is reset at some time, or its credit is spent."""
+    OVERLOADED = "overloaded"
+    """Its provider cannot answer at the moment."""
+    CONFIG = "config"
+    """Its command, its settings, or its model do not exist or do not fit."""
+    REFUSED = "refused"
+    """The model declined the task."""
+    DENIED = "denied"
+    """It was not allowed to do what it needed to do."""
+    TIMEOUT = "timeout"
+    """It took longer than a time limit."""
+    CRASHED = "crashed"
+    """A signal ended it, or it ran out of memory."""
+    FAILED = "failed"
+    """Anything else."""
+
+
 class FireOutcome(StrEnum):
     """What happened to one due time."""
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.config.schema import AgentexAgent, CommandAgent
-from daemon.model import FireOutcome, RunStatus
+from daemon.model import FailureKind, FireOutcome, RunStatus
 from daemon.units import format_duration
 
 _DEFAULTS = CommandAgent.model_construct(command=["true"])  # the config schema states every default
@@ -129,7 +129,17 @@ class Outcome:
     permanent: bool = False
     """Whether another attempt is certain to fail in the same way."""
     retry_after: timedelta | None = None
+    kind: FailureKind | None = None
+    """What kind of failure it is; None unless it failed. A failure without a kind is recorded as `failed`."""
+    limit_ends_at: datetime | None = None
+    """When the limit of its account that the agent hit is reset (UTC), as far as known."""
+    session: str | None = None
+    """Identifies the agent's conversation, so that it can be continued."""
     usage: dict[str, Any] = field(default_factory=dict)
+    usage_at_least: bool = False
+    """Whether the usage is only what was known when the agent was cut off."""
+    denials: tuple[str, ...] = ()
+    """What the agent asked for and was not allowed to do."""
     output_bytes: int | None = None
     output_dropped: int | None = None
     memory_peak: int | None = None

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from daemon.agents.base import Outcome, RunSettings
-from daemon.model import ACTIVE, CONFIG_PRINCIPAL, RunStatus
+from daemon.model import ACTIVE, CONFIG_PRINCIPAL, FailureKind, RunStatus
 from daemon.notify.outbox import Outbox
 from daemon.rules.backoff import retry_delay
 from daemon.rules.reported import amount_of, count_of, usage_of
@@ -12,7 +12,7 @@ from daemon.runs import steps
 from daemon.runs.retry import next_attempt
 from daemon.store.cancellations import Flag, flag_of
 from daemon.store.connection import Transaction
-from daemon.store.events import add_event
+from daemon.store.events import PERMISSION_DENIED, add_event
 from daemon.store.notifications import PAUSED_BY_FAILURE
 from daemon.store.runs import Run, change_status, count_usage, create_run, get_run
 from daemon.store.schedules import change_schedule, get_schedule_by_id
@@ -54,8 +54,10 @@ def finish(
         "output_dropped": count_of(outcome.output_dropped),
         "memory_peak_bytes": count_of(outcome.memory_peak),
         "cpu_seconds": amount_of(outcome.cpu_seconds, _MOST_CPU_SECONDS),
-        **usage_of(outcome.usage)[0],
+        **_reported(outcome),
     }
+    for denial in outcome.denials:
+        add_event(tx, run_id, now, PERMISSION_DENIED, {"what": denial})
     count_usage(tx, run.agent, columns)
     if flag is None and not run.schedule_deleted and _is_retried(run, outcome, settings):
         _retry(tx, run, outcome, settings, now, instance, chance, columns)
@@ -63,6 +65,20 @@ def finish(
     change_status(tx, run, outcome.status, now, columns)
     paused = outcome.status is RunStatus.FAILED and _pause_on_failure(tx, run, now)
     outbox.add_run_end(tx, run, outcome.status, outcome.error, now, paused=paused)
+
+
+def _reported(outcome: Outcome) -> dict[str, object]:
+    """Return the columns that come from what the agent itself told of its run."""
+    usage = usage_of(outcome.usage)[0]
+    known = "at_least" if outcome.usage_at_least else "exact"
+    kind = outcome.kind or FailureKind.FAILED
+    return {
+        "failure_kind": kind if outcome.status is RunStatus.FAILED else None,
+        "session": outcome.session,
+        "usage_state": known if usage else None,
+        "denials": len(outcome.denials),
+        **usage,
+    }
 
 
 def _ended_at(run: Run, outcome: Outcome, now: datetime) -> datetime:

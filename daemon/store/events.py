@@ -17,6 +17,9 @@ DELIVERY_FAILED = "delivery_failed"
 DELIVERY_UNCONFIRMED = "delivery_unconfirmed"
 """The kind of the event of an attempt that a daemon left: the agent may have the input, but has not acknowledged it."""
 
+PERMISSION_DENIED = "permission_denied"
+"""The kind of the event of each permission that the agent was denied: `what` it asked for."""
+
 
 def add_event(tx: Transaction, run_id: int, now: datetime, kind: str, data: dict[str, Any]) -> None:
     """Append an event to a run."""

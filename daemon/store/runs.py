@@ -96,6 +96,12 @@ class Run:
     cost_usd: float | None
     memory_peak_bytes: int | None
     cpu_seconds: float | None
+    failure_kind: str | None
+    session: str | None
+    usage_state: str | None
+    """`exact` or `at_least`; None if the usage is unknown."""
+    denials: int
+    """How many permissions the agent was denied."""
 
     @property
     def address(self) -> str | None:

@@ -27,7 +27,9 @@ INSERT INTO events (run_id, number, at, type) VALUES (1, 1, 'x', 'created'), (2,
 INSERT INTO steps (run_id, name, started_at) VALUES (1, 'work', 'x');
 """
 
-ADDED = {"remote", "memory_peak_bytes", "cpu_seconds"}  # columns that later migrations added to these tables
+REPORTED = {"failure_kind", "session", "usage_state", "denials"}
+ADDED = REPORTED | {"remote", "memory_peak_bytes", "cpu_seconds"}
+"""Columns that later migrations added to these tables."""
 
 
 def create(folder: Path) -> None:

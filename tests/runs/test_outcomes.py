@@ -1,0 +1,44 @@
+"""What is recorded of a run's outcome, next to its status."""
+
+import json
+from functools import partial
+from typing import Any
+
+import pytest
+
+from daemon.agents.base import Outcome, RunSettings
+from daemon.model import FailureKind, RunStatus
+from daemon.runs.finish import finish
+from tests.support.ledger import SECOND, START, Ledger
+from tests.support.parts import NO_NOTIFICATIONS
+
+COLUMNS = ("failure_kind", "session", "usage_state", "denials")
+
+
+async def recorded(ledger: Ledger, outcome: Outcome) -> dict[str, Any]:
+    await ledger.declare()
+    await ledger.decide(START + 10 * SECOND)
+    await ledger.move(1, RunStatus.RUNNING)
+    end = partial(finish, instance="instance", chance=0.5, outbox=NO_NOTIFICATIONS)
+    await ledger.database.write(lambda tx: end(tx, 1, outcome, RunSettings(), START + 11 * SECOND))
+    return (await ledger.select("SELECT * FROM runs"))[0]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Outcome(RunStatus.COMPLETED), (None, None, None, 0)),
+        (Outcome(RunStatus.COMPLETED, session="s-1", usage={"input_tokens": 0}), (None, "s-1", "exact", 0)),
+        (Outcome(RunStatus.FAILED), ("failed", None, None, 0)),
+        (Outcome(RunStatus.FAILED, kind=FailureKind.QUOTA), ("quota", None, None, 0)),
+        (
+            Outcome(RunStatus.FAILED, usage={"cost_usd": 0.5}, usage_at_least=True, denials=("Bash", "Edit")),
+            ("failed", None, "at_least", 2),
+        ),
+    ],
+)
+async def test_what_an_agent_told_is_recorded(ledger: Ledger, outcome: Outcome, expected: tuple[object, ...]) -> None:
+    run = await recorded(ledger, outcome)
+    assert tuple(run[name] for name in COLUMNS) == expected
+    events = await ledger.select("SELECT data FROM events WHERE type = 'permission_denied' ORDER BY number")
+    assert [json.loads(event["data"])["what"] for event in events] == list(outcome.denials)
