@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.registry import Collector
 
-from daemon.model import FireOutcome, RunStatus
+from daemon.model import FailureKind, FireOutcome, RunStatus
 from daemon.store.changes import Changes
 from daemon.store.runs import MICRO
 
@@ -31,6 +31,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._fires = self._counter("fires", "Due times decided, by outcome.", "outcome")
         self._runs = self._counter("run_changes", "Status changes of runs, by new status.", "status")
+        self._failures = self._counter("run_failures", "Failed attempts of runs, by kind of failure.", "kind")
         self._tries = self._counter(
             "delivery_attempts",
             "Attempts to deliver inputs to agentex and a2a agents, by type and result.",
@@ -89,6 +90,7 @@ class Metrics:
             (self._deleted, _DELETED),
             (self._fires, FireOutcome),
             (self._runs, RunStatus),
+            (self._failures, FailureKind),
         ):
             for label in labels:
                 counter.labels(label)
@@ -113,6 +115,8 @@ class Metrics:
                     self._fires.labels(label).inc(number)
                 case "run":
                     self._runs.labels(label).inc(number)
+                case "failure":
+                    self._failures.labels(label).inc(number)
                 case "delivery_acknowledged" | "delivery_failed":
                     self._tries.labels(label, kind.removeprefix("delivery_")).inc(number)
                 case "cost_usd":

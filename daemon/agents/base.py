@@ -37,9 +37,12 @@ class RunSettings:
     attempts: int = _DEFAULTS.attempts
     retry_delay_seconds: float = _DEFAULTS.retry_delay.total_seconds()
     on_interrupt: Literal["fail", "rerun"] = _DEFAULTS.on_interrupt
-    result_format: Literal["none", "claude"] = _DEFAULTS.result_format
+    result_format: str = "none"
+    """What the output is read as: never `auto`, but what that stood for."""
     on_bad_report: Literal["fail", "ignore"] = "ignore"
     """What a report that cannot be used does to the run; earlier versions ignored it."""
+    on_denied: Literal["fail", "ignore"] = "ignore"
+    """What a denied permission does to a run that completed; earlier versions ignored it."""
     timeout_seconds: float = _DEFAULTS.timeout.total_seconds()
     idle_timeout_seconds: float | None = None
     kill_grace_seconds: float = _DEFAULTS.kill_grace.total_seconds()
@@ -138,6 +141,8 @@ class Outcome:
     usage: dict[str, Any] = field(default_factory=dict)
     usage_at_least: bool = False
     """Whether the usage is only what was known when the agent was cut off."""
+    usage_by_model: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """The same by model, as far as the agent tells."""
     denials: tuple[str, ...] = ()
     """What the agent asked for and was not allowed to do."""
     output_bytes: int | None = None

@@ -11,7 +11,8 @@ from daemon.cli.locate import read_config
 from daemon.cli.output import local_time, print_json, print_table, say
 from daemon.cli.privileges import become_owner, become_reader
 from daemon.config.paths import state_dir
-from daemon.config.schema import Config
+from daemon.config.result_formats import chosen_format
+from daemon.config.schema import CommandAgent, Config
 from daemon.config.secrets import read_token
 from daemon.doctor.settings import check_settings
 from daemon.errors import StoreError
@@ -52,10 +53,14 @@ def check_config(option: Path | None, *, diff: bool, json: bool) -> None:
     _refuse_bad_tokens(config)
     schedules = _declared_schedules(config)
     warnings = [*_warnings_of(config, user), *_warnings_in(found)]
+    formats = _result_formats(config)
     if json:
-        print_json({"schedules": schedules, "warnings": warnings, **(found.view() if found else {})})
+        view = {"schedules": schedules, "result_formats": formats, "warnings": warnings}
+        print_json({**view, **(found.view() if found else {})})
     else:
         _print_check(config, schedules, warnings, found)
+        _print_formats(formats)
+        say(f"{config.file} is valid.")
     if found is not None and found.unreadable is not None:
         what = "what" if found.settings is None else "which schedules"
         raise StoreError(f"{what} a reload would change cannot be told: {found.unreadable}")
@@ -125,7 +130,22 @@ def _print_check(config: Config, schedules: list[dict[str, Any]], warnings: list
         _print_diff(config, found)
     for warning in warnings:
         say(f"warning: {warning}", error=True)
-    say(f"{config.file} is valid.")
+
+
+def _result_formats(config: Config) -> list[dict[str, Any]]:
+    """Return what the output of each command is read as, and why."""
+    return [
+        {"agent": name, "result_format": chosen.name, "reason": chosen.why or None}
+        for name, agent in config.agents.items()
+        if isinstance(agent, CommandAgent) and (chosen := chosen_format(agent))
+    ]
+
+
+def _print_formats(formats: list[dict[str, Any]]) -> None:
+    """Print what was chosen where anything speaks for a format."""
+    for one in formats:
+        if one["reason"] is not None:
+            say(f"agent {one['agent']}: result_format = {one['result_format']}, {one['reason']}")
 
 
 def _times(entry: dict[str, Any]) -> str:

@@ -115,7 +115,8 @@ def _facts(details: dict[str, Any], zone: str) -> Iterator[tuple[str, object]]:
     yield "exit status", details["exit_code"]
     yield "signal", details["signal"]
     yield "error", details["error"]
-    yield "message", details["message"]
+    yield "message", None if details["message"] == details["error"] else details["message"]
+    yield "session", details.get("session")
     yield "started", details["started_at"] and local_time(details["started_at"], zone)
     yield "took", details["completed_at"] and _took(details)
 
@@ -124,16 +125,26 @@ def _resource_facts(details: dict[str, Any]) -> Iterator[tuple[str, object]]:
     """Yield what a run used."""
     peak, cpu = details["memory_peak_bytes"], details["cpu_seconds"]
     output = f"{details['output_bytes']} bytes, {details['output_dropped']} dropped"
-    yield "usage", ", ".join(f"{name} {value}" for name, value in details["usage"].items() if value is not None)
+    yield "usage", _usage(details)
     yield "peak memory", None if peak is None else format_size(peak)
     yield "CPU time", None if cpu is None else f"{cpu:.1f} s"
     yield "output", None if details["output_bytes"] is None else output
 
 
 def _status_of(run: dict[str, Any]) -> str:
-    """Return the status of a run, and what it waits for."""
-    waiting_for = run.get("waiting_for")  # not sent by daemons of earlier versions
-    return f"{run['status']}: {waiting_for}" if waiting_for else str(run["status"])
+    """Return the status of a run, what it waits for, the kind of its failure, and whether it was denied anything."""
+    waiting_for, kind, denials = (run.get(key) for key in ("waiting_for", "failure_kind", "denials"))
+    status = f"{run['status']} ({kind})" if kind not in {None, "failed"} else str(run["status"])  # earlier daemons
+    denied = f", {denials} denied" if denials else ""  # send none of these
+    return f"{status}{denied}{f': {waiting_for}' if waiting_for else ''}"
+
+
+def _usage(run: dict[str, Any]) -> str | None:
+    """Return what a run used; of one that has ended, unknown is not nothing."""
+    known = ", ".join(f"{name} {value}" for name, value in run["usage"].items() if value is not None)
+    if not known:
+        return "unknown" if run["completed_at"] and run["started_at"] else None
+    return f"at least {known}" if run.get("usage_state") == "at_least" else known
 
 
 def _took(run: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ def print_status(view: dict[str, Any], zone: str) -> None:
             ("waiting", [_waiting(view), *(_wait(one, zone) for one in view.get("waits", []))]),
             ("cost today", None if cost is None else f"{cost:.2f} USD"),
             ("tokens today", view["tokens_today"] or None),
+            ("usage unknown", _unknown(view.get("usage_unknown_today", 0))),  # not sent by earlier daemons
             ("disk", _disk(disk)),
         )
     )
@@ -59,6 +60,10 @@ def print_status(view: dict[str, Any], zone: str) -> None:
         say(title)
         rows = ([_cell(entry, key, entry["timezone"] or zone) for key in keys] for entry in entries)
         print_table(columns, rows, empty="none")
+
+
+def _unknown(count: int) -> str | None:
+    return f"of {plural(count, 'run')} today, wholly or in part" if count else None
 
 
 def _waiting(view: dict[str, Any]) -> str:

@@ -200,6 +200,7 @@ class ProcessAgent(BaseAgent):
     idle_timeout: PositiveDuration | None = None
     kill_grace: Duration = timedelta(seconds=10)
     on_bad_report: Literal["fail", "ignore"] = "fail"
+    on_denied: Literal["fail", "ignore"] = "fail"
     max_output: Size = 50 * 1024**2
     memory_max: LimitSize | None = None
     cpu_quota: Quota | None = None
@@ -222,7 +223,7 @@ class CommandAgent(ProcessAgent):
 
     type: Literal["command"] = "command"
     input: Literal["stdin", "argument", "file"] = "stdin"
-    result_format: Literal["none", "claude"] = "none"
+    result_format: Literal["auto", "none", "claude", "codex", "gemini", "opencode"] = "auto"
 
 
 class AcpAgent(ProcessAgent):

@@ -10,11 +10,12 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from daemon.config.live import LiveConfig
 from daemon.errors import StoreUnavailableError
-from daemon.model import RunStatus
+from daemon.model import FailureKind, RunStatus
 from daemon.notify.missed import Missed, earlier_part, summed_up, text_of
 from daemon.rules.notifications import NotifyReason, Standing, next_standing
 from daemon.store.connection import Transaction
@@ -107,7 +108,15 @@ class Outbox:
             await home.database.write(lambda tx: self.add(tx, notices, home.now()))
 
     def add_run_end(
-        self, tx: Transaction, run: Run, status: RunStatus, error: str | None, now: datetime, *, paused: bool = False
+        self,
+        tx: Transaction,
+        run: Run,
+        status: RunStatus,
+        error: str | None,
+        now: datetime,
+        *,
+        kind: FailureKind | None = None,
+        paused: bool = False,
     ) -> None:
         """Add a notice of how a run without further attempts ended, if that is news.
 
@@ -127,13 +136,19 @@ class Outbox:
             tx.changes.count("health", subject)
         if news is NotifyReason.RECOVERED and known is not None:
             text = f"{_name(run)} recovered after {plural(known.count, 'failed run')} (run {run.id})"
-            self._send(tx, _of_run(run, status, text, kind="recovered", **_figures(known)), now)
+            self._send(tx, _of_run(run, status, text, _figures(known), event="recovered"), now)
         elif (news is not None or paused) and standing is not None:
-            details = {"error": error, **_figures(standing), "still": news is NotifyReason.STILL, "paused": paused}
+            details = {
+                "error": error,
+                "kind": kind,
+                **_figures(standing),
+                "still": news is NotifyReason.STILL,
+                "paused": paused,
+            }
             text = _failure_text(run, status, error, standing, news)
             if paused:
                 text += f"; its schedule is paused until `agentcron schedules resume {run.address}`"
-            self._send(tx, _of_run(run, status, text, **details), now)
+            self._send(tx, _of_run(run, status, text, details), now)
 
     def _send(self, tx: Transaction, notice: Notice, now: datetime) -> None:
         targets = self._live.audience.wanting(notice.kind, notice.agent)
@@ -187,7 +202,14 @@ def _figures(standing: Standing) -> dict[str, Any]:
     return {"bad_runs": standing.count, "since": format_instant(standing.since)}
 
 
-def _of_run(run: Run, status: RunStatus, text: str, *, kind: str | None = None, **details: object) -> Notice:
+def _of_run(
+    run: Run,
+    status: RunStatus,
+    text: str,
+    details: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    event: str | None = None,
+) -> Notice:
     known = {
         "run_id": run.id,
         "status": str(status),
@@ -195,7 +217,7 @@ def _of_run(run: Run, status: RunStatus, text: str, *, kind: str | None = None, 
         "scheduled_for": run.scheduled_for,
         "attempt": run.attempt,
     }
-    return Notice(kind or str(status), text, run.agent, run.address, details={**known, **details})
+    return Notice(event or str(status), text, run.agent, run.address, details={**known, **details})
 
 
 def _subject(run: Run) -> str:

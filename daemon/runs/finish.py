@@ -12,7 +12,7 @@ from daemon.runs import steps
 from daemon.runs.retry import next_attempt
 from daemon.store.cancellations import Flag, flag_of
 from daemon.store.connection import Transaction
-from daemon.store.events import PERMISSION_DENIED, add_event
+from daemon.store.events import PERMISSION_DENIED, USAGE, add_event
 from daemon.store.notifications import PAUSED_BY_FAILURE
 from daemon.store.runs import Run, change_status, count_usage, create_run, get_run
 from daemon.store.schedules import change_schedule, get_schedule_by_id
@@ -56,15 +56,15 @@ def finish(
         "cpu_seconds": amount_of(outcome.cpu_seconds, _MOST_CPU_SECONDS),
         **_reported(outcome),
     }
-    for denial in outcome.denials:
-        add_event(tx, run_id, now, PERMISSION_DENIED, {"what": denial})
+    _add_reported_events(tx, run_id, outcome, now)
     count_usage(tx, run.agent, columns)
     if flag is None and not run.schedule_deleted and _is_retried(run, outcome, settings):
         _retry(tx, run, outcome, settings, now, instance, chance, columns)
         return
     change_status(tx, run, outcome.status, now, columns)
     paused = outcome.status is RunStatus.FAILED and _pause_on_failure(tx, run, now)
-    outbox.add_run_end(tx, run, outcome.status, outcome.error, now, paused=paused)
+    kind = FailureKind(str(columns["failure_kind"])) if columns["failure_kind"] else None
+    outbox.add_run_end(tx, run, outcome.status, outcome.error, now, kind=kind, paused=paused)
 
 
 def _reported(outcome: Outcome) -> dict[str, object]:
@@ -79,6 +79,13 @@ def _reported(outcome: Outcome) -> dict[str, object]:
         "denials": len(outcome.denials),
         **usage,
     }
+
+
+def _add_reported_events(tx: Transaction, run_id: int, outcome: Outcome, now: datetime) -> None:
+    for denial in outcome.denials:
+        add_event(tx, run_id, now, PERMISSION_DENIED, {"what": denial})
+    for model, usage in outcome.usage_by_model.items():
+        add_event(tx, run_id, now, USAGE, {"model": model, **usage})
 
 
 def _ended_at(run: Run, outcome: Outcome, now: datetime) -> datetime:
@@ -118,6 +125,8 @@ def _retry(
     columns: dict[str, object],
 ) -> None:
     wait = outcome.retry_after
+    if wait is None and outcome.limit_ends_at is not None:
+        wait = max(timedelta(0), outcome.limit_ends_at - now)
     if wait is None:
         wait = retry_delay(timedelta(seconds=settings.retry_delay_seconds), run.attempt, chance)
     if outcome.status is RunStatus.INTERRUPTED:

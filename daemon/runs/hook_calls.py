@@ -12,7 +12,7 @@ import aiofiles
 
 from daemon.agents.base import Outcome
 from daemon.agents.factory import Agents
-from daemon.agents.process.result_formats import LONGEST_MESSAGE
+from daemon.agents.process.agent_report import LONGEST_MESSAGE
 from daemon.agents.process.supervisor.files import open_anew
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.config.live import LiveConfig

@@ -20,7 +20,7 @@ from daemon.config.effective import policy_of
 from daemon.config.live import LiveConfig
 from daemon.config.schema import BaseAgent, Config, ProcessAgent
 from daemon.errors import SecretError, StoreDamagedError
-from daemon.model import ACTIVE, CONFIG_PRINCIPAL, FireOutcome, RunStatus
+from daemon.model import ACTIVE, CONFIG_PRINCIPAL, FailureKind, FireOutcome, RunStatus
 from daemon.notify.outbox import Outbox
 from daemon.problems import described
 from daemon.rules.backoff import start_delay
@@ -133,7 +133,12 @@ class Pipeline:
     async def _perform(self, run: Run, config: Config) -> Outcome | NeverStarted:
         section = config.agents.get(run.agent)
         if section is None:
-            return Outcome(RunStatus.FAILED, f"agent {run.agent!r} is no longer in the config", permanent=True)
+            return Outcome(
+                RunStatus.FAILED,
+                f"agent {run.agent!r} is no longer in the config",
+                permanent=True,
+                kind=FailureKind.CONFIG,
+            )
         if run.unusable is not None:
             return Outcome(RunStatus.FAILED, run.unusable, permanent=True)
         if not isinstance(section, ProcessAgent):

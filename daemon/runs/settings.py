@@ -5,6 +5,7 @@ from dataclasses import fields
 from functools import lru_cache
 
 from daemon.agents.base import RunSettings
+from daemon.config.result_formats import chosen_format
 from daemon.config.schema import AgentexAgent, CommandAgent, Config, ProcessAgent, RemoteAgent
 from daemon.store.runs import Run
 
@@ -54,8 +55,9 @@ def settings_for(config: Config, agent: str) -> RunSettings:
         attempts=settings.attempts,
         retry_delay_seconds=settings.retry_delay.total_seconds(),
         on_interrupt=settings.on_interrupt,
-        result_format=settings.result_format if isinstance(settings, CommandAgent) else "none",
+        result_format=chosen_format(settings).name if isinstance(settings, CommandAgent) else "none",
         on_bad_report=process.on_bad_report if process else "ignore",
+        on_denied=process.on_denied if process else "ignore",
         timeout_seconds=settings.timeout.total_seconds(),
         idle_timeout_seconds=idle_timeout.total_seconds() if idle_timeout else None,
         kill_grace_seconds=process.kill_grace.total_seconds() if process else 0,

@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from daemon.config.result_formats import chosen_format
 from daemon.config.schema import AgentexAgent, BaseAgent, CommandAgent, Config, Schedule
 from daemon.model import Catchup, Overlap
 from daemon.schedules.declared import definition_of
 from daemon.store.schedules import cadence_from
 from daemon.units import format_duration
 
-COST_FORMATS = {"claude"}
+_COST_FORMATS = ("claude", "opencode")
 """The values of `result_format` that read a cost from the output."""
+_TOKEN_FORMATS = (*_COST_FORMATS, "codex", "gemini")
+"""Those that read tokens from it."""
 _IF_INTENDED = "change it, unless it is intended"
 
 
@@ -47,21 +50,23 @@ def _budget(place: str, agent: BaseAgent) -> Iterator[Surprise]:
     for key, limit in limits.items():
         if limit is None:
             continue
-        if isinstance(agent, CommandAgent) and not _is_read(key, agent.result_format):
-            what = (
-                f'result_format = "{agent.result_format}" reads nothing of it from the output, so this limit counts '
-                "only what the command writes into $AGENTCRON_RESULT"
-            )
-            formats = ", ".join(sorted(COST_FORMATS))
-            fix = f"set a result_format that reads it ({formats}), or have the command write its usage there"
-            yield Surprise(f"{place}.{key}", what, fix)
+        if isinstance(agent, CommandAgent):
+            yield from _unread(f"{place}.{key}", agent, _COST_FORMATS if key == "cost_usd_per_day" else _TOKEN_FORMATS)
         if isinstance(agent, AgentexAgent) and agent.acp_type != "sync":
             what = f'agents with acp_type = "{agent.acp_type}" report no usage, so this limit is never reached'
             yield Surprise(f"{place}.{key}", what, "limit runs_per_day instead")
 
 
-def _is_read(key: str, result_format: str) -> bool:
-    return result_format in COST_FORMATS if key == "cost_usd_per_day" else result_format != "none"
+def _unread(place: str, agent: CommandAgent, formats: tuple[str, ...]) -> Iterator[Surprise]:
+    """Find a limit of what is read of a command's output only in other formats."""
+    chosen = chosen_format(agent)
+    if chosen.name not in formats:
+        what = (
+            f'result_format = "{chosen.name}" reads nothing of it from the output, so this limit '
+            "counts only what the command writes into $AGENTCRON_RESULT"
+        )
+        read = ", ".join(sorted(formats))
+        yield Surprise(place, what, f"set a result_format that reads it ({read}), or have the command write it there")
 
 
 def _schedule(place: str, schedule: Schedule, config: Config) -> Iterator[Surprise]:

@@ -20,6 +20,9 @@ DELIVERY_UNCONFIRMED = "delivery_unconfirmed"
 PERMISSION_DENIED = "permission_denied"
 """The kind of the event of each permission that the agent was denied: `what` it asked for."""
 
+USAGE = "usage"
+"""The kind of the event of what each model used, if the agent tells that."""
+
 
 def add_event(tx: Transaction, run_id: int, now: datetime, kind: str, data: dict[str, Any]) -> None:
     """Append an event to a run."""

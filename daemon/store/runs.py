@@ -268,6 +268,8 @@ def change_status(
         end_open_steps(tx, run.id, now, error)
         tx.execute("DELETE FROM cancellation_flags WHERE run_id = ?", (run.id,))
     tx.changes.count("run", after)
+    if columns.get("failure_kind"):
+        tx.changes.count("failure", str(columns["failure_kind"]))
     reason = error or note
     started = None if run.status is RunStatus.PENDING else values.get("started_at", run.started_at)  # old rows have it
     started_at = None if started is None else str(started)

@@ -47,8 +47,12 @@ class RunView(TypedDict):
     exit_code: int | None
     signal: int | None
     error: str | None
+    failure_kind: str | None
     message: str | None
+    session: str | None
+    denials: int
     usage: dict[str, float | None]
+    usage_state: str | None
     output_bytes: int | None
     output_dropped: int | None
     memory_peak_bytes: int | None
@@ -102,12 +106,16 @@ def run_view(run: Run) -> RunView:
         "exit_code": run.exit_code,
         "signal": run.signal,
         "error": run.error,
+        "failure_kind": run.failure_kind,
         "message": run.message,
+        "session": run.session,
+        "denials": run.denials,
         "usage": {
             "input_tokens": run.input_tokens,
             "output_tokens": run.output_tokens,
             "cost_usd": run.cost_usd,
         },
+        "usage_state": run.usage_state,
         "output_bytes": run.output_bytes,
         "output_dropped": run.output_dropped,
         "memory_peak_bytes": run.memory_peak_bytes,

@@ -44,9 +44,17 @@ _WORST_LAST = (
 )
 
 
+_UNKNOWN_USAGE = (
+    "CASE WHEN usage_state IS NOT 'exact' AND started_at IS NOT NULL AND json_valid(settings) THEN nullif("
+    "json_extract(settings, '$.kind') = 'acp' OR json_extract(settings, '$.result_format') <> 'none', 0) END"
+)
+
+
 class _Spent(TypedDict):
     cost_today_usd: float | None
     tokens_today: int
+    usage_unknown_today: int
+    """Runs of agents that tell what they use, of which it is not known, or only at least."""
 
 
 class ProblemView(TypedDict):
@@ -256,12 +264,12 @@ def _worst(statuses: Iterable[RunStatus]) -> RunStatus | None:
 
 
 def _spent_since(connection: sqlite3.Connection, begin: datetime, seen: dict[str, Any]) -> _Spent:
-    row = connection.execute(
-        f"SELECT {SPENT} FROM runs r WHERE r.completed_at IS NOT NULL AND r.updated_at >= :begin "
-        f"AND r.completed_at >= :begin AND {_is_seen('r.agent')}",
+    cost, tokens, unknown = connection.execute(
+        f"SELECT {SPENT}, count({_UNKNOWN_USAGE}) AS unknown FROM runs r WHERE r.completed_at IS NOT NULL "
+        f"AND r.updated_at >= :begin AND r.completed_at >= :begin AND {_is_seen('r.agent')}",
         {**seen, "begin": format_instant(begin)},
     ).fetchone()
-    return {"cost_today_usd": row["cost"], "tokens_today": row["tokens"]}
+    return {"cost_today_usd": cost, "tokens_today": tokens, "usage_unknown_today": unknown}
 
 
 def _uptime(pid: int | None, now: datetime) -> str | None:

@@ -269,7 +269,7 @@ def test_a_timeout_of_months_is_no_trouble(start_daemon: StartDaemon) -> None:
 
 
 def test_the_exit_status_survives_what_cannot_be_written_after_it(start_daemon: StartDaemon) -> None:
-    script = "mkdir ../output.tail ../stdout.tail; seq 1 1000; exit 7"
+    script = "mkdir ../output.tail ../report.json ../answer.txt; seq 1 1000; exit 7"
     run = ended(start_daemon(one_agent(script, max_output="100B", result_format="claude")))
     assert (run["status"], run["exit_code"]) == ("failed", 7)
     assert run["output_dropped"] == run["output_bytes"] - 50
@@ -277,11 +277,12 @@ def test_the_exit_status_survives_what_cannot_be_written_after_it(start_daemon: 
 
 def test_streams_cannot_break_each_others_secrets(start_daemon: StartDaemon, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("hunter2-hunter2")
-    script = "printf hunter2-; sleep 0.6; printf '[err]' >&2; sleep 0.6; printf hunter2"
+    said = '{"type": "result", "result": "hunter2-'
+    script = f"printf '{said}'; sleep 0.6; printf '[err]' >&2; sleep 0.6; printf 'hunter2\"}}'"
     daemon = start_daemon(one_agent(script, env={"KEY": {"file": "key"}}, result_format="claude"))
     ended(daemon)
-    assert daemon.output(1) == "[err]***"
-    assert (daemon.state / "runs/1/stdout.tail").read_text() == "***"
+    assert daemon.output(1) == '{"type": "result", "result": "[err]***"}'
+    assert (daemon.state / "runs/1/answer.txt").read_text() == "***"
 
 
 # limits

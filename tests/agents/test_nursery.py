@@ -50,7 +50,7 @@ async def test_a_supervisor_that_was_stopped_before_it_was_released_is_woken(tmp
 
 
 SLOW_KILL = """
-from supervisor import tree
+from process.supervisor import tree
 tree.kill = lambda find: open({gate!r}).read() and [tree.Process(1, 2)]
 """
 
@@ -61,7 +61,7 @@ async def test_a_nursery_that_is_killing_orphans_is_not_taken_for_stuck(
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     code = launcher._CODE.replace(
-        "from supervisor.nursery", SLOW_KILL.format(gate=str(gate)) + "from supervisor.nursery"
+        "from process.supervisor.nursery", SLOW_KILL.format(gate=str(gate)) + "from process.supervisor.nursery"
     )
     monkeypatch.setattr(launcher, "_CODE", code)
     nursery = Nursery()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from daemon.agents.process.acp_client import client, pipes
 from daemon.agents.process.acp_client.rendering import Rendering
 from daemon.agents.process.acp_client.result import SessionResult, write_result
-from daemon.agents.process.result_formats import LONGEST_MESSAGE, AgentReport, read_report
+from daemon.agents.process.agent_report import LONGEST_MESSAGE, AgentReport, read_report
 from daemon.agents.process.supervisor import untrusted_json
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.agents.process.supervisor.untrusted_json import DEEPEST, MOST_VALUES, UntrustedJsonError
@@ -31,6 +31,7 @@ from daemon.rules.reported import usage_of
 from daemon.runs.hook_calls import _masked as masked_report
 from tests.support.configs import one_agent
 from tests.support.daemon_process import StartDaemon
+from tests.support.printed import printed
 from tests.support.runs import ended
 
 NO_SECRETS = Secrets(())
@@ -94,7 +95,7 @@ def test_a_result_on_the_standard_output_of_any_shape_is_read(
     folder = tmp_path_factory.mktemp("report")
     lines = [json.dumps({"type": "result", **one}) for one in content]
     for text in ("\n".join(lines), json.dumps(content), *lines):
-        (folder / "stdout.tail").write_text(text)
+        printed(folder, text.encode(), "claude")
         check(read_report(folder, "claude", NO_SECRETS))
 
 

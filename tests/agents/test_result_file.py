@@ -9,7 +9,7 @@ import pytest
 
 from daemon.agents.process.acp_client.rendering import LONGEST_MESSAGE, LONGEST_NOTE
 from daemon.agents.process.acp_client.result import SessionResult, write_result
-from daemon.agents.process.result_formats import read_report
+from daemon.agents.process.agent_report import read_report
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.agents.process.supervisor.result_file import LARGEST, NAME, mask_result_file
 

@@ -21,9 +21,9 @@ def test_a_spec_has_the_limits_that_the_run_started_with_whatever_the_config_say
     command = CommandAgent(command=["true"], result_format="none", **LATER)  # type: ignore[arg-type]
     spec = command_spec(WORK, command, Config(), 0o077)
     assert {key: spec[key] for key in WANTED} == WANTED
-    assert spec["keep_standard_output"] == 0
+    assert spec["result_format"] == "none"
     reads_result = replace(WORK, settings=replace(LIMITS, result_format="claude"))
-    assert command_spec(reads_result, command, Config(), 0o077)["keep_standard_output"] > 0
+    assert command_spec(reads_result, command, Config(), 0o077)["result_format"] == "claude"
     acp = AcpAgent(type="acp", command=["true"], **LATER)  # type: ignore[arg-type]
     spec = acp_spec(WORK, acp, Config(), 0o077)
     assert {key: spec[key] for key in WANTED} == WANTED
@@ -36,5 +36,10 @@ def test_a_run_takes_every_limit_from_the_config_when_it_starts() -> None:
     assert (found.timeout_seconds, found.idle_timeout_seconds, found.kill_grace_seconds) == (1, 1, 0)
     assert found.max_output == 1
     defaults = settings_for(Config(agents={"a": CommandAgent(command=["true"])}), "a")
-    runs_of_earlier_versions_lack = {"tasks_max": 4096, "signed_records": True, "on_bad_report": "fail"}
+    runs_of_earlier_versions_lack = {
+        "tasks_max": 4096,
+        "signed_records": True,
+        "on_bad_report": "fail",
+        "on_denied": "fail",
+    }
     assert defaults == RunSettings(**runs_of_earlier_versions_lack)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ def spec_in(folder: Path) -> dict[str, Any]:
         "idle_timeout": None,
         "kill_grace": 1,
         "max_output": 1000,
-        "keep_standard_output": 0,
+        "result_format": "none",
         "ends_its_own": False,
         "hidden": [],
     }

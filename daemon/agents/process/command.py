@@ -4,7 +4,6 @@ from typing import Any
 
 from daemon.agents.base import Work
 from daemon.agents.process.agent import UnfitError
-from daemon.agents.process.result_formats import STANDARD_OUTPUT_KEPT
 from daemon.agents.process.spec import process_spec, program_of
 from daemon.config.schema import CommandAgent, Config
 
@@ -26,5 +25,4 @@ def command_spec(work: Work, agent_config: CommandAgent, config: Config, umask: 
         umask,
         [program_of(command, config), *command[1:], *([work.content] if by_argument else [])],
         reads_input=agent_config.input == "stdin",
-        keep_standard_output=STANDARD_OUTPUT_KEPT if work.settings.result_format != "none" else 0,
     )

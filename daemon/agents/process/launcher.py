@@ -23,7 +23,9 @@ from daemon.agents.process.supervisor.nursery import FORK, KILL_ORPHANS
 from daemon.log_file import standard_error_of_child
 
 _LOG = structlog.get_logger()
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.nursery import serve; serve(int(sys.argv[2]))"
+_CODE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from process.supervisor.nursery import serve; serve(int(sys.argv[2]))"
+)
 _SUPERVISOR = "agentcron-run"  # the process name of a supervisor
 _LAUNCHES_AT_ONCE = 16  # far fewer than fit into a socket's buffer
 _TRIES = 3
@@ -141,7 +143,7 @@ class Nursery:
 
 def _start(open_files: int) -> _Generation:
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-I", "-S", "-c", _CODE, str(Path(__file__).parent), str(open_files)]
+    command = [sys.executable, "-I", "-S", "-c", _CODE, str(Path(__file__).parents[1]), str(open_files)]
     with theirs, standard_error_of_child() as errors:
         process = subprocess.Popen(command, stdin=theirs.fileno(), stderr=errors, start_new_session=True)
     return _Generation(control, process)

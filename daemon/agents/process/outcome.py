@@ -1,17 +1,35 @@
 """How a run ended: what its supervisor recorded, combined with what the agent reported."""
 
 import signal
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
 
 from daemon.agents.base import Outcome, RunSettings, Work
+from daemon.agents.process.agent_report import AgentReport, read_report
 from daemon.agents.process.records import ExitRecord, read_cancellation, read_exit
-from daemon.agents.process.result_formats import AgentReport, read_report
 from daemon.agents.process.supervisor.mask import Secrets
-from daemon.model import RunStatus
+from daemon.model import FailureKind, RunStatus
+from daemon.rules.failure_kinds import Signs, is_spent, kind_of
+from daemon.rules.reset_times import LONGEST_WAIT, reset_in
+from daemon.text import escape, plural
 
 _LOG = structlog.get_logger()
+_NEVER_MENDS = {FailureKind.AUTH, FailureKind.CONFIG, FailureKind.DENIED}
+"""Kinds of failures that another attempt under the same settings repeats."""
+_LONGEST_REASON = 1000  # characters
+_DENIALS_NAMED = 5
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a run failed."""
+
+    reason: str
+    kind: FailureKind = FailureKind.FAILED
+    limit_ends_at: datetime | None = None
+    is_permanent: bool = False
 
 
 def read_end(
@@ -24,23 +42,24 @@ def read_end(
     if descriptor is None:
         return None, None, AgentReport()
     ended = read_exit(descriptor, key)
-    report = read_report(work.run_dir, work.settings.result_format, secrets) if ended else AgentReport()
+    has_run = ended is not None and ended.reason not in {"exec_failed", "exec_impossible_now"}
+    report = read_report(work.run_dir, work.settings.result_format, secrets) if has_run else AgentReport()
     return ended, read_cancellation(descriptor, key), report
 
 
 def outcome_of(ended: ExitRecord, cancelled: str | None, report: AgentReport, work: Work) -> Outcome:
     """Combine what the supervisor recorded with what the agent reported."""
+    if report.lacks_result and (ended.reason, ended.exit_code) != ("exited", 0):
+        report = replace(report, complaint=None, is_bad=False)  # whatever ended it says why there is none
     complaint = report.complaint or ended.complaint
+    _log(report, complaint, work)
     what = "part of its report" if report.is_used else "its report"
-    if complaint:
-        event = "[run] Part of agent's report ignored" if report.is_used else "[run] Agent's report ignored"
-        _LOG.warning(event, run_id=work.run_id, agent=work.agent, reason=complaint)
-    for permission in report.permissions:
-        _LOG.info("[run] Agent requested permission", run_id=work.run_id, agent=work.agent, **permission)
-    status, error, permanent = _status_of(ended, report, work.settings)
+    failure = None if ended.reason == "cancelled" else _failure(ended, report, work.settings)
+    status = (
+        RunStatus.CANCELLED if ended.reason == "cancelled" else RunStatus.FAILED if failure else RunStatus.COMPLETED
+    )
     cancelled = cancelled if status is RunStatus.CANCELLED else None
-    if cancelled is not None:
-        error = cancelled
+    error = failure.reason if failure else cancelled or ("cancelled" if status is RunStatus.CANCELLED else None)
     if ended.left_over:
         error = f"{error or status}; {ended.left_over} process(es) could not be killed"
     return Outcome(
@@ -50,9 +69,15 @@ def outcome_of(ended: ExitRecord, cancelled: str | None, report: AgentReport, wo
         exit_code=ended.exit_code,
         signal=ended.signal,
         message=report.message or (f"{what} was ignored: {complaint}" if complaint else None),
-        permanent=permanent,
+        permanent=failure is not None and failure.is_permanent,
         retry_after=report.retry_after,
+        kind=failure.kind if failure else None,
+        limit_ends_at=failure.limit_ends_at if failure else None,
+        session=report.session,
         usage=report.usage,
+        usage_at_least=report.usage_at_least,
+        usage_by_model=report.models,
+        denials=report.denials,
         output_bytes=ended.output_bytes,
         output_dropped=ended.output_dropped,
         memory_peak=ended.memory_peak,
@@ -61,34 +86,105 @@ def outcome_of(ended: ExitRecord, cancelled: str | None, report: AgentReport, wo
     )
 
 
-def _status_of(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> tuple[RunStatus, str | None, bool]:
-    """Return status, reason, and whether another attempt is certain to fail in the same way."""
+def _log(report: AgentReport, complaint: str | None, work: Work) -> None:
+    """Log what a person should know of a report although the run may have completed."""
+    if complaint:
+        event = "[run] Part of agent's report ignored" if report.is_used else "[run] Agent's report ignored"
+        _LOG.warning(event, run_id=work.run_id, agent=work.agent, reason=complaint)
+    for permission in report.permissions:
+        _LOG.info("[run] Agent requested permission", run_id=work.run_id, agent=work.agent, **permission)
+    if report.denials:
+        denied = _denied(report.denials)
+        _LOG.warning("[run] Agent was denied permissions", run_id=work.run_id, agent=work.agent, what=denied)
+
+
+def _failure(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> _Failure | None:
+    """Return why a command failed that was not cancelled, None if it did not."""
     match ended.reason:
-        case "cancelled":
-            return RunStatus.CANCELLED, "cancelled", False
         case "exec_failed":
-            return RunStatus.FAILED, ended.error, True
-        case "timeout":
-            return RunStatus.FAILED, settings.overdue, False
-        case "idle_timeout":
-            return RunStatus.FAILED, settings.silent, False
-    failure = _failure(ended, report, settings)
-    return (RunStatus.FAILED if failure else RunStatus.COMPLETED), failure, False
+            return _Failure(ended.error or "it could not be started", FailureKind.CONFIG, is_permanent=True)
+        case "timeout" | "idle_timeout" as limit:
+            waiting = f" ({escape(report.retrying)})" if report.retrying else ""
+            reason = settings.overdue if limit == "timeout" else settings.silent
+            return _Failure(reason + waiting, FailureKind.TIMEOUT)
+    if report.failure is not None:
+        return _told(report.failure.words, ended, report, settings)
+    if report.status is not None:
+        return _stated(ended, report, settings)
+    return _unstated(ended, report, settings)
 
 
-def _failure(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> str | None:
-    """Return why a command that ended by itself failed, None if it did not; its report overrides its exit status.
+def _stated(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> _Failure | None:
+    """Return why a run failed whose result file states how it ended, None if it did not."""
+    if report.status is RunStatus.FAILED:
+        words = report.message or "the agent reported a failure"
+        if report.is_by_agent:
+            return _Failure(words)
+        return _told(words, ended, report, settings)
+    return None if report.is_by_agent else _denial(report, settings)
+
+
+def _unstated(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> _Failure | None:
+    """Return why a command failed that did not say how it ended, None if it did not.
 
     A report that cannot be used is a failure, too, unless the host kept the supervisor from saving it.
     """
-    if report.status is not None:
-        return (report.message or "the agent reported a failure") if report.status is RunStatus.FAILED else None
     if ended.signal is not None:
         why = ": out of memory" if ended.oom_kills and ended.signal == signal.SIGKILL else ""
-        return f"ended by signal {ended.signal}{why}"
+        return _Failure(f"ended by signal {ended.signal}{why}", FailureKind.CRASHED)
     is_bad = report.is_bad and ended.complaint is None and settings.on_bad_report == "fail"
-    reasons = [
-        f"exit status {ended.exit_code}" if ended.exit_code != 0 else "",
-        f"its report cannot be used: {report.complaint}" if is_bad else "",
-    ]
-    return "; ".join(filter(None, reasons)) or None
+    bad = f"its report cannot be used: {report.complaint}" if is_bad else ""
+    if ended.exit_code == 0:
+        return _Failure(bad) if bad else _denial(report, settings)
+    last = f"exit status {ended.exit_code}" + (f": {_one_line(ended.last_line)}" if ended.last_line else "")
+    reason = "; ".join(filter(None, [last, bad]))
+    if ended.oom_kills:
+        return _Failure(reason, FailureKind.CRASHED)
+    if settings.result_format == "none":  # the words of any other command mean anything
+        return _Failure(reason)
+    return replace(_told(ended.last_line or "", ended, report, settings), reason=reason)
+
+
+def _told(words: str, ended: ExitRecord, report: AgentReport, settings: RunSettings) -> _Failure:
+    """Return a failure in an agent's own words."""
+    printed = report.failure
+    signs = Signs(
+        words,
+        settings.result_format,
+        ended.exit_code,
+        printed.http_status if printed else None,
+        printed.name if printed else "",
+    )
+    kind = kind_of(signs)
+    reason = _one_line(words) or f"the agent reported a failure{f': {signs.name}' if signs.name else ''}"
+    ends_at = _limit_end(words, ended, report) if kind is FailureKind.QUOTA else None
+    is_permanent = kind in _NEVER_MENDS or (kind is FailureKind.QUOTA and ends_at is None and is_spent(words))
+    return _Failure(reason, kind, ends_at, is_permanent)
+
+
+def _limit_end(words: str, ended: ExitRecord, report: AgentReport) -> datetime | None:
+    """Return when the limit that an agent hit is reset: within a week of its end, or unknown."""
+    if ended.at is None:
+        return None
+    end = datetime.fromtimestamp(ended.at, UTC)
+    if report.limit_ends_at is not None and report.limit_ends_at > end:
+        return min(report.limit_ends_at, end + LONGEST_WAIT)
+    return reset_in(words, end)
+
+
+def _denial(report: AgentReport, settings: RunSettings) -> _Failure | None:
+    """Return the failure of an agent that was not allowed to do what it wanted, None if that is no failure."""
+    if not report.denials or settings.on_denied == "ignore":
+        return None
+    return _Failure(_denied(report.denials), FailureKind.DENIED, is_permanent=True)
+
+
+def _denied(denials: tuple[str, ...]) -> str:
+    named = ", ".join(_one_line(one) for one in denials[:_DENIALS_NAMED])
+    more = f" and {len(denials) - _DENIALS_NAMED} more" if len(denials) > _DENIALS_NAMED else ""
+    return f"{plural(len(denials), 'permission')} denied: {named}{more}"
+
+
+def _one_line(text: str) -> str:
+    """Return a text of an agent as a reason shows it: on one line, escaped, bounded."""
+    return escape(" ".join(text.split()))[:_LONGEST_REASON]

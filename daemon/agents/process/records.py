@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.agents.process.result_formats import LONGEST_MESSAGE
+from daemon.agents.process.agent_report import LONGEST_MESSAGE
 from daemon.agents.process.supervisor import status
 from daemon.rules.reported import LARGEST, amount_of
 
@@ -36,6 +36,8 @@ class ExitRecord:
     """How many of its processes could not be killed."""
     complaint: str | None
     """Why a part of the agent's report is missing."""
+    last_line: str | None
+    """The last line that the command printed, on the standard error if there is one."""
 
 
 def read_exit(descriptor: int, key: bytes | None) -> ExitRecord | None:
@@ -108,5 +110,6 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "oom_kills": _count,
     "left_over": _count,
     "complaint": _text,
+    "last_line": _text,
 }
 """For each value of an exit record: returns it as it is used, None if it cannot be used."""

@@ -25,7 +25,6 @@ def process_spec(
     argv: list[str],
     *,
     reads_input: bool,
-    keep_standard_output: int = 0,
     ends_its_own: bool = False,
 ) -> dict[str, Any]:
     """Return the spec of a run; it holds secrets, is sent over a socket and never touches the disk.
@@ -50,7 +49,7 @@ def process_spec(
         "idle_timeout": limits.idle_timeout_seconds,
         "kill_grace": limits.kill_grace_seconds,
         "max_output": limits.max_output,
-        "keep_standard_output": keep_standard_output,
+        "result_format": limits.result_format,
         "ends_its_own": ends_its_own,
         "hidden": list(environment.hidden),
     }

@@ -12,14 +12,14 @@ import aiohttp
 import structlog
 
 from daemon.agents.base import Journal, NeverStarted, Outcome, Work
-from daemon.agents.process.result_formats import LONGEST_MESSAGE
+from daemon.agents.process.agent_report import LONGEST_MESSAGE
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.agents.remote.delivery import AttemptFailed, Delivery, DeliveryLeftError, Starting
 from daemon.agents.remote.json_rpc import AnswerError, request, result_of
 from daemon.agents.remote.transcript import Transcript
 from daemon.errors import SecretError
 from daemon.http_client import CallError, HttpCall, calling
-from daemon.model import RunStatus
+from daemon.model import FailureKind, RunStatus
 from daemon.rules.reported import usage_of
 from daemon.units import utc_now
 
@@ -156,7 +156,7 @@ class RemoteAgent(ABC):
                 async with asyncio.timeout_at(self.delivery.deadline):
                     outcome = await self._activity
             except TimeoutError:
-                outcome = Outcome(RunStatus.FAILED, work.settings.overdue, ended_at=utc_now())
+                outcome = Outcome(RunStatus.FAILED, work.settings.overdue, kind=FailureKind.TIMEOUT, ended_at=utc_now())
                 await self.withdraw_quietly(work)
             except (CallError, AnswerError) as error:
                 outcome = Outcome(RunStatus.FAILED, str(error))

@@ -39,10 +39,15 @@ def write_result(result: SessionResult) -> None:
     usage = own.get("usage")
     ours = {
         "status": "failed" if result.failure else "completed",
+        "status_by": "agent" if "status" in own else "client",
         "message": result.failure or result.message,
         "permissions": [*result.permissions, *_rest(result.more_permissions)],
     }
-    content = {**ours, **own, "usage": {**result.usage, **(usage if isinstance(usage, dict) else {})}}
+    content = {
+        **ours,
+        **{key: value for key, value in own.items() if key != "status_by"},
+        "usage": {**result.usage, **(usage if isinstance(usage, dict) else {})},
+    }
     text = json.dumps(content, ensure_ascii=False)  # escaped, it could outgrow the largest that is read
     with contextlib.suppress(OSError), open(path, "wb", opener=open_anew) as stream:
         stream.write(text.encode(errors="replace"))

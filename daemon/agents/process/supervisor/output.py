@@ -13,7 +13,6 @@ from .mask import Mask, Secrets
 
 LOG = "output.log"
 TAIL = "output.tail"
-STANDARD_OUTPUT = "stdout.tail"
 _HEADER = struct.Struct("<QQQ")  # length of the first part, size of the ring, bytes ever written to the ring
 _COPY = 1 << 20
 _LARGEST_RING = 1 << 60
@@ -43,10 +42,17 @@ class Output:
         self._keep(shown)
         return shown
 
+    def end(self, stream: int) -> bytes:
+        """Add what was held back of a stream that has ended; return it."""
+        mask = self._masks.pop(stream, None)
+        shown = b"" if mask is None else mask.flush()
+        self._keep(shown)
+        return shown
+
     def finish(self) -> None:
         """Write everything that was kept to `output.log`, in order."""
-        for mask in self._masks.values():
-            self._keep(mask.flush())
+        for stream in list(self._masks):
+            self.end(stream)
         os.close(self._log)
         if self._tail >= 0:
             os.close(self._tail)
@@ -93,31 +99,6 @@ class Output:
         head = os.fstat(self._log).st_size
         _write(self._tail, _HEADER.pack(head, self._ring_size, self._ringed), 0)
         return len(part)
-
-
-class Tail:
-    """The last part of the standard output alone, for runs whose command prints its result there.
-
-    It gets masked text; the few bytes that a mask holds back at the end are never part of a result.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._kept = bytearray()
-
-    def write(self, chunk: bytes) -> None:
-        """Add the next bytes of the stream."""
-        self._kept += chunk
-        if len(self._kept) > 2 * self.size:
-            del self._kept[: -self.size]
-
-    def save(self, run_dir: str) -> None:
-        """Write what was kept to a file beside the log; raise OSError if it cannot be created."""
-        if not self.size:
-            return
-        descriptor = open_anew(os.path.join(run_dir, STANDARD_OUTPUT))
-        _write(descriptor, bytes(self._kept[-self.size :]))
-        os.close(descriptor)
 
 
 def fold(run_dir: str) -> None:

@@ -18,8 +18,9 @@ from . import status, tree
 from .cgroup import Cgroup
 from .channel import ENDED, LENGTH, STARTED, receive_spec, tell
 from .files import open_regular
+from .listener import Listener
 from .mask import Secrets
-from .output import Output, Tail
+from .output import Output
 from .output_pipes import OutputPipes
 from .prctl import become_subreaper, set_process_name
 from .result_file import mask_result_file
@@ -82,7 +83,7 @@ class Supervisor:
         self.secrets = Secrets(spec["hidden"])
         self.output: Output
         self.pipes: OutputPipes
-        self.standard_output = Tail(spec["keep_standard_output"])
+        self.listener = Listener(spec["result_format"])
         self.main = 0
         self.main_status: int | None = None
         self.reason = "exited"
@@ -100,7 +101,7 @@ class Supervisor:
         """Start the command, wait until no process of it is left, and record how it ended."""
         self._install_signals()
         self.output = Output(self.run_dir, self.spec["max_output"], self.secrets)
-        self.pipes = OutputPipes(self.output, self.standard_output)
+        self.pipes = OutputPipes(self.output, self.listener)
         exec_record = {"pid": os.getpid(), "at": time.time(), "key": self.spec["env"]["AGENTCRON_IDEMPOTENCY_KEY"]}
         self._record("exec", exec_record)
         tell(channel, STARTED)  # before the command can damage that record or kill this process
@@ -112,7 +113,7 @@ class Supervisor:
             self._end_tree()
         self.pipes.drain()
         self.output.finish()
-        for finish in (self._save_standard_output, self._mask_result):
+        for finish in (self._save_report, self._mask_result):
             try:
                 finish()
             except OSError as error:  # a full disk: the exit status matters more than the agent's report
@@ -237,8 +238,8 @@ class Supervisor:
     def _tree(self) -> list[tree.Process]:
         return tree.descendants(os.getpid())
 
-    def _save_standard_output(self) -> None:
-        self.standard_output.save(self.run_dir)
+    def _save_report(self) -> None:
+        self.listener.save(self.run_dir, self.secrets)
 
     def _mask_result(self) -> None:
         mask_result_file(self.run_dir, self.secrets)
@@ -256,6 +257,7 @@ class Supervisor:
             **self.cgroup.usage(),
             "left_over": self.left_over,
             "complaint": self.complaint,
+            "last_line": self.listener.last_line(self.secrets),
         }
 
     def _reason(self) -> str:

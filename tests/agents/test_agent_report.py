@@ -4,25 +4,27 @@ import json
 from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from daemon.agents.base import RunSettings, Work
 from daemon.agents.process.acp_client.client import Session
 from daemon.agents.process.acp_client.result import SessionResult
+from daemon.agents.process.agent_report import LONGEST_MESSAGE, AgentReport, read_report
 from daemon.agents.process.outcome import _failure, outcome_of
 from daemon.agents.process.records import ExitRecord
-from daemon.agents.process.result_formats import LONGEST_MESSAGE, AgentReport, read_report
 from daemon.agents.process.supervisor.mask import Secrets
-from daemon.agents.process.supervisor.output import STANDARD_OUTPUT
 from daemon.rules.reported import MOST_TOKENS
+from tests.support.printed import printed
 
 HUGE = 2**62 - 1
 
 
-def report(folder: Path, content: str, result_format: Literal["none", "claude"] = "none") -> AgentReport:
-    (folder / ("result.json" if result_format == "none" else STANDARD_OUTPUT)).write_text(content)
+def report(folder: Path, content: str, result_format: str = "none") -> AgentReport:
+    if result_format == "none":
+        (folder / "result.json").write_text(content)
+    else:
+        printed(folder, content.encode(), result_format)
     return read_report(folder, result_format, Secrets(()))
 
 
@@ -123,11 +125,11 @@ def test_only_newlines_separate_the_lines_of_an_answer(tmp_path: Path, separator
 
 @pytest.mark.parametrize("text", ["plain", 'a \\ b "c" }{ ][ \\', '{"type": "result"}]'])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_the_last_object_of_an_array_counts_whose_beginning_was_not_kept(
+def test_the_last_object_of_an_array_counts_whose_beginning_is_not_kept(
     tmp_path: Path, text: str, indent: int | None
 ) -> None:
-    whole = json.dumps([{"type": "user", "message": 'x" {' * 50_000}, json.loads(claude_result(text))], indent=indent)
-    found = report(tmp_path, whole[30:] + "\n", "claude")
+    whole = json.dumps([{"type": "user", "message": 'x" {' * 300_000}, json.loads(claude_result(text))], indent=indent)
+    found = report(tmp_path, whole + "\n", "claude")
     assert (found.status, found.message, found.usage.get("cost_usd")) == ("failed", text, 0.5)
 
 
@@ -149,17 +151,22 @@ def test_a_report_that_could_not_be_saved_does_not_fail_the_run() -> None:
     ended = ExitRecord(**{**rest, "reason": "exited", "exit_code": 0, "complaint": "No space left on device"})  # type: ignore[arg-type]
     settings, found = RunSettings(on_bad_report="fail"), AgentReport(complaint="not JSON", is_bad=True)
     assert _failure(ended, found, settings) is None
-    assert _failure(replace(ended, complaint=None), found, settings) == "its report cannot be used: not JSON"
+    assert reason_of(replace(ended, complaint=None), found, settings) == "its report cannot be used: not JSON"
+
+
+def reason_of(ended: ExitRecord, found: AgentReport, settings: RunSettings) -> str | None:
+    failure = _failure(ended, found, settings)
+    return failure.reason if failure else None
 
 
 def test_a_bad_report_is_a_reason_beside_the_exit_status() -> None:
     rest = dict.fromkeys(field.name for field in fields(ExitRecord))
     ended = ExitRecord(**{**rest, "reason": "exited", "exit_code": 3})  # type: ignore[arg-type]
     found = AgentReport(complaint="not JSON", is_bad=True)
-    assert _failure(ended, found, RunSettings(on_bad_report="fail")) == (
+    assert reason_of(ended, found, RunSettings(on_bad_report="fail")) == (
         "exit status 3; its report cannot be used: not JSON"
     )
-    assert _failure(ended, found, RunSettings(on_bad_report="ignore")) == "exit status 3"
+    assert reason_of(ended, found, RunSettings(on_bad_report="ignore")) == "exit status 3"
 
 
 @pytest.mark.parametrize(

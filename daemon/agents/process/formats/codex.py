@@ -1,0 +1,71 @@
+"""`codex exec --json`: a line for each event of its thread, the last one `turn.completed` or `turn.failed`."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from .events import Amounts, Denied, Ended, Event, Failed, Retrying, Said, SessionStarted, UsedTool
+from .values import object_in, text_in, tool_call, total
+
+_RECONNECTING = re.compile(r"Reconnecting\.\.\. (\d{1,3})/(\d{1,3})(?: \((.{0,500}?)\))?\Z", re.DOTALL)
+_TALK = frozenset({"agent_message", "reasoning", "error", "todo_list"})
+_LONGEST_NESTED = 64 * 1024  # characters of an error that is itself JSON
+
+
+def events_of(content: dict[str, Any]) -> Iterator[Event]:
+    """Yield what one line of the output says."""
+    match content.get("type"):
+        case "thread.started":
+            yield SessionStarted(text_in(content, "thread_id"))
+        case "item.completed":
+            yield from _item(object_in(content, "item"))
+        case "turn.completed":
+            usage = object_in(content, "usage")
+            used = Amounts(total([usage.get("input_tokens")]), total([usage.get("output_tokens")]))
+            yield Ended(total=used if usage else None)
+        case "error":
+            yield _error(text_in(content, "message"))
+        case "turn.failed":
+            yield _error(text_in(object_in(content, "error"), "message"))
+
+
+def _item(item: dict[str, Any]) -> Iterator[Event]:
+    """Yield what a completed item says; one of type `error` is a warning, not a failure."""
+    kind = text_in(item, "type")
+    if kind == "agent_message":
+        yield Said(text_in(item, "text"))
+    elif kind not in _TALK:
+        yield UsedTool(kind)
+        if item.get("status") == "declined":
+            name, given = ("shell", item.get("command")) if kind == "command_execution" else (kind, item.get("tool"))
+            yield Denied(tool_call(name, given), text_in(item, "id") or None)
+
+
+def _error(words: str) -> Event:
+    found = _RECONNECTING.match(words)
+    if found is None:
+        return _failure(words)
+    return Retrying(found[3] or "connection lost", int(found[1]), int(found[2]))
+
+
+def _failure(words: str) -> Failed:
+    """Return a failure; its words may be the provider's answer, which is JSON again."""
+    inner = _inner(words)
+    error = object_in(inner, "error") or inner
+    status = inner.get("status")
+    return Failed(
+        text_in(error, "message") or text_in(error, "detail") or words,
+        status if type(status) is int else None,
+        text_in(error, "code") or text_in(error, "type"),
+    )
+
+
+def _inner(words: str) -> dict[str, Any]:
+    if not words.startswith("{") or len(words) > _LONGEST_NESTED:
+        return {}
+    try:
+        content = json.loads(words)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
