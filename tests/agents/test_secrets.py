@@ -169,7 +169,7 @@ def test_an_agent_of_acp_can_say_its_secret_in_no_form(
     start_daemon: StartDaemon, tmp_path: Path, end: str, status: str
 ) -> None:
     command = [sys.executable, str(program(tmp_path, "acp", ACP)), end]
-    agent = triggered_agent({"s": "go"}, type="acp", command=command, env={"KEY": {"file": "key"}})
+    agent = triggered_agent({"s": "go"}, type="acp", command=command, on_denied="ignore", env={"KEY": {"file": "key"}})
     daemon = start_daemon(config(tmp_path, {"a": agent}))
     run = finished(daemon, "a/s")
     assert run["status"] == status

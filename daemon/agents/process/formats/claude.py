@@ -4,7 +4,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from .events import Amounts, Denied, Ended, Event, Failed, LimitHit, Retrying, Said, SessionStarted, Used, UsedTool
-from .values import amount, count_in, object_in, objects_in, status_in, sum_of_amounts, text_in, tool_call, total
+from .values import (
+    amount,
+    count_in,
+    object_in,
+    objects_in,
+    readable,
+    status_in,
+    sum_of_amounts,
+    text_in,
+    tool_call,
+    total,
+)
 
 _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _INPUT_OF_MODEL = ("inputTokens", "cacheCreationInputTokens", "cacheReadInputTokens")
@@ -86,4 +97,4 @@ def _errors(content: dict[str, Any]) -> str:
     """Return the kind of a result without text and the errors that it lists."""
     listed = content.get("errors")
     texts = [content.get("subtype"), *(listed[:_MOST_ERRORS] if isinstance(listed, list) else ())]
-    return ": ".join(text for text in texts if isinstance(text, str) and text)
+    return ": ".join(readable(text) for text in texts if isinstance(text, str) and text)

@@ -18,6 +18,8 @@ LONGEST = 1024 * 1024
 """Bytes of a line, or of a document over several lines, that are kept."""
 _MOST_VALUES = 20_000
 _OPENS, _CLOSES = (b"{", b"["), (b"}", b"]")
+_OPENING = re.compile(rb"^[{\[]", re.MULTILINE)
+_TURN = re.compile(rb"^(?:[{\[]|[}\]][ \t\r]*$)", re.MULTILINE)  # what ends a document, or begins another
 _MARKS_BACKWARDS = re.compile(rb'"\\*|[{}]')
 
 EventsOf = Callable[[dict[str, Any]], Iterator[Event]]
@@ -86,17 +88,31 @@ class Documents:
 
     def feed(self, chunk: bytes) -> Iterator[dict[str, Any]]:
         """Yield the objects that are complete now."""
-        *lines, rest = chunk.split(b"\n")  # JSON may contain other line separators, such as U+2028
-        for line in lines:
-            self._add(line)
+        at = 0
+        while at < len(chunk):
+            if not self._line:
+                at = self._skip(chunk, at)
+            end = chunk.find(b"\n", at)  # JSON may contain other line separators, such as U+2028
+            if end < 0:
+                self._add(chunk[at:])
+                return
+            self._add(chunk[at:end])
             yield from self._end_of_line()
-        self._add(rest)
+            at = end + 1
 
     def finish(self) -> Iterator[dict[str, Any]]:
         """Yield what the end of the stream completes."""
         yield from self._end_of_line()
         if self._document:
-            yield from _objects_in(bytes(self._document))
+            yield from self._end_of_document()
+
+    def _skip(self, chunk: bytes, at: int) -> int:
+        """Return where the next line begins that opens or closes something; those before belong to the document."""
+        found = (_TURN if self._document else _OPENING).search(chunk, at)
+        begin = found.start() if found else max(at, chunk.rfind(b"\n") + 1)
+        if self._document:
+            self._extend(chunk[at:begin])
+        return begin
 
     def _add(self, part: bytes) -> None:
         self._line += part
@@ -104,45 +120,50 @@ class Documents:
             del self._line[:-LONGEST]
             self._is_cut = True
 
-    def _end_of_line(self) -> Iterator[dict[str, Any]]:
-        line, is_cut = bytes(self._line), self._is_cut
-        self._line, self._is_cut = bytearray(), False
-        whole = line.rstrip()
-        opens, closes = is_cut or whole.startswith(_OPENS), whole.endswith(_CLOSES)
-        if opens and closes and len(whole) > 1:
-            self._document.clear()
-            del line
-            yield from _objects_in(whole)
-        elif opens and not is_cut:
-            self._document = bytearray(line + b"\n")
-        elif self._document:
-            yield from self._further_line(line, is_end=whole in _CLOSES)
-
-    def _further_line(self, line: bytes, *, is_end: bool) -> Iterator[dict[str, Any]]:
-        self._document += line + b"\n"
+    def _extend(self, part: bytes) -> None:
+        self._document += part
         if len(self._document) > LONGEST:
             del self._document[:-LONGEST]
-        if is_end:
-            whole = bytes(self._document)
+
+    def _end_of_line(self) -> list[dict[str, Any]]:
+        """Return the objects that the line completes; the line itself is gone then."""
+        line, is_cut = bytes(self._line).rstrip(), self._is_cut
+        self._line, self._is_cut = bytearray(), False
+        opens, closes = is_cut or line.startswith(_OPENS), line.endswith(_CLOSES)
+        if opens and closes and line not in _CLOSES:
             self._document.clear()
-            yield from _objects_in(whole)
+            return _objects_in(line)
+        if opens and not is_cut:
+            self._document = bytearray(line + b"\n")
+        elif self._document:
+            self._extend(line + b"\n")
+            if line in _CLOSES:
+                return self._end_of_document()
+        return []
+
+    def _end_of_document(self) -> list[dict[str, Any]]:
+        document, self._document = bytes(self._document), bytearray()
+        return _objects_in(document)
 
 
-def _objects_in(data: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a document: itself, those of an array, or the last one of an array that cannot be read."""
+def _objects_in(data: bytes) -> list[dict[str, Any]]:
+    """Return the objects of a document: itself, those of an array, or the last one of an array that cannot be read."""
     content = _parsed(data)
     if content is None:
         content = _last_of_array(data)
-    for item in content if isinstance(content, list) else (content,):
-        if isinstance(item, dict):
-            yield item
+    return [item for item in (content if isinstance(content, list) else (content,)) if isinstance(item, dict)]
 
 
 def _parsed(data: bytes) -> object:
-    """Return a JSON value, None for anything else and beyond the bounds."""
+    """Return a JSON value, None for anything else and beyond the bounds.
+
+    Its texts are as `values.readable` takes them: decoded as UTF-8, each character would take four bytes of memory as
+    soon as there is one that does not fit two.
+    """
     try:
-        check_bounds(data, most=_MOST_VALUES)
-        return json.loads(data.decode(errors="replace"))
+        if sum(data.count(mark) for mark in (b"[", b"{", b",")) > _MOST_VALUES:  # some may stand in texts
+            check_bounds(data, most=_MOST_VALUES)
+        return json.loads(data.decode("ascii", "surrogateescape"))
     except (UntrustedJsonError, ValueError, RecursionError):
         return None
 

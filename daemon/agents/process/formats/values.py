@@ -1,9 +1,13 @@
-"""Take values out of JSON that may have any shape."""
+"""Take values out of JSON that may have any shape, and was parsed as ASCII with other bytes as surrogates (PEP 383)."""
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST_TEXT = 256 * 1024 + 1
+"""Characters, or bytes of characters that are no ASCII."""
+_LONE_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # of characters in UTF-16; the others stand for bytes
 _LARGEST = 2**63 - 1
 _NO_COUNT = -1
 """Stands for a value that is no count: whoever stores it will refuse it and say so."""
@@ -13,9 +17,17 @@ _TELLING = ("command", "file_path", "path", "url", "pattern", "query", "descript
 
 
 def text_in(content: dict[str, Any], key: str) -> str:
-    """Return a text, an empty one if there is none."""
+    """Return a text, cut if it is very long; an empty one if there is none."""
     value = content.get(key)
-    return value if isinstance(value, str) else ""
+    return readable(value) if isinstance(value, str) else ""
+
+
+def readable(text: str) -> str:
+    """Return a text with its bytes decoded as UTF-8, cut if it is very long; what cannot be decoded is replaced."""
+    if text.isascii():
+        return text[:LONGEST_TEXT]
+    known = _LONE_HALVES.sub("\ufffd", text[:LONGEST_TEXT])
+    return known.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def object_in(content: dict[str, Any], key: str) -> dict[str, Any]:
@@ -84,6 +96,6 @@ def tool_call(name: str, given: object) -> str:
     if isinstance(given, dict):
         told = [given[key] for key in _TELLING if isinstance(given.get(key), str)]
         given = told[0] if told else json.dumps(given, ensure_ascii=False) if given else ""
-    shown = str(given) if isinstance(given, str) else ""
+    shown = readable(given) if isinstance(given, str) else ""
     short = shown if len(shown) <= _LONGEST_INPUT else f"{shown[:_LONGEST_INPUT]}..."
     return f"{name or 'a tool'}({short})" if short else name or "a tool"
