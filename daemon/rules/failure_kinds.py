@@ -60,7 +60,8 @@ _WORDS = {
         r"|fetch failed|network error|error sending request"
     ),
     FailureKind.AUTH: (
-        r"not (?:logged|signed) in|/login|unauthorized|authenticat|oauth|token (?:has |is )?expired|forbidden"
+        r"\(-32000\)|not (?:logged|signed) in|/login|unauthorized|authenticat|oauth|token (?:has |is )?expired"
+        r"|forbidden"
         r"|api[ _-]key.{0,40}(?:invalid|missing|expired|required|not (?:valid|found|set))"
         r"|(?:invalid|missing|incorrect|no).{0,20}api[ _-]key"
     ),
@@ -68,9 +69,9 @@ _WORDS = {
         r"unknown (?:option|argument|model)|unexpected argument|unrecognized|requires --|invalid value|no such model"
         r"|model.{0,80}(?:not found|does not exist|not supported)|not .{0,30}trusted directory|no conversation found"
     ),
-    FailureKind.REFUSED: r"usage policy|unable to respond to this request|\brefus",
+    FailureKind.REFUSED: r"usage policy|unable to respond to this request|refused to continue|\brefusal\b",
 }
-"""What programs write of a failure, the first that is found counts."""
+"""What programs write of a failure, the first that is found counts; -32000 is how acp agents ask for a login."""
 _KINDS = {kind: re.compile(words, re.IGNORECASE) for kind, words in _WORDS.items()}
 _STATUS_IN_WORDS = re.compile(r"(?:status(?: code)?|error|code)[ :=(]{1,3}([45]\d\d)\b|\(([45]\d\d)\)", re.IGNORECASE)
 

@@ -87,6 +87,9 @@ def test_permissions_are_answered_as_the_config_says_and_logged(
 ) -> None:
     run = finished(daemon, address)
     assert daemon.output(run["id"]).splitlines() == [f"[permission] Run make: {answer}_once", f"selected {answer}"]
+    denied = answer == "reject"
+    assert (run["status"], run["failure_kind"]) == (("failed", "denied") if denied else ("completed", None))
+    assert (run["error"], run["denials"]) == ("1 permission denied: Run make" if denied else None, int(denied))
     event = daemon.wait_for_log("Agent requested permission", run_id=run["id"])
     assert (event["asked"], event["answer"]) == ("Run make", f"{answer}_once")
 

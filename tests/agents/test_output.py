@@ -1,8 +1,11 @@
 """The output of a run: bounded, its secrets masked, never held in memory."""
 
+import json
 import os
 import re
 from pathlib import Path
+
+import pytest
 
 from tests.support.configs import config_text, one_agent, shell_agent
 from tests.support.daemon_process import StartDaemon
@@ -68,3 +71,26 @@ def test_a_flood_of_output_grows_neither_daemon_nor_supervisor(start_daemon: Sta
     gate.write_text("go")
     assert ended(daemon)["output_bytes"] == 300_000_000
     assert max(now - then for then, now in zip(before, after, strict=True)) < 5 * 1024
+
+
+@pytest.mark.parametrize("size", [20_000_000, pytest.param(300_000_000, marks=pytest.mark.soak)])
+def test_a_flood_in_a_known_format_does_not_grow_the_supervisor(
+    start_daemon: StartDaemon, tmp_path: Path, size: int
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    text = "word \u00fc " * 8000
+    message = {"id": "m", "content": [{"type": "text", "text": text}], "usage": {"output_tokens": 1}}
+    (tmp_path / "line").write_text(json.dumps({"type": "assistant", "message": message}, ensure_ascii=False))
+    flood = f'cat {gate} >/dev/null; yes "$(cat {tmp_path}/line)" | head -c {size}; cat {gate} >/dev/null'
+    daemon = start_daemon(one_agent(flood, max_output="1MiB", result_format="claude", on_bad_report="ignore"))
+    run = daemon.wait_for_row("SELECT * FROM runs WHERE id = 1 AND delivered_at IS NOT NULL")
+    before = _resident_kib(run["pid"])
+    gate.write_text("go")
+    ring = daemon.state / "runs/1/output.tail"
+    wait_until(lambda: ring.exists() and int.from_bytes(ring.read_bytes()[16:24], "little") > 0.9 * size, deadline=60)
+    after = _resident_kib(run["pid"])
+    gate.write_text("go")
+    found = ended(daemon)
+    assert (found["output_bytes"], found["usage_state"]) == (size, "at_least")
+    assert after - before < 8 * 1000

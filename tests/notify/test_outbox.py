@@ -14,7 +14,7 @@ from daemon.config.live import LiveConfig
 from daemon.config.loading import load_config
 from daemon.config.schema import Notify
 from daemon.fires.decision import Present
-from daemon.model import RunStatus
+from daemon.model import FailureKind, RunStatus
 from daemon.notify.formats import request_of
 from daemon.notify.outbox import Notice, Outbox, host_name
 from daemon.rules.budget import Limits
@@ -106,9 +106,12 @@ async def test_only_the_last_attempt_is_reported(ledger: Ledger, outbox: Outbox)
     await ledger.decide(START + 10 * SECOND)
     await end(ledger, outbox, 1, Outcome(RunStatus.FAILED, "exit status 1"), RunSettings(attempts=2))
     assert await told(ledger) == []
-    await end(ledger, outbox, 2, Outcome(RunStatus.FAILED, "exit status 2"), RunSettings(attempts=2))
+    await end(
+        ledger, outbox, 2, Outcome(RunStatus.FAILED, "exit status 2", kind=FailureKind.QUOTA), RunSettings(attempts=2)
+    )
     [event] = await told(ledger)
     assert (event["event"], event["run_id"], event["error"], event["attempt"]) == ("failed", 2, "exit status 2", 2)
+    assert event["kind"] == "quota"
     assert {"id", "at", "host", "text", "agent", "schedule", "status", "since"} <= event.keys()
 
 

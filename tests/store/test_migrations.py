@@ -136,3 +136,16 @@ def test_saved_work_of_earlier_versions_is_to_be_measured(tmp_path: Path) -> Non
         set_saved_bytes(Transaction(connection), {1: 7})
         assert unmeasured_saved_work(connection, 100) == []
         assert saved_work(connection) == {"e": (1, 7)}
+
+
+def test_usage_of_earlier_versions_is_exact_where_there_is_any(tmp_path: Path) -> None:
+    path = tmp_path / DATABASE
+    path.touch()
+    steps = migrations()
+    with contextlib.closing(connect(path)) as connection:
+        migrate(connection, path, {number: step for number, step in steps.items() if number < 13})
+        connection.executescript(OLDEST_WITH_RUNS)
+        connection.execute("UPDATE runs SET output_tokens = 0 WHERE id = 1")
+        migrate(connection, path, steps)
+        found = connection.execute("SELECT usage_state, denials, failure_kind FROM runs ORDER BY id").fetchall()
+        assert [tuple(row) for row in found] == [("exact", 0, None), (None, 0, None)]
