@@ -114,6 +114,8 @@ class Work:
     """Whether an agent behind a URL may have the input from an earlier daemon, which it has not acknowledged."""
     delivered: bool = False
     """Whether an earlier daemon recorded that the command was released, or that the input was acknowledged."""
+    session: str | None = None
+    """The agent's conversation that the run continues; None for a new one."""
     remote: dict[str, Any] | None = None
     """What identifies the remote work of a suspended run in its protocol; None if the run is not suspended."""
 
@@ -138,6 +140,8 @@ class Outcome:
     """When the limit of its account that the agent hit is reset (UTC), as far as known."""
     session: str | None = None
     """Identifies the agent's conversation, so that it can be continued."""
+    session_refused: str | None = None
+    """Why the session that the run was to continue is not continued."""
     usage: dict[str, Any] = field(default_factory=dict)
     usage_at_least: bool = False
     """Whether the usage is only what was known when the agent was cut off."""

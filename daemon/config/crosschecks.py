@@ -75,8 +75,7 @@ def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -
     if agent.get("acp_type") == "sync" and agent.get("await_completion") is True:
         text = 'has no effect with acp_type = "sync", whose reply ends the run; remove it, or use acp_type = "agentic"'
         yield (*path, "await_completion"), text
-    url = agent.get("url")
-    if isinstance(url, str) and re.match(r"https?://[^/]*@", url):
+    if _has_password(agent.get("url")):
         yield (*path, "url"), "contains a user name or password, which would be displayed and logged; use api_key"
     environment = agent.get("environment") if agent.get("type", "command") in {"command", "acp"} else None
     if isinstance(environment, str) and environment not in environments:
@@ -88,11 +87,34 @@ def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -
     if isinstance(command, list) and command[:1] == [""]:
         yield (*path, "command"), "the first item is the program to run, and it is empty"
     yield from _without_nul((*path, "env"), _table(agent, "env"), "an environment variable")
+    for name, server in _tables(_table(agent, "mcp_servers")):
+        yield from _mcp_server((*path, "mcp_servers", name), server)
     for name, schedule in _tables(_table(agent, "schedules")):
         yield from _schedule((*path, "schedules", name), schedule)
         if agent.get("input") == "argument" and _has_nul(_content(schedule.get("input"))):
             text = 'contains a NUL character, which an argument cannot; remove it, or use input = "stdin" or "file"'
             yield (*path, "schedules", name, "input"), text
+
+
+def _mcp_server(path: KeyPath, server: dict[str, Any]) -> Iterator[BrokenRule]:
+    if {"command", "url"} <= server.keys():
+        yield (*path, "url"), "both command and url are set; remove one of them"
+    elif not {"command", "url"} & server.keys():
+        yield path, "no server; set command or url"
+    for key, needed in (("env", "command"), ("headers", "url"), ("transport", "url")):
+        if key in server and needed not in server:
+            yield (*path, key), f"applies only to a server with {needed}"
+    command = server.get("command")
+    yield from _words(path, command)
+    if isinstance(command, list) and command[:1] == [""]:
+        yield (*path, "command"), "the first item is the program to run, and it is empty"
+    yield from _without_nul((*path, "env"), _table(server, "env"), "an environment variable")
+    if _has_password(server.get("url")):
+        yield (*path, "url"), "contains a user name or password, which would be displayed and logged; use headers"
+
+
+def _has_password(url: object) -> bool:
+    return isinstance(url, str) and re.match(r"https?://[^/]*@", url) is not None
 
 
 def _author(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -> Iterator[BrokenRule]:

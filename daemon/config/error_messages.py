@@ -24,7 +24,9 @@ from daemon.config.schema import (
     Environment,
     InitialInput,
     Log,
+    McpServer,
     Notify,
+    PermissionRule,
     Retention,
     Schedule,
     Token,
@@ -50,6 +52,8 @@ _TABLES: dict[tuple[str, ...], type[BaseModel]] = {
     ("agents", "*", "schedules", "*", "input"): InitialInput,
     ("agents", "*", "budget"): Budget,
     ("agents", "*", "retention"): AgentRetention,
+    ("agents", "*", "mcp_servers", "*"): McpServer,
+    ("agents", "*", "permissions", "*"): PermissionRule,
     ("notify", "*"): Notify,
 }
 _IN_TOML = {
@@ -64,7 +68,9 @@ _IN_TOML = {
 }
 _LONGEST_VALUE = 60
 _MOST_ERRORS = 1000
-_SECRET_KEYS = frozenset({"env", "api_key", "tokens", "url", "ping", "repository"})  # URLs may hold passwords
+_SECRET_KEYS = frozenset(
+    {"env", "headers", "api_key", "tokens", "url", "ping", "repository"}
+)  # URLs may hold passwords
 _SECRET_WORDS = ("key", "token", "secret", "password", "credential", "auth")
 
 

@@ -14,6 +14,7 @@ from daemon.config.values import (
     CredentialName,
     CronText,
     Duration,
+    HeaderName,
     Instant,
     LimitSize,
     ListenAddress,
@@ -226,11 +227,55 @@ class CommandAgent(ProcessAgent):
     result_format: Literal["auto", "none", "claude", "codex", "gemini", "opencode"] = "auto"
 
 
+class McpServer(Section):
+    """`[agents.NAME.mcp_servers.NAME]`: a server of the Model Context Protocol that an acp agent is to use."""
+
+    command: Argv | None = None
+    env: dict[Variable, SecretValue] = {}
+    url: Url | None = None
+    transport: Literal["http", "sse"] = "http"
+    headers: dict[HeaderName, SecretValue] = {}
+
+
+class PermissionRule(Section):
+    """An item of `permissions`: the answer to requests for tools of some kinds; `*` stands for all kinds."""
+
+    kinds: list[
+        Literal["read", "edit", "delete", "move", "search", "execute", "think", "fetch", "switch_mode", "other", "*"]
+    ] = Field(min_length=1)
+    answer: Literal["reject", "allow"]
+
+
+def _as_rules(value: object) -> object:
+    if value in ("reject", "allow"):
+        return [{"kinds": ["*"], "answer": value}]
+    if isinstance(value, list):
+        return value
+    raise ValueError('should be "reject", "allow", or rules such as [{ kinds = ["read", "search"], answer = "allow" }]')
+
+
 class AcpAgent(ProcessAgent):
     """`type = "acp"`: a command that speaks the Agent Client Protocol."""
 
     type: Literal["acp"]
-    permissions: Literal["reject", "allow"] = "reject"
+    permissions: Annotated[list[PermissionRule], BeforeValidator(_as_rules)] = [
+        PermissionRule(kinds=["*"], answer="reject")
+    ]
+    mode: str | None = Field(None, min_length=1)
+    model: str | None = Field(None, min_length=1)
+    mcp_servers: dict[Name, McpServer] = {}
+
+    @property
+    def permission_answers(self) -> dict[str, str]:
+        """The answer to permission requests by the kind of the tool, from the first rule with that kind or with `*`.
+
+        `*` stands for all kinds that are not there.
+        """
+        answers: dict[str, str] = {}
+        for rule in self.permissions:
+            if "*" not in answers:
+                answers |= {kind: rule.answer for kind in rule.kinds if kind not in answers}
+        return {"*": "reject", **answers}
 
 
 class RemoteAgent(BaseAgent):

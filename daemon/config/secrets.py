@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.config.schema import Config, ProcessAgent, RemoteAgent, Token
+from daemon.config.schema import AcpAgent, Config, ProcessAgent, RemoteAgent, Token
 from daemon.config.values import Secret
 from daemon.errors import ConfigError, SecretError
 
@@ -29,6 +29,10 @@ def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
     for name, agent in config.agents.items():
         if isinstance(agent, ProcessAgent):
             yield from ((f"agents.{name}.env.{variable}", secret) for variable, secret in agent.env.items())
+        for server, keys in agent.mcp_servers.items() if isinstance(agent, AcpAgent) else ():
+            for table, secrets in (("env", keys.env), ("headers", keys.headers)):
+                place = f"agents.{name}.mcp_servers.{server}.{table}"
+                yield from ((f"{place}.{key}", secret) for key, secret in secrets.items())
         if isinstance(agent, RemoteAgent) and agent.api_key is not None:
             yield f"agents.{name}.api_key", agent.api_key
 

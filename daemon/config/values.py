@@ -105,6 +105,12 @@ def _variable(value: str) -> str:
     return value
 
 
+def _header(value: str) -> str:
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,255}", value):
+        raise ValueError("not a name of an HTTP header; use letters, digits and -")
+    return value
+
+
 def _credential(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", value):
         raise ValueError(f"{value!r} is not a name of a credential; use letters, digits, '_', '.' and '-'")
@@ -137,6 +143,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Url = Annotated[str, AfterValidator(_url)]
 ListenAddress = Annotated[str, AfterValidator(_listen)]
 Variable = Annotated[str, AfterValidator(_variable)]
+HeaderName = Annotated[str, AfterValidator(_header)]
 CredentialName = Annotated[str, AfterValidator(_credential)]
 Author = Annotated[str, AfterValidator(_author)]
 Argv = Annotated[list[str], Field(min_length=1)]

@@ -12,7 +12,7 @@ from daemon.runs import steps
 from daemon.runs.retry import next_attempt
 from daemon.store.cancellations import Flag, flag_of
 from daemon.store.connection import Transaction
-from daemon.store.events import PERMISSION_DENIED, USAGE, add_event
+from daemon.store.events import PERMISSION_DENIED, SESSION_REFUSED, USAGE, add_event
 from daemon.store.notifications import PAUSED_BY_FAILURE
 from daemon.store.runs import Run, change_status, count_usage, create_run, get_run
 from daemon.store.schedules import change_schedule, get_schedule_by_id
@@ -82,6 +82,8 @@ def _reported(outcome: Outcome) -> dict[str, object]:
 
 
 def _add_reported_events(tx: Transaction, run_id: int, outcome: Outcome, now: datetime) -> None:
+    if outcome.session_refused is not None:
+        add_event(tx, run_id, now, SESSION_REFUSED, {"reason": outcome.session_refused})
     for denial in outcome.denials:
         add_event(tx, run_id, now, PERMISSION_DENIED, {"what": denial})
     for model, usage in outcome.usage_by_model.items():

@@ -22,6 +22,8 @@ PERMISSION_DENIED = "permission_denied"
 
 USAGE = "usage"
 """The kind of the event of what each model used, if the agent tells that."""
+SESSION_REFUSED = "session_refused"
+"""The kind of the event of a session that was to be continued and is not: the `reason`."""
 
 
 def add_event(tx: Transaction, run_id: int, now: datetime, kind: str, data: dict[str, Any]) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from daemon.agents.base import RunSettings, Work
-from daemon.agents.process.acp_client.client import Session
-from daemon.agents.process.acp_client.result import SessionResult
+from daemon.agents.process.acp_client.usage import tokens_in
 from daemon.agents.process.agent_report import LONGEST_MESSAGE, AgentReport, read_report
 from daemon.agents.process.outcome import _failure, outcome_of
 from daemon.agents.process.records import ExitRecord
@@ -81,11 +80,9 @@ def test_no_part_of_a_sum_is_used_if_one_part_is_no_count(tmp_path: Path, tokens
 
 
 def test_what_an_acp_agent_counts_can_be_written_as_json() -> None:
-    session = Session.__new__(Session)
-    session._result = SessionResult()
     most = int("9" * 4300)
-    session._count_tokens({"inputTokens": most, "cachedReadTokens": most, "cachedWriteTokens": True})
-    assert json.loads(json.dumps(session._result.usage))["input_tokens"] > MOST_TOKENS
+    usage = tokens_in({"usage": {"inputTokens": most, "cachedReadTokens": most, "cachedWriteTokens": True}})
+    assert json.loads(json.dumps(usage))["input_tokens"] > MOST_TOKENS
 
 
 @pytest.mark.parametrize(
@@ -103,10 +100,7 @@ def test_what_an_acp_agent_counts_can_be_written_as_json() -> None:
 def test_tokens_that_an_acp_agent_does_not_report_are_unknown_and_senseless_ones_are_passed_on(
     usage: dict[str, object], tokens: object
 ) -> None:
-    session = Session.__new__(Session)
-    session._result = SessionResult()
-    session._count_tokens(usage)
-    assert session._result.usage["input_tokens"] == tokens
+    assert tokens_in({"usage": usage})["input_tokens"] == tokens
 
 
 def claude_result(text: str, **keys: object) -> str:

@@ -13,7 +13,7 @@ from tests.support.printed import outcome_of_printed
 
 SESSION = "0b7c-session"
 ENDED_AT = 1_796_000_000
-TOLD = RunSettings(on_bad_report="fail", on_denied="fail")
+TOLD = RunSettings(on_bad_report="fail", on_denied="fail", idle_timeout_seconds=300)
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,8 @@ CLAUDE = {
             "usage": {},
             "at_least": False,
             "session": SESSION,
-            "error": "idle timeout: no output for longer than idle_timeout (waiting after 429 rate_limit, try 7 of 10)",
+            "error": "idle timeout: no output for longer than its idle_timeout of 5m "
+            "(waiting after 429 rate_limit, try 7 of 10)",
         },
         code=143,
         reason="idle_timeout",
@@ -291,7 +292,8 @@ CODEX = {
         {
             "kind": "timeout",
             "usage": {},
-            "error": "timeout: the run took longer than its timeout (waiting after unexpected status 503, try 1 of 5)",
+            "error": "timeout: the run took longer than its timeout of 1h "
+            "(waiting after unexpected status 503, try 1 of 5)",
         },
         code=143,
         reason="timeout",

@@ -14,8 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from daemon.agents.process.acp_client import client, pipes
+from daemon.agents.process.acp_client.options import Options
 from daemon.agents.process.acp_client.rendering import Rendering
 from daemon.agents.process.acp_client.result import SessionResult, write_result
+from daemon.agents.process.acp_client.tool_calls import ToolCalls
 from daemon.agents.process.agent_report import LONGEST_MESSAGE, AgentReport, read_report
 from daemon.agents.process.supervisor import untrusted_json
 from daemon.agents.process.supervisor.mask import Secrets
@@ -202,7 +204,7 @@ ACP_KEYS = (
 @example({"sessionUpdate": {}})
 @example({"sessionUpdate": "plan", "entries": [{"status": [], "content": {}}]})
 def test_an_update_of_a_session_of_any_shape_is_shown(update: dict[str, Any]) -> None:
-    rendering = Rendering(NO_SECRETS)
+    rendering = Rendering(NO_SECRETS, ToolCalls(NO_SECRETS))
     with unheard():
         rendering.update(update)
     assert isinstance(rendering.last_message, str | None)
@@ -233,6 +235,9 @@ class _Scripted:
             raise pipes.AgentGoneError("it ended")
         return pipes._message(json.dumps(self._messages.pop(0)).encode())
 
+    def take_printed(self) -> bytes:
+        return b""
+
 
 messages = objects(
     "id",
@@ -256,6 +261,7 @@ messages = objects(
 )
 INITIALIZED = {"id": 1, "result": {"protocolVersion": 1}}
 OPENED = {"id": 2, "result": {"sessionId": "s"}}
+HELD = Options(version="1", patience=1.0, permissions={"*": "reject"})
 
 
 @given(st.lists(messages | shapes("method", "params"), max_size=4), messages)
@@ -267,7 +273,7 @@ OPENED = {"id": 2, "result": {"sessionId": "s"}}
 def test_a_session_ends_whatever_its_agent_sends(said: list[Any], end: dict[str, Any]) -> None:
     script = _Scripted([INITIALIZED, OPENED, *said, {"id": 3, "result": end}])
     with unheard():
-        result = client.Session(script, "reject", 1.0, NO_SECRETS).run("go", "1")  # type: ignore[arg-type]
+        result = client.Session(script, ["agent"], HELD).run("go")  # type: ignore[arg-type]
     assert isinstance(result.failure, str | None)
     json.dumps(result.usage)
 

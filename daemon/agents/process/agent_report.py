@@ -18,7 +18,7 @@ from daemon.agents.process.supervisor.files import open_regular
 from daemon.agents.process.supervisor.listener import ANSWER, REPORT
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.agents.process.supervisor.untrusted_json import UntrustedJsonError, parse
-from daemon.model import RunStatus
+from daemon.model import FailureKind, RunStatus
 from daemon.rules.reported import amount_of, count_of, usage_of
 from daemon.rules.reset_times import LONGEST_WAIT
 
@@ -64,8 +64,13 @@ class AgentReport:
     """Whether what the agent printed stops before a result, as it does where something cut it off."""
     is_by_agent: bool = False
     """Whether the agent itself wrote the status into its result file."""
+    kind: FailureKind | None = None
+    """What kind of failure it is, as far as the result file says that it is one."""
     failure: ReportedFailure | None = None
     session: str | None = None
+    """Identifies the agent's conversation, so that it can be continued."""
+    session_refused: str | None = None
+    """Why the session that the run was to continue is not continued."""
     usage_at_least: bool = False
     """Whether the usage is only what was known when the agent was cut off."""
     models: Mapping[str, dict[str, Any]] = field(default_factory=dict)
@@ -105,6 +110,10 @@ def read_report(run_dir: Path, result_format: str, secrets: Secrets) -> AgentRep
         is_bad=own.is_bad,
         lacks_result=False,
         is_by_agent=own.is_by_agent,
+        kind=own.kind,
+        session=own.session or printed.session,
+        session_refused=own.session_refused,
+        usage_at_least=own.usage_at_least or printed.usage_at_least,
         failure=None if own.status is not None else printed.failure,
         denials=own.denials or printed.denials,
     )
@@ -159,7 +168,7 @@ def _printed(known: dict[str, Any], run_dir: Path, secrets: Secrets, complaint: 
         usage=usage,
         complaint="; ".join(filter(None, [complaint, *refused])) or None,
         failure=failure,
-        session=_text(known.get("session"), secrets, _LONGEST_SESSION),
+        session=_session(known.get("session"), secrets),
         usage_at_least=known.get("at_least") is True,
         models={
             name[:_LONGEST_SESSION]: _usage(used)[0]
@@ -235,10 +244,15 @@ def _read_regular(path: Path) -> bytes:
 def _from_object(content: dict[str, Any], secrets: Secrets) -> AgentReport:
     status = content.get("status")
     status = status if isinstance(status, str | None) else "of another type"
+    kind = _kind(content.get("kind"))
+    if status is None and kind is not None:  # only failures have one
+        status = "failed"
     complaints = []
     if status not in {None, "completed", "failed"}:
         complaints.append('the result file has a status other than "completed" and "failed"')
     usage, refused = _usage(content.get("usage"))
+    if content.get("kind") is not None and (kind is None or status == "completed"):
+        refused.append(f"kind is not one of {', '.join(FailureKind)}" if kind is None else "kind is only of a failure")
     wait = _wait(content.get("retry_after"))
     if wait is None and content.get("retry_after") is not None:
         refused.append("retry_after is not a number of seconds")
@@ -249,7 +263,11 @@ def _from_object(content: dict[str, Any], secrets: Secrets) -> AgentReport:
         denials=tuple(one["asked"] for one in permissions if one["answer"].startswith(_DENIED)),
         message=_text(content.get("message"), secrets) or _text(_words_of(content.get("result"), secrets), secrets),
         usage=usage,
+        usage_at_least=content.get("usage_at_least") is True,
         retry_after=wait,
+        kind=kind if status == "failed" else None,
+        session=_session(content.get("session"), secrets),
+        session_refused=_text(content.get("session_refused"), secrets),
         permissions=permissions,
         complaint="; ".join([*complaints, *refused]) or None,
         is_bad=bool(complaints),
@@ -268,6 +286,15 @@ def _usage(reported: object) -> tuple[dict[str, int | float], list[str]]:
     if reported is None:
         return {}, []
     return usage_of(reported) if isinstance(reported, dict) else ({}, ["usage is not a JSON object"])
+
+
+def _kind(value: object) -> FailureKind | None:
+    return FailureKind(value) if isinstance(value, str) and value in set(FailureKind) else None
+
+
+def _session(value: object, secrets: Secrets) -> str | None:
+    """Return the id of a session; None for one that is too long, because a part of it is of no use."""
+    return secrets.masked(value) if isinstance(value, str) and 0 < len(value) <= _LONGEST_SESSION else None
 
 
 def _permissions(value: object, secrets: Secrets) -> Iterator[dict[str, str]]:

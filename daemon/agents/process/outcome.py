@@ -74,6 +74,7 @@ def outcome_of(ended: ExitRecord, cancelled: str | None, report: AgentReport, wo
         kind=failure.kind if failure else None,
         limit_ends_at=failure.limit_ends_at if failure else None,
         session=report.session,
+        session_refused=report.session_refused,
         usage=report.usage,
         usage_at_least=report.usage_at_least,
         usage_by_model=report.models,
@@ -91,6 +92,9 @@ def _log(report: AgentReport, complaint: str | None, work: Work) -> None:
     if complaint:
         event = "[run] Part of agent's report ignored" if report.is_used else "[run] Agent's report ignored"
         _LOG.warning(event, run_id=work.run_id, agent=work.agent, reason=complaint)
+    if report.session_refused is not None:
+        reason = report.session_refused
+        _LOG.warning("[run] Agent did not continue its session", run_id=work.run_id, agent=work.agent, reason=reason)
     for permission in report.permissions:
         _LOG.info("[run] Agent requested permission", run_id=work.run_id, agent=work.agent, **permission)
     if report.denials:
@@ -118,6 +122,8 @@ def _stated(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> _F
     """Return why a run failed whose result file states how it ended, None if it did not."""
     if report.status is RunStatus.FAILED:
         words = report.message or "the agent reported a failure"
+        if report.kind is not None:
+            return _Failure(words, report.kind, is_permanent=report.kind in _NEVER_MENDS)
         if report.is_by_agent:
             return _Failure(words)
         return _told(words, ended, report, settings)

@@ -49,6 +49,11 @@ def parse(data: bytes, *, allow_nan: bool = False) -> Any:  # noqa: ANN401 - wha
         raise UntrustedJsonError(f"is not JSON: {error}") from None
 
 
+def objects_in(value: object) -> list[dict[str, Any]]:
+    """Return the objects in an array; none if the value is no array."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
 def check_bounds(data: bytes | bytearray, deepest: int = DEEPEST, most: int = MOST_VALUES) -> None:
     """Raise UntrustedJsonError if the data holds too many values or too many levels of them.
 
