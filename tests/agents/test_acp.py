@@ -1,12 +1,13 @@
 """Agents that speak the Agent Client Protocol, built with its own SDK: what they tell, ask, and how they end."""
 
+import shlex
 import signal
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.support import acp_client
 from tests.support.configs import Table, config_text, triggered_agent
 from tests.support.daemon_process import DaemonProcess, daemons_in, processes_of
 from tests.support.runs import cancel, ended, finished, triggered
@@ -14,15 +15,13 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("acp")  # its tests share a daemon
 
-PEERS = Path(__file__).parents[1] / "support" / "peers"
 WORDS = {
     "echo": "echo hello you",
     **{word: word for word in ("tools", "permit", "files", "cwd", "refuse", "tokens", "usage", "crash", "long")},
     "stubborn": "stubborn",
 }
 
-
-SDK = f"{sys.executable} {PEERS / 'acp_sdk.py'}"
+SDK = shlex.join(acp_client.SDK)
 
 
 def acp(inputs: Mapping[str, str], *command: str, **keys: object) -> Table:
@@ -41,6 +40,7 @@ def text(folder: str = "/nowhere") -> str:
         "old": acp({"echo": "echo"}, "sh", "-c", old),
         "parent": acp({"echo": "echo x"}, "sh", "-c", f"{child} exec {SDK}"),
         "judge": acp({"usage": "usage"}, "sh", "-c", f"{verdict}; exec {SDK}"),
+        "unfit": acp({"go": "go"}, *acp_client.PLAIN, "lists", mode="yolo", attempts=3),
         "noisy": acp({"echo": "echo quiet"}, "sh", "-c", f"echo starting up; exec {SDK}"),
     }
     return config_text(daemon={"max_concurrent_runs": 20}, agents=agents)
@@ -133,6 +133,13 @@ def test_other_ends_are_failures_with_their_reason(daemon: DaemonProcess, addres
     assert run["status"] == "failed"
     assert reason in run["error"]
     assert processes_of(run["idempotency_key"]) == []
+
+
+def test_a_setting_that_the_agent_does_not_offer_is_tried_once(daemon: DaemonProcess) -> None:
+    run = finished(daemon, "unfit/go")
+    assert run["error"] == "mode = 'yolo': the agent does not offer it; it offers read-only, auto"
+    assert (run["failure_kind"], run["session"]) == ("config", "s-1")
+    assert len(daemon.query("SELECT id FROM runs WHERE agent = 'unfit'")) == 1
 
 
 def test_processes_that_an_agent_leaves_behind_are_terminated(daemon: DaemonProcess) -> None:

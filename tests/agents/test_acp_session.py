@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.acp_client import PLAIN, hold
+from tests.support.acp_client import PLAIN, SDK, hold, hold_with
 
 
 def said(result: dict[str, Any]) -> tuple[str, str, str | None]:
@@ -119,6 +119,20 @@ def test_a_session_is_continued_without_telling_or_counting_its_past_again(tmp_p
     assert held.lines == ["and so on"]
     assert (held.result["session"], held.result["usage"]) == ("s-1", {"cost_usd": 0.25})
     assert "session_refused" not in held.result
+
+
+def test_requests_are_as_the_schema_of_the_protocol_has_them(tmp_path: Path) -> None:
+    servers = [
+        {"name": "files", "command": "sh", "args": [], "env": [{"name": "A", "value": "b"}]},
+        {"type": "http", "name": "docs", "url": "http://x", "headers": [{"name": "A", "value": "b"}]},
+        {"type": "sse", "name": "news", "url": "http://x", "headers": []},
+    ]
+    options = {"session": "s-9", "mode": "code", "model": "large", "mcp_servers": servers}
+    held = hold_with(SDK, tmp_path, "setup", **options)
+    assert len(held.lines) == 1
+    chosen, seen = json.loads(held.result["message"])
+    assert chosen == {"the-mode of s-9": "code", "the-model of s-9": "large"}
+    assert seen == ["McpServerStdio files", "HttpMcpServer docs", "SseMcpServer news"]
 
 
 @pytest.mark.parametrize(

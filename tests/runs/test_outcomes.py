@@ -42,3 +42,9 @@ async def test_what_an_agent_told_is_recorded(ledger: Ledger, outcome: Outcome, 
     assert tuple(run[name] for name in COLUMNS) == expected
     events = await ledger.select("SELECT data FROM events WHERE type = 'permission_denied' ORDER BY number")
     assert [json.loads(event["data"])["what"] for event in events] == list(outcome.denials)
+
+
+async def test_a_session_that_is_not_continued_is_an_event(ledger: Ledger) -> None:
+    await recorded(ledger, Outcome(RunStatus.COMPLETED, session="s-2", session_refused="it is gone"))
+    [event] = await ledger.select("SELECT data FROM events WHERE type = 'session_refused'")
+    assert json.loads(event["data"]) == {"reason": "it is gone"}

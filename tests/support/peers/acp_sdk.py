@@ -1,6 +1,7 @@
 """An ACP test agent on stdio: its behaviour is chosen by the first word of the prompt."""
 
 import asyncio
+import json
 import os
 from typing import Any, cast
 
@@ -12,11 +13,24 @@ PERMISSIONS = [
     schema.PermissionOption(option_id="reject", name="Reject", kind="reject_once"),
     schema.PermissionOption(option_id="never", name="Always reject", kind="reject_always"),
 ]
+OPTIONS = [
+    schema.SessionConfigOptionSelect(
+        id=f"the-{name}",
+        name=name,
+        category=name,
+        type="select",
+        current_value=values[0],
+        options=[schema.SessionConfigSelectOption(value=value, name=value) for value in values],
+    )
+    for name, values in {"mode": ["ask", "code"], "model": ["small", "large"]}.items()
+]
 
 
 class WordAgent:
     def __init__(self) -> None:
         self.folders: dict[str, str] = {}
+        self.chosen: dict[str, str | bool] = {}
+        self.servers: list[str] = []
         self.cancelled: dict[str, asyncio.Event] = {}
 
     def on_connect(self, conn: Client) -> None:
@@ -25,16 +39,35 @@ class WordAgent:
     async def initialize(self, protocol_version: int, *_: Any, **__: Any) -> schema.InitializeResponse:
         return schema.InitializeResponse(
             protocol_version=min(protocol_version, PROTOCOL_VERSION),
-            agent_capabilities=schema.AgentCapabilities(),
+            agent_capabilities=schema.AgentCapabilities(
+                load_session=True, mcp_capabilities=schema.McpCapabilities(http=True, sse=True)
+            ),
             agent_info=schema.Implementation(name="word-agent", version="1.2.3"),
             auth_methods=[],
         )
 
     async def new_session(self, cwd: str, *_: Any, **__: Any) -> schema.NewSessionResponse:
         session = f"session-{len(self.folders) + 1}"
-        self.folders[session] = cwd
+        self.open(session, cwd)
+        return schema.NewSessionResponse(session_id=session, config_options=OPTIONS)
+
+    async def load_session(
+        self, cwd: str, session_id: str, mcp_servers: list[Any], **_: Any
+    ) -> schema.LoadSessionResponse:
+        self.open(session_id, cwd)
+        self.servers = [f"{type(server).__name__} {server.name}" for server in mcp_servers]
+        await self.say(session_id, "what I said last time")
+        return schema.LoadSessionResponse(config_options=OPTIONS)
+
+    def open(self, session: str, folder: str) -> None:
+        self.folders[session] = folder
         self.cancelled[session] = asyncio.Event()
-        return schema.NewSessionResponse(session_id=session)
+
+    async def set_config_option(
+        self, config_id: str, session_id: str, value: str | bool, **_: Any
+    ) -> schema.SetSessionConfigOptionResponse:
+        self.chosen[f"{config_id} of {session_id}"] = value
+        return schema.SetSessionConfigOptionResponse(config_options=OPTIONS)
 
     async def cancel(self, session_id: str, **_: Any) -> None:
         self.cancelled[session_id].set()
@@ -56,6 +89,8 @@ class WordAgent:
             await self.say(session_id, await self.read_file(session_id))
         elif word == "cwd":
             await self.say(session_id, self.folders[session_id])
+        elif word == "setup":
+            await self.say(session_id, json.dumps([self.chosen, self.servers]))
         elif word == "refuse":
             return schema.PromptResponse(stop_reason="refusal")
         elif word == "tokens":
