@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import json
-import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from daemon.agents.process.acp_client import client, pipes
-from daemon.agents.process.acp_client.options import Options
-from daemon.agents.process.acp_client.rendering import Rendering
 from daemon.agents.process.acp_client.result import SessionResult, write_result
-from daemon.agents.process.acp_client.tool_calls import ToolCalls
 from daemon.agents.process.agent_report import LONGEST_MESSAGE, AgentReport, read_report
 from daemon.agents.process.supervisor import untrusted_json
 from daemon.agents.process.supervisor.mask import Secrets
@@ -35,25 +29,9 @@ from tests.support.configs import one_agent
 from tests.support.daemon_process import StartDaemon
 from tests.support.printed import printed
 from tests.support.runs import ended
+from tests.support.shapes import objects, shapes
 
 NO_SECRETS = Secrets(())
-WORDS = ["completed", "failed", "result", "success", "JSONRPC", "1.0", "0.3", "/x", "http://h:1/x", "header", "apiKey"]
-WORDS += ["text", "full", "start", "delta", "data", "reasoning", "tool_call", "plan", "agent_message_chunk", "diff"]
-WORDS += ["end_turn", "cancelled", "allow_once", "USD", "usage_update", "TASK_STATE_FAILED", "input-required", "agent"]
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(WORDS)
-
-
-def shapes(*keys: str) -> st.SearchStrategy[Any]:
-    """Return any JSON whose objects have some of these keys, and others."""
-    names = st.sampled_from(keys) | st.text(max_size=3)
-    return st.recursive(
-        scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=6), max_leaves=25
-    )
-
-
-def objects(*keys: str) -> st.SearchStrategy[dict[str, Any]]:
-    """Return JSON objects that have some of these keys, with anything in them."""
-    return st.dictionaries(st.sampled_from(keys), shapes(*keys), max_size=len(keys))
 
 
 def check(report: AgentReport) -> None:
@@ -177,105 +155,6 @@ def test_updates_of_any_shape_are_read(tmp_path_factory: pytest.TempPathFactory,
         usage_of(reply.usage)
 
     asyncio.run(read())
-
-
-ACP_KEYS = (
-    "sessionUpdate",
-    "content",
-    "text",
-    "resource",
-    "toolCallId",
-    "title",
-    "kind",
-    "status",
-    "entries",
-    "type",
-    "path",
-    "uri",
-    "mimeType",
-    "cost",
-    "currency",
-    "amount",
-)
-
-
-@given(objects(*ACP_KEYS))
-@example({"sessionUpdate": []})
-@example({"sessionUpdate": {}})
-@example({"sessionUpdate": "plan", "entries": [{"status": [], "content": {}}]})
-def test_an_update_of_a_session_of_any_shape_is_shown(update: dict[str, Any]) -> None:
-    rendering = Rendering(NO_SECRETS, ToolCalls(NO_SECRETS))
-    with unheard():
-        rendering.update(update)
-    assert isinstance(rendering.last_message, str | None)
-
-
-@contextlib.contextmanager
-def unheard() -> Iterator[None]:
-    """Do what the client of a session does in its own process, with nothing shown and no signal handled."""
-    before = signal.getsignal(signal.SIGTERM)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-
-class _Scripted:
-    """An agent that sends these messages, and reads nothing."""
-
-    def __init__(self, messages: list[Any]) -> None:
-        self._messages = messages
-
-    def send(self, message: dict[str, Any]) -> None:
-        json.dumps(message)
-
-    def receive(self, *_: object) -> Any:  # noqa: ANN401
-        if not self._messages:
-            raise pipes.AgentGoneError("it ended")
-        return pipes._message(json.dumps(self._messages.pop(0)).encode())
-
-    def take_printed(self) -> bytes:
-        return b""
-
-
-messages = objects(
-    "id",
-    "method",
-    "params",
-    "result",
-    "error",
-    "code",
-    "message",
-    "sessionId",
-    "update",
-    "toolCall",
-    "options",
-    "optionId",
-    "kind",
-    "protocolVersion",
-    "stopReason",
-    "usage",
-    "inputTokens",
-    *ACP_KEYS,
-)
-INITIALIZED = {"id": 1, "result": {"protocolVersion": 1}}
-OPENED = {"id": 2, "result": {"sessionId": "s"}}
-HELD = Options(version="1", patience=1.0, permissions={"*": "reject"})
-
-
-@given(st.lists(messages | shapes("method", "params"), max_size=4), messages)
-@example([{"method": "session/update", "params": {"sessionId": "s", "update": {"sessionUpdate": []}}}], {})
-@example(
-    [{"method": "session/request_permission", "id": [], "params": {"options": [{"kind": [], "optionId": "x"}]}}], {}
-)
-@example([], {"usage": {"inputTokens": 10**4200, "cachedReadTokens": 10**4200, "outputTokens": "x"}, "stopReason": []})
-def test_a_session_ends_whatever_its_agent_sends(said: list[Any], end: dict[str, Any]) -> None:
-    script = _Scripted([INITIALIZED, OPENED, *said, {"id": 3, "result": end}])
-    with unheard():
-        result = client.Session(script, ["agent"], HELD).run("go")  # type: ignore[arg-type]
-    assert isinstance(result.failure, str | None)
-    json.dumps(result.usage)
 
 
 def test_a_result_of_any_shape_that_the_agent_wrote_itself_is_kept(
