@@ -13,7 +13,7 @@ from stat import S_ISDIR, S_ISFIFO
 from daemon.agents.process.spec import program_of
 from daemon.config.exposure import daemon_user, find_exposures
 from daemon.config.paths import state_dir
-from daemon.config.schema import AgentexAgent, Config, ProcessAgent, Token
+from daemon.config.schema import AcpAgent, AgentexAgent, Config, ProcessAgent, Token
 from daemon.config.secrets import read_secret, read_token, secrets_of
 from daemon.config.values import Secret
 from daemon.doctor.findings import Finding, error, warning
@@ -48,7 +48,8 @@ def check_settings(
         if isinstance(agent, ProcessAgent):
             own = agent.env.get("PATH")
             path = own.value if own and own.source == "plain" else environment.get("PATH")
-            yield from _program(place, config, agent.command, path, hides)
+            for key, command in _commands(place, agent):
+                yield from _program(key, config, command, path, hides)
         if isinstance(agent, AgentexAgent) and agent.acp_type != "sync" and not agent.await_completion:
             what = (
                 "without await_completion a run ends when the event is acknowledged; overlap ignores the work after it"
@@ -64,6 +65,14 @@ def check_settings(
     for name, target in config.notify.items():
         if target.command is not None:
             yield from _program(f"notify.{name}", config, target.command, environment.get("PATH"), hides)
+
+
+def _commands(place: str, agent: ProcessAgent) -> Iterator[tuple[str, list[str]]]:
+    """Yield the commands of an agent, each with the key of its table."""
+    yield place, agent.command
+    for name, server in agent.mcp_servers.items() if isinstance(agent, AcpAgent) else ():
+        if server.command is not None:
+            yield f"{place}.mcp_servers.{name}", server.command
 
 
 def _group(name: str | None) -> Iterator[Finding]:

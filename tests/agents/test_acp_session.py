@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from daemon.agents.process.result_formats import read_report
+from daemon.agents.process.supervisor.mask import Secrets
+from daemon.model import FailureKind
 from tests.support.acp_client import PLAIN, SDK, hold, hold_with
 
 
@@ -59,6 +62,15 @@ def test_tokens_are_counted_where_gemini_reports_them(tmp_path: Path) -> None:
     assert hold(tmp_path, "quota").result["usage"] == {"input_tokens": 2000, "output_tokens": 100}
 
 
+def test_what_is_known_of_a_session_that_was_cut_off_is_at_least_that(tmp_path: Path) -> None:
+    held = hold(tmp_path, "cut", "9")
+    reason = "the agent ended by signal 9 before it answered session/prompt"
+    assert said(held.result) == ("failed", reason, "crashed")
+    assert (held.result["usage"], held.result["usage_at_least"]) == ({"cost_usd": 0.75}, True)
+    report = read_report(tmp_path, "none", Secrets(()))
+    assert (report.kind, report.session, report.usage_at_least) == (FailureKind.CRASHED, "s-1", True)
+
+
 def test_the_output_of_a_tool_is_shown_once_while_it_grows(tmp_path: Path) -> None:
     held = hold(tmp_path, "growing")
     assert [line for line in held.lines if not line.startswith("[")] == [
@@ -81,16 +93,11 @@ def test_messages_are_apart_and_the_last_one_counts(tmp_path: Path) -> None:
 
 def test_standard_error_begins_at_the_start_of_a_line_and_so_do_words_after_it(tmp_path: Path) -> None:
     held = hold(tmp_path, "errors")
-    assert [line for line in held.lines if not line.startswith("[")] == [
-        "One ",
-        "two",
-        "a warning",
-        "and its second li",
-        " three",
-    ]
+    assert held.lines == ["One, ", "a warning", "and its second li", "two"]
+    assert held.result["message"] == "One, two"
 
 
-RULES = {"read": "allow", "edit": "allow", "other": "allow", "think": "reject", "*": "reject"}
+RULES = {"read": "allow", "edit": "reject", "other": "allow", "think": "reject", "*": "reject"}
 
 
 def test_permissions_are_answered_by_the_kind_of_the_tool(tmp_path: Path) -> None:
@@ -98,7 +105,7 @@ def test_permissions_are_answered_by_the_kind_of_the_tool(tmp_path: Path) -> Non
     answers = dict(line.split(": ") for line in held.lines if not line.startswith("["))
     assert answers == {
         "read": "allow",
-        "edit": "allow",  # its kind was told when the call began
+        "edit": "reject",  # its kind was told when the call began
         "execute": "reject",
         "unnamed": "allow",
         "invented": "reject",

@@ -294,6 +294,10 @@ path = "no/such/folder"
 [agents.missing]
 command = ["no-such-program"]
 env = {{ KEY = {{ file = "no-such-file" }} }}
+[agents.editor]
+type = "acp"
+command = ["true"]
+mcp_servers.files = {{ command = ["no-such-server"] }}
 [agents.up]
 type = "a2a"
 url = "http://127.0.0.1:{server.server_port}"
@@ -305,6 +309,7 @@ url = "http://127.0.0.1:1/agent"
         said = {(one["about"], one["severity"]): one["what"] for one in findings(used)}
         server.shutdown()
     assert "no executable program 'no-such-program' found" in said["agents.missing.command", "error"]
+    assert "'no-such-server' found" in said["agents.editor.mcp_servers.files.command", "error"]
     assert "no-such-file" in said["agents.missing.env.KEY", "error"]
     assert "responds" in said["agents.up", "ok"]
     assert "Connection refused" in said["agents.down", "error"]

@@ -130,13 +130,11 @@ class PlainAgent:
         say("And more.", messageId="m2")
 
     def do_errors(self, _: dict[str, Any]) -> None:
-        say("One ")
-        self.ask_permission("read")  # its answer shows that the words arrived
-        say("two")
-        self.ask_permission("read")
+        say("One, ")
+        self.wait_for_client()
         os.write(2, b"a warning\nand its second li")
-        self.ask_permission("read")
-        say(" three")
+        self.wait_for_client()
+        say("two")
 
     def do_kinds(self, params: dict[str, Any]) -> None:
         update("tool_call", toolCallId="c-edit", title="Edit a file", kind="edit", status="pending")
@@ -147,8 +145,19 @@ class PlainAgent:
         say("and so on")
         update("usage_update", used=2, size=9, cost={"amount": 0.75, "currency": "USD"})
 
+    def do_cut(self, params: dict[str, Any]) -> None:
+        """Say what it cost, and end by the signal that the prompt names."""
+        update("usage_update", used=2, size=9, cost={"amount": 0.75, "currency": "USD"})
+        os.kill(os.getpid(), int(params["prompt"][0]["text"]))
+
     def do_servers(self, _: dict[str, Any]) -> None:
         say(json.dumps([self.servers, "AGENTCRON_ACP" in os.environ]))
+
+    def wait_for_client(self) -> None:
+        """Return once the client has shown what was sent and printed."""
+        self.asked += 1
+        send(id=self.asked, method="fs/read_text_file", params={})
+        sys.stdin.readline()
 
     def ask_permission(self, kind: str) -> str:
         """Return the option that the client chose; a call whose kind is to be remembered is asked for without it."""
