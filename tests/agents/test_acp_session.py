@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.agents.process.result_formats import read_report
+from daemon.agents.process.agent_report import read_report
 from daemon.agents.process.supervisor.mask import Secrets
 from daemon.model import FailureKind
 from tests.support.acp_client import PLAIN, SDK, hold, hold_with
@@ -36,10 +36,31 @@ def test_a_model_fails_where_none_can_be_chosen(tmp_path: Path) -> None:
     assert said(hold(tmp_path, "none", model="large").result) == ("failed", reason, "config")
 
 
-def test_the_cause_in_the_data_of_an_error_is_the_reason(tmp_path: Path) -> None:
-    reason = "unexpected status 400 Bad Request: the prompt is empty"
-    text = f"the agent failed at session/prompt: Internal error (-32603): {reason}"
-    assert said(hold(tmp_path, "cause").result) == ("failed", text, None)
+@pytest.mark.parametrize(
+    ("data", "cause", "kind"),
+    [
+        ("other", ": unexpected status 400 Bad Request: the prompt is empty", None),
+        ("unauthorized", ": unexpected status 400 Bad Request: the prompt is empty", "auth"),
+        ("usage_limit_exceeded", ": unexpected status 400 Bad Request: the prompt is empty", "quota"),
+        ('"in plain words"', ": in plain words", None),
+        ('{"details": "as the SDK does"}', ": as the SDK does", None),
+        ('{"error": {"message": "deeper"}}', ": deeper", None),
+        ('{"message": "Internal error"}', "", None),
+        ('{"codex_error_info": ["x"], "message": 5}', "", None),
+        ("[1]", "", None),
+    ],
+)
+def test_the_cause_in_the_data_of_an_error_is_the_reason(
+    tmp_path: Path, data: str, cause: str, kind: str | None
+) -> None:
+    held = hold(tmp_path, "cause", data)
+    assert said(held.result) == ("failed", f"the agent failed at session/prompt: Internal error (-32603){cause}", kind)
+
+
+def test_a_daemon_of_another_version_is_to_be_restarted(tmp_path: Path) -> None:
+    """The package may be upgraded while an older daemon still starts runs."""
+    held = hold(tmp_path, "lists", unknown_option=True)
+    assert said(held.result) == ("failed", "agentcron was upgraded under its daemon; restart the daemon", None)
 
 
 def test_who_is_not_logged_in_learns_how(tmp_path: Path) -> None:

@@ -63,6 +63,21 @@ def test_what_an_acp_agent_asked_in_any_script_fits_the_limit(tmp_path: Path, mo
     assert (found.complaint, len(found.permissions)) == (None, 100)
 
 
+def test_how_the_run_ended_is_the_agents_word_and_what_the_client_saw_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTCRON_RESULT", str(tmp_path / NAME))
+    own = {"status": "failed", "message": "mine", "session": "x", "permissions": [], "usage": {"output_tokens": 1}}
+    (tmp_path / NAME).write_text(json.dumps(own))
+    seen = SessionResult(failure="theirs", kind="auth", session="s-1", usage={"input_tokens": 2, "output_tokens": 3})
+    seen.note_permission("Run make", "reject_once")
+    write_result(seen)
+    found = read_report(tmp_path, "none", SECRETS)
+    assert (found.status, found.message, found.kind, found.session) == ("failed", "mine", None, "s-1")
+    assert found.permissions == ({"asked": "Run make", "answer": "reject_once"},)
+    assert found.usage == {"input_tokens": 2, "output_tokens": 1}
+
+
 def test_a_pipe_in_place_of_the_result_file_does_not_hang_the_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

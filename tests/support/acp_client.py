@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.agents.process import acp
-from daemon.agents.process.acp_client.options import Options
+from daemon.agents.process.acp_client.options import VARIABLE
 
 _PEERS = Path(__file__).parent / "peers"
 PLAIN = (sys.executable, str(_PEERS / "acp_plain.py"))
@@ -38,7 +38,7 @@ def hold(folder: Path, behaviour: str, prompt: str = "go", **options: Any) -> He
 
 def hold_with(command: Sequence[str], folder: Path, prompt: str, **options: Any) -> Held:  # noqa: ANN401
     """Hold a session with any agent."""
-    given = Options(**{"version": "1", "patience": 1.0, "permissions": {"*": "reject"}, **options})
+    given = {"version": "1", "patience": 1.0, "permissions": {"*": "reject"}, **options}
     result = folder / "result.json"
     result.unlink(missing_ok=True)
     client = [sys.executable, "-I", "-S", "-c", acp._CODE, str(Path(acp.__file__).parents[1])]
@@ -48,7 +48,7 @@ def hold_with(command: Sequence[str], folder: Path, prompt: str, **options: Any)
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "AGENTCRON_RESULT": str(result), **given.variable()},
+        env={"PATH": "/usr/bin:/bin", "AGENTCRON_RESULT": str(result), VARIABLE: json.dumps(given)},
         timeout=30,
         check=False,
     )

@@ -104,8 +104,10 @@ class PlainAgent:
     def do_choices(self, _: dict[str, Any]) -> None:
         say("{mode} {model}".format(**self.chosen))
 
-    def do_cause(self, _: dict[str, Any]) -> dict[str, Any]:
-        data = {"message": PROVIDER, "codex_error_info": "other"}
+    def do_cause(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Fail as the prompt says: with the name of an error, or with another kind of data, as JSON."""
+        word = params["prompt"][0]["text"]
+        data = json.loads(word) if word[0] in '"{[' else {"message": PROVIDER, "codex_error_info": word}
         return {"error": {"code": -32603, "message": "Internal error", "data": data}}
 
     def do_quota(self, _: dict[str, Any]) -> dict[str, Any]:

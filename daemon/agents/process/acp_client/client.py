@@ -34,7 +34,11 @@ _STOPPED = {
 
 def main(command: list[str]) -> None:
     """Run one session with the agent that a command starts."""
-    options = take_options()
+    try:
+        options = take_options()
+    except (KeyError, TypeError, ValueError):
+        _report(SessionResult(failure="agentcron was upgraded under its daemon; restart the daemon"))
+        os._exit(1)
     prompt = sys.stdin.buffer.read().decode(errors="replace")
     try:
         pipes = AgentPipes(command)

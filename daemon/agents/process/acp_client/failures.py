@@ -6,12 +6,19 @@ from typing import Any
 
 from ..supervisor.untrusted_json import objects_in
 
-AUTH, CONFIG, REFUSED, CRASHED = "auth", "config", "refused", "crashed"
+AUTH, CONFIG, REFUSED, CRASHED, QUOTA, OVERLOADED = "auth", "config", "refused", "crashed", "quota", "overloaded"
 """The kinds of failures that the client recognizes, as the daemon calls them."""
 METHOD_NOT_FOUND = -32601
 _AUTH_REQUIRED = -32000
 _MOST_METHODS = 8  # ways to log in that are named
 _DETAILS = ("message", "details", "error")  # where agents put the cause into `data`
+_BY_NAME = {
+    "unauthorized": AUTH,
+    "usage_limit_exceeded": QUOTA,
+    "rate_limit_exceeded": QUOTA,
+    "server_overloaded": OVERLOADED,
+}
+"""Kinds by the `codex_error_info` in the data of an error of codex-acp."""
 
 
 class SessionError(Exception):
@@ -28,11 +35,13 @@ def error_of(method: str, error: dict[str, Any], auth_methods: object, command: 
     """Return the failure that an agent's answer to a request stands for."""
     code = error.get("code")
     text = f"the agent failed at {method}: {error.get('message')} ({code})"
-    cause = _cause(error.get("data"))
+    data = error.get("data")
+    cause = _cause(data)
     if cause and cause not in text:
         text += f": {cause}"
     if code != _AUTH_REQUIRED:
-        return SessionError(text, code=code)
+        name = data.get("codex_error_info") if isinstance(data, dict) else None
+        return SessionError(text, _BY_NAME.get(name) if isinstance(name, str) else None, code)
     ways = " or ".join(_ways(auth_methods, command)) or "log it in once by hand"
     return SessionError(f"{text}; {ways}", AUTH, code)
 

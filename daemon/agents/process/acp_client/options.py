@@ -7,7 +7,8 @@ from typing import Any
 
 from ..supervisor.mask import Secrets
 
-_VARIABLE = "AGENTCRON_ACP"
+VARIABLE = "AGENTCRON_ACP"
+"""The variable that holds the options, as JSON."""
 EVERY_KIND = "*"
 """Stands for all kinds of tools that have no answer of their own."""
 
@@ -35,7 +36,7 @@ class Options:
 
     def variable(self) -> dict[str, str]:
         """Return the environment variable that holds the options."""
-        return {_VARIABLE: json.dumps(asdict(self))}
+        return {VARIABLE: json.dumps(asdict(self))}
 
     def secrets(self) -> Secrets:
         """Return what is masked; the values of the variables are as they are now."""
@@ -44,4 +45,4 @@ class Options:
 
 def take_options() -> Options:
     """Return the options of this process, and take them out of its environment."""
-    return Options(**json.loads(os.environ.pop(_VARIABLE)))
+    return Options(**json.loads(os.environ.pop(VARIABLE)))
