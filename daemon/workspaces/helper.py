@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def _let_agents_go_first() -> None:
 
 def _fetch_mirror(state_dir: Path, job: jobs.FetchMirror, log: Log) -> jobs.FetchedMirror:
     os.close(open_path(state_dir, *tasks_of(job.source.environment), create=True))
-    return jobs.FetchedMirror(Mirror(state_dir, job.source, job.timeout, log).fetch())
+    mirror = Mirror(state_dir, job.source, job.timeout, log)
+    with mirror.in_use(fetches=True):
+        return jobs.FetchedMirror(max(0.0, time.time() - (mirror.fetched_at() or 0.0)))
 
 
 def _maintain_mirror(state_dir: Path, job: jobs.MaintainMirror, log: Log) -> bool:

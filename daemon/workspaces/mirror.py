@@ -11,25 +11,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from daemon.workspaces.git import Git, GitError, config_value, is_lack
+from daemon.workspaces.damaged_mirror import DamagedMirror
+from daemon.workspaces.git import Git, GitError, config_value
 from daemon.workspaces.jobs import Source
-from daemon.workspaces.kept_commits import keeps_commits, take_over
-from daemon.workspaces.layout import DAMAGED_MIRROR, ENVIRONMENTS, MIRROR, MIRROR_LOCK, QUARANTINE
-from daemon.workspaces.mirror_files import check_entries, odd_entry
+from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, MIRROR_LOCK
+from daemon.workspaces.mirror_files import odd_entry, text_of
+from daemon.workspaces.mirror_locks import changing, locked, wait_for_locks
 from daemon.workspaces.mirror_maintenance import repack
-from daemon.workspaces.openat import free_name, open_path
-from daemon.workspaces.remote import split_credentials, upload_pack
-from daemon.workspaces.removal import remove_temporary
-from daemon.workspaces.salvage.walk import UnreadableError
+from daemon.workspaces.remote import access_to
 
-_STALE_LOCK = 300.0  # seconds after which a lock file of git is certainly not in use
-_STALE_LOCK_OF_OURS = 5.0  # seconds: git dies with its helper, but perhaps not at once
-_CHANGING = b"changing\n"  # what the mirror's own lock file holds during a change
-_LOCK_POLL = 0.5  # seconds
 _LONGEST_SILENCE = 300.0  # seconds for which a git command that asks no remote may neither write nor work
 _STAMP = "agentcron-fetched"  # its mtime is the time of the last fetch, its content the ref that it was for
-_MOST_NAMED = 20
-_NOT_TAKEN_OVER = "cannot read all commits that the damaged mirror kept for runs"
 _COMMON = "commondir"  # it would make git read another config
 _FETCH = ("fetch", "--progress", "--update-shallow", "--no-write-fetch-head", "--no-tags")
 _REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
@@ -48,23 +40,24 @@ class CloneError(Exception):
 class Mirror:
     """The mirror of one source, with its lock."""
 
-    def __init__(self, state_dir: Path, source: Source, git_timeout: float, log: Callable[[str], None]) -> None:
-        self._state_dir = state_dir
-        self.path = state_dir / ENVIRONMENTS / source.environment / MIRROR
+    def __init__(
+        self,
+        state_dir: Path,
+        source: Source,
+        git_timeout: float,
+        log: Callable[[str], None],
+    ) -> None:
+        folders = (ENVIRONMENTS, source.environment)
+        self.path = state_dir.joinpath(*folders, MIRROR)
         self.source = source
         self._log = log
         self._lock = self.path.with_name(MIRROR_LOCK)
-        self._aside = self.path.with_name(DAMAGED_MIRROR)
-        self._url, credentials = split_credentials(source.repository)
-        git = Git(git_timeout, self.path.parent, isolated=False, **{"GIT_DIR": str(self.path), **credentials})
+        self._damaged = DamagedMirror(state_dir, folders, log)
+        self._access = access_to(source.repository)
+        variables = {"GIT_DIR": str(self.path), **self._access.environment}
+        git = Git(git_timeout, self.path.parent, isolated=False, **variables)
         self._git = git.ended_when_silent(_LONGEST_SILENCE)
-        self._upload_pack = upload_pack(source.repository)
         self._remote = git.ended_when_silent(source.fetch_timeout)
-
-    def fetch(self) -> float:
-        """Fetch unless the mirror is recent enough; return the seconds since it was fetched, or raise CloneError."""
-        with self.in_use(fetches=True):
-            return max(0.0, time.time() - (self.path / _STAMP).stat().st_mtime)
 
     @contextlib.contextmanager
     def in_use(self, *, fetches: bool) -> Iterator[None]:
@@ -73,45 +66,31 @@ class Mirror:
         `fetches` says whether it is fetched first unless it is recent enough; if not, only if it holds another source
         or none, however old it is.
         """
-        with self._locked(fcntl.LOCK_SH) as lock:
-            if not (self._is_recent() if fetches else self._fetched_at() is not None):
+        with locked(self._lock, fcntl.LOCK_SH) as lock:
+            if not self._is_ready(fetches=fetches):
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                with self._changing(lock) as was_cut_off:
+                with changing(lock) as was_cut_off:
                     self._update(was_cut_off=was_cut_off)
                 fcntl.flock(lock, fcntl.LOCK_SH)
             yield
 
-    @contextlib.contextmanager
-    def _locked(self, kind: int = fcntl.LOCK_EX) -> Iterator[int]:
-        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock, kind)
-            yield lock
-        finally:
-            os.close(lock)
-
-    @contextlib.contextmanager
-    def _changing(self, lock: int) -> Iterator[bool]:
-        """Mark the mirror as being changed; yield whether the process that last changed it was killed meanwhile."""
-        was_cut_off = os.pread(lock, len(_CHANGING), 0) == _CHANGING
-        os.pwrite(lock, _CHANGING, 0)
-        try:
-            yield was_cut_off
-        finally:
-            os.ftruncate(lock, 0)
+    def _is_ready(self, *, fetches: bool) -> bool:
+        """Return whether the mirror can be used without a change. What takes longest comes last."""
+        is_held = self._is_recent() if fetches else self.fetched_at() is not None
+        return is_held and odd_entry(self.path) is None
 
     def take_away_if_damaged(self) -> bool:
         """Take a mirror away that is certainly damaged, if the remote can be reached to fetch it again; return if so.
 
         One that keeps commits for runs is set aside, so that the next fetch can take them over.
         """
-        with self._locked():
+        with locked(self._lock, fcntl.LOCK_EX):
             try:
                 self._git.run("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
             except GitError as error:
-                if not error.is_passing and self._remote.succeeds("ls-remote", *self._upload_pack, "origin", "HEAD"):
+                if not error.is_passing and self._answers():
                     self._log(f"WARNING: the mirror is damaged and will be fetched again: {error}")
-                    self._take_away()
+                    self._damaged.take_away()
                     return True
         return False
 
@@ -120,64 +99,13 @@ class Mirror:
 
         Raise GitError.
         """
-        with self._locked() as lock:
-            if not self._has_our_config():
+        with locked(self._lock, fcntl.LOCK_EX) as lock:
+            if not self._is_sound():
                 return False
-            with self._changing(lock) as was_cut_off:
-                self._wait_for_locks(are_ours=was_cut_off)
+            with changing(lock) as was_cut_off:
+                wait_for_locks(self.path, self._log, are_ours=was_cut_off)
                 repack(self._git, self.path)
             return True
-
-    def _take_away(self) -> None:
-        """Delete a mirror, or set it aside if it keeps commits for runs, so that the next one can take them over.
-
-        Of a link only the link is deleted, not what it leads to.
-        """
-        if self.path.is_symlink():
-            self.path.unlink()
-        try:
-            keeps = keeps_commits(self.path)
-        except OSError:  # perhaps it does
-            keeps = True
-        if keeps and os.path.lexists(self._aside):
-            self._quarantine("another mirror is damaged before all commits of this one were taken over")
-        if keeps:
-            self.path.rename(self._aside)
-        else:
-            self._remove(MIRROR)
-
-    def _remove(self, name: str) -> None:
-        remove_temporary(self._state_dir, (ENVIRONMENTS, self.source.environment), name)
-
-    def _take_over(self) -> None:
-        """Take over what a mirror that was set aside keeps for runs; delete it if that was all, or quarantine it.
-
-        It stays for the next fetch if that cannot be told at the moment.
-        """
-        try:
-            check_entries(self._aside)
-            lost = take_over(self.path, self._aside)
-            problem = f"these are incomplete: {', '.join(lost[:_MOST_NAMED])}" if lost else None
-        except (GitError, UnreadableError, OSError) as error:
-            problem = str(error)
-            if isinstance(error, GitError) or is_lack(problem):
-                self._log(f"WARNING: {_NOT_TAKEN_OVER}; the next fetch retries it: {problem}")
-                return
-        if problem is None:
-            self._remove(self._aside.name)
-        else:
-            self._quarantine(f"{_NOT_TAKEN_OVER}: {problem}")
-
-    def _quarantine(self, why: str) -> None:
-        """Move a mirror that was set aside to where nobody deletes it, and log why."""
-        names = (ENVIRONMENTS, self.source.environment, QUARANTINE)
-        folder = open_path(self._state_dir, *names, create=True)
-        try:
-            name = free_name(folder, self._aside.name, ".")
-            os.rename(self._aside, name, dst_dir_fd=folder)
-        finally:
-            os.close(folder)
-        self._log(f"WARNING: {why}; it is now {self._state_dir.joinpath(*names, name)}")
 
     def commit(self) -> str:
         """Return the commit that the source's ref names; raise CloneError if there is none."""
@@ -196,8 +124,15 @@ class Mirror:
     def has_commit(self) -> bool:
         """Tell whether the mirror, as it was last fetched, has the commit that the source's ref names."""
         try:
-            return self._has_our_config() and bool(self.commit())
-        except (CloneError, OSError):
+            return self._is_sound() and self._can_be_used()
+        except OSError:
+            return False
+
+    def _can_be_used(self) -> bool:
+        """Return whether a sound mirror has the commit that workspaces are made from."""
+        try:
+            return bool(self.commit())
+        except CloneError:
             return False
 
     def _resolve(self, name: str) -> str | None:
@@ -209,39 +144,37 @@ class Mirror:
     def _update(self, *, was_cut_off: bool) -> None:
         if not self._exists():
             self._create()
-        if os.path.lexists(self._aside):
-            self._take_over()
-        self._wait_for_locks(are_ours=was_cut_off)
+        self._damaged.take_over()
+        wait_for_locks(self.path, self._log, are_ours=was_cut_off)
         if self._is_recent():  # somebody else fetched it meanwhile
             return
         stamp = self.path / _STAMP
         if not self._has_our_config():
-            if self._git.text("config", "--get", "--default", "", "remote.origin.url") != self._url:
+            if self._git.text("config", "--get", "--default", "", "remote.origin.url") != self._access.url:
                 stamp.unlink(missing_ok=True)  # the mirror holds another repository
             self._write_config()
         try:
             self._fetch()
         except GitError as error:
-            cannot_be_used = not stamp.exists() or not self.has_commit()
+            cannot_be_used = not stamp.exists() or not self._can_be_used()
             if cannot_be_used or self.source.require_fetch or error.is_disk_full:
                 raise CloneError(f"cannot fetch the repository: {error}") from None
             self._log(f"WARNING: cannot fetch the repository; using the mirror as it is: {error}")
         stamp.write_text(self._stamp_text)  # retry no sooner than after a successful fetch
 
     def _is_recent(self) -> bool:
-        fetched_at = self._fetched_at()
+        fetched_at = self.fetched_at()
         return fetched_at is not None and 0 <= time.time() - fetched_at < self.source.fetch_every
 
-    def _fetched_at(self) -> float | None:
-        """Return when the source was fetched, or that was last tried; None if the mirror is not of this source."""
-        if not self._has_our_config():
-            return None
+    def fetched_at(self) -> float | None:
+        """Return when the source was fetched, or that was last tried (POSIX time); None if this holds another one."""
         stamp = self.path / _STAMP
+        if not self._has_our_config() or text_of(stamp) != self._stamp_text:
+            return None
         try:
-            fetched_at, text = stamp.stat().st_mtime, stamp.read_text(errors="replace")
+            return stamp.stat().st_mtime
         except FileNotFoundError:
             return None
-        return fetched_at if text == self._stamp_text else None
 
     @property
     def _stamp_text(self) -> str:
@@ -260,25 +193,23 @@ class Mirror:
             return False
         return _HEAD.match(head) is not None and all((self.path / name).is_dir() for name in ("objects", "refs"))
 
+    def _is_sound(self) -> bool:
+        """Return whether git may read the mirror: it is that of the source, and nobody has put anything else there."""
+        return self._has_our_config() and odd_entry(self.path) is None
+
     def _has_our_config(self) -> bool:
         """Return whether the mirror is that of the source, and nobody else has changed what git obeys there."""
-        if odd_entry(self.path) is not None:
-            return False
-        try:
-            text = (self.path / "config").read_text(errors="replace")
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return text == self._config and not os.path.lexists(self.path / _COMMON)
+        return text_of(self.path / "config") == self._config and not os.path.lexists(self.path / _COMMON)
 
     def _create(self) -> None:
         """Make an empty mirror in place of a missing or incomplete one."""
-        self._take_away()
+        self._damaged.take_away()
         self._git.run("init", "--quiet", "--bare", "--initial-branch=main", "--template=", str(self.path))
 
     @property
     def _config(self) -> str:
         """The mirror's config, with the remote's URL without credentials: every user can read git's arguments."""
-        url, helper = config_value(self._url), config_value(_CREDENTIAL_HELPER)
+        url, helper = config_value(self._access.url), config_value(_CREDENTIAL_HELPER)
         refspecs = "".join(f'\tfetch = "{refspec}"\n' for refspec in _REFSPECS)
         core = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
         return f'{core}[credential]\n\thelper = {helper}\n[remote "origin"]\n\turl = {url}\n{refspecs}'
@@ -305,11 +236,11 @@ class Mirror:
         shallow = self.path / "shallow"
         if shallow.exists() and shallow.stat().st_size:
             options = (*options, "--unshallow")
-        self._remote.run(*_FETCH, *self._upload_pack, *options, "origin", *refs)
+        self._remote.run(*_FETCH, *self._access.upload_pack, *options, "origin", *refs)
 
     def _follow_head(self) -> None:
         """Point the mirror's HEAD to the branch that the remote's HEAD names."""
-        output = self._remote.text("ls-remote", "--symref", *self._upload_pack, "origin", "HEAD")
+        output = self._ask_for_head()
         for line in output.splitlines():
             if line.startswith("ref: refs/heads/"):
                 self._git.run("symbolic-ref", "HEAD", line.removeprefix("ref: ").partition("\t")[0])
@@ -319,31 +250,15 @@ class Mirror:
             self._fetch_from_origin(refs=("HEAD",))
             self._git.run("update-ref", "--no-deref", "HEAD", detached)
 
-    def _wait_for_locks(self, *, are_ours: bool) -> None:
-        """Wait for lock files of git processes that may still be running, and remove stale ones.
+    def _answers(self) -> bool:
+        """Return whether the remote can be reached."""
+        try:
+            self._ask_for_head()
+        except GitError:
+            return False
+        return True
 
-        `are_ours` says that an earlier change was cut off: its git died with it, so its lock files are soon stale.
-        """
-        for pattern in ("*.lock", "refs/**/*.lock", "objects/**/*.lock"):
-            for lock in self.path.glob(pattern):
-                self._wait_for_lock(lock, _STALE_LOCK_OF_OURS if are_ours else _STALE_LOCK)
-
-    def _wait_for_lock(self, lock: Path, stale: float) -> None:
-        is_logged = False
-        while (age := _age_of(lock)) is not None:
-            if age >= stale or age < 0:  # written while the clock was ahead
-                lock.unlink(missing_ok=True)
-                self._log(f"WARNING: removed a lock file that git left in the mirror {age:.0f} s ago: {lock}")
-                return
-            if not is_logged:
-                self._log(f"waiting at most {stale - age:.0f} s for a lock file that git left in the mirror: {lock}")
-                is_logged = True
-            time.sleep(_LOCK_POLL)
-
-
-def _age_of(lock: Path) -> float | None:
-    """Return how many seconds ago a file was written, None if it is gone."""
-    try:
-        return time.time() - lock.lstat().st_mtime
-    except FileNotFoundError:
-        return None
+    def _ask_for_head(self) -> str:
+        """Return what the remote says of its HEAD; raise GitError."""
+        ask = ("ls-remote", "--symref", *self._access.upload_pack, "origin", "HEAD")
+        return self._remote.text(*ask)

@@ -8,6 +8,11 @@ import os
 import stat
 from pathlib import Path
 
+from daemon.regular_file import open_regular, read_at_most
+
+_NO_TEXT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EFBIG}
+_LONGEST_TEXT = 64 * 1024  # bytes: what we write there ourselves is much shorter
+
 
 def odd_entry(mirror: Path) -> Path | None:
     """Return an entry of a mirror, or the mirror itself, that is neither a regular file nor a folder; None if none is.
@@ -53,3 +58,18 @@ def check_entries(mirror: Path) -> None:
     odd = odd_entry(mirror)
     if odd is not None:
         raise OSError(errno.EINVAL, "neither a regular file nor a folder", str(odd))
+
+
+def text_of(path: Path) -> str | None:
+    """Return the content of a small regular file of a mirror, None if there is none; raise OSError if it is not ours.
+
+    Nothing else is opened: whoever reads this may not have looked for odd entries yet.
+    """
+    try:
+        descriptor = open_regular(path, os.O_NOFOLLOW)
+        with open(descriptor, "rb"):
+            return read_at_most(descriptor, _LONGEST_TEXT).decode(errors="replace")
+    except OSError as error:
+        if error.errno in _NO_TEXT:
+            return None
+        raise

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -16,6 +17,23 @@ _FILE_URL = "file://"
 _MIRRORED = ("refs/heads/", "refs/tags/")
 _NOT_A_NAME = re.compile(r"HEAD|(?:.*-g)?[0-9a-fA-F]{4,64}|.*[~^:@].*", re.DOTALL)
 """HEAD, a commit's id, what `git describe` makes of one, or an expression (gitrevisions(7))."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How git reaches a repository."""
+
+    url: str
+    """Without user and password: every user can read git's arguments."""
+    environment: dict[str, str] = field(repr=False)
+    upload_pack: tuple[str, ...] = ()
+    """Options of `git fetch` and `git ls-remote`."""
+
+
+def access_to(repository: str) -> Access:
+    """Return how git reaches a repository that the config names."""
+    url, credentials = split_credentials(repository)
+    return Access(url, credentials, upload_pack=upload_pack(repository))
 
 
 def ask_remote(repository: str, names: Iterable[str], timeout: float) -> frozenset[str]:

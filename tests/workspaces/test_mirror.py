@@ -14,6 +14,7 @@ from daemon.workspaces.clean import clean
 from daemon.workspaces.clone import prepare_workspace
 from daemon.workspaces.git import GitError
 from daemon.workspaces.mirror import CloneError, Mirror
+from daemon.workspaces.mirror_files import odd_entry
 from tests.support.git_site import AUTHOR, GitSite, brought_back, commit, git
 
 
@@ -240,3 +241,19 @@ def test_a_ref_that_no_fetch_has_brought_yet_fails_with_the_reason_of_the_fetch(
         site.prepare(2, repository=remote, ref="release", fetch_every=3600.0, fetch_timeout=0.5)
     ssh.unlink()
     site.prepare(3, repository=remote, ref="release", fetch_every=3600.0)
+
+
+def test_a_fetch_looks_for_odd_entries_once(site: GitSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+
+    def counted(mirror: Path) -> Path | None:
+        looked.append(mirror)
+        return odd_entry(mirror)
+
+    site.prepare(1)
+    monkeypatch.setattr(mirrors, "odd_entry", counted)
+    for fetch_every in (0.0, 3600.0):
+        opened = Mirror(site.state, site.source(fetch_every=fetch_every), 60, site.logged.append)
+        with opened.in_use(fetches=True):
+            assert len(looked) == 1
+        looked.clear()
