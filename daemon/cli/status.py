@@ -16,8 +16,8 @@ _SIGNS = {
     "interrupted": "i",
     "failed": "F",
 }
-_OF_A_RUN = {"submodules": "its submodules", "lfs": "its files in Git LFS"}
-"""What a single run waits for, by the word in the API; the others are what happens to a mirror."""
+_FETCHED = {"submodules": "its submodules", "lfs": "its files in Git LFS"}
+"""What runs wait for, by the word in the API; the other words are what happens to a mirror."""
 
 
 def print_status(view: dict[str, Any], zone: str) -> None:
@@ -75,7 +75,7 @@ def _wait(wait: dict[str, Any], zone: str) -> str:
     """Return what runs of an environment wait for."""
     runs = f", run{'' if len(wait['runs']) == 1 else 's'} {', '.join(map(str, wait['runs']))}" if wait["runs"] else ""
     since = local_time(wait["since"], zone)
-    what = _OF_A_RUN.get(wait["waits_for"], f"the {wait['waits_for']} of its mirror")
+    what = _FETCHED.get(wait["waits_for"], f"the {wait['waits_for']} of its mirror")
     return f"{wait['environment']}: for {what}, since {since}{runs}"
 
 

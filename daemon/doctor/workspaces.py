@@ -16,7 +16,7 @@ from daemon.text import plural
 from daemon.units import format_size
 from daemon.workspaces.disk_usage import folder_size
 from daemon.workspaces.kept_commits import keeps_commits
-from daemon.workspaces.layout import DAMAGED_MIRROR, ENVIRONMENTS, MIRROR, MIRROR_LOCK, QUARANTINE
+from daemon.workspaces.layout import DAMAGED_MIRROR, ENVIRONMENTS, MIRROR, MIRROR_LOCK, QUARANTINE, SUBMODULES
 from daemon.workspaces.sources import source_of
 
 
@@ -60,7 +60,7 @@ def _may_keep_commits(mirror: Path) -> bool:
 
 def check_mirrors(config: Config, folder: Path) -> Iterator[Finding]:
     """Find mirrors without a git environment in the config, below folders whose names an agent may have chosen."""
-    names = (MIRROR, DAMAGED_MIRROR)
+    names = (MIRROR, DAMAGED_MIRROR, SUBMODULES)
     places = {path.parent for name in names for path in (folder / ENVIRONMENTS).glob(f"[!.]*/{name}")}
     for place in sorted(places):
         if not NAME.fullmatch(place.name):
@@ -78,9 +78,10 @@ def check_mirrors(config: Config, folder: Path) -> Iterator[Finding]:
 def _unused(folder: Path, mirror: Path) -> Finding:
     """Return what holds a mirror that no environment uses, or that nothing does; raise OSError."""
     environment = mirror.parent
-    size = format_size(folder_size(folder, (ENVIRONMENTS, environment.name, mirror.name)))
+    names = {mirror.name, SUBMODULES}  # mirrors of submodules hold nothing that saved work needs
+    size = format_size(sum(folder_size(folder, (ENVIRONMENTS, environment.name, name)) for name in names))
     what = f"{mirror}, {size}, has no git environment in the config"
-    beside = [entry.name for entry in sorted(environment.iterdir()) if entry != mirror and not _is_empty(entry)]
+    beside = [one.name for one in sorted(environment.iterdir()) if one.name not in names and not _is_empty(one)]
     if beside:
         are = "is" if len(beside) == 1 else "are"
         return note("workspaces", f"{what}; beside it, {' and '.join(beside)} {are} not empty")

@@ -8,14 +8,14 @@ from daemon.config.live import LiveConfig
 from daemon.problems import described, standing_loop
 from daemon.store.home import Home
 from daemon.workspaces.client import WorkspaceHelperError, workspace_helper
-from daemon.workspaces.jobs import MaintainMirror, Source
+from daemon.workspaces.jobs import MaintainMirrors, Source
 from daemon.workspaces.mirror_maintenance import is_due
 from daemon.workspaces.mirror_use import MirrorUse
 from daemon.workspaces.sources import source_of
 
 _LOG = structlog.get_logger()
 _PART = "mirrors"
-_TIMEOUT = 3600.0  # seconds for one mirror
+_TIMEOUT = 3600.0  # seconds for one git command
 
 
 class MirrorMaintenance:
@@ -52,7 +52,7 @@ class MirrorMaintenance:
                 self._mirrors.changing(name, "maintenance", {}),
                 workspace_helper(self._home.state_dir) as helper,
             ):
-                is_repacked = await helper.maintain_mirror(MaintainMirror(source, _TIMEOUT))
+                is_repacked = await helper.maintain_mirrors(MaintainMirrors(source, _TIMEOUT))
         except (WorkspaceHelperError, OSError) as error:
             self._home.problems.report(_PART, described(error), subject=name)
             _LOG.error("[cleanup] ERROR: Cannot repack the mirror of an environment", name=name, error=str(error))

@@ -1,4 +1,7 @@
-"""Fetches mirrors before the runs that need them are started, so that a remote that hangs holds no slot."""
+"""Fetches mirrors before the runs that need them are started, so that a remote that hangs holds no slot.
+
+An environment's mirror and those of its submodules are fetched and used together, so this speaks of one mirror.
+"""
 
 import asyncio
 import contextlib
@@ -92,7 +95,8 @@ class Fetches:
         async with self._use.changing(environment, "fetch", runs):
             self._held.pop(environment, None)
             try:
-                async with workspace_helper(self._state_dir, partial(_log, environment)) as helper:
+                note_step = partial(self._use.note_step, environment)
+                async with workspace_helper(self._state_dir, partial(_log, environment), note_step) as helper:
                     age = (await helper.fetch_mirror(FetchMirror(source, _LONGEST))).age
             except (WorkspaceHelperError, OSError) as failure:
                 error = str(failure)

@@ -69,11 +69,14 @@ class ProblemView(TypedDict):
 
 
 class WaitView(TypedDict):
-    """Runs that wait: in the queue until a mirror has been fetched or repacked, or running, for other remotes."""
+    """Runs that wait: in the queue until mirrors have been fetched or repacked, or running, for other remotes."""
 
     environment: str
     waits_for: str
-    """`fetch` or `maintenance` of the mirror; `submodules` or `lfs` of one run, which holds a slot."""
+    """`fetch` or `maintenance` of the mirror, `submodules`, or `lfs` of one run, which holds a slot.
+
+    So does a run that waits for `submodules` of which there are too many to have mirrors.
+    """
     since: str
     runs: list[int]
     """Those that this began for; later ones of the environment wait as well."""

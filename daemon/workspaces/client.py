@@ -40,11 +40,11 @@ class WorkspaceHelper:
         self._on_wait = on_wait
 
     async def fetch_mirror(self, job: jobs.FetchMirror) -> jobs.FetchedMirror:
-        """Fetch the mirror of an environment."""
+        """Fetch the mirror of an environment, and those of its submodules."""
         return await self._do(job, jobs.FetchedMirror)
 
-    async def maintain_mirror(self, job: jobs.MaintainMirror) -> bool:
-        """Repack the mirror of an environment, unless it is left to the next fetch; return whether that was done."""
+    async def maintain_mirrors(self, job: jobs.MaintainMirrors) -> bool:
+        """Repack those mirrors of an environment for which that is due; return whether any was repacked."""
         return await self._do(job, bool)
 
     async def prepare_workspace(self, job: jobs.PrepareWorkspace) -> jobs.PreparedWorkspace:

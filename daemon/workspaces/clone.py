@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from daemon.workspaces.git import Git, GitError, config_value, run_program
@@ -16,7 +16,9 @@ from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, UPSTREAM, tasks_of,
 from daemon.workspaces.lock import locked_temporary_folder
 from daemon.workspaces.mirror import CloneError, Mirror
 from daemon.workspaces.openat import open_path
+from daemon.workspaces.remote import file_settings
 from daemon.workspaces.removal import remove_temporary
+from daemon.workspaces.submodules import Submodules
 
 _LFS = "filter=lfs"
 
@@ -32,15 +34,16 @@ def prepare_workspace(
     fetches: bool = True,
     on_wait: Callable[[str], None] = lambda _: None,
 ) -> PreparedWorkspace:
-    """Make the workspace of a run, `fetches` says whether from a mirror that is fetched first; raise CloneError.
+    """Make the workspace of a run, `fetches` says whether from mirrors that are fetched first; raise CloneError.
 
-    `on_wait` is called before remotes are asked for what the mirror lacks: `submodules` or `lfs`.
+    `on_wait` is called before remotes are asked for what mirrors lack: `submodules` or `lfs`.
     It appears under its own name only when it is complete. If git fails, what it left is removed and the clone is
     tried once more, but not if git was too slow: a remote of a submodule that hangs would hold the run's slot twice.
     Nor once `on_wait` was called, since the mirror may be fetched by others from then on.
     """
     os.close(open_path(state_dir, *tasks_of(source.environment), create=True))
     mirror = Mirror(state_dir, source, git_timeout, log)
+    submodules = Submodules(state_dir, mirror, git_timeout, log)
     has_waited = False
 
     def note_wait(what: str) -> None:
@@ -50,12 +53,15 @@ def prepare_workspace(
 
     for is_last in (False, True):
         try:
-            return _clone(state_dir, mirror, author, run_id, git_timeout, fetches=fetches, on_wait=note_wait)
+            return _clone(
+                state_dir, mirror, submodules, author, run_id, git_timeout, fetches=fetches, on_wait=note_wait
+            )
         except GitError as error:
             if is_last or error.is_disk_full or error.is_too_slow or has_waited:
                 raise CloneError(str(error)) from None
             log(f"WARNING: cloning failed and is tried once more: {error}")
             mirror.take_away_if_damaged()
+            submodules.take_away_damaged()
         except CloneError:  # a ref may be missing because the mirror is damaged
             if is_last or not mirror.take_away_if_damaged():
                 raise
@@ -65,6 +71,7 @@ def prepare_workspace(
 def _clone(
     state_dir: Path,
     mirror: Mirror,
+    submodules: Submodules,
     author: Author,
     run_id: int,
     git_timeout: float,
@@ -78,7 +85,7 @@ def _clone(
         try:
             git = Git(git_timeout, folder)
             with mirror.in_use(fetches=fetches):
-                commit = mirror.commit()
+                commit, since = mirror.commit(), mirror.fetched_at() if fetches else None
                 options = ("--shared", "--no-checkout", "--origin", "origin", "--template=")
                 git.run("clone", "--quiet", *options, str(mirror.path), str(folder))
                 for below in ("info", "hooks"):  # empty ones: scripts expect what git's templates have
@@ -87,7 +94,11 @@ def _clone(
             _set_origin(folder, mirror)
             (folder / ".git" / UPSTREAM).write_bytes(git.run("for-each-ref", "--format=%(objectname)"))
             _check_out(git, folder, f"agentcron/{run_id}", commit)
-            _fetch_parts(git, folder, mirror, on_wait)
+            remote = git.ended_when_silent(mirror.source.fetch_timeout)
+            if (folder / ".gitmodules").is_file():
+                with submodules.in_use(folder / ".git", commit, since) as mirrors:
+                    _check_out_submodules(git, remote, mirror.source, mirrors, on_wait)
+            _fetch_lfs(git, remote, on_wait)
             _set_author(git, author)
             folder.rename(final)
         except BaseException:
@@ -110,13 +121,26 @@ def _copy_objects(clone: Path, mirror: Mirror, timeout: float) -> None:
     (objects / "info" / "alternates").unlink(missing_ok=True)  # git borrows nothing from a shallow mirror
 
 
-def _fetch_parts(git: Git, clone: Path, mirror: Mirror, on_wait: Callable[[str], None]) -> None:
-    """Fetch and check out submodules, and files in Git LFS."""
-    remote = git.ended_when_silent(mirror.source.fetch_timeout)
-    if (clone / ".gitmodules").is_file():
+def _check_out_submodules(
+    git: Git, remote: Git, source: Source, mirrors: Mapping[str, str] | None, on_wait: Callable[[str], None]
+) -> None:
+    """Clone and check out submodules: from URLs of mirrors, given by their own, or from their remotes if None.
+
+    Git stores their own URLs. With mirrors it may reach nothing else.
+    """
+    update = ("submodule", "update", "--init", "--recursive", "--progress")
+    if mirrors is None:
         on_wait("submodules")
-        local = ("-c", "protocol.file.allow=always") if mirror.source.repository.startswith("/") else ()
-        remote.run(*local, "submodule", "update", "--init", "--recursive", "--progress")
+        remote.run(*file_settings(source.repository), *update)
+        return
+    variables = {f"AGENTCRON_URL_{number}": url for number, url in enumerate(mirrors)}  # others can read arguments
+    settings = zip(mirrors.values(), variables, strict=True)
+    instead = (f"--config-env=url.{mirror}.insteadOf={variable}" for mirror, variable in settings)
+    git.run(*instead, *update, stdin=b"", GIT_ALLOW_PROTOCOL="file", **variables)
+
+
+def _fetch_lfs(git: Git, remote: Git, on_wait: Callable[[str], None]) -> None:
+    """Fetch and check out files in Git LFS."""
     if _uses_lfs(git):
         if not git.succeeds("lfs", "version"):
             raise CloneError("the repository keeps files in Git LFS, and git-lfs is not installed")

@@ -252,7 +252,7 @@ def run_program(
 
 def _name_of(command: Sequence[str]) -> str:
     """Return how a command is named in messages: the program, and the first word that is no setting."""
-    words = iter(command[1:])
+    words = iter(word for word in command[1:] if not word.startswith("--config-env="))
     rest = [word for word in words if word != "-c" or not next(words, None)]
     return " ".join([command[0], *rest[:1]])
 

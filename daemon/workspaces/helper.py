@@ -28,6 +28,7 @@ from daemon.workspaces.removal import empty_trash, remove_temporary
 from daemon.workspaces.run_folders import remove_orphans
 from daemon.workspaces.salvage.stored import newest_saved, saved_bytes
 from daemon.workspaces.salvage.walk import UnreadableError
+from daemon.workspaces.submodules import Submodules, maintain
 
 Log = Callable[[str], None]
 _NICE = 10
@@ -39,16 +40,21 @@ def _let_agents_go_first() -> None:
     os.nice(max(0, _NICE - os.nice(0)))
 
 
+def _tell_wait(what: str) -> None:
+    _write(encode_waiting(what))
+
+
 def _fetch_mirror(state_dir: Path, job: jobs.FetchMirror, log: Log) -> jobs.FetchedMirror:
     os.close(open_path(state_dir, *tasks_of(job.source.environment), create=True))
     mirror = Mirror(state_dir, job.source, job.timeout, log)
     with mirror.in_use(fetches=True):
+        Submodules(state_dir, mirror, job.timeout, log).fetch(_tell_wait)
         return jobs.FetchedMirror(max(0.0, time.time() - (mirror.fetched_at() or 0.0)))
 
 
-def _maintain_mirror(state_dir: Path, job: jobs.MaintainMirror, log: Log) -> bool:
+def _maintain_mirrors(state_dir: Path, job: jobs.MaintainMirrors, log: Log) -> bool:
     _let_agents_go_first()
-    return Mirror(state_dir, job.source, job.timeout, log).maintain()
+    return maintain(state_dir, job.source, job.timeout, log)
 
 
 def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) -> jobs.PreparedWorkspace:
@@ -61,7 +67,7 @@ def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) ->
         job.timeout,
         log,
         fetches=job.fetches,
-        on_wait=lambda what: _write(encode_waiting(what)),
+        on_wait=_tell_wait,
     )
 
 
@@ -147,7 +153,7 @@ def _remove_orphans(state_dir: Path, job: jobs.RemoveOrphans, log: Log) -> jobs.
 
 _HANDLERS: Mapping[type[jobs.Job], Callable[[Path, Any, Log], object]] = {
     jobs.FetchMirror: _fetch_mirror,
-    jobs.MaintainMirror: _maintain_mirror,
+    jobs.MaintainMirrors: _maintain_mirrors,
     jobs.PrepareWorkspace: _prepare_workspace,
     jobs.CleanWorkspace: _clean_workspace,
     jobs.ExamineWorkspace: _examine_workspace,

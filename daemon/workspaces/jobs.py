@@ -39,7 +39,7 @@ class Author:
 
 @dataclass(frozen=True)
 class FetchMirror:
-    """Fetch the mirror of an environment, unless it was fetched recently."""
+    """Fetch the mirror of an environment, unless it was fetched recently, and those of its submodules."""
 
     source: Source
     timeout: float
@@ -55,8 +55,8 @@ class FetchedMirror:
 
 
 @dataclass(frozen=True)
-class MaintainMirror:
-    """Repack the mirror of an environment."""
+class MaintainMirrors:
+    """Repack the mirrors of an environment."""
 
     source: Source
     timeout: float
@@ -273,7 +273,7 @@ class RemovedFolders:
 
 Job = (
     FetchMirror
-    | MaintainMirror
+    | MaintainMirrors
     | PrepareWorkspace
     | CleanWorkspace
     | ExamineWorkspace

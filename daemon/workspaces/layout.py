@@ -1,8 +1,9 @@
 """Where workspaces, and what is needed to make and remove them, are in the state directory.
 
-`environments/ENV/mirror` is a bare copy of the environment's repository and `environments/ENV/tasks/RUN` the workspace
-of a run. `environments/.incoming` holds unfinished clones, `environments/.scratch` the temporary repositories of
-salvage, and `environments/.trash` what is being deleted. Standard library only: the helper process imports this.
+`environments/ENV/mirror` is a bare copy of the environment's repository, `environments/ENV/submodules/ID/mirror` one of
+the repository of a submodule, and `environments/ENV/tasks/RUN` the workspace of a run. `environments/.incoming` holds
+unfinished clones, `environments/.scratch` temporary repositories, of salvage for example, and `environments/.trash`
+what is being deleted. Standard library only: the helper process imports this.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ ARTIFACTS = "artifacts"
 TASKS = "tasks"
 MIRROR = "mirror"
 MIRROR_LOCK = "mirror.lock"
+SUBMODULES = "submodules"
 DAMAGED_MIRROR = "mirror.damaged"
 INCOMING = ".incoming"
 SCRATCH = ".scratch"
@@ -29,3 +31,14 @@ def tasks_of(environment: str) -> tuple[str, ...]:
 def workspace_path(state_dir: Path, environment: str, run_id: int | str) -> Path:
     """Return the path of a run's workspace."""
     return state_dir.joinpath(*tasks_of(environment), str(run_id))
+
+
+def submodules_folder(environment: str) -> tuple[str, ...]:
+    """Return the folder that holds the mirrors of an environment's submodules, as names below the state directory."""
+    return (ENVIRONMENTS, environment, SUBMODULES)
+
+
+def mirrors_of(state_dir: Path, environment: str) -> list[Path]:
+    """Return the mirrors of an environment, its own first; it may not exist."""
+    submodules = state_dir.joinpath(*submodules_folder(environment)).glob(f"*/{MIRROR}")
+    return [state_dir / ENVIRONMENTS / environment / MIRROR, *sorted(submodules)]

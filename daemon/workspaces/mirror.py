@@ -18,7 +18,7 @@ from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, MIRROR_LOCK
 from daemon.workspaces.mirror_files import odd_entry, text_of
 from daemon.workspaces.mirror_locks import changing, locked, wait_for_locks
 from daemon.workspaces.mirror_maintenance import repack
-from daemon.workspaces.remote import access_to
+from daemon.workspaces.remote import Access, access_to
 
 _LONGEST_SILENCE = 300.0  # seconds for which a git command that asks no remote may neither write nor work
 _STAMP = "agentcron-fetched"  # its mtime is the time of the last fetch, its content the ref that it was for
@@ -46,14 +46,24 @@ class Mirror:
         source: Source,
         git_timeout: float,
         log: Callable[[str], None],
+        *,
+        folders: tuple[str, ...] | None = None,
+        access: Access | None = None,
     ) -> None:
-        folders = (ENVIRONMENTS, source.environment)
+        """Take the mirror in a folder, given as names below the state directory: by default, that of the environment.
+
+        `access` is how git reaches the repository: by default, as one that the config names.
+        """
+        folders = folders or (ENVIRONMENTS, source.environment)
         self.path = state_dir.joinpath(*folders, MIRROR)
         self.source = source
+        self.what = "the repository"
+        self.is_stale = False
+        """Whether the last fetch failed, and the mirror is used as it is."""
         self._log = log
         self._lock = self.path.with_name(MIRROR_LOCK)
         self._damaged = DamagedMirror(state_dir, folders, log)
-        self._access = access_to(source.repository)
+        self._access = access or access_to(source.repository)
         variables = {"GIT_DIR": str(self.path), **self._access.environment}
         git = Git(git_timeout, self.path.parent, isolated=False, **variables)
         self._git = git.ended_when_silent(_LONGEST_SILENCE)
@@ -77,7 +87,7 @@ class Mirror:
     def _is_ready(self, *, fetches: bool) -> bool:
         """Return whether the mirror can be used without a change. What takes longest comes last."""
         is_held = self._is_recent() if fetches else self.fetched_at() is not None
-        return is_held and odd_entry(self.path) is None
+        return is_held and odd_entry(self.path) is None and self._has_wanted()
 
     def take_away_if_damaged(self) -> bool:
         """Take a mirror away that is certainly damaged, if the remote can be reached to fetch it again; return if so.
@@ -89,8 +99,8 @@ class Mirror:
                 self._git.run("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
             except GitError as error:
                 if not error.is_passing and self._answers():
-                    self._log(f"WARNING: the mirror is damaged and will be fetched again: {error}")
-                    self._damaged.take_away()
+                    self._log(f"WARNING: the mirror of {self.what} is damaged and will be fetched again: {error}")
+                    self._take_away()
                     return True
         return False
 
@@ -106,6 +116,9 @@ class Mirror:
                 wait_for_locks(self.path, self._log, are_ours=was_cut_off)
                 repack(self._git, self.path)
             return True
+
+    def _take_away(self) -> None:
+        self._damaged.take_away()
 
     def commit(self) -> str:
         """Return the commit that the source's ref names; raise CloneError if there is none."""
@@ -135,6 +148,10 @@ class Mirror:
         except CloneError:
             return False
 
+    def _has_wanted(self) -> bool:
+        """Return whether a sound mirror has what no user of it can do without, however recent it is."""
+        return True
+
     def _resolve(self, name: str) -> str | None:
         try:
             return self._git.text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
@@ -146,7 +163,7 @@ class Mirror:
             self._create()
         self._damaged.take_over()
         wait_for_locks(self.path, self._log, are_ours=was_cut_off)
-        if self._is_recent():  # somebody else fetched it meanwhile
+        if self._is_recent() and self._has_wanted():  # somebody else fetched it meanwhile
             return
         stamp = self.path / _STAMP
         if not self._has_our_config():
@@ -158,8 +175,9 @@ class Mirror:
         except GitError as error:
             cannot_be_used = not stamp.exists() or not self._can_be_used()
             if cannot_be_used or self.source.require_fetch or error.is_disk_full:
-                raise CloneError(f"cannot fetch the repository: {error}") from None
-            self._log(f"WARNING: cannot fetch the repository; using the mirror as it is: {error}")
+                raise CloneError(f"cannot fetch {self.what}: {error}") from None
+            self._log(f"WARNING: cannot fetch {self.what}; using the mirror as it is: {error}")
+            self.is_stale = True
         stamp.write_text(self._stamp_text)  # retry no sooner than after a successful fetch
 
     def _is_recent(self) -> bool:
@@ -203,7 +221,7 @@ class Mirror:
 
     def _create(self) -> None:
         """Make an empty mirror in place of a missing or incomplete one."""
-        self._damaged.take_away()
+        self._take_away()
         self._git.run("init", "--quiet", "--bare", "--initial-branch=main", "--template=", str(self.path))
 
     @property
@@ -236,7 +254,7 @@ class Mirror:
         shallow = self.path / "shallow"
         if shallow.exists() and shallow.stat().st_size:
             options = (*options, "--unshallow")
-        self._remote.run(*_FETCH, *self._access.upload_pack, *options, "origin", *refs)
+        self._remote.run(*self._access.settings, *_FETCH, *self._access.upload_pack, *options, "origin", *refs)
 
     def _follow_head(self) -> None:
         """Point the mirror's HEAD to the branch that the remote's HEAD names."""
@@ -261,4 +279,4 @@ class Mirror:
     def _ask_for_head(self) -> str:
         """Return what the remote says of its HEAD; raise GitError."""
         ask = ("ls-remote", "--symref", *self._access.upload_pack, "origin", "HEAD")
-        return self._remote.text(*ask)
+        return self._remote.text(*self._access.settings, *ask)

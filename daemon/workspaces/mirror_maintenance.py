@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from daemon.workspaces.git import Git
-from daemon.workspaces.layout import ENVIRONMENTS, MIRROR
+from daemon.workspaces.layout import mirrors_of
 
 _MOST_PACKS = 20
 _MOST_LOOSE = 500  # objects
@@ -19,8 +19,12 @@ _GC = (*("-c", "pack.threads=1"), *("-c", "pack.windowMemory=64m"), "gc", "--qui
 
 
 def is_due(state_dir: Path, environment: str) -> bool:
+    """Return whether any mirror of an environment should be repacked."""
+    return any(map(is_mirror_due, mirrors_of(state_dir, environment)))
+
+
+def is_mirror_due(mirror: Path) -> bool:
     """Return whether a mirror should be repacked: much has been added since that was last done, and it is a day ago."""
-    mirror = state_dir / ENVIRONMENTS / environment / MIRROR
     try:
         age = time.time() - (mirror / _STAMP).lstat().st_mtime
     except OSError:

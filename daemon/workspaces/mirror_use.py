@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from daemon.units import utc_now
@@ -41,6 +41,10 @@ class MirrorUse:
     def waits(self) -> list[MirrorChange]:
         """The changes under way, and likewise what single runs wait for at remotes beside that of the mirror."""
         return [*self.changes, *(self._waits[run] for run in sorted(self._waits))]
+
+    def note_step(self, environment: str, what: str) -> None:
+        """Note what a change that is under way does from now on."""
+        self._changes[environment] = replace(self._changes[environment], what=what, since=utc_now())
 
     def note_wait(self, environment: str, what: str, run_id: int, agent: str) -> None:
         """Note what a run waits for at remotes from now on."""

@@ -26,6 +26,8 @@ class Access:
     url: str
     """Without user and password: every user can read git's arguments."""
     environment: dict[str, str] = field(repr=False)
+    settings: tuple[str, ...] = ()
+    """Options of git itself, before the command."""
     upload_pack: tuple[str, ...] = ()
     """Options of `git fetch` and `git ls-remote`."""
 
@@ -34,6 +36,21 @@ def access_to(repository: str) -> Access:
     """Return how git reaches a repository that the config names."""
     url, credentials = split_credentials(repository)
     return Access(url, credentials, upload_pack=upload_pack(repository))
+
+
+def access_to_submodule(url: str, of: str) -> Access:
+    """Return how git reaches a repository that only a submodule names, in a repository that the config names.
+
+    Whoever can push there chooses this URL, so git is told, as `git submodule` tells it, to use no protocol that could
+    run a command or read this host's files (git(1), GIT_PROTOCOL_FROM_USER), unless the other is a folder here as well.
+    """
+    plain, credentials = split_credentials(url)
+    return Access(plain, {**credentials, "GIT_PROTOCOL_FROM_USER": "0"}, file_settings(of))
+
+
+def file_settings(repository: str) -> tuple[str, ...]:
+    """Return the options that let git read submodules in folders of this host, where their repository is one."""
+    return ("-c", "protocol.file.allow=always") if repository.startswith("/") else ()
 
 
 def ask_remote(repository: str, names: Iterable[str], timeout: float) -> frozenset[str]:

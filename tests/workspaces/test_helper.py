@@ -28,7 +28,7 @@ SOURCE = jobs.Source("site", "/origin", ref=None, fetch_every=0.5, require_fetch
 JOBS: list[jobs.Job] = [
     jobs.PrepareWorkspace(SOURCE, AUTHOR, run_id=1, umask=0o22, timeout=60.0, fetches=True),
     jobs.FetchMirror(SOURCE, timeout=60.0),
-    jobs.MaintainMirror(SOURCE, timeout=60.0),
+    jobs.MaintainMirrors(SOURCE, timeout=60.0),
     jobs.CleanWorkspace("site", run_id=2**63 - 1, base=None, salvage_max=0, saves=False),
     jobs.ExamineWorkspace("site", 1, "ab" * 20),
     jobs.FindSavedWork(1),
@@ -173,7 +173,7 @@ async def test_cleanups_give_way_to_agents_but_are_not_starved_however_many_ther
             await helper.measure_workspaces(jobs.MeasureWorkspaces("site", ()))
             await helper.measure_saved_work(jobs.MeasureSavedWork(()))
             await helper.measure_run_folders(jobs.MeasureRunFolders(()))
-            await helper.maintain_mirror(jobs.MaintainMirror(site.source(), timeout=60))
+            await helper.maintain_mirrors(jobs.MaintainMirrors(site.source(), timeout=60))
             await helper.clean_workspace(jobs.CleanWorkspace("site", 1, base=None, salvage_max=None, saves=True))
         [process] = set(tree.descendants(os.getpid())) - before
         niceness = os.getpriority(os.PRIO_PROCESS, process.pid)

@@ -49,7 +49,7 @@ def test_a_submodule_whose_remote_hangs_fails_the_clone(site: GitSite, ssh: Path
     git(site.origin, "add", ".gitmodules")
     git(site.origin, "commit", "-q", "-m", "submodule")
     ssh.touch()
-    with pytest.raises(CloneError, match=r"git submodule made no progress for 0.5 s"):
+    with pytest.raises(CloneError, match=r"the submodule .lib.: git fetch made no progress for 0.5 s"):
         site.prepare(1, fetch_timeout=0.5)
     assert not any("tried once more" in line for line in site.logged)
 

@@ -10,6 +10,7 @@ import pytest
 from tests.support.api import call
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.git_site import commit, git
+from tests.support.ssh_remotes import SshRemotes, add_submodule, head
 from tests.support.waiting import wait_until
 
 CONFIG = """\
@@ -24,7 +25,7 @@ repository = "ssh://localhost/origin"
 fetch_every = "{fetch_every}"
 {environment}
 [agents.a]
-command = ["cat", "a.txt"]
+command = ["sh", "-c", "cat *.txt"]
 environment = "site"
 max_concurrent = 8
 [agents.a.schedules.s]
@@ -97,28 +98,34 @@ def test_a_run_that_waits_for_a_fetch_holds_no_slot(start_daemon: StartDaemon, r
     assert call(daemon, "GET", "/status").body["waits"] == []
 
 
-def test_the_status_names_a_wait_for_submodules(start_daemon: StartDaemon, tmp_path: Path, origin: Path) -> None:
-    program, hangs, asked = (tmp_path / name for name in ("ssh", "hangs", "asked"))
-    program.write_text(
-        f"#!/bin/sh\ncase $* in *lib*) touch {asked}; while [ -e {hangs} ]; do sleep 0.05; done; esac\n"
-        f"exec git upload-pack {origin}\n"
-    )
-    program.chmod(0o755)
-    hangs.touch()
-    for key, value in (("path", "lib"), ("url", "ssh://localhost/lib")):
-        git(origin, "config", "-f", ".gitmodules", f"submodule.lib.{key}", value)
-    git(origin, "update-index", "--add", "--cacheinfo", f"160000,{git(origin, 'rev-parse', 'HEAD')},lib")
-    git(origin, "add", ".gitmodules")
-    git(origin, "commit", "-q", "-m", "submodule")
-    daemon = start_daemon(settings(), GIT_SSH_COMMAND=str(program))
-    run = trigger(daemon, "a")
-    wait_until(asked.exists, what="a call of the submodule's remote")
+def test_runs_that_wait_for_a_submodule_hold_no_slot(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    remotes = SshRemotes(tmp_path / "remotes")
+    add_submodule(remotes.make("origin"), "lib", "../lib", head(remotes.make("lib")))
+    remotes.hang("lib")
+    daemon = start_daemon(settings(), **remotes.environment)
+    waiting = [trigger(daemon, "a") for _ in range(4)]
+    wait_until(lambda: "lib" in remotes.asked(), what="a call of the submodule's remote")
+    daemon.wait_for_run("completed", number=trigger(daemon, "b"))
     [wait] = call(daemon, "GET", "/status").body["waits"]
-    assert (wait["environment"], wait["waits_for"], wait["runs"]) == ("site", "submodules", [run])
+    assert (wait["environment"], wait["waits_for"], wait["runs"][0]) == ("site", "submodules", waiting[0])
     assert "site: for its submodules, since" in daemon.cli("status").stdout
-    hangs.unlink()
-    daemon.wait_for_run("completed", number=run)
+    assert call(daemon, "POST", f"/runs/{waiting[0]}/cancel").status == 200
+    daemon.wait_for_run("cancelled", number=waiting[0])
+    remotes.answer("lib")
+    for run in waiting[1:]:
+        daemon.wait_for_run("completed", number=run)
+    assert (daemon.state / f"environments/site/tasks/{run}/lib/name.txt").exists()
     assert call(daemon, "GET", "/status").body["waits"] == []
+
+
+def test_runs_fail_with_the_reason_why_a_submodule_cannot_be_fetched(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    remotes = SshRemotes(tmp_path / "remotes")
+    add_submodule(remotes.make("origin"), "lib", "../lib", head(remotes.make("lib")))
+    remotes.hang("lib")
+    daemon = start_daemon(settings(environment='fetch_timeout = "1s"'), **remotes.environment)
+    run = daemon.wait_for_run("failed", number=trigger(daemon, "a"))
+    reason = "cannot fetch the submodule 'lib': git fetch made no progress for 1 s"
+    assert run["error"] == f"environment site: {reason}"
 
 
 def test_a_stop_does_not_wait_for_a_fetch(start_daemon: StartDaemon, remote: Remote) -> None:

@@ -1,0 +1,99 @@
+"""Which submodules a commit names, as git itself understands its `.gitmodules`.
+
+Standard library only: the helper process imports this.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon.workspaces.git import Git, GitError, config_value
+
+_LARGEST = 1024**2  # bytes of a `.gitmodules`: that of a thousand submodules has about 100 KiB
+_SUBMODULE = b"160000 "  # the mode of a submodule in a folder
+_FILE = b"100"  # how those of a regular file begin
+_NAME = ".gitmodules"
+_PATHS = r"^submodule\..*\.path$"
+_SETTINGS = r"^submodule\..*\.(url|update)$"
+
+
+@dataclass(frozen=True)
+class Submodule:
+    """A submodule that git checks out with a commit."""
+
+    path: str
+    url: str
+    """As git writes it to the config of a clone: resolved if it is relative."""
+    commit: str
+
+
+class TooManySubmodulesError(Exception):
+    """There are more submodules than we have mirrors for; the text says why."""
+
+
+def names_submodules(repository: Path, commit: str, timeout: float) -> bool:
+    """Return whether a commit may name submodules; raise GitError, or TooManySubmodulesError."""
+    git = Git(timeout, repository, GIT_DIR=str(repository))
+    for entry in git.names("ls-tree", "-z", "--long", commit, "--", _NAME):
+        if entry.startswith(_FILE):
+            if int(entry.split(None, 4)[3]) > _LARGEST:
+                raise TooManySubmodulesError(f"the file {_NAME} is larger than {_LARGEST // 1024**2} MiB")
+            return True
+    return False
+
+
+def named_submodules(repository: Path, commit: str, url: str, scratch: Path, timeout: float) -> list[Submodule]:
+    """Return the submodules that git would check out with a commit, in a clone whose `origin` is a URL.
+
+    `git submodule init` finds them in a scratch repository, made in an empty folder, because relative URLs, names, and
+    the settings of the daemon's user are its business. Raise GitError, also if git cannot make sense of them, or
+    OSError.
+    """
+    _make_repository(scratch, url)
+    git = Git(timeout, scratch, GIT_OBJECT_DIRECTORY=str(repository / "objects"))
+    entries = [entry for entry in git.names("ls-tree", "-r", "-z", commit) if _counts(entry)]
+    git.run("update-index", "-z", "--index-info", stdin=b"".join(entry + b"\0" for entry in entries))
+    git.run("submodule", "--quiet", "init")
+    return list(_initialized(git, dict(_commits(entries))))
+
+
+def _make_repository(folder: Path, url: str) -> None:
+    """Make an empty repository by hand, so that its URL, which may hold a password, is no argument of git."""
+    for name in ("objects", "refs"):
+        (folder / ".git" / name).mkdir(parents=True)
+    (folder / ".git" / "HEAD").write_text("ref: refs/heads/none\n")
+    core = "[core]\n\trepositoryformatversion = 0\n\tbare = false\n"
+    (folder / ".git" / "config").write_text(f'{core}[remote "origin"]\n\turl = {config_value(url)}\n')
+
+
+def _counts(entry: bytes) -> bool:
+    return entry.startswith(_SUBMODULE) or entry.endswith(b"\t" + _NAME.encode())
+
+
+def _commits(entries: list[bytes]) -> Iterator[tuple[str, str]]:
+    """Yield the path and the commit of each submodule among lines of `git ls-tree`."""
+    for entry in entries:
+        facts, _, path = entry.partition(b"\t")
+        if entry.startswith(_SUBMODULE):
+            yield os.fsdecode(path), facts.split()[2].decode()
+
+
+def _initialized(git: Git, commits: dict[str, str]) -> Iterator[Submodule]:
+    settings = _config(git, "--get-regexp", _SETTINGS)
+    for key, path in _config(git, "--blob", f":{_NAME}", "--get-regexp", _PATHS).items():
+        name = key.removesuffix(".path")
+        url = settings.get(f"{name}.url")
+        if path in commits and url is not None and settings.get(f"{name}.update") != "none":
+            yield Submodule(path, url, commits[path])
+
+
+def _config(git: Git, *arguments: str) -> dict[str, str]:
+    """Return the last value of each key that `git config` prints; none if it finds none."""
+    try:
+        found = git.names("config", "-z", *arguments)
+    except GitError as error:
+        if error.code == 1:
+            return {}
+        raise
+    return {key: value for key, _, value in (os.fsdecode(entry).partition("\n") for entry in found)}
