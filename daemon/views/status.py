@@ -73,9 +73,9 @@ class WaitView(TypedDict):
 
     environment: str
     waits_for: str
-    """`fetch` or `maintenance` of the mirror, `submodules`, or `lfs` of one run, which holds a slot.
+    """`fetch` or `maintenance` of the mirror, `submodules`, or `lfs`.
 
-    So does a run that waits for `submodules` of which there are too many to have mirrors.
+    A run that is running waits for the last two only if they cannot be mirrored.
     """
     since: str
     runs: list[int]

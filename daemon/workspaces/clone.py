@@ -13,14 +13,13 @@ from pathlib import Path
 from daemon.workspaces.git import Git, GitError, config_value, run_program
 from daemon.workspaces.jobs import Author, PreparedWorkspace, Source
 from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, UPSTREAM, tasks_of, workspace_path
+from daemon.workspaces.lfs_files import check_out_files
 from daemon.workspaces.lock import locked_temporary_folder
 from daemon.workspaces.mirror import CloneError, Mirror
 from daemon.workspaces.openat import open_path
 from daemon.workspaces.remote import file_settings
 from daemon.workspaces.removal import remove_temporary
 from daemon.workspaces.submodules import Submodules
-
-_LFS = "filter=lfs"
 
 
 def prepare_workspace(
@@ -94,11 +93,10 @@ def _clone(
             _set_origin(folder, mirror)
             (folder / ".git" / UPSTREAM).write_bytes(git.run("for-each-ref", "--format=%(objectname)"))
             _check_out(git, folder, f"agentcron/{run_id}", commit)
-            remote = git.ended_when_silent(mirror.source.fetch_timeout)
             if (folder / ".gitmodules").is_file():
                 with submodules.in_use(folder / ".git", commit, since) as mirrors:
-                    _check_out_submodules(git, remote, mirror.source, mirrors, on_wait)
-            _fetch_lfs(git, remote, on_wait)
+                    _check_out_submodules(git, mirror.source, mirrors, on_wait)
+            check_out_files(git, mirror, commit, git_timeout, on_wait)
             _set_author(git, author)
             folder.rename(final)
         except BaseException:
@@ -122,7 +120,7 @@ def _copy_objects(clone: Path, mirror: Mirror, timeout: float) -> None:
 
 
 def _check_out_submodules(
-    git: Git, remote: Git, source: Source, mirrors: Mapping[str, str] | None, on_wait: Callable[[str], None]
+    git: Git, source: Source, mirrors: Mapping[str, str] | None, on_wait: Callable[[str], None]
 ) -> None:
     """Clone and check out submodules: from URLs of mirrors, given by their own, or from their remotes if None.
 
@@ -131,22 +129,12 @@ def _check_out_submodules(
     update = ("submodule", "update", "--init", "--recursive", "--progress")
     if mirrors is None:
         on_wait("submodules")
-        remote.run(*file_settings(source.repository), *update)
+        git.ended_when_silent(source.fetch_timeout).run(*file_settings(source.repository), *update)
         return
     variables = {f"AGENTCRON_URL_{number}": url for number, url in enumerate(mirrors)}  # others can read arguments
     settings = zip(mirrors.values(), variables, strict=True)
     instead = (f"--config-env=url.{mirror}.insteadOf={variable}" for mirror, variable in settings)
     git.run(*instead, *update, stdin=b"", GIT_ALLOW_PROTOCOL="file", **variables)
-
-
-def _fetch_lfs(git: Git, remote: Git, on_wait: Callable[[str], None]) -> None:
-    """Fetch and check out files in Git LFS."""
-    if _uses_lfs(git):
-        if not git.succeeds("lfs", "version"):
-            raise CloneError("the repository keeps files in Git LFS, and git-lfs is not installed")
-        git.run("lfs", "install", "--local", "--skip-repo")
-        on_wait("lfs")
-        remote.run("lfs", "pull")
 
 
 def _check_out(git: Git, clone: Path, branch: str, commit: str) -> None:
@@ -197,7 +185,3 @@ def _set_author(git: Git, author: Author) -> None:
             if (git.folder / ".gitmodules").is_file():
                 setting = f'git config user.{key} "$AGENTCRON_GIT_AUTHOR"'
                 git.run("submodule", "--quiet", "foreach", "--recursive", setting, AGENTCRON_GIT_AUTHOR=value)
-
-
-def _uses_lfs(git: Git) -> bool:
-    return git.succeeds("grep", "--quiet", "--fixed-strings", _LFS, "HEAD", "--", ".gitattributes", "**/.gitattributes")

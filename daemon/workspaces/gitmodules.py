@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.workspaces.git import Git, GitError, config_value
+from daemon.workspaces.git import Git, GitError
 
 _LARGEST = 1024**2  # bytes of a `.gitmodules`: that of a thousand submodules has about 100 KiB
 _SUBMODULE = b"160000 "  # the mode of a submodule in a folder
@@ -43,28 +43,17 @@ def names_submodules(repository: Path, commit: str, timeout: float) -> bool:
     return False
 
 
-def named_submodules(repository: Path, commit: str, url: str, scratch: Path, timeout: float) -> list[Submodule]:
-    """Return the submodules that git would check out with a commit, in a clone whose `origin` is a URL.
+def named_submodules(scratch: Path, commit: str, timeout: float) -> list[Submodule]:
+    """Return the submodules that git would check out with a commit; raise GitError, also if it makes no sense of them.
 
-    `git submodule init` finds them in a scratch repository, made in an empty folder, because relative URLs, names, and
-    the settings of the daemon's user are its business. Raise GitError, also if git cannot make sense of them, or
-    OSError.
+    `git submodule init` finds them in a scratch repository with the `origin` of the clone, because relative URLs,
+    names, and the settings of the daemon's user are its business.
     """
-    _make_repository(scratch, url)
-    git = Git(timeout, scratch, GIT_OBJECT_DIRECTORY=str(repository / "objects"))
+    git = Git(timeout, scratch)
     entries = [entry for entry in git.names("ls-tree", "-r", "-z", commit) if _counts(entry)]
     git.run("update-index", "-z", "--index-info", stdin=b"".join(entry + b"\0" for entry in entries))
     git.run("submodule", "--quiet", "init")
     return list(_initialized(git, dict(_commits(entries))))
-
-
-def _make_repository(folder: Path, url: str) -> None:
-    """Make an empty repository by hand, so that its URL, which may hold a password, is no argument of git."""
-    for name in ("objects", "refs"):
-        (folder / ".git" / name).mkdir(parents=True)
-    (folder / ".git" / "HEAD").write_text("ref: refs/heads/none\n")
-    core = "[core]\n\trepositoryformatversion = 0\n\tbare = false\n"
-    (folder / ".git" / "config").write_text(f'{core}[remote "origin"]\n\turl = {config_value(url)}\n')
 
 
 def _counts(entry: bytes) -> bool:

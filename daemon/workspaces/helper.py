@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,18 @@ from daemon.workspaces import jobs
 from daemon.workspaces.clean import clean, examine
 from daemon.workspaces.clone import prepare_workspace
 from daemon.workspaces.disk_usage import entry_sizes, workspace_sizes
+from daemon.workspaces.fetch import fetch_mirrors
 from daemon.workspaces.git import GitError, exit_with_parent, terminate_all_and
 from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, QUARANTINE, RUNS, SCRATCH, tasks_of
 from daemon.workspaces.lock import abandoned_folders
-from daemon.workspaces.mirror import CloneError, Mirror
+from daemon.workspaces.mirror import CloneError
 from daemon.workspaces.openat import free_name, names_in, open_path
 from daemon.workspaces.pipe import MessageError, decode_job, encode_error, encode_log, encode_result, encode_waiting
 from daemon.workspaces.removal import empty_trash, remove_temporary
 from daemon.workspaces.run_folders import remove_orphans
 from daemon.workspaces.salvage.stored import newest_saved, saved_bytes
 from daemon.workspaces.salvage.walk import UnreadableError
-from daemon.workspaces.submodules import Submodules, maintain
+from daemon.workspaces.submodules import maintain
 
 Log = Callable[[str], None]
 _NICE = 10
@@ -45,11 +45,7 @@ def _tell_wait(what: str) -> None:
 
 
 def _fetch_mirror(state_dir: Path, job: jobs.FetchMirror, log: Log) -> jobs.FetchedMirror:
-    os.close(open_path(state_dir, *tasks_of(job.source.environment), create=True))
-    mirror = Mirror(state_dir, job.source, job.timeout, log)
-    with mirror.in_use(fetches=True):
-        Submodules(state_dir, mirror, job.timeout, log).fetch(_tell_wait)
-        return jobs.FetchedMirror(max(0.0, time.time() - (mirror.fetched_at() or 0.0)))
+    return fetch_mirrors(state_dir, job.source, job.timeout, log, _tell_wait)
 
 
 def _maintain_mirrors(state_dir: Path, job: jobs.MaintainMirrors, log: Log) -> bool:

@@ -12,24 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from daemon.workspaces.damaged_mirror import DamagedMirror
-from daemon.workspaces.git import Git, GitError, config_value
+from daemon.workspaces.git import Git, GitError
 from daemon.workspaces.jobs import Source
 from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, MIRROR_LOCK
 from daemon.workspaces.mirror_files import odd_entry, text_of
 from daemon.workspaces.mirror_locks import changing, locked, wait_for_locks
 from daemon.workspaces.mirror_maintenance import repack
-from daemon.workspaces.remote import Access, access_to
+from daemon.workspaces.remote import CREDENTIAL_SECTION, Access, access_to, origin
 
 _LONGEST_SILENCE = 300.0  # seconds for which a git command that asks no remote may neither write nor work
 _STAMP = "agentcron-fetched"  # its mtime is the time of the last fetch, its content the ref that it was for
 _COMMON = "commondir"  # it would make git read another config
 _FETCH = ("fetch", "--progress", "--update-shallow", "--no-write-fetch-head", "--no-tags")
 _REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
-_CREDENTIAL_HELPER = (
-    '!f() { [ "$1" != get ] || [ -z "$AGENTCRON_GIT_USER" ] || '
-    'printf "username=%s\\npassword=%s\\n" "$AGENTCRON_GIT_USER" "$AGENTCRON_GIT_PASSWORD"; }; f'
-)
-"""A credential helper that prints what the environment holds (gitcredentials(7))."""
 _HEAD = re.compile(rb"ref: refs/|[0-9a-f]{40}")
 
 
@@ -63,8 +58,8 @@ class Mirror:
         self._log = log
         self._lock = self.path.with_name(MIRROR_LOCK)
         self._damaged = DamagedMirror(state_dir, folders, log)
-        self._access = access or access_to(source.repository)
-        variables = {"GIT_DIR": str(self.path), **self._access.environment}
+        self.access = access or access_to(source.repository)
+        variables = {"GIT_DIR": str(self.path), **self.access.environment}
         git = Git(git_timeout, self.path.parent, isolated=False, **variables)
         self._git = git.ended_when_silent(_LONGEST_SILENCE)
         self._remote = git.ended_when_silent(source.fetch_timeout)
@@ -167,7 +162,7 @@ class Mirror:
             return
         stamp = self.path / _STAMP
         if not self._has_our_config():
-            if self._git.text("config", "--get", "--default", "", "remote.origin.url") != self._access.url:
+            if self._git.text("config", "--get", "--default", "", "remote.origin.url") != self.access.url:
                 stamp.unlink(missing_ok=True)  # the mirror holds another repository
             self._write_config()
         try:
@@ -227,10 +222,9 @@ class Mirror:
     @property
     def _config(self) -> str:
         """The mirror's config, with the remote's URL without credentials: every user can read git's arguments."""
-        url, helper = config_value(self._access.url), config_value(_CREDENTIAL_HELPER)
         refspecs = "".join(f'\tfetch = "{refspec}"\n' for refspec in _REFSPECS)
         core = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
-        return f'{core}[credential]\n\thelper = {helper}\n[remote "origin"]\n\turl = {url}\n{refspecs}'
+        return f"{core}{CREDENTIAL_SECTION}{origin(self.access.url)}{refspecs}"
 
     def _write_config(self) -> None:
         (self.path / _COMMON).unlink(missing_ok=True)
@@ -254,7 +248,7 @@ class Mirror:
         shallow = self.path / "shallow"
         if shallow.exists() and shallow.stat().st_size:
             options = (*options, "--unshallow")
-        self._remote.run(*self._access.settings, *_FETCH, *self._access.upload_pack, *options, "origin", *refs)
+        self._remote.run(*self.access.settings, *_FETCH, *self.access.upload_pack, *options, "origin", *refs)
 
     def _follow_head(self) -> None:
         """Point the mirror's HEAD to the branch that the remote's HEAD names."""
@@ -278,5 +272,5 @@ class Mirror:
 
     def _ask_for_head(self) -> str:
         """Return what the remote says of its HEAD; raise GitError."""
-        ask = ("ls-remote", "--symref", *self._access.upload_pack, "origin", "HEAD")
-        return self._remote.text(*self._access.settings, *ask)
+        ask = ("ls-remote", "--symref", *self.access.upload_pack, "origin", "HEAD")
+        return self._remote.text(*self.access.settings, *ask)

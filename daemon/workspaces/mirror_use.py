@@ -39,7 +39,7 @@ class MirrorUse:
 
     @property
     def waits(self) -> list[MirrorChange]:
-        """The changes under way, and likewise what single runs wait for at remotes beside that of the mirror."""
+        """The changes under way, and likewise what running runs wait for at remotes."""
         return [*self.changes, *(self._waits[run] for run in sorted(self._waits))]
 
     def note_step(self, environment: str, what: str) -> None:

@@ -11,12 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from daemon.workspaces.git import Git
+from daemon.workspaces.git import Git, config_value
 
 _FILE_URL = "file://"
 _MIRRORED = ("refs/heads/", "refs/tags/")
 _NOT_A_NAME = re.compile(r"HEAD|(?:.*-g)?[0-9a-fA-F]{4,64}|.*[~^:@].*", re.DOTALL)
 """HEAD, a commit's id, what `git describe` makes of one, or an expression (gitrevisions(7))."""
+
+_CREDENTIAL_HELPER = (
+    '!f() { [ "$1" != get ] || [ -z "$AGENTCRON_GIT_USER" ] || '
+    'printf "username=%s\\npassword=%s\\n" "$AGENTCRON_GIT_USER" "$AGENTCRON_GIT_PASSWORD"; }; f'
+)
+"""A credential helper that prints what the environment holds (gitcredentials(7))."""
+CREDENTIAL_SECTION = f"[credential]\n\thelper = {config_value(_CREDENTIAL_HELPER)}\n"
+"""The section of a config file that lets git take the user and the password of an `Access`."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,11 @@ def access_to_submodule(url: str, of: str) -> Access:
     """
     plain, credentials = split_credentials(url)
     return Access(plain, {**credentials, "GIT_PROTOCOL_FROM_USER": "0"}, file_settings(of))
+
+
+def origin(url: str) -> str:
+    """Return the section of a config file that names a URL as `origin`."""
+    return f'[remote "origin"]\n\turl = {config_value(url)}\n'
 
 
 def file_settings(repository: str) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import itertools
 import os
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -19,15 +18,15 @@ from urllib.parse import quote
 from daemon.workspaces.git import GitError
 from daemon.workspaces.gitmodules import Submodule, TooManySubmodulesError, named_submodules, names_submodules
 from daemon.workspaces.jobs import Source
-from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, MIRROR_LOCK, SCRATCH, submodules_folder
-from daemon.workspaces.lock import locked_temporary_folder
+from daemon.workspaces.layout import MIRROR, MIRROR_LOCK, submodules_folder
 from daemon.workspaces.mirror import CloneError, Mirror
 from daemon.workspaces.mirror_files import text_of
 from daemon.workspaces.mirror_locks import locked
 from daemon.workspaces.mirror_maintenance import is_mirror_due
 from daemon.workspaces.openat import names_in, open_path
-from daemon.workspaces.remote import access_to_submodule
+from daemon.workspaces.remote import access_to_submodule, origin
 from daemon.workspaces.removal import remove_temporary
+from daemon.workspaces.scratch import scratch_repository
 
 _MOST = 64  # submodules of one commit, at all depths
 _DEEPEST = 5
@@ -69,8 +68,8 @@ class SubmoduleMirror(Mirror):
         """Make the folder for the mirror; raise OSError."""
         os.close(open_path(self._state_dir, *self._folders, create=True))
         place = self.path.with_name(_URL)
-        if text_of(place) != self._access.url:
-            place.write_text(self._access.url)
+        if text_of(place) != self.access.url:
+            place.write_text(self.access.url)
 
     def _is_recent(self) -> bool:
         fetched_at = self.fetched_at()
@@ -117,17 +116,12 @@ class Submodules:
         self._since: float | None = None
         self._mirrors: dict[str, SubmoduleMirror] = {}
 
-    def fetch(self, on_wait: Callable[[str], None]) -> None:
+    def fetch(self, commit: str, on_wait: Callable[[str], None]) -> None:
         """Fetch the mirrors that were not fetched since that of the repository was, which is in use meanwhile.
 
         `on_wait` is called with `submodules` before the first is fetched. Mirrors that were not needed for long are
-        removed. Raise CloneError, GitError or OSError; that the source's ref names no commit is left for the clone to
-        report.
+        removed. Raise CloneError, GitError or OSError.
         """
-        try:
-            commit = self._main.commit()
-        except CloneError:
-            return
         self._since = self._main.fetched_at()
         try:
             self._find(self._main.path, commit, on_wait)
@@ -211,12 +205,8 @@ class Submodules:
         """Return the submodules that a commit of a repository names."""
         if not names_submodules(repository, commit, self._git_timeout):
             return []
-        name = f"submodules.{secrets.token_hex(4)}"
-        try:
-            with locked_temporary_folder(self._state_dir, SCRATCH, name) as scratch:
-                return named_submodules(repository, commit, url, scratch, self._git_timeout)
-        finally:
-            remove_temporary(self._state_dir, (ENVIRONMENTS, SCRATCH), name)
+        with scratch_repository(self._state_dir, repository, commit, origin(url)) as scratch:
+            return named_submodules(scratch, commit, self._git_timeout)
 
     def _remove_unused(self) -> None:
         """Remove the mirrors that no commit has needed for long."""

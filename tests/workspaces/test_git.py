@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.workspaces.git import GitError, run_program
+from daemon.workspaces.git import Git, GitError, run_program
 from tests.support.waiting import wait_until
 
 STARTER = """
@@ -42,3 +42,10 @@ def test_a_program_does_not_outlive_a_killed_process(tmp_path: Path, *, has_setp
 def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(GitError, match="cannot run no-such-program: No such file or directory: no-such-program"):
         run_program(["no-such-program"], tmp_path, 10)
+
+
+def test_an_error_names_the_command_and_not_its_settings(tmp_path: Path) -> None:
+    git = Git(10, tmp_path)
+    git.run("init", "--quiet")
+    with pytest.raises(GitError, match=r"^git show-ref: exit status 1$"):
+        git.run("-c", "a.b=c", "--config-env=a.b=PATH", "show-ref")

@@ -12,10 +12,11 @@ from daemon.config.schema import Config, Environment
 from daemon.doctor.workspaces import check_mirrors
 from daemon.workspaces import submodules as submodules_module
 from daemon.workspaces.clone import prepare_workspace
+from daemon.workspaces.fetch import fetch_mirrors
 from daemon.workspaces.layout import mirrors_of
-from daemon.workspaces.mirror import CloneError, Mirror
+from daemon.workspaces.mirror import CloneError
 from daemon.workspaces.mirror_maintenance import is_due
-from daemon.workspaces.submodules import Submodules, maintain
+from daemon.workspaces.submodules import maintain
 from tests.support.git_site import AUTHOR, GitSite, commit, git
 from tests.support.ssh_remotes import SshRemotes, add_submodule, head
 
@@ -40,10 +41,8 @@ def source(remotes: SshRemotes, **keys: object) -> dict[str, Any]:
 
 def fetch(site: GitSite, **keys: object) -> list[str]:
     """Fetch the mirrors as the daemon does before a run starts; return what it waits for at submodules."""
-    (site.tasks).mkdir(parents=True, exist_ok=True)
-    mirror, waits = Mirror(site.state, site.source(**keys), 60, site.logged.append), list[str]()
-    with mirror.in_use(fetches=True):
-        Submodules(site.state, mirror, 60, site.logged.append).fetch(waits.append)
+    waits: list[str] = []
+    fetch_mirrors(site.state, site.source(**keys), 60, site.logged.append, waits.append)
     return waits
 
 
@@ -159,6 +158,12 @@ def test_a_submodule_in_a_folder_of_this_host_is_refused_unless_the_repository_i
         fetch(site, **source(remotes))
     fetch(site)
     assert (clone(site) / "lib/deep/nested/name.txt").exists()
+
+
+def test_a_url_that_no_config_could_hold_is_refused(site: GitSite, remotes: SshRemotes) -> None:
+    add_submodule(site.origin, "lib", "http://127.0.0.1/\n[core]", head(remotes.folder / "lib"))
+    with pytest.raises(CloneError, match="the submodule 'lib' has a URL with characters that cannot be printed"):
+        fetch(site)
 
 
 def test_a_submodule_without_an_entry_in_gitmodules_fails_with_the_words_of_git(
