@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 from daemon.workspaces.git import Git, GitError, config_value, run_program
 from daemon.workspaces.mirror import CloneError, Mirror
@@ -63,7 +64,8 @@ def check_out_files(git: Git, mirror: Mirror, commit: str, git_timeout: float, o
         raise CloneError("the repository keeps files in Git LFS, and git-lfs is not installed")
     git.run("lfs", "install", "--local", "--skip-repo")
     if _copy_objects(git, mirror.path / _STORE, _objects_of(git, commit), git_timeout):
-        git.run("lfs", "checkout")  # `pull` asks the remote even if nothing is missing
+        # with nothing missing, git-lfs connects to a server that is reached by ssh all the same
+        git.run("-c", f"lfs.url=file://{quote(str(mirror.path))}", "lfs", "checkout")
     else:
         on_wait("lfs")
         git.ended_when_silent(mirror.source.fetch_timeout).run("lfs", "pull", stdin=b"", **_SHOWS_PROGRESS)

@@ -14,6 +14,7 @@ from daemon.workspaces.mirror import CloneError
 from tests.support.api import call
 from tests.support.daemon_process import StartDaemon
 from tests.support.git_site import AUTHOR, GitSite, commit, git
+from tests.support.ssh_remotes import SshRemotes
 
 pytestmark = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
 
@@ -108,6 +109,19 @@ def test_a_server_that_hangs_fails_the_fetch_only_if_something_is_missing(
     commit(lfs_site.origin, "a.bin", "new\n")
     with pytest.raises(CloneError, match="cannot fetch the files in Git LFS: git lfs made no progress for 1 s"):
         fetch(lfs_site)
+
+
+def test_a_clone_asks_no_remote_by_ssh(lfs_site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch(lfs_site)
+    remotes = SshRemotes(tmp_path / "remotes")
+    for name, value in remotes.environment.items():
+        monkeypatch.setenv(name, value)
+    lfs_site.origin.rename(remotes.folder / "main")
+    fetch(lfs_site, repository=remotes.url("main"))
+    remotes.asked()
+    place, _ = clone(lfs_site, repository=remotes.url("main"))
+    assert (place / "a.bin").read_text() == "one\n"
+    assert remotes.asked() == []
 
 
 def test_each_ref_names_its_own_server(lfs_site: GitSite, silent_server: socket.socket) -> None:

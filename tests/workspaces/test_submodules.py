@@ -119,7 +119,9 @@ def test_a_commit_of_a_submodule_that_is_on_no_branch_is_cloned_and_not_pruned(
     keys = source(remotes)
     fetch(site, **keys)
     git(mirror_of(site, "lib"), "gc", "-q", "--prune=now")
+    remotes.asked()
     assert (clone(site, **keys) / "lib/name.txt").read_text() == "gone\n"
+    assert remotes.asked() == []
     add_submodule(site.origin, "lib", "../lib", "1" * 40)
     with pytest.raises(CloneError, match="the submodule 'lib': its remote does not give its commit 1111"):
         fetch(site, **keys)
@@ -217,17 +219,30 @@ def test_what_an_agent_wrote_to_a_mirror_of_a_submodule_is_replaced(
     assert "the mirror is made anew" in site.logged[-1]
 
 
-def test_a_damaged_mirror_of_a_submodule_is_fetched_again(site: GitSite, remotes: SshRemotes) -> None:
+@pytest.mark.parametrize("damage", ["HEAD^{tree}", "HEAD:name.txt"])
+def test_a_damaged_mirror_of_a_submodule_is_fetched_again(site: GitSite, remotes: SshRemotes, damage: str) -> None:
     keys = source(remotes)
     fetch(site, **keys)
-    tree = git(remotes.folder / "lib", "rev-parse", "HEAD^{tree}")
+    lost = git(remotes.folder / "lib", "rev-parse", damage)
     mirror = mirror_of(site, "lib")
     for pack in mirror.glob("objects/pack/*.pack"):
         with pack.rename(mirror / "moved").open("rb") as stream:
             subprocess.run(["git", "unpack-objects", "-q"], cwd=mirror, stdin=stream, check=True)
-    (mirror / "objects" / tree[:2] / tree[2:]).unlink()
+    (mirror / "objects" / lost[:2] / lost[2:]).unlink()
     assert (clone(site, **keys) / "lib/name.txt").exists()
     assert any("the mirror of the submodule 'lib' is damaged" in line for line in site.logged)
+
+
+def test_a_recent_mirror_that_has_lost_a_commit_is_fetched(site: GitSite, remotes: SshRemotes) -> None:
+    keys = source(remotes, fetch_every=3600.0)
+    fetch(site, **keys)
+    mirror = mirror_of(site, "lib")
+    git(mirror, "update-ref", "-d", "refs/heads/main")
+    git(mirror, "gc", "-q", "--prune=now")
+    fetch(site, **keys)
+    remotes.asked()
+    assert (clone(site, **keys) / "lib/name.txt").exists()
+    assert remotes.asked() == []
 
 
 def test_a_mirror_of_a_submodule_that_is_not_needed_for_long_is_removed(site: GitSite, remotes: SshRemotes) -> None:
@@ -242,7 +257,7 @@ def test_a_mirror_of_a_submodule_that_is_not_needed_for_long_is_removed(site: Gi
     earlier = time.time() - 15 * 86400
     for mirror in (unused, used):
         os.utime(mirror.with_name("mirror.lock"), (earlier, earlier))
-    fetch(site, **keys)
+    fetch(site, **source(remotes, fetch_every=3600.0))
     assert not unused.parent.exists()
     assert used.exists()
     assert "removed the mirror of a submodule" in site.logged[-1]
