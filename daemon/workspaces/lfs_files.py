@@ -22,9 +22,8 @@ _STORE = "lfs"  # in a mirror, as in a git folder
 _OBJECT = re.compile(r"(?m)^([0-9a-f]{64}) [*-] ")
 _KEPT_UNUSED = 14 * 86400.0  # seconds
 _AT_ONCE = 500  # arguments of a command
-_SHOWS_PROGRESS = {
-    "GIT_LFS_FORCE_PROGRESS": "1"
-}  # else it shows none without a terminal, and passes for one that hangs
+_SHOWS_PROGRESS = {"GIT_LFS_FORCE_PROGRESS": "1"}
+"""Without a terminal git-lfs shows none otherwise, and would pass for one that hangs."""
 
 
 def fetch_objects(

@@ -69,6 +69,7 @@ class SubmoduleMirror(Mirror):
         os.close(open_path(self._state_dir, *self._folders, create=True))
         place = self.path.with_name(_URL)
         if text_of(place) != self.access.url:
+            place.unlink(missing_ok=True)  # it is for us to write, whatever somebody put there
             place.write_text(self.access.url)
 
     def _is_recent(self) -> bool:

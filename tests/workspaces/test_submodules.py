@@ -210,10 +210,13 @@ def test_what_an_agent_wrote_to_a_mirror_of_a_submodule_is_replaced(
     ran = tmp_path / "ran"
     with (mirror_of(site, "lib") / "config").open("a") as config:
         config.write(f'[remote "origin"]\n\tuploadpack = touch {ran}; git-upload-pack\n')
-    nested = mirror_of(site, "nested") / "packed-refs"
-    nested.unlink(missing_ok=True)
-    os.mkfifo(nested)
+    nested, elsewhere = mirror_of(site, "nested"), tmp_path / "elsewhere"
+    (nested / "packed-refs").unlink(missing_ok=True)
+    os.mkfifo(nested / "packed-refs")
+    nested.with_name("url").unlink()
+    nested.with_name("url").symlink_to(elsewhere)
     assert (clone(site, **keys) / "lib/deep/nested/name.txt").exists()
+    assert not elsewhere.exists()
     assert not ran.exists()
     assert "uploadpack" not in (mirror_of(site, "lib") / "config").read_text()
     assert "the mirror is made anew" in site.logged[-1]
