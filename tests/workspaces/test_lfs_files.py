@@ -1,8 +1,13 @@
 """Objects of Git LFS are fetched into the mirror, so that no clone waits for their remote."""
 
+import hashlib
+import json
 import shutil
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -63,6 +68,33 @@ def silent_server() -> Iterator[socket.socket]:
 def name_server(site: GitSite, server: socket.socket) -> None:
     """Have the commits of a site from now on name a server of Git LFS."""
     commit(site.origin, ".lfsconfig", f"[lfs]\n\turl = http://127.0.0.1:{server.getsockname()[1]}/lfs\n")
+
+
+class SlowServer(BaseHTTPRequestHandler):
+    """A server of Git LFS that sends one object, `slow` twenty times, in pieces (git-lfs, docs/api/batch.md)."""
+
+    def do_POST(self) -> None:
+        oid = hashlib.sha256(b"slow" * 20).hexdigest()
+        download = {"href": f"http://{self.headers['Host']}/{oid}"}
+        found = {"oid": oid, "size": 80, "actions": {"download": download}}
+        body = json.dumps({"transfer": "basic", "objects": [found]}).encode()
+        self._begin(len(body), "application/vnd.git-lfs+json")
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self._begin(80, "application/octet-stream")
+        for _ in range(20):
+            self.wfile.write(b"slow")
+            time.sleep(0.15)  # this is what is slow, not a wait for anything
+
+    def _begin(self, length: int, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
 
 
 def fetch(site: GitSite, **keys: object) -> list[str]:
@@ -152,6 +184,21 @@ def test_objects_that_are_not_needed_for_long_are_removed(lfs_site: GitSite, mon
     monkeypatch.setattr(lfs_files, "_KEPT_UNUSED", -1.0)
     fetch(lfs_site)
     assert sorted(objects(mirror).values()) == ["one\n", "two\n"]
+
+
+def test_a_download_that_is_slow_does_not_pass_for_one_that_hangs(site: GitSite) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SlowServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        oid = hashlib.sha256(b"slow" * 20).hexdigest()
+        commit(site.origin, ".lfsconfig", f"[lfs]\n\turl = http://127.0.0.1:{server.server_port}/lfs\n")
+        commit(site.origin, ".gitattributes", "*.bin filter=lfs\n")
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 80\n"
+        commit(site.origin, "a.bin", pointer)
+        try:
+            assert fetch(site) == ["lfs"]
+        finally:
+            server.shutdown()
+    assert (clone(site)[0] / "a.bin").read_text() == "slow" * 20
 
 
 def test_runs_that_wait_for_files_in_lfs_hold_no_slot(
