@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 from daemon.workspaces.git import Git, GitError, config_value, run_program
 from daemon.workspaces.mirror import CloneError, Mirror
-from daemon.workspaces.remote import CREDENTIAL_SECTION, origin
 from daemon.workspaces.salvage.lfs import content_id
 from daemon.workspaces.scratch import scratch_repository
 
@@ -38,7 +37,7 @@ def fetch_objects(
     if not uses_lfs(bare, commit) or not bare.succeeds("lfs", "version"):
         return
     store = mirror.path / _STORE
-    config = f"{CREDENTIAL_SECTION}{origin(mirror.access.url)}[lfs]\n\tstorage = {config_value(str(store))}\n"
+    config = f"{mirror.access.config}[lfs]\n\tstorage = {config_value(str(store))}\n"
     with scratch_repository(state_dir, mirror.path, commit, config) as scratch:  # git-lfs writes to the config
         git = Git(git_timeout, scratch, isolated=False, **mirror.access.environment)
         wanted = _objects_of(git, commit)

@@ -18,7 +18,7 @@ from daemon.workspaces.layout import ENVIRONMENTS, MIRROR, MIRROR_LOCK
 from daemon.workspaces.mirror_files import odd_entry, text_of
 from daemon.workspaces.mirror_locks import changing, locked, wait_for_locks
 from daemon.workspaces.mirror_maintenance import repack
-from daemon.workspaces.remote import CREDENTIAL_SECTION, Access, access_to, origin
+from daemon.workspaces.remote import Access, access_to
 
 _LONGEST_SILENCE = 300.0  # seconds for which a git command that asks no remote may neither write nor work
 _STAMP = "agentcron-fetched"  # its mtime is the time of the last fetch, its content the ref that it was for
@@ -224,7 +224,7 @@ class Mirror:
         """The mirror's config, with the remote's URL without credentials: every user can read git's arguments."""
         refspecs = "".join(f'\tfetch = "{refspec}"\n' for refspec in _REFSPECS)
         core = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
-        return f"{core}{CREDENTIAL_SECTION}{origin(self.access.url)}{refspecs}"
+        return f"{core}{self.access.config}{refspecs}"
 
     def _write_config(self) -> None:
         (self.path / _COMMON).unlink(missing_ok=True)

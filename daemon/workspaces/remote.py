@@ -23,8 +23,7 @@ _CREDENTIAL_HELPER = (
     'printf "username=%s\\npassword=%s\\n" "$AGENTCRON_GIT_USER" "$AGENTCRON_GIT_PASSWORD"; }; f'
 )
 """A credential helper that prints what the environment holds (gitcredentials(7))."""
-CREDENTIAL_SECTION = f"[credential]\n\thelper = {config_value(_CREDENTIAL_HELPER)}\n"
-"""The section of a config file that lets git take the user and the password of an `Access`."""
+_HTTP = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,16 @@ class Access:
     """Options of git itself, before the command."""
     upload_pack: tuple[str, ...] = ()
     """Options of `git fetch` and `git ls-remote`."""
+
+    @property
+    def config(self) -> str:
+        """The sections of a config file that name the URL as `origin`, and let git take the user and the password.
+
+        They are for this server only (gitcredentials(7)): another one may be named by a redirection or `.lfsconfig`.
+        """
+        parts = urlsplit(self.url)
+        server = f" {config_value(f'{parts.scheme}://{parts.netloc}')}" if self.url.startswith(_HTTP) else ""
+        return f"[credential{server}]\n\thelper = {config_value(_CREDENTIAL_HELPER)}\n{origin(self.url)}"
 
 
 def access_to(repository: str) -> Access:
@@ -90,7 +99,7 @@ def may_be_commit(ref: str) -> bool:
 
 def split_credentials(repository: str) -> tuple[str, dict[str, str]]:
     """Return a URL without user and password, and these as environment variables for the credential helper."""
-    if not repository.startswith(("http://", "https://")):
+    if not repository.startswith(_HTTP):
         return repository, {}
     parts = urlsplit(repository)
     user, _, host = parts.netloc.rpartition("@")

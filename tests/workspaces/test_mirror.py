@@ -15,6 +15,7 @@ from daemon.workspaces.clone import prepare_workspace
 from daemon.workspaces.git import GitError
 from daemon.workspaces.mirror import CloneError, Mirror
 from daemon.workspaces.mirror_files import odd_entry
+from daemon.workspaces.remote import access_to
 from tests.support.git_site import AUTHOR, GitSite, brought_back, commit, git
 
 
@@ -241,6 +242,24 @@ def test_a_ref_that_no_fetch_has_brought_yet_fails_with_the_reason_of_the_fetch(
         site.prepare(2, repository=remote, ref="release", fetch_every=3600.0, fetch_timeout=0.5)
     ssh.unlink()
     site.prepare(3, repository=remote, ref="release", fetch_every=3600.0)
+
+
+def test_a_password_is_for_the_server_of_its_url_only(site: GitSite, tmp_path: Path) -> None:
+    access = access_to("http://bob:lyrebird@127.0.0.1:8080/x")
+    config = tmp_path / "config"
+    config.write_text(access.config)
+    variables = {"GIT_CONFIG_GLOBAL": str(config), "GIT_ASKPASS": "true", **access.environment}
+
+    def filled(host: str) -> str:
+        asked = f"protocol=http\nhost={host}\n\n"
+        git_credential = ["git", "credential", "fill"]
+        environment = {**os.environ, **variables}
+        return subprocess.run(
+            git_credential, input=asked, env=environment, cwd=site.state, text=True, capture_output=True, check=True
+        ).stdout
+
+    assert "password=lyrebird" in filled("127.0.0.1:8080")
+    assert "lyrebird" not in filled("127.0.0.1:8081")
 
 
 def test_a_fetch_looks_for_odd_entries_once(site: GitSite, monkeypatch: pytest.MonkeyPatch) -> None:
