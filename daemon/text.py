@@ -2,6 +2,8 @@
 
 import codecs
 
+CUT = "\n[cut]"
+"""Ends a text for people of which the rest is left out."""
 _encode = codecs.getencoder("unicode_escape")  # looked up now: later there may be no free file descriptor to load it
 
 
@@ -15,3 +17,11 @@ def escape(text: str) -> str:
 def plural(number: int, noun: str) -> str:
     """Return a number with its noun: `1 run`, `2 runs`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def cut(text: str, most: int) -> str:
+    """Return text that takes at most so many bytes of UTF-8, with a mark at its end if it is cut."""
+    data = text.encode(errors="replace")
+    if len(data) <= most:
+        return data.decode()
+    return data[: max(0, most - len(CUT))].decode(errors="ignore") + CUT

@@ -134,6 +134,8 @@ class Outcome:
     permanent: bool = False
     """Whether another attempt is certain to fail in the same way."""
     retry_after: timedelta | None = None
+    quiet: bool = False
+    """Whether the agent asked to notify nobody if the run completed."""
     kind: FailureKind | None = None
     """What kind of failure it is; None unless it failed. A failure without a kind is recorded as `failed`."""
     limit_ends_at: datetime | None = None

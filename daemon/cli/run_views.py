@@ -84,6 +84,7 @@ def print_run(config: Config, details: dict[str, Any]) -> None:
             ("previous attempt", details["previous_run_id"]),
             ("input", details["initial_input"]["content"]),
             ("folder", run_folder(state_dir(config), details["id"])),
+            *_notification_facts(details.get("notifications", [])),  # not sent by daemons of earlier versions
             *_workspace_facts(details["workspace"]),
         )
     )
@@ -150,6 +151,14 @@ def _usage(run: dict[str, Any]) -> str | None:
 def _took(run: dict[str, Any]) -> str:
     milliseconds = run["duration_ms"]
     return "-" if milliseconds is None else f"{milliseconds / 1000:.1f} s"
+
+
+def _notification_facts(notifications: list[dict[str, Any]]) -> list[tuple[str, object]]:
+    """Return the facts to print about what targets were told of the end of a run."""
+    return [
+        ("notification", f"{one['target']} ({one['event']}): " + ": ".join(filter(None, (one["state"], one["reason"]))))
+        for one in notifications
+    ]
 
 
 def _workspace_facts(workspace: dict[str, Any] | None) -> list[tuple[str, object]]:

@@ -44,9 +44,9 @@ def audience_of(config: Config) -> Audience:
     """Return the targets that receive events; one with only a dead-man's switch does not."""
     return Audience(
         tuple(
-            Target(name, frozenset(settings.on), frozenset(settings.agents))
+            Target(name, frozenset(settings.on), frozenset(settings.agents), settings.send == "answer")
             for name, settings in config.notify.items()
-            if settings.command is not None or settings.url is not None
+            if settings.receives_events
         )
     )
 

@@ -331,11 +331,17 @@ class Notify(Section):
             "denied",
         ]
     ] = ["failed", "interrupted", "missed", "recovered", "denied"]
+    send: Literal["event", "answer"] = "event"
     command: Argv | None = None
     url: Url | None = None
     format: Literal["json", "slack", "ntfy"] = "json"
     agents: list[str] = ["*"]
     ping: Url | None = None
+
+    @property
+    def receives_events(self) -> bool:
+        """Whether events are sent to it; a dead-man's switch alone gets none."""
+        return self.command is not None or self.url is not None
 
 
 class Config(BaseSettings):

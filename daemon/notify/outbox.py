@@ -1,7 +1,9 @@
 """The outbox: writes a notification in the same transaction as the change that it reports.
 
 A notification is a JSON object with `id`, `event` (its kind), `at`, `host`, `text` (a sentence for people, which begins
-with the host), `agent` and `schedule` if it concerns one, and further details that depend on the kind.
+with the host), `agent` and `schedule` if it concerns one, and further details that depend on the kind. For a target
+that wants answers, the end of a run has the beginning of the `answer`; `answers.complete` adds the rest when it is
+sent.
 """
 
 import contextlib
@@ -10,14 +12,15 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
 from typing import Any
 
+from daemon.agents.base import Outcome
 from daemon.config.live import LiveConfig
 from daemon.errors import StoreUnavailableError
 from daemon.model import FailureKind, RunStatus
 from daemon.notify.missed import Missed, earlier_part, summed_up, text_of
-from daemon.rules.notifications import NotifyReason, Standing, next_standing
+from daemon.rules.notifications import NotifyReason, Standing, is_silent, next_standing
+from daemon.rules.reported import usage_of
 from daemon.store.connection import Transaction
 from daemon.store.home import Home
 from daemon.store.notifications import (
@@ -30,6 +33,7 @@ from daemon.store.notifications import (
     set_standing,
     standing_of,
 )
+from daemon.store.run_notifications import begin_notification, silence_notification
 from daemon.store.runs import Run
 from daemon.text import escape, plural
 from daemon.units import format_instant
@@ -56,6 +60,10 @@ class Notice:
     once: bool = False
     """Whether an unchanged state is not repeated, whatever time has passed."""
     details: dict[str, Any] = field(default_factory=dict)
+    run_id: int | None = None
+    """The run whose end it reports."""
+    answer: dict[str, str | None] = field(default_factory=dict)
+    """What only targets get that want answers: the key `answer`, unless the agent wants nobody to get it."""
 
 
 class Outbox:
@@ -107,24 +115,16 @@ class Outbox:
         with contextlib.suppress(StoreUnavailableError):  # the log reports it often enough
             await home.database.write(lambda tx: self.add(tx, notices, home.now()))
 
-    def add_run_end(
-        self,
-        tx: Transaction,
-        run: Run,
-        status: RunStatus,
-        error: str | None,
-        now: datetime,
-        *,
-        kind: FailureKind | None = None,
-        paused: bool = False,
-    ) -> None:
+    def add_run_end(self, tx: Transaction, run: Run, outcome: Outcome, now: datetime, *, paused: bool = False) -> None:
         """Add a notice of how a run without further attempts ended, if that is news.
 
         A run that completed after one with a later due time failed, for example a backfill, is no recovery. A failure
-        that paused its schedule is always news, since nothing starts until a person resumes it.
+        that paused its schedule is always news, since nothing starts until a person resumes it. An agent that wants
+        nobody to be notified is heard if its run completed; that its schedule recovered is reported nevertheless.
         """
+        status = outcome.status
         if status is RunStatus.COMPLETED:
-            self._send(tx, _of_run(run, status, f"{_name(run)} completed (run {run.id})"), now)
+            self._add_completion(tx, run, outcome, now)
         if status not in {RunStatus.COMPLETED, *_BAD}:
             return
         subject = _subject(run)
@@ -136,19 +136,21 @@ class Outbox:
             tx.changes.count("health", subject)
         if news is NotifyReason.RECOVERED and known is not None:
             text = f"{_name(run)} recovered after {plural(known.count, 'failed run')} (run {run.id})"
-            self._send(tx, _of_run(run, status, text, _figures(known), event="recovered"), now)
+            self._send(tx, _of_run(run, outcome, text, kind="recovered", **_figures(known)), now)
         elif (news is not None or paused) and standing is not None:
-            details = {
-                "error": error,
-                "kind": kind,
-                **_figures(standing),
-                "still": news is NotifyReason.STILL,
-                "paused": paused,
-            }
-            text = _failure_text(run, status, error, standing, news)
+            figures = {**_figures(standing), "still": news is NotifyReason.STILL, "paused": paused}
+            text = _failure_text(run, outcome, standing, news)
             if paused:
                 text += f"; its schedule is paused until `agentcron schedules resume {run.address}`"
-            self._send(tx, _of_run(run, status, text, details), now)
+            self._send(tx, _of_run(run, outcome, text, error=outcome.error, **figures), now)
+
+    def _add_completion(self, tx: Transaction, run: Run, outcome: Outcome, now: datetime) -> None:
+        notice = _of_run(run, outcome, f"{_name(run)} completed (run {run.id})")
+        if _is_quiet(outcome):
+            for target in self._live.audience.wanting(notice.kind, run.agent):
+                silence_notification(tx, run.id, target.name, notice.kind, now)
+        else:
+            self._send(tx, notice, now)
 
     def _send(self, tx: Transaction, notice: Notice, now: datetime) -> None:
         targets = self._live.audience.wanting(notice.kind, notice.agent)
@@ -157,7 +159,10 @@ class Outbox:
         details = {"agent": notice.agent, "schedule": notice.schedule, **notice.details}
         event = _event(notice.kind, notice.text, details, now)
         for target in targets:
-            add_notification(tx, target, event, now)
+            sent = {**event, **notice.answer} if target.wants_answer else event
+            number = add_notification(tx, target.name, sent, now)
+            if notice.run_id is not None:
+                begin_notification(tx, notice.run_id, target.name, notice.kind, now, number)
 
 
 def _event(kind: str, text: str, details: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -189,8 +194,13 @@ def _update_standing(
     return known, standing, news
 
 
-def _failure_text(run: Run, status: RunStatus, error: str | None, standing: Standing, news: NotifyReason | None) -> str:
-    reason = f": {error}" if error else ""
+def _is_quiet(outcome: Outcome) -> bool:
+    """Return whether the agent wants nobody to be notified, which counts only if its run completed."""
+    return outcome.status is RunStatus.COMPLETED and (outcome.quiet or is_silent(outcome.message))
+
+
+def _failure_text(run: Run, outcome: Outcome, standing: Standing, news: NotifyReason | None) -> str:
+    status, reason = outcome.status, f": {outcome.error}" if outcome.error else ""
     if news is NotifyReason.STILL:
         failed, since = plural(standing.count, "failed run"), format_instant(standing.since)
         return f"{_name(run)} is still failing, {failed} since {since}; run {run.id} {status}{reason}"
@@ -202,22 +212,21 @@ def _figures(standing: Standing) -> dict[str, Any]:
     return {"bad_runs": standing.count, "since": format_instant(standing.since)}
 
 
-def _of_run(
-    run: Run,
-    status: RunStatus,
-    text: str,
-    details: Mapping[str, Any] = MappingProxyType({}),
-    *,
-    event: str | None = None,
-) -> Notice:
+def _of_run(run: Run, outcome: Outcome, text: str, *, kind: str | None = None, **details: object) -> Notice:
+    status = outcome.status
     known = {
         "run_id": run.id,
         "status": str(status),
         "display_name": run.display_name,
         "scheduled_for": run.scheduled_for,
         "attempt": run.attempt,
+        "cost_usd": usage_of(outcome.usage)[0].get("cost_usd"),
     }
-    return Notice(event or str(status), text, run.agent, run.address, details={**known, **details})
+    if status is RunStatus.FAILED:
+        known["failure_kind"] = outcome.kind or FailureKind.FAILED
+    answer = {} if _is_quiet(outcome) else {"answer": outcome.message}
+    details = {**known, **details}
+    return Notice(kind or str(status), text, run.agent, run.address, details=details, run_id=run.id, answer=answer)
 
 
 def _subject(run: Run) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -15,13 +16,16 @@ from daemon.config.schema import Notify
 from daemon.errors import StoreDamagedError, StoreUnavailableError
 from daemon.http_client import HttpCall
 from daemon.metrics import Metrics
+from daemon.notify.answers import complete
 from daemon.notify.formats import request_of
 from daemon.notify.post import NotSentError, brief, post, run_command
 from daemon.problems import described, standing_loop
 from daemon.rules.notifications import next_try
 from daemon.store.changes import Changes
+from daemon.store.connection import Transaction
 from daemon.store.home import Home
 from daemon.store.notifications import Notification, first_of_each, put_off_notification, remove_notification
+from daemon.store.run_notifications import NotificationEnd, end_notification, note_failed_attempt
 
 _LOG = structlog.get_logger()
 _DROPPED_AFTER = timedelta(hours=24)
@@ -30,6 +34,15 @@ _LONGEST_WAIT = timedelta(hours=1)
 _LONGEST_PUT_OFF = 300.0  # seconds
 _PART = "notifier"
 _RETRY_AFTER = 5.0  # seconds, while the database cannot be read
+_DAMAGED = NotificationEnd("dropped", "its row in the outbox is damaged")
+
+
+@dataclass(frozen=True)
+class _Handled:
+    """A notification that is no longer to be sent."""
+
+    content: str
+    end: NotificationEnd
 
 
 class Notifier:
@@ -42,7 +55,7 @@ class Notifier:
         self._metrics = metrics
         self._wake = asyncio.Event()
         self._sending: dict[str, asyncio.Task[None]] = {}
-        self._handled: dict[int, str] = {}
+        self._handled: dict[int, _Handled] = {}
         """Notifications that were sent or dropped, but are still in the outbox."""
         self._put_off: dict[str, float] = {}
         """Targets that failed unexpectedly, with the monotonic time of the next attempt."""
@@ -98,7 +111,8 @@ class Notifier:
         """Remove notifications that cannot be read, since the later ones of their targets wait for them."""
         for number, target in damaged:
             _LOG.error("[daemon] Notification dropped: its row is damaged", target=target, id=number)
-            await self._home.database.write_patiently(partial(remove_notification, number=number))
+            end = partial(_end, number=number, content=None, end=_DAMAGED, now=self._home.now())
+            await self._home.database.write_patiently(end)
 
     def _sent(self, target: str, _: asyncio.Task[None]) -> None:
         self._sending.pop(target, None)
@@ -120,41 +134,60 @@ class Notifier:
             self._put_off.pop(target, None)
 
     async def _send(self, notification: Notification) -> None:
-        """Attempt once to send an event, and record the result; a target is a problem until it gets an event."""
-        target, problems = notification.target, self._home.problems
-        if self._handled.get(notification.id) == notification.content:  # its removal could not be recorded before
-            await self._remove(notification)
-            problems.resolve(_PART, target)
-            return
-        settings = self._live.config.notify.get(target)
-        number, keys = notification.id, {"target": target, "about": notification.event.get("event")}
-        if settings is None or (settings.url is None and settings.command is None):
-            _LOG.warning("[daemon] Notification dropped: its target is no longer in the config", **keys)
-        else:
-            try:
-                await self._deliver(settings, notification)
-            except Exception as unexpected:  # noqa: BLE001 - every error is retried, but not forever
-                error = _not_sent(unexpected, settings)
-                until = self._retry_at(notification, error)
-                pause = None if until is None else (until - self._home.now()).total_seconds()
-                problems.report(_PART, error, subject=target, retry_in=pause)
-                if until is not None:
-                    self._metrics.notified("failed")
-                    _LOG.warning("[daemon] Notification not sent, will retry", reason=str(error), **keys)
-                    await self._home.database.write_patiently(lambda tx: put_off_notification(tx, number, until))
-                    return
-                self._metrics.notified("given_up")
-                _LOG.error("[daemon] Notification dropped after its last attempt", reason=str(error), **keys)
-            else:
-                problems.resolve(_PART, target)
-                self._metrics.notified("sent")
-                _LOG.info("[daemon] Notification sent", **keys)
-        self._handled[number] = notification.content
-        await self._remove(notification)
+        """Attempt once to send an event, and record the result."""
+        handled = self._handled.get(notification.id)
+        if handled is None or handled.content != notification.content:
+            end = await self._attempt(notification)
+            if end is None:
+                return
+            handled = self._handled[notification.id] = _Handled(notification.content, end)
+        else:  # its removal could not be recorded before
+            self._home.problems.resolve(_PART, notification.target)
+        await self._remove(notification, handled.end)
 
-    async def _remove(self, notification: Notification) -> None:
-        remove = partial(remove_notification, number=notification.id, content=notification.content)
-        removal = self._home.database.write_patiently(remove)
+    async def _attempt(self, notification: Notification) -> NotificationEnd | None:
+        """Attempt once to send an event, and return what became of it, None if it is retried.
+
+        A target is a problem until it gets an event.
+        """
+        target, problems = notification.target, self._home.problems
+        settings, keys = self._live.config.notify.get(target), _named(notification)
+        if settings is None or not settings.receives_events:
+            _LOG.warning("[daemon] Notification dropped: its target is no longer in the config", **keys)
+            return NotificationEnd("dropped", "its target is no longer in the config")
+        try:
+            await self._deliver(settings, notification)
+        except Exception as unexpected:  # noqa: BLE001 - every error is retried, but not forever
+            return await self._failed(notification, _not_sent(unexpected, settings))
+        problems.resolve(_PART, target)
+        self._metrics.notified("sent")
+        _LOG.info("[daemon] Notification sent", **keys)
+        return NotificationEnd("notified")
+
+    async def _failed(self, notification: Notification, error: NotSentError) -> NotificationEnd | None:
+        """Put off an event that could not be sent; return what became of it if that was the last attempt."""
+        until, now = self._retry_at(notification, error), self._home.now()
+        reason, keys = str(error), _named(notification)
+        pause = None if until is None else (until - now).total_seconds()
+        self._home.problems.report(_PART, error, subject=notification.target, retry_in=pause)
+        if until is None:
+            self._metrics.notified("given_up")
+            _LOG.error("[daemon] Notification dropped after its last attempt", reason=reason, **keys)
+            return NotificationEnd("dropped" if error.may_pass else "refused", reason)
+        self._metrics.notified("failed")
+        _LOG.warning("[daemon] Notification not sent, will retry", reason=reason, **keys)
+
+        def put_off(tx: Transaction) -> None:
+            put_off_notification(tx, notification.id, until)
+            note_failed_attempt(tx, notification.id, reason, now)
+
+        await self._home.database.write_patiently(put_off)
+        return None
+
+    async def _remove(self, notification: Notification, end: NotificationEnd) -> None:
+        removal = self._home.database.write_patiently(
+            partial(_end, number=notification.id, content=notification.content, end=end, now=self._home.now())
+        )
         await asyncio.shield(asyncio.ensure_future(removal))  # a stop at this point must not cause it to be sent twice
         self._handled.pop(notification.id, None)
 
@@ -168,12 +201,24 @@ class Notifier:
         return self._home.now() + min(max(next_try(attempts), error.wait or timedelta(0)), _LONGEST_WAIT)
 
     async def _deliver(self, settings: Notify, notification: Notification) -> None:
+        event = await asyncio.to_thread(complete, notification.event, self._home.state_dir)
         if settings.command is not None:
-            body, _ = request_of("json", notification.event)
+            body, _ = request_of("json", event)
             await run_command([program_of(settings.command, self._live.config), *settings.command[1:]], body)
         elif settings.url is not None:
-            body, headers = request_of(settings.format, notification.event)
+            body, headers = request_of(settings.format, event)
             await post(self._session, HttpCall("notification", settings.url, body, headers))
+
+
+def _end(tx: Transaction, number: int, content: str | None, end: NotificationEnd, now: datetime) -> None:
+    """Remove a notification that is no longer to be sent, and record what became of it."""
+    remove_notification(tx, number, content)
+    end_notification(tx, number, end, now)
+
+
+def _named(notification: Notification) -> dict[str, object]:
+    """Return what names a notification in the log."""
+    return {"target": notification.target, "about": notification.event.get("event")}
 
 
 def _not_sent(error: Exception, settings: Notify) -> NotSentError:

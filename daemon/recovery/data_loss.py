@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from datetime import datetime
 
+from daemon.agents.base import Outcome
 from daemon.fires.ledger import skip_undecided
 from daemon.model import FireOutcome, RunStatus
 from daemon.notify.outbox import Outbox
@@ -61,4 +62,4 @@ def _interrupt(tx: Transaction, run: Run, now: datetime, outbox: Outbox) -> None
     reason = "unknown whether it ran: the database lost what happened to it"
     change_status(tx, run, RunStatus.INTERRUPTED, now, {"error": reason})
     mark_unstarted(tx, run.id, FireOutcome.SKIPPED_MISSED, reason)
-    outbox.add_run_end(tx, run, RunStatus.INTERRUPTED, reason, now)
+    outbox.add_run_end(tx, run, Outcome(RunStatus.INTERRUPTED, reason), now)

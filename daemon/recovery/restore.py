@@ -141,7 +141,7 @@ def _renewed(
         connection.execute("DROP TABLE IF EXISTS backup")
         witness = renew(connection, highest_run, now, lost=True)
         begun, tx = partial(_was_begun, state_dir), Transaction(connection)
-        dropped = drop_notifications(tx)
+        dropped = drop_notifications(tx, "the database was restored from a backup", now)
         start_from_copy(tx, now, begun, outbox)
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = DELETE")  # one file, so that one rename replaces the database

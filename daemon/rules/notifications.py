@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
+SILENT = "[SILENT]"
 _FIRST_GAP, _LONGEST_GAP = timedelta(hours=1), timedelta(hours=24)
 
 
@@ -16,6 +17,8 @@ class Target:
     kinds: frozenset[str]
     agents: frozenset[str]
     """The agents whose events it receives; `*` means all."""
+    wants_answer: bool = False
+    """Whether it receives what the agent answered, with the end of a run."""
 
     def wants(self, kind: str, agent: str | None) -> bool:
         """Return whether it receives a kind of event, about an agent or (None) about none."""
@@ -28,9 +31,9 @@ class Audience:
 
     targets: Sequence[Target] = ()
 
-    def wanting(self, kind: str, agent: str | None) -> list[str]:
-        """Return the names of the targets for a kind of event, about an agent or (None) about none."""
-        return [target.name for target in self.targets if target.wants(kind, agent)]
+    def wanting(self, kind: str, agent: str | None) -> list[Target]:
+        """Return the targets for a kind of event, about an agent or (None) about none."""
+        return [target for target in self.targets if target.wants(kind, agent)]
 
     def wanting_any(self, kind: str) -> list[Target]:
         """Return the targets for a kind of event, about whatever agents."""
@@ -71,6 +74,11 @@ def next_standing(
     if now < known.told_at + known.gap:
         return known, None
     return replace(known, told_at=now, gap=min(known.gap * 2, _LONGEST_GAP)), NotifyReason.STILL
+
+
+def is_silent(answer: str | None) -> bool:
+    """Return whether an agent asks, by the first line of its answer, not to send it to anybody."""
+    return (answer or "").strip().partition("\n")[0].rstrip() == SILENT
 
 
 def next_try(tries: int) -> timedelta:

@@ -63,8 +63,7 @@ def finish(
         return
     change_status(tx, run, outcome.status, now, columns)
     paused = outcome.status is RunStatus.FAILED and _pause_on_failure(tx, run, now)
-    kind = FailureKind(str(columns["failure_kind"])) if columns["failure_kind"] else None
-    outbox.add_run_end(tx, run, outcome.status, outcome.error, now, kind=kind, paused=paused)
+    outbox.add_run_end(tx, run, outcome, now, paused=paused)
 
 
 def _reported(outcome: Outcome) -> dict[str, object]:

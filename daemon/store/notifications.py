@@ -10,6 +10,7 @@ from typing import Any
 from daemon.rules.notifications import Standing
 from daemon.store.connection import Transaction
 from daemon.store.rows import given
+from daemon.store.run_notifications import drop_run_notifications
 from daemon.store.runs import Run
 from daemon.units import format_instant, parse_instant
 
@@ -38,13 +39,14 @@ class Notification:
 
 def add_notification(
     tx: Transaction, target: str, event: dict[str, Any], now: datetime, held_until: datetime | None = None
-) -> None:
-    """Queue an event for a target; one that is held is not sent before that instant."""
-    tx.execute(
+) -> int:
+    """Queue an event for a target, and return its number; one that is held is not sent before that instant."""
+    added = tx.execute(
         "INSERT INTO notifications (target, event, created_at, next_try_at) VALUES (?, ?, ?, ?)",
         (target, json.dumps(event), format_instant(now), format_instant(held_until or now)),
     )
     tx.changes.count("notification", target)
+    return int(added.lastrowid or 0)
 
 
 def held_notification(tx: Transaction, target: str, now: datetime) -> tuple[int, dict[str, Any]]:
@@ -98,8 +100,9 @@ def remove_notification(tx: Transaction, number: int, content: str | None = None
     tx.execute("DELETE FROM notifications WHERE id = ?1 AND event = coalesce(?2, event)", (number, content))
 
 
-def drop_notifications(tx: Transaction) -> int:
-    """Delete all notifications that wait to be sent; return how many."""
+def drop_notifications(tx: Transaction, reason: str, now: datetime) -> int:
+    """Delete all notifications that wait to be sent, and record why with their runs; return how many."""
+    drop_run_notifications(tx, reason, now)
     return tx.execute("DELETE FROM notifications").rowcount
 
 

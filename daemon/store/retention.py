@@ -27,7 +27,16 @@ _PLAIN = (  # ended runs of one attempt without a workspace
     "AND NOT EXISTS (SELECT 1 FROM workspaces w WHERE w.run_id = r.id AND w.state = 'present')"
 )
 _GIVEN = "(SELECT value FROM json_each(?1))"
-_OF_A_RUN = ("events", "steps", "hooks", "cancellation_flags", "trigger_keys", "start_keys", "workspaces")
+_OF_A_RUN = (
+    "events",
+    "steps",
+    "hooks",
+    "cancellation_flags",
+    "trigger_keys",
+    "start_keys",
+    "run_notifications",
+    "workspaces",
+)
 _OFFSET_MARGIN = "2 days"  # a time written with another UTC offset can look later by less than that
 
 

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from daemon.model import RunStatus, Step, Trigger
 from daemon.store.events import EVENT_DATA
 from daemon.store.rows import row_of, shown
+from daemon.store.run_notifications import notifications_of
 from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, Run, run_from
 from daemon.store.workspaces import get_workspace
 from daemon.units import parse_instant
@@ -63,13 +64,14 @@ class RunView(TypedDict):
 
 
 class RunDetails(RunView):
-    """A run with its input, steps, events (the newest 1,000) and workspace."""
+    """A run with its input, steps, events (the newest 1,000), notifications (up to 100) and workspace."""
 
     initial_input: dict[str, str]
     task_params: dict[str, Any]
     task_metadata: dict[str, Any]
     steps: list[dict[str, Any]]
     events: list[dict[str, Any]]
+    notifications: list[dict[str, Any]]
     workspace: dict[str, Any] | None
 
 
@@ -155,6 +157,7 @@ def _run_details(connection: sqlite3.Connection, run: Run, state_dir: Path) -> R
             {"number": row["number"], "at": row["at"], "type": row["type"], "data": json.loads(row["data"])}
             for row in events
         ],
+        "notifications": notifications_of(connection, run.id),
         "workspace": _workspace_of(connection, run.id, state_dir),
     }
 

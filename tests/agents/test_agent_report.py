@@ -170,6 +170,7 @@ def test_a_bad_report_is_a_reason_beside_the_exit_status() -> None:
             {"status": "done", "usage": {"input_tokens": 7}},
             "part of its report was ignored: the result file has a status",
         ),
+        ({"quiet": "yes"}, "its report was ignored: quiet is neither true nor false"),
         ({"status": "failed", "retry_after": "soon"}, "part of its report was ignored: retry_after is not a number"),
         ({"status": "done"}, "its report was ignored: the result file has a status"),
     ],

@@ -37,7 +37,10 @@ days = 30
 [agents.a]
 command = ["true"]
 """
-CHILDREN = ("events", "steps", "hooks", "cancellation_flags", "trigger_keys", "start_keys", "workspaces")
+CHILDREN = (
+    *("events", "steps", "hooks", "cancellation_flags", "trigger_keys", "start_keys"),
+    *("run_notifications", "workspaces"),
+)
 
 
 def prepare(state: Path, runs: int, scattered: float) -> None:

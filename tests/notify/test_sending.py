@@ -8,6 +8,7 @@ from typing import Any
 
 from daemon.agents.process.supervisor import tree
 from daemon.notify.outbox import host_name
+from tests.support.api import call
 from tests.support.daemon_process import DaemonProcess, StartDaemon
 from tests.support.peers.processes import Peer, peer
 from tests.support.waiting import wait_until
@@ -168,6 +169,9 @@ def test_a_refused_event_makes_way_for_the_next(start_daemon: StartDaemon, tmp_p
         daemon.wait_for_log("[daemon] Notification dropped after its last attempt")
         set_mode(hook, "well")
         assert wait_until(lambda: taken(hook), what="the next event")[0]["run_id"] == 2
+        [shown] = call(daemon, "GET", "/runs/1").body["notifications"]
+        assert (shown["target"], shown["event"], shown["state"]) == ("ops", "completed", "refused")
+        assert shown["reason"].startswith("HTTP 400 Bad Request")
         assert len([one for one in attempts(hook, 400) if json.loads(one["body"])["run_id"] == 1]) == 5
 
 

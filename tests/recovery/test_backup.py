@@ -151,8 +151,11 @@ def test_a_restore_sends_nothing_old_and_shows_its_progress_on_a_terminal(
             "INSERT INTO notifications (target, event, created_at, next_try_at) SELECT 'ops', '{}', ?1, ?1 FROM n",
             ("2026-01-01T00:00:00.000Z",),
         )
+        connection.execute("INSERT INTO run_notifications VALUES (1, 'ops', 'completed', 'pending', NULL, 'x', 3)")
     restored = json.loads(daemon.cli("restore", "--json", str(tmp_path / "backup.db")).stdout)
     assert restored["dropped_notifications"] == 3
+    [told] = rows(daemon.state / "state.db", "SELECT state, reason FROM run_notifications")
+    assert tuple(told) == ("dropped", "the database was restored from a backup")
     assert not rows(daemon.state / "state.db", "SELECT 1 FROM notifications WHERE event = '{}'")
     status, shown = on_a_terminal(daemon, "restore", str(tmp_path / "backup.db"))
     assert status == 0

@@ -21,7 +21,10 @@ from tests.support.parts import NO_NOTIFICATIONS
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 ACTIVE = ("pending", "running", "suspended")
-TABLES = ("events", "steps", "hooks", "cancellation_flags", "trigger_keys", "start_keys", "workspaces")
+TABLES = (
+    *("events", "steps", "hooks", "cancellation_flags", "trigger_keys", "start_keys"),
+    *("run_notifications", "workspaces"),
+)
 AGENTS = '[agents.a]\ncommand = ["true"]\n[agents.b]\ncommand = ["true"]\n'
 _SCHEDULE = (
     "INSERT INTO schedules (id, agent, name, source, every_ms, timezone, overlap, catchup, catchup_window_ms, creator, "
@@ -97,6 +100,7 @@ class History:
             ("cancellation_flags", "run_id, requested_at, requested_by", (run, at, "root")),
             ("trigger_keys", "schedule_id, key, request, run_id", (1, f"key-{run}", "x", run)),
             ("start_keys", "agent, key, request, run_id", ("a", f"key-{run}", "x", run)),
+            ("run_notifications", "run_id, target, event, state, at", (run, "ops", "completed", "notified", at)),
             ("workspaces", "run_id, environment, path, state, created_at", (run, "site", "x", "removed", at)),
         ):
             marks = ", ".join("?" for _ in values)

@@ -54,6 +54,8 @@ class AgentReport:
     message: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     retry_after: timedelta | None = None
+    quiet: bool = False
+    """Whether nobody is to be notified if the run completed."""
     permissions: tuple[dict[str, str], ...] = ()
     """The permissions that the agent requested, each with the answer it got."""
     complaint: str | None = None
@@ -86,7 +88,7 @@ class AgentReport:
     def is_used(self) -> bool:
         """Whether anything in the report counts, if only its usage."""
         found = (self.status, self.message, self.retry_after)
-        return any(one is not None for one in found) or bool(self.usage or self.permissions)
+        return any(one is not None for one in found) or bool(self.usage or self.permissions or self.quiet)
 
 
 def read_report(run_dir: Path, result_format: str, secrets: Secrets) -> AgentReport:
@@ -105,6 +107,7 @@ def read_report(run_dir: Path, result_format: str, secrets: Secrets) -> AgentRep
         message=own.message or printed.message,
         usage={**printed.usage, **own.usage},
         retry_after=own.retry_after,
+        quiet=own.quiet,
         permissions=own.permissions,
         complaint=own.complaint,
         is_bad=own.is_bad,
@@ -256,6 +259,9 @@ def _from_object(content: dict[str, Any], secrets: Secrets) -> AgentReport:
     wait = _wait(content.get("retry_after"))
     if wait is None and content.get("retry_after") is not None:
         refused.append("retry_after is not a number of seconds")
+    quiet = content.get("quiet")
+    if not isinstance(quiet, bool | None):
+        refused.append("quiet is neither true nor false")
     permissions = tuple(_permissions(content.get("permissions"), secrets))
     return AgentReport(
         status=RunStatus(status) if status in {"completed", "failed"} else None,
@@ -265,6 +271,7 @@ def _from_object(content: dict[str, Any], secrets: Secrets) -> AgentReport:
         usage=usage,
         usage_at_least=content.get("usage_at_least") is True,
         retry_after=wait,
+        quiet=quiet is True,
         kind=kind if status == "failed" else None,
         session=_session(content.get("session"), secrets),
         session_refused=_text(content.get("session_refused"), secrets),

@@ -75,6 +75,7 @@ def outcome_of(ended: ExitRecord, cancelled: str | None, report: AgentReport, wo
         limit_ends_at=failure.limit_ends_at if failure else None,
         session=report.session,
         session_refused=report.session_refused,
+        quiet=report.quiet,
         usage=report.usage,
         usage_at_least=report.usage_at_least,
         usage_by_model=report.models,
