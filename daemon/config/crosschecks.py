@@ -3,9 +3,11 @@
 import json
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from daemon.config.key_lines import KeyPath
+from daemon.config.values import APPRISE
 
 BrokenRule = tuple[KeyPath, str]
 
@@ -31,10 +33,7 @@ def cross_check(raw: dict[str, Any]) -> Iterator[BrokenRule]:
     for name, agent in _tables(agents):
         yield from _agent(("agents", name), agent, environments)
     for name, notify in _tables(_table(raw, "notify")):
-        if {"command", "url"} <= notify.keys():
-            yield ("notify", name, "url"), "both command and url are set; remove one of them"
-        elif not {"command", "url", "ping"} & notify.keys():
-            yield ("notify", name), "no target; set command, url or ping"
+        yield from _target(("notify", name), notify)
         yield from _words(("notify", name), notify.get("command"))
         yield from _notified_agents(("notify", name, "agents"), notify.get("agents"), agents)
 
@@ -51,6 +50,18 @@ def _tokens(tokens: object) -> Iterator[BrokenRule]:
             yield (*path, "file"), "both credential and file are set; remove one of them"
         elif keys and not {"credential", "file"} & keys.keys():
             yield path, "no token; set credential or file"
+
+
+def _target(path: KeyPath, notify: dict[str, Any]) -> Iterator[BrokenRule]:
+    ways = [key for key in ("command", "url", "apprise") if key in notify]
+    if len(ways) > 1:
+        yield (*path, ways[-1]), f"both {ways[0]} and {ways[-1]} are set; remove one of them"
+    elif not ways and "ping" not in notify:
+        yield path, "no target; set command, url, apprise or ping"
+    uses_apprise = "apprise" in ways or str(notify.get("url")).startswith(APPRISE)
+    if uses_apprise and find_spec("apprise") is None:
+        way = "pip install 'agentcron[apprise]', in the environment that agentcron is installed in"
+        yield (*path, ways[-1]), f"the library apprise is not installed; install it with {way}"
 
 
 def _notified_agents(path: KeyPath, names: object, agents: dict[str, Any]) -> Iterator[BrokenRule]:

@@ -14,7 +14,7 @@ from daemon.config.file_access import FileAccess, Insiders, Subject, visible_pla
 from daemon.config.paths import state_dir
 from daemon.config.schema import Config
 from daemon.config.secrets import secrets_of
-from daemon.config.values import Secret
+from daemon.config.values import APPRISE, Secret
 from daemon.model import HOOK_KEY
 from daemon.path_owners import group_name
 
@@ -185,5 +185,8 @@ def _urls(config: Config) -> Iterator[tuple[str, str, str]]:
             yield f"environments.{name}.repository", environment.repository, fix
     for name, target in config.notify.items():
         for key, url in (("url", target.url), ("ping", target.ping)):
-            if url is not None:
+            if url is not None and url.startswith(APPRISE):
+                fix = 'move it without "apprise:" to a file: apprise = { file = "PATH" } instead of url'
+                yield f"notify.{name}.{key}", url.removeprefix(APPRISE), fix
+            elif url is not None:
                 yield f"notify.{name}.{key}", url, "use a command that reads the password from a file of its own"

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from daemon.config.values import (
+    APPRISE,
     Argv,
     Author,
     ConfigPath,
@@ -15,6 +16,7 @@ from daemon.config.values import (
     CronText,
     Duration,
     HeaderName,
+    HiddenSecret,
     Instant,
     LimitSize,
     ListenAddress,
@@ -25,6 +27,7 @@ from daemon.config.values import (
     SecretValue,
     Size,
     SocketPath,
+    TargetUrl,
     Url,
     Variable,
     Zone,
@@ -333,7 +336,8 @@ class Notify(Section):
     ] = ["failed", "interrupted", "missed", "recovered", "denied"]
     send: Literal["event", "answer"] = "event"
     command: Argv | None = None
-    url: Url | None = None
+    url: TargetUrl | None = None
+    apprise: HiddenSecret | None = None
     format: Literal["json", "slack", "ntfy"] = "json"
     agents: list[str] = ["*"]
     ping: Url | None = None
@@ -341,7 +345,14 @@ class Notify(Section):
     @property
     def receives_events(self) -> bool:
         """Whether events are sent to it; a dead-man's switch alone gets none."""
-        return self.command is not None or self.url is not None
+        return self.command is not None or self.url is not None or self.apprise is not None
+
+    @property
+    def apprise_url(self) -> Secret | None:
+        """The URL that the library apprise sends events to, None if they are sent without it."""
+        if self.url is not None and self.url.startswith(APPRISE):
+            return Secret("plain", self.url.removeprefix(APPRISE))
+        return self.apprise
 
 
 class Config(BaseSettings):

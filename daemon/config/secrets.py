@@ -23,7 +23,7 @@ class Resolved:
 
 
 def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
-    """Yield the secrets of agents and the tokens of the control API, each with its key path in the config."""
+    """Yield the tokens of the control API and the secrets of agents and targets, each with its key path."""
     for token in config.control.tokens:
         yield f"control.tokens.{token.name}", token.secret
     for name, agent in config.agents.items():
@@ -35,6 +35,9 @@ def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
                 yield from ((f"{place}.{key}", secret) for key, secret in secrets.items())
         if isinstance(agent, RemoteAgent) and agent.api_key is not None:
             yield f"agents.{name}.api_key", agent.api_key
+    for name, target in config.notify.items():
+        if target.apprise is not None:
+            yield f"notify.{name}.apprise", target.apprise
 
 
 def resolve_environment(

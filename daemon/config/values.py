@@ -14,6 +14,8 @@ from daemon.model import NAME
 from daemon.rules.cadence import check_cron, check_zone
 from daemon.units import check_year, parse_duration, parse_instant, parse_size
 
+APPRISE = "apprise:"
+"""Begins the URL of a target that the library apprise sends to; the rest is a URL of apprise."""
 _LEAST_MEMORY = 8 * 1024**2
 _CRUD = " .,:;<>\"\\'"  # what git strips from both ends of a name and an address
 _LONGEST_SOCKET_NAME = 64  # bytes, so that it fits, with a prefix, into the 107 of unix(7)
@@ -90,6 +92,16 @@ def _url(value: str) -> str:
     return value
 
 
+def _target_url(value: str) -> str:
+    if not value.startswith(APPRISE):
+        return _url(value)
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://\S+", value.removeprefix(APPRISE), re.IGNORECASE):
+        raise ValueError(
+            'not a URL of apprise; write it like "apprise:mailto://localhost?from=a@b.example&to=c@d.example"'
+        )
+    return value
+
+
 def _listen(value: str) -> str:
     match = re.fullmatch(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})", value)
     if match is None or not 0 < int(match[1]) < 2**16:
@@ -141,6 +153,7 @@ Zone = Annotated[str, AfterValidator(_zone)]
 CronText = Annotated[str, AfterValidator(check_cron)]
 Name = Annotated[str, AfterValidator(_name)]
 Url = Annotated[str, AfterValidator(_url)]
+TargetUrl = Annotated[str, AfterValidator(_target_url)]
 ListenAddress = Annotated[str, AfterValidator(_listen)]
 Variable = Annotated[str, AfterValidator(_variable)]
 HeaderName = Annotated[str, AfterValidator(_header)]
@@ -175,4 +188,15 @@ def _secret(value: object) -> Secret:
     raise ValueError('a value is a string, { credential = "NAME" }, { file = "PATH" } or { inherit = true }')
 
 
+def _hidden_secret(value: object) -> Secret:
+    if isinstance(value, dict):
+        secret = _secret(value)
+        if secret.is_hidden:
+            return secret
+    raise ValueError(
+        'a value is { credential = "NAME" } or { file = "PATH" }; a URL without secrets is url = "apprise:..."'
+    )
+
+
+HiddenSecret = Annotated[Secret, BeforeValidator(_hidden_secret)]
 SecretValue = Annotated[Secret, BeforeValidator(_secret)]

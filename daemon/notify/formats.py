@@ -59,6 +59,11 @@ def title_of(event: Mapping[str, Any]) -> str:
     return f"agentcron on {event['host']}: {event['event']}"
 
 
+def is_bad_news(event: Mapping[str, Any]) -> bool:
+    """Return whether an event needs a person."""
+    return _priority_and_tag(event)[0] == "high"
+
+
 def _priority_and_tag(event: Mapping[str, Any]) -> tuple[str, str]:
     """Return how urgent an event is for ntfy, and its emoji; a sweep that failed is as urgent as a run that did."""
     is_failed_sweep = event["event"] in _SWEEPS and (event.get("failed") or event.get("error"))

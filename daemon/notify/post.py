@@ -46,10 +46,19 @@ async def post(session: aiohttp.ClientSession, call: HttpCall) -> None:
 
 
 async def run_command(argv: list[str], text: bytes) -> None:
-    """Run a command with a text on its standard input, and end what it leaves; raise NotSentError unless it succeeds.
+    """Run a command with a text on its standard input; raise NotSentError unless it succeeds."""
+    status, output = await ended(argv, text, repr(argv[0]))
+    if status != 0:
+        output = brief(output, [argument for argument in argv if "://" in argument])
+        raise NotSentError(f"{argv[0]!r} ended with status {status}" + (f": {output}" if output else ""))
+
+
+async def ended(argv: list[str], text: bytes, name: str) -> tuple[int, str]:
+    """Run a command with a text on its standard input; return its exit status and what it said on standard error.
 
     The text is a file in memory, so that it is of no consequence whether the command reads it. What the command
-    leaves, in whatever session, is found by a marker in its environment, and has a few seconds to end.
+    leaves, in whatever session, is found by a marker in its environment, and has a few seconds to end. Raise
+    NotSentError, with the `name` of the command, if it cannot be started or takes too long.
     """
     marker = str(uuid.uuid4())
     with tempfile.TemporaryFile() as errors, _in_memory(text) as source:
@@ -63,19 +72,16 @@ async def run_command(argv: list[str], text: bytes) -> None:
                 start_new_session=True,
             )
         except OSError as error:
-            raise NotSentError(f"cannot start {argv[0]!r}: {reason_of(error)}") from None
+            raise NotSentError(f"cannot start {name}: {reason_of(error)}") from None
         try:
             async with asyncio.timeout(_COMMAND_TIME):
-                await process.wait()
+                status = await process.wait()
         except TimeoutError:
-            raise NotSentError(f"{argv[0]!r} did not end within {_COMMAND_TIME:.0f} s") from None
+            raise NotSentError(f"{name} did not end within {_COMMAND_TIME:.0f} s") from None
         finally:
             running = process.pid if process.returncode is None else None
             await asyncio.to_thread(_end_tree, f"{_MARKER}={marker}".encode(), running)
-        output = " ".join(os.pread(errors.fileno(), _LARGEST_ERROR, 0).decode(errors="replace").split())
-    if process.returncode != 0:
-        output = brief(output, [argument for argument in argv if "://" in argument])
-        raise NotSentError(f"{argv[0]!r} ended with status {process.returncode}" + (f": {output}" if output else ""))
+        return status, " ".join(os.pread(errors.fileno(), _LARGEST_ERROR, 0).decode(errors="replace").split())
 
 
 def _in_memory(text: bytes) -> BinaryIO:
@@ -86,9 +92,12 @@ def _in_memory(text: bytes) -> BinaryIO:
     return source
 
 
-def brief(text: str, urls: Iterable[str]) -> str:
-    """Return the beginning of what a target says, with the URLs masked: that of a webhook is as good as a password."""
-    return Secrets(part for url in urls for part in secrets_of_url(url)).brief(text, _LONGEST_REASON)
+def brief(text: str, urls: Iterable[str], parts: Iterable[str] = ()) -> str:
+    """Return the beginning of what a target says, with URLs and further parts of them masked.
+
+    The URL of a webhook is as good as a password.
+    """
+    return Secrets([*parts, *(part for url in urls for part in secrets_of_url(url))]).brief(text, _LONGEST_REASON)
 
 
 def _end_tree(mark: bytes, running: int | None) -> None:

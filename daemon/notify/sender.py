@@ -13,10 +13,12 @@ import structlog
 from daemon.agents.process.spec import program_of
 from daemon.config.live import LiveConfig
 from daemon.config.schema import Notify
-from daemon.errors import StoreDamagedError, StoreUnavailableError
+from daemon.config.secrets import read_secret
+from daemon.errors import SecretError, StoreDamagedError, StoreUnavailableError
 from daemon.http_client import HttpCall
 from daemon.metrics import Metrics
 from daemon.notify.answers import complete
+from daemon.notify.apprise_call import send_with_apprise
 from daemon.notify.formats import request_of
 from daemon.notify.post import NotSentError, brief, post, run_command
 from daemon.problems import described, standing_loop
@@ -202,9 +204,14 @@ class Notifier:
 
     async def _deliver(self, settings: Notify, notification: Notification) -> None:
         event = await asyncio.to_thread(complete, notification.event, self._home.state_dir)
+        apprise_url = settings.apprise_url
         if settings.command is not None:
             body, _ = request_of("json", event)
             await run_command([program_of(settings.command, self._live.config), *settings.command[1:]], body)
+        elif apprise_url is not None:
+            name = f"notify.{notification.target}.apprise"
+            url = await asyncio.to_thread(read_secret, self._live.config, name, apprise_url)
+            await send_with_apprise(url.strip(), event)
         elif settings.url is not None:
             body, headers = request_of(settings.format, event)
             await post(self._session, HttpCall("notification", settings.url, body, headers))
@@ -225,4 +232,6 @@ def _not_sent(error: Exception, settings: Notify) -> NotSentError:
     """Return why an event was not sent, without the secrets of the target's URL."""
     if isinstance(error, NotSentError):
         return error
+    if isinstance(error, SecretError):
+        return NotSentError(str(error))
     return NotSentError(brief(repr(error), [settings.url] if settings.url else []))

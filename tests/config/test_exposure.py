@@ -254,12 +254,15 @@ url = "http://127.0.0.1:1"
 api_key = "sesame"
 [notify.ops]
 url = "https://me:sesame@127.0.0.1/hook"
+[notify.mail]
+url = "apprise:mailto://me:sesame@127.0.0.1"
 """
     found = {one.about: one.is_certain for one in exposures(place, config=config)}
     assert found == {
         "agents.a.env.API_TOKEN": False,
         "agents.remote.api_key": True,
         "environments.site.repository": True,
+        "notify.mail.url": True,
         "notify.ops.url": True,
     }
     assert "sesame" not in repr(exposures(place))

@@ -182,6 +182,10 @@ days = -1
         (GOOD + 'git_author_name = "A"', 'applies only to an agent whose environment has mode = "git"'),
         (GOOD + '[notify.n]\nurl = "http://x"\ncommand = ["x"]', "both command and url"),
         (GOOD + "[notify.n]", "no target; set command"),
+        (GOOD + '[notify.n]\nurl = "apprise:x"', "not a URL of apprise; write it like"),
+        (GOOD + '[notify.n]\nurl = "http://x"\napprise = { file = "x" }', "both url and apprise"),
+        (GOOD + '[notify.n]\napprise = "json://x"', 'a URL without secrets is url = "apprise:..."'),
+        (GOOD + "[notify.n]\napprise = { inherit = true }", '{ credential = "NAME" } or { file = "PATH" };'),
     ],
 )
 def test_each_rule_says_what_is_allowed(tmp_path: Path, line: str, why: str) -> None:
