@@ -145,6 +145,7 @@ class GitError(Exception):
         """Take git's message, and its exit status if it has one; too slow is a command that was ended for its time."""
         super().__init__(without_credentials(text))
         self.is_disk_full = any(reason in text for reason in _FULL)
+        self.code = code
         self.is_too_slow = is_too_slow
         self.is_passing = code is None or code < 0 or _PART_KILLED.search(text) is not None or is_lack(text)
         """Whether it says nothing of what git read: git was killed or too slow, or the host lacked something."""

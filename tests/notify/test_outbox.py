@@ -111,7 +111,7 @@ async def test_only_the_last_attempt_is_reported(ledger: Ledger, outbox: Outbox)
     )
     [event] = await told(ledger)
     assert (event["event"], event["run_id"], event["error"], event["attempt"]) == ("failed", 2, "exit status 2", 2)
-    assert event["kind"] == "quota"
+    assert event["failure_kind"] == "quota"
     assert {"id", "at", "host", "text", "agent", "schedule", "status", "since"} <= event.keys()
 
 
