@@ -49,6 +49,13 @@ def test_the_whole_answer_is_kept_and_cut_with_a_mark(tmp_path: Path) -> None:
         assert outcome.message == text[:4000]
 
 
+@pytest.mark.parametrize("result_format", ["none", "claude"])
+def test_an_answer_that_the_agent_left_itself_is_none(tmp_path: Path, result_format: str) -> None:
+    (tmp_path / ANSWER).write_text("unmasked")
+    Listener(result_format).save(str(tmp_path), NO_SECRETS)
+    assert not (tmp_path / ANSWER).exists()
+
+
 @pytest.mark.parametrize("text", ["\u00fc\u20ac\U0001f600", "a\\u00fcb", "\x7f\u2028", 'say "{}" \\'])
 def test_text_of_any_script_arrives_as_it_is(tmp_path: Path, text: str) -> None:
     for ensure_ascii in (True, False):

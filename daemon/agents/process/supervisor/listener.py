@@ -4,6 +4,7 @@ It gets masked output. What it learnt in a format goes into two files in the run
 all that the agent answered.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -69,7 +70,9 @@ class Listener:
         return None
 
     def save(self, run_dir: str, secrets: Secrets) -> None:
-        """Write what was learnt of the run, masked; raise OSError."""
+        """Write what was learnt of the run, masked, and remove an answer that the agent left itself; raise OSError."""
+        with contextlib.suppress(OSError):  # there is none, or it is a folder, which nobody takes for an answer
+            os.unlink(os.path.join(run_dir, ANSWER))
         if not self.tells_errors_apart:
             return
         if self._reader is not None and self._fault is None:
