@@ -82,7 +82,7 @@ def test_an_answer_reaches_a_target_of_apprise(start_daemon: StartDaemon, tmp_pa
 
 def test_a_url_in_a_file_is_shown_nowhere(start_daemon: StartDaemon, tmp_path: Path, hook: Peer) -> None:
     text = config(tmp_path, apprise={"file": "target.url"})
-    (tmp_path / "target.url").write_text(f"json://127.0.0.1:{hook.port}/{TOKEN}\n")
+    (tmp_path / "target.url").write_text(f"json://127.0.0.1:{hook.port}/{TOKEN}?rto=60\n")  # longer than we wait
     set_mode(hook, "hang")
     daemon = start_daemon(text, slowed=QUICK)
     triggered(daemon, "a/s")
