@@ -182,3 +182,33 @@ def test_a_report_of_which_something_counts_is_not_called_ignored(tmp_path: Path
     message = outcome_of(ended, None, report(tmp_path, json.dumps(content)), work).message
     assert message is not None
     assert message.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "kind", "complaint"),
+    [
+        ({"status": "failed", "kind": "quota"}, "failed", "quota", None),
+        ({"kind": "auth"}, "failed", "auth", None),
+        ({"status": "completed", "kind": "quota"}, "completed", None, "kind is only of a failure"),
+        ({"kind": "tired"}, None, None, "kind is not one of auth, quota, overloaded, config, refused, denied, timeout"),
+        ({"status": "failed", "kind": ["quota"]}, "failed", None, "kind is not one of"),
+        ({"status": "failed", "kind": None}, "failed", None, None),
+    ],
+)
+def test_a_kind_says_that_and_how_the_work_failed(
+    tmp_path: Path, content: object, status: str | None, kind: str | None, complaint: str | None
+) -> None:
+    found = report(tmp_path, json.dumps(content))
+    assert (found.status, found.kind, found.is_bad) == (status, kind, False)
+    assert found.complaint is None if complaint is None else (found.complaint or "").startswith(complaint)
+
+
+@pytest.mark.parametrize(("kind", "permanent"), [("auth", True), ("config", True), ("quota", False), (None, False)])
+def test_what_another_attempt_would_meet_again_is_permanent(tmp_path: Path, kind: str | None, permanent: bool) -> None:
+    rest = dict.fromkeys(field.name for field in fields(ExitRecord))
+    ended = ExitRecord(**{**rest, "reason": "exited", "exit_code": 1, "left_over": 0})  # type: ignore[arg-type]
+    work = Work(**{**dict.fromkeys(field.name for field in fields(Work)), "settings": RunSettings()})  # type: ignore[arg-type]
+    found = outcome_of(ended, None, report(tmp_path, json.dumps({"kind": kind, "retry_after": 7})), work)
+    assert (found.status, found.kind, found.permanent) == ("failed", kind or "failed", permanent)
+    stopped = outcome_of(replace(ended, reason="cancelled"), None, report(tmp_path, json.dumps({"kind": kind})), work)
+    assert (stopped.status, stopped.kind) == ("cancelled", None)
