@@ -100,6 +100,7 @@ class FireOutcome(StrEnum):
     SKIPPED_PERMISSION_DENIED = "skipped_permission_denied"
     SKIPPED_AGENT_DELETED = "skipped_agent_deleted"
     SKIPPED_BUDGET = "skipped_budget"
+    SKIPPED_QUOTA = "skipped_quota"
 
 
 class Trigger(StrEnum):

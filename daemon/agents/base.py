@@ -1,7 +1,7 @@
 """The interface between a run and its agent: what an agent gets, what it returns, and what every agent can do."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -56,6 +56,10 @@ class RunSettings:
     """Processes and threads; None: no limit, as in earlier versions."""
     signed_records: bool = False
     """Whether the records of the run's supervisor are authenticated; earlier versions did not do that."""
+    limit_pools: Sequence[str] = ()
+    """The pools that a limit of the agent's account closes."""
+    login_pools: Sequence[str] = ()
+    """Those that close if the agent is not signed in."""
     url: str = ""
     acp_type: Literal["sync", "agentic", "async"] = AgentexAgent.model_fields["acp_type"].default
     await_completion: bool = AgentexAgent.model_fields["await_completion"].default

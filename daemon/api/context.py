@@ -17,6 +17,7 @@ from daemon.maintenance.cleanup import Cleanup
 from daemon.maintenance.retention import Retention
 from daemon.maintenance.workspace_removal import WorkspaceRemoval
 from daemon.metrics import Metrics
+from daemon.notify.outbox import Outbox
 from daemon.runs.hook_calls import HookCalls
 from daemon.schedule_metrics import ScheduleMetrics
 from daemon.schedules.declared import Reloaded
@@ -35,6 +36,7 @@ class ApiContext:
     live: LiveConfig
     access: Access
     clock: Clock
+    outbox: Outbox
     metrics: Metrics
     schedule_metrics: ScheduleMetrics
     cleanup: Cleanup

@@ -24,6 +24,7 @@ _PARTS = {
         "The number of a schedule, also of a deleted one.",
         {"type": "integer", "minimum": 1, "maximum": 2**63 - 1},
     ),
+    "pool": ("A pool of the config, or `agent:NAME`.", {"type": "string", "pattern": f"^(agent:)?{NAME.pattern}$"}),
     "run_id": ("The run that a workspace belongs to.", {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}),
 }
 _HEADERS = {

@@ -116,6 +116,12 @@ class PauseRequest(Note):
     cancel: bool = False
 
 
+class PoolPause(Note):
+    """The reason for a pause of a pool or of everything, and until when it lasts; unset: until somebody resumes it."""
+
+    until: Time | None = None
+
+
 class TriggerRequest(Shape):
     """What replaces the schedule's input and parameters in one run."""
 

@@ -26,7 +26,17 @@ from daemon.api.identity import ORDINARY, Hosts, Peer, Peers, Tokens, examine, i
 from daemon.api.json_body import to_json
 from daemon.api.openapi import describe
 from daemon.api.requests import NoQuery
-from daemon.api.routes import hooks, retention, runs, schedule_history, schedule_runs, schedules, service, workspaces
+from daemon.api.routes import (
+    hooks,
+    pools,
+    retention,
+    runs,
+    schedule_history,
+    schedule_runs,
+    schedules,
+    service,
+    workspaces,
+)
 from daemon.api.routing import ApiCall, Route, written
 from daemon.api.sending import send
 from daemon.api.sockets import Listeners, most_connections
@@ -77,6 +87,7 @@ class ControlServer:
             *runs.ROUTES,
             *workspaces.ROUTES,
             *retention.ROUTES,
+            *pools.ROUTES,
             *hooks.ROUTES,
             *service.ROUTES,
         ]

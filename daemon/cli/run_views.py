@@ -13,7 +13,7 @@ from daemon.errors import NotFoundError
 from daemon.runs.folder import run_folder
 from daemon.text import plural
 from daemon.units import format_size
-from daemon.views.runs import RunList, run_details, runs_page
+from daemon.views.runs import RunDetails, RunList, run_details, runs_page
 
 
 def listed(config: Config, limit: int, asked: dict[str, str | None]) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def listed(config: Config, limit: int, asked: dict[str, str | None]) -> dict[str
             last=asked["to"],
             limit=limit,
             cursor=asked["cursor"],
+            config=config,
         )
 
     return listing(config, query, "/runs", "runs", limit, **asked)
@@ -50,7 +51,11 @@ def warn_of_unknown(config: Config, agent: str | None, schedule: str | None) -> 
 def shown(config: Config, run: int) -> dict[str, Any]:
     """Return one run with its steps and events."""
     folder = state_dir(config)
-    return document(config, lambda found: run_details(found, run_numbered(found, run), folder), f"/runs/{run}")
+
+    def query(connection: Connection) -> RunDetails:
+        return run_details(connection, run_numbered(connection, run), folder, config)
+
+    return document(config, query, f"/runs/{run}")
 
 
 def print_runs(runs: list[dict[str, Any]], zone: str) -> None:

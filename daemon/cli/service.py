@@ -1,6 +1,7 @@
 """`agentcron run`, `check`, `init`, `status` and `reload`: the daemon and its config."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,7 +138,8 @@ def status(context: typer.Context, json: Json = False) -> None:
         pid = running_daemon(folder)
         problem, failing, waits = current_problems(config) if pid is not None else (None, [], [])
         now = utc_now()
-        return dict(status_view(connection, folder, pid, now, zone, problems=problem, failing=failing, waits=waits))
+        known = partial(status_view, connection, folder, pid, now, zone, config=config)
+        return dict(known(problems=problem, failing=failing, waits=waits))
 
     try:
         view = document(config, query, "/status")

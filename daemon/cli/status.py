@@ -37,6 +37,7 @@ def print_status(view: dict[str, Any], zone: str) -> None:
     )
     _print_problems(view.get("problems", []), zone)  # not sent by daemons of earlier versions
     _print_paused(view.get("paused_by_failure", []), zone)  # likewise
+    _print_pools(view.get("pools", []), zone)  # likewise
     print()
     say(f"last 24 hours (worst status per hour){_of_all(view, 'timeline')}")
     _print_timeline(view["timeline"])
@@ -124,6 +125,34 @@ def _print_paused(paused: list[dict[str, Any]], zone: str) -> None:
     print("\npaused by a failure (`agentcron schedules resume AGENT/NAME` continues)")
     rows = ((one["schedule"], local_time(one["paused_at"], zone), one["note"]) for one in paused)
     print_table(("schedule", "since", "note"), rows, empty="none")
+
+
+def _print_pools(pools: list[dict[str, Any]], zone: str) -> None:
+    """Print how the pools stand, if there are any."""
+    if not pools:
+        return
+    print("\npools (`agentcron resume POOL` opens one)")
+    rows = (
+        (
+            "everything" if one["pool"] == "*" else one["pool"],
+            one["state"],
+            one["running"] if one["max_concurrent"] is None else f"{one['running']} of {one['max_concurrent']}",
+            one["pending"],
+            "; ".join(why_closed(closure, zone) for closure in one["closures"]),
+        )
+        for one in pools
+    )
+    print_table(("pool", "state", "running", "pending", "why"), rows, empty="none")
+
+
+def why_closed(closure: dict[str, Any], zone: str) -> str:
+    """Return what keeps a pool closed, and until when."""
+    words = {"limit": "a limit", "login": "not signed in, until its probe passes", "pause": "paused"}
+    what = words.get(closure["cause"], closure["cause"])
+    by = f" by {closure['principal']}" if closure["principal"] else ""
+    until = f" until {local_time(closure['until'], zone)}" if closure["until"] else ""
+    run = f" (run {closure['run_id']})" if closure["run_id"] else ""
+    return f"{what}{by}{until}{run}" + (f": {closure['reason']}" if closure["reason"] else "")
 
 
 def _print_timeline(timeline: list[dict[str, Any]]) -> None:

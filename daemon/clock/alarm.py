@@ -118,6 +118,7 @@ class Clock:
             self._home.instance,
             self._live.budgets,
             config.daemon.timezone,
+            self._live.skipping,
             used=self._home.allowance.used(Kind.FIRES),
         )
 

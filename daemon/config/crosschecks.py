@@ -30,12 +30,14 @@ def cross_check(raw: dict[str, Any]) -> Iterator[BrokenRule]:
     environments = _table(raw, "environments")
     for name, environment in _tables(environments):
         yield from _environment(("environments", name), environment)
+    pools = _table(raw, "pools")
+    for name, pool in _tables(pools):
+        yield from _pool(("pools", name), pool)
     for name, agent in _tables(agents):
         yield from _agent(("agents", name), agent, environments)
+        yield from _pools_of_agent(("agents", name, "pools"), agent.get("pools"), pools)
     for name, notify in _tables(_table(raw, "notify")):
-        yield from _target(("notify", name), notify)
-        yield from _words(("notify", name), notify.get("command"))
-        yield from _notified_agents(("notify", name, "agents"), notify.get("agents"), agents)
+        yield from _notify(("notify", name), notify, agents)
 
 
 def _tokens(tokens: object) -> Iterator[BrokenRule]:
@@ -64,6 +66,12 @@ def _target(path: KeyPath, notify: dict[str, Any]) -> Iterator[BrokenRule]:
         yield (*path, ways[-1]), f"the library apprise is not installed; install it with {way}"
 
 
+def _notify(path: KeyPath, notify: dict[str, Any], agents: dict[str, Any]) -> Iterator[BrokenRule]:
+    yield from _target(path, notify)
+    yield from _words((*path, "command"), notify.get("command"))
+    yield from _notified_agents((*path, "agents"), notify.get("agents"), agents)
+
+
 def _notified_agents(path: KeyPath, names: object, agents: dict[str, Any]) -> Iterator[BrokenRule]:
     for name in names if isinstance(names, list) else []:
         if isinstance(name, str) and name != "*" and name not in agents:
@@ -82,6 +90,29 @@ def _environment(path: KeyPath, environment: dict[str, Any]) -> Iterator[BrokenR
             yield (*path, key), f'{key} applies only to mode = "{needed}"; this environment has mode = "{mode}"'
 
 
+def _pool(path: KeyPath, pool: dict[str, Any]) -> Iterator[BrokenRule]:
+    most, reserve = pool.get("max_concurrent"), pool.get("reserve", 0)
+    if reserve and most is None:
+        yield (*path, "reserve"), "reserve applies only to a pool with max_concurrent; set that too"
+    elif isinstance(most, int) and isinstance(reserve, int) and reserve >= most > 0:
+        yield (*path, "reserve"), f"should be less than max_concurrent, {most}, or nothing that is due could start"
+    if "probe_every" in pool and "probe" not in pool:
+        yield (*path, "probe_every"), "probe_every applies only to a pool with a probe; set that too"
+    if "probe" in pool and pool.get("share_limits") is False:
+        yield (*path, "probe"), "has no effect with share_limits = false, since no login closes this pool; remove one"
+    yield from _words((*path, "probe"), pool.get("probe"))
+
+
+def _pools_of_agent(path: KeyPath, names: object, pools: dict[str, Any]) -> Iterator[BrokenRule]:
+    found = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    for name in dict.fromkeys(found):
+        if name not in pools:
+            known = ", ".join(sorted(pools)) or "none"
+            yield path, f"no [pools.{name}] table; defined: {known}"
+        if found.count(name) > 1:
+            yield path, f"{name!r} is listed more than once; a run holds one place in each pool"
+
+
 def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -> Iterator[BrokenRule]:
     if agent.get("acp_type") == "sync" and agent.get("await_completion") is True:
         text = 'has no effect with acp_type = "sync", whose reply ends the run; remove it, or use acp_type = "agentic"'
@@ -94,9 +125,7 @@ def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -
         yield (*path, "environment"), f"no [environments.{environment}] table; defined: {known}"
     yield from _author(path, agent, environments)
     command = agent.get("command")
-    yield from _words(path, command)
-    if isinstance(command, list) and command[:1] == [""]:
-        yield (*path, "command"), "the first item is the program to run, and it is empty"
+    yield from _words((*path, "command"), command)
     yield from _without_nul((*path, "env"), _table(agent, "env"), "an environment variable")
     for name, server in _tables(_table(agent, "mcp_servers")):
         yield from _mcp_server((*path, "mcp_servers", name), server)
@@ -115,10 +144,7 @@ def _mcp_server(path: KeyPath, server: dict[str, Any]) -> Iterator[BrokenRule]:
     for key, needed in (("env", "command"), ("headers", "url"), ("transport", "url")):
         if key in server and needed not in server:
             yield (*path, key), f"applies only to a server with {needed}"
-    command = server.get("command")
-    yield from _words(path, command)
-    if isinstance(command, list) and command[:1] == [""]:
-        yield (*path, "command"), "the first item is the program to run, and it is empty"
+    yield from _words((*path, "command"), server.get("command"))
     yield from _without_nul((*path, "env"), _table(server, "env"), "an environment variable")
     if _has_password(server.get("url")):
         yield (*path, "url"), "contains a user name or password, which would be displayed and logged; use headers"
@@ -137,8 +163,10 @@ def _author(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) 
 
 
 def _words(path: KeyPath, command: object) -> Iterator[BrokenRule]:
+    if isinstance(command, list) and command[:1] == [""]:
+        yield path, "the first item is the program to run, and it is empty"
     if isinstance(command, list) and any(_has_nul(word) for word in command):
-        yield (*path, "command"), "an argument of a command cannot contain a NUL character"
+        yield path, "an argument of a command cannot contain a NUL character"
 
 
 def _without_nul(path: KeyPath, values: dict[str, Any], what: str) -> Iterator[BrokenRule]:

@@ -6,6 +6,7 @@ from daemon.config.schema import AgentRetention, Config, Environment
 from daemon.rules.budget import Limits
 from daemon.rules.cleanup import Policy
 from daemon.rules.notifications import Audience, Target
+from daemon.rules.pools import Places, Pools, private_pool
 from daemon.rules.retention import Cutoff, RetentionPolicy, RunRetention
 
 
@@ -38,6 +39,33 @@ def budgets_of(config: Config) -> dict[str, Limits]:
         for name, agent in config.agents.items()
     }
     return {name: limit for name, limit in limits.items() if not limit.are_none}
+
+
+def pools_of(config: Config) -> Pools:
+    """Return the pools of the config and which agents use them, all open and empty."""
+    if not config.pools:
+        return Pools({}, {})
+    return Pools(
+        of_agents={name: tuple(agent.pools) for name, agent in config.agents.items() if agent.pools},
+        places={name: Places(pool.max_concurrent, pool.reserve) for name, pool in config.pools.items()},
+    )
+
+
+def skipping_agents(config: Config) -> dict[str, tuple[str, ...]]:
+    """Return the agents whose due times are skipped while a limit is used up, with the pools that may be closed."""
+    skipping = {name: agent for name, agent in config.agents.items() if agent.on_limit == "skip"}
+    return {name: (private_pool(name), *agent.pools) for name, agent in skipping.items()}
+
+
+def limit_pools(config: Config, agent: str) -> tuple[str, ...]:
+    """Return the pools that a limit closes which a run of an agent hits: its shared ones, or else its private one."""
+    shared = tuple(name for name in config.agents[agent].pools if config.pools[name].share_limits)
+    return shared or (private_pool(agent),)
+
+
+def login_pools(config: Config, agent: str) -> tuple[str, ...]:
+    """Return the pools of an agent with a probe, which closes them if a run of it is not signed in."""
+    return tuple(name for name in config.agents[agent].pools if config.pools[name].probe is not None)
 
 
 def audience_of(config: Config) -> Audience:

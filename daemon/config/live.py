@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from daemon.config.effective import audience_of, budgets_of
+from daemon.config.effective import audience_of, budgets_of, skipping_agents
 from daemon.config.schema import Config
 
 
@@ -19,6 +19,8 @@ class LiveConfig:
         """Who is notified of what."""
         self.budgets = budgets_of(config)
         """What each agent may spend in a calendar day."""
+        self.skipping = skipping_agents(config)
+        """The agents whose due times are skipped while a limit is used up, with their pools."""
 
     def replace(self, config: Config) -> None:
         """Run by another config from now on, and wake whoever waits for that."""

@@ -179,6 +179,16 @@ class Budget(Section):
     tokens_per_day: int | None = Field(None, ge=1, le=10**15)
 
 
+class Pool(Section):
+    """`[pools.NAME]`: what several agents share, such as an account with limits, or a place where one may work."""
+
+    max_concurrent: int | None = Field(None, ge=1, le=10_000)
+    reserve: int = Field(0, ge=0, le=10_000)
+    share_limits: bool = True
+    probe: Argv | None = None
+    probe_every: PositiveDuration = timedelta(minutes=5)
+
+
 class BaseAgent(Section):
     """The settings that all agents share."""
 
@@ -187,6 +197,8 @@ class BaseAgent(Section):
     attempts: int = Field(1, ge=1, le=100)
     retry_delay: Duration = timedelta(seconds=30)
     on_interrupt: Literal["fail", "rerun"] = "fail"
+    pools: Annotated[list[Name], Field(max_length=100)] = []
+    on_limit: Literal["wait", "skip"] = "wait"
     allow: list[str] = []
     read: list[str] | None = None
     budget: Budget = Budget()
@@ -332,8 +344,10 @@ class Notify(Section):
             "retention",
             "budget",
             "denied",
+            "pool_closed",
+            "pool_opened",
         ]
-    ] = ["failed", "interrupted", "missed", "recovered", "denied"]
+    ] = ["failed", "interrupted", "missed", "recovered", "denied", "pool_closed", "pool_opened"]
     send: Literal["event", "answer"] = "event"
     command: Argv | None = None
     url: TargetUrl | None = None
@@ -367,6 +381,7 @@ class Config(BaseSettings):
     retention: Retention = Retention()
     cleanup: Cleanup = Cleanup()
     environments: dict[Name, Environment] = {}
+    pools: dict[Name, Pool] = {}
     agents: dict[Name, Agent] = {}
     notify: dict[Name, Notify] = {}
 

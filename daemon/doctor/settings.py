@@ -62,17 +62,26 @@ def check_settings(
             yield warning(place, what, _IF_INTENDED)
     for surprise in find_surprises(config):
         yield warning(surprise.about, surprise.what, surprise.fix)
+    for place, command in _own_commands(config):
+        yield from _program(place, config, command, environment.get("PATH"), hides)
+
+
+def _own_commands(config: Config) -> Iterator[tuple[str, list[str]]]:
+    """Yield the commands that the daemon itself runs, with their places in the config."""
     for name, target in config.notify.items():
         if target.command is not None:
-            yield from _program(f"notify.{name}", config, target.command, environment.get("PATH"), hides)
+            yield f"notify.{name}.command", target.command
+    for name, pool in config.pools.items():
+        if pool.probe is not None:
+            yield f"pools.{name}.probe", pool.probe
 
 
 def _commands(place: str, agent: ProcessAgent) -> Iterator[tuple[str, list[str]]]:
-    """Yield the commands of an agent, each with the key of its table."""
-    yield place, agent.command
+    """Yield the commands of an agent, with their places in the config."""
+    yield f"{place}.command", agent.command
     for name, server in agent.mcp_servers.items() if isinstance(agent, AcpAgent) else ():
         if server.command is not None:
-            yield f"{place}.mcp_servers.{name}", server.command
+            yield f"{place}.mcp_servers.{name}.command", server.command
 
 
 def _group(name: str | None) -> Iterator[Finding]:
@@ -102,27 +111,23 @@ def _program(
     program = program_of(command, config)
     found = shutil.which(program, path=path or os.environ.get("PATH"))
     if found is None and os.sep in program and os.path.isfile(program):  # noqa: PTH113 - as below
-        yield error(
-            f"{place}.command", f"{program} is not executable", f"`chmod +x {quote(program)}`, if it is a program"
-        )
+        yield error(place, f"{program} is not executable", f"`chmod +x {quote(program)}`, if it is a program")
     elif found is None:
         what = f"no executable program {program!r} found"
-        yield error(
-            f"{place}.command", what, "install it, write its full path, or add its directory to the PATH of the service"
-        )
+        yield error(place, what, "install it, write its full path, or add its directory to the PATH of the service")
     elif not os.path.isfile(found):  # noqa: PTH113 - as above
         fix = "name a program; a pipe or device would block the run"
-        yield error(f"{place}.command", f"{found} is not a regular file", fix)
+        yield error(place, f"{found} is not a regular file", fix)
     elif (interpreter := _interpreter(found)) is not None and not _is_program(interpreter):
         what = f"the first line of {found} names {interpreter}, which is not an executable program"
-        yield error(f"{place}.command", what, "correct that line, or install the interpreter")
+        yield error(place, what, "correct that line, or install the interpreter")
     elif interpreter is None and _is_text(found):
         what = f"{found} has no first line with #!, so it cannot be started: cron would pass it to a shell"
-        yield error(f"{place}.command", what, "begin it with a line that names its interpreter, such as #!/bin/sh")
+        yield error(place, what, "begin it with a line that names its interpreter, such as #!/bin/sh")
     elif hidden := next((part for part in (found, interpreter) if part and _is_hidden(part, hides)), None):
         what = f"{hidden} is in a home directory, which ProtectHome= hides from the service"
         fix = "install it for all users (/usr/local/bin), or expose its directory to the service (drop-ins/places.conf)"
-        yield warning(f"{place}.command", what, fix)
+        yield warning(place, what, fix)
 
 
 def _is_hidden(program: str, hides: Callable[[Path], bool]) -> bool:

@@ -12,7 +12,7 @@ transaction.
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -33,6 +33,7 @@ from daemon.store.cancellations import flag_unfinished
 from daemon.store.connection import Transaction, concerns_others
 from daemon.store.events import add_event
 from daemon.store.notifications import budget_subject
+from daemon.store.pools import limit_of
 from daemon.store.runs import create_run
 from daemon.store.schedules import (
     ScheduleRow,
@@ -66,6 +67,8 @@ class Present:
     """What each agent may spend in a calendar day."""
     zone: str = "UTC"
     """The time zone of that calendar day."""
+    skipping: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The agents whose due times are skipped while a limit is used up, with their pools."""
     standings: Mapping[Claim, Standing] = field(default_factory=dict)
     """What creators of schedules may do, as far as this was looked up."""
     unanswered: frozenset[Claim] = frozenset()
@@ -262,6 +265,9 @@ class _Decision:
         spent = self._spent()
         if spent is not None:
             return overlap.OverlapDecision(FireOutcome.SKIPPED_BUDGET), spent
+        limit = limit_of(self.tx, self.present.skipping.get(self.row.agent, ()), self.present.now)
+        if limit is not None:
+            return overlap.OverlapDecision(FireOutcome.SKIPPED_QUOTA), f"{limit.text} (on_limit = skip)"
         unfinished, waiting = count_unfinished(self.tx, self.row.id)
         decision = overlap.decide(self.row.overlap, unfinished, waiting)
         skipped = decision.outcome is FireOutcome.SKIPPED_OVERLAP

@@ -37,6 +37,7 @@ from daemon.runs.fetches import Fetches
 from daemon.runs.hook_calls import HookCalls
 from daemon.runs.hook_tokens import HookTokens
 from daemon.runs.pipeline import Pipeline
+from daemon.runs.probes import Probes
 from daemon.runs.queue import Queue
 from daemon.runs.withdrawal import Withdrawals
 from daemon.schedule_metrics import ScheduleMetrics
@@ -78,6 +79,7 @@ class Parts:
     clock: Clock
     clock_watch: ClockWatch
     queue: Queue
+    probes: Probes
     cleanup: Cleanup
     mirrors: MirrorMaintenance
     retention: Retention
@@ -104,7 +106,7 @@ def build(
     fetches = Fetches(home.state_dir, mirrors, runs)
     pipeline = Pipeline(home, live, agents, resources.hooks, access, outbox, control, fetches)
     withdrawals = Withdrawals(home, live, agents, resources.hooks, control)
-    queue = Queue(home, live, pipeline, withdrawals, control, fetches, runs)
+    queue = Queue(home, live, pipeline, withdrawals, control, fetches, outbox, runs)
     clock = Clock(home, live, access, outbox, metrics)
     removal = WorkspaceRemoval(home, live, metrics)
     maintenance = MirrorMaintenance(home, live, mirrors)
@@ -118,6 +120,7 @@ def build(
         live=live,
         access=access,
         clock=clock,
+        outbox=outbox,
         metrics=metrics,
         schedule_metrics=figures.of_schedules,
         cleanup=cleanup,
@@ -134,6 +137,7 @@ def build(
         clock=clock,
         clock_watch=ClockWatch(home),
         queue=queue,
+        probes=Probes(home, live, outbox),
         cleanup=cleanup,
         mirrors=maintenance,
         retention=retention,

@@ -159,6 +159,7 @@ class Service:
                     loops.create_task(part.serve())
                     for part in (
                         parts.queue,
+                        parts.probes,
                         parts.clock_watch,
                         parts.cleanup,
                         parts.mirrors,

@@ -14,6 +14,8 @@ _NTFY = {
     "budget": ("high", "no_entry"),  # nothing starts until the budget is larger, or another day begins
     "denied": ("high", "no_entry"),  # nothing starts until somebody changes rights or config
     "quota": _BAD,
+    "pool_closed": ("high", "no_entry"),  # nothing of its agents starts until it is open again
+    "pool_opened": ("default", "white_check_mark"),
     "recovered": ("default", "white_check_mark"),
     "completed": ("default", "white_check_mark"),
     "cleanup": ("low", "wastebasket"),

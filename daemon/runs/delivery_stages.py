@@ -13,6 +13,7 @@ from daemon.access import Access
 from daemon.agents.base import Identity, Journal, RunSettings
 from daemon.config.live import LiveConfig
 from daemon.model import CONFIG_PRINCIPAL, FireOutcome, RunStatus
+from daemon.rules.pools import title
 from daemon.runs import steps
 from daemon.runs.control import RunControl
 from daemon.runs.waiting import DELETED
@@ -39,7 +40,7 @@ class NoLongerWantedError(Exception):
 
 
 class NotNowError(Exception):
-    """The schedule of the run was paused before its agent was released."""
+    """The schedule of the run was paused, or a pool of it closed, before its agent was released."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,8 @@ def _check_start(source: Transaction | sqlite3.Connection, run_id: int) -> None:
         raise _ended_by_config(DELETED, FireOutcome.SKIPPED_REQUESTED)
     if facts.is_paused:
         raise NotNowError("its schedule was paused")
+    if facts.closed_pool is not None:
+        raise NotNowError(f"{title(facts.closed_pool)} was closed")
 
 
 def _ended_by_config(reason: str, dropped_as: FireOutcome) -> NoLongerWantedError:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from daemon.agents.base import Outcome, RunSettings
 from daemon.model import ACTIVE, CONFIG_PRINCIPAL, FailureKind, RunStatus
@@ -9,16 +10,18 @@ from daemon.notify.outbox import Outbox
 from daemon.rules.backoff import retry_delay
 from daemon.rules.reported import amount_of, count_of, usage_of
 from daemon.runs import steps
-from daemon.runs.retry import next_attempt
+from daemon.runs.pools import close_by_outcome
+from daemon.runs.retry import base_name, next_attempt
 from daemon.store.cancellations import Flag, flag_of
 from daemon.store.connection import Transaction
 from daemon.store.events import PERMISSION_DENIED, SESSION_REFUSED, USAGE, add_event
 from daemon.store.notifications import PAUSED_BY_FAILURE
-from daemon.store.runs import Run, change_status, count_usage, create_run, get_run
+from daemon.store.runs import NewRun, Run, change_status, count_usage, create_run, get_run, limits_hit
 from daemon.store.schedules import change_schedule, get_schedule_by_id
 from daemon.units import format_instant, parse_instant
 
 _MOST_RERUNS = 3
+_MOST_LIMITS = 5  # attempts in a row that may hit a limit and be followed by another
 _MOST_CPU_SECONDS = 1e12
 
 
@@ -58,9 +61,18 @@ def finish(
     }
     _add_reported_events(tx, run_id, outcome, now)
     count_usage(tx, run.agent, columns)
-    if flag is None and not run.schedule_deleted and _is_retried(run, outcome, settings):
-        _retry(tx, run, outcome, settings, now, instance, chance, columns)
-        return
+    hits, in_a_row = limits_hit(tx, run, base_name(run)) if run.attempt > 1 else (0, 0)
+    close_by_outcome(tx, run, outcome, settings, now, hits=in_a_row + 1, chance=chance, outbox=outbox)
+    if flag is None and not run.schedule_deleted:
+        next_of = partial(next_attempt, run, instance, creator=run.creator)
+        if _hit_limit(outcome, settings):
+            new = next_of(keeps_turn=True) if in_a_row < _MOST_LIMITS else None
+        else:
+            wait = _wait(outcome, settings, run.attempt - hits, now, chance)
+            new = None if wait is None else next_of(not_before=now + wait)
+        if new is not None:
+            _continue(tx, run, now, columns, new)
+            return
     change_status(tx, run, outcome.status, now, columns)
     paused = outcome.status is RunStatus.FAILED and _pause_on_failure(tx, run, now)
     outbox.add_run_end(tx, run, outcome, now, paused=paused)
@@ -107,34 +119,30 @@ def _with_flag(outcome: Outcome, flag: Flag | None) -> Outcome:
     return replace(outcome, status=RunStatus.CANCELLED, error=flag.explanation)
 
 
-def _is_retried(run: Run, outcome: Outcome, settings: RunSettings) -> bool:
-    if outcome.status is RunStatus.FAILED:
-        return not outcome.permanent and run.attempt < settings.attempts
-    if outcome.status is RunStatus.INTERRUPTED:
-        return settings.on_interrupt == "rerun" and run.attempt < _MOST_RERUNS
-    return False
+def _hit_limit(outcome: Outcome, settings: RunSettings) -> bool:
+    """Return whether a failure closed a pool until a limit is reset: another attempt waits for that, and costs none."""
+    is_limit = outcome.status is RunStatus.FAILED and outcome.kind is FailureKind.QUOTA and not outcome.permanent
+    return is_limit and bool(settings.limit_pools)  # runs of earlier versions know none
 
 
-def _retry(
-    tx: Transaction,
-    run: Run,
-    outcome: Outcome,
-    settings: RunSettings,
-    now: datetime,
-    instance: str,
-    chance: float,
-    columns: dict[str, object],
-) -> None:
-    wait = outcome.retry_after
-    if wait is None and outcome.limit_ends_at is not None:
-        wait = max(timedelta(0), outcome.limit_ends_at - now)
-    if wait is None:
-        wait = retry_delay(timedelta(seconds=settings.retry_delay_seconds), run.attempt, chance)
+def _wait(outcome: Outcome, settings: RunSettings, attempts: int, now: datetime, chance: float) -> timedelta | None:
+    """Return how long the next attempt waits, None if there is none after so many of those that count."""
     if outcome.status is RunStatus.INTERRUPTED:
-        wait = timedelta(0)
-    new = next_attempt(run, instance, creator=run.creator, not_before=now + wait)
+        return timedelta(0) if settings.on_interrupt == "rerun" and attempts < _MOST_RERUNS else None
+    if outcome.status is not RunStatus.FAILED or outcome.permanent or attempts >= settings.attempts:
+        return None
+    if outcome.retry_after is not None:
+        return outcome.retry_after
+    if outcome.limit_ends_at is not None:
+        return max(timedelta(0), outcome.limit_ends_at - now)
+    return retry_delay(timedelta(seconds=settings.retry_delay_seconds), attempts, chance)
+
+
+def _continue(tx: Transaction, run: Run, now: datetime, columns: dict[str, object], new: NewRun) -> None:
+    """Create the next attempt at the work of a run; one that only hit a limit waits for its pools alone."""
     next_id, _ = create_run(tx, new, now)
-    add_event(tx, run.id, now, "continued", {"run_id": next_id, "not_before": format_instant(now + wait)})
+    wait = {} if new.not_before is None else {"not_before": format_instant(new.not_before)}
+    add_event(tx, run.id, now, "continued", {"run_id": next_id, **wait})
     change_status(tx, run, RunStatus.CONTINUED_AS_NEW, now, {**columns, "next_run_id": next_id})
 
 

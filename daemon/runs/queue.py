@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 
 import structlog
@@ -14,20 +12,19 @@ from daemon.config.live import LiveConfig
 from daemon.config.schema import Config
 from daemon.errors import NoRoomError, StoreUnavailableError
 from daemon.model import RunStatus
+from daemon.notify.outbox import Outbox
 from daemon.problems import described, standing_loop
 from daemon.runs.cancel import cancel_pending
+from daemon.runs.claims import Claimed, Claims
 from daemon.runs.control import RunControl
 from daemon.runs.fetches import Fetches
 from daemon.runs.pipeline import Pipeline
-from daemon.runs.settings import settings_for, stored
 from daemon.runs.withdrawal import Withdrawals
 from daemon.store.cancellations import Flag, flag_cancellation
 from daemon.store.changes import Changes
 from daemon.store.connection import Transaction, concerns_others
-from daemon.store.fires import mark_launched
 from daemon.store.home import Home
-from daemon.store.run_queue import next_attempt_at, occupied, startable
-from daemon.store.runs import Run, change_status, get_run
+from daemon.store.runs import Run
 from daemon.store.unfinished_runs import started_runs
 
 _LOG = structlog.get_logger()
@@ -49,6 +46,7 @@ class Queue:
         withdrawals: Withdrawals,
         control: RunControl,
         fetches: Fetches,
+        outbox: Outbox,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._home = home
@@ -57,6 +55,7 @@ class Queue:
         self._withdrawals = withdrawals
         self._control = control
         self._fetches = fetches
+        self._claims = Claims(home, pipeline, fetches, outbox)
         self._tasks = tasks
         self._wake = asyncio.Event()
         self._is_flagged = False
@@ -77,7 +76,7 @@ class Queue:
         if changes.labels("cancellation"):
             self._is_flagged = True
             self._wake.set()
-        if changes.labels("run") - {RunStatus.RUNNING} or changes.labels("clock") or changes.labels("schedule"):
+        if changes.labels("run") - {RunStatus.RUNNING} or any(map(changes.labels, ("clock", "schedule", "pool"))):
             self._wake.set()
         for run_id in changes.unconfirmed:
             self._control.in_flight.add(run_id)
@@ -165,19 +164,20 @@ class Queue:
         waits += [at - time.monotonic() for at in self._put_off.values()]
         return max(0.0, min(waits)) + 0.001 if waits else None
 
-    async def _claimed(self, config: Config) -> "_Claimed":
+    async def _claimed(self, config: Config) -> Claimed:
         """Claim runs; those that cannot be claimed are put off, and do not affect the others."""
         database = self._home.database
         self._put_off = {run: at for run, at in self._put_off.items() if at > time.monotonic()}
         try:
-            claimed = await database.write(partial(self._claim, config))
+            claimed = await database.write(partial(self._claims.claim, config, set(self._put_off)))
         except Exception as error:
             if concerns_others(error):
                 raise
             await self._adopt_lost()
-            claimed = await database.write(partial(self._claim, config, guarded=True))
+            claimed = await database.write(partial(self._claims.claim, config, set(self._put_off), guarded=True))
         for run in claimed.runs:
             self._home.problems.resolve(_PART, f"run {run.id}")
+        self._claims.log_waits(claimed)
         for run_id, (reason, agent) in claimed.failures.items():
             self._fail(run_id, reason, agent)
         return claimed
@@ -223,57 +223,6 @@ class Queue:
             del self._under_way[run_id]
             self._fetches.end(run_id)
         self._control.progress.set()
-
-    def _claim(self, config: Config, tx: Transaction, *, guarded: bool = False) -> "_Claimed":
-        """Move runs from pending to running within the limits.
-
-        A run that cannot be claimed raises an error, so that nothing is written. With `guarded`, which is slower, it
-        is left out and returned with its error, and the others are claimed.
-        """
-        now, without = self._home.now(), set(self._put_off)
-        running, by_agent = occupied(tx)
-        claimed, fetching = _Claimed(), set[str]()
-        while (room := config.daemon.max_concurrent_runs - running) > 0:
-            full = [agent for agent, count in by_agent.items() if count >= _limit(config, agent)]
-            heads, unreadable = startable(tx, now, [*full, *fetching], min(room, 100), without)
-            claimed.failures.update({run: (error, None) for run, error in unreadable.items()})
-            early = [run for run in heads if self._must_fetch(run, config, claimed.to_fetch)]
-            fetching |= {run.agent for run in early}
-            fitting = [run for run in heads if run not in early and _take_slot(config, run, by_agent)]
-            for run in fitting:
-                if guarded:
-                    self._claim_guarded(config, tx, run, now, claimed)
-                else:
-                    claimed.runs.append(self._claim_one(config, tx, run, now))
-            without |= claimed.failures.keys()
-            running, by_agent = occupied(tx) if guarded else (running + len(fitting), by_agent)
-            if not (fitting or early or unreadable):
-                break
-        claimed.again_at = next_attempt_at(tx, now)
-        return claimed
-
-    def _must_fetch(self, run: Run, config: Config, to_fetch: dict[str, dict[int, str]]) -> bool:
-        """Return whether a run must wait for a fetch, and add it to the fetch of its environment then."""
-        environment = self._fetches.needed(run, config)
-        if environment is not None:
-            to_fetch.setdefault(environment, {})[run.id] = run.agent
-        return environment is not None
-
-    def _claim_guarded(self, config: Config, tx: Transaction, run: Run, now: datetime, claimed: "_Claimed") -> None:
-        try:
-            with tx.savepoint():
-                claimed.runs.append(self._claim_one(config, tx, run, now))
-        except Exception as error:
-            if concerns_others(error):
-                raise
-            claimed.failures[run.id] = error, run.agent
-
-    def _claim_one(self, config: Config, tx: Transaction, run: Run, now: datetime) -> Run:
-        settings = settings_for(config, run.agent)
-        change_status(tx, run, RunStatus.RUNNING, now, {"settings": stored(settings), "not_before": None})
-        mark_launched(tx, run.id)
-        self._pipeline.enter(tx, run, settings, now)
-        return get_run(tx, run.id) or run
 
     async def cancel_all(self, by: str, reason: str, *, at_once: bool) -> None:
         """Cancel all runs under way; agents are stopped even if the database cannot be written."""
@@ -327,28 +276,3 @@ class Queue:
     def _flag_again(self) -> None:
         self._is_flagged = True
         self._wake.set()
-
-
-@dataclass
-class _Claimed:
-    """The runs that were claimed, those that could not be, and when the next one may start."""
-
-    runs: list[Run] = field(default_factory=list)
-    failures: dict[int, tuple[Exception, str | None]] = field(default_factory=dict)
-    """Why others could not be, by number, and their agents; None if that is not known."""
-    again_at: datetime | None = None
-    to_fetch: dict[str, dict[int, str]] = field(default_factory=dict)
-    """Environments whose mirrors must be fetched first, with the runs that need it and their agents."""
-
-
-def _limit(config: Config, agent: str) -> int:
-    settings = config.agents.get(agent)
-    return settings.max_concurrent if settings else 1
-
-
-def _take_slot(config: Config, run: Run, by_agent: dict[str, int]) -> bool:
-    """Count a run of its agent if the agent has a free slot; return whether it has."""
-    if by_agent.get(run.agent, 0) >= _limit(config, run.agent):
-        return False
-    by_agent[run.agent] = by_agent.get(run.agent, 0) + 1
-    return True

@@ -10,8 +10,13 @@ from daemon.store.events import add_event
 from daemon.store.runs import NewRun, Run, attempts_of, create_run, get_run, update_run
 
 
-def next_attempt(run: Run, instance: str, *, creator: str, not_before: datetime | None = None) -> NewRun:
-    """Describe the next attempt after a run: the same work under the next name."""
+def next_attempt(
+    run: Run, instance: str, *, creator: str, not_before: datetime | None = None, keeps_turn: bool = False
+) -> NewRun:
+    """Describe the next attempt after a run: the same work under the next name.
+
+    With `keeps_turn` it has the place in the queue that the run had, instead of that of a retry.
+    """
     return NewRun(
         name=f"{base_name(run)}:{run.attempt + 1}",
         agent=run.agent,
@@ -28,6 +33,7 @@ def next_attempt(run: Run, instance: str, *, creator: str, not_before: datetime 
         attempt=run.attempt + 1,
         not_before=not_before,
         previous_run_id=run.id,
+        queue_class=run.queue_class if keeps_turn else None,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 from functools import lru_cache
 
 from daemon.agents.base import RunSettings
+from daemon.config.effective import limit_pools, login_pools
 from daemon.config.result_formats import chosen_format
 from daemon.config.schema import AgentexAgent, CommandAgent, Config, ProcessAgent, RemoteAgent
 from daemon.store.runs import Run
@@ -66,6 +67,8 @@ def settings_for(config: Config, agent: str) -> RunSettings:
         cpu_quota=process.cpu_quota if process else None,
         tasks_max=process.tasks_max if process else None,
         signed_records=process is not None,
+        limit_pools=limit_pools(config, agent),
+        login_pools=login_pools(config, agent),
         url=settings.url if isinstance(settings, RemoteAgent) else "",
         acp_type=agentex.acp_type if agentex else "agentic",
         await_completion=agentex is not None and agentex.acp_type != "sync" and agentex.await_completion,

@@ -1,4 +1,4 @@
-"""Find settings of schedules and budgets that are valid, but do not do what they seem to."""
+"""Find settings of pools, schedules and budgets that are valid, but do not do what they seem to."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +32,10 @@ class Surprise:
 
 
 def find_surprises(config: Config) -> Iterator[Surprise]:
-    """Yield the settings of agents' budgets and schedules that probably do not do what they were set for."""
+    """Yield the settings of pools, and of agents' budgets and schedules, that probably do not do what they should."""
+    used = {pool for agent in config.agents.values() for pool in agent.pools}
+    for name in sorted(config.pools.keys() - used):
+        yield Surprise(f"pools.{name}", "no agent uses this pool", f'add pools = ["{name}"] to an agent, or remove it')
     for name, agent in config.agents.items():
         place = f"agents.{name}"
         yield from _budget(f"{place}.budget", agent)

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Literal
 
 from daemon.model import RunStatus
 from daemon.units import parse_instant
@@ -37,6 +38,20 @@ class StatusChange:
             return None
 
 
+@dataclass(frozen=True)
+class PoolChange:
+    """A pool that was closed or opened, paused or resumed."""
+
+    pool: str
+    what: Literal["closed", "opened", "paused", "resumed"]
+    reason: str
+    until: datetime | None = None
+    run_id: int | None = None
+    """The run whose words closed it."""
+    principal: str | None = None
+    """Who paused it."""
+
+
 @dataclass
 class Changes:
     """What one transaction, or a batch of them, changed."""
@@ -44,6 +59,7 @@ class Changes:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often something happened, by its kind and a label: `("run", "completed")`."""
     statuses: list[StatusChange] = field(default_factory=list)
+    pools: list[PoolChange] = field(default_factory=list)
     fires: Counter[tuple[int, str]] = field(default_factory=Counter)
     """How many due times were decided, by the number of the schedule and the outcome."""
     run_bytes: int = 0
@@ -68,6 +84,7 @@ class Changes:
         """Add what another transaction changed."""
         self.counts.update(other.counts)
         self.statuses += other.statuses
+        self.pools += other.pools
         self.fires.update(other.fires)
         self.run_bytes += other.run_bytes
         self.unconfirmed += other.unconfirmed
@@ -75,5 +92,10 @@ class Changes:
     def copy(self) -> "Changes":
         """Return what was changed up to now."""
         return Changes(
-            self.counts.copy(), list(self.statuses), self.fires.copy(), self.run_bytes, list(self.unconfirmed)
+            self.counts.copy(),
+            list(self.statuses),
+            list(self.pools),
+            self.fires.copy(),
+            self.run_bytes,
+            list(self.unconfirmed),
         )

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from daemon.errors import DamagedRowError
 from daemon.model import RunStatus
+from daemon.rules.pools import EVERYTHING
 from daemon.store.connection import Transaction
 from daemon.store.runs import REQUESTED, SELECT_RUNS_WITHOUT_INPUT, Run, run_from, update_run
 from daemon.store.unfinished_runs import readable_runs
@@ -15,25 +16,33 @@ from daemon.units import format_instant, parse_instant
 
 
 def startable(
-    tx: Transaction, now: datetime, full_agents: Iterable[str], limit: int, without: Collection[int] = ()
+    tx: Transaction,
+    now: datetime,
+    full_agents: Iterable[str],
+    limit: int,
+    without: Collection[int] = (),
+    for_people: Collection[str] = (),
 ) -> tuple[list[Run], dict[int, DamagedRowError]]:
     """Return the head of the queue: the pending runs that may start now, in order, `without` some and without inputs.
 
     Those that cannot be read are not among them; why is returned by their number.
 
     A held run waits until its schedule has no unfinished run of an earlier due time, including later attempts at that.
-    A new attempt waits for its `not_before`. Of a paused schedule only what a person requested starts, of a deleted one
-    nothing.
+    A new attempt waits for its `not_before`. Of a paused schedule, and of the agents `for_people`, only what a person
+    requested starts, of a deleted schedule nothing.
     """
+    lists = [json.dumps(sorted(full_agents)), *([json.dumps([*for_people])] if for_people else [])]
+    lists += [json.dumps([*without])] if without else []
     rows = tx.execute(
         f"{SELECT_RUNS_WITHOUT_INPUT} WHERE r.status = 'pending' AND (r.not_before IS NULL OR r.not_before <= ?) "
         "AND r.agent NOT IN (SELECT value FROM json_each(?)) "
+        f"{f'AND (r.agent NOT IN (SELECT value FROM json_each(?)) OR {REQUESTED}) ' if for_people else ''}"
         f"AND s.deleted_at IS NULL AND (coalesce(s.paused, 0) = 0 OR {REQUESTED}) "
         "AND NOT (r.held AND EXISTS (SELECT 1 FROM runs o WHERE o.schedule_id = r.schedule_id "
         "AND (o.scheduled_for, o.id) < (r.scheduled_for, r.id) AND o.completed_at IS NULL)) "
         f"{'AND r.id NOT IN (SELECT value FROM json_each(?)) ' if without else ''}"
         "ORDER BY r.queue_class, r.scheduled_for, r.id LIMIT ?",
-        (format_instant(now), json.dumps(sorted(full_agents)), *([json.dumps([*without])] if without else []), limit),
+        (format_instant(now), *lists, limit),
     )
     return readable_runs(rows)
 
@@ -60,15 +69,19 @@ class StartFacts:
     is_paused: bool
     is_deleted: bool
     """The last two are about its schedule; a run that a person requested passes a pause."""
+    closed_pool: str | None = None
+    """A pool that it holds a place in, and that has been closed since it was claimed."""
 
 
 def start_facts(source: Transaction | sqlite3.Connection, run_id: int) -> StartFacts:
     """Return whether a run is still running and wanted, and whether its schedule lets it start."""
     row = source.execute(
         f"SELECT r.status, coalesce(s.paused, 0) AND NOT {REQUESTED} AS paused, s.deleted_at IS NOT NULL AS deleted, "
-        "EXISTS (SELECT 1 FROM cancellation_flags f WHERE f.run_id = r.id) AS cancelled "
+        "EXISTS (SELECT 1 FROM cancellation_flags f WHERE f.run_id = r.id) AS cancelled, "
+        "(SELECT c.pool FROM pool_closures c WHERE c.pool IN (?, 'agent:' || r.agent) "
+        "OR c.pool IN (SELECT value FROM json_each(coalesce(r.pools, '[]'))) LIMIT 1) AS closed_pool "
         "FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id WHERE r.id = ?",
-        (run_id,),
+        (EVERYTHING, run_id),
     ).fetchone()
     if row is None:
         return StartFacts(is_running=False, is_cancelled=False, is_paused=False, is_deleted=False)
@@ -77,6 +90,7 @@ def start_facts(source: Transaction | sqlite3.Connection, run_id: int) -> StartF
         is_cancelled=bool(row["cancelled"]),
         is_paused=bool(row["paused"]),
         is_deleted=bool(row["deleted"]),
+        closed_pool=row["closed_pool"],
     )
 
 

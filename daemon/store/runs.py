@@ -102,6 +102,9 @@ class Run:
     """`exact` or `at_least`; None if the usage is unknown."""
     denials: int
     """How many permissions the agent was denied."""
+    queue_class: int
+    pools: str | None
+    """JSON: the pools that it has held a place in since it started; None without any."""
 
     @property
     def address(self) -> str | None:
@@ -173,6 +176,8 @@ class NewRun:
     held: bool = False
     not_before: datetime | None = None
     previous_run_id: int | None = None
+    queue_class: int | None = None
+    """Its place in the queue's order, None for that of its trigger."""
 
     @property
     def idempotency_key(self) -> str:
@@ -210,7 +215,7 @@ def create_run(tx: Transaction, new: NewRun, now: datetime) -> tuple[int, bool]:
             new.input_content,
             new.task_params,
             new.task_metadata,
-            QUEUE_CLASS[new.trigger],
+            QUEUE_CLASS[new.trigger] if new.queue_class is None else new.queue_class,
             format_instant(new.not_before) if new.not_before else None,
             int(new.held),
             new.previous_run_id,
@@ -301,6 +306,17 @@ def attempts_of(tx: Transaction, base_name: str) -> list[Run]:
         (base_name,),
     )
     return [run_from(row) for row in rows if row["name"] == base_name or row["name"][len(base_name) + 1 :].isdigit()]
+
+
+def limits_hit(tx: Transaction, run: Run, base_name: str) -> tuple[int, int]:
+    """Return how many attempts before a run hit a limit of their account, and how many of them directly before it."""
+    rows = tx.execute(
+        "SELECT name, failure_kind IS 'quota' AND status = 'continued_as_new' AS hit FROM runs "
+        "WHERE (name = ?1 OR (name > ?1 || ':' AND name < ?1 || ';')) AND attempt < ?2 ORDER BY attempt DESC",
+        (base_name, run.attempt),
+    )
+    hits = [bool(row["hit"]) for row in rows if row["name"] == base_name or row["name"][len(base_name) + 1 :].isdigit()]
+    return sum(hits), [*hits, False].index(False)
 
 
 def assume_delivered(tx: Transaction, run_id: int) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from daemon.config.schema import Config
 from daemon.model import RunStatus, Step, Trigger
+from daemon.rules.pools import Pools
 from daemon.store.events import EVENT_DATA
 from daemon.store.rows import row_of, shown
 from daemon.store.run_notifications import notifications_of
@@ -18,6 +20,7 @@ from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, Run, run_from
 from daemon.store.workspaces import get_workspace
 from daemon.units import parse_instant
 from daemon.views.pages import PAGE_BYTES, check_span, number_of, page_of
+from daemon.views.pools import pools_now
 
 _MOST_EVENTS = 1000
 _PAUSED = "its schedule is paused"
@@ -83,8 +86,8 @@ class RunList(TypedDict):
     next_cursor: str | None
 
 
-def run_view(run: Run) -> RunView:
-    """Return one run."""
+def run_view(run: Run, pools: Pools | None = None) -> RunView:
+    """Return one run; what it waits for is known with the pools as they stand."""
     return {
         "id": run.id,
         "name": run.name,
@@ -97,7 +100,7 @@ def run_view(run: Run) -> RunView:
         "scheduled_for": run.scheduled_for,
         "attempt": run.attempt,
         "status": run.status,
-        "waiting_for": _PAUSED if run.status is RunStatus.PENDING and run.is_held_back else None,
+        "waiting_for": _wait_of(run, pools) if run.status is RunStatus.PENDING else None,
         "created_at": run.created_at,
         "started_at": run.started_at,
         "delivered_at": run.delivered_at,
@@ -128,16 +131,25 @@ def run_view(run: Run) -> RunView:
     }
 
 
-def run_details(connection: sqlite3.Connection, run: Run, state_dir: Path) -> RunDetails:
+def _wait_of(run: Run, pools: Pools | None) -> str | None:
+    """Return what a pending run waits for, None if that is only its turn."""
+    if run.is_held_back:
+        return _PAUSED
+    return None if pools is None else pools.wait_of(run.agent, requested=bool(run.requested))
+
+
+def run_details(connection: sqlite3.Connection, run: Run, state_dir: Path, config: Config | None = None) -> RunDetails:
     """Return one run with its input, steps, newest events and workspace, whose saved work is below `state_dir` now.
+
+    With a config, it says also which pools the run waits for.
 
     Raise DamagedRowError.
     """
     with row_of(f"run {run.id}"):
-        return _run_details(connection, run, state_dir)
+        return _run_details(connection, run, state_dir, None if config is None else pools_now(connection, config))
 
 
-def _run_details(connection: sqlite3.Connection, run: Run, state_dir: Path) -> RunDetails:
+def _run_details(connection: sqlite3.Connection, run: Run, state_dir: Path, pools: Pools | None) -> RunDetails:
     found = connection.execute(
         f"SELECT name, started_at, completed_at, {shown('error')} AS error FROM steps WHERE run_id = ?", (run.id,)
     ).fetchall()
@@ -148,7 +160,7 @@ def _run_details(connection: sqlite3.Connection, run: Run, state_dir: Path) -> R
     )
     events = reversed(page_of(newest, _MOST_EVENTS, PAGE_BYTES)[0])
     return {
-        **run_view(run),
+        **run_view(run, pools),
         "initial_input": {"type": "text", "author": run.input_author, "content": run.input_content},
         "task_params": json.loads(run.task_params),
         "task_metadata": json.loads(run.task_metadata),
@@ -227,13 +239,14 @@ def runs_page(
     limit: int,
     cursor: str | None = None,
     most: int | None = None,
+    config: Config | None = None,
 ) -> RunList:
     """Return a page of the runs that match, newest first, and how many match.
 
     `agents` are the visible agents, None for all; `only` is the only visible run. `address` is that of a schedule, with
     `@ID` of that one alone among those that had the name. `first` and `last` (UTC text) bound the due time. The cursor
-    is the last run of the previous page. A page has about `most` bytes, None: any number. Raise InvalidError if `first`
-    is after `last`.
+    is the last run of the previous page. A page has about `most` bytes, None: any number. With a
+    config, runs say also which pools they wait for. Raise InvalidError if `first` is after `last`.
     """
     check_span(first, last)
     values: dict[str, Any] = {"agent": agent, "of": None, "schedule": None, "number": None}
@@ -262,7 +275,8 @@ def runs_page(
         f"{SELECT_RUNS_WITHOUT_INPUT} WHERE {where} AND r.id < :cursor ORDER BY r.id DESC LIMIT :limit", values
     )
     page, more = page_of(rows, limit, most)
-    found = [run_view(run_from(row)) for row in page]
+    pools = None if config is None else pools_now(connection, config)
+    found = [run_view(run_from(row), pools) for row in page]
     joined = "runs r LEFT JOIN schedules s ON s.id = r.schedule_id" if address else "runs r"
     total = connection.execute(f"SELECT count(*) AS n FROM {joined} WHERE {where}", values).fetchone()["n"]
     return {"runs": found, "total": total, "next_cursor": str(found[-1]["id"]) if more else None}

@@ -12,6 +12,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from daemon.config.schema import Config
 from daemon.model import RunStatus
 from daemon.problems import Problem
 from daemon.rules.budget import calendar_day
@@ -23,6 +24,7 @@ from daemon.store.skips import pending_skips
 from daemon.store.workspaces import saved_work
 from daemon.units import format_duration, format_instant, format_size, parse_instant
 from daemon.views.pages import PAGE_BYTES, page_of
+from daemon.views.pools import PoolView, pool_views
 from daemon.views.runs import RunView, run_view
 from daemon.views.schedules import upcoming
 from daemon.workspaces.mirror_use import MirrorChange
@@ -103,6 +105,7 @@ class StatusView(_Spent):
     pending: int
     pending_paused: int
     waits: list[WaitView]
+    pools: list[PoolView]
     next: list[dict[str, Any]]
     last_failures: list[RunView]
     paused_by_failure: list[PausedView]
@@ -124,12 +127,14 @@ def status_view(
     failing: Sequence[ProblemView] = (),
     waits: Sequence[WaitView] = (),
     sweeps: Mapping[str, dict[str, int]] = MappingProxyType({}),
+    config: Config | None = None,
 ) -> StatusView:
     """Return problems, active runs, next starts, last failures, the last 24 hours, the cost of today, and disk usage.
 
     `daemon` is the daemon's pid, None without one; `problems` are those that it reports, empty if it is healthy and
     None if it does not respond; `failing` names each thing that fails, `waits` what runs wait for. `agents` are the
-    visible agents, None for all. `sweeps` holds the progress of running sweeps. Today is the calendar day in `zone`.
+    visible agents, None for all. `sweeps` holds the progress of running sweeps; `config` tells which pools there are.
+    Today is the calendar day in `zone`.
     """
     seen = {"agents": None if agents is None else json.dumps(agents)}
     running = _runs(connection, _RUNNING, seen, "r.id", _MANY)
@@ -149,6 +154,7 @@ def status_view(
         "pending": count_pending(connection),
         "pending_paused": count_held_back(connection),
         "waits": [*waits],
+        "pools": [] if config is None else pool_views(connection, config, agents),
         "next": _next(connection, now, seen),
         "last_failures": failed,
         "paused_by_failure": [

@@ -125,4 +125,4 @@ def test_a_run_takes_every_limit_from_the_config_when_it_starts() -> None:
         "on_bad_report": "fail",
         "on_denied": "fail",
     }
-    assert defaults == RunSettings(**runs_of_earlier_versions_lack)  # type: ignore[arg-type]
+    assert defaults == RunSettings(limit_pools=("agent:a",), **runs_of_earlier_versions_lack)  # type: ignore[arg-type]

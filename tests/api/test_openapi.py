@@ -43,6 +43,11 @@ POST /workspaces/clean
 POST /workspaces/{run_id}/discard
 POST /workspaces/{run_id}/keep
 POST /workspaces/{run_id}/unkeep
+GET /pools
+POST /pools/pause
+POST /pools/resume
+POST /pools/{pool}/pause
+POST /pools/{pool}/resume
 POST /hooks/{token}
 POST /reload
 GET /daemon

@@ -93,6 +93,24 @@ def test_a_user_sees_and_changes_what_the_config_grants(start_daemon: StartDaemo
 
 
 @needs_root
+def test_only_administrators_pause_and_others_see_pools_of_agents_that_they_may_see(
+    start_daemon: StartDaemon, open_folder: Path
+) -> None:
+    agents = (
+        f'[pools.mine]\n[pools.hidden]\n[agents.mine]\n{AGENT}allow = ["{NOBODY}"]\npools = ["mine"]\n'
+        f'[agents.hidden]\n{AGENT}pools = ["mine", "hidden"]\n'
+    )
+    daemon = start_daemon(config(open_folder, agents))
+    for path in ("/pools/pause", "/pools/mine/pause", "/pools/resume"):
+        status, body = ask_as(NOBODY, open_folder, "POST", path)
+        assert (status, "access.admins grants it" in body["message"]) == (403, True)
+    daemon.cli("pause", "mine", "--note", "for all to read")
+    status, body = ask_as(NOBODY, open_folder, "GET", "/pools")
+    assert status == 200
+    assert [(pool["pool"], pool["closures"][0]["reason"]) for pool in body["pools"]] == [("mine", "for all to read")]
+
+
+@needs_root
 def test_a_creator_that_loses_the_right_stops_firing_visibly(start_daemon: StartDaemon, open_folder: Path) -> None:
     granted = config(open_folder, f'[agents.a]\n{AGENT}allow = ["{NOBODY}"]\n')
     daemon = start_daemon(granted)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from daemon.api.routes import retention, runs, schedule_history, schedule_runs, schedules, service, workspaces
+from daemon.api.routes import pools, retention, runs, schedule_history, schedule_runs, schedules, service, workspaces
 from daemon.cli.app import app
 from daemon.config import schema
 
@@ -52,7 +52,7 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 def test_every_route_is_in_the_readme() -> None:
-    resources = (schedules, schedule_runs, schedule_history, runs, workspaces, retention, service)
+    resources = (schedules, schedule_runs, schedule_history, runs, workspaces, retention, pools, service)
     for route in (route for resource in resources for route in resource.ROUTES):
         known = [route.path, route.path.replace("/agents/{agent}/schedules/{name}", ".../{name}")]
         last = f"`{route.path.rpartition('/')[2]}`"

@@ -68,3 +68,10 @@ def test_a_start_and_a_reload_warn_of_it(start_daemon: StartDaemon) -> None:
     daemon.config.write_text(schedule.format("t"))
     said = daemon.cli("reload").stderr
     assert said.startswith("warning: agents.a.schedules.t.jitter: due times are as little as 1h apart")
+
+
+def test_a_pool_that_no_agent_uses_and_a_probe_that_does_not_exist_are_named(tmp_path: Path) -> None:
+    text = f'{AGENT}pools = ["used"]\n[pools.used]\nprobe = ["no-such-program"]\n[pools.unused]\n'
+    assert found(tmp_path, text) == [("pools.unused", "no agent uses this pool")]
+    told = [(one.about, one.what) for one in check_settings(load_config(tmp_path / "config.toml", {}))]
+    assert ("pools.used.probe", "no executable program 'no-such-program' found") in told

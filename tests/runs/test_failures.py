@@ -5,11 +5,10 @@ import json
 import os
 import re
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from daemon.units import format_instant
+from daemon.units import parse_instant
 from tests.support.api import call
 from tests.support.configs import SELDOM, config_text
 from tests.support.daemon_process import DaemonProcess, StartDaemon
@@ -92,7 +91,9 @@ def test_what_no_attempt_mends_gets_none_and_a_limit_is_waited_for(start_daemon:
     }
     assert runs["config"]["error"] == "exit status 1: error: unknown option -x"
     following = call(daemon, "GET", f"/runs/{runs['limit']['next_run_id']}").body
-    assert following["not_before"] == format_instant(datetime.fromtimestamp(reset, UTC))
+    until, _, reason = following["waiting_for"].removeprefix("agent limit is closed until ").partition(": ")
+    assert reason == "You've hit your session limit"
+    assert 0 <= parse_instant(until).timestamp() - reset <= 86_400 / 5  # a fifth of retry_delay at most
 
 
 def test_a_run_that_is_cut_off_tells_what_it_used_and_waited_for(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The last moment before an agent is started: what was answered until then is obeyed."""
 
 import asyncio
+import contextlib
 import pwd
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,16 +21,18 @@ from daemon.config.loading import load_config
 from daemon.config.schema import Config
 from daemon.http_client import HttpCall
 from daemon.model import RunStatus
+from daemon.rules.pools import EVERYTHING
 from daemon.runs.cancel import request_cancellation
 from daemon.runs.control import RunControl
 from daemon.runs.delivery_stages import NoLongerWantedError, NotNowError, Stages
+from daemon.runs.pools import pause_pool
 from daemon.schedules import management
 from daemon.schedules.management import ChangeRequest
 from daemon.schedules.revision import Revision, remove
 from daemon.store.changes import Changes, StatusChange
 from daemon.store.connection import Transaction
 from daemon.store.home import Home
-from daemon.store.runs import Run, get_run
+from daemon.store.runs import Run, get_run, update_run
 from daemon.store.schedules import ScheduleRow, get_schedule
 from tests.support.ledger import SECOND, START, Ledger
 from tests.support.parts import queue_on
@@ -123,6 +126,21 @@ async def test_what_is_answered_while_a_right_is_looked_up_is_obeyed(
     await ledger.database.write(change)
     names.answers.set()
     with pytest.raises(refusal):
+        await starting
+
+
+@pytest.mark.parametrize("start", [release, call])
+@pytest.mark.parametrize(
+    ("pool", "is_held_back"), [("max", True), ("agent:a", True), (EVERYTHING, True), ("site", False), ("a", False)]
+)
+async def test_a_pool_that_was_closed_since_the_claim_holds_the_run_back(
+    ledger: Ledger, start: Callable[[Journal], Awaitable[None]], pool: str, is_held_back: bool
+) -> None:
+    run = await claimed(ledger)
+    await ledger.database.write(lambda tx: update_run(tx, 1, NOW, pools='["max"]'))
+    await ledger.database.write(lambda tx: pause_pool(tx, pool, NOW, None, "", "bob"))
+    starting = start(journal_of(run, ledger, LiveConfig(allowing())))
+    with pytest.raises(NotNowError, match="was closed") if is_held_back else contextlib.nullcontext():
         await starting
 
 

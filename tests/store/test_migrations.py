@@ -28,7 +28,7 @@ INSERT INTO steps (run_id, name, started_at) VALUES (1, 'work', 'x');
 """
 
 REPORTED = {"failure_kind", "session", "usage_state", "denials"}
-ADDED = REPORTED | {"remote", "memory_peak_bytes", "cpu_seconds"}
+ADDED = REPORTED | {"pools", "remote", "memory_peak_bytes", "cpu_seconds"}
 """Columns that later migrations added to these tables."""
 
 
@@ -82,6 +82,29 @@ def test_a_database_of_the_first_schema_keeps_all_it_holds(tmp_path: Path) -> No
             connection.execute("INSERT INTO steps (run_id, name, started_at) VALUES (99, 'work', 'x')")
         connection.execute("DELETE FROM runs WHERE id = 2")
         assert [row["run_id"] for row in connection.execute("SELECT run_id FROM events")] == [1]
+
+
+def test_the_ledger_of_earlier_versions_is_kept_and_takes_what_a_limit_skips(tmp_path: Path) -> None:
+    path = tmp_path / DATABASE
+    path.touch()
+    steps = migrations()
+    with contextlib.closing(connect(path)) as connection:
+        migrate(connection, path, {number: step for number, step in steps.items() if number < 14})
+        connection.execute(
+            "INSERT INTO schedules (agent, name, source, every_ms, timezone, overlap, catchup, catchup_window_ms, "
+            "creator, cursor, created_at, updated_at) VALUES ('a', 's', 'declared', 1000, 'UTC', 'skip', 'latest', 1, "
+            "'config', 'x', 'x', 'x')"
+        )
+        row = (1, "x", "skipped_missed", "why", None, "y", "z", 7, 3)
+        connection.execute("INSERT INTO fires VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        before = dict(connection.execute("SELECT * FROM fires").fetchone())
+        migrate(connection, path, steps)
+        assert dict(connection.execute("SELECT * FROM fires").fetchone()) == before
+        columns = "schedule_id, scheduled_for, outcome, decided_at"
+        skipped = f"INSERT INTO fires ({columns}) VALUES (?, 'y', 'skipped_quota', '')"
+        connection.execute(skipped, (1,))
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute(skipped, (99,))
 
 
 def everything(connection: sqlite3.Connection) -> dict[str, list[dict[str, object]]]:

@@ -33,10 +33,10 @@ async def queue_on(database: Database, folder: Path, config: Config) -> AsyncIte
     async with open_session() as session, asyncio.TaskGroup() as tasks:
         agents, control = Agents(nursery, None, session, 0o077), RunControl()
         fetches = Fetches(folder, MirrorUse(), tasks)
-        hooks = HookTokens(b"")
-        pipeline = Pipeline(home, live, agents, hooks, Access(live), Outbox(live), control, fetches)
+        hooks, outbox = HookTokens(b""), Outbox(live)
+        pipeline = Pipeline(home, live, agents, hooks, Access(live), outbox, control, fetches)
         withdrawals = Withdrawals(home, live, agents, hooks, control)
-        queue = Queue(home, live, pipeline, withdrawals, control, fetches, tasks)
+        queue = Queue(home, live, pipeline, withdrawals, control, fetches, outbox, tasks)
         serving = tasks.create_task(queue.serve())
         try:
             yield queue

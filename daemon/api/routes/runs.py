@@ -26,6 +26,7 @@ from daemon.store.connection import Transaction
 from daemon.store.limits import check_pending
 from daemon.store.runs import Run, get_run
 from daemon.views.pages import PAGE_BYTES
+from daemon.views.pools import pools_now
 from daemon.views.runs import RunDetails, RunList, RunView, run_details, run_view, runs_page
 
 _LOG = structlog.get_logger()
@@ -42,7 +43,7 @@ class _AtEndError(Exception):
 async def _list(call: ApiCall) -> web.StreamResponse:
     query = call.query(requests.RunQuery)
     agents = await call.context.access.readable_agents(call.principal)
-    own = _own_run(call.principal)
+    own, config = _own_run(call.principal), call.context.config
 
     def view(connection: sqlite3.Connection) -> RunList:
         return runs_page(
@@ -57,6 +58,7 @@ async def _list(call: ApiCall) -> web.StreamResponse:
             limit=query.limit,
             cursor=query.cursor,
             most=PAGE_BYTES,
+            config=config,
         )
 
     return await call.answer(view)
@@ -64,7 +66,8 @@ async def _list(call: ApiCall) -> web.StreamResponse:
 
 async def _get(call: ApiCall) -> web.StreamResponse:
     run = await _visible(call)
-    return await call.answer(lambda c: run_details(c, run, call.context.home.state_dir))
+    folder, config = call.context.home.state_dir, call.context.config
+    return await call.answer(lambda c: run_details(c, run, folder, config))
 
 
 async def _output(call: ApiCall) -> web.StreamResponse:
@@ -204,10 +207,15 @@ async def _retry(call: ApiCall) -> web.StreamResponse:
 
 
 async def _shown(call: ApiCall, number: int, status: int = 200) -> web.StreamResponse:
-    run = await call.context.home.database.read(lambda c: get_run(c, number))
-    if run is None:
-        raise NotFoundError(f"no run {number}")
-    return reply(run_view(run), status=status)
+    config = call.context.config
+
+    def view(connection: sqlite3.Connection) -> RunView:
+        run = get_run(connection, number)
+        if run is None:
+            raise NotFoundError(f"no run {number}")
+        return run_view(run, pools_now(connection, config))
+
+    return reply(await call.context.home.database.read(view), status=status)
 
 
 async def _visible(call: ApiCall) -> Run:

@@ -72,7 +72,8 @@ async def _status(call: ApiCall) -> web.StreamResponse:
     agents = await call.context.access.readable_agents(call.principal)
     failing = problem_views(call.context.home.problems.current(), agents)
     waits = wait_views(call.context.mirrors.waits, agents)
-    problems, zone = call.context.health.problems(hint=False), call.context.config.daemon.timezone
+    problems, config = call.context.health.problems(hint=False), call.context.config
+    zone = config.daemon.timezone
     progress = {"cleanup": call.context.cleanup.progress, "retention": call.context.retention.progress}
     sweeps = {name: dict(vars(sweep)) for name, sweep in progress.items() if sweep is not None}
 
@@ -89,6 +90,7 @@ async def _status(call: ApiCall) -> web.StreamResponse:
             failing=failing,
             waits=waits,
             sweeps=sweeps,
+            config=config,
         )
 
     return await call.answer(view)
