@@ -51,6 +51,8 @@ def test_a_jitter_and_a_window_that_do_not_fit_the_cadence(tmp_path: Path, keys:
     [
         (AGENT, {"budget.cost_usd_per_day", "budget.tokens_per_day"}),
         (AGENT + 'result_format = "claude"\n', set()),
+        (AGENT + 'result_format = "opencode"\n', set()),
+        (AGENT + 'result_format = "codex"\n', {"budget.cost_usd_per_day"}),
         (AGENT.replace("command =", 'type = "acp"\ncommand ='), set()),
         (REMOTE, {"budget.cost_usd_per_day", "budget.tokens_per_day"}),
         (REMOTE + 'acp_type = "sync"\n', set()),

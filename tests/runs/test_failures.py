@@ -79,17 +79,20 @@ def test_what_no_attempt_mends_gets_none_and_a_limit_is_waited_for(start_daemon:
     agents = {
         name: agent(tmp_path, name, script, *JSON, attempts=2, retry_delay="1d") for name, script in cases.items()
     }
+    agents["missing"] = {**agents["auth"], "command": [str(tmp_path / "nowhere" / "claude"), *JSON]}
     daemon = daemon_with(start_daemon, **agents)
-    runs = {name: ended(daemon, triggered(daemon, f"{name}/s")) for name in cases}
+    runs = {name: ended(daemon, triggered(daemon, f"{name}/s")) for name in agents}
     kinds = {name: (run["status"], run["failure_kind"]) for name, run in runs.items()}
     assert kinds == {
         "auth": ("failed", "auth"),
         "config": ("failed", "config"),
+        "missing": ("failed", "config"),
         "credit": ("failed", "quota"),
         "overloaded": ("continued_as_new", "overloaded"),
         "limit": ("continued_as_new", "quota"),
     }
     assert runs["config"]["error"] == "exit status 1: error: unknown option -x"
+    assert not [event for event in daemon.log() if "report ignored" in event["event"]]
     following = call(daemon, "GET", f"/runs/{runs['limit']['next_run_id']}").body
     until, _, reason = following["waiting_for"].removeprefix("agent limit is closed until ").partition(": ")
     assert reason == "You've hit your session limit"
