@@ -11,8 +11,8 @@ from daemon.cli.locate import read_config
 from daemon.cli.output import local_time, print_json, print_table, say
 from daemon.cli.privileges import become_owner, become_reader
 from daemon.config.paths import state_dir
-from daemon.config.result_formats import chosen_format
-from daemon.config.schema import CommandAgent, Config
+from daemon.config.result_formats import chosen_formats
+from daemon.config.schema import Config
 from daemon.config.secrets import read_token
 from daemon.doctor.settings import check_settings
 from daemon.errors import StoreError
@@ -58,8 +58,7 @@ def check_config(option: Path | None, *, diff: bool, json: bool) -> None:
         view = {"schedules": schedules, "result_formats": formats, "warnings": warnings}
         print_json({**view, **(found.view() if found else {})})
     else:
-        _print_check(config, schedules, warnings, found)
-        _print_formats(formats)
+        _print_check(config, schedules, formats, warnings, found)
         say(f"{config.file} is valid.")
     if found is not None and found.unreadable is not None:
         what = "what" if found.settings is None else "which schedules"
@@ -120,7 +119,13 @@ def _refuse_bad_tokens(config: Config) -> None:
             read_token(config, token)
 
 
-def _print_check(config: Config, schedules: list[dict[str, Any]], warnings: list[str], found: _Diff | None) -> None:
+def _print_check(
+    config: Config,
+    schedules: list[dict[str, Any]],
+    formats: list[dict[str, Any]],
+    warnings: list[str],
+    found: _Diff | None,
+) -> None:
     print_table(
         ("schedule", "timezone", "next three due times"),
         ((entry["schedule"], entry["timezone"], _times(entry)) for entry in schedules),
@@ -128,24 +133,17 @@ def _print_check(config: Config, schedules: list[dict[str, Any]], warnings: list
     )
     if found is not None:
         _print_diff(config, found)
+    for one in formats:
+        if one["reason"] is not None:
+            say(f"agent {one['agent']}: result_format = {one['result_format']}, {one['reason']}")
     for warning in warnings:
         say(f"warning: {warning}", error=True)
 
 
 def _result_formats(config: Config) -> list[dict[str, Any]]:
     """Return what the output of each command is read as, and why."""
-    return [
-        {"agent": name, "result_format": chosen.name, "reason": chosen.why or None}
-        for name, agent in config.agents.items()
-        if isinstance(agent, CommandAgent) and (chosen := chosen_format(agent))
-    ]
-
-
-def _print_formats(formats: list[dict[str, Any]]) -> None:
-    """Print what was chosen where anything speaks for a format."""
-    for one in formats:
-        if one["reason"] is not None:
-            say(f"agent {one['agent']}: result_format = {one['result_format']}, {one['reason']}")
+    found = chosen_formats(config)
+    return [{"agent": name, "result_format": one.name, "reason": one.why or None} for name, one in found.items()]
 
 
 def _times(entry: dict[str, Any]) -> str:

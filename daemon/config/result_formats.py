@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import PurePath
 from typing import NamedTuple
 
-from daemon.config.schema import CommandAgent
+from daemon.config.schema import CommandAgent, Config
 
 _OPTIONS = {
     "claude": (("--output-format json", "--output-format stream-json"), "--output-format stream-json --verbose"),
@@ -40,6 +40,12 @@ def chosen_format(agent: CommandAgent) -> Chosen:
     if not given.intersection(accepted):
         return Chosen("none", f"since {program} prints plain text without {recommended}")
     return Chosen(program, f"which {program} prints")
+
+
+def chosen_formats(config: Config) -> dict[str, Chosen]:
+    """Return what the output of each command is read as, by the agent's name."""
+    commands = {name: agent for name, agent in config.agents.items() if isinstance(agent, CommandAgent)}
+    return {name: chosen_format(agent) for name, agent in commands.items()}
 
 
 def _given(arguments: Sequence[str]) -> set[str]:

@@ -119,6 +119,14 @@ def test_a_secret_in_pieces_of_a_stream_is_masked(tmp_path: Path) -> None:
     assert answer_in(tmp_path) == "***!"
 
 
+def test_a_secret_at_the_cut_of_an_answer_is_masked(tmp_path: Path) -> None:
+    text = "x" * (LONGEST_ANSWER - 10) + "sesame-street-and-more"
+    pieces = (text[: LONGEST_ANSWER - 5], text[LONGEST_ANSWER - 5 :])
+    output = b"".join(line(type="message", role="assistant", content=piece, delta=True) for piece in pieces)
+    printed(tmp_path, output, "gemini", secrets=("sesame-street-and-more",))
+    assert answer_in(tmp_path) == "x" * (LONGEST_ANSWER - 10) + "***"
+
+
 def test_a_fault_in_a_reader_keeps_what_was_known(tmp_path: Path) -> None:
     listener = Listener("claude")
     listener.hear(said("I begin."), is_error=False)

@@ -116,7 +116,7 @@ def read_report(run_dir: Path, result_format: str, secrets: Secrets) -> AgentRep
         kind=own.kind,
         session=own.session or printed.session,
         session_refused=own.session_refused,
-        usage_at_least=own.usage_at_least or printed.usage_at_least,
+        usage_at_least=own.usage_at_least or (printed.usage_at_least and not own.usage),
         failure=None if own.status is not None else printed.failure,
         denials=own.denials or printed.denials,
     )
@@ -124,7 +124,7 @@ def read_report(run_dir: Path, result_format: str, secrets: Secrets) -> AgentRep
 
 def _from_output(run_dir: Path, result_format: str, secrets: Secrets) -> AgentReport:
     """Return what the supervisor learnt from what the agent printed."""
-    known = _known(run_dir, result_format)
+    known = _known(run_dir, result_format, secrets)
     if not isinstance(known, dict):
         return _bad("the report of its supervisor is missing or damaged")
     if isinstance(known.get("fault"), str):
@@ -135,17 +135,17 @@ def _from_output(run_dir: Path, result_format: str, secrets: Secrets) -> AgentRe
     return replace(_printed(known, run_dir, secrets, complaint=missing), is_bad=True, lacks_result=True)
 
 
-def _known(run_dir: Path, result_format: str) -> object:
+def _known(run_dir: Path, result_format: str, secrets: Secrets) -> object:
     """Return what the supervisor wrote of the output, None if that cannot be read."""
     try:
         return parse(_read_regular(run_dir / REPORT))
     except FileNotFoundError:
-        return _known_of_earlier_version(run_dir, result_format)
+        return _known_of_earlier_version(run_dir, result_format, secrets)
     except (OSError, ValueError, UntrustedJsonError):
         return None
 
 
-def _known_of_earlier_version(run_dir: Path, result_format: str) -> object:
+def _known_of_earlier_version(run_dir: Path, result_format: str, secrets: Secrets) -> object:
     """Return what is known of a run whose supervisor only kept the end of the output, as before an upgrade."""
     from daemon.agents.process.formats.reader import Reader  # noqa: PLC0415 - hardly ever needed in the daemon
 
@@ -155,7 +155,7 @@ def _known_of_earlier_version(run_dir: Path, result_format: str) -> object:
     except (OSError, ValueError, LookupError):
         return None
     reader.finish()
-    return {**reader.report.summary(), "answer": reader.report.answer}
+    return {**reader.report.summary(), "answer": reader.report.bounded_answer(secrets.masked)}
 
 
 def _printed(known: dict[str, Any], run_dir: Path, secrets: Secrets, complaint: str = "") -> AgentReport:

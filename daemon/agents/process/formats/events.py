@@ -62,7 +62,6 @@ class LimitHit(NamedTuple):
 
     ends_at: object
     """When it is reset, in seconds since the epoch, as printed."""
-    name: str
 
 
 class Failed(NamedTuple):

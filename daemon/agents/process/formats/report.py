@@ -1,6 +1,6 @@
 """Fold what an agent says, event by event, into what is known of its run; bounded, however much it says."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from .events import (
@@ -96,6 +96,12 @@ class Report:
         self._total = event.total
         self._models = {name[:_LONGEST_NAME]: amounts for name, amounts in event.models.items()}
 
+    def bounded_answer(self, masked: Callable[[str], str]) -> str:
+        """Return the answer, masked before it is cut, with a mark if it is too long."""
+        shown = masked(self.answer)
+        data = shown.encode(errors="replace")
+        return shown if len(data) <= LONGEST_ANSWER else data[:LONGEST_ANSWER].decode(errors="ignore") + _CUT
+
     def summary(self) -> dict[str, Any]:
         """Return what is known as JSON."""
         used, is_complete = self._usage()
@@ -109,7 +115,6 @@ class Report:
             "denials": list(self._denials.values()),
             "retrying": _shown(self._retrying),
             "limit_ends_at": limit.ends_at if limit and isinstance(limit.ends_at, int | float) else None,
-            "limit": limit.name[:_LONGEST_NAME] if limit else None,
             "failure": failure
             and {
                 "words": failure.words[:_LONGEST_WORDS],
@@ -129,14 +134,6 @@ class Report:
         if not any(self._total) and any(calls):
             return calls, False
         return self._total, True
-
-
-def bounded_answer(answer: str) -> str:
-    """Return an answer, cut with a mark if it is too long."""
-    data = answer.encode(errors="replace")
-    if len(data) <= LONGEST_ANSWER:
-        return answer
-    return data[:LONGEST_ANSWER].decode(errors="ignore") + _CUT
 
 
 def _shown(retrying: Retrying | None) -> str | None:

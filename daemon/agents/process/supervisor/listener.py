@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 REPORT = "report.json"
 """The file with what is known of the run (`formats.report.Report.summary`), and a `fault` if reading it failed."""
 ANSWER = "answer.txt"
-"""The file with all that the agent answered, if it answered anything."""
+"""The file with all that the agent answered; empty if it answered nothing."""
 _KEPT = 4096  # bytes of the end of each stream
 _LONGEST_LINE = 500  # bytes; in a record of the status file, where JSON may double them
 _SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")  # ECMA-48
@@ -77,14 +77,12 @@ class Listener:
             return
         if self._reader is not None and self._fault is None:
             self._guarded(self._reader.finish)
-        known = {} if self._reader is None else self._reader.report.summary()
-        answer = "" if self._reader is None else self._reader.report.answer
-        shown = json.dumps(secrets.masked_value({**known, "fault": self._fault}), ensure_ascii=False)
-        _write(os.path.join(run_dir, REPORT), shown)
+        report = None if self._reader is None else self._reader.report
+        known = {**(report.summary() if report else {}), "fault": self._fault}
+        _write(os.path.join(run_dir, REPORT), json.dumps(secrets.masked_value(known), ensure_ascii=False))
+        answer = report.bounded_answer(secrets.masked) if report else ""
         if answer:
-            from ..formats.report import bounded_answer  # noqa: PLC0415 - loaded already
-
-            _write(os.path.join(run_dir, ANSWER), bounded_answer(secrets.masked(answer)))
+            _write(os.path.join(run_dir, ANSWER), answer)
 
 
 def _cut(text: str, most: int) -> str:
