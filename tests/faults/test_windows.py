@@ -74,13 +74,13 @@ IN_THE_SUPERVISOR = """
 import daemon.agents.process.launcher as launcher
 patch = '''
 import time
-from supervisor.supervisor import Supervisor
+from process.supervisor.supervisor import Supervisor
 def slow(self, *arguments):
     open({flag!r}, "w").write("there")
     time.sleep(3600)
 Supervisor.{method} = slow
 '''.format(flag=FLAG, method=METHOD)
-launcher._CODE = launcher._CODE.replace("from supervisor.nursery", patch + "from supervisor.nursery")
+launcher._CODE = launcher._CODE.replace("from process.supervisor", patch + "from process.supervisor")
 """
 RUNNING = "SELECT * FROM runs WHERE status = 'running' AND pid IS NOT NULL"
 
