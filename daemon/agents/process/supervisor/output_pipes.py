@@ -35,8 +35,9 @@ class OutputPipes:
     def _open_pipe(self, *, is_error: bool) -> int:
         """Open a pipe for output; return the end that the command writes to."""
         read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # the user has too much in pipes already: it stays as small as others
-            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _CAPACITY)
+        if not is_error:  # which says little, and what a user may have in pipes is limited (pipe(7))
+            with contextlib.suppress(OSError):  # it is used up: this pipe stays as it is
+                fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _CAPACITY)
         os.set_blocking(write_end, True)
         self._pipes[read_end] = is_error
         return write_end
