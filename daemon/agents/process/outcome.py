@@ -42,14 +42,13 @@ def read_end(
     if descriptor is None:
         return None, None, AgentReport()
     ended = read_exit(descriptor, key)
-    has_run = ended is not None and ended.reason not in {"exec_failed", "exec_impossible_now"}
-    report = read_report(work.run_dir, work.settings.result_format, secrets) if has_run else AgentReport()
+    report = read_report(work.run_dir, work.settings.result_format, secrets) if ended else AgentReport()
     return ended, read_cancellation(descriptor, key), report
 
 
 def outcome_of(ended: ExitRecord, cancelled: str | None, report: AgentReport, work: Work) -> Outcome:
     """Combine what the supervisor recorded with what the agent reported."""
-    if report.lacks_result and (ended.reason, ended.exit_code) != ("exited", 0):
+    if report.lacks_result and (ended.reason, ended.exit_code) != ("exited", 0):  # or it did not even start
         report = replace(report, complaint=None, is_bad=False)  # whatever ended it says why there is none
     complaint = report.complaint or ended.complaint
     _log(report, complaint, work)
