@@ -175,7 +175,7 @@ PRINTED = [
     (json.dumps(CLAUDE, indent=2), "completed", "All done."),
     ('{"type": "system"}\nsome warning\n' + json.dumps(CLAUDE), "completed", "All done."),
     (json.dumps([{"type": "system"}, CLAUDE]), "completed", "All done."),
-    (json.dumps({**CLAUDE, "is_error": True, "result": "Limit reached"}), "failed", "Limit reached"),
+    (json.dumps({**CLAUDE, "is_error": True, "result": "Out of turns"}), "failed", "Out of turns"),
 ]
 
 
