@@ -36,7 +36,7 @@ def chosen_format(agent: CommandAgent) -> Chosen:
     if program not in _OPTIONS:
         return Chosen("none", "")
     accepted, recommended = _OPTIONS[program]
-    given = _given(agent.command[1:])
+    given = options_of(agent.command[1:])
     if not given.intersection(accepted):
         return Chosen("none", f"since {program} prints plain text without {recommended}")
     return Chosen(program, f"which {program} prints")
@@ -48,7 +48,7 @@ def chosen_formats(config: Config) -> dict[str, Chosen]:
     return {name: chosen_format(agent) for name, agent in commands.items()}
 
 
-def _given(arguments: Sequence[str]) -> set[str]:
+def options_of(arguments: Sequence[str]) -> set[str]:
     """Return the options of a command, each alone and with its value: `--x=y` and `--x y` are the same."""
     pairs = {f"{one} {following}" for one, following in pairwise(arguments)}
     return {*arguments, *pairs, *(one.replace("=", " ", 1) for one in arguments if one.startswith("-"))}

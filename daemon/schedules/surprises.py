@@ -1,12 +1,13 @@
-"""Find settings of pools, schedules and budgets that are valid, but do not do what they seem to."""
+"""Find settings of pools, schedules, budgets and commands that are valid, but do not do what they seem to."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from daemon.config.result_formats import chosen_format
 from daemon.config.schema import AgentexAgent, BaseAgent, CommandAgent, Config, Schedule
 from daemon.model import Catchup, Overlap
+from daemon.schedules.command_surprises import of_command
 from daemon.schedules.declared import definition_of
+from daemon.schedules.surprise import Surprise
 from daemon.store.schedules import cadence_from
 from daemon.units import format_duration
 
@@ -14,31 +15,18 @@ _COST_FORMATS = ("claude", "opencode")
 """The values of `result_format` that read a cost from the output."""
 _TOKEN_FORMATS = (*_COST_FORMATS, "codex", "gemini")
 """Those that read tokens from it."""
-_IF_INTENDED = "change it, unless it is intended"
-
-
-@dataclass(frozen=True)
-class Surprise:
-    """A setting that probably does not do what it was set for."""
-
-    about: str
-    """A key path of the config."""
-    what: str
-    fix: str = _IF_INTENDED
-
-    def __str__(self) -> str:
-        """Return a sentence for people, without the fix."""
-        return f"{self.about}: {self.what}"
 
 
 def find_surprises(config: Config) -> Iterator[Surprise]:
-    """Yield the settings of pools, and of agents' budgets and schedules, that probably do not do what they should."""
+    """Yield the settings that probably do not do what they should."""
     used = {pool for agent in config.agents.values() for pool in agent.pools}
     for name in sorted(config.pools.keys() - used):
         yield Surprise(f"pools.{name}", "no agent uses this pool", f'add pools = ["{name}"] to an agent, or remove it')
     for name, agent in config.agents.items():
         place = f"agents.{name}"
         yield from _budget(f"{place}.budget", agent)
+        if isinstance(agent, CommandAgent):
+            yield from of_command(place, agent)
         for schedule, settings in agent.schedules.items():
             yield from _schedule(f"{place}.schedules.{schedule}", settings, config)
             if settings.overlap is Overlap.ALLOW_ALL and agent.max_concurrent == 1:

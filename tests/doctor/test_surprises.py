@@ -77,3 +77,36 @@ def test_a_pool_that_no_agent_uses_and_a_probe_that_does_not_exist_are_named(tmp
     assert found(tmp_path, text) == [("pools.unused", "no agent uses this pool")]
     told = [(one.about, one.what) for one in check_settings(load_config(tmp_path / "config.toml", {}))]
     assert ("pools.used.probe", "no executable program 'no-such-program' found") in told
+
+
+CLAUDE = '[agents.a]\nresult_format = "claude"\ncommand = ["true", "-p", "--output-format", '
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (CLAUDE + '"json"]\nidle_timeout = "1h"', "prints nothing before its end"),
+        (CLAUDE.replace('format", ', 'format=json"') + ']\nidle_timeout = "1h"', "prints nothing before its end"),
+        (CLAUDE + '"json"]', None),
+        (CLAUDE + '"stream-json"]\nidle_timeout = "5m"', None),
+        (CLAUDE + '"stream-json"]\nidle_timeout = "299s"', "for minutes while it waits for its provider"),
+        ('[agents.a]\ncommand = ["true"]\nidle_timeout = "10s"', None),
+    ],
+)
+def test_an_idle_timeout_that_ends_healthy_runs(tmp_path: Path, keys: str, said: str | None) -> None:
+    what = [text for about, text in found(tmp_path, keys) if about == "idle_timeout"]
+    assert len(what) == (said is not None)
+    assert said is None or said in what[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_said"),
+    [
+        ('command = ["true"]\ninput = "argument"', True),
+        ('command = ["true", "--"]\ninput = "argument"', False),
+        ('command = ["true"]', False),
+    ],
+)
+def test_an_input_that_may_be_taken_for_an_option(tmp_path: Path, keys: str, is_said: bool) -> None:
+    schedule = '[agents.a.schedules.s]\nevery = "1h"\ninput = "- look at the issues"\n'
+    assert bool(found(tmp_path, f"[agents.a]\n{keys}\n{schedule}")) is is_said
