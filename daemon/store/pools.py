@@ -15,7 +15,7 @@ _MOST_TOLD = 100  # waiting runs that are looked up at once
 
 def closures(source: Transaction | sqlite3.Connection) -> list[Closure]:
     """Return what keeps pools closed; a row that somebody edited badly has ended."""
-    return [_closure_from(row) for row in source.execute("SELECT * FROM pool_closures ORDER BY since, pool, cause")]
+    return [_closure_from(row) for row in source.execute("SELECT * FROM pool_closures")]
 
 
 def _closure_from(row: sqlite3.Row) -> Closure:
@@ -32,7 +32,7 @@ def _instant(text: str) -> datetime:
 
 
 def close_pool(tx: Transaction, closure: Closure) -> bool:
-    """Close a pool, or keep it closed until a later time; return whether that cause did not keep it closed before.
+    """Close a pool, or keep it closed until a later time; return whether that changes anything.
 
     A pause replaces an earlier one; whatever an agent meets never opens a pool earlier than another agent said.
     """
@@ -40,7 +40,7 @@ def close_pool(tx: Transaction, closure: Closure) -> bool:
         "SELECT until FROM pool_closures WHERE pool = ? AND cause = ?", (closure.pool, closure.cause)
     ).fetchone()
     until = None if closure.until is None else format_instant(closure.until)
-    if known is not None and closure.cause is not Cause.PAUSE and until is not None and known["until"] >= until:
+    if known is not None and closure.cause is not Cause.PAUSE and (until is None or known["until"] >= until):
         return False
     since = format_instant(closure.since)
     tx.execute(
@@ -53,7 +53,7 @@ def close_pool(tx: Transaction, closure: Closure) -> bool:
         ),
     )
     tx.changes.count("pool", closure.pool)
-    return known is None
+    return True
 
 
 def end_closures(tx: Transaction, ended: Iterable[Closure]) -> None:

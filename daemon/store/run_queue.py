@@ -79,7 +79,8 @@ def start_facts(source: Transaction | sqlite3.Connection, run_id: int) -> StartF
         f"SELECT r.status, coalesce(s.paused, 0) AND NOT {REQUESTED} AS paused, s.deleted_at IS NOT NULL AS deleted, "
         "EXISTS (SELECT 1 FROM cancellation_flags f WHERE f.run_id = r.id) AS cancelled, "
         "(SELECT c.pool FROM pool_closures c WHERE c.pool IN (?, 'agent:' || r.agent) "
-        "OR c.pool IN (SELECT value FROM json_each(coalesce(r.pools, '[]'))) LIMIT 1) AS closed_pool "
+        "OR (r.pools IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(r.pools) p WHERE p.value = c.pool)) LIMIT 1) "
+        "AS closed_pool "
         "FROM runs r LEFT JOIN schedules s ON s.id = r.schedule_id WHERE r.id = ?",
         (EVERYTHING, run_id),
     ).fetchone()

@@ -134,6 +134,19 @@ async def test_a_login_failure_closes_the_pools_with_a_probe_until_it_passes(led
     assert [event["event"] for event in await told(ledger)] == ["failed", "pool_closed", "pool_opened"]
 
 
+async def test_a_pool_that_a_limit_and_a_login_failure_close_is_open_after_both(ledger: Ledger, outbox: Outbox) -> None:
+    await ledger.declare('overlap = "allow_all"')
+    await ledger.decide(START + 30 * SECOND)
+    await end(ledger, outbox, 1, LIMIT)
+    await end(ledger, outbox, 2, LOGIN)
+    await end(ledger, outbox, 3, replace(LOGIN, error="still not signed in"))
+    assert [closure.run_id for closure in await closed(ledger)] == [1, 2]
+    await opened(ledger, outbox, NOW + HOUR)
+    assert [event["event"] for event in await told(ledger) if "pool" in event] == ["pool_closed"]
+    await ledger.database.write(lambda tx: open_probed(tx, "max", NOW, PROBED, outbox))
+    assert [event["event"] for event in await told(ledger) if "pool" in event] == ["pool_closed", "pool_opened"]
+
+
 async def test_a_person_opens_one_pool_whatever_closes_it_and_with_everything_only_what_is_paused(
     ledger: Ledger, outbox: Outbox
 ) -> None:
