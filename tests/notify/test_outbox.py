@@ -262,8 +262,8 @@ def test_each_kind_of_event_has_its_urgency() -> None:
     [kinds] = get_args(Notify.model_fields["on"].annotation)
     assert {kind: urgency(kind) for kind in get_args(kinds)} == {
         **dict.fromkeys(["failed", "interrupted", "missed", "quota"], ("high", "warning")),
-        **dict.fromkeys(["denied", "budget"], ("high", "no_entry")),
-        **dict.fromkeys(["recovered", "completed"], ("default", "white_check_mark")),
+        **dict.fromkeys(["denied", "budget", "pool_closed"], ("high", "no_entry")),
+        **dict.fromkeys(["recovered", "completed", "pool_opened"], ("default", "white_check_mark")),
         **dict.fromkeys(["cleanup", "retention"], ("low", "wastebasket")),
     }
     assert urgency("cleanup", failed=[{"run_id": 1, "reason": "full"}]) == ("high", "warning")
