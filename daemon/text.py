@@ -1,10 +1,13 @@
 """Make text from outside safe to show."""
 
 import codecs
+import re
 
 CUT = "\n[cut]"
 """Ends a text for people of which the rest is left out."""
 _encode = codecs.getencoder("unicode_escape")  # looked up now: later there may be no free file descriptor to load it
+
+_LAYOUT = re.compile(r"([\n\t])")
 
 
 def escape(text: str) -> str:
@@ -12,6 +15,14 @@ def escape(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _encode(c, "surrogatepass")[0].decode() for c in text)
+
+
+def escape_lines(text: str) -> str:
+    """Return text escaped, except its new lines and tabs; another end of a line becomes a new line."""
+    if text.isprintable():
+        return text
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(part if part in {"\n", "\t"} else escape(part) for part in _LAYOUT.split(text))
 
 
 def plural(number: int, noun: str) -> str:

@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from daemon.agents.process.supervisor import tree
 from daemon.agents.process.supervisor.files import open_in
 from daemon.cli.client import Client
 from daemon.cli.offline import may_read, reading, run_numbered
+from daemon.cli.transcript import Transcript
 from daemon.config.paths import state_dir
 from daemon.config.schema import Config
 from daemon.errors import DaemonUnreachableError, RefusedError
 from daemon.model import ACTIVE
 from daemon.runs.folder import run_folder
-from daemon.runs.settings import largest_output
+from daemon.runs.settings import largest_output, settings_of
 from daemon.store.lock import running_daemon
 from daemon.store.runs import Run, get_run
 from daemon.text import escape
@@ -42,7 +44,8 @@ def output_of(config: Config, run: int, *, follow: bool) -> tuple[Iterator[bytes
 
     def details() -> dict[str, Any]:
         with reading(config) as connection:
-            return dict(run_view(run_numbered(connection, run)))
+            found = run_numbered(connection, run)
+            return {**run_view(found), "result_format": settings_of(found).result_format}
 
     details()
     return _copy(config, run, follow=follow), details
@@ -86,6 +89,34 @@ def _chunks(folder: Path, start: int, largest: int) -> Iterator[bytes]:
             yield chunk
         if stream.read(1):
             raise RefusedError(f"{folder / 'output.log'} has more than the {largest} bytes that agentcron writes")
+
+
+def show_for_people(chunks: Iterator[bytes], details: Callable[[], dict[str, Any]]) -> None:
+    """Write the transcript of a run whose format is known, and the output of any other; both as they arrive.
+
+    The format is asked for when there is output, which is when a pending run has got its settings.
+    """
+    first = next(chunks, None)
+    if first is None:
+        return
+    every = chain([first], chunks)
+    result_format = details().get("result_format", "none")  # the daemon of an earlier version does not say
+    try:
+        transcript = None if result_format == "none" else Transcript(result_format)
+    except LookupError:  # one of a later version
+        transcript = None
+    if transcript is None:
+        show(every)
+        return
+    for chunk in every:
+        _write_all(transcript.feed(chunk))
+    _write_all(transcript.finish())
+
+
+def _write_all(texts: Iterable[str]) -> None:
+    for text in texts:
+        sys.stdout.buffer.write(text.encode(errors="replace"))
+    sys.stdout.buffer.flush()
 
 
 def show(chunks: Iterable[bytes]) -> None:

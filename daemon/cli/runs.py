@@ -1,5 +1,6 @@
 """`agentcron runs ...`: start, show, follow, cancel and retry runs."""
 
+from collections import deque
 from typing import Annotated, Any
 
 import typer
@@ -91,22 +92,39 @@ def show(context: typer.Context, run: RunNumber, json: Json = False) -> None:
 def logs(
     context: typer.Context,
     run: RunNumber,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow the output until the run ends.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow the run until it ends.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Show the output as the agent printed it.")] = False,
+    answer: Annotated[bool, typer.Option("--answer", help="Show only what the agent answered.")] = False,
     json: Json = False,
 ) -> None:
-    """Show the output of a run."""
+    """Show what a run did: its output, or a transcript if agentcron knows the format of its output.
+
+    With --json, the output is as the agent printed it.
+    """
     from daemon.cli.locate import find_daemon
-    from daemon.cli.run_output import output_of
+    from daemon.cli.run_answer import show_answer
+    from daemon.cli.run_output import output_of, show_for_people
     from daemon.cli.run_output import show as show_output
 
-    chunks, ended = output_of(find_daemon(context.obj), run, follow=follow)
-    if json:
+    if raw and answer:
+        raise typer.BadParameter("give only one of --raw and --answer", param_hint="--raw")
+    config = find_daemon(context.obj)
+    if answer and not follow:
+        show_answer(config, run, json=json)
+        return
+    chunks, details = output_of(config, run, follow=follow)
+    if answer:
+        deque(chunks, maxlen=0)
+        show_answer(config, run, json=json)
+    elif json:
         output = b"".join(chunks)
-        details = ended()
-        facts = {key: details[key] for key in ("status", "output_bytes", "output_dropped")}
+        ended = details()
+        facts = {key: ended[key] for key in ("status", "output_bytes", "output_dropped")}
         print_json({"run_id": run, "output": output.decode(errors="replace"), **facts})
-    else:
+    elif raw:
         show_output(chunks)
+    else:
+        show_for_people(chunks, details)
 
 
 @app.command(epilog="Example: agentcron runs cancel 42")

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from daemon.config.schema import Config
 from daemon.model import RunStatus, Step, Trigger
 from daemon.rules.pools import Pools
+from daemon.runs.settings import settings_of
 from daemon.store.events import EVENT_DATA
 from daemon.store.rows import row_of, shown
 from daemon.store.run_notifications import notifications_of
@@ -69,6 +70,7 @@ class RunView(TypedDict):
 class RunDetails(RunView):
     """A run with its input, steps, events (the newest 1,000), notifications (up to 100) and workspace."""
 
+    result_format: str
     initial_input: dict[str, str]
     task_params: dict[str, Any]
     task_metadata: dict[str, Any]
@@ -161,6 +163,7 @@ def _run_details(connection: sqlite3.Connection, run: Run, state_dir: Path, pool
     events = reversed(page_of(newest, _MOST_EVENTS, PAGE_BYTES)[0])
     return {
         **run_view(run, pools),
+        "result_format": settings_of(run).result_format,
         "initial_input": {"type": "text", "author": run.input_author, "content": run.input_content},
         "task_params": json.loads(run.task_params),
         "task_metadata": json.loads(run.task_metadata),

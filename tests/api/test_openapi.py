@@ -35,6 +35,7 @@ GET /runs
 POST /agents/{agent}/runs
 GET /runs/{id}
 GET /runs/{id}/output
+GET /runs/{id}/answer
 POST /runs/{id}/cancel
 POST /runs/{id}/retry
 GET /workspaces

@@ -85,7 +85,7 @@ def test_a_user_sees_and_changes_what_the_config_grants(start_daemon: StartDaemo
     daemon.wait_for_run("completed", number=hidden)
     status, page = ask("GET", "/runs?limit=1")
     assert (status, page["total"], [run["agent"] for run in page["runs"]]) == (200, 2, ["mine"])
-    for path in (f"/runs/{hidden}", f"/runs/{hidden}/output"):
+    for path in (f"/runs/{hidden}", f"/runs/{hidden}/output", f"/runs/{hidden}/answer"):
         assert ask("GET", path)[0] == 404
     assert ask("POST", f"/runs/{hidden}/retry")[0] == 404
     assert ask("POST", "/reload")[0] == 403

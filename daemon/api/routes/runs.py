@@ -25,6 +25,7 @@ from daemon.runs.start import start_run
 from daemon.store.connection import Transaction
 from daemon.store.limits import check_pending
 from daemon.store.runs import Run, get_run
+from daemon.views.answers import RunAnswer, run_answer
 from daemon.views.pages import PAGE_BYTES
 from daemon.views.pools import pools_now
 from daemon.views.runs import RunDetails, RunList, RunView, run_details, run_view, runs_page
@@ -68,6 +69,11 @@ async def _get(call: ApiCall) -> web.StreamResponse:
     run = await _visible(call)
     folder, config = call.context.home.state_dir, call.context.config
     return await call.answer(lambda c: run_details(c, run, folder, config))
+
+
+async def _answer(call: ApiCall) -> web.StreamResponse:
+    run = await _visible(call)
+    return await call.answer(lambda _: run_answer(run, call.context.home.state_dir))
 
 
 async def _output(call: ApiCall) -> web.StreamResponse:
@@ -269,6 +275,7 @@ ROUTES = [
         query=requests.OutputQuery,
         refusals=(404, 409),
     ),
+    Route("GET", "/runs/{id}/answer", "what the agent of a run answered", _answer, RunAnswer, refusals=(404,)),
     Route("POST", "/runs/{id}/cancel", "cancel an active run", _cancel, RunView, refusals=(404, 409)),
     Route("POST", "/runs/{id}/retry", "retry a run", _retry, RunView, status=201, refusals=(404, 409, 429)),
 ]

@@ -3,7 +3,20 @@
 from collections.abc import Iterator
 from typing import Any
 
-from .events import Amounts, Denied, Ended, Event, Failed, LimitHit, Retrying, Said, SessionStarted, Used, UsedTool
+from .events import (
+    Amounts,
+    Denied,
+    Ended,
+    Event,
+    Failed,
+    LimitHit,
+    Retrying,
+    Said,
+    SessionStarted,
+    ToolResult,
+    Used,
+    UsedTool,
+)
 from .values import (
     amount,
     count_in,
@@ -17,8 +30,14 @@ from .values import (
     total,
 )
 
+KINDS = frozenset(
+    ("system", "assistant", "user", "stream_event", "rate_limit_event", "tool_progress", "tool_use_summary", "result")
+)
+"""The types of its lines."""
 _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _INPUT_OF_MODEL = ("inputTokens", "cacheCreationInputTokens", "cacheReadInputTokens")
+_NO_FAILURES = ("", "completed", "success")
+"""What the fields that may name a failure hold otherwise."""
 _MOST_ERRORS = 10
 _MOST_MODELS = 20
 
@@ -31,6 +50,11 @@ def events_of(content: dict[str, Any]) -> Iterator[Event]:
     match content.get("type"):
         case "assistant":
             yield from _message(content)
+        case "user":
+            for part in objects_in(object_in(content, "message"), "content"):
+                if part.get("type") == "tool_result":
+                    failed = part.get("is_error") is True
+                    yield ToolResult(part.get("content"), text_in(part, "tool_use_id") or None, failed)
         case "system" if content.get("subtype") == "api_retry":
             cause = f"{content.get('error_status') or ''} {text_in(content, 'error')}".strip()
             yield Retrying(cause, count_in(content, "attempt"), count_in(content, "max_retries"))
@@ -50,7 +74,7 @@ def _message(content: dict[str, Any]) -> Iterator[Event]:
         yield Used(_amounts(usage), call)
     for part in objects_in(message, "content"):
         if part.get("type") == "tool_use":
-            yield UsedTool(text_in(part, "name"))
+            yield UsedTool(text_in(part, "name"), part.get("input"), text_in(part, "id") or None)
         elif part.get("type") == "text" and content.get("parent_tool_use_id") is None:
             yield Said(text_in(part, "text"))
 
@@ -74,7 +98,9 @@ def _result(content: dict[str, Any]) -> Iterator[Event]:
         yield Failed(text_in(content, "result"), name="refusal")
     elif content.get("is_error") is True or subtype.startswith("error"):
         words = text_in(content, "result") or _errors(content)
-        yield Failed(words, status_in(content, "api_error_status"), text_in(content, "terminal_reason") or subtype)
+        names = (text_in(content, "terminal_reason"), subtype)
+        name = next((one for one in names if one not in _NO_FAILURES), "")
+        yield Failed(words, status_in(content, "api_error_status"), name)
 
 
 def _amounts(usage: dict[str, Any]) -> Amounts:

@@ -5,11 +5,25 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from .events import Amounts, Denied, Ended, Event, Failed, Retrying, Said, SessionStarted, UsedTool
-from .values import object_in, text_in, tool_call, total
+from .events import Amounts, Denied, Ended, Event, Failed, Retrying, Said, SessionStarted, ToolResult, UsedTool, Warned
+from .values import count_in, object_in, objects_in, text_in, tool_call, total
 
+KINDS = frozenset(
+    (
+        "thread.started",
+        "turn.started",
+        "turn.completed",
+        "turn.failed",
+        "item.started",
+        "item.updated",
+        "item.completed",
+        "error",
+    )
+)
+"""The types of its lines."""
 _RECONNECTING = re.compile(r"Reconnecting\.\.\. (\d{1,3})/(\d{1,3})(?: \((.{0,500}?)\))?\Z", re.DOTALL)
-_TALK = frozenset({"agent_message", "reasoning", "error", "todo_list"})
+_NO_TOOLS = frozenset({"reasoning", "todo_list"})
+_MOST_CHANGES = 50  # files of one edit
 _LONGEST_NESTED = 64 * 1024  # characters of an error that is itself JSON
 
 
@@ -18,6 +32,8 @@ def events_of(content: dict[str, Any]) -> Iterator[Event]:
     match content.get("type"):
         case "thread.started":
             yield SessionStarted(text_in(content, "thread_id"))
+        case "item.started" if object_in(content, "item").get("type") == "command_execution":
+            yield _command(object_in(content, "item"))
         case "item.completed":
             yield from _item(object_in(content, "item"))
         case "turn.completed":
@@ -35,11 +51,32 @@ def _item(item: dict[str, Any]) -> Iterator[Event]:
     kind = text_in(item, "type")
     if kind == "agent_message":
         yield Said(text_in(item, "text"))
-    elif kind not in _TALK:
-        yield UsedTool(kind)
+    elif kind == "error":
+        yield Warned(text_in(item, "message"))
+    elif kind not in _NO_TOOLS:
+        yield from _tool(kind, item)
         if item.get("status") == "declined":
             name, given = ("shell", item.get("command")) if kind == "command_execution" else (kind, item.get("tool"))
             yield Denied(tool_call(name, given), text_in(item, "id") or None)
+
+
+def _tool(kind: str, item: dict[str, Any]) -> Iterator[Event]:
+    match kind:
+        case "command_execution":
+            yield _command(item)
+            failed, status = item.get("status") == "failed", count_in(item, "exit_code")
+            yield ToolResult(item.get("aggregated_output"), text_in(item, "id") or None, failed, status)
+        case "file_change":
+            for change in objects_in(item, "changes")[:_MOST_CHANGES] or [{}]:
+                yield UsedTool("edit", {"path": text_in(change, "path") or "a file"})
+        case "mcp_tool_call":
+            yield UsedTool(f"{text_in(item, 'server')}.{text_in(item, 'tool')}", item.get("arguments"))
+        case _:
+            yield UsedTool(kind, {"query": item.get("query")})
+
+
+def _command(item: dict[str, Any]) -> UsedTool:
+    return UsedTool("shell", {"command": item.get("command")}, text_in(item, "id") or None)
 
 
 def _error(words: str) -> Event:

@@ -22,6 +22,26 @@ class UsedTool(NamedTuple):
     """The agent used a tool, so what it says next is another text."""
 
     name: str
+    given: object = None
+    """Its input, as printed."""
+    call: str | None = None
+    """Identifies the call, which several lines may report."""
+
+
+class ToolResult(NamedTuple):
+    """What a tool returned to the agent."""
+
+    output: object
+    """As printed."""
+    call: str | None = None
+    failed: bool = False
+    exit_status: int | None = None
+
+
+class Warned(NamedTuple):
+    """The agent goes on, but warns the person."""
+
+    text: str
 
 
 class Retrying(NamedTuple):
@@ -85,4 +105,4 @@ class Ended(NamedTuple):
     """The same by model."""
 
 
-Event = SessionStarted | Said | UsedTool | Retrying | Used | Denied | LimitHit | Failed | Ended
+Event = SessionStarted | Said | UsedTool | ToolResult | Warned | Retrying | Used | Denied | LimitHit | Failed | Ended

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from .events import Amounts, Ended, Event, Failed, Said, SessionStarted, UsedTool
+from .events import Amounts, Ended, Event, Failed, Said, SessionStarted, ToolResult, UsedTool
 from .values import object_in, status_in, text_in, total
 
-READS_STANDARD_ERROR = True
-"""Its failures are printed there."""
+KINDS = frozenset(("init", "message", "tool_use", "tool_result", "result", None))
+"""The types of its lines; the one object of the `json` format has none."""
 _MOST_MODELS = 20
 
 
@@ -20,7 +20,11 @@ def events_of(content: dict[str, Any]) -> Iterator[Event]:
         case "message" if content.get("role") == "assistant":
             yield Said(text_in(content, "content"), continues=content.get("delta") is True)
         case "tool_use":
-            yield UsedTool(text_in(content, "tool_name"))
+            call = text_in(content, "tool_id") or None
+            yield UsedTool(text_in(content, "tool_name"), content.get("parameters"), call)
+        case "tool_result":
+            failed = content.get("status") == "error"
+            yield ToolResult(content.get("output"), text_in(content, "tool_id") or None, failed)
         case "result":
             stats = object_in(content, "stats")
             yield Ended(total=Amounts(total([stats.get("input_tokens")]), total([stats.get("output_tokens")])))

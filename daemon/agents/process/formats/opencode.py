@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from .events import Amounts, Denied, Ended, Event, Failed, Said, SessionStarted, Used, UsedTool
-from .values import amount, object_in, status_in, text_in, tool_call, total
+from .events import Amounts, Denied, Ended, Event, Failed, Said, SessionStarted, ToolResult, Used, UsedTool
+from .values import amount, count_in, object_in, status_in, text_in, tool_call, total
 
+KINDS = frozenset(("step_start", "text", "reasoning", "tool_use", "step_finish", "error"))
+"""The types of its lines."""
 _DENIED = ("rejected permission to use", "specified a rule which prevents you from using")
 """What the errors of tools say that it was not allowed to use."""
 
@@ -35,7 +37,10 @@ def events_of(content: dict[str, Any]) -> Iterator[Event]:
 
 
 def _tool(part: dict[str, Any]) -> Iterator[Event]:
-    name, state = text_in(part, "tool"), object_in(part, "state")
-    yield UsedTool(name)
-    if state.get("status") == "error" and any(words in text_in(state, "error") for words in _DENIED):
-        yield Denied(tool_call(name, state.get("input")), text_in(part, "callID") or None)
+    name, state, call = text_in(part, "tool"), object_in(part, "state"), text_in(part, "callID") or None
+    failed = state.get("status") == "error"
+    yield UsedTool(name, state.get("input"), call)
+    output, exit_status = state.get("error" if failed else "output"), count_in(object_in(state, "metadata"), "exit")
+    yield ToolResult(output, call, failed, exit_status)
+    if failed and any(words in text_in(state, "error") for words in _DENIED):
+        yield Denied(tool_call(name, state.get("input")), call)

@@ -7,8 +7,8 @@ of an array whose beginning is missing, or that holds too much, only the last ob
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
 
 from ..supervisor.untrusted_json import UntrustedJsonError, check_bounds
 from .events import Event
@@ -20,9 +20,24 @@ _MOST_VALUES = 20_000
 _OPENS, _CLOSES = (b"{", b"["), (b"}", b"]")
 _OPENING = re.compile(rb"^[{\[]", re.MULTILINE)
 _TURN = re.compile(rb"^(?:[{\[]|[}\]][ \t\r]*$)", re.MULTILINE)  # what ends a document, or begins another
+_DECODER = json.JSONDecoder()
 _MARKS_BACKWARDS = re.compile(rb'"\\*|[{}]')
 
-EventsOf = Callable[[dict[str, Any]], Iterator[Event]]
+
+class Format(NamedTuple):
+    """What a program prints."""
+
+    events_of: Callable[[dict[str, Any]], Iterator[Event]]
+    """Yields what one object says."""
+    kinds: Collection[str | None]
+    """The types of its objects."""
+    reads_errors: bool = False
+    """Whether it prints on the standard error as well."""
+
+    def has(self, content: dict[str, Any]) -> bool:
+        """Return whether an object can be of this format."""
+        kind = content.get("type")
+        return kind in self.kinds if isinstance(kind, str) else None in self.kinds and "session_id" in content
 
 
 class Reader:
@@ -31,9 +46,10 @@ class Reader:
     def __init__(self, result_format: str) -> None:
         """Read a format; raise LookupError if there is none of that name."""
         self.report = Report()
-        self._events_of, reads_errors = _format(result_format)
+        found = format_named(result_format)
+        self._events_of = found.events_of
         self._output = Documents()
-        self._errors = Documents() if reads_errors else None
+        self._errors = Documents() if found.reads_errors else None
 
     def feed(self, chunk: bytes) -> None:
         """Read the next bytes of the standard output."""
@@ -56,25 +72,25 @@ class Reader:
                 self.report.take(event)
 
 
-def _format(name: str) -> tuple[EventsOf, bool]:
-    """Return what reads a format, and whether it prints on the standard error as well; only this one is loaded."""
+def format_named(name: str) -> Format:
+    """Return a format, whose file alone is loaded; raise LookupError if there is none of that name."""
     match name:
         case "claude":
             from . import claude  # noqa: PLC0415 - every run has a process of its own
 
-            return claude.events_of, False
+            return Format(claude.events_of, claude.KINDS)
         case "codex":
             from . import codex  # noqa: PLC0415
 
-            return codex.events_of, False
+            return Format(codex.events_of, codex.KINDS)
         case "gemini":
             from . import gemini  # noqa: PLC0415
 
-            return gemini.events_of, True
+            return Format(gemini.events_of, gemini.KINDS, reads_errors=True)
         case "opencode":
             from . import opencode  # noqa: PLC0415
 
-            return opencode.events_of, False
+            return Format(opencode.events_of, opencode.KINDS)
     raise LookupError(f"no format {name!r}")
 
 
@@ -132,7 +148,7 @@ class Documents:
         opens, closes = is_cut or line.startswith(_OPENS), line.endswith(_CLOSES)
         if opens and closes and line not in _CLOSES:
             self._document.clear()
-            return _objects_in(line)
+            return objects_of(line)
         if opens and not is_cut:
             self._document = bytearray(line + b"\n")
         elif self._document:
@@ -143,19 +159,26 @@ class Documents:
 
     def _end_of_document(self) -> list[dict[str, Any]]:
         document, self._document = bytes(self._document), bytearray()
-        return _objects_in(document)
+        return objects_of(document)
 
 
-def _objects_in(data: bytes) -> list[dict[str, Any]]:
+def objects_of(data: bytes) -> list[dict[str, Any]]:
     """Return the objects of a document: itself, those of an array, or the last one of an array that cannot be read."""
     content = _parsed(data)
     if content is None:
-        content = _last_of_array(data)
+        content = last_of_array(data)
     return [item for item in (content if isinstance(content, list) else (content,)) if isinstance(item, dict)]
 
 
 def _parsed(data: bytes) -> object:
-    """Return a JSON value, None for anything else and beyond the bounds.
+    """Return a JSON value, None for anything else and beyond the bounds."""
+    whole = data.strip()
+    value, end = first_value(whole)
+    return value if end == len(whole) else None
+
+
+def first_value(data: bytes) -> tuple[object, int]:
+    """Return the JSON value that data begins with, and where it ends; None for anything else and beyond the bounds.
 
     Its texts are as `values.readable` takes them: decoded as UTF-8, each character would take four bytes of memory as
     soon as there is one that does not fit two.
@@ -163,12 +186,12 @@ def _parsed(data: bytes) -> object:
     try:
         if sum(data.count(mark) for mark in (b"[", b"{", b",")) > _MOST_VALUES:  # some may stand in texts
             check_bounds(data, most=_MOST_VALUES)
-        return json.loads(data.decode("ascii", "surrogateescape"))
+        return _DECODER.raw_decode(data.decode("ascii", "surrogateescape"))
     except (UntrustedJsonError, ValueError, RecursionError):
-        return None
+        return None, 0
 
 
-def _last_of_array(data: bytes) -> object:
+def last_of_array(data: bytes) -> object:
     """Return the last object of an array whose beginning was not kept, or that is too large; None if there is none."""
     whole = data.rstrip()
     last = whole[:-1].rstrip()

@@ -21,6 +21,8 @@ from .values import sum_of_amounts, total
 LONGEST_ANSWER = 256 * 1024
 """Bytes of an answer that are kept."""
 _CUT = "\n[agentcron: the answer was cut here]\n"
+LONGEST_STORED = LONGEST_ANSWER + len(_CUT)
+"""Bytes of an answer with the mark that it was cut."""
 MOST_DENIALS = 100
 _LONGEST_WORDS = 8000  # characters of what an agent says of its failure
 _LONGEST_NAME = 200
@@ -36,6 +38,8 @@ class Report:
         """Whether the agent came to its end by itself."""
         self.answer = ""
         self._session: str | None = None
+        self.is_incomplete = False
+        """Whether a part of the output is missing, so that the calls that are known may not be all."""
         self._goes_on = False  # whether the next part of a text belongs to the answer
         self._retrying: Retrying | None = None
         self._failure: Failed | None = None
@@ -113,7 +117,7 @@ class Report:
             "at_least": not is_complete and any(value is not None for value in used),
             "models": {name: amounts._asdict() for name, amounts in self._models.items()},
             "denials": list(self._denials.values()),
-            "retrying": _shown(self._retrying),
+            "retrying": self._retrying and waiting(self._retrying),
             "limit_ends_at": limit.ends_at if limit and isinstance(limit.ends_at, int | float) else None,
             "failure": failure
             and {
@@ -130,16 +134,14 @@ class Report:
         """
         calls = _sum((self._settled, *self._calls.values()))
         if self._total is None:
-            return calls, self.ended
+            return calls, self.ended and not self.is_incomplete
         if not any(self._total) and any(calls):
             return calls, False
         return self._total, True
 
 
-def _shown(retrying: Retrying | None) -> str | None:
-    """Return what an agent waits for, as the reason of a timeout says it."""
-    if retrying is None:
-        return None
+def waiting(retrying: Retrying) -> str:
+    """Return what an agent waits for, for people: `waiting after 429 rate_limit, try 7 of 10`."""
     tries = "" if retrying.attempt is None else f", try {retrying.attempt}"
     tries += f" of {retrying.most}" if tries and retrying.most is not None else ""
     return f"waiting after {retrying.cause[:_LONGEST_NAME] or 'a failure'}{tries}"

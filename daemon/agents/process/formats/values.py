@@ -12,7 +12,7 @@ _LARGEST = 2**63 - 1
 _NO_COUNT = -1
 """Stands for a value that is no count: whoever stores it will refuse it and say so."""
 _LONGEST_INPUT = 160  # characters of a tool's input
-_TELLING = ("command", "file_path", "path", "url", "pattern", "query", "description")
+_TELLING = ("command", "file_path", "filePath", "path", "url", "pattern", "query", "description")
 """The parts of a tool's input that tell best what it was to do, in this order."""
 
 
