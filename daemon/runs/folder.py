@@ -9,15 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from daemon.agents.process.agent_report import END_OF_OUTPUT
 from daemon.agents.process.spec import INPUT, METADATA, PARAMS
 from daemon.agents.process.supervisor import status
 from daemon.agents.process.supervisor.files import open_anew
 from daemon.agents.process.supervisor.output import LOG
 from daemon.config.schema import Config
 from daemon.disk_room import NO_ROOM
+from daemon.workspaces.layout import ARTIFACTS, RUNS, TEMPORARY
+from daemon.workspaces.openat import open_path
+from daemon.workspaces.removal import remove_temporary
 
 NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 """The name of a run's folder; what is longer is no number to SQLite."""
+_MOST_DELETED = 1000  # files and folders
 _MOMENTARY = {*NO_ROOM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -71,7 +76,7 @@ def make_run_folder(
     with _preparing(folder):
         _write(folder / PARAMS, handed.params)
         _write(folder / METADATA, handed.metadata)
-        for place in (folder / "artifacts", folder / "tmp"):
+        for place in (folder / ARTIFACTS, folder / TEMPORARY):
             place.mkdir(mode=0o700, exist_ok=True)
         status.preallocate(str(folder), record_key)
         _check_output(folder / LOG)
@@ -85,6 +90,21 @@ def make_input_folder(state_dir: Path, run_id: int, content: str) -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         _write(folder / INPUT, content)
     return folder
+
+
+def remove_temporary_files(state_dir: Path, run_id: int) -> None:
+    """Remove what a run that has ended leaves for nobody: its temporary files, and the end of its output once more.
+
+    A large tree only leaves the run's folder, and the next cleanup deletes it. What an agent put in its place stays, as
+    does what cannot be removed: how the run ended must be recorded.
+    """
+    with contextlib.suppress(OSError):
+        remove_temporary(state_dir, (RUNS, str(run_id)), TEMPORARY, _MOST_DELETED)
+        folder = open_path(state_dir, RUNS, str(run_id))
+        try:
+            os.unlink(END_OF_OUTPUT, dir_fd=folder)
+        finally:
+            os.close(folder)
 
 
 @contextlib.contextmanager

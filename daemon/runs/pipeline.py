@@ -36,6 +36,7 @@ from daemon.runs.folder import (
     RunPreparationError,
     make_input_folder,
     make_run_folder,
+    remove_temporary_files,
 )
 from daemon.runs.hook_tokens import HookTokens, hash_of
 from daemon.runs.settings import settings_of
@@ -104,6 +105,8 @@ class Pipeline:
             self._control.forget(run.id)
             await self._record(run, outcome)
         else:
+            if not settings_of(run).url:
+                await asyncio.to_thread(remove_temporary_files, self._home.state_dir, run.id)
             await self._record(run, outcome)
             self._control.forget(run.id)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 ENVIRONMENTS = "environments"
 RUNS = "runs"
 ARTIFACTS = "artifacts"
+TEMPORARY = "tmp"
 TASKS = "tasks"
 MIRROR = "mirror"
 MIRROR_LOCK = "mirror.lock"

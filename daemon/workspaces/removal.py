@@ -11,6 +11,7 @@ import secrets
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from daemon.workspaces.openat import (
@@ -25,6 +26,10 @@ TRASH = ".trash"
 _DEEPEST = 100  # folders open at once; deeper ones are first moved up into the trash
 _ATTEMPTS = 5  # to empty a folder in which new entries appear
 _MOST_REASONS = 20
+
+
+class _EnoughError(Exception):
+    """As much was deleted as was wanted; the rest stays in the trash."""
 
 
 class RefusedRemovalError(Exception):
@@ -102,10 +107,11 @@ def _move(state_dir: Path, top: str, parent: int, name: str) -> str | None:
     return trashed
 
 
-def empty_trash(state_dir: Path, top: str, only: str | None = None) -> Leftovers:
+def empty_trash(state_dir: Path, top: str, only: str | None = None, most: int | None = None) -> Leftovers:
     """Delete the entries of a trash folder, or only one of them; return what could not be deleted.
 
-    `only` is the name of an entry there, or the one that what is deleted had before.
+    `only` is the name of an entry there, or the one that what is deleted had before. After `most` files and folders,
+    what is left stays there without being reported; None: no such bound.
     """
     left = Leftovers()
     try:
@@ -115,28 +121,48 @@ def empty_trash(state_dir: Path, top: str, only: str | None = None) -> Leftovers
     try:
         for name in os.listdir(trash):
             if only is None or re.fullmatch(rf"{re.escape(only[:200])}(\.[0-9a-f]{{16}})*", name):
-                _Deletion(trash, left).delete(name)
+                _Deletion(trash, left, most).delete(name)
+    except _EnoughError:
+        return left
     finally:
         os.close(trash)
     return left
 
 
-def remove_temporary(state_dir: Path, folders: tuple[str, ...], name: str) -> None:
-    """Remove a folder of our own that holds nobody's work; a later cleanup retries what cannot be deleted now."""
+def remove_temporary(state_dir: Path, folders: tuple[str, ...], name: str, most: int | None = None) -> None:
+    """Remove a folder of our own that holds nobody's work.
+
+    A later cleanup deletes what cannot be deleted now, and what is beyond `most` files and folders.
+    """
     try:
+        if _removed_empty(state_dir, folders, name):
+            return
         trashed = discard(state_dir, folders, name)
     except (RefusedRemovalError, OSError):
         return
     if trashed is not None:
-        empty_trash(state_dir, folders[0], trashed)
+        empty_trash(state_dir, folders[0], trashed, most)
+
+
+def _removed_empty(state_dir: Path, folders: tuple[str, ...], name: str) -> bool:
+    """Remove a folder at once if it is empty, as most temporary ones are; return whether it was. Raise OSError."""
+    parent = open_path(state_dir, *folders)
+    try:
+        os.rmdir(check_name(name), dir_fd=parent)  # removes neither links nor what is not empty
+    except OSError:
+        return False
+    finally:
+        os.close(parent)
+    return True
 
 
 class _Deletion:
     """The deletion of one tree in the trash, with a bounded number of open folders however deep it is."""
 
-    def __init__(self, trash: int, left: Leftovers) -> None:
+    def __init__(self, trash: int, left: Leftovers, most: int | None) -> None:
         self.trash = trash
         self.left = left
+        self.most = most
         self.entry = ""
         self.moved_up: list[str] = []
 
@@ -148,7 +174,8 @@ class _Deletion:
             self._delete_in(self.trash, self.moved_up.pop(), 0)
 
     def _delete_in(self, folder: int, name: str, depth: int) -> None:
-        """Delete an entry of a folder, and add what cannot be deleted to the leftovers."""
+        """Delete an entry of a folder, and add what cannot be deleted to the leftovers; raise _EnoughError."""
+        self._count()
         try:
             if not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
                 _with_write_access(folder, lambda: os.unlink(name, dir_fd=folder))
@@ -192,7 +219,8 @@ class _Deletion:
     def _delete_entries(self, folder: int, depth: int) -> None:
         """Delete the entries of an open folder."""
         with os.scandir(folder) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            some = entries if self.most is None else islice(entries, self.most + 1)
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in some]
         for name, is_folder in found:
             if is_folder:
                 self._delete_in(folder, name, depth + 1)
@@ -201,6 +229,14 @@ class _Deletion:
                     os.unlink(name, dir_fd=folder)
                 except OSError:
                     self._delete_in(folder, name, depth + 1)
+                else:
+                    self._count()
+
+    def _count(self) -> None:
+        if self.most is not None:
+            if self.most == 0:
+                raise _EnoughError
+            self.most -= 1
 
 
 def _with_write_access(folder: int, change: Callable[[], None]) -> None:

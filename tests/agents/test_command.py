@@ -45,8 +45,42 @@ def test_the_command_gets_its_input_and_the_named_environment_only(start_daemon:
     assert found["AGENTCRON_RUN_NAME"] == run["name"] == f"scheduled-run:1:{run['scheduled_for']}"
     assert found["AGENTCRON_WORKSPACE"] == str(folder / "work")
     assert lines[-3:] == [str(folder / "work"), "the input", f"{os.umask(os.umask(0o22)):04o}"]
-    assert (folder / "tmp/x").exists()
     assert (folder / "artifacts/y").exists()
+
+
+def test_temporary_files_go_when_the_run_has_ended(start_daemon: StartDaemon) -> None:
+    script = "mkdir -p $TMPDIR/a/b; touch $TMPDIR/a/b/c ../stdout.tail; chmod 0 $TMPDIR/a; ls ..; exit 3"
+    daemon = start_daemon(one_agent(script))
+    assert ended(daemon)["status"] == "failed"
+    assert {"stdout.tail", "tmp"} < set(daemon.output(1).split())
+    assert {"artifacts", "input.txt", "output.log"} <= _names_in(daemon.state / "runs/1")
+    assert not {"stdout.tail", "tmp"} & _names_in(daemon.state / "runs/1")
+    assert _names_in(daemon.state / "runs/.trash") == set()
+
+
+def test_many_temporary_files_are_left_to_the_cleanup(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(one_agent("cd $TMPDIR; mkdir d; seq -f d/%g 2000 | xargs touch"))
+    ended(daemon)
+    assert "tmp" not in _names_in(daemon.state / "runs/1")
+    [trashed] = (daemon.state / "runs/.trash").iterdir()
+    assert 0 < len(_names_in(trashed / "d")) < 2000
+    assert daemon.cli("workspaces", "clean").returncode == 0
+    assert _names_in(daemon.state / "runs/.trash") == set()
+
+
+@pytest.mark.parametrize("instead", ["ln -s {0} tmp", "touch tmp", "mkdir tmp .t; mv .t/ ../.trash; ln -s {0} tmp/x"])
+def test_what_an_agent_puts_in_place_of_its_temporary_files_harms_nothing(
+    start_daemon: StartDaemon, tmp_path: Path, instead: str
+) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/file").touch()
+    daemon = start_daemon(one_agent(f"cd ..; rm -r tmp; {instead.format(tmp_path / 'precious')}; echo done"))
+    assert ended(daemon)["status"] == "completed"
+    assert _names_in(tmp_path / "precious") == {"file"}
+
+
+def _names_in(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
 
 
 def test_the_command_gets_its_params_and_metadata_as_json_files(start_daemon: StartDaemon) -> None:

@@ -27,7 +27,8 @@ LONGEST_MESSAGE = 4000
 _LONGEST_SESSION = 200
 _MOST_PERMISSIONS = 100
 _MOST_MODELS = 20
-_OUTPUT_OF_EARLIER_VERSIONS = "stdout.tail"
+END_OF_OUTPUT = "stdout.tail"
+"""The file in which supervisors of earlier versions kept what was read as a report."""
 CLIENT = "client"
 """The `status_by` of a result file whose status is that of the client of the agent's session, not the agent's own."""
 _DENIED = ("reject", "cancelled")
@@ -151,7 +152,7 @@ def _known_of_earlier_version(run_dir: Path, result_format: str, secrets: Secret
 
     try:
         reader = Reader(result_format)
-        reader.feed(_read_regular(run_dir / _OUTPUT_OF_EARLIER_VERSIONS))
+        reader.feed(_read_regular(run_dir / END_OF_OUTPUT))
     except (OSError, ValueError, LookupError):
         return None
     reader.finish()
