@@ -25,7 +25,7 @@ from daemon.store.runs import Run, get_run
 from daemon.text import escape
 from daemon.views.runs import run_view
 
-_CHUNK = 1024 * 1024
+_CHUNK = 64 * 1024
 _POLL_INTERVAL = 0.2  # seconds, for a growing file
 _RESTART_TIMEOUT = 5.0  # seconds, for a daemon to come back
 _LONE_RETURN = re.compile(r"\r(?!\n)")

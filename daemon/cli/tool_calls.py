@@ -21,6 +21,7 @@ _EDITS = {
 _PATHS = ("file_path", "filePath", "path", "notebook_path")
 _MOST_LINES = 10
 _LONGEST_LINE = 400  # characters
+_EXAMINED = 16 * 1024  # characters at the beginning of a text
 _MOST_CALLS = 200  # whose results can still come
 _MOST_PARTS = 20  # of a result
 _LONGEST_ID = 200
@@ -40,8 +41,9 @@ class ToolCalls:
         if call is not None and call in self._calls:
             return []
         given: dict[str, Any] = tool.given if isinstance(tool.given, dict) else {}
-        is_command = tool.name in _COMMANDS and bool(text_in(given, "command"))
-        lines = _command(text_in(given, "command")) if is_command else [_line(_shown(tool.name, given))]
+        command = given.get("command") if tool.name in _COMMANDS else None
+        is_command = isinstance(command, str)
+        lines = _command(command) if isinstance(command, str) else [_line(_shown(tool.name, given))]
         self._last = call
         if call is not None:
             self._calls[call] = (lines[0][:_LONGEST_LABEL], is_command)
@@ -56,7 +58,7 @@ class ToolCalls:
         failed = result.failed or bool(result.exit_status)
         if not (is_command or failed):
             return []
-        lines = [f"  {line}".rstrip() for line in _beginning(_text(result.output))]
+        lines = [f"  {line}".rstrip() for line in _result(result.output)]
         if result.exit_status:
             lines.append(f"  exit status {result.exit_status}")
         elif failed:
@@ -76,20 +78,20 @@ def _shown(name: str, given: dict[str, Any]) -> str:
     return f"{_EDITS[name]} {paths[0]}" if name in _EDITS and paths else tool_call(name, given)
 
 
-def _text(output: object) -> str:
-    """Return the text of a result: itself, or its parts."""
+def _result(output: object) -> list[str]:
+    """Return the first lines of a result: a text, or the texts of its parts."""
     if isinstance(output, list):
         parts = objects_in({"parts": output[:_MOST_PARTS]}, "parts")
-        return "\n".join(text_in(part, "text") for part in parts)
-    return readable(output) if isinstance(output, str) else ""
+        output = "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    return _beginning(output) if isinstance(output, str) else []
 
 
 def _beginning(text: str) -> list[str]:
-    """Return the first lines of a text, and how many more there are."""
-    whole = text.strip("\r\n").replace("\r\n", "\n").replace("\r", "\n")
-    lines = whole.split("\n", _MOST_LINES)
-    shown = [_line(line) for line in lines[:_MOST_LINES]] if whole else []
-    more = lines[_MOST_LINES].count("\n") + 1 if len(lines) > _MOST_LINES else 0
+    """Return the first lines of a text as it was parsed, and how many more there are."""
+    start = readable(text[:_EXAMINED]).strip("\r\n").replace("\r\n", "\n").replace("\r", "\n")
+    lines = start.split("\n") if start else []
+    more = max(0, len(lines) - _MOST_LINES) + text.count("\n", _EXAMINED, len(text) - 1)
+    shown = [_line(line) for line in lines[:_MOST_LINES]]
     return [*shown, f"... {more} more line{'' if more == 1 else 's'}"] if more else shown
 
 

@@ -99,7 +99,7 @@ class Transcript:
     def _say(self, text: str, *, continues: bool = False) -> Iterator[str]:
         if not (continues or text.strip()):
             return
-        yield from self._page.words(text if continues else text.strip("\n"), continues=continues)
+        yield from self._page.words(text if continues else text.strip("\n") + "\n", continues=continues)
         if len(text) >= LONGEST_TEXT:
             yield from self._page.note("the rest of this text is not shown; --raw shows it")
 
@@ -138,7 +138,7 @@ class _Page:
         """Write lines."""
         if lines:
             yield from self._begin("lines")
-            yield from self._write("\n".join(lines))
+            yield from self._write("".join(f"{line}\n" for line in lines))
 
     def note(self, text: str) -> Iterator[str]:
         """Write a line that says what happened."""

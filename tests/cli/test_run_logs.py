@@ -111,10 +111,10 @@ def test_a_run_is_followed_line_by_line_before_its_end(start_daemon: StartDaemon
     command = [sys.executable, "-m", "daemon", "--config", str(daemon.config), "runs", "logs", "1", "-f"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout is not None
-        shown = follower.stdout.read(len("I run the tests."))
+        shown = follower.stdout.readline()
         refused = daemon.cli("runs", "logs", "1", "--answer")
         (tmp_path / "gate").write_text("".join(others))
-        assert shown == "I run the tests."
+        assert shown == "I run the tests.\n"
         assert shown + follower.stdout.read() == FILES["claude-command"].with_suffix(".txt").read_text()
         assert follower.wait(20) == 0
     assert (refused.returncode, refused.stdout) == (1, "")
