@@ -124,7 +124,8 @@ def test_a_run_is_followed_line_by_line_before_its_end(start_daemon: StartDaemon
 def test_a_run_of_no_known_format_is_shown_as_it_is(start_daemon: StartDaemon) -> None:
     printed = FILES["claude-command"].read_text()
     command = ["cat", str(FILES["claude-command"])]
-    daemon = start_daemon(config_text(agents={"a": {"command": command}, "b": {"command": ["true"]}}))
+    forge = ["sh", "-c", "echo forged >../answer.txt"]
+    daemon = start_daemon(config_text(agents={"a": {"command": command}, "b": {"command": forge}}))
     assert daemon.cli("runs", "start", "a", "--wait").stdout == printed
     assert daemon.cli("runs", "logs", "1").stdout == printed
     assert daemon.cli("runs", "start", "b", "--wait").returncode == 0

@@ -61,7 +61,7 @@ def events_of(content: dict[str, Any]) -> Iterator[Event]:
         case "rate_limit_event":
             info = object_in(content, "rate_limit_info")
             if info.get("status") == "rejected":
-                yield LimitHit(info.get("resetsAt"))
+                yield LimitHit(info.get("resetsAt"), text_in(info, "rateLimitType"))
         case "result":
             yield from _result(content)
 

@@ -82,6 +82,7 @@ class LimitHit(NamedTuple):
 
     ends_at: object
     """When it is reset, in seconds since the epoch, as printed."""
+    name: str = ""
 
 
 class Failed(NamedTuple):
