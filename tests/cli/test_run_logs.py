@@ -18,7 +18,7 @@ from tests.support.database import change_database
 from tests.support.streams import STREAMS
 
 FILES = {stream.stem: stream for stream in STREAMS}
-SHOWN = ("claude-command", "claude-hostile", "claude-killed", "gemini-json-failed")
+SHOWN = ("claude-command", "claude-hostile", "claude-killed", "gemini-json-cut")
 
 
 def _config(agents: dict[str, list[str]]) -> str:

@@ -112,3 +112,18 @@ def test_the_api_cancels_what_runs_only_on_request(start_daemon: StartDaemon) ->
     ending = call(daemon, "POST", "/agents/a/schedules/s/pause", {"cancel": True}).body
     assert (ending["running_runs"], ending["cancelled_runs"]) == (1, 1)
     assert call(daemon, "DELETE", "/agents/a/schedules/s?cancel=perhaps").status == 422
+
+
+def test_waiting_for_a_run_says_what_its_next_attempt_waits_for(start_daemon: StartDaemon) -> None:
+    script = (
+        '[ $AGENTCRON_ATTEMPT = 2 ] || echo \'{"kind": "quota", "message": "Out of quota", "retry_after": 2}\' '
+        "> $AGENTCRON_RESULT"
+    )
+    agent = {"command": ["sh", "-c", script], "retry_delay": "1s"}
+    done = start_daemon(config_text(control={"socket": "c.sock"}, agents={"a": agent})).cli(
+        "runs", "start", "a", "--wait"
+    )
+    said = done.stderr.splitlines()
+    assert said[:2] == ["Following run 1", "Run 1 failed, and is tried again: Out of quota"]
+    assert re.fullmatch(r"Following run 2, which waits: agent a is closed until \S+: Out of quota", said[2])
+    assert (said[3:], done.returncode) == (["Run 2 completed"], 0)
