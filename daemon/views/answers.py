@@ -5,12 +5,14 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from daemon.agents.process.formats.report import LONGEST_STORED
 from daemon.agents.process.supervisor.files import open_in
 from daemon.agents.process.supervisor.listener import ANSWER
 from daemon.model import ACTIVE, RunStatus
 from daemon.runs.folder import run_folder
+from daemon.runs.settings import settings_of
 from daemon.store.runs import Run
+
+_LONGEST = 257 * 1024  # bytes: a little more than supervisors write, with the mark that an answer was cut
 
 
 class RunAnswer(TypedDict):
@@ -23,8 +25,12 @@ class RunAnswer(TypedDict):
 
 def run_answer(run: Run, state_dir: Path) -> RunAnswer:
     """Return the whole answer of a run that has ended, which its supervisor masked, else its message; blocks."""
-    ended = run.status not in ACTIVE  # before that, the agent may have written the file itself
-    answer = (_stored(run_folder(state_dir, run.id)) or run.message) if ended else None
+    if run.status in ACTIVE:
+        answer = None
+    elif run.status is RunStatus.INTERRUPTED or settings_of(run).result_format == "none":
+        answer = run.message  # no supervisor wrote the file, so the agent may have
+    else:
+        answer = _stored(run_folder(state_dir, run.id)) or run.message
     return {"run_id": run.id, "status": run.status, "answer": answer}
 
 
@@ -34,6 +40,6 @@ def _stored(folder: Path) -> str | None:
     except OSError:  # most agents print no answer that is told from the rest
         return None
     try:
-        return os.pread(descriptor, LONGEST_STORED, 0).decode(errors="replace")
+        return os.pread(descriptor, _LONGEST, 0).decode(errors="replace")
     finally:
         os.close(descriptor)

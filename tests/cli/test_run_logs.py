@@ -78,6 +78,14 @@ def test_an_answer_that_is_missing_is_reported(ran: DaemonProcess) -> None:
     assert "only one of --raw and --answer" in refused.stderr
 
 
+def test_a_long_answer_is_shown_with_the_mark_that_it_was_cut(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "stream").write_text(json.dumps({"type": "result", "result": "x" * 300_000}))
+    daemon = start_daemon(_config({"claude-a": ["cat", str(tmp_path / "stream")]}))
+    assert daemon.cli("runs", "start", "claude-a", "--wait").returncode == 0
+    answer = daemon.cli("runs", "logs", "1", "--answer").stdout
+    assert answer == "x" * 256 * 1024 + "\n[agentcron: the answer was cut here]\n"
+
+
 def test_a_terminal_gets_nothing_of_a_hostile_stream_or_answer(ran: DaemonProcess) -> None:
     number = _number("claude-hostile")
     for words in ((number,), (number, "--answer")):

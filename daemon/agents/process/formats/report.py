@@ -21,8 +21,6 @@ from .values import sum_of_amounts, total
 LONGEST_ANSWER = 256 * 1024
 """Bytes of an answer that are kept."""
 _CUT = "\n[agentcron: the answer was cut here]\n"
-LONGEST_STORED = LONGEST_ANSWER + len(_CUT)
-"""Bytes of an answer with the mark that it was cut."""
 MOST_DENIALS = 100
 _LONGEST_WORDS = 8000  # characters of what an agent says of its failure
 _LONGEST_NAME = 200
