@@ -100,6 +100,8 @@ def remove_temporary_files(state_dir: Path, run_id: int) -> None:
     """
     with contextlib.suppress(OSError):
         remove_temporary(state_dir, (RUNS, str(run_id)), TEMPORARY, _MOST_DELETED)
+        if not os.path.lexists(run_folder(state_dir, run_id) / END_OF_OUTPUT):
+            return
         folder = open_path(state_dir, RUNS, str(run_id))
         try:
             os.unlink(END_OF_OUTPUT, dir_fd=folder)
