@@ -124,8 +124,8 @@ def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -
         known = ", ".join(sorted(environments)) or "none"
         yield (*path, "environment"), f"no [environments.{environment}] table; defined: {known}"
     yield from _author(path, agent, environments)
-    command = agent.get("command")
-    yield from _words((*path, "command"), command)
+    yield from _words((*path, "command"), agent.get("command"))
+    yield from _words((*path, "expect", "command"), _table(agent, "expect").get("command"))
     yield from _without_nul((*path, "env"), _table(agent, "env"), "an environment variable")
     for name, server in _tables(_table(agent, "mcp_servers")):
         yield from _mcp_server((*path, "mcp_servers", name), server)

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from daemon.config.values import (
     APPRISE,
     Argv,
+    ArtifactPattern,
     Author,
     ConfigPath,
     CredentialName,
@@ -21,6 +22,7 @@ from daemon.config.values import (
     LimitSize,
     ListenAddress,
     Name,
+    OutputPattern,
     PositiveDuration,
     Quota,
     Secret,
@@ -206,6 +208,15 @@ class BaseAgent(Section):
     schedules: dict[Name, Schedule] = {}
 
 
+class Expect(Section):
+    """`[agents.NAME.expect]`: what a run leaves if it did its work; otherwise it failed."""
+
+    answer: bool = False
+    artifacts: list[ArtifactPattern] = Field([], max_length=100)
+    command: Argv | None = None
+    not_output: OutputPattern | None = None
+
+
 class ProcessAgent(BaseAgent):
     """The settings of agents that run a command on this host."""
 
@@ -222,6 +233,7 @@ class ProcessAgent(BaseAgent):
     cpu_quota: Quota | None = None
     tasks_max: int = Field(4096, ge=1, le=4_194_304)
     env: dict[Variable, SecretValue] = {}
+    expect: Expect = Expect()
 
     @property
     def needed_controllers(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -135,6 +136,27 @@ def _author(value: str) -> str:
     return value
 
 
+def _artifact(value: str) -> str:
+    parts = value.split("/")
+    if not value or "\0" in value or any(part in {"", ".", ".."} for part in parts):
+        raise ValueError('write a path below $AGENTCRON_ARTIFACTS, such as "review.md" or "reports/*.html"')
+    if "**" in parts:
+        raise ValueError("** is not understood; name the folders, or write * for each")
+    return value
+
+
+def _pattern(value: str) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a later Python may read differently
+            matches_nothing = re.search(value, "") is not None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"not a regular expression as Python's re takes it: {error}") from None
+    if matches_nothing:
+        raise ValueError("matches an empty line, so that every run would fail")
+    return value
+
+
 def _socket(value: Path) -> Path:
     if len(os.fsencode(value.name)) > _LONGEST_SOCKET_NAME:
         raise ValueError(f"the file name is too long for a socket; at most {_LONGEST_SOCKET_NAME} bytes are allowed")
@@ -160,6 +182,8 @@ HeaderName = Annotated[str, AfterValidator(_header)]
 CredentialName = Annotated[str, AfterValidator(_credential)]
 Author = Annotated[str, AfterValidator(_author)]
 Argv = Annotated[list[str], Field(min_length=1)]
+ArtifactPattern = Annotated[str, Field(max_length=1000), AfterValidator(_artifact)]
+OutputPattern = Annotated[str, Field(max_length=1000), AfterValidator(_pattern)]
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ def text(folder: str = "/nowhere") -> str:
     child = f"(trap 'touch {folder}/ended; exit' TERM; touch {folder}/there; while :; do sleep 0.1; done) &"
     verdict = """echo '{"status": "failed", "message": "my own word"}' > $AGENTCRON_RESULT"""
     old = """read x; echo '{"id": 1, "result": {"protocolVersion": 9}}'; sleep 60"""
+    strict = {"answer": True, "command": ["false"]}
     agents = {
         "a": acp(WORDS, *SDK.split()),
         "yes": acp({"permit": "permit", "often": "permit 120"}, *SDK.split(), permissions="allow"),
@@ -41,6 +42,7 @@ def text(folder: str = "/nowhere") -> str:
         "parent": acp({"echo": "echo x"}, "sh", "-c", f"{child} exec {SDK}"),
         "judge": acp({"usage": "usage"}, "sh", "-c", f"{verdict}; exec {SDK}"),
         "unfit": acp({"go": "go"}, *acp_client.PLAIN, "lists", mode="yolo", attempts=3),
+        "strict": acp({"echo": "echo hi", "say": "nothing"}, *SDK.split(), expect=strict),
         "noisy": acp({"echo": "echo quiet"}, "sh", "-c", f"echo starting up; exec {SDK}"),
     }
     return config_text(daemon={"max_concurrent_runs": 20}, agents=agents)
@@ -64,6 +66,12 @@ def test_words_become_the_output_and_the_message(daemon: DaemonProcess) -> None:
     assert (run["status"], run["message"], run["exit_code"]) == ("completed", "hello you", 0)
     assert daemon.output(run["id"]) == "hello you\n"
     assert run["delivered_at"]
+
+
+def test_what_is_expected_of_an_agent(daemon: DaemonProcess) -> None:
+    run = finished(daemon, "strict/echo")
+    assert (run["status"], run["message"], run["error"]) == ("failed", "hi", "expected false to succeed: exit status 1")
+    assert finished(daemon, "strict/say")["error"] == "expected an answer: there is none"
 
 
 def test_thoughts_plans_and_tool_calls_are_legible(daemon: DaemonProcess) -> None:

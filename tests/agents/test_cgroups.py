@@ -67,6 +67,16 @@ def test_a_run_has_a_cgroup_until_it_ends_and_its_use_is_recorded(start_daemon: 
     assert not (delegated / "run-1").exists()
 
 
+def test_what_checks_the_work_of_a_run_is_in_its_cgroup(start_daemon: StartDaemon, delegated: Path) -> None:
+    verify = "grep ^0:: /proc/self/cgroup; (env -i setsid sleep 300 > /dev/null 2>&1 &)"
+    agent = shell_agent("true", expect={"command": ["sh", "-c", verify]}, kill_grace="0s")
+    daemon = start_daemon(config_text(agents={"a": agent}), cgroup=delegated)
+    run = first(daemon, "a", "completed_at IS NOT NULL")
+    assert (run["status"], run["error"]) == ("completed", None)
+    assert daemon.output(1).splitlines()[-1] == f"0::/{delegated.name}/run-1"
+    assert not (delegated / "run-1").exists()
+
+
 def test_nothing_of_a_run_outlives_a_killed_supervisor(start_daemon: StartDaemon, delegated: Path) -> None:
     """What hides from mark and descent is found by its cgroup."""
     hidden = "(env -i setsid sh -c \"trap '' TERM; sleep 300; true\" &) ; sleep 300; true"

@@ -419,3 +419,30 @@ def test_only_newlines_are_counted_as_lines(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(file, {})
     assert caught.value.problems[0].startswith(f"{file}:2: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('artifacts = ["/etc/passwd"]', "write a path below $AGENTCRON_ARTIFACTS"),
+        ('artifacts = ["../x"]', "write a path below $AGENTCRON_ARTIFACTS"),
+        ('artifacts = ["a", ""]', "write a path below $AGENTCRON_ARTIFACTS"),
+        ('artifacts = ["**/x"]', "** is not understood"),
+        ('not_output = "("', "not a regular expression as Python's re takes it: missing ), unterminated subpattern"),
+        ('not_output = "a*"', "matches an empty line, so that every run would fail"),
+        (f'not_output = "{"a" * 1001}"', "should have at most 1000 characters"),
+        ("command = []", "is empty; add at least one item"),
+        ('command = [""]', "the first item is the program to run, and it is empty"),
+        ('command = ["a\\u0000"]', "an argument of a command cannot contain a NUL character"),
+        ("anser = true", "unknown key; did you mean answer? allowed are answer, artifacts, command, not_output"),
+    ],
+)
+def test_what_cannot_be_expected_of_a_run(tmp_path: Path, line: str, said: str) -> None:
+    [problem] = problems(tmp_path, f"{GOOD}[agents.a.expect]\n{line}\n")
+    assert problem.startswith("FILE:4: agents.a.expect.")
+    assert said in problem
+
+
+def test_a_pattern_of_which_a_later_python_may_think_otherwise_is_no_matter(tmp_path: Path) -> None:
+    expect = load(tmp_path, GOOD + "[agents.a.expect]\nnot_output = '[[x]'\n").agents["a"].expect  # type: ignore[union-attr]
+    assert expect.not_output == "[[x]"

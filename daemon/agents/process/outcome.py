@@ -103,7 +103,15 @@ def _log(report: AgentReport, complaint: str | None, work: Work) -> None:
 
 
 def _failure(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> _Failure | None:
-    """Return why a command failed that was not cancelled, None if it did not."""
+    """Return why a run failed that was not cancelled, None if it did not."""
+    failure = _own_failure(ended, report, settings)
+    if failure is None and ended.error:  # the work is done, but not what was expected of it
+        return _Failure(_one_line(ended.error))
+    return failure
+
+
+def _own_failure(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> _Failure | None:
+    """Return why a command failed by itself, None if it did not."""
     match ended.reason:
         case "exec_failed":
             return _Failure(ended.error or "it could not be started", FailureKind.CONFIG, is_permanent=True)

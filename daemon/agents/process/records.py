@@ -21,6 +21,7 @@ class ExitRecord:
     reason: str
     """Why it ended: `exited` by itself, or what ended it or kept it from starting."""
     error: str | None
+    """What kept it from starting, or which expectation its work missed although it exited."""
     exit_code: int | None
     signal: int | None
     at: float | None

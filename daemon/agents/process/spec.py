@@ -9,7 +9,7 @@ from typing import Any
 
 from daemon.agents.base import Work
 from daemon.agents.process.supervisor import result_file, status
-from daemon.config.schema import Config, ProcessAgent
+from daemon.config.schema import AcpAgent, Config, Expect, ProcessAgent
 from daemon.config.secrets import resolve_environment
 
 INPUT, PARAMS, METADATA = "input.txt", "params.json", "metadata.json"
@@ -33,7 +33,8 @@ def process_spec(
     `ends_its_own` marks a program that ends the rest of its process tree itself on SIGTERM. Raise SecretError if a
     secret cannot be read.
     """
-    limits = work.settings
+    limits, expect = work.settings, agent_config.expect
+    is_answer_known = limits.result_format != "none" or isinstance(agent_config, AcpAgent)
     environment = resolve_environment(config, agent_config.env)
     base = {**base_environment(), "TMPDIR": str(work.run_dir / "tmp")}
     return {
@@ -52,6 +53,18 @@ def process_spec(
         "result_format": limits.result_format,
         "ends_its_own": ends_its_own,
         "hidden": list(environment.hidden),
+        "expect": None if expect == Expect() else _expected(expect, config, is_answer_known=is_answer_known),
+    }
+
+
+def _expected(expect: Expect, config: Config, *, is_answer_known: bool) -> dict[str, Any]:
+    """Return what the supervisor looks for once the work has ended."""
+    command = expect.command
+    return {
+        "answer": ("report" if is_answer_known else "output") if expect.answer else None,
+        "artifacts": expect.artifacts,
+        "command": [program_of(command, config), *command[1:]] if command else None,
+        "not_output": expect.not_output,
     }
 
 

@@ -69,14 +69,24 @@ class Listener:
                 return _cut(secrets.masked(shown[-1]), _LONGEST_LINE)
         return None
 
+    def answer(self) -> str:
+        """Return what the agent answered once its output has ended; empty without an answer, and in no known format."""
+        if self._reader is None:
+            return ""
+        self._finish()
+        return self._reader.report.answer
+
+    def _finish(self) -> None:
+        if self._reader is not None and self._fault is None:
+            self._guarded(self._reader.finish)
+
     def save(self, run_dir: str, secrets: Secrets) -> None:
         """Write what was learnt of the run, masked, and remove an answer that the agent left itself; raise OSError."""
         with contextlib.suppress(OSError):  # there is none, or it is a folder, which nobody takes for an answer
             os.unlink(os.path.join(run_dir, ANSWER))
         if not self.tells_errors_apart:
             return
-        if self._reader is not None and self._fault is None:
-            self._guarded(self._reader.finish)
+        self._finish()
         report = None if self._reader is None else self._reader.report
         known = {**(report.summary() if report else {}), "fault": self._fault}
         _write(os.path.join(run_dir, REPORT), json.dumps(secrets.masked_value(known), ensure_ascii=False))

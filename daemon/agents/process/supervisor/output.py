@@ -7,6 +7,7 @@ holds the write position, so that it can be appended to the log even after the s
 import errno
 import os
 import struct
+from collections.abc import Iterator
 
 from .files import open_anew, open_regular
 from .mask import Mask, Secrets
@@ -15,6 +16,7 @@ LOG = "output.log"
 TAIL = "output.tail"
 _HEADER = struct.Struct("<QQQ")  # length of the first part, size of the ring, bytes ever written to the ring
 _COPY = 1 << 20
+_PIECE = 64 * 1024  # bytes that are read at once
 _LARGEST_RING = 1 << 60
 
 
@@ -48,6 +50,25 @@ class Output:
         shown = b"" if mask is None else mask.flush()
         self._keep(shown)
         return shown
+
+    def note(self, text: str) -> None:
+        """Add a line of our own."""
+        self._keep(f"\n[agentcron: {text}]\n".encode(errors="replace"))
+
+    def kept(self) -> Iterator[bytes]:
+        """Yield what is kept so far, in order; where something was dropped, a line ends. Raise OSError."""
+        log = open_regular(os.path.join(self._run_dir, LOG))
+        try:
+            yield from _parts(log, 0, self._head)
+        finally:
+            os.close(log)
+        if self._ringed <= self._ring_size:
+            yield from _parts(self._tail, _HEADER.size, self._ringed)
+            return
+        at = self._ringed % self._ring_size
+        yield b"\n"
+        yield from _parts(self._tail, _HEADER.size + at, self._ring_size - at)
+        yield from _parts(self._tail, _HEADER.size, at)
 
     def finish(self) -> None:
         """Write everything that was kept to `output.log`, in order."""
@@ -140,6 +161,17 @@ def _copy(source: int, target: int, start: int, length: int) -> None:
             return
         start += copied
         length -= copied
+
+
+def _parts(descriptor: int, start: int, length: int) -> Iterator[bytes]:
+    """Yield a part of a file in pieces; less than that if the file is shorter."""
+    while length > 0:
+        piece = os.pread(descriptor, min(length, _PIECE), start)
+        if not piece:
+            return
+        yield piece
+        start += len(piece)
+        length -= len(piece)
 
 
 def _write(descriptor: int, data: bytes, at: int | None = None) -> int:
