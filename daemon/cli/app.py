@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from daemon.cli import backup, doctor, pools, retention, runs, schedules, service, workspaces
+from daemon.cli import backup, doctor, init, pools, retention, runs, schedules, service, workspaces
 from daemon.cli.help import CommandGroup
 from daemon.version import VERSION
 
@@ -22,6 +22,7 @@ app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(retention.app, name="retention")
 service.register(app)
 pools.register(app)
+init.register(app)
 backup.register(app)
 doctor.register(app)
 

@@ -12,7 +12,9 @@ from daemon.cli.output import print_json, say
 from daemon.cli.parameters import Json
 
 if TYPE_CHECKING:
+    from daemon.config.schema import Config
     from daemon.doctor.findings import Finding
+    from daemon.doctor.service_unit import Unit
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +26,8 @@ def doctor(context: typer.Context, json: Json = False) -> None:
     """Check the installation, and say how to fix problems.
 
     This checks config, systemd unit, permissions, database, agents, git remotes, disk and clock, and changes nothing.
-    Run it as root or as the daemon's user.
+    It asks known programs for their version and login, which may write to their own folders. Run it as root or as the
+    daemon's user.
     """
     from collections import Counter
 
@@ -53,7 +56,6 @@ def _run_checks(option: Path | None) -> Iterator["Finding"]:
     from daemon.doctor.host import check_host
     from daemon.doctor.reachable import check_reachable
     from daemon.doctor.service_unit import check_unit, find_unit
-    from daemon.doctor.settings import check_settings
     from daemon.doctor.state import check_state
     from daemon.errors import ConfigError, RefusedError
     from daemon.text import plural
@@ -87,14 +89,24 @@ def _run_checks(option: Path | None) -> Iterator["Finding"]:
     if running is not None:
         what = f"the daemon using {config.file} has its state in {state_dir(running)}, not in {state_dir(config)}"
         yield warning("daemon", what, "restart the daemon, or revert the change of state_dir")
-    if unit is None:
-        yield from check_settings(config, credentials=False)
-    else:
-        yield from check_settings(config, unit.environment, unit.hides, credentials=False)
+    yield from _check_agents(config, unit)
     yield from check_unit(config, unit)
     yield from check_state(config, None if unit is None else unit.user or "root")
     yield from check_host(config)
     yield from check_reachable(config, lambda: is_responding(config))
+
+
+def _check_agents(config: "Config", unit: "Unit | None") -> Iterator["Finding"]:
+    """Check what agents need, in the environment that the unit gives the daemon; None if there is no unit."""
+    from daemon.doctor.programs import check_programs
+    from daemon.doctor.settings import check_settings
+
+    if unit is None:
+        yield from check_settings(config, credentials=False)
+        yield from check_programs(config)
+    else:
+        yield from check_settings(config, unit.environment, unit.hides, credentials=False)
+        yield from check_programs(config, unit.environment)
 
 
 def _print(findings: list["Finding"]) -> None:

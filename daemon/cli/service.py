@@ -1,8 +1,6 @@
-"""`agentcron run`, `check`, `init`, `status` and `reload`: the daemon and its config."""
+"""`agentcron run`, `check`, `status` and `reload`: the daemon and its config."""
 
-import os
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +16,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog="Example: agentcron --config config.toml run")(run)
     app.command(epilog="Example: agentcron --config config.toml check")(check)
-    app.command(epilog="Example: agentcron init ~/.config/agentcron")(init)
     app.command(epilog="Example: agentcron status --json")(status)
     app.command(epilog="Example: agentcron reload")(reload)
 
@@ -54,34 +51,6 @@ def check(
     from daemon.cli.check import check_config
 
     check_config(context.obj, diff=diff, json=json)
-
-
-def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Write config.toml to this directory.")] = Path(),
-    json: Json = False,
-) -> None:
-    """Write a commented starter config."""
-    from daemon.cli.starter_config import starter_config
-    from daemon.errors import RefusedError
-    from daemon.store.ownership import refuse_links_of_others
-
-    target = folder / "config.toml"
-    if os.geteuid() == 0:
-        refuse_links_of_others(target)
-    try:
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-    except FileExistsError as error:
-        raise RefusedError(f"{error.filename} already exists; move it away, or name another directory") from None
-    except OSError as error:
-        raise RefusedError(f"cannot write {target}: {error.strerror}") from None
-    with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 - the mode was given with the descriptor
-        stream.write(starter_config(target))
-    if json:
-        print_json({"file": str(target)})
-    else:
-        say(f"Wrote {target}. Edit it, then: agentcron --config {target} check")
 
 
 def reload(context: typer.Context, json: Json = False) -> None:
