@@ -57,7 +57,7 @@ _WORDS = {
     FailureKind.OVERLOADED: (
         r"overloaded|at capacity|service unavailable|bad gateway|gateway time-?out|internal server error"
         r"|stream disconnected|connection (?:error|refused|reset|closed)|econn[a-z]+|etimedout|enotfound|eai_again"
-        r"|fetch failed|network error|error sending request"
+        r"|fetch failed|network error|error sending request|socket connection was closed|API Error: terminated"
     ),
     FailureKind.AUTH: (
         r"\(-32000\)|not (?:logged|signed) in|/login|unauthorized|authenticat|oauth|token (?:has |is )?expired"

@@ -70,6 +70,27 @@ WROTE = {"tool_name": "Bash", "tool_use_id": "t1", "tool_input": {"command": "ec
 EDITED = {"tool_name": "Edit", "tool_use_id": "t2", "tool_input": {"old_string": "x", "file_path": "/w/a.py"}}
 
 CLAUDE = {
+    "a failure of which it speaks itself": Case(
+        "claude",
+        [
+            {
+                "type": "assistant",
+                "message": {
+                    "id": "m",
+                    "model": "<synthetic>",
+                    "content": [{"type": "text", "text": "API Error: 529 Overloaded"}],
+                    "usage": {"input_tokens": 0, "output_tokens": 0},
+                },
+            },
+            claude_error(529, "API Error: 529 Overloaded"),
+        ],
+        {
+            "kind": "overloaded",
+            "at_least": False,
+            "usage": {"input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0},
+        },
+        code=1,
+    ),
     "all calls are counted": Case(
         "claude",
         [claude()],
@@ -317,6 +338,13 @@ STREAMED: list[dict[str, Any]] = [
     {"type": "message", "role": "assistant", "content": "ne.", "delta": True},
 ]
 
+
+def gemini_failed(words: str) -> dict[str, Any]:
+    """Return the last line of a stream that failed: its statistics know of no call that was cut off."""
+    stats = {"input_tokens": 0, "output_tokens": 0}
+    return {"type": "result", "status": "error", "error": {"type": "unknown", "message": words}, "stats": stats}
+
+
 GEMINI = {
     "an answer": Case(
         "gemini",
@@ -347,6 +375,18 @@ GEMINI = {
     ),
     "a stream that was cut off": Case(
         "gemini", STREAMED, {"status": "failed", "message": "Done.", "usage": {}, "at_least": False}
+    ),
+    "a stream that its provider cut off": Case(
+        "gemini",
+        [*STREAMED, gemini_failed("[API Error: terminated]")],
+        {"kind": "overloaded", "error": "[API Error: terminated]", "usage": {}, "at_least": False},
+        code=1,
+    ),
+    "refused in a stream, in the provider's words": Case(
+        "gemini",
+        [STREAMED[0], gemini_failed('[API Error: {"error": {"code": 401, "message": "token has expired"}}]')],
+        {"kind": "auth", "error": "token has expired", "usage": {"input_tokens": 0, "output_tokens": 0}},
+        code=145,
     ),
     "not signed in": Case(
         "gemini",
@@ -391,7 +431,12 @@ def step(reason: str) -> dict[str, Any]:
     return opencode("step_finish", part={"reason": reason, "tokens": tokens, "cost": 0.125})
 
 
-REJECTED = "The user rejected permission to use this specific tool call."
+def rejected(command: str) -> dict[str, Any]:
+    error = "The user rejected permission to use this specific tool call."
+    state = {"status": "error", "input": {"command": command}, "error": error}
+    return opencode("tool_use", part={"tool": "bash", "callID": "c", "state": state})
+
+
 OPENCODE = {
     "steps": Case(
         "opencode",
@@ -419,17 +464,12 @@ OPENCODE = {
     ),
     "denied": Case(
         "opencode",
-        [
-            opencode(
-                "tool_use",
-                part={
-                    "tool": "bash",
-                    "callID": "c",
-                    "state": {"status": "error", "input": {"command": "rm x"}, "error": REJECTED},
-                },
-            ),
-            step("stop"),
-        ],
+        [rejected("rm x"), step("stop")],
+        {"status": "failed", "kind": "denied", "error": "1 permission denied: bash(rm x)"},
+    ),
+    "denied, which ends it": Case(
+        "opencode",
+        [rejected("rm x"), step("tool-calls")],
         {"status": "failed", "kind": "denied", "error": "1 permission denied: bash(rm x)"},
     ),
 }

@@ -21,6 +21,8 @@ from daemon.rules.failure_kinds import Signs, is_spent, kind_of
         ("API Error: 529 Overloaded", "overloaded"),
         ("API Error: Connection error.", "overloaded"),
         ("stream disconnected before completion", "overloaded"),
+        ("[API Error: terminated]", "overloaded"),
+        ("Cannot connect to API: The socket connection was closed unexpectedly.", "overloaded"),
         ("unexpected status 503 Service Unavailable", "overloaded"),
         ("Error: When using --print, --output-format=stream-json requires --verbose", "config"),
         ("error: unknown option '- look at the issues'", "config"),

@@ -149,7 +149,7 @@ def _unstated(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> 
     is_bad = report.is_bad and ended.complaint is None and settings.on_bad_report == "fail"
     bad = f"its report cannot be used: {report.complaint}" if is_bad else ""
     if ended.exit_code == 0:
-        return _Failure(bad) if bad else _denial(report, settings)
+        return _denial(report, settings) or (_Failure(bad) if bad else None)  # opencode ends where it was denied
     last = f"exit status {ended.exit_code}" + (f": {_one_line(ended.last_line)}" if ended.last_line else "")
     reason = "; ".join(filter(None, [last, bad]))
     if ended.oom_kills:

@@ -39,6 +39,7 @@ _INPUT_OF_MODEL = ("inputTokens", "cacheCreationInputTokens", "cacheReadInputTok
 _NO_FAILURES = ("", "completed", "success")
 """What the fields that may name a failure hold otherwise."""
 _MOST_ERRORS = 10
+_SYNTHETIC = "<synthetic>"
 _MOST_MODELS = 20
 
 
@@ -67,8 +68,10 @@ def events_of(content: dict[str, Any]) -> Iterator[Event]:
 
 
 def _message(content: dict[str, Any]) -> Iterator[Event]:
-    """Yield what a message says; those of subagents are not for the person."""
+    """Yield what a message says; those of subagents are not for the person, and no model said the synthetic ones."""
     message = object_in(content, "message")
+    if message.get("model") == _SYNTHETIC:
+        return
     usage, call = object_in(message, "usage"), text_in(message, "id")
     if usage and call:
         yield Used(_amounts(usage), call)

@@ -1,12 +1,11 @@
 """`codex exec --json`: a line for each event of its thread, the last one `turn.completed` or `turn.failed`."""
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from .events import Amounts, Denied, Ended, Event, Failed, Retrying, Said, SessionStarted, ToolResult, UsedTool, Warned
-from .values import count_in, object_in, objects_in, text_in, tool_call, total
+from .values import count_in, json_in, object_in, objects_in, text_in, tool_call, total
 
 KINDS = frozenset(
     (
@@ -24,7 +23,6 @@ KINDS = frozenset(
 _RECONNECTING = re.compile(r"Reconnecting\.\.\. (\d{1,3})/(\d{1,3})(?: \((.{0,500}?)\))?\Z", re.DOTALL)
 _NO_TOOLS = frozenset({"reasoning", "todo_list"})
 _MOST_CHANGES = 50  # files of one edit
-_LONGEST_NESTED = 64 * 1024  # characters of an error that is itself JSON
 
 
 def events_of(content: dict[str, Any]) -> Iterator[Event]:
@@ -88,7 +86,7 @@ def _error(words: str) -> Event:
 
 def _failure(words: str) -> Failed:
     """Return a failure; its words may be the provider's answer, which is JSON again."""
-    inner = _inner(words)
+    inner = json_in(words)
     error = object_in(inner, "error") or inner
     status = inner.get("status")
     return Failed(
@@ -96,13 +94,3 @@ def _failure(words: str) -> Failed:
         status if type(status) is int else None,
         text_in(error, "code") or text_in(error, "type"),
     )
-
-
-def _inner(words: str) -> dict[str, Any]:
-    if not words.startswith("{") or len(words) > _LONGEST_NESTED:
-        return {}
-    try:
-        content = json.loads(words)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

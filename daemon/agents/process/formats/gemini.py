@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from .events import Amounts, Ended, Event, Failed, Said, SessionStarted, ToolResult, UsedTool
-from .values import object_in, status_in, text_in, total
+from .values import json_in, object_in, status_in, text_in, total
 
 KINDS = frozenset(("init", "message", "tool_use", "tool_result", "result", None))
 """The types of its lines; the one object of the `json` format has none."""
 _MOST_MODELS = 20
+_API_ERROR = "[API Error: "
 
 
 def events_of(content: dict[str, Any]) -> Iterator[Event]:
@@ -55,4 +56,9 @@ def _amounts(tokens: dict[str, Any]) -> Amounts:
 
 
 def _failure(error: dict[str, Any]) -> Failed:
-    return Failed(text_in(error, "message"), status_in(error, "code"), text_in(error, "type"))
+    """Return a failure; its words may hold the provider's answer, which is JSON again."""
+    words = text_in(error, "message")
+    inner = object_in(json_in(words.removeprefix(_API_ERROR).rpartition("]")[0]), "error")
+    if inner:
+        return Failed(text_in(inner, "message") or words, status_in(inner, "code"), text_in(inner, "status"))
+    return Failed(words, status_in(error, "code"), text_in(error, "type"))

@@ -38,6 +38,7 @@ class Report:
         self._session: str | None = None
         self.is_incomplete = False
         """Whether a part of the output is missing, so that the calls that are known may not be all."""
+        self._has_spoken = False  # or used a tool: a call of the model has cost something
         self._goes_on = False  # whether the next part of a text belongs to the answer
         self._retrying: Retrying | None = None
         self._failure: Failed | None = None
@@ -56,7 +57,7 @@ class Report:
             case Said(text, continues):
                 self._say(text, continues=continues)
             case UsedTool():
-                self._goes_on, self._retrying = False, None
+                self._goes_on, self._retrying, self._has_spoken = False, None, True
             case Used(amounts, call):
                 self._count(amounts, call)
             case Retrying():
@@ -75,7 +76,7 @@ class Report:
             return
         before = self.answer if continues and self._goes_on else ""
         self.answer = (before + text)[: LONGEST_ANSWER + 1]
-        self._goes_on, self._retrying = True, None
+        self._goes_on, self._retrying, self._has_spoken = True, None, True
 
     def _deny(self, what: str, call: str | None) -> None:
         if len(self._denials) < MOST_DENIALS:
@@ -133,7 +134,7 @@ class Report:
         calls = _sum((self._settled, *self._calls.values()))
         if self._total is None:
             return calls, self.ended and not self.is_incomplete
-        if not any(self._total) and any(calls):
+        if not any(self._total) and (any(calls) or self._has_spoken):
             return calls, False
         return self._total, True
 

@@ -8,6 +8,7 @@ from typing import Any
 LONGEST_TEXT = 256 * 1024 + 1
 """Characters, or bytes of characters that are no ASCII."""
 _LONE_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # of characters in UTF-16; the others stand for bytes
+_LONGEST_NESTED = 64 * 1024  # characters of a text that is itself JSON
 _LARGEST = 2**63 - 1
 _NO_COUNT = -1
 """Stands for a value that is no count: whoever stores it will refuse it and say so."""
@@ -45,6 +46,17 @@ def list_in(content: dict[str, Any], key: str) -> list[Any]:
 def objects_in(content: dict[str, Any], key: str) -> list[dict[str, Any]]:
     """Return the objects in a list."""
     return [one for one in list_in(content, key) if isinstance(one, dict)]
+
+
+def json_in(text: str) -> dict[str, Any]:
+    """Return the object that a text is, such as an answer of a provider in an error; an empty one if it is none."""
+    if not text.startswith("{") or len(text) > _LONGEST_NESTED:
+        return {}
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def status_in(content: dict[str, Any], key: str) -> int | None:
