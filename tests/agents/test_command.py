@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.configs import EACH_SECOND, config_text, one_agent
+from tests.support.configs import EACH_SECOND, SELDOM, config_text, one_agent
 from tests.support.daemon_process import StartDaemon, processes_of
 from tests.support.runs import ended
 from tests.support.shell_agents import side_by_side
@@ -50,7 +50,8 @@ def test_the_command_gets_its_input_and_the_named_environment_only(start_daemon:
 
 def test_temporary_files_go_when_the_run_has_ended(start_daemon: StartDaemon) -> None:
     script = "mkdir -p $TMPDIR/a/b; touch $TMPDIR/a/b/c ../stdout.tail; chmod 0 $TMPDIR/a; ls ..; exit 3"
-    daemon = start_daemon(one_agent(script))
+    daemon = start_daemon(one_agent(script, schedule={"every": SELDOM}))
+    daemon.cli("runs", "start", "a", "--wait")
     assert ended(daemon)["status"] == "failed"
     assert {"stdout.tail", "tmp"} < set(daemon.output(1).split())
     assert {"artifacts", "input.txt", "output.log"} <= _names_in(daemon.state / "runs/1")
@@ -59,8 +60,9 @@ def test_temporary_files_go_when_the_run_has_ended(start_daemon: StartDaemon) ->
 
 
 def test_many_temporary_files_are_left_to_the_cleanup(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(one_agent("cd $TMPDIR; mkdir d; seq -f d/%g 2000 | xargs touch"))
-    ended(daemon)
+    script = "cd $TMPDIR; mkdir d; seq -f d/%g 2000 | xargs touch"
+    daemon = start_daemon(one_agent(script, schedule={"every": SELDOM}))
+    assert daemon.cli("runs", "start", "a", "--wait").returncode == 0
     assert "tmp" not in _names_in(daemon.state / "runs/1")
     [trashed] = (daemon.state / "runs/.trash").iterdir()
     assert 0 < len(_names_in(trashed / "d")) < 2000
