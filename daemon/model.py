@@ -142,6 +142,14 @@ class Catchup(StrEnum):
     NONE = "none"
 
 
+class SessionPolicy(StrEnum):
+    """Which session of its agent a run of a schedule works in."""
+
+    NEW = "new"
+    CONTINUE = "continue"
+    """That of the last run which completed."""
+
+
 class Step(StrEnum):
     """The steps of a run, in order."""
 

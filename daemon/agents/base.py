@@ -120,6 +120,8 @@ class Work:
     """Whether an earlier daemon recorded that the command was released, or that the input was acknowledged."""
     session: str | None = None
     """The agent's conversation that the run continues; None for a new one."""
+    previous_session: str | None = None
+    """The conversation of the previous attempt; None if that is not known."""
     remote: dict[str, Any] | None = None
     """What identifies the remote work of a suspended run in its protocol; None if the run is not suspended."""
 

@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from daemon.api.requests import DEFAULTS, Input
+from daemon.config.schema import BaseAgent, RemoteAgent
 from daemon.errors import InvalidError
+from daemon.model import SessionPolicy
 from daemon.rules.cadence import check_cron, check_zone
 from daemon.rules.run_metadata import OF_A_SCHEDULE
 from daemon.rules.schedule_fields import FIELDS, ScheduleField
@@ -30,6 +32,12 @@ def changed_columns(body: BaseModel) -> dict[str, Any]:
     elif columns.get("every_ms") is not None:
         columns["cron"] = None
     return columns
+
+
+def check_for_agent(columns: dict[str, Any], agent: BaseAgent | None) -> None:
+    """Raise InvalidError for columns of a schedule that its agent cannot obey."""
+    if columns.get("session") == SessionPolicy.CONTINUE and isinstance(agent, RemoteAgent):
+        raise InvalidError('session: "continue" applies only to agents of type command and acp')
 
 
 def run_columns(body: BaseModel) -> dict[str, Any]:

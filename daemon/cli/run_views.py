@@ -123,6 +123,8 @@ def _facts(details: dict[str, Any], zone: str) -> Iterator[tuple[str, object]]:
     yield "error", details["error"]
     yield "message", None if details["message"] == details["error"] else details["message"]
     yield "session", details.get("session")
+    yield "continued from", details.get("resumed_session")
+    yield "to continue it", details.get("resume_command")
     yield "started", details["started_at"] and local_time(details["started_at"], zone)
     yield "took", details["completed_at"] and _took(details)
 

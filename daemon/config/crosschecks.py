@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from daemon.config.key_lines import KeyPath
-from daemon.config.values import APPRISE
+from daemon.config.values import APPRISE, SESSION
+from daemon.rules.sessions import TWO_IN_ONE_SESSION
 
 BrokenRule = tuple[KeyPath, str]
 
@@ -125,12 +126,14 @@ def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -
         yield (*path, "environment"), f"no [environments.{environment}] table; defined: {known}"
     yield from _author(path, agent, environments)
     yield from _words((*path, "command"), agent.get("command"))
+    yield from _session_arguments((*path, "command"), agent.get("command"), agent)
     yield from _words((*path, "expect", "command"), _table(agent, "expect").get("command"))
     yield from _without_nul((*path, "env"), _table(agent, "env"), "an environment variable")
     for name, server in _tables(_table(agent, "mcp_servers")):
         yield from _mcp_server((*path, "mcp_servers", name), server)
     for name, schedule in _tables(_table(agent, "schedules")):
         yield from _schedule((*path, "schedules", name), schedule)
+        yield from _session((*path, "schedules", name), schedule, agent)
         if agent.get("input") == "argument" and _has_nul(_content(schedule.get("input"))):
             text = 'contains a NUL character, which an argument cannot; remove it, or use input = "stdin" or "file"'
             yield (*path, "schedules", name, "input"), text
@@ -163,9 +166,10 @@ def _author(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) 
 
 
 def _words(path: KeyPath, command: object) -> Iterator[BrokenRule]:
-    if isinstance(command, list) and command[:1] == [""]:
+    items = command if isinstance(command, list) else []
+    if items[:1] == [""]:
         yield path, "the first item is the program to run, and it is empty"
-    if isinstance(command, list) and any(_has_nul(word) for word in command):
+    if any(_has_nul(word) for item in items for word in (item if isinstance(item, list) else [item])):
         yield path, "an argument of a command cannot contain a NUL character"
 
 
@@ -203,6 +207,27 @@ def _schedule(path: KeyPath, schedule: dict[str, Any]) -> Iterator[BrokenRule]:
     start, end = schedule.get("start_at"), schedule.get("end_at")
     if _is_after(start, end):
         yield (*path, "end_at"), "is before start_at, so the schedule would never be due"
+
+
+def _session(path: KeyPath, schedule: dict[str, Any], agent: dict[str, Any]) -> Iterator[BrokenRule]:
+    kind, continues = agent.get("type", "command"), schedule.get("session") == "continue"
+    if continues and kind in {"agentex", "a2a"}:
+        yield (*path, "session"), f'"continue" applies only to agents of type command and acp; this one is {kind}'
+    if continues and schedule.get("overlap") == "allow_all":
+        yield (*path, "session"), TWO_IN_ONE_SESSION
+    for key in ("session_max_age", "session_max_runs"):
+        if key in schedule and not continues:
+            yield (*path, key), 'applies only to a schedule with session = "continue"'
+
+
+def _session_arguments(path: KeyPath, command: object, agent: dict[str, Any]) -> Iterator[BrokenRule]:
+    """Check the array and the `{session}` in a command: only an argument can be left out, and only of a command."""
+    items = command if isinstance(command, list) else []
+    first = items[0] if items else ""
+    if isinstance(first, list) or (isinstance(first, str) and SESSION.search(first)):
+        yield path, "the first item is the program to run, which is always there; write it as plain text"
+    if agent.get("type") == "acp" and any(isinstance(item, list) for item in items):
+        yield path, "an array within a command applies only to agents of type command; acp has session/load instead"
 
 
 def _is_after(start: Any, end: Any) -> bool:  # noqa: ANN401 - raw values of any type

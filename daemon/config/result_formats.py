@@ -32,11 +32,11 @@ def chosen_format(agent: CommandAgent) -> Chosen:
     """Return what the output of an agent is read as."""
     if agent.result_format != "auto":
         return Chosen(agent.result_format, "as set")
-    program = PurePath(agent.command[0]).name
+    program = PurePath(agent.words[0]).name
     if program not in _OPTIONS:
         return Chosen("none", "")
     accepted, recommended = _OPTIONS[program]
-    given = options_of(agent.command[1:])
+    given = options_of(agent.words[1:])
     if not given.intersection(accepted):
         return Chosen("none", f"since {program} prints plain text without {recommended}")
     return Chosen(program, f"which {program} prints")

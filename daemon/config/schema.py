@@ -12,6 +12,7 @@ from daemon.config.values import (
     Argv,
     ArtifactPattern,
     Author,
+    Command,
     ConfigPath,
     CredentialName,
     CronText,
@@ -34,7 +35,7 @@ from daemon.config.values import (
     Variable,
     Zone,
 )
-from daemon.model import Catchup, Overlap
+from daemon.model import Catchup, Overlap, SessionPolicy
 
 
 class Section(BaseModel):
@@ -165,6 +166,9 @@ class Schedule(Section):
     overlap: Annotated[Overlap, Field(strict=False)] = Overlap.SKIP
     catchup: Annotated[Catchup, Field(strict=False)] = Catchup.LATEST
     catchup_window: Duration = timedelta(hours=24)
+    session: Annotated[SessionPolicy, Field(strict=False)] = SessionPolicy.NEW
+    session_max_age: PositiveDuration | None = None
+    session_max_runs: int | None = Field(None, ge=1, le=1_000_000)
     pause_on_failure: bool = False
     paused: bool = False
     description: str = ""
@@ -220,7 +224,7 @@ class Expect(Section):
 class ProcessAgent(BaseAgent):
     """The settings of agents that run a command on this host."""
 
-    command: Argv
+    command: Command
     environment: Name | None = None
     git_author_name: Author | None = None
     git_author_email: Author | None = None
@@ -234,6 +238,11 @@ class ProcessAgent(BaseAgent):
     tasks_max: int = Field(4096, ge=1, le=4_194_304)
     env: dict[Variable, SecretValue] = {}
     expect: Expect = Expect()
+
+    @property
+    def words(self) -> list[str]:
+        """The program and all arguments that its command may get."""
+        return [word for item in self.command for word in ([item] if isinstance(item, str) else item)]
 
     @property
     def needed_controllers(self) -> frozenset[str]:

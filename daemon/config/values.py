@@ -157,6 +157,18 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _command(value: object) -> object:
+    """Raise ValueError unless a value is an array of arguments; schemas would name the types that were tried."""
+    items = value if isinstance(value, list) else [None]
+    if not all(isinstance(item, str) or _is_group(item) for item in items):
+        raise ValueError('should be an array of strings, or of arrays of them such as ["--resume", "{session}"]')
+    return value
+
+
+def _is_group(item: object) -> bool:
+    return isinstance(item, list) and bool(item) and all(isinstance(word, str) for word in item)
+
+
 def _socket(value: Path) -> Path:
     if len(os.fsencode(value.name)) > _LONGEST_SOCKET_NAME:
         raise ValueError(f"the file name is too long for a socket; at most {_LONGEST_SOCKET_NAME} bytes are allowed")
@@ -184,6 +196,10 @@ Author = Annotated[str, AfterValidator(_author)]
 Argv = Annotated[list[str], Field(min_length=1)]
 ArtifactPattern = Annotated[str, Field(max_length=1000), AfterValidator(_artifact)]
 OutputPattern = Annotated[str, Field(max_length=1000), AfterValidator(_pattern)]
+SESSION = re.compile(r"(?<!\$)\{session\}")
+"""What stands for the session to continue in arguments of a command; `${session}` is a variable of a shell."""
+Command = Annotated[list[str | list[str]], BeforeValidator(_command), Field(min_length=1)]
+"""A program and its arguments; those in an array of their own are left out together."""
 
 
 @dataclass(frozen=True)

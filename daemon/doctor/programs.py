@@ -77,14 +77,14 @@ def check_programs(config: Config, environment: Mapping[str, str] = os.environ) 
         asked = [
             pool.submit(_check, f"agents.{name}.command", config, agent, environment)
             for name, agent in config.agents.items()
-            if isinstance(agent, ProcessAgent) and PurePath(agent.command[0]).name in _PROGRAMS
+            if isinstance(agent, ProcessAgent) and PurePath(agent.words[0]).name in _PROGRAMS
         ]
         yield from (found for one in asked if (found := one.result()) is not None)
 
 
 def _check(place: str, config: Config, agent: ProcessAgent, environment: Mapping[str, str]) -> Finding | None:
     given, is_complete = _environment(config, agent, environment)
-    path = shutil.which(program_of(agent.command, config), path=given["PATH"])
+    path = shutil.which(program_of(agent.words, config), path=given["PATH"])
     if path is None:
         return None
     name = PurePath(path).name

@@ -78,7 +78,7 @@ def _own_commands(config: Config) -> Iterator[tuple[str, list[str]]]:
 
 def _commands(place: str, agent: ProcessAgent) -> Iterator[tuple[str, list[str]]]:
     """Yield the commands of an agent, with their places in the config."""
-    yield f"{place}.command", agent.command
+    yield f"{place}.command", agent.words
     if agent.expect.command is not None:
         yield f"{place}.expect.command", agent.expect.command
     for name, server in agent.mcp_servers.items() if isinstance(agent, AcpAgent) else ():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from daemon.model import Catchup, Overlap
+from daemon.model import Catchup, Overlap, SessionPolicy
 from daemon.units import format_duration, format_instant, parse_duration, parse_instant
 
 
@@ -63,6 +63,12 @@ def _object(text: str) -> dict[str, Any]:
     return value
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 19):  # noqa: PLR2004 - what SQLite can hold
+        raise ValueError("not a whole number")
+    return int(text)
+
+
 TEXT = Kind(str, "TEXT")
 INPUT = replace(TEXT, metavar="TEXT|@FILE|-")
 """Text that the command line also takes from a file or from standard input."""
@@ -89,6 +95,8 @@ OBJECT = Kind(
     parse=_object,
 )
 OVERLAP = Kind(Overlap, "POLICY", from_file=str, from_api=str)
+COUNT = Kind(int, "N", parse=_count)
+SESSION = Kind(SessionPolicy, "POLICY", from_file=str, from_api=str)
 CATCHUP = Kind(Catchup, "POLICY", from_file=str, from_api=str)
 
 
@@ -176,6 +184,17 @@ FIELDS = (
         clearable=True,
         derived=True,
         help="Ignore missed due times older than this; default: a day, or the longest gap between due times.",
+    ),
+    ScheduleField(
+        "session",
+        SESSION,
+        help=f"Which session of its agent a run works in: {', '.join(SessionPolicy)} (that of the last completed run).",
+    ),
+    ScheduleField(
+        "session_max_age", POSITIVE_DURATION, clearable=True, help="Begin a new session when the last is this old."
+    ),
+    ScheduleField(
+        "session_max_runs", COUNT, clearable=True, help="Begin a new session after this many completed runs."
     ),
     ScheduleField("pause_on_failure", BOOLEAN, help="Pause the schedule when a run fails."),
     PAUSED,

@@ -14,6 +14,7 @@ from daemon.rules.pools import EVERYTHING, Pools
 from daemon.runs.fetches import Fetches
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.pools import open_ended
+from daemon.runs.sessions import choose_session
 from daemon.runs.settings import settings_for, stored
 from daemon.store.connection import Transaction, concerns_others
 from daemon.store.fires import mark_launched
@@ -182,6 +183,7 @@ class Claims:
     def _claim_one(self, one: _Pass, run: Run) -> Run:
         settings, own = settings_for(one.config, run.agent), one.pools.of_agents.get(run.agent)
         columns: dict[str, object] = {"settings": stored(settings), "not_before": None}
+        columns["resumed_session"] = choose_session(one.tx, run, settings, one.now)
         if own or run.pools:
             columns["pools"] = json.dumps(own) if own else None
         change_status(one.tx, run, RunStatus.RUNNING, one.now, columns)

@@ -12,9 +12,10 @@ from daemon.rules.reported import amount_of, count_of, usage_of
 from daemon.runs import steps
 from daemon.runs.pools import close_by_outcome
 from daemon.runs.retry import base_name, next_attempt
+from daemon.runs.sessions import record_session
 from daemon.store.cancellations import Flag, flag_of
 from daemon.store.connection import Transaction
-from daemon.store.events import PERMISSION_DENIED, SESSION_REFUSED, USAGE, add_event
+from daemon.store.events import PERMISSION_DENIED, USAGE, add_event
 from daemon.store.notifications import PAUSED_BY_FAILURE
 from daemon.store.runs import NewRun, Run, change_status, count_usage, create_run, get_run, limits_hit
 from daemon.store.schedules import change_schedule, get_schedule_by_id
@@ -60,6 +61,7 @@ def finish(
         **_reported(outcome),
     }
     _add_reported_events(tx, run_id, outcome, now)
+    record_session(tx, run, outcome, now)
     count_usage(tx, run.agent, columns)
     hits, in_a_row = limits_hit(tx, run, base_name(run)) if run.attempt > 1 else (0, 0)
     close_by_outcome(tx, run, outcome, settings, now, hits=in_a_row + 1, chance=chance, outbox=outbox)
@@ -69,6 +71,8 @@ def finish(
             new = next_of(keeps_turn=True) if in_a_row < _MOST_LIMITS else None
         else:
             wait = _wait(outcome, settings, run.attempt - hits, now, chance)
+            if outcome.status is RunStatus.FAILED and _was_refused(run, outcome, settings):
+                wait = timedelta(0)
             new = None if wait is None else next_of(not_before=now + wait)
         if new is not None:
             _continue(tx, run, now, columns, new)
@@ -93,8 +97,6 @@ def _reported(outcome: Outcome) -> dict[str, object]:
 
 
 def _add_reported_events(tx: Transaction, run_id: int, outcome: Outcome, now: datetime) -> None:
-    if outcome.session_refused is not None:
-        add_event(tx, run_id, now, SESSION_REFUSED, {"reason": outcome.session_refused})
     for denial in outcome.denials:
         add_event(tx, run_id, now, PERMISSION_DENIED, {"what": denial})
     for model, usage in outcome.usage_by_model.items():
@@ -136,6 +138,11 @@ def _wait(outcome: Outcome, settings: RunSettings, attempts: int, now: datetime,
     if outcome.limit_ends_at is not None:
         return max(timedelta(0), outcome.limit_ends_at - now)
     return retry_delay(timedelta(seconds=settings.retry_delay_seconds), attempts, chance)
+
+
+def _was_refused(run: Run, outcome: Outcome, settings: RunSettings) -> bool:
+    """Return whether a command did nothing but refuse the session it was given; the next attempt gets none."""
+    return outcome.session_refused is not None and run.resumed_session is not None and settings.kind == "command"
 
 
 def _continue(tx: Transaction, run: Run, now: datetime, columns: dict[str, object], new: NewRun) -> None:

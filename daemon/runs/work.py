@@ -38,5 +38,7 @@ def work_of(run: Run, state_dir: Path, hooks: HookTokens) -> Work:
         record_key=hooks.record_key(run.idempotency_key) if settings.signed_records else None,
         identity=identity,
         delivered=run.delivered_at is not None,
+        session=run.resumed_session,
+        previous_session=run.previous_session,
         remote=json.loads(run.remote or "{}") if run.status is RunStatus.SUSPENDED else None,
     )

@@ -30,7 +30,7 @@ def _silence(place: str, agent: CommandAgent) -> Iterator[Surprise]:
     limit, chosen = agent.idle_timeout, chosen_format(agent).name
     if limit is None or chosen == "none":
         return
-    if chosen in _ONLY_AT_THE_END and "--output-format json" in options_of(agent.command):
+    if chosen in _ONLY_AT_THE_END and "--output-format json" in options_of(agent.words):
         what = (
             f"{chosen} prints nothing before its end with --output-format json, so this ends each run that takes longer"
         )

@@ -11,7 +11,8 @@ from typing import Any
 
 from daemon.errors import InvalidError, NotFoundError, RefusedError, StaleVersionError
 from daemon.fires.run_of_fire import run_of_fire
-from daemon.model import DueTime, Trigger
+from daemon.model import DueTime, Overlap, SessionPolicy, Trigger
+from daemon.rules.sessions import TWO_IN_ONE_SESSION
 from daemon.runs.waiting import cancel_begun
 from daemon.schedules.defaults import DERIVED, follow_cadence, with_defaults
 from daemon.schedules.revision import Revision, change, pause_columns, redefine, remove
@@ -67,6 +68,7 @@ def create(tx: Transaction, agent: str, name: str, values: dict[str, Any], reque
         where = " in the config file" if taken.source == "declared" else ""
         raise RefusedError(f"schedule {agent}/{name} already exists{where}; choose another name")
     _check_bounds(values)
+    _check_session(values)
     values = with_defaults(values)
     if request.limited:
         check_created(tx, request.principal, request.now)
@@ -95,6 +97,8 @@ def update(tx: Transaction, row: ScheduleRow, values: dict[str, Any], request: C
     values = follow_cadence(row.definition, values)
     if values.keys() & {*CADENCE_KEYS, *(field.column for field in DERIVED)}:
         _check_bounds({**row.definition, **values})
+    if values.keys() & {"session", "overlap"}:
+        _check_session({**row.definition, **values})
     complete = with_defaults({**row.definition, **values})
     values = {key: complete.get(key, value) for key, value in values.items()}
     changes = {key: [before[key], value] for key, value in values.items() if before[key] != value}
@@ -119,6 +123,11 @@ def _check_bounds(definition: dict[str, Any]) -> None:
         cadence_from(definition)
     except UNREADABLE as error:  # of what it had before: another host may have had its time zone
         raise InvalidError(f"the schedule would have no cadence: {error}") from None
+
+
+def _check_session(definition: dict[str, Any]) -> None:
+    if definition["session"] == SessionPolicy.CONTINUE and definition["overlap"] == Overlap.ALLOW_ALL:
+        raise InvalidError(f"session: {TWO_IN_ONE_SESSION}")
 
 
 def pause(tx: Transaction, row: ScheduleRow, note: str | None, request: ChangeRequest) -> ScheduleRow:

@@ -5,11 +5,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from daemon.fires.ledger import record_pause, skip_undecided, waiting_for_jitter
+from daemon.model import SessionPolicy
 from daemon.rules.cadence import Cadence
 from daemon.runs.waiting import DELETED, RETIRED, cancel_waiting, resume_waiting
 from daemon.store.connection import Transaction
 from daemon.store.notifications import forget_problems
 from daemon.store.schedules import CADENCE_KEYS, ScheduleRow, cadence_from, change_schedule, move_cursor
+from daemon.store.sessions import forget_session
 from daemon.store.skips import pending_skips, remove_skip
 from daemon.units import format_instant, parse_instant
 
@@ -60,6 +62,8 @@ def redefine(
     changed = change(tx, row, values, now, revision)
     if resumed or pauses or new_cadence or "jitter_ms" in values:
         move_cursor(tx, changed, cursor)
+    if values.get("session") == SessionPolicy.NEW:
+        forget_session(tx, row.id)
     if resumed:
         resume_waiting(tx, changed, now, revision.principal)
     return changed
@@ -94,6 +98,7 @@ def remove(tx: Transaction, row: ScheduleRow, now: datetime, revision: Revision)
         skip_undecided(tx, row, now, f"the schedule was {revision.action}d before this due time was decided")
     removed = change(tx, row, {"deleted_at": format_instant(now)}, now, revision)
     forget_problems(tx, row.id)
+    forget_session(tx, row.id)
     why = DELETED if revision.action == "delete" else RETIRED
     return removed, cancel_waiting(tx, row.id, now, revision.principal, why)
 

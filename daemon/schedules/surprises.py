@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from daemon.config.result_formats import chosen_format
 from daemon.config.schema import AgentexAgent, BaseAgent, CommandAgent, Config, Schedule
-from daemon.model import Catchup, Overlap
+from daemon.config.values import SESSION
+from daemon.model import Catchup, Overlap, SessionPolicy
 from daemon.schedules.command_surprises import of_command
 from daemon.schedules.declared import definition_of
 from daemon.schedules.surprise import Surprise
@@ -15,6 +16,15 @@ _COST_FORMATS = ("claude", "opencode")
 """The values of `result_format` that read a cost from the output."""
 _TOKEN_FORMATS = (*_COST_FORMATS, "codex", "gemini")
 """Those that read tokens from it."""
+_BY_DIRECTORY = {"claude", "gemini"}
+"""The programs that find a session only in the directory in which it began."""
+_EXAMPLES = {
+    "claude": '"--resume={session}"',
+    "codex": '["resume", "{session}"] behind "exec"',
+    "gemini": '"--resume={session}"',
+    "opencode": '"--session={session}"',
+}
+"""How each program is told which session to continue."""
 
 
 def find_surprises(config: Config) -> Iterator[Surprise]:
@@ -29,6 +39,8 @@ def find_surprises(config: Config) -> Iterator[Surprise]:
             yield from of_command(place, agent)
         for schedule, settings in agent.schedules.items():
             yield from _schedule(f"{place}.schedules.{schedule}", settings, config)
+            if settings.session is SessionPolicy.CONTINUE and isinstance(agent, CommandAgent):
+                yield from _session(f"{place}.schedules.{schedule}.session", agent, config)
             if settings.overlap is Overlap.ALLOW_ALL and agent.max_concurrent == 1:
                 what = f'overlap = "allow_all" has no effect while {place}.max_concurrent is 1'
                 yield Surprise(f"{place}.schedules.{schedule}", what)
@@ -58,6 +70,18 @@ def _unread(place: str, agent: CommandAgent, formats: tuple[str, ...]) -> Iterat
         )
         read = ", ".join(sorted(formats))
         yield Surprise(place, what, f"set a result_format that reads it ({read}), or have the command write it there")
+
+
+def _session(place: str, agent: CommandAgent, config: Config) -> Iterator[Surprise]:
+    """Find a command that is not told which session to continue, or that looks for it in another directory."""
+    program = chosen_format(agent).name
+    if program != "none" and not any(SESSION.search(word) for word in agent.words):
+        what = "its command has no {session}, so every run begins a new one"
+        yield Surprise(place, what, f"add {_EXAMPLES[program]}, unless the command reads $AGENTCRON_SESSION")
+    environment = config.environments.get(agent.environment) if agent.environment else None
+    if program in _BY_DIRECTORY and (environment is None or environment.mode != "local"):
+        what = f"{program} finds a session only in the directory where it began, and each run has one of its own"
+        yield Surprise(place, what, 'use an environment with mode = "local"')
 
 
 def _schedule(place: str, schedule: Schedule, config: Config) -> Iterator[Surprise]:

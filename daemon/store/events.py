@@ -22,6 +22,16 @@ PERMISSION_DENIED = "permission_denied"
 
 USAGE = "usage"
 """The kind of the event of what each model used, if the agent tells that."""
+
+SESSION_BEGUN = "session_begun"
+"""The kind of the event of a run that begins a session although its schedule continues them: the `reason`."""
+
+SESSION_CONTINUED = "session_continued"
+"""The kind of the event of a run that is given a `session` to continue."""
+
+SESSION_CHANGED = "session_changed"
+"""The kind of the event of an agent that goes on under another id: `from` and `to`."""
+
 SESSION_REFUSED = "session_refused"
 """The kind of the event of a session that was to be continued and is not: the `reason`."""
 

@@ -268,7 +268,7 @@ def delete_remains(tx: Transaction, schedule_id: int, policy: RetentionPolicy) -
     ).fetchone()["yes"]
     if is_left or not cutoff.is_after(row["deleted_at"]):
         return False
-    for table in ("schedule_skips", "trigger_keys"):
+    for table in ("schedule_skips", "trigger_keys", "sessions"):
         tx.execute(f"DELETE FROM {table} WHERE schedule_id = ?", (schedule_id,))
     forget_problems(tx, schedule_id)
     tx.execute("DELETE FROM schedules WHERE id = ?", (schedule_id,))

@@ -31,6 +31,7 @@ _JOINED = {
     "schedule_paused": "coalesce(s.paused, 0)",
     "schedule_deleted": "s.deleted_at IS NOT NULL",
     "requested": REQUESTED,
+    "previous_session": "(SELECT p.session FROM runs p WHERE p.id = r.previous_run_id)",
 }
 _FIXED = 200  # bytes of a row besides its texts
 _SHOWN = {name: shown(f"r.{name}") for name in ("display_name", "error", "message")}
@@ -98,6 +99,11 @@ class Run:
     cpu_seconds: float | None
     failure_kind: str | None
     session: str | None
+    """Identifies the agent's conversation, as the agent told."""
+    resumed_session: str | None
+    """The session that the run was given to continue."""
+    previous_session: str | None
+    """That of the previous attempt."""
     usage_state: str | None
     """`exact` or `at_least`; None if the usage is unknown."""
     denials: int

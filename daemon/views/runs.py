@@ -18,10 +18,11 @@ from daemon.store.events import EVENT_DATA
 from daemon.store.rows import row_of, shown
 from daemon.store.run_notifications import notifications_of
 from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, Run, run_from
-from daemon.store.workspaces import get_workspace
+from daemon.store.workspaces import Workspace, get_workspace
 from daemon.units import parse_instant
 from daemon.views.pages import PAGE_BYTES, check_span, number_of, page_of
 from daemon.views.pools import pools_now
+from daemon.views.resumption import resume_command
 
 _MOST_EVENTS = 1000
 _PAUSED = "its schedule is paused"
@@ -55,6 +56,7 @@ class RunView(TypedDict):
     failure_kind: str | None
     message: str | None
     session: str | None
+    resumed_session: str | None
     denials: int
     usage: dict[str, float | None]
     usage_state: str | None
@@ -68,7 +70,10 @@ class RunView(TypedDict):
 
 
 class RunDetails(RunView):
-    """A run with its input, steps, events (the newest 1,000), notifications (up to 100) and workspace."""
+    """A run with its input, steps, events (the newest 1,000), notifications (up to 100) and workspace.
+
+    `resume_command` is how a person continues its session, as long as the place exists where it is found.
+    """
 
     result_format: str
     initial_input: dict[str, str]
@@ -78,6 +83,7 @@ class RunDetails(RunView):
     events: list[dict[str, Any]]
     notifications: list[dict[str, Any]]
     workspace: dict[str, Any] | None
+    resume_command: str | None
 
 
 class RunList(TypedDict):
@@ -116,6 +122,7 @@ def run_view(run: Run, pools: Pools | None = None) -> RunView:
         "failure_kind": run.failure_kind,
         "message": run.message,
         "session": run.session,
+        "resumed_session": run.resumed_session,
         "denials": run.denials,
         "usage": {
             "input_tokens": run.input_tokens,
@@ -140,18 +147,18 @@ def _wait_of(run: Run, pools: Pools | None) -> str | None:
     return None if pools is None else pools.wait_of(run.agent, requested=bool(run.requested))
 
 
-def run_details(connection: sqlite3.Connection, run: Run, state_dir: Path, config: Config | None = None) -> RunDetails:
+def run_details(connection: sqlite3.Connection, run: Run, state_dir: Path, config: Config) -> RunDetails:
     """Return one run with its input, steps, newest events and workspace, whose saved work is below `state_dir` now.
 
-    With a config, it says also which pools the run waits for.
+    `config` says which pools the run waits for, and where its agent works.
 
     Raise DamagedRowError.
     """
     with row_of(f"run {run.id}"):
-        return _run_details(connection, run, state_dir, None if config is None else pools_now(connection, config))
+        return _run_details(connection, run, state_dir, config)
 
 
-def _run_details(connection: sqlite3.Connection, run: Run, state_dir: Path, pools: Pools | None) -> RunDetails:
+def _run_details(connection: sqlite3.Connection, run: Run, state_dir: Path, config: Config) -> RunDetails:
     found = connection.execute(
         f"SELECT name, started_at, completed_at, {shown('error')} AS error FROM steps WHERE run_id = ?", (run.id,)
     ).fetchall()
@@ -161,8 +168,9 @@ def _run_details(connection: sqlite3.Connection, run: Run, state_dir: Path, pool
         (run.id, _MOST_EVENTS),
     )
     events = reversed(page_of(newest, _MOST_EVENTS, PAGE_BYTES)[0])
+    workspace = get_workspace(connection, run.id)
     return {
-        **run_view(run, pools),
+        **run_view(run, pools_now(connection, config)),
         "result_format": settings_of(run).result_format,
         "initial_input": {"type": "text", "author": run.input_author, "content": run.input_content},
         "task_params": json.loads(run.task_params),
@@ -173,15 +181,14 @@ def _run_details(connection: sqlite3.Connection, run: Run, state_dir: Path, pool
             for row in events
         ],
         "notifications": notifications_of(connection, run.id),
-        "workspace": _workspace_of(connection, run.id, state_dir),
+        "workspace": None if workspace is None else _workspace_view(connection, workspace, state_dir),
+        "resume_command": resume_command(run, workspace, state_dir, config),
     }
 
 
-def _workspace_of(connection: sqlite3.Connection, run_id: int, state_dir: Path) -> dict[str, Any] | None:
+def _workspace_view(connection: sqlite3.Connection, workspace: Workspace, state_dir: Path) -> dict[str, Any]:
     """Return the workspace of a run in a git environment, with what was saved if it was removed."""
-    workspace = get_workspace(connection, run_id)
-    if workspace is None:
-        return None
+    run_id = workspace.run_id
     saved = _newest_saved(connection, run_id) if workspace.state == "removed" else None
     if saved is not None:
         place = (workspace.environment, saved["folder"], state_dir)

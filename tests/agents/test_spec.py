@@ -126,3 +126,30 @@ def test_a_run_takes_every_limit_from_the_config_when_it_starts() -> None:
         "on_denied": "fail",
     }
     assert defaults == RunSettings(limit_pools=("agent:a",), **runs_of_earlier_versions_lack)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "without", "given"),
+    [
+        (["--resume={session}", "-x"], ["-x"], ["--resume=s-1", "-x"]),
+        ([["--resume", "{session}"], "-x"], ["-x"], ["--resume", "s-1", "-x"]),
+        (["exec", ["resume", "{session}"]], ["exec"], ["exec", "resume", "s-1"]),
+        ([["-a", "-b"]], ["-a", "-b"], ["-a", "-b"]),
+        (["echo ${session} {other}"], ["echo ${session} {other}"], ["echo ${session} {other}"]),
+    ],
+)
+def test_arguments_that_name_the_session_are_left_out_where_there_is_none(
+    arguments: list[str | list[str]], without: list[str], given: list[str]
+) -> None:
+    agent = CommandAgent(command=["program", *arguments], input="argument")
+    work = replace(WORK, content="go")
+    assert command_spec(work, agent, Config(), 0o077)["argv"] == ["program", *without, "go"]
+    assert command_spec(replace(work, session="s-1"), agent, Config(), 0o077)["argv"] == ["program", *given, "go"]
+
+
+def test_an_agent_is_told_its_session_and_that_of_the_attempt_before() -> None:
+    agent = CommandAgent(command=["true"])
+    names = {"AGENTCRON_SESSION", "AGENTCRON_PREVIOUS_SESSION"}
+    assert not names & command_spec(WORK, agent, Config(), 0o077)["env"].keys()
+    env = command_spec(replace(WORK, session="s-1", previous_session="s-0"), agent, Config(), 0o077)["env"]
+    assert (env["AGENTCRON_SESSION"], env["AGENTCRON_PREVIOUS_SESSION"]) == ("s-1", "s-0")

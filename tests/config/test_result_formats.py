@@ -24,7 +24,7 @@ from daemon.config.schema import CommandAgent
     ],
 )
 def test_the_format_is_that_of_the_program_if_it_prints_it(command: str, chosen: str) -> None:
-    found = chosen_format(CommandAgent(command=command.split()))
+    found = chosen_format(CommandAgent(command=[*command.split()]))
     assert found.name == chosen
     assert bool(found.why) is not command.startswith(("env", "other"))
 

@@ -25,7 +25,7 @@ def test_every_config_key_is_in_the_example_or_the_readme() -> None:
 def test_every_variable_given_to_agents_is_in_the_readme() -> None:
     source = (ROOT / "daemon/agents/process/spec.py").read_text()
     given = set(re.findall(r'"(AGENTCRON_[A-Z_]+)"', source))
-    assert len(given) == 14
+    assert len(given) == 16
     assert all(name in README for name in given)
 
 

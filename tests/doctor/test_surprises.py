@@ -110,3 +110,33 @@ def test_an_idle_timeout_that_ends_healthy_runs(tmp_path: Path, keys: str, said:
 def test_an_input_that_may_be_taken_for_an_option(tmp_path: Path, keys: str, is_said: bool) -> None:
     schedule = '[agents.a.schedules.s]\nevery = "1h"\ninput = "- look at the issues"\n'
     assert bool(found(tmp_path, f"[agents.a]\n{keys}\n{schedule}")) is is_said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        ('["--resume", "{session}"]', "local", []),
+        ('"--verbose"', "local", ["its command has no {session}"]),
+        ('"--resume={session}"', "git", ["finds a session only in the directory where it began"]),
+    ],
+)
+def test_a_session_that_cannot_be_continued_is_found(
+    tmp_path: Path, arguments: str, environment: str, said: list[str]
+) -> None:
+    text = f"""
+[environments.local]
+mode = "local"
+path = "."
+[environments.git]
+mode = "git"
+repository = "/origin"
+[agents.a]
+command = ["claude", "-p", "--output-format", "json", {arguments}]
+environment = "{environment}"
+[agents.a.schedules.s]
+every = "1h"
+session = "continue"
+"""
+    surprises = found(tmp_path, text)
+    assert len(surprises) == len(said)
+    assert all(words in what for words, (_, what) in zip(said, surprises, strict=True))

@@ -188,6 +188,7 @@ async def test_a_deleted_schedule_goes_when_nothing_of_it_is_left(history: Histo
                 "INSERT INTO schedule_revisions VALUES (?, ?, ?, 'x', 'x', '{}', NULL)", number, version, at
             )
     await history.execute("INSERT INTO schedule_skips VALUES (2, ?, ?, 'root')", ago(60), ago(60))
+    await history.execute("INSERT INTO sessions (schedule_id, holder) VALUES (2, 1)")
     await history.revision(1, 1, 400)
     for subject in ("schedule:1", "schedule:2", "blocked:1", "blocked:2"):
         problem = "INSERT INTO notify_states (subject, state, since, told_at, gap_ms) VALUES (?, 'denied', ?, ?, 1)"
@@ -198,6 +199,7 @@ async def test_a_deleted_schedule_goes_when_nothing_of_it_is_left(history: Histo
     assert await history.query("SELECT id FROM schedules") == [1, 3, 4]
     assert await history.query("SELECT schedule_id, version FROM schedule_revisions") == [(1, 1), (3, 2)]
     assert await history.query("SELECT * FROM schedule_skips") == []
+    assert await history.query("SELECT * FROM sessions") == []
     assert await history.runs() == [run]
     assert await history.query("PRAGMA foreign_key_check") == []
 

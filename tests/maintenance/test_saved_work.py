@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from daemon.config.schema import Config
 from daemon.doctor.workspaces import check_workspaces
 from daemon.runs.workspace import record_prepared, record_removed
 from daemon.store.connection import Transaction
@@ -22,7 +23,7 @@ async def shown(history: History, run: int) -> dict[str, Any] | None:
     """Return what `runs show` says was saved."""
     row = await history.database.read(lambda c: get_run(c, run))
     assert row is not None
-    details = await history.database.read(lambda c: run_details(c, row, history.state_dir))
+    details = await history.database.read(lambda c: run_details(c, row, history.state_dir, Config()))
     assert details["workspace"] is not None
     work: dict[str, Any] | None = details["workspace"]["saved"]
     return work

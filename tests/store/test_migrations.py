@@ -27,7 +27,7 @@ INSERT INTO events (run_id, number, at, type) VALUES (1, 1, 'x', 'created'), (2,
 INSERT INTO steps (run_id, name, started_at) VALUES (1, 'work', 'x');
 """
 
-REPORTED = {"failure_kind", "session", "usage_state", "denials"}
+REPORTED = {"failure_kind", "session", "usage_state", "denials", "resumed_session"}
 ADDED = REPORTED | {"pools", "remote", "memory_peak_bytes", "cpu_seconds"}
 """Columns that later migrations added to these tables."""
 

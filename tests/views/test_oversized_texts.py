@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from daemon.config.schema import Config
 from daemon.store.notifications import first_of_each
 from daemon.store.rows import LONGEST_GIVEN, LONGEST_SHOWN
 from daemon.store.run_queue import startable
@@ -29,7 +30,7 @@ async def test_an_oversized_text_of_a_run_is_cut_when_it_is_read(ledger: Ledger)
     )
     run = await ledger.database.read(lambda c: get_run(c, 1))
     assert run is not None
-    details = await ledger.database.read(lambda c: run_details(c, run, ledger.folder))
+    details = await ledger.database.read(lambda c: run_details(c, run, ledger.folder, Config()))
     [listed] = (await ledger.database.read(lambda c: runs_page(c, limit=10)))["runs"]
     for view in (details, listed):
         assert {len(view[key] or "") for key in ("display_name", "error", "message")} == {LONGEST_SHOWN}
@@ -69,7 +70,7 @@ async def test_an_oversized_event_is_omitted_and_the_others_are_shown(ledger: Le
     await ledger.database.write(lambda tx: (tx.execute(sql, (8, data)), tx.execute(sql, (9, '{"saved": null}'))))
     run = await ledger.database.read(lambda c: get_run(c, 1))
     assert run is not None
-    details = await ledger.database.read(lambda c: run_details(c, run, ledger.folder))
+    details = await ledger.database.read(lambda c: run_details(c, run, ledger.folder, Config()))
     assert [event["data"] for event in details["events"][-2:]] == [
         {"omitted": "it is longer than 4 MiB"},
         {"saved": None},

@@ -29,7 +29,7 @@ def acp_spec(work: Work, agent_config: AcpAgent, config: Config, umask: int) -> 
     Raise SecretError if a secret cannot be read, and UnfitError if the settings do not fit into the client's variable.
     """
     client = [sys.executable, "-I", "-S", "-c", _CODE, str(Path(__file__).parents[1])]
-    command = [program_of(agent_config.command, config), *agent_config.command[1:]]
+    command = [program_of(agent_config.words, config), *agent_config.words[1:]]
     spec = process_spec(work, agent_config, config, umask, [*client, *command], reads_input=True, ends_its_own=True)
     hidden: list[str] = []
     servers = [_mcp_server(name, server, config, hidden) for name, server in agent_config.mcp_servers.items()]

@@ -21,10 +21,11 @@ from daemon.agents.process.supervisor.untrusted_json import UntrustedJsonError, 
 from daemon.model import FailureKind, RunStatus
 from daemon.rules.reported import amount_of, count_of, usage_of
 from daemon.rules.reset_times import LONGEST_WAIT
+from daemon.rules.sessions import is_session
 
 LONGEST_MESSAGE = 4000
 """Characters of an agent's message that are stored with the run."""
-_LONGEST_SESSION = 200
+_LONGEST_NAME = 200
 _MOST_PERMISSIONS = 100
 _MOST_MODELS = 20
 END_OF_OUTPUT = "stdout.tail"
@@ -175,7 +176,7 @@ def _printed(known: dict[str, Any], run_dir: Path, secrets: Secrets, complaint: 
         session=_session(known.get("session"), secrets),
         usage_at_least=known.get("at_least") is True,
         models={
-            name[:_LONGEST_SESSION]: _usage(used)[0]
+            name[:_LONGEST_NAME]: _usage(used)[0]
             for name, used in (list(models.items())[:_MOST_MODELS] if isinstance(models, dict) else ())
         },
         denials=tuple(
@@ -301,8 +302,8 @@ def _kind(value: object) -> FailureKind | None:
 
 
 def _session(value: object, secrets: Secrets) -> str | None:
-    """Return the id of a session; None for one that is too long, because a part of it is of no use."""
-    return secrets.masked(value) if isinstance(value, str) and 0 < len(value) <= _LONGEST_SESSION else None
+    """Return the id of a session; None for one that could not be given back to the agent, if only masked."""
+    return value if isinstance(value, str) and is_session(value) and secrets.masked(value) == value else None
 
 
 def _permissions(value: object, secrets: Secrets) -> Iterator[dict[str, str]]:

@@ -13,6 +13,7 @@ from daemon.agents.process.supervisor.mask import Secrets
 from daemon.model import FailureKind, RunStatus
 from daemon.rules.failure_kinds import Signs, is_spent, kind_of
 from daemon.rules.reset_times import LONGEST_WAIT, reset_in
+from daemon.rules.sessions import refusal_in
 from daemon.text import escape, plural
 
 _LOG = structlog.get_logger()
@@ -51,12 +52,13 @@ def outcome_of(ended: ExitRecord, cancelled: str | None, report: AgentReport, wo
     if report.lacks_result and (ended.reason, ended.exit_code) != ("exited", 0):  # or it did not even start
         report = replace(report, complaint=None, is_bad=False)  # whatever ended it says why there is none
     complaint = report.complaint or ended.complaint
-    _log(report, complaint, work)
     what = "part of its report" if report.is_used else "its report"
     failure = None if ended.reason == "cancelled" else _failure(ended, report, work.settings)
     status = (
         RunStatus.CANCELLED if ended.reason == "cancelled" else RunStatus.FAILED if failure else RunStatus.COMPLETED
     )
+    refused = _refusal(failure, ended, report, work)
+    _log(report, complaint, refused, work)
     cancelled = cancelled if status is RunStatus.CANCELLED else None
     error = failure.reason if failure else cancelled or ("cancelled" if status is RunStatus.CANCELLED else None)
     if ended.left_over:
@@ -73,7 +75,7 @@ def outcome_of(ended: ExitRecord, cancelled: str | None, report: AgentReport, wo
         kind=failure.kind if failure else None,
         limit_ends_at=failure.limit_ends_at if failure else None,
         session=report.session,
-        session_refused=report.session_refused,
+        session_refused=refused,
         quiet=report.quiet,
         usage=report.usage,
         usage_at_least=report.usage_at_least,
@@ -87,19 +89,26 @@ def outcome_of(ended: ExitRecord, cancelled: str | None, report: AgentReport, wo
     )
 
 
-def _log(report: AgentReport, complaint: str | None, work: Work) -> None:
+def _log(report: AgentReport, complaint: str | None, refused: str | None, work: Work) -> None:
     """Log what a person should know of a report although the run may have completed."""
     if complaint:
         event = "[run] Part of agent's report ignored" if report.is_used else "[run] Agent's report ignored"
         _LOG.warning(event, run_id=work.run_id, agent=work.agent, reason=complaint)
-    if report.session_refused is not None:
-        reason = report.session_refused
-        _LOG.warning("[run] Agent did not continue its session", run_id=work.run_id, agent=work.agent, reason=reason)
     for permission in report.permissions:
         _LOG.info("[run] Agent requested permission", run_id=work.run_id, agent=work.agent, **permission)
+    if refused is not None:
+        _LOG.warning("[run] Agent did not continue its session", run_id=work.run_id, agent=work.agent, reason=refused)
     if report.denials:
         denied = _denied(report.denials)
         _LOG.warning("[run] Agent was denied permissions", run_id=work.run_id, agent=work.agent, what=denied)
+
+
+def _refusal(failure: _Failure | None, ended: ExitRecord, report: AgentReport, work: Work) -> str | None:
+    """Return why an agent did not continue the session it was given, None if it did or was given none."""
+    if report.session_refused is not None or failure is None or work.session is None:
+        return report.session_refused
+    words = refusal_in(work.settings.result_format, failure.reason, ended.last_line)
+    return None if words is None else _one_line(words)
 
 
 def _failure(ended: ExitRecord, report: AgentReport, settings: RunSettings) -> _Failure | None:

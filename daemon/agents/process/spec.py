@@ -92,6 +92,7 @@ def _own_user() -> pwd.struct_passwd:
 
 def _own_variables(work: Work) -> dict[str, str]:
     folder: Path = work.run_dir
+    sessions = {"AGENTCRON_SESSION": work.session, "AGENTCRON_PREVIOUS_SESSION": work.previous_session}
     return {
         "AGENTCRON_RUN_ID": str(work.run_id),
         "AGENTCRON_RUN_NAME": work.run_name,
@@ -107,4 +108,5 @@ def _own_variables(work: Work) -> dict[str, str]:
         "AGENTCRON_METADATA": str(folder / METADATA),
         "AGENTCRON_ARTIFACTS": str(folder / "artifacts"),
         "AGENTCRON_RESULT": str(folder / result_file.NAME),
+        **{name: session for name, session in sessions.items() if session is not None},
     }

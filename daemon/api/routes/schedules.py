@@ -14,7 +14,7 @@ from daemon.api import requests
 from daemon.api.cache import Answer
 from daemon.api.json_body import etag, to_json
 from daemon.api.routing import IF_MATCH, ApiCall, Handler, Route, written
-from daemon.api.schedule_columns import changed_columns, instant, new_columns
+from daemon.api.schedule_columns import changed_columns, check_for_agent, instant, new_columns
 from daemon.api.schedule_in_path import SCHEDULE, SCHEDULE_BY_ID, SCHEDULES, schedule_by_id, schedule_of
 from daemon.errors import NotFoundError
 from daemon.schedules import management
@@ -44,6 +44,7 @@ async def _create(call: ApiCall) -> web.StreamResponse:
         raise NotFoundError(f"no agent {agent!r} is in the config")
     body = await call.body(requests.ScheduleCreate)
     columns = new_columns(body, call.context.config.daemon.timezone)
+    check_for_agent(columns, call.context.config.agents[agent])
     request = await call.change_request()
     row = await _revised(call, request, lambda tx: management.create(tx, agent, body.name, columns, request))
     return await _shown(call, row, status=201)
@@ -89,6 +90,7 @@ async def _get(call: ApiCall) -> web.StreamResponse:
 async def _update(call: ApiCall) -> web.StreamResponse:
     async def change() -> Change:
         columns = changed_columns(await call.body(requests.ScheduleChange))
+        check_for_agent(columns, call.context.config.agents.get(call.agent))
         return lambda tx, row, request: management.update(tx, row, columns, request)
 
     return await _changed(call, "schedule.update", change)
