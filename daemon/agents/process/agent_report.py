@@ -169,7 +169,8 @@ def _printed(known: dict[str, Any], run_dir: Path, secrets: Secrets, complaint: 
         status=RunStatus.FAILED if failure is not None else None,
         message=_answer(run_dir, secrets)
         or _text(known.get("answer"), secrets)
-        or (failure.words if failure else None),
+        or (failure.words if failure else None)
+        or None,
         usage=usage,
         complaint="; ".join(filter(None, [complaint, *refused])) or None,
         failure=failure,
