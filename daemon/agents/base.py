@@ -60,6 +60,8 @@ class RunSettings:
     """The pools that a limit of the agent's account closes."""
     login_pools: Sequence[str] = ()
     """Those that close if the agent is not signed in."""
+    keeps_workspace: bool = False
+    """Whether the run works in the place that its schedule keeps, and no other run does meanwhile."""
     url: str = ""
     acp_type: Literal["sync", "agentic", "async"] = AgentexAgent.model_fields["acp_type"].default
     await_completion: bool = AgentexAgent.model_fields["await_completion"].default

@@ -86,7 +86,7 @@ def _environment(path: KeyPath, environment: dict[str, Any]) -> Iterator[BrokenR
     if mode == "local" and "path" not in environment:
         yield path, 'mode = "local" requires path, the directory to work in'
     yield from _without_nul(path, {key: environment.get(key) for key in ("repository", "ref")}, "git")
-    for key, needed in (("path", "local"), ("repository", "git"), ("ref", "git")):
+    for key, needed in (("path", "local"), ("repository", "git"), ("ref", "git"), ("workspace", "git")):
         if key in environment and mode in {"git", "local", "none"} and mode != needed:
             yield (*path, key), f'{key} applies only to mode = "{needed}"; this environment has mode = "{mode}"'
 

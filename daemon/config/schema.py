@@ -130,6 +130,7 @@ class Environment(Section):
     path: ConfigPath | None = None
     repository: str | None = None
     ref: str | None = None
+    workspace: Literal["new", "keep"] = "new"
     fetch_every: Duration = timedelta(minutes=1)
     fetch_timeout: PositiveDuration = timedelta(minutes=1)
     require_fetch: bool = False

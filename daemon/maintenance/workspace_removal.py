@@ -59,6 +59,17 @@ class WorkspaceRemoval:
 
         Nothing is saved if a person decided so.
         """
+        if not workspace.is_of_schedule:
+            return await self._remove(workspace, salvage_max, renews=renews, decision=decision)
+        turn = self._home.turn(workspace.environment, workspace.folder)
+        if turn.locked():
+            return "another run of its schedule is making its workspace there, or somebody else removes it"
+        async with turn:
+            return await self._remove(workspace, salvage_max, renews=renews, decision=decision)
+
+    async def _remove(
+        self, workspace: Workspace, salvage_max: int | None, *, renews: bool, decision: Discard | None
+    ) -> str | None:
         async with self._deciding:
             current = await self._home.database.read(lambda c: get_workspace(c, workspace.run_id))
             if current is None or current.status in ACTIVE:
@@ -84,8 +95,8 @@ class WorkspaceRemoval:
         return None if done.gone else str(done.reason)
 
     async def _clean(self, workspace: Workspace, salvage_max: int | None, *, saves: bool) -> CleanedWorkspace:
-        environment, run_id = workspace.environment, workspace.run_id
-        job = CleanWorkspace(environment, run_id, workspace.base, bounded(salvage_max), saves=saves)
+        place, most = (workspace.environment, workspace.run_id, workspace.base), bounded(salvage_max)
+        job = CleanWorkspace(*place, most, saves=saves, folder=workspace.folder)
         try:
             async with workspace_helper(self._home.state_dir) as helper:
                 return await helper.clean_workspace(job)
@@ -120,7 +131,8 @@ class WorkspaceRemoval:
         """Return what `discard` without saving would delete; raise NotFoundError, RefusedError or OSError."""
         workspace = await self.discardable(run_id)
         async with workspace_helper(self._home.state_dir) as helper:
-            return await helper.examine_workspace(ExamineWorkspace(workspace.environment, run_id, workspace.base))
+            job = ExamineWorkspace(workspace.environment, run_id, workspace.base, workspace.folder)
+            return await helper.examine_workspace(job)
 
     async def discardable(self, run_id: int) -> Workspace:
         """Return the workspace of a run that `discard` may remove; raise NotFoundError or RefusedError."""
@@ -140,6 +152,11 @@ class WorkspaceRemoval:
             workspace = get_workspace(tx, run_id)
             if workspace is None or workspace.state != "present":
                 raise NotFoundError(f"run {run_id} has no workspace")
+            if kept and workspace.is_of_schedule:
+                raise RefusedError(
+                    f"the workspace of run {run_id} is in the place that its schedule keeps for its runs, and the next "
+                    "one makes it anew; copy what you need, or discard it, which saves its work"
+                )
             if workspace.kept is not kept:
                 set_kept(tx, run_id, kept=kept)
                 add_event(tx, run_id, self._home.now(), "workspace_kept" if kept else "workspace_unkept", {"by": by})

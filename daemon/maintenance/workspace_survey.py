@@ -9,11 +9,13 @@ import structlog
 
 from daemon.model import ACTIVE
 from daemon.problems import described
+from daemon.rules.workspace_folders import schedule_of_folder
 from daemon.store.connection import Transaction, concerns_others
 from daemon.store.events import add_event
 from daemon.store.group_commit import Closure
 from daemon.store.home import Home
 from daemon.store.runs import get_run, update_run
+from daemon.store.unfinished_runs import unfinished_of
 from daemon.store.workspaces import (
     Workspace,
     add_workspace,
@@ -21,6 +23,7 @@ from daemon.store.workspaces import (
     get_workspace,
     mark_removed,
     set_bytes,
+    set_path,
     set_saved_bytes,
 )
 from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError
@@ -46,7 +49,7 @@ class WorkspaceSurvey:
         sizes: dict[int, int] = {}
         for name, group in by_environment(present).items():
             measured = await self._helper.measure_workspaces(
-                MeasureWorkspaces(name, tuple(one.run_id for one in group))
+                MeasureWorkspaces(name, {one.run_id: one.folder for one in group})
             )
             sizes |= measured.by_run
         if sizes:
@@ -56,10 +59,12 @@ class WorkspaceSurvey:
         """Reconcile database and disk: register or quarantine unknown folders, and close rows without folders."""
         survey = (await self._helper.list_workspaces()).by_environment
         on_disk = {(environment, name) for environment, names in survey.items() for name in names or ()}
-        in_database = {(one.environment, str(one.run_id)): one for one in present}
+        in_database = {(one.environment, one.folder): one for one in present}
         for place, workspace in in_database.items():
             is_listed = survey.get(workspace.environment, []) is not None
-            if is_listed and place not in on_disk and workspace.status not in ACTIVE:
+            was_moved = (workspace.environment, str(workspace.run_id)) in on_disk
+            is_changing = self._home.turn(*place).locked() or workspace.status in ACTIVE
+            if is_listed and place not in on_disk and not is_changing and not was_moved:
                 _LOG.warning("[cleanup] A workspace is missing that agentcron did not remove", run_id=workspace.run_id)
                 await self._close(workspace.run_id)
         for environment, name in sorted(on_disk - in_database.keys()):
@@ -109,15 +114,20 @@ class WorkspaceSurvey:
 
     def _register(self, environment: str, name: str, tx: Transaction) -> bool:
         """Record a folder as the workspace of its run; return whether it belongs to a known run."""
+        schedule = schedule_of_folder(name)
+        if schedule is not None:  # a run is making it, or will clean it up, and it is recorded then
+            return bool(unfinished_of(tx, schedule))
         run = get_run(tx, int(name)) if name.isascii() and name.isdigit() and len(name) < 19 else None  # noqa: PLR2004
         if run is None or str(run.id) != name:
             return False
         known = get_workspace(tx, run.id)
+        path = workspace_path(self._home.state_dir, environment, name)
         if known is not None and known.state == "present":
+            if known.environment == environment and known.is_of_schedule:  # moved, which was not recorded
+                set_path(tx, run.id, path)
             return known.environment == environment  # it was recorded after the sweep began
         if run.status in ACTIVE:
             return True  # it is being made, and is recorded when it is complete
-        path = workspace_path(self._home.state_dir, environment, name)
         add_workspace(tx, run.id, environment, path, self._home.now())
         add_event(tx, run.id, self._home.now(), "workspace_found", {"environment": environment})
         return True

@@ -21,6 +21,8 @@ class Candidate:
     kept: bool
     """Whether a person marked it to be kept."""
     ended_at: datetime | None
+    left: bool = False
+    """Whether it is in the place that a schedule kept for its runs, and the schedule was deleted."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,14 @@ def _decide_one(
         errors[workspace.source] = newer + 1
     if workspace.kept:
         return CleanupDecision("marked keep", may_go=False)
-    if workspace.status not in WITHOUT_ERROR and policy.keep_on_error and newer < policy.keep_errors:
+    is_error = workspace.status not in WITHOUT_ERROR
+    if is_error and policy.keep_on_error and newer < policy.keep_errors and not workspace.left:
         return CleanupDecision(
             f"{workspace.status}, among the newest {policy.keep_errors} of its schedule", may_go=False
         )
-    if now - workspace.ended_at > age:
-        return CleanupDecision("old enough to be removed", may_go=True, due=True)
+    if workspace.left or now - workspace.ended_at > age:
+        reason = "its schedule was deleted" if workspace.left else "old enough to be removed"
+        return CleanupDecision(reason, may_go=True, due=True)
     return CleanupDecision("younger than max_age", may_go=True)
 
 

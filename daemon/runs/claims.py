@@ -12,6 +12,7 @@ from daemon.model import RunStatus
 from daemon.notify.outbox import Outbox
 from daemon.rules.pools import EVERYTHING, Pools
 from daemon.runs.fetches import Fetches
+from daemon.runs.kept_workspaces import takes_kept_workspace
 from daemon.runs.pipeline import Pipeline
 from daemon.runs.pools import open_ended
 from daemon.runs.sessions import choose_session
@@ -182,6 +183,8 @@ class Claims:
 
     def _claim_one(self, one: _Pass, run: Run) -> Run:
         settings, own = settings_for(one.config, run.agent), one.pools.of_agents.get(run.agent)
+        if takes_kept_workspace(one.tx, run, one.config, one.now):
+            settings = replace(settings, keeps_workspace=True)
         columns: dict[str, object] = {"settings": stored(settings), "not_before": None}
         columns["resumed_session"] = choose_session(one.tx, run, settings, one.now)
         if own or run.pools:

@@ -39,10 +39,11 @@ from daemon.runs.folder import (
     remove_temporary_files,
 )
 from daemon.runs.hook_tokens import HookTokens, hash_of
+from daemon.runs.kept_workspaces import folder_of, make_room
 from daemon.runs.settings import settings_of
 from daemon.runs.waiting import DELETED
 from daemon.runs.work import work_of
-from daemon.runs.workspace import WorkspacePreparation, record_prepared, record_removed
+from daemon.runs.workspace import WorkspacePreparation, record_prepared
 from daemon.store.cancellations import flag_of
 from daemon.store.connection import Transaction
 from daemon.store.events import DELIVERY_UNCONFIRMED, add_event, count_events, forget_steps
@@ -51,7 +52,6 @@ from daemon.store.hooks import add_hook
 from daemon.store.runs import Run, change_status, get_run
 from daemon.units import format_instant, parse_instant
 from daemon.workspaces.jobs import Source
-from daemon.workspaces.layout import workspace_path
 from daemon.workspaces.sources import author_for, source_of
 
 _LOG = structlog.get_logger()
@@ -181,33 +181,26 @@ class Pipeline:
 
     async def _cloned(self, run: Run, section: ProcessAgent, config: Config) -> Path:
         """Clone the workspace of a run in a git environment; return its path."""
-        name = section.environment or ""
-        preparation = WorkspacePreparation(
-            self._home.state_dir, run.id, self._factory.umask, partial(self._fetches.note_wait, run, name)
-        )
+        name, folder = section.environment or "", folder_of(run)
+        note_wait = partial(self._fetches.note_wait, run, name)
+        preparation = WorkspacePreparation(self._home.state_dir, run.id, self._factory.umask, note_wait, folder)
         self._control.attach(run.id, preparation)
-        try:
-            source = self._fetched(run, config, name)
-            author, policy = author_for(run.agent, section), policy_of(config, name)
-            seconds = settings_of(run).timeout_seconds
-            removed = await preparation.remove_earlier(name, seconds, policy.salvage_max)
-            if removed is not None:  # recorded now, because the next step may fail
-                await self._home.database.write_patiently(
-                    lambda tx: record_removed(
-                        tx, run.id, name, workspace_path(self._home.state_dir, name, run.id), removed, self._home.now()
-                    )
-                )
-            prepared = await preparation.make(source, author, seconds)
-        except RunPreparationError:
-            if preparation.stopped:
-                raise NoLongerWantedError from None
-            raise
-        finally:
-            self._fetches.end(run.id)
-
-        await self._home.database.write_patiently(
-            lambda tx: record_prepared(tx, run.id, name, prepared, self._home.now())
-        )
+        async with self._home.turn(name, folder):
+            try:
+                source = self._fetched(run, config, name)
+                author, policy = author_for(run.agent, section), policy_of(config, name)
+                seconds = settings_of(run).timeout_seconds
+                await make_room(self._home, preparation, run, name, seconds, policy.salvage_max)
+                prepared = await preparation.make(source, author, seconds)
+            except RunPreparationError:
+                if preparation.stopped:
+                    raise NoLongerWantedError from None
+                raise
+            finally:
+                self._fetches.end(run.id)
+            await self._home.database.write_patiently(
+                lambda tx: record_prepared(tx, run.id, name, prepared, self._home.now())
+            )
         return prepared.path
 
     def _fetched(self, run: Run, config: Config, name: str) -> Source:

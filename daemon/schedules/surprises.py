@@ -79,9 +79,10 @@ def _session(place: str, agent: CommandAgent, config: Config) -> Iterator[Surpri
         what = "its command has no {session}, so every run begins a new one"
         yield Surprise(place, what, f"add {_EXAMPLES[program]}, unless the command reads $AGENTCRON_SESSION")
     environment = config.environments.get(agent.environment) if agent.environment else None
-    if program in _BY_DIRECTORY and (environment is None or environment.mode != "local"):
+    is_stable = environment is not None and (environment.mode == "local" or environment.workspace == "keep")
+    if program in _BY_DIRECTORY and not is_stable:
         what = f"{program} finds a session only in the directory where it began, and each run has one of its own"
-        yield Surprise(place, what, 'use an environment with mode = "local"')
+        yield Surprise(place, what, 'use an environment with mode = "git" and workspace = "keep", or mode = "local"')
 
 
 def _schedule(place: str, schedule: Schedule, config: Config) -> Iterator[Surprise]:

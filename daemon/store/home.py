@@ -1,10 +1,12 @@
 """What every part of one running daemon works on: database, state directory, time, problems and allowances."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from daemon.allowance import Allowance
 from daemon.problems import Problems
@@ -29,6 +31,11 @@ class Home:
     allowance: Allowance = field(default_factory=Allowance)
     clock_trust: ClockTrust = field(default_factory=lambda: ClockTrust(None))
     """What the database held about the wall clock when this daemon opened it."""
+    _turns: "WeakValueDictionary[tuple[str, str], asyncio.Lock]" = field(default_factory=WeakValueDictionary)
+
+    def turn(self, environment: str, folder: str) -> asyncio.Lock:
+        """Return the lock of a workspace's folder: whoever makes or removes it holds it, and records that meanwhile."""
+        return self._turns.setdefault((environment, folder), asyncio.Lock())
 
 
 def instance_id(connection: sqlite3.Connection) -> str:

@@ -33,6 +33,16 @@ def begun_of(tx: Transaction, schedule_id: int) -> list[int]:
     return [int(row["id"]) for row in rows]
 
 
+def user_of_kept_workspace(source: Transaction | sqlite3.Connection, schedule_id: int, besides: int) -> int | None:
+    """Return the run that works in the place which a schedule keeps, other than one; None if none does."""
+    row = source.execute(
+        "SELECT id FROM runs WHERE schedule_id = ? AND completed_at IS NULL AND status = 'running' AND id <> ? "
+        "AND json_extract(settings, '$.keeps_workspace') ORDER BY id LIMIT 1",
+        (schedule_id, besides),
+    ).fetchone()
+    return None if row is None else int(row["id"])
+
+
 def unfinished_of(tx: Transaction, schedule_id: int) -> list[int]:
     """Return the active runs of a schedule, oldest first."""
     rows = tx.execute("SELECT id FROM runs WHERE schedule_id = ? AND completed_at IS NULL ORDER BY id", (schedule_id,))

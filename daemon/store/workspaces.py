@@ -10,13 +10,15 @@ from pathlib import Path
 from daemon.errors import DamagedRowError
 from daemon.model import RunStatus
 from daemon.rules.cleanup import Candidate
+from daemon.rules.workspace_folders import schedule_of_folder
 from daemon.store.connection import Transaction
 from daemon.store.rows import row_of, shown
 from daemon.units import format_instant, parse_instant
 
 _SELECT = (
     "SELECT w.run_id, w.environment, w.path, w.state, w.kept, w.created_at, w.removed_at, w.bytes, "
-    f"{shown('w.note')} AS note, w.base, r.agent, r.status, r.completed_at, r.schedule_id, s.name AS schedule "
+    f"{shown('w.note')} AS note, w.base, r.agent, r.status, r.completed_at, r.schedule_id, s.name AS schedule, "
+    "s.deleted_at IS NOT NULL AS schedule_deleted "
     "FROM workspaces w JOIN runs r ON r.id = w.run_id LEFT JOIN schedules s ON s.id = r.schedule_id"
 )
 
@@ -40,14 +42,27 @@ class Workspace:
     agent: str
     schedule: str | None
     schedule_id: int | None
+    schedule_deleted: bool
     status: RunStatus
     ended_at: datetime | None
     """When its run ended; None if the run is active, or if that cannot be read."""
 
     @property
+    def folder(self) -> str:
+        """The name of its folder among the environment's workspaces; the state directory may have been moved."""
+        name = Path(self.path).name
+        return str(self.run_id) if schedule_of_folder(name) is None else name
+
+    @property
+    def is_of_schedule(self) -> bool:
+        """Whether it is in the place that its schedule keeps, which the next run makes anew."""
+        return schedule_of_folder(self.folder) is not None
+
+    @property
     def candidate(self) -> Candidate:
         """The input of the cleanup rules; an agent's runs without a schedule count together."""
-        return Candidate(self.run_id, f"{self.agent}/{self.schedule_id or ''}", self.status, self.kept, self.ended_at)
+        source, left = f"{self.agent}/{self.schedule_id or ''}", self.is_of_schedule and self.schedule_deleted
+        return Candidate(self.run_id, source, self.status, self.kept, self.ended_at, left)
 
 
 def workspace_from(row: sqlite3.Row) -> Workspace:
@@ -67,6 +82,7 @@ def workspace_from(row: sqlite3.Row) -> Workspace:
             agent=row["agent"],
             schedule=row["schedule"],
             schedule_id=row["schedule_id"],
+            schedule_deleted=bool(row["schedule_deleted"]),
             status=RunStatus(row["status"]),
             ended_at=_instant_in(row["completed_at"]),
         )
@@ -99,10 +115,25 @@ def get_workspace(source: Transaction | sqlite3.Connection, run_id: int) -> Work
     return workspace_from(row) if row else None
 
 
-def present_workspaces(source: Transaction | sqlite3.Connection) -> list[Workspace]:
-    """Return the workspaces that exist, oldest run first, without those of damaged rows, which `doctor` names."""
+def workspace_in(source: Transaction | sqlite3.Connection, environment: str, folder: str) -> Workspace | None:
+    """Return the workspace that is in a folder of an environment, None if none is known to be there."""
+    return next((one for one in present_workspaces(source, environment) if one.folder == folder), None)
+
+
+def set_path(tx: Transaction, run_id: int, path: Path) -> None:
+    """Record where the workspace of a run is now."""
+    tx.execute("UPDATE workspaces SET path = ? WHERE run_id = ?", (str(path), run_id))
+
+
+def present_workspaces(source: Transaction | sqlite3.Connection, environment: str | None = None) -> list[Workspace]:
+    """Return the workspaces that exist, of one environment or all, oldest run first.
+
+    Those of damaged rows are left out; `doctor` names them.
+    """
     found: list[Workspace] = []
-    for row in source.execute(f"{_SELECT} WHERE w.state = 'present' ORDER BY w.run_id"):
+    for row in source.execute(
+        f"{_SELECT} WHERE w.state = 'present' AND (?1 IS NULL OR w.environment = ?1) ORDER BY w.run_id", (environment,)
+    ):
         with contextlib.suppress(DamagedRowError):
             found.append(workspace_from(row))
     return found

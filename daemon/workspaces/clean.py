@@ -31,24 +31,27 @@ def clean(
     base: str | None = None,
     salvage_max: int | None = SALVAGE_MAX,
     saves: bool = True,
+    folder: str | None = None,
 ) -> CleanedWorkspace:
-    """Save the work of a workspace and remove it; a missing workspace counts as gone.
+    """Save the work of a run's workspace and remove it; a missing workspace counts as gone.
 
     `base` is the commit that it started from. A workspace with more than `salvage_max` bytes of unsaved work stays;
-    None means no limit. Without `saves` its work is lost.
+    None means no limit. Without `saves` its work is lost. `folder` is the name of its folder unless that is the run's
+    number.
     """
-    path = workspace_path(state_dir, environment, run_id)
+    name = folder or run_id
+    path = workspace_path(state_dir, environment, name)
     saved = None
     try:
-        with locked_workspace(state_dir, tasks_of(environment), run_id):
+        with locked_workspace(state_dir, tasks_of(environment), name):
             log(f"[cleanup] Removing task workspace: {path}")
             if saves:
                 saved = save(
                     state_dir, environment, run_id, path, base=base, salvage_max=salvage_max, git_timeout=GIT_TIMEOUT
                 )
-            trashed = discard(state_dir, tasks_of(environment), run_id)
+            trashed = discard(state_dir, tasks_of(environment), name)
     except FileNotFoundError:
-        return _deleted(state_dir, run_id, None, log)  # an earlier cleanup may have left files in the trash
+        return _deleted(state_dir, name, None, log)  # an earlier cleanup may have left files in the trash
     except (InUseError, RefusedRemovalError, TooMuchWorkError) as error:
         return _not_removed(log, f"[cleanup] Refusing to remove {path}: {error}", str(error), saved)
     except SalvageError as error:
@@ -94,16 +97,21 @@ def _deleted(state_dir: Path, name: str, saved: SavedWork | None, log: Callable[
     return CleanedWorkspace(gone=True, saved=saved)
 
 
-def examine(state_dir: Path, environment: str, run_id: str, *, base: str | None = None) -> WorkspaceContents:
-    """Return what is in a workspace, which started from the commit `base`; raise UnreadableError."""
+def examine(
+    state_dir: Path, environment: str, run_id: str, *, base: str | None = None, folder: str | None = None
+) -> WorkspaceContents:
+    """Return what is in the workspace of a run, which started from the commit `base`; raise UnreadableError.
+
+    `folder` is the name of its folder unless that is the run's number.
+    """
     files, repositories = 0, []
-    names = (*tasks_of(environment), run_id)
-    for folder in walk(state_dir, *names):
-        if ".git" in {*folder.below, *folder.files}:
-            repositories.append(str(folder.path))
-        if ".git" in folder.below:
-            folder.below.remove(".git")
-        files += len(folder.files)
-    path = workspace_path(state_dir, environment, run_id)
+    names = (*tasks_of(environment), folder or run_id)
+    for found in walk(state_dir, *names):
+        if ".git" in {*found.below, *found.files}:
+            repositories.append(str(found.path))
+        if ".git" in found.below:
+            found.below.remove(".git")
+        files += len(found.files)
+    path = state_dir.joinpath(*names)
     unsaved = count_unsaved(state_dir, environment, run_id, path, base=base, git_timeout=GIT_TIMEOUT)
     return WorkspaceContents(files, measure(state_dir, *names).bytes, tuple(map(_printable, repositories)), unsaved)

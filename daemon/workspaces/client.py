@@ -71,6 +71,10 @@ class WorkspaceHelper:
         """Move an entry that belongs to no run out of a `tasks` folder."""
         return await self._do(job, jobs.QuarantinedWorkspace)
 
+    async def move_workspace(self, job: jobs.MoveWorkspace) -> jobs.MovedWorkspace:
+        """Give a workspace the run's number as its name."""
+        return await self._do(job, jobs.MovedWorkspace)
+
     async def measure_workspaces(self, job: jobs.MeasureWorkspaces) -> jobs.DiskUsage:
         """Measure workspaces."""
         return await self._do(job, jobs.DiskUsage)

@@ -31,6 +31,7 @@ def prepare_workspace(
     log: Callable[[str], None],
     *,
     fetches: bool = True,
+    folder: str | None = None,
     on_wait: Callable[[str], None] = lambda _: None,
 ) -> PreparedWorkspace:
     """Make the workspace of a run, `fetches` says whether from mirrors that are fetched first; raise CloneError.
@@ -38,11 +39,13 @@ def prepare_workspace(
     `on_wait` is called before remotes are asked for what mirrors lack: `submodules` or `lfs`.
     It appears under its own name only when it is complete. If git fails, what it left is removed and the clone is
     tried once more, but not if git was too slow: a remote of a submodule that hangs would hold the run's slot twice.
-    Nor once `on_wait` was called, since the mirror may be fetched by others from then on.
+    Nor once `on_wait` was called, since the mirror may be fetched by others from then on. `folder` is the name of its
+    folder unless that is the run's number.
     """
     os.close(open_path(state_dir, *tasks_of(source.environment), create=True))
     mirror = Mirror(state_dir, source, git_timeout, log)
     submodules = Submodules(state_dir, mirror, git_timeout, log)
+    final = workspace_path(state_dir, source.environment, folder or run_id)
     has_waited = False
 
     def note_wait(what: str) -> None:
@@ -53,7 +56,7 @@ def prepare_workspace(
     for is_last in (False, True):
         try:
             return _clone(
-                state_dir, mirror, submodules, author, run_id, git_timeout, fetches=fetches, on_wait=note_wait
+                state_dir, mirror, submodules, author, run_id, final, git_timeout, fetches=fetches, on_wait=note_wait
             )
         except GitError as error:
             if is_last or error.is_disk_full or error.is_too_slow or has_waited:
@@ -73,12 +76,12 @@ def _clone(
     submodules: Submodules,
     author: Author,
     run_id: int,
+    final: Path,
     git_timeout: float,
     *,
     fetches: bool,
     on_wait: Callable[[str], None],
 ) -> PreparedWorkspace:
-    final = workspace_path(state_dir, mirror.source.environment, run_id)
     name = f"{run_id}.{secrets.token_hex(4)}"
     with locked_temporary_folder(state_dir, INCOMING, name) as folder:
         try:

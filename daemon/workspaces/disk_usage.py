@@ -19,9 +19,9 @@ def folder_size(state_dir: Path, folders: tuple[str, ...]) -> int:
     return _du(state_dir, folders, ["."]).get(".", 0)
 
 
-def workspace_sizes(state_dir: Path, environment: str, runs: Iterable[str]) -> dict[str, int]:
-    """Return the bytes that the workspaces of some runs take, without those that cannot be measured."""
-    return entry_sizes(state_dir, tasks_of(environment), runs)
+def workspace_sizes(state_dir: Path, environment: str, folders: Iterable[str]) -> dict[str, int]:
+    """Return the bytes that some workspaces take, without those that cannot be measured."""
+    return entry_sizes(state_dir, tasks_of(environment), folders)
 
 
 def entry_sizes(state_dir: Path, folders: tuple[str, ...], names: Iterable[str]) -> dict[str, int]:

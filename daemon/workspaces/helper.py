@@ -19,7 +19,7 @@ from daemon.workspaces.clone import prepare_workspace
 from daemon.workspaces.disk_usage import entry_sizes, workspace_sizes
 from daemon.workspaces.fetch import fetch_mirrors
 from daemon.workspaces.git import GitError, exit_with_parent, terminate_all_and
-from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, QUARANTINE, RUNS, SCRATCH, tasks_of
+from daemon.workspaces.layout import ENVIRONMENTS, INCOMING, QUARANTINE, RUNS, SCRATCH, tasks_of, workspace_path
 from daemon.workspaces.lock import abandoned_folders
 from daemon.workspaces.mirror import CloneError
 from daemon.workspaces.openat import free_name, names_in, open_path
@@ -63,19 +63,28 @@ def _prepare_workspace(state_dir: Path, job: jobs.PrepareWorkspace, log: Log) ->
         job.timeout,
         log,
         fetches=job.fetches,
+        folder=job.folder,
         on_wait=_tell_wait,
     )
 
 
 def _clean_workspace(state_dir: Path, job: jobs.CleanWorkspace, log: Log) -> jobs.CleanedWorkspace:
     _let_agents_go_first()
-    name = str(job.run_id)
-    return clean(state_dir, job.environment, name, log, base=job.base, salvage_max=job.salvage_max, saves=job.saves)
+    return clean(
+        state_dir,
+        job.environment,
+        str(job.run_id),
+        log,
+        base=job.base,
+        salvage_max=job.salvage_max,
+        saves=job.saves,
+        folder=job.folder,
+    )
 
 
 def _examine_workspace(state_dir: Path, job: jobs.ExamineWorkspace, _: Log) -> jobs.WorkspaceContents:
     _let_agents_go_first()
-    return examine(state_dir, job.environment, str(job.run_id), base=job.base)
+    return examine(state_dir, job.environment, str(job.run_id), base=job.base, folder=job.folder)
 
 
 def _find_saved_work(state_dir: Path, job: jobs.FindSavedWork, _: Log) -> jobs.FoundWork:
@@ -107,9 +116,23 @@ def _quarantine_workspace(state_dir: Path, job: jobs.QuarantineWorkspace, _: Log
     return jobs.QuarantinedWorkspace(state_dir / ENVIRONMENTS / job.environment / QUARANTINE / name)
 
 
+def _move_workspace(state_dir: Path, job: jobs.MoveWorkspace, log: Log) -> jobs.MovedWorkspace:
+    name = str(job.run_id)
+    if name in names_in(state_dir, *tasks_of(job.environment)):
+        moved = _quarantine_workspace(state_dir, jobs.QuarantineWorkspace(job.environment, job.folder), log)
+        return jobs.MovedWorkspace(moved.path)
+    tasks = open_path(state_dir, *tasks_of(job.environment))
+    try:
+        os.rename(job.folder, name, src_dir_fd=tasks, dst_dir_fd=tasks)
+    finally:
+        os.close(tasks)
+    return jobs.MovedWorkspace(workspace_path(state_dir, job.environment, name))
+
+
 def _measure_workspaces(state_dir: Path, job: jobs.MeasureWorkspaces, _: Log) -> jobs.DiskUsage:
     _let_agents_go_first()
-    return _disk_usage(workspace_sizes(state_dir, job.environment, map(str, job.runs)))
+    sizes = workspace_sizes(state_dir, job.environment, job.folders.values())
+    return jobs.DiskUsage({run: sizes[name] for run, name in job.folders.items() if name in sizes})
 
 
 def _measure_saved_work(state_dir: Path, job: jobs.MeasureSavedWork, _: Log) -> jobs.DiskUsage:
@@ -156,6 +179,7 @@ _HANDLERS: Mapping[type[jobs.Job], Callable[[Path, Any, Log], object]] = {
     jobs.FindSavedWork: _find_saved_work,
     jobs.ListWorkspaces: _list_workspaces,
     jobs.QuarantineWorkspace: _quarantine_workspace,
+    jobs.MoveWorkspace: _move_workspace,
     jobs.MeasureWorkspaces: _measure_workspaces,
     jobs.MeasureSavedWork: _measure_saved_work,
     jobs.MeasureRunFolders: _measure_run_folders,

@@ -75,6 +75,8 @@ class PrepareWorkspace:
     """Seconds that one git command may take."""
     fetches: bool
     """Whether the mirror is fetched first unless it is recent; if not, only if it is not of this source."""
+    folder: str | None = None
+    """The name of the workspace's folder; None: the run's number."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class CleanWorkspace:
     """Keep a workspace with more bytes of unsaved work than this; None: no limit."""
     saves: bool
     """Whether its work is saved; if not, it is lost."""
+    folder: str | None = None
+    """The name of its folder; None: the run's number."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,8 @@ class ExamineWorkspace:
     run_id: int
     base: str | None
     """The commit that it started from, if known."""
+    folder: str | None = None
+    """The name of its folder; None: the run's number."""
 
 
 @dataclass(frozen=True)
@@ -220,11 +226,28 @@ class QuarantinedWorkspace:
 
 
 @dataclass(frozen=True)
+class MoveWorkspace:
+    """Give a workspace that could not be removed the run's number as its name, or quarantine it if that is taken."""
+
+    environment: str
+    folder: str
+    run_id: int
+
+
+@dataclass(frozen=True)
+class MovedWorkspace:
+    """A workspace that was moved."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
 class MeasureWorkspaces:
     """Measure the workspaces of some runs of one environment."""
 
     environment: str
-    runs: tuple[int, ...]
+    folders: dict[int, str]
+    """The names of their folders, by run."""
 
 
 @dataclass(frozen=True)
@@ -280,6 +303,7 @@ Job = (
     | FindSavedWork
     | ListWorkspaces
     | QuarantineWorkspace
+    | MoveWorkspace
     | MeasureWorkspaces
     | MeasureSavedWork
     | MeasureRunFolders

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from daemon.model import ACTIVE, DATABASE, RunStatus
 from daemon.rules.cleanup import WITHOUT_ERROR, Candidate, Policy, decide_cleanup
+from daemon.rules.workspace_folders import schedule_of_folder
 from daemon.units import parse_instant
 from daemon.workspaces.clean import SALVAGE_MAX, clean, no_log
 from daemon.workspaces.disk_usage import folder_size
@@ -28,8 +29,10 @@ OnLog = Callable[[str], None]
 class _Task(Candidate):
     """A run, read from the database."""
 
-    base: str | None
+    base: str | None = None
     """The commit that its workspace started from."""
+    folder: str = ""
+    """The name of its workspace's folder."""
 
 
 def cleanup_task_workspace(
@@ -38,10 +41,13 @@ def cleanup_task_workspace(
     """Save the unsaved work of a task's workspace and remove it; return whether nothing of it is left.
 
     A missing workspace counts as gone. A workspace stays if its task is active, if a process works in it, if it is
-    marked keep, or if its work cannot be saved.
+    marked keep or in the place that a schedule keeps for its runs, or if its work cannot be saved.
     """
     state_dir, log, name = _state_dir(data_dir), on_log or no_log, str(task_id)
     task = _tasks(state_dir, [name]).get(name)
+    if schedule_of_folder(name if task is None else task.folder) is not None:
+        log(f"[cleanup] Refusing to remove the workspace of {name}: it is in the place that its schedule keeps")
+        return False
     if task is not None and (task.status in ACTIVE or task.kept) and _exists(state_dir, env_id, name):
         why = "it is marked keep" if task.kept else f"its run is {task.status}"
         log(f"[cleanup] Refusing to remove {workspace_path(state_dir, env_id, name)}: {why}")
@@ -143,7 +149,8 @@ def _tasks(state_dir: Path, names: list[str]) -> dict[str, _Task]:
         return {}
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
         rows = connection.execute(
-            "SELECT r.id, r.agent, r.schedule_id, r.status, r.completed_at, coalesce(w.kept, 0), w.base FROM runs r "
+            "SELECT r.id, r.agent, r.schedule_id, r.status, r.completed_at, coalesce(w.kept, 0), w.base, "
+            "CASE WHEN w.state = 'present' THEN w.path END FROM runs r "
             "LEFT JOIN workspaces w ON w.run_id = r.id WHERE r.id IN (SELECT CAST(value AS INTEGER) FROM json_each(?))",
             (json.dumps([name for name in names if name.isascii() and name.isdigit()]),),
         ).fetchall()
@@ -151,7 +158,15 @@ def _tasks(state_dir: Path, names: list[str]) -> dict[str, _Task]:
 
 
 def _task(
-    number: int, agent: str, schedule: int | None, status: str, ended_at: str | None, kept: int, base: str | None
+    number: int,
+    agent: str,
+    schedule: int | None,
+    status: str,
+    ended_at: str | None,
+    kept: int,
+    base: str | None,
+    path: str | None,
 ) -> _Task:
     end = parse_instant(ended_at) if ended_at else None
-    return _Task(number, f"{agent}/{schedule or ''}", RunStatus(status), bool(kept), end, base)
+    source, folder = f"{agent}/{schedule or ''}", Path(path or str(number)).name
+    return _Task(number, source, RunStatus(status), bool(kept), end, base=base, folder=folder)

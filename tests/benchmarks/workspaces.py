@@ -100,7 +100,7 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
         note("du -s", taken(run, folder, "du", "-s", str(peer)))
         async with workspace_helper(state, no_log) as helper:
             await helper.list_workspaces()  # as a sweep does before it measures
-            measured = helper.measure_workspaces(MeasureWorkspaces("site", (number,)))
+            measured = helper.measure_workspaces(MeasureWorkspaces("site", {number: str(number)}))
             note("size", await stalls["size"].during(measured))
             shutil.copytree(peer, folder / f"walk-{number}", symlinks=True)
             note("rm -rf", taken(run, folder, "rm", "-rf", str(peer)))

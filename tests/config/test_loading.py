@@ -185,6 +185,7 @@ days = -1
         (GOOD + '[environments.e]\nmode = "git"', "requires repository"),
         (GOOD + '[environments.e]\nmode = "local"', "requires path"),
         (GOOD + '[environments.e]\nref = "main"', 'applies only to mode = "git"'),
+        (GOOD + '[environments.e]\nworkspace = "keep"', 'workspace applies only to mode = "git"'),
         (GIT + 'git_author_name = " <>"', "needs a letter or a digit in it, on one line, without < and >"),
         (GIT + 'git_author_name = "A\\nB"', "on one line"),
         (GIT + 'git_author_email = "<a@b>"', "without < and >"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import acp_client
 from tests.support.api import call
 from tests.support.configs import SELDOM, config_text
 from tests.support.daemon_process import DaemonProcess, StartDaemon
@@ -112,3 +113,19 @@ def test_schedules_of_the_api_continue_sessions_too(start_daemon: StartDaemon, t
     done = daemon.cli("schedules", "update", "a/t", "--session", "new", "--clear", "session_max_runs")
     assert done.returncode == 0, done.stderr
     assert finished(daemon, "a/t")["resumed_session"] is None
+
+
+def test_acp_agents_load_their_session_or_begin_anew_in_the_same_run(start_daemon: StartDaemon) -> None:
+    schedule = {"every": SELDOM, "session": "continue"}
+    agents = {
+        name: {"type": "acp", "command": [*acp_client.PLAIN, name], "schedules": {"s": schedule}}
+        for name in ("load", "lists")
+    }
+    daemon = start_daemon(config_text(agents=agents))
+    for name in agents:
+        assert finished(daemon, f"{name}/s")["resumed_session"] is None
+    loaded, anew = finished(daemon, "load/s"), finished(daemon, "lists/s")
+    assert [run["resumed_session"] for run in (loaded, anew)] == ["s-1", "s-1"]
+    assert daemon.output(loaded["id"]) == "and so on\n"
+    assert events(daemon, loaded["id"]) == ["session_continued"]
+    assert (anew["status"], events(daemon, anew["id"])) == ("completed", ["session_continued", "session_refused"])

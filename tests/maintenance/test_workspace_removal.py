@@ -9,7 +9,7 @@ from pathlib import Path
 
 from daemon.agents.process.supervisor import tree
 from daemon.maintenance.cleanup import CleanupResult
-from daemon.maintenance.workspace_removal import Discard
+from daemon.maintenance.workspace_removal import Discard, WorkspaceRemoval
 from daemon.store.workspaces import Workspace, get_workspace
 from tests.support.retention_history import History
 from tests.support.waiting import wait_until
@@ -62,3 +62,18 @@ async def test_a_removal_counts_as_under_way_until_it_is_recorded(history: Histo
         other.execute("ROLLBACK")
         assert await first is None
     assert await saved_in_events(history, workspace.run_id) == [1]
+
+
+async def test_a_place_in_which_a_run_makes_its_workspace_is_left_alone(history: History) -> None:
+    run = await history.run()
+    await history.workspace(run, "present", kept=False)
+    await history.execute("UPDATE workspaces SET path = '/elsewhere/tasks/schedule-1'")
+    workspace = await history.database.read(lambda c: get_workspace(c, run))
+    assert workspace is not None
+    home = history.home()
+    removal = WorkspaceRemoval(home, history.live, history.metrics)
+    (history.state_dir / "environments/e/tasks/schedule-1").mkdir(parents=True)
+    async with home.turn("e", "schedule-1"):
+        assert "another run of its schedule" in str(await removal.remove(workspace, None))
+    assert await removal.remove(workspace, None) is None
+    assert not (history.state_dir / "environments/e/tasks/schedule-1").exists()

@@ -1,5 +1,6 @@
 """Which workspaces a cleanup removes: every row of the policy's table, and the quota."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -59,6 +60,16 @@ def test_what_a_person_keeps_stays_and_takes_its_place_among_the_errors() -> Non
     group += [ended(3, RunStatus.FAILED, 60), ended(4, RunStatus.FAILED, 70)]
     decisions = decide_cleanup(group, policy(), NOW)
     assert [decisions[run].due for run in (1, 2, 3, 4)] == [False, False, False, True]
+
+
+def test_what_is_in_the_place_of_a_deleted_schedule_goes_at_once() -> None:
+    for status in (RunStatus.COMPLETED, RunStatus.FAILED):
+        young = ended(1, status, 1)
+        assert not decide_cleanup([young], policy(), NOW)[1].due
+        decision = decide_cleanup([replace(young, left=True)], policy(), NOW)[1]
+        assert (decision.reason, decision.due) == ("its schedule was deleted", True)
+    kept = replace(ended(1, RunStatus.COMPLETED, 1, kept=True), left=True)
+    assert not decide_cleanup([kept], policy(), NOW)[1].due
 
 
 @given(

@@ -34,7 +34,8 @@ JOBS: list[jobs.Job] = [
     jobs.FindSavedWork(1),
     jobs.ListWorkspaces(),
     jobs.QuarantineWorkspace("site", "caf\udce9"),
-    jobs.MeasureWorkspaces("site", (1, 2)),
+    jobs.MoveWorkspace("site", "schedule-1", 2),
+    jobs.MeasureWorkspaces("site", {1: "1", 2: "2"}),
     jobs.MeasureSavedWork((1, 2)),
     jobs.MeasureRunFolders(()),
     jobs.DeleteLeftovers(),
@@ -139,7 +140,7 @@ async def test_a_workspace_is_made_listed_measured_and_cleaned(site: GitSite) ->
         moved = await helper.quarantine_workspace(jobs.QuarantineWorkspace("site", "stranger"))
         assert moved.path.is_dir()
         assert moved.path.parent.name == "quarantine"
-        usage = await helper.measure_workspaces(jobs.MeasureWorkspaces("site", (1, 2)))
+        usage = await helper.measure_workspaces(jobs.MeasureWorkspaces("site", {1: "1", 2: "2"}))
         assert list(usage.by_run) == [1]
         assert usage.by_run[1] > 0
         commit(made.path, "mine.txt", "mine\n")
@@ -170,7 +171,7 @@ async def test_cleanups_give_way_to_agents_but_are_not_starved_however_many_ther
     async with workspace_helper(site.state, site.logged.append) as helper:
         for _ in range(2):
             await helper.delete_leftovers()
-            await helper.measure_workspaces(jobs.MeasureWorkspaces("site", ()))
+            await helper.measure_workspaces(jobs.MeasureWorkspaces("site", {}))
             await helper.measure_saved_work(jobs.MeasureSavedWork(()))
             await helper.measure_run_folders(jobs.MeasureRunFolders(()))
             await helper.maintain_mirrors(jobs.MaintainMirrors(site.source(), timeout=60))
