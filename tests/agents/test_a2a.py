@@ -9,7 +9,7 @@ import pytest
 
 from daemon.agents.remote.a2a_card import interface_of
 from daemon.agents.remote.a2a_task import RemoteTask
-from daemon.agents.remote.json_rpc import AnswerError
+from daemon.agents.remote.json_rpc import AnswerError, result_of
 from tests.support.configs import config_text, triggered_agent
 from tests.support.daemon_process import DaemonProcess, StartDaemon, daemons_in
 from tests.support.peers.processes import Peer, peer
@@ -188,6 +188,9 @@ def test_the_card_decides_version_and_url(card: dict[str, object], url: str, ver
         ({"supportedInterfaces": "none", "url": 5}, "no JSON-RPC interface"),
         ({"url": "http://h/x"}, "less secure than the card's own URL"),
         ({"url": "file:///etc/passwd"}, "less secure than the card's own URL"),
+        ({"supportedInterfaces": [{**NEW, "tenant": "x" * 501}]}, "a tenant of more than 500 characters"),
+        ({"url": "/x" * 1001}, "a URL of more than 2000 characters"),
+        ({"supportedInterfaces": [{"url": "/x"}] * 100 + [NEW]}, "no JSON-RPC interface"),
     ],
 )
 def test_a_card_that_offers_nothing_usable_is_refused(card: dict[str, object], reason: str) -> None:
@@ -270,6 +273,22 @@ def test_a_card_that_wants_the_key_in_another_header_is_refused(name: str) -> No
     assert interface_of(card, "https://h/card.json").key_header is None
     with pytest.raises(AnswerError, match="a key is sent only in one of Authorization, X-API-Key"):
         interface_of(card, "https://h/card.json", has_key=True)
+
+
+def test_a_tenant_of_common_length_is_kept() -> None:
+    assert interface_of({"supportedInterfaces": [{**NEW, "tenant": "x" * 500}]}, CARD_PLACE).tenant == "x" * 500
+
+
+def test_a_header_with_a_long_name_is_shown_in_brief() -> None:
+    with pytest.raises(AnswerError) as refused:
+        interface_of(card_with(named("x" * 1_000_000)), "https://h/card.json", has_key=True)
+    assert len(str(refused.value)) < 1000
+
+
+async def test_an_id_that_is_not_ours_is_shown_in_brief() -> None:
+    with pytest.raises(AnswerError, match="which belongs to another request") as refused:
+        await result_of(b'{"id": "%b", "result": {}}' % (b"x" * 1_000_000), "ours")
+    assert len(str(refused.value)) < 1000
 
 
 def test_an_answer_that_holds_nothing_fails_the_run(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from daemon.agents.process.supervisor import untrusted_json
 
 _MUCH = 64 * 1024  # bytes; to parse more than that would block the event loop for too long
+
+_LONGEST_ID = 200  # characters shown of the id in an answer
 
 
 class AnswerError(Exception):
@@ -20,7 +24,16 @@ def request(method: str, params: dict[str, Any], request_id: str) -> bytes:
 
 async def parse(data: bytes) -> dict[str, Any]:
     """Return a JSON object; raise AnswerError for anything else. Parse a large one in a thread."""
-    return _parse(data) if len(data) <= _MUCH else await asyncio.to_thread(_parse, data)
+    return await _read(data, _parse)
+
+
+async def result_of(data: bytes, request_id: str) -> dict[str, Any]:
+    """Return the result in an answer to a request; raise AnswerError if there is none. Read a large one in a thread."""
+    return await _read(data, partial(_result_of, request_id))
+
+
+async def _read(data: bytes, read: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
+    return read(data) if len(data) <= _MUCH else await asyncio.to_thread(read, data)
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -36,14 +49,13 @@ def _parse(data: bytes) -> dict[str, Any]:
     return content
 
 
-async def result_of(data: bytes, request_id: str) -> dict[str, Any]:
-    """Return the result in an answer to a request; raise AnswerError if there is none."""
-    answer = await parse(data)
+def _result_of(request_id: str, data: bytes) -> dict[str, Any]:
+    answer = _parse(data)
     error = answer.get("error")
     if error is not None:
         raise _error(error)
     if answer.get("id") != request_id:
-        raise AnswerError(f"the answer has the id {answer.get('id')!r}, which belongs to another request")
+        raise AnswerError(f"the answer has the id {_shown(answer.get('id'))}, which belongs to another request")
     result = answer.get("result")
     if result is not None and not isinstance(result, dict):
         raise AnswerError("the result in the answer is not a JSON object")
@@ -52,9 +64,13 @@ async def result_of(data: bytes, request_id: str) -> dict[str, Any]:
     return result or {}
 
 
-def objects_in(value: object) -> list[dict[str, Any]]:
-    """Return the objects in a list, an empty list if `value` is not a list."""
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+def objects_in(value: object, most: int | None = None) -> list[dict[str, Any]]:
+    """Return the objects among the first `most` entries of a list, an empty list if `value` is not a list."""
+    return [entry for entry in value[:most] if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _shown(number: object) -> str:
+    return repr(number[:_LONGEST_ID] if isinstance(number, str) else number)
 
 
 def _error(error: object) -> AnswerError:
