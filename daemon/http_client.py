@@ -25,7 +25,7 @@ _LONGEST_HEADER = 32 * 1024  # bytes
 _MOST_HEADERS = 256
 _LARGEST_COMPLAINT = 2048  # bytes of an error's body that are read
 _SHOWN = 2000  # characters of a header in errors, which are cut to less once secrets are masked
-_LINES_AT_ONCE = 100
+_LINES_AT_ONCE = 50
 _LOOKUPS_AT_ONCE = 8
 _COMPLAINT_WAIT = 5.0  # seconds to wait for the body of an error
 _MOST_REDIRECTS = 5
@@ -154,8 +154,8 @@ class Reply:
                 raise CallError(f"the answer is larger than {LARGEST_BODY // 1024**2} MiB")
             yield chunk
 
-    async def lines(self) -> AsyncIterator[bytes]:
-        """Yield the non-empty lines of the body as they arrive; raise CallError as `chunks` does.
+    async def lines(self) -> AsyncIterator[list[bytes]]:
+        """Yield the non-empty lines of the body as they arrive, up to 50 at once; raise CallError as `chunks` does.
 
         Other tasks run in between, however many lines arrive at once.
         """
@@ -163,15 +163,16 @@ class Reply:
         async for chunk in self.chunks():
             first, *others = chunk.split(b"\n")
             partial_line.append(first)
-            for number, other in enumerate(others):
-                line = b"".join(partial_line)
-                partial_line = [other]
-                if line.strip():
-                    yield line
-                if number % _LINES_AT_ONCE == 0:
-                    await asyncio.sleep(0)
+            if not others:
+                continue
+            whole, partial_line = b"".join(partial_line), [others.pop()]
+            batches = (others[at : at + _LINES_AT_ONCE] for at in range(0, len(others), _LINES_AT_ONCE))
+            for lines in ([whole], *batches):  # the first one may be long, and comes alone
+                if arrived := [line for line in lines if line.strip()]:
+                    yield arrived
+                await asyncio.sleep(0)
         if last := b"".join(partial_line).strip():
-            yield last
+            yield [last]
 
     async def read(self) -> bytes:
         """Return the whole body; raise CallError as `chunks` does."""

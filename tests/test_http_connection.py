@@ -2,12 +2,13 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp.helpers import TimerNoop
 
-from daemon.http_client import CallError, HttpCall, calling, open_session
+from daemon.http_client import CallError, HttpCall, Reply, calling, open_session
 from daemon.http_connection import PeerConnection
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -18,8 +19,9 @@ def chunks(size: int, count: int) -> bytes:
     return b"%x\r\n%s\r\n" % (size, b"x" * size) * count
 
 
-async def answered(*pieces: bytes) -> bytes:
-    """Return the body of an answer that a server sends in these pieces."""
+@asynccontextmanager
+async def answering(*pieces: bytes) -> AsyncIterator[Reply]:
+    """Yield an answer that a server sends in these pieces."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -30,7 +32,13 @@ async def answered(*pieces: bytes) -> bytes:
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, open_session() as session:
         port = server.sockets[0].getsockname()[1]
         async with calling(session, HttpCall("call", f"http://127.0.0.1:{port}/")) as reply:
-            return await reply.read()
+            yield reply
+
+
+async def answered(*pieces: bytes) -> bytes:
+    """Return the body of an answer that a server sends in these pieces."""
+    async with answering(*pieces) as reply:
+        return await reply.read()
 
 
 @pytest.mark.parametrize(
@@ -124,3 +132,12 @@ async def test_what_has_arrived_is_parsed_although_the_connection_ends_first(cou
             work()
         _, payload = await made.read()
         assert len(await payload.read()) == 100 * count
+
+
+async def test_lines_that_arrive_together_come_together_in_bounded_numbers() -> None:
+    body = b"".join(b"%d\n\n" % number for number in range(200)) + b"last"
+    async with answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)) as reply:
+        batches = [lines async for lines in reply.lines()]
+    assert [line for lines in batches for line in lines] == [*(b"%d" % number for number in range(200)), b"last"]
+    assert len(batches) < 20
+    assert max(map(len, batches)) <= 50

@@ -1,8 +1,10 @@
 """Agentex agents: built with the SDK where an interpreter has it (Python 3.12 or newer), else on the same wire."""
 
+import asyncio
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +203,7 @@ async def test_updates_become_one_text(tmp_path: Path, case: str) -> None:
     transcript = Transcript(tmp_path, Secrets(()))
     reply = Reply(transcript)
     for update in updates:
-        await reply.take(update)
+        reply.take(update)
     transcript.finish()
     log = tmp_path / "output.log"
     assert (log.read_text() if log.exists() else None) == expected
@@ -211,6 +213,30 @@ async def test_a_folder_that_cannot_be_written_costs_only_the_output(tmp_path: P
     transcript = Transcript(tmp_path / "gone", Secrets(()))
     await transcript.say("four")
     assert transcript.finish() == (4, 4)
+
+
+async def test_a_short_whole_costs_nothing_however_long_the_text_is(tmp_path: Path) -> None:
+    reply, began = Reply(Transcript(tmp_path, Secrets(()))), time.process_time()
+    reply.take({"type": "delta", "index": 0, "delta": {"text_delta": "a" * 10_000_000}})
+    for _ in range(300):
+        reply.take({"type": "delta", "index": 0, "delta": {"text_delta": "\U00010000"}})
+        reply.take({"type": "start", "index": 0, "content": {"content": "b"}})
+    assert reply.last_message == "a" * 10_000_000 + "\U00010000" * 300
+    assert time.process_time() - began < 1  # 4 s if the text is put together each time
+
+
+async def test_a_write_that_was_cancelled_writes_to_no_other_file(tmp_path: Path) -> None:
+    transcript = Transcript(tmp_path, Secrets(["sesame"]))
+    writing = asyncio.create_task(transcript.say("\\u0061" * 1_000_000))
+    while not (tmp_path / "output.log").exists():  # noqa: ASYNC110 - a file sends no signal
+        await asyncio.sleep(0)
+    writing.cancel()
+    transcript.finish()
+    files = [(tmp_path / str(number)).open("wb") for number in range(5)]  # they get the descriptors
+    await asyncio.get_running_loop().shutdown_default_executor()
+    for file in files:
+        file.close()
+    assert not any((tmp_path / str(number)).stat().st_size for number in range(5))
 
 
 def test_a_key_is_sent_to_the_server_only_that_it_was_written_down_with() -> None:

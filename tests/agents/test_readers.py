@@ -150,7 +150,7 @@ def test_updates_of_any_shape_are_read(tmp_path_factory: pytest.TempPathFactory,
     async def read() -> None:
         reply = Reply(Transcript(tmp_path_factory.mktemp("reply"), NO_SECRETS))
         for update in updates:
-            await reply.take(update)
+            reply.take(update)
         assert isinstance(reply.last_message, str | None)
         usage_of(reply.usage)
 

@@ -56,10 +56,13 @@ class AgentexAgent(RemoteAgent):
         async with self.delivery.acknowledged(call) as reply:
             await journal.delivered()
             if reply.content_type in _NDJSON:
-                async for line in reply.lines():
-                    await reading.take(await result(line, call, number))
+                async for lines in reply.lines():
+                    for line in lines:
+                        reading.take(await result(line, call, number))
+                    await self.transcript.write()
             else:
-                await reading.take(await result(await reply.read(), call, number))
+                reading.take(await result(await reply.read(), call, number))
+                await self.transcript.write()
         if not reading.is_understood:
             raise AnswerError(f"{call.name}: the answer contains no message of the agent")
         return Outcome(RunStatus.COMPLETED, message=reading.last_message, usage=reading.usage)

@@ -1,6 +1,7 @@
 """The reply of a sync Agentex agent: assemble updates, which are deltas or whole messages, into the output."""
 
 import json
+from collections import defaultdict
 from typing import Any, TypeGuard
 
 from daemon.agents.remote.transcript import Transcript
@@ -8,6 +9,33 @@ from daemon.agents.remote.usage import usage_in
 
 _LONGEST = 2000  # characters shown of content that is not text
 _CONTENTS = {"text", "data", "reasoning", "tool_request", "tool_response"}
+
+
+class _Message:
+    """The text of a message, which may come in any number of parts: each costs no more than its own length."""
+
+    __slots__ = ("_length", "_parts")  # a peer may send a hundred thousand messages
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._length = 0
+
+    def add(self, part: str) -> None:
+        """Append a part."""
+        self._parts.append(part)
+        self._length += len(part)
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        self._parts[:] = ["".join(self._parts)]
+        return self._parts[0]
+
+    def rest_of(self, whole: str) -> str | None:
+        """Return what follows this text in the whole of it; None if it does not begin with this text."""
+        if len(whole) < self._length:  # so that a short one costs nothing, however long this text is
+            return None
+        return whole[self._length :] if whole.startswith(self.text) else None
 
 
 class Reply:
@@ -18,16 +46,16 @@ class Reply:
         self.is_understood = False
         """Whether at least one update was of a kind that the protocol has; without any, the agent did not answer."""
         self._transcript = transcript
-        self._texts: dict[int | None, list[str]] = {}
+        self._messages: defaultdict[int | None, _Message] = defaultdict(_Message)
         self._complete: set[int | None] = set()
         self._index: int | None = None
 
     @property
     def last_message(self) -> str | None:
         """The text of the last message."""
-        return self._text(self._index).strip() or None
+        return self._messages[self._index].text.strip() or None
 
-    async def take(self, update: dict[str, Any]) -> None:
+    def take(self, update: dict[str, Any]) -> None:
         """Handle one update (`start`, `delta`, `full`, `done`), or a message outside an update."""
         kind, content, delta = str(update.get("type")), update.get("content"), update.get("delta")
         index = update.get("index")
@@ -36,50 +64,46 @@ class Reply:
         if kind == "delta" and isinstance(delta, dict):
             self.is_understood = True
             if isinstance(delta.get("text_delta"), str):
-                await self._start_next(index)
-                await self._add(index, delta["text_delta"])
+                self._start_next(index)
+                self._add(index, delta["text_delta"])
         elif kind in {"start", "full"} and _is_message(content):
             self.is_understood = True
-            await self._whole(index, content, is_full=kind == "full")
+            self._whole(index, content, is_full=kind == "full")
         elif kind in _CONTENTS and _is_message(update):
             self.is_understood = True
-            await self._whole(len(self._texts), update, is_full=True)
+            self._whole(len(self._messages), update, is_full=True)
 
-    async def _whole(self, index: int | None, content: dict[str, Any], *, is_full: bool) -> None:
+    def _whole(self, index: int | None, content: dict[str, Any], *, is_full: bool) -> None:
         """Show a message except for the part that was already shown."""
         if content.get("type", "text") == "text":
-            await self._start_next(index)
-            text, known = str(content["content"]), self._text(index)
-            if text.startswith(known):
-                await self._add(index, text[len(known) :])
+            self._start_next(index)
+            text = content["content"]
+            rest = self._messages[index].rest_of(text)
+            if rest is not None:
+                self._add(index, rest)
             elif is_full:  # the agent replaced what it had sent
                 self._complete.add(index)
-                await self._start_next(index)
-                await self._add(index, text)
+                self._start_next(index)
+                self._add(index, text)
             if is_full:
                 self._complete.add(index)
         elif is_full:
-            await self._transcript.new_line()
-            await self._transcript.note(_described(content), _LONGEST)
+            self._transcript.new_line()
+            self._transcript.note(_described(content), _LONGEST)
 
-    async def _start_next(self, index: int | None) -> None:
+    def _start_next(self, index: int | None) -> None:
         """Start another message if the one with this index is complete."""
         if index in self._complete:
             self._complete.discard(index)
-            self._texts[index] = []
-            await self._transcript.new_line()
+            self._messages[index] = _Message()
+            self._transcript.new_line()
 
-    async def _add(self, index: int | None, text: str) -> None:
+    def _add(self, index: int | None, text: str) -> None:
         if text and index != self._index:
-            await self._transcript.new_line()
+            self._transcript.new_line()
             self._index = index
-        self._texts.setdefault(index, []).append(text)
-        await self._transcript.say(text)
-
-    def _text(self, index: int | None) -> str:
-        parts = self._texts.get(index, [])
-        parts[:] = ["".join(parts)]  # so that the next call need not put them together again
-        return parts[0]
+        self._messages[index].add(text)
+        self._transcript.add(text)
 
 
 def _is_message(content: object) -> TypeGuard[dict[str, Any]]:
