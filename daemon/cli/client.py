@@ -36,7 +36,7 @@ _CHUNK = 64 * 1024
 _LARGEST_DOCUMENT = 128 * 1024**2  # bytes of a response that is not a stream
 _LARGEST_LIST = 512 * 1024**2  # bytes of all pages of a list
 _MOST_PAGES = 20_000
-_FIX = "find out with `ss -xlp` which program listens there"
+FIX = "find out with `ss -xlp` which program listens there"
 _TIMEVAL = struct.Struct("ll")  # struct timeval: seconds, microseconds
 _ERRORS: dict[int, type[Exception]] = {400: InvalidError, 403: ForbiddenError, 404: NotFoundError, 422: InvalidError}
 
@@ -99,7 +99,7 @@ class Client:
             cursor = page.get("next_cursor")
             if cursor is None or (limit is not None and len(found) >= limit):
                 return {**page, key: found}
-        raise DaemonUnreachableError(f"{self._path} sent a list of {path} that agentcron does not send; {_FIX}")
+        raise DaemonUnreachableError(f"{self._path} sent a list of {path} that agentcron does not send; {FIX}")
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> dict[str, Any]:
         """Send a request and return the JSON response."""
@@ -117,13 +117,13 @@ class Client:
         for part in self._parts(response):
             content += part
             if len(content) > _LARGEST_DOCUMENT:
-                raise DaemonUnreachableError(f"{self._path} sent a response of over {_LARGEST_DOCUMENT} bytes; {_FIX}")
+                raise DaemonUnreachableError(f"{self._path} sent a response of over {_LARGEST_DOCUMENT} bytes; {FIX}")
         try:
             document = json.loads(content or b"{}")
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
-            raise DaemonUnreachableError(f"{self._path} sent a response to {path} that is not a JSON object; {_FIX}")
+            raise DaemonUnreachableError(f"{self._path} sent a response to {path} that is not a JSON object; {FIX}")
         return document, len(content)
 
     def _require_answer(self) -> None:
@@ -215,17 +215,6 @@ def is_responding(config: Config) -> bool:
     return True
 
 
-def current_problems(config: Config) -> tuple[str | None, list[Any], list[Any]]:
-    """Return what the daemon says keeps it from working, each thing that fails, and what runs wait for.
-
-    The first is empty if nothing does, and None if the daemon does not respond.
-    """
-    daemon = daemon_at(config)
-    if daemon is None:  # a daemon of an earlier version has no such route
-        return "" if is_responding(config) else None, [], []
-    return daemon["amiss"] or "", daemon.get("problems", []), daemon.get("waits", [])
-
-
 def daemon_at(config: Config, path: Path | None = None) -> dict[str, Any] | None:
     """Return how the daemon of a config, or at a socket, describes itself; None if none responds or it cannot."""
     try:
@@ -233,7 +222,8 @@ def daemon_at(config: Config, path: Path | None = None) -> dict[str, Any] | None
     except (AgentcronError, ValueError):
         return None
     texts = (daemon.get(key) for key in ("config_file", "state_dir", "timezone"))
-    return daemon if "amiss" in daemon and all(isinstance(text, str) and "\0" not in text for text in texts) else None
+    is_one = "amiss" in daemon and isinstance(daemon.get("pid"), int)
+    return daemon if is_one and all(isinstance(text, str) and "\0" not in text for text in texts) else None
 
 
 def schedule_path(agent: str, name: str, subresource: str = "") -> str:

@@ -89,7 +89,7 @@ def status(context: typer.Context, json: Json = False) -> None:
 
     Exit status 3 if no daemon runs; what the database knows is shown all the same.
     """
-    from daemon.cli.client import current_problems
+    from daemon.cli.current_problems import current_problems
     from daemon.cli.locate import find_daemon
     from daemon.cli.offline import document
     from daemon.cli.status import print_status
