@@ -7,10 +7,12 @@ import select
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
 
 import structlog
 
 from daemon.api.admission import Admission, Holder, Place, Rank, holder_of, raw_refusal
+from daemon.api.untaken import Untaken
 
 _LOG = structlog.get_logger()
 _ACCEPTED_AT_ONCE = 64  # before the event loop does other work; rejecting one takes about 30 us
@@ -65,6 +67,7 @@ class Acceptor:
         self._retry: asyncio.TimerHandle | None = None
         self._beginning: asyncio.Task[None] | None = None
         self._later: set[asyncio.Task[None]] = set()
+        self._untaken = Untaken()
 
     def start(self) -> None:
         """Begin to accept."""
@@ -85,6 +88,7 @@ class Acceptor:
             place.release()
         for connection in list(self._lingering):
             self._end_lingering(connection)
+        self._untaken.close()
 
     def _resume(self) -> None:
         self._retry = None
@@ -163,7 +167,7 @@ class Acceptor:
 
     async def _begin_one(self, connection: socket.socket, place: Place) -> None:
         with self._only_one(connection, place):
-            found = self._serve(connection, place.release)
+            found = self._serve(connection, partial(self._untaken.hold, connection, place.release))
             if isinstance(found, asyncio.Protocol):
                 await self._loop.connect_accepted_socket(lambda: found, connection)
                 return

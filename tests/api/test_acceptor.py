@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from daemon.api import acceptor
+from daemon.api import acceptor, untaken
 from daemon.api.acceptor import Acceptor
 from daemon.api.admission import Admission, Holder, Rank
 from daemon.cli.client import _Connection
@@ -70,6 +70,91 @@ async def test_a_lack_of_files_is_waited_out(monkeypatch: pytest.MonkeyPatch) ->
         finally:
             accepting.close()
     assert listener.failures == 0
+
+
+class Speech(Greeting):
+    """Says so much that the kernel holds it until the client reads."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"x" * 100_000)
+        transport.close()
+
+
+@contextlib.asynccontextmanager
+async def speaking(family: socket.AddressFamily) -> AsyncIterator[tuple[socket.socket, Admission]]:
+    """Accept connections, a share of which may hold what was said and not heard."""
+    with socket.socket(family) as listener:
+        listener.bind("" if family == socket.AF_UNIX else ("127.0.0.1", 0))
+        listener.listen()
+        listener.settimeout(0)
+        admission = Admission(64, lambda _: Rank.ANYBODY)
+        accepting = Acceptor(listener, admission, lambda _, ended: Speech(ended), lambda *_: None)
+        accepting.start()
+        try:
+            yield listener, admission
+        finally:
+            accepting.close()
+
+
+def connected(listener: socket.socket) -> socket.socket:
+    connection = socket.socket(listener.family)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect(listener.getsockname())
+    return connection
+
+
+def heard(connection: socket.socket) -> int:
+    """Return how many bytes come until the end."""
+    with connection.makefile("rb") as stream:
+        return len(stream.read())
+
+
+async def until(look: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not look():  # noqa: ASYNC110 - the kernel sends no signal
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], ids=["unix", "tcp"])
+async def test_a_connection_keeps_its_place_until_its_answer_is_taken(
+    family: socket.AddressFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(untaken, "_LOOK_EVERY", 0.01)
+    holder = Holder(os.getuid(), None) if family == socket.AF_UNIX else Holder(None, "127.0.0.1")
+    async with speaking(family) as (listener, admission), contextlib.AsyncExitStack() as stack:
+        connections = [stack.enter_context(connected(listener)) for _ in range(8)]  # one user's share
+        await until(lambda: admission.held(holder) == 8)
+        for _ in range(50):
+            await asyncio.sleep(0)  # what was said is with the kernel, and the transports are closed
+        assert admission.held(holder) == 8
+        assert b"503" in (await asyncio.to_thread(connected(listener).recv, 100))
+        assert await asyncio.to_thread(heard, connections[0]) == 100_000
+        await until(lambda: admission.held(holder) == 7)
+        connections[1].close()
+        await until(lambda: admission.held(holder) == 6)
+
+
+async def test_a_tcp_connection_whose_answer_is_never_taken_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(untaken, "_LOOK_EVERY", 0.01)
+    monkeypatch.setattr(untaken, "_LONGEST", 0.1)
+    holder = Holder(None, "127.0.0.1")
+    async with speaking(socket.AF_INET) as (listener, admission):
+        with connected(listener) as connection:
+            await until(lambda: admission.held(holder) == 1)
+            await until(lambda: admission.held(holder) == 0)
+            with pytest.raises(ConnectionResetError):
+                await asyncio.to_thread(heard, connection)
+
+
+async def test_a_client_that_closes_frees_its_place_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(untaken, "_LOOK_EVERY", 3600.0)
+    holder = Holder(os.getuid(), None)
+    async with speaking(socket.AF_UNIX) as (listener, admission):
+        with connected(listener):
+            await until(lambda: admission.held(holder) == 1)
+        await until(lambda: admission.held(holder) == 0)
 
 
 async def test_a_connection_that_was_about_to_begin_is_closed_with_the_acceptor() -> None:
