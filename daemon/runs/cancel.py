@@ -1,6 +1,7 @@
 """Cancels runs: sets a flag in the database that ends an active run, and cancels a pending run at once."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
@@ -10,7 +11,10 @@ from daemon.store.cancellations import Flag, cancellation_flags, flag_cancellati
 from daemon.store.connection import Transaction, concerns_others
 from daemon.store.events import DELIVERY_UNCONFIRMED, count_events
 from daemon.store.fires import mark_unstarted
-from daemon.store.runs import Run, change_status, get_run
+from daemon.store.runs import Run, bulk_of, change_status, get_run
+
+MOST_REWRITTEN = 2 * 1024 * 1024
+"""Bytes of runs that one transaction changes, since each change writes the whole row again: 10 ms a megabyte."""
 
 
 def request_cancellation(tx: Transaction, run_id: int, now: datetime, by: str) -> None:
@@ -24,27 +28,45 @@ def request_cancellation(tx: Transaction, run_id: int, now: datetime, by: str) -
         _cancel_if_pending(tx, flag, now)
 
 
-def cancel_pending(tx: Transaction, now: datetime) -> tuple[list[Flag], dict[int, Exception]]:
-    """Cancel the pending runs that are flagged; return the flags of all active runs, and which could not be cancelled.
+@dataclass(frozen=True)
+class Cancelled:
+    """What one transaction has done about the flags."""
+
+    flags: list[Flag]
+    """The flags of all runs that were active before it."""
+    failures: dict[int, Exception]
+    """Which runs could not be cancelled."""
+    is_all: bool
+    """Whether no other pending run is flagged."""
+
+
+def cancel_pending(tx: Transaction, now: datetime, most: int = MOST_REWRITTEN) -> Cancelled:
+    """Cancel the pending runs that are flagged, as many as take `most` bytes together.
 
     One that cannot be cancelled does not affect the others.
     """
-    flags, failures = cancellation_flags(tx), {}
+    flags, left = cancellation_flags(tx), most
+    failures: dict[int, Exception] = {}
     for flag in flags:
+        if left <= 0:
+            return Cancelled(flags, failures, is_all=False)
         try:
             with tx.savepoint():
-                _cancel_if_pending(tx, flag, now)
+                left -= _cancel_if_pending(tx, flag, now)
         except Exception as error:
             if concerns_others(error):
                 raise
             failures[flag.run_id] = error
-    return flags, failures
+    return Cancelled(flags, failures, is_all=True)
 
 
-def _cancel_if_pending(tx: Transaction, flag: Flag, now: datetime) -> None:
+def _cancel_if_pending(tx: Transaction, flag: Flag, now: datetime) -> int:
+    """Cancel a flagged run if it is pending; return how many bytes that wrote again."""
     run = get_run(tx, flag.run_id)
-    if run is not None and run.status is RunStatus.PENDING:
-        drop(tx, run, now, FireOutcome.SKIPPED_REQUESTED, flag.explanation)
+    if run is None or run.status is not RunStatus.PENDING:
+        return 0
+    drop(tx, run, now, FireOutcome.SKIPPED_REQUESTED, flag.explanation)
+    return bulk_of(tx, run.id)
 
 
 def drop(

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from functools import partial
 
 import structlog
@@ -244,7 +244,7 @@ class Queue:
         """Cancel the flagged runs: pending ones in the database, the others through their agents."""
         self._is_flagged = False
         try:
-            flags, failures = await self._home.database.write_patiently(lambda tx: cancel_pending(tx, self._home.now()))
+            flags, failures = await self._cancel_pending()
         except Exception:
             self._is_flagged = True
             raise
@@ -262,6 +262,18 @@ class Queue:
         if failures:
             pause = min(self._fail(run_id, error) for run_id, error in failures.items())
             asyncio.get_running_loop().call_later(pause, self._flag_again)
+
+    async def _cancel_pending(self) -> tuple[Collection[Flag], dict[int, Exception]]:
+        """Cancel the flagged runs that wait, a few at a time; return all flags, and which runs could not be."""
+        flags: dict[int, Flag] = {}
+        failures: dict[int, Exception] = {}
+        is_all = False
+        while not is_all:
+            cancelled = await self._home.database.write_patiently(lambda tx: cancel_pending(tx, self._home.now()))
+            flags.update((flag.run_id, flag) for flag in cancelled.flags)
+            failures.update(cancelled.failures)
+            is_all = cancelled.is_all
+        return flags.values(), failures
 
     def _note(self, flags: Iterable[Flag]) -> None:
         """Write into the runs' folders who cancelled them; one that cannot be written keeps no run from its end."""

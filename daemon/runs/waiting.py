@@ -11,11 +11,11 @@ from datetime import datetime
 from daemon.model import CONFIG_PRINCIPAL, Catchup, FireOutcome, Trigger
 from daemon.rules import overlap
 from daemon.rules.catchup import still_wanted
-from daemon.runs.cancel import drop
+from daemon.runs.cancel import MOST_REWRITTEN, drop
 from daemon.store.cancellations import Flag, flag_cancellation
 from daemon.store.connection import Transaction, concerns_others
 from daemon.store.run_queue import waiting_of, waiting_without_schedule
-from daemon.store.runs import Run, get_run, update_run
+from daemon.store.runs import Run, bulk_of, get_run, update_run
 from daemon.store.schedules import ScheduleRow
 from daemon.store.unfinished_runs import begun_of, count_unfinished
 
@@ -25,10 +25,18 @@ RETIRED = "its schedule was removed from the config file"
 
 
 def cancel_waiting(tx: Transaction, schedule_id: int, now: datetime, by: str, reason: str) -> int:
-    """Cancel the pending runs of a schedule; return their number."""
-    waiting = waiting_of(tx, schedule_id)
+    """Cancel the pending runs of a deleted schedule; return their number.
+
+    If they are large, this flags most of them, and the queue cancels those; they do not start meanwhile. Due times
+    would wait for a transaction that writes them all.
+    """
+    waiting, left = waiting_of(tx, schedule_id), MOST_REWRITTEN
     for run in waiting:
-        _cancel(tx, run, now, by, reason)
+        if left > 0:
+            _cancel(tx, run, now, by, reason)
+            left -= bulk_of(tx, run.id)
+        else:
+            flag_cancellation(tx, run.id, now, by, reason=reason)
     return len(waiting)
 
 

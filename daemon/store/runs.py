@@ -242,6 +242,12 @@ def get_run(source: Transaction | sqlite3.Connection, run_id: int) -> Run | None
     return run_from(row) if row else None
 
 
+def bulk_of(tx: Transaction, run_id: int) -> int:
+    """Return about how many bytes the input, parameters and metadata of a run take."""
+    query = "SELECT length(input_content) + length(task_params) + length(task_metadata) AS n FROM runs WHERE id = ?"
+    return int(tx.execute(query, (run_id,)).fetchone()["n"])
+
+
 def change_status(
     tx: Transaction,
     run: Run,

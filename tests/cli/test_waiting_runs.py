@@ -127,3 +127,16 @@ def test_waiting_for_a_run_says_what_its_next_attempt_waits_for(start_daemon: St
     assert said[:2] == ["Following run 1", "Run 1 failed, and is tried again: Out of quota"]
     assert re.fullmatch(r"Following run 2, which waits: agent a is closed until \S+: Out of quota", said[2])
     assert (said[3:], done.returncode) == (["Run 2 completed"], 0)
+
+
+def test_large_runs_that_a_deletion_leaves_to_the_queue_are_cancelled(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config_text(control={"socket": "c.sock"}, agents={"c": {**SLEEPY, "max_concurrent": 1}}))
+    large = {"type": "text", "author": "user", "content": "x" * 1_000_000}
+    new = {"name": "large", "interval_seconds": 86_400, "initial_input": large}
+    assert call(daemon, "POST", "/agents/c/schedules", new).status == 201
+    for _ in range(9):
+        assert call(daemon, "POST", "/agents/c/schedules/large/trigger").status < 300
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE delivered_at IS NOT NULL")
+    assert call(daemon, "DELETE", "/agents/c/schedules/large").body["cancelled_runs"] == 8
+    cancelled = "SELECT 1 FROM (SELECT count(*) AS n FROM runs WHERE status = 'cancelled') WHERE n = 8"
+    daemon.wait_for_row(cancelled)

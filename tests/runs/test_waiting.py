@@ -1,5 +1,6 @@
 """Runs that wait: what a pause, a resumption and the end of their schedule mean for them."""
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -12,7 +13,7 @@ from daemon.config.schema import Config
 from daemon.errors import RefusedError
 from daemon.fires.backfill import Backfilled, backfill
 from daemon.model import Overlap, RunStatus
-from daemon.runs.cancel import request_cancellation
+from daemon.runs.cancel import cancel_pending, request_cancellation
 from daemon.runs.finish import finish
 from daemon.runs.retry import request_retry
 from daemon.runs.waiting import cancel_without_schedule
@@ -311,3 +312,21 @@ async def test_a_due_time_that_any_attempt_has_started_is_not_backfilled(ledger:
     await ledger.database.write(lambda tx: request_cancellation(tx, again, now, "alice"))
     done = await ledger.database.write(lambda tx: filled(tx, now))
     assert (done.runs, done.already_run) == ([], 2)
+
+
+async def test_large_runs_of_a_deleted_schedule_are_cancelled_a_few_at_a_time(ledger: Ledger) -> None:
+    now = await backlog(ledger, 'overlap = "buffer_all"', f'input = "{"x" * 1_000_000}"', count=9)
+    cancelled = await ledger.database.write(lambda tx: remove(tx, row_of(tx), now, Revision("alice", "delete"))[1])
+    assert cancelled == 7
+    waiting, left = [4], 4
+    assert Counter((await statuses(ledger)).values()) == {"running": 1, "cancelled": 3, "pending": left}
+    assert await ready(ledger, now + 100 * SECOND) == []
+    while left:
+        await ledger.database.write(lambda tx: cancel_pending(tx, now))
+        left = Counter((await statuses(ledger)).values())["pending"]
+        waiting.append(left)
+    assert waiting == [4, 1, 0]
+    errors = await ledger.select("SELECT DISTINCT error FROM runs WHERE status = 'cancelled'")
+    assert [row["error"] for row in errors] == ["cancelled by alice: its schedule was deleted"]
+    reasons = await ledger.select("SELECT DISTINCT outcome, reason FROM fires WHERE run_id <> 1")
+    assert [tuple(row.values()) for row in reasons] == [("skipped_requested", errors[0]["error"])]
