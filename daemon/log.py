@@ -45,8 +45,10 @@ class Flood:
     """Passes a limited number of equal lines in each time window, and logs how many it suppressed.
 
     Lines are equal if they have the same text and concern the same run, schedule or library. So one line about each of
-    many runs or schedules is never suppressed. There is no lock: a destructor may log at any point, also while another
-    thread waits for this one in the log's file. A line that two threads count at once may be counted once.
+    many runs or schedules is never suppressed, unless it names a creator, who may have any number of schedules.
+
+    There is no lock: a destructor may log at any point, also while another thread waits for this one in the log's file.
+    A line that two threads count at once may be counted once.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -57,21 +59,27 @@ class Flood:
     def __call__(self, _: object, __: str, event: "_Event") -> "_Event":
         """Pass an event on, as structlog's processors do, or raise DropEvent."""
         self.report_suppressed()
-        text = event.get("logger") or event["event"]
-        kind = (text, event.get("run_id"), event.get("schedule"))
+        text, creator = event.get("logger") or event["event"], event.get("creator")
+        self._count((text, event.get("run_id"), event.get("schedule"), None))
+        if creator is not None:
+            self._count((text, None, None, creator))
+        return event
+
+    def _count(self, kind: tuple[object, ...]) -> None:
+        """Count a line; raise DropEvent if there were too many of its kind."""
         self._seen[kind] += 1
         if self._seen[kind] > _MOST_OF_A_KIND:
             raise structlog.DropEvent
-        return event
 
     def report_suppressed(self, *, at_once: bool = False) -> None:
         """Log how many lines the last window suppressed, once it is over, or at once at the end of the daemon."""
         if not at_once and self._now() - self._window_start < _WINDOW:
             return
         seen, self._seen, self._window_start = self._seen, Counter(), self._now()
-        for (text, run, schedule), count in list(seen.items()):  # another thread may still be counting in it
+        for (text, *subjects), count in list(seen.items()):  # another thread may still be counting in it
             if count > _MOST_OF_A_KIND:
-                about = {name: value for name, value in (("run_id", run), ("schedule", schedule)) if value is not None}
+                named = zip(("run_id", "schedule", "creator"), subjects, strict=True)
+                about = {name: value for name, value in named if value is not None}
                 _LOG.warning(
                     "[daemon] Suppressed repeated log lines", lines=count - _MOST_OF_A_KIND, like=text, **about
                 )

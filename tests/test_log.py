@@ -13,6 +13,8 @@ import pytest
 
 from daemon.log import Flood
 from daemon.log_file import LogFile
+from tests.support.api import call
+from tests.support.configs import config_text
 from tests.support.daemon_process import StartDaemon
 from tests.support.waiting import DEADLINE, wait_until
 
@@ -40,6 +42,8 @@ configure_log('info', 'json', None)
 for n in range(1000):
     structlog.get_logger().warning('[control] Refused', n=n)
     structlog.get_logger().info('[run] Run started', run_id=n)
+    structlog.get_logger().warning('[clock] Fire skipped', schedule=f'a/{n}')
+    structlog.get_logger().warning('[clock] Fire skipped', schedule=f'b/{n}', creator='alice')
 """
 
 
@@ -80,6 +84,15 @@ def test_one_line_per_run_is_not_a_flood() -> None:
     lines = [json.loads(line)["event"] for line in printed.splitlines()]
     assert lines.count("[run] Run started") == 1000
     assert lines.count("[control] Refused") == 200
+    assert lines.count("[clock] Fire skipped") == 1000 + 200  # of the config, and of one creator
+
+
+def test_a_skipped_due_time_names_the_creator_of_its_schedule(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config_text(agents={"a": {"command": ["sleep", "300"]}}))
+    new = {"name": "s", "interval_seconds": 1, "initial_input": {"type": "text", "author": "user", "content": "x"}}
+    assert call(daemon, "POST", "/agents/a/schedules", new).status == 201
+    creator = daemon.query("SELECT creator FROM schedules")[0]["creator"]
+    daemon.wait_for_log("[clock] Fire skipped", schedule="a/s", creator=creator)
 
 
 def test_the_count_of_a_flood_comes_also_when_it_is_over(start_daemon: StartDaemon) -> None:

@@ -170,5 +170,7 @@ def _log(fire: Fire) -> None:
     if fire.outcome in {FireOutcome.LAUNCHED, FireOutcome.BUFFERED}:
         keys["late_ms"] = int(fire.late.total_seconds() * 1000)
         _LOG.info("[clock] Fired", **keys)
-    else:
-        _LOG.warning("[clock] Fire skipped", **keys)
+        return
+    if fire.creator is not None:  # the lines about all of their schedules count together
+        keys["creator"] = fire.creator
+    _LOG.warning("[clock] Fire skipped", **keys)

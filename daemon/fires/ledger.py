@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from daemon.model import DueTime, FireOutcome
+from daemon.model import CONFIG_PRINCIPAL, DueTime, FireOutcome
 from daemon.rules import catchup
 from daemon.store.connection import Transaction
 from daemon.store.fires import Summary, add_summary, count_recorded, is_recorded, record_fire
@@ -29,6 +29,8 @@ class Fire:
     """How many due times the row covers."""
     late: timedelta = timedelta(0)
     """How long after its start time, jitter included, the first one was decided."""
+    creator: str | None = None
+    """Who created the schedule, None if the config declares it."""
 
 
 class Ledger:
@@ -113,7 +115,8 @@ class Ledger:
         count: int = 1,
     ) -> None:
         late = self.now - self.row.cadence.start_of(due, self.row.address)
-        self.fires.append(Fire(self.row.agent, self.row.name, due, outcome, run_id, reason, count, late))
+        creator = None if self.row.creator == CONFIG_PRINCIPAL else self.row.creator
+        self.fires.append(Fire(self.row.agent, self.row.name, due, outcome, run_id, reason, count, late, creator))
 
 
 def waiting_for_jitter(row: ScheduleRow, now: datetime) -> DueTime | None:
