@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from daemon.workspaces.git import Git, GitError, config_value, run_program
@@ -17,8 +17,8 @@ from daemon.workspaces.lfs_files import check_out_files
 from daemon.workspaces.lock import locked_temporary_folder
 from daemon.workspaces.mirror import CloneError, Mirror
 from daemon.workspaces.openat import open_path
-from daemon.workspaces.remote import file_settings
 from daemon.workspaces.removal import remove_temporary
+from daemon.workspaces.submodule_checkout import check_out_from_mirrors, check_out_from_remotes
 from daemon.workspaces.submodules import Submodules
 
 
@@ -98,8 +98,13 @@ def _clone(
             _check_out(git, folder, f"agentcron/{run_id}", commit)
             if (folder / ".gitmodules").is_file():
                 with submodules.in_use(folder / ".git", commit, since) as mirrors:
-                    _check_out_submodules(git, mirror.source, mirrors, on_wait)
-            check_out_files(git, mirror, commit, git_timeout, on_wait)
+                    if mirrors is None:
+                        on_wait("submodules")
+                        remote = git.ended_when_silent(mirror.source.fetch_timeout)
+                        check_out_from_remotes(remote, mirror.source.repository, state_dir)
+                    else:
+                        check_out_from_mirrors(git, mirrors)
+            check_out_files(state_dir, git, mirror, commit, git_timeout, on_wait)
             _set_author(git, author)
             folder.rename(final)
         except BaseException:
@@ -120,24 +125,6 @@ def _copy_objects(clone: Path, mirror: Mirror, timeout: float) -> None:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise GitError(f"the mirror's objects cannot be copied: {''.join(lines[-1:])}")
     (objects / "info" / "alternates").unlink(missing_ok=True)  # git borrows nothing from a shallow mirror
-
-
-def _check_out_submodules(
-    git: Git, source: Source, mirrors: Mapping[str, str] | None, on_wait: Callable[[str], None]
-) -> None:
-    """Clone and check out submodules: from URLs of mirrors, given by their own, or from their remotes if None.
-
-    Git stores their own URLs. With mirrors it may reach nothing else.
-    """
-    update = ("submodule", "update", "--init", "--recursive", "--progress")
-    if mirrors is None:
-        on_wait("submodules")
-        git.ended_when_silent(source.fetch_timeout).run(*file_settings(source.repository), *update)
-        return
-    variables = {f"AGENTCRON_URL_{number}": url for number, url in enumerate(mirrors)}  # others can read arguments
-    settings = zip(mirrors.values(), variables, strict=True)
-    instead = (f"--config-env=url.{mirror}.insteadOf={variable}" for mirror, variable in settings)
-    git.run(*instead, *update, stdin=b"", GIT_ALLOW_PROTOCOL="file", **variables)
 
 
 def _check_out(git: Git, clone: Path, branch: str, commit: str) -> None:

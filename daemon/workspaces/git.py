@@ -304,6 +304,12 @@ class Git:
         found.silence = seconds
         return found
 
+    def in_folder(self, folder: Path) -> "Git":
+        """Return the same git for another working directory."""
+        found = copy(self)
+        found.folder = folder
+        return found
+
     def run(self, *arguments: str, stdin: bytes = b"", **environment: str) -> bytes:
         """Return the standard output of a git command; raise GitError if it fails or takes too long.
 

@@ -12,7 +12,8 @@ from daemon.workspaces.git import Git, GitError
 
 _LARGEST = 1024**2  # bytes of a `.gitmodules`: that of a thousand submodules has about 100 KiB
 _SUBMODULE = b"160000 "  # the mode of a submodule in a folder
-_FILE = b"100"  # how those of a regular file begin
+FILE = b"100"
+"""How the modes of a regular file begin."""
 _NAME = ".gitmodules"
 _PATHS = r"^submodule\..*\.path$"
 _SETTINGS = r"^submodule\..*\.(url|update)$"
@@ -36,7 +37,7 @@ def names_submodules(repository: Path, commit: str, timeout: float) -> bool:
     """Return whether a commit may name submodules; raise GitError, or TooManySubmodulesError."""
     git = Git(timeout, repository, GIT_DIR=str(repository))
     for entry in git.names("ls-tree", "-z", "--long", commit, "--", _NAME):
-        if entry.startswith(_FILE):
+        if entry.startswith(FILE):
             if int(entry.split(None, 4)[3]) > _LARGEST:
                 raise TooManySubmodulesError(f"the file {_NAME} is larger than {_LARGEST // 1024**2} MiB")
             return True
@@ -50,10 +51,19 @@ def named_submodules(scratch: Path, commit: str, timeout: float) -> list[Submodu
     names, and the settings of the daemon's user are its business.
     """
     git = Git(timeout, scratch)
-    entries = [entry for entry in git.names("ls-tree", "-r", "-z", commit) if _counts(entry)]
+    entries = _entries(git, commit)
     git.run("update-index", "-z", "--index-info", stdin=b"".join(entry + b"\0" for entry in entries))
+    return initialized_submodules(git, commit)
+
+
+def initialized_submodules(git: Git, commit: str) -> list[Submodule]:
+    """Return the same in a clone of which the index is that commit's; raise GitError likewise."""
     git.run("submodule", "--quiet", "init")
-    return list(_initialized(git, dict(_commits(entries))))
+    return list(_initialized(git, dict(_commits(_entries(git, commit)))))
+
+
+def _entries(git: Git, commit: str) -> list[bytes]:
+    return [entry for entry in git.names("ls-tree", "-r", "-z", commit) if _counts(entry)]
 
 
 def _counts(entry: bytes) -> bool:
@@ -69,15 +79,15 @@ def _commits(entries: list[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _initialized(git: Git, commits: dict[str, str]) -> Iterator[Submodule]:
-    settings = _config(git, "--get-regexp", _SETTINGS)
-    for key, path in _config(git, "--blob", f":{_NAME}", "--get-regexp", _PATHS).items():
+    settings = configured(git, "--get-regexp", _SETTINGS)
+    for key, path in configured(git, "--blob", f":{_NAME}", "--get-regexp", _PATHS).items():
         name = key.removesuffix(".path")
         url = settings.get(f"{name}.url")
         if path in commits and url is not None and settings.get(f"{name}.update") != "none":
             yield Submodule(path, url, commits[path])
 
 
-def _config(git: Git, *arguments: str) -> dict[str, str]:
+def configured(git: Git, *arguments: str) -> dict[str, str]:
     """Return the last value of each key that `git config` prints; none if it finds none."""
     try:
         found = git.names("config", "-z", *arguments)

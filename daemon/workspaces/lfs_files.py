@@ -12,11 +12,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from daemon.workspaces.git import Git, GitError, config_value, run_program
+from daemon.workspaces.gitmodules import FILE, configured
+from daemon.workspaces.local_repositories import check_url
 from daemon.workspaces.mirror import CloneError, Mirror
 from daemon.workspaces.salvage.lfs import content_id
 from daemon.workspaces.scratch import scratch_repository
 
 _FILTER = "filter=lfs"
+_CONFIG = ".lfsconfig"
+_SERVERS = r"^lfs\.url$|^remote\..*\.lfsurl$"
 _STORE = "lfs"  # in a mirror, as in a git folder
 _OBJECT = re.compile(r"(?m)^([0-9a-f]{64}) [*-] ")
 _KEPT_UNUSED = 14 * 86400.0  # seconds
@@ -34,7 +38,10 @@ def fetch_objects(
     everything is there. Raise CloneError, GitError or OSError; that git-lfs is missing is left for the clone to report.
     """
     bare = Git(git_timeout, mirror.path, GIT_DIR=str(mirror.path))
-    if not uses_lfs(bare, commit) or not bare.succeeds("lfs", "version"):
+    if not uses_lfs(bare, commit):
+        return
+    _check_servers(bare, mirror, commit, state_dir)
+    if not bare.succeeds("lfs", "version"):
         return
     store = mirror.path / _STORE
     config = f"{mirror.access.config}[lfs]\n\tstorage = {config_value(str(store))}\n"
@@ -51,13 +58,16 @@ def fetch_objects(
     _remove_unused(store, wanted)
 
 
-def check_out_files(git: Git, mirror: Mirror, commit: str, git_timeout: float, on_wait: Callable[[str], None]) -> None:
+def check_out_files(
+    state_dir: Path, git: Git, mirror: Mirror, commit: str, git_timeout: float, on_wait: Callable[[str], None]
+) -> None:
     """Check out the files in Git LFS of a clone at a commit, from objects in the mirror, or else from their remote.
 
     `on_wait` is called with `lfs` before the remote is asked. Raise GitError, CloneError or OSError.
     """
     if not uses_lfs(git, commit):
         return
+    _check_servers(git, mirror, commit, state_dir)
     if not git.succeeds("lfs", "version"):
         raise CloneError("the repository keeps files in Git LFS, and git-lfs is not installed")
     git.run("lfs", "install", "--local", "--skip-repo")
@@ -66,13 +76,22 @@ def check_out_files(git: Git, mirror: Mirror, commit: str, git_timeout: float, o
         git.run("-c", f"lfs.url=file://{quote(str(mirror.path))}", "lfs", "checkout")
     else:
         on_wait("lfs")
-        git.ended_when_silent(mirror.source.fetch_timeout).run("lfs", "pull", stdin=b"", **_SHOWS_PROGRESS)
+        git.ended_when_silent(mirror.source.fetch_timeout).run("lfs", "pull", "origin", stdin=b"", **_SHOWS_PROGRESS)
 
 
 def uses_lfs(git: Git, commit: str) -> bool:
     """Return whether a commit has files in Git LFS."""
     files = (".gitattributes", "**/.gitattributes")
     return git.succeeds("grep", "--quiet", "--fixed-strings", _FILTER, commit, "--", *files)
+
+
+def _check_servers(git: Git, mirror: Mirror, commit: str, state_dir: Path) -> None:
+    """Raise CloneError if a commit names a folder of this host that is not for it as its server (git-lfs-config(5))."""
+    for entry in git.names("ls-tree", "-z", commit, "--", _CONFIG):
+        if not entry.startswith(FILE):
+            raise CloneError(f"{_CONFIG} is not a regular file")
+        for url in configured(git, "--blob", f"{commit}:{_CONFIG}", "--get-regexp", _SERVERS).values():
+            check_url(f"the server of Git LFS in {_CONFIG}", url, mirror.source.repository, state_dir)
 
 
 def _objects_of(git: Git, commit: str) -> set[str]:

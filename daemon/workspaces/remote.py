@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 from daemon.workspaces.git import Git, config_value
 
@@ -117,16 +117,19 @@ def upload_pack(repository: str) -> tuple[str, ...]:
     configuration that the owner cannot write (git-config(1)), and does not fetch what a partial clone lacks, which
     would run the command of a remote of that repository. Git before 2.38 ignores the declaration and still refuses.
     """
-    path = _local_path(repository)
+    path = local_path(repository)
     if path is None or path.endswith("/*"):  # that would mean every path below
         return ()
+    path = os.path.normpath(path)
     folders = {path, os.path.realpath(path)}
     folders |= {f"{folder}/.git" for folder in folders}  # so does git, depending on its version, call a working tree
     settings = [f"-c {shlex.quote(f'safe.directory={folder}')}" for folder in sorted(folders)]
     return ("--upload-pack", f"env GIT_NO_LAZY_FETCH=1 git {' '.join(settings)} upload-pack")
 
 
-def _local_path(repository: str) -> str | None:
-    if repository.startswith(f"{_FILE_URL}/"):
-        return os.path.normpath(unquote(repository.removeprefix(_FILE_URL)))
-    return os.path.normpath(repository) if repository.startswith("/") else None
+def local_path(repository: str) -> str | None:
+    """Return the absolute path of a repository on this host as git takes it, None if it names none."""
+    if repository.startswith(_FILE_URL):  # a host's name is part of the path, and any byte may be quoted
+        path = os.fsdecode(unquote_to_bytes(os.fsencode(repository.removeprefix(_FILE_URL))))
+        return f"/{path.lstrip('/')}"
+    return repository if repository.startswith("/") else None

@@ -19,6 +19,7 @@ from daemon.workspaces.git import GitError
 from daemon.workspaces.gitmodules import Submodule, TooManySubmodulesError, named_submodules, names_submodules
 from daemon.workspaces.jobs import Source
 from daemon.workspaces.layout import MIRROR, MIRROR_LOCK, submodules_folder
+from daemon.workspaces.local_repositories import check_url
 from daemon.workspaces.mirror import CloneError, Mirror
 from daemon.workspaces.mirror_files import text_of
 from daemon.workspaces.mirror_locks import locked
@@ -175,6 +176,7 @@ class Submodules:
         if mirror is None:
             if not wanted.url.isprintable():
                 raise CloneError(f"the submodule {wanted.path!r} has a URL with characters that cannot be printed")
+            check_url(f"the submodule {wanted.path!r}", wanted.url, self._main.source.repository, self._state_dir)
             since = self._since or 0.0
             mirror = SubmoduleMirror(
                 self._state_dir, self._main.source, wanted.url, since, self._git_timeout, self._log
