@@ -3,16 +3,13 @@
 import contextlib
 import http.client
 import json
-import os
 import re
-import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from daemon.cli.privileges import as_root
+from daemon.cli.connection import BoundedSocket, Connection, OverlongResponseError
 from daemon.config.paths import socket_path, state_dir
 from daemon.config.schema import Config
 from daemon.errors import (
@@ -26,7 +23,7 @@ from daemon.errors import (
 )
 from daemon.model import LARGEST_BODY
 from daemon.rules.schedule_fields import DURATION, FIELDS
-from daemon.socket_peer import SocketPeer, user_of_peer
+from daemon.socket_peer import SocketPeer
 from daemon.store.lock import socket_in_use
 
 _TIMEOUT = 60.0  # seconds
@@ -37,47 +34,14 @@ _LARGEST_DOCUMENT = 128 * 1024**2  # bytes of a response that is not a stream
 _LARGEST_LIST = 512 * 1024**2  # bytes of all pages of a list
 _MOST_PAGES = 20_000
 FIX = "find out with `ss -xlp` which program listens there"
-_TIMEVAL = struct.Struct("ll")  # struct timeval: seconds, microseconds
 _ERRORS: dict[int, type[Exception]] = {400: InvalidError, 403: ForbiddenError, 404: NotFoundError, 422: InvalidError}
-
-
-class _Connection(http.client.HTTPConnection):
-    """A connection to a Unix socket whose path may be longer than sockaddr_un allows.
-
-    Root's command connects as root, but only to the daemon of the user that it acts as: a link may lead elsewhere.
-    """
-
-    def __init__(self, path: Path, timeout: float | None) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        user = os.geteuid()
-        with as_root():
-            is_root = os.geteuid() != user
-            self._connect()
-        if is_root and user_of_peer(self.sock) != user:
-            self.close()
-            self._connect()
-
-    def _connect(self) -> None:
-        folder = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            if self.timeout is not None:  # settimeout() would fail at once where the queue of the daemon is full
-                seconds = int(self.timeout)
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(seconds, 0))
-            self.sock.connect(f"/proc/self/fd/{folder}/{self._path.name}")
-            self.sock.settimeout(self.timeout)
-        finally:
-            os.close(folder)
 
 
 class Client:
     """A client of the running daemon; every method raises AgentcronError if the request fails."""
 
     def __init__(self, config: Config, timeout: float = _TIMEOUT, path: Path | None = None) -> None:
-        """Use the daemon of a config, or the one at a socket; a response may take `timeout` seconds."""
+        """Use the daemon of a config, or the one at a socket; each response may take `timeout` seconds, to its end."""
         self._path = path or _verified_socket(state_dir(config)) or socket_path(config)
         self._timeout = timeout
 
@@ -112,7 +76,7 @@ class Client:
             headers["Content-Type"] = "application/json"
         if method != "GET":
             self._require_answer()
-        response = self._send(method, path, data, headers, self._timeout)
+        response, _ = self._send(method, path, data, headers, self._timeout)
         content = bytearray()
         for part in self._parts(response):
             content += part
@@ -129,7 +93,7 @@ class Client:
     def _require_answer(self) -> None:
         """Raise DaemonUnreachableError soon if the daemon hangs: what changes something may rightly take long."""
         try:
-            self._send("GET", "/healthz", None, {}, min(self._timeout, _HANGS_AFTER)).close()
+            self._send("GET", "/healthz", None, {}, min(self._timeout, _HANGS_AFTER))[0].close()
         except DaemonUnreachableError as error:
             if "timed out" not in str(error):
                 raise
@@ -138,22 +102,33 @@ class Client:
             ) from None
 
     def stream(self, path: str) -> Iterator[bytes]:
-        """Yield the bytes of a response as they arrive, without a timeout."""
-        yield from self._parts(self._send("GET", path, None, {}, None))
+        """Yield the bytes of a response as they arrive, without a timeout once it has begun."""
+        response, stream = self._send("GET", path, None, {}, self._timeout)
+        stream.lift_limits()
+        yield from self._parts(response)
 
     def _parts(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
-            while chunk := response.read1(_CHUNK):
-                yield chunk
+            with contextlib.closing(response):
+                while chunk := response.read1(_CHUNK):
+                    yield chunk
+        except TimeoutError:
+            raise DaemonUnreachableError(
+                f"{self._path} sent a part of its response, and not the rest within {self._timeout:g} s; {FIX}"
+            ) from None
+        except OverlongResponseError as error:
+            raise DaemonUnreachableError(f"cannot use the daemon at {self._path}: {error}; {FIX}") from None
         except (OSError, http.client.HTTPException):
             raise DaemonUnreachableError("the daemon stopped before it responded; running agents continue") from None
 
     def _send(
-        self, method: str, path: str, data: bytes | None, headers: dict[str, str], timeout: float | None
-    ) -> http.client.HTTPResponse:
-        connection = _Connection(self._path, timeout)
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str], timeout: float
+    ) -> tuple[http.client.HTTPResponse, BoundedSocket]:
+        """Send a request; return the response, of which the head has come, and the socket that it is read from."""
+        connection = Connection(self._path, timeout)
         try:
             connection.request(method, path, body=data, headers=headers)
+            stream = connection.stream
             response = connection.getresponse()
         except PermissionError:
             raise DaemonUnreachableError(
@@ -166,7 +141,7 @@ class Client:
             ) from None
         if response.status >= http.HTTPStatus.BAD_REQUEST:
             raise _refusal(response)
-        return response
+        return response, stream
 
 
 def _encoded(body: object) -> bytes:
@@ -195,7 +170,7 @@ def _verified_socket(folder: Path) -> Path | None:
     if in_use is None:
         return None
     path, holder = in_use
-    connection = _Connection(path, _SHORT_TIMEOUT)
+    connection = Connection(path, _SHORT_TIMEOUT)
     try:
         with contextlib.closing(connection):
             connection.connect()

@@ -15,7 +15,7 @@ import pytest
 from daemon.api import acceptor, untaken
 from daemon.api.acceptor import Acceptor
 from daemon.api.admission import Admission, Holder, Rank
-from daemon.cli.client import _Connection
+from daemon.cli.connection import Connection
 from tests.support.api import CONFIG, call
 from tests.support.daemon_process import StartDaemon
 from tests.support.waiting import wait_until
@@ -319,7 +319,7 @@ def test_the_command_line_waits_while_the_queue_of_connections_is_full(tmp_path:
     path, errors = tmp_path / "c.sock", list[BaseException]()
 
     def connect() -> None:
-        with contextlib.closing(_Connection(path, 20)) as connection:
+        with contextlib.closing(Connection(path, 20)) as connection:
             try:
                 connection.connect()
             except OSError as error:
