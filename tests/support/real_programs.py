@@ -137,7 +137,7 @@ def gemini_settings(home: Path) -> None:
     policies.mkdir(parents=True)
     (policies.parent / "settings.json").write_text(json.dumps(_GEMINI))
     recipe = (_RECIPES / "gemini.toml").read_text()
-    rule = re.findall(r"(?m)^    # (\[\[rule\]\]|\w+ = .*)$", recipe)
+    rule = re.findall(r"(?m)^#   (.*)$", recipe)
     (policies / "run.toml").write_text("\n".join(rule))
 
 
