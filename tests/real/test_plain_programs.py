@@ -1,4 +1,4 @@
-"""llm and aider as their recipes run them: they print plain text, so the exit status alone tells how they end."""
+"""llm and aider as their recipes run them: they print plain text, whose words and exit status tell how they end."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_the_last_words_of_llm_are_the_reason(daemon: DaemonProcess) -> None:
     assert run["error"] == "exit status 1: Error: Error code: 401 - token has expired"
 
 
-def test_aider_calls_a_login_that_has_expired_no_failure(daemon: DaemonProcess) -> None:
+def test_what_aider_prints_tells_that_it_failed(daemon: DaemonProcess) -> None:
     run = run_of(daemon, "aider-unauthorized")
-    assert (run["status"], run["exit_code"]) == ("completed", 0)
-    assert "litellm.AuthenticationError" in daemon.output(run["id"])
+    assert (run["status"], run["exit_code"]) == ("failed", 0)
+    assert "litellm.AuthenticationError" in run["error"]
