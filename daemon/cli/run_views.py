@@ -68,7 +68,7 @@ def print_runs(runs: list[dict[str, Any]], zone: str) -> None:
                 run["schedule"] or run["agent"],
                 run["trigger"],
                 local_time(run["scheduled_for"], run["timezone"] or zone),
-                _status_of(run),
+                shortened(_status_of(run)),
                 _took(run),
                 shortened(run["error"]),
             )
