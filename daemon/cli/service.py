@@ -1,6 +1,5 @@
 """`agentcron run`, `check`, `status` and `reload`: the daemon and its config."""
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -107,8 +106,7 @@ def status(context: typer.Context, json: Json = False) -> None:
         pid = running_daemon(folder)
         problem, failing, waits = current_problems(config) if pid is not None else (None, [], [])
         now = utc_now()
-        known = partial(status_view, connection, folder, pid, now, zone, config=config)
-        return dict(known(problems=problem, failing=failing, waits=waits))
+        return dict(status_view(connection, folder, pid, now, config, problems=problem, failing=failing, waits=waits))
 
     try:
         view = document(config, query, "/status")

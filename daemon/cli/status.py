@@ -32,6 +32,7 @@ def print_status(view: dict[str, Any], zone: str) -> None:
             ("cost today", None if cost is None else f"{cost:.2f} USD"),
             ("tokens today", view["tokens_today"] or None),
             ("usage unknown", _unknown(view.get("usage_unknown_today", 0))),  # not sent by earlier daemons
+            ("budget", [_budget(one) for one in view.get("budgets", [])]),  # likewise
             ("disk", _disk(disk)),
         )
     )
@@ -78,6 +79,20 @@ def _wait(wait: dict[str, Any], zone: str) -> str:
     since = local_time(wait["since"], zone)
     what = _FETCHED.get(wait["waits_for"], f"the {wait['waits_for']} of its mirror")
     return f"{wait['environment']}: for {what}, since {since}{runs}"
+
+
+def _budget(budget: dict[str, Any]) -> str:
+    """Return how much of a budget was spent today."""
+    parts = [
+        f"{budget[key]:{form}} of {budget[limit]:{form}} {unit}"
+        for key, limit, form, unit in (
+            ("runs", "runs_per_day", "d", "runs"),
+            ("cost_usd", "cost_usd_per_day", ".2f", "USD"),
+            ("tokens", "tokens_per_day", "d", "tokens"),
+        )
+        if budget[limit] is not None
+    ]
+    return f"{budget['agent'] or 'the host'}: {', '.join(parts)} today"
 
 
 def _of_all(view: dict[str, Any], key: str) -> str:

@@ -117,7 +117,6 @@ class Clock:
             frozenset(config.agents),
             self._home.instance,
             self._live.budgets,
-            config.daemon.timezone,
             self._live.skipping,
             used=self._home.allowance.used(Kind.FIRES),
         )

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from daemon.config.key_lines import KeyPath
-from daemon.config.values import APPRISE, SESSION
+from daemon.config.values import APPRISE, MAX_COST, SESSION
 from daemon.rules.sessions import TWO_IN_ONE_SESSION
 
 BrokenRule = tuple[KeyPath, str]
@@ -127,6 +127,7 @@ def _agent(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) -
     yield from _author(path, agent, environments)
     yield from _words((*path, "command"), agent.get("command"))
     yield from _session_arguments((*path, "command"), agent.get("command"), agent)
+    yield from _cap(path, agent)
     yield from _words((*path, "expect", "command"), _table(agent, "expect").get("command"))
     yield from _without_nul((*path, "env"), _table(agent, "env"), "an environment variable")
     for name, server in _tables(_table(agent, "mcp_servers")):
@@ -163,6 +164,15 @@ def _author(path: KeyPath, agent: dict[str, Any], environments: dict[str, Any]) 
     for key in ("git_author_name", "git_author_email"):
         if key in agent and agent.get("type", "command") in {"command", "acp"} and not is_git:
             yield (*path, key), 'applies only to an agent whose environment has mode = "git"'
+
+
+def _cap(path: KeyPath, agent: dict[str, Any]) -> Iterator[BrokenRule]:
+    command = agent.get("command")
+    items = command[1:] if isinstance(command, list) else []
+    words = (str(word) for item in items for word in (item if isinstance(item, list) else [item]))
+    if "max_cost_usd" not in _table(agent, "budget") and any(MAX_COST.search(word) for word in words):
+        table = ".".join(map(str, (*path, "budget")))
+        yield (*path, "command"), f"contains {{max_cost_usd}}, which nothing replaces; set max_cost_usd in [{table}]"
 
 
 def _words(path: KeyPath, command: object) -> Iterator[BrokenRule]:

@@ -2,8 +2,8 @@
 
 from datetime import datetime, timedelta
 
-from daemon.config.schema import AgentRetention, Config, Environment
-from daemon.rules.budget import Limits
+from daemon.config.schema import AgentRetention, Budget, Config, Environment
+from daemon.rules.budget import Budgets, Limits
 from daemon.rules.cleanup import Policy
 from daemon.rules.notifications import Audience, Target
 from daemon.rules.pools import Places, Pools, private_pool
@@ -32,13 +32,18 @@ def retention_policy(config: Config, now: datetime) -> RetentionPolicy:
     )
 
 
-def budgets_of(config: Config) -> dict[str, Limits]:
-    """Return the limits per calendar day of the agents that have any."""
-    limits = {
-        name: Limits(agent.budget.runs_per_day, agent.budget.cost_usd_per_day, agent.budget.tokens_per_day)
-        for name, agent in config.agents.items()
-    }
-    return {name: limit for name, limit in limits.items() if not limit.are_none}
+def budgets_of(config: Config) -> Budgets:
+    """Return the limits per calendar day, of the host and of the agents that have any."""
+    limits = {name: _limits(agent.budget) for name, agent in config.agents.items()}
+    return Budgets(
+        {name: limit for name, limit in limits.items() if not limit.are_none},
+        _limits(config.budget),
+        config.daemon.timezone,
+    )
+
+
+def _limits(budget: Budget) -> Limits:
+    return Limits(budget.runs_per_day, budget.cost_usd_per_day, budget.tokens_per_day)
 
 
 def pools_of(config: Config) -> Pools:

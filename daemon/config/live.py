@@ -18,7 +18,7 @@ class LiveConfig:
         self.audience = audience_of(config)
         """Who is notified of what."""
         self.budgets = budgets_of(config)
-        """What each agent may spend in a calendar day."""
+        """What each agent, and all of them together, may spend in a calendar day."""
         self.skipping = skipping_agents(config)
         """The agents whose due times are skipped while a limit is used up, with their pools."""
 

@@ -179,11 +179,17 @@ class Schedule(Section):
 
 
 class Budget(Section):
-    """`[agents.NAME.budget]`: limits per calendar day."""
+    """`[budget]`: limits per calendar day, of all agents together."""
 
     runs_per_day: int | None = Field(None, ge=1, le=1_000_000_000)
     cost_usd_per_day: float | None = Field(None, gt=0, le=1e12)
     tokens_per_day: int | None = Field(None, ge=1, le=10**15)
+
+
+class AgentBudget(Budget):
+    """`[agents.NAME.budget]`: limits per calendar day, and of one run."""
+
+    max_cost_usd: float | None = Field(None, ge=0.01, le=1e6)
 
 
 class Pool(Section):
@@ -208,7 +214,7 @@ class BaseAgent(Section):
     on_limit: Literal["wait", "skip"] = "wait"
     allow: list[str] = []
     read: list[str] | None = None
-    budget: Budget = Budget()
+    budget: AgentBudget = AgentBudget()
     retention: AgentRetention = AgentRetention()
     schedules: dict[Name, Schedule] = {}
 
@@ -402,6 +408,7 @@ class Config(BaseSettings):
     access: Access = Access()
     retention: Retention = Retention()
     cleanup: Cleanup = Cleanup()
+    budget: Budget = Budget()
     environments: dict[Name, Environment] = {}
     pools: dict[Name, Pool] = {}
     agents: dict[Name, Agent] = {}

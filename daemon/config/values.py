@@ -198,6 +198,8 @@ ArtifactPattern = Annotated[str, Field(max_length=1000), AfterValidator(_artifac
 OutputPattern = Annotated[str, Field(max_length=1000), AfterValidator(_pattern)]
 SESSION = re.compile(r"(?<!\$)\{session\}")
 """What stands for the session to continue in arguments of a command; `${session}` is a variable of a shell."""
+MAX_COST = re.compile(r"(?<!\$)\{max_cost_usd\}")
+"""What stands for the cap on the cost of a run there."""
 Command = Annotated[list[str | list[str]], BeforeValidator(_command), Field(min_length=1)]
 """A program and its arguments; those in an array of their own are left out together."""
 

@@ -23,16 +23,15 @@ from daemon.allowance import Kind
 from daemon.fires.blocked import DENIED, NO_AGENT, blocked_notice, reason_of
 from daemon.fires.ledger import Fire, Ledger
 from daemon.fires.run_of_fire import run_of_fire
-from daemon.fires.spending import spent_budget, used_allowance
+from daemon.fires.spending import Funds
 from daemon.model import CONFIG_PRINCIPAL, Catchup, DueTime, FireOutcome, Overlap, Trigger
 from daemon.notify.missed import Missed
 from daemon.notify.outbox import Notice, Outbox
 from daemon.rules import catchup, overlap
-from daemon.rules.budget import Limits, calendar_day
+from daemon.rules.budget import Budgets
 from daemon.store.cancellations import flag_unfinished
 from daemon.store.connection import Transaction, concerns_others
 from daemon.store.events import add_event
-from daemon.store.notifications import budget_subject
 from daemon.store.pools import limit_of
 from daemon.store.runs import create_run
 from daemon.store.schedules import (
@@ -44,6 +43,7 @@ from daemon.store.schedules import (
     schedule_from,
 )
 from daemon.store.skips import pending_skips
+from daemon.store.spending import Spending
 from daemon.store.unfinished_runs import count_unfinished
 from daemon.units import format_instant
 
@@ -63,10 +63,8 @@ class Present:
     daemon_started: datetime
     agents: frozenset[str]
     instance: str
-    budgets: Mapping[str, Limits] = field(default_factory=dict)
-    """What each agent may spend in a calendar day."""
-    zone: str = "UTC"
-    """The time zone of that calendar day."""
+    budgets: Budgets = field(default_factory=Budgets)
+    """What each agent, and all of them together, may spend in a calendar day."""
     skipping: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The agents whose due times are skipped while a limit is used up, with their pools."""
     standings: Mapping[Claim, Standing] = field(default_factory=dict)
@@ -102,7 +100,8 @@ def decide_due(tx: Transaction, present: Present, outbox: Outbox, schedules: int
     A schedule that cannot be decided raises an error, so that nothing is written. With `guarded`, which is slower, it
     is postponed and reported, and the others are decided.
     """
-    decided = Decided([], [])
+    ongoing = _Pass(tx, present, outbox)
+    decided, decide = ongoing.decided, ongoing.decide_guarded if guarded else ongoing.decide
     for raw in due_schedules(tx, present.now, schedules):
         claim = raw["creator"], raw["agent"]
         if claim in present.unanswered:
@@ -112,8 +111,7 @@ def decide_due(tx: Transaction, present: Present, outbox: Outbox, schedules: int
         elif (standing := present.standing(claim)) is None:
             decided.unknown.add(claim)
         else:
-            decide = _decide_guarded if guarded else _decide
-            decide(tx, present, outbox, raw, standing, decided)
+            decide(raw, standing)
     decided.next_wake = next_wake(tx, present.now + RETRY_AFTER)
     more = decided.next_wake is not None and decided.next_wake <= present.now
     outbox.add_missed(tx, [*_missed_in(decided.fires)], present.now, more=more)
@@ -129,44 +127,53 @@ def _missed_in(fires: Iterable[Fire]) -> Iterator[Missed]:
         yield Missed(agent, f"{agent}/{name}", count, first.due, first.reason or "")
 
 
-def _decide(
-    tx: Transaction, present: Present, outbox: Outbox, raw: sqlite3.Row, standing: Standing, decided: Decided
-) -> None:
-    """Decide the due times of one schedule, and count what that started."""
-    creator, before = raw["creator"], tx.changes.run_bytes
-    used = present.used.get(creator, 0.0) + decided.started[creator]
-    decided.fires.extend(_Decision(tx, present, outbox, schedule_from(raw), standing, used).decide())
-    if not standing.is_admin:
-        decided.started[creator] += tx.changes.run_bytes - before
+class _Pass:
+    """One pass over the schedules that are due, in one transaction."""
 
+    def __init__(self, tx: Transaction, present: Present, outbox: Outbox) -> None:
+        self.tx = tx
+        self.present = present
+        self.outbox = outbox
+        self.spending = Spending(tx, present.budgets, present.now)
+        self.decided = Decided([], [])
 
-def _decide_guarded(
-    tx: Transaction, present: Present, outbox: Outbox, raw: sqlite3.Row, standing: Standing, decided: Decided
-) -> None:
-    try:
-        with tx.savepoint():
-            _decide(tx, present, outbox, raw, standing, decided)
-    except Exception as error:
-        if concerns_others(error):
-            raise
-        put_off(tx, raw["id"], present.now + RETRY_AFTER)
-        decided.failures.append((f"{raw['agent']}/{raw['name']}", f"{type(error).__name__}: {error}"))
+    def decide(self, raw: sqlite3.Row, standing: Standing) -> None:
+        """Decide the due times of one schedule, and count what that started."""
+        row, before = schedule_from(raw), self.tx.changes.run_bytes
+        used = self.present.used.get(row.creator, 0.0) + self.decided.started[row.creator]
+        room = inf if standing.is_admin else Kind.FIRES.most - used
+        funds = Funds(self.tx, self.spending, row, room)
+        decision = _Decision(self.tx, self.present, self.outbox, row, funds, may_start=standing.may_start)
+        self.decided.fires.extend(decision.decide())
+        if not standing.is_admin:
+            self.decided.started[row.creator] += self.tx.changes.run_bytes - before
+
+    def decide_guarded(self, raw: sqlite3.Row, standing: Standing) -> None:
+        """Do the same, but postpone and report a schedule that cannot be decided."""
+        try:
+            with self.tx.savepoint():
+                self.decide(raw, standing)
+        except Exception as error:
+            if concerns_others(error):
+                raise
+            self.spending.forget()
+            put_off(self.tx, raw["id"], self.present.now + RETRY_AFTER)
+            reason = f"{type(error).__name__}: {error}"
+            self.decided.failures.append((f"{raw['agent']}/{raw['name']}", reason))
 
 
 class _Decision:
     """Decides the due times of one schedule that have come, oldest first."""
 
     def __init__(
-        self, tx: Transaction, present: Present, outbox: Outbox, row: ScheduleRow, standing: Standing, used: float
+        self, tx: Transaction, present: Present, outbox: Outbox, row: ScheduleRow, funds: Funds, *, may_start: bool
     ) -> None:
-        """Begin a decision; schedules of the same creator have started `used` bytes of runs within a day."""
         self.tx = tx
         self.present = present
         self.outbox = outbox
         self.row = row
-        self.may_start = standing.may_start
-        self.room = inf if standing.is_admin else Kind.FIRES.most - used + tx.changes.run_bytes
-        """What `tx.changes.run_bytes` must stay below for another run to start."""
+        self.funds = funds
+        self.may_start = may_start
         self.ledger = Ledger(tx, row, present.now)
 
     def decide(self) -> list[Fire]:
@@ -177,6 +184,8 @@ class _Decision:
             self._decide_ordinary()
         move_cursor(self.tx, self.row, self.ledger.cursor)
         self.outbox.add(self.tx, self._notices(), self.present.now)
+        if any(fire.run_id is not None for fire in self.ledger.fires):
+            self.outbox.warn_of_budgets(self.tx, self.row.agent, self.present.now, self.funds.spending)
         return self.ledger.fires
 
     def _notices(self) -> Iterator[Notice]:
@@ -184,10 +193,7 @@ class _Decision:
         yield from self._blocked_notices()
         over_budget = [fire for fire in self.ledger.fires if fire.outcome is FireOutcome.SKIPPED_BUDGET]
         if over_budget:
-            day = format_instant(calendar_day(self.present.now, self.present.zone)[0])
-            reason = str(over_budget[0].reason)
-            subject = budget_subject(self.row.agent)
-            yield Notice("budget", reason, self.row.agent, self.row.address, subject=subject, state=day)
+            yield self.funds.notice(str(over_budget[0].reason))
 
     def _blocked_notices(self) -> Iterator[Notice]:
         """Yield what the last due time says about whether the schedule can start anything, if that may have changed."""
@@ -262,7 +268,7 @@ class _Decision:
         if not self.may_start:
             revoked = reason_of(DENIED, self.row.creator, self.row.agent)
             return overlap.OverlapDecision(FireOutcome.SKIPPED_PERMISSION_DENIED), revoked
-        spent = self._spent()
+        spent = self.funds.refusal()
         if spent is not None:
             return overlap.OverlapDecision(FireOutcome.SKIPPED_BUDGET), spent
         limit = limit_of(self.tx, self.present.skipping.get(self.row.agent, ()), self.present.now)
@@ -272,13 +278,6 @@ class _Decision:
         decision = overlap.decide(self.row.overlap, unfinished, waiting)
         skipped = decision.outcome is FireOutcome.SKIPPED_OVERLAP
         return decision, overlap.reason(self.row.overlap, unfinished) if skipped else None
-
-    def _spent(self) -> str | None:
-        """Return the reason if the agent's budget of the day or the creator's allowance is used up, None otherwise."""
-        present, limits = self.present, self.present.budgets.get(self.row.agent)
-        if limits is not None and (spent := spent_budget(self.tx, self.row, limits, present.now, present.zone)):
-            return spent
-        return used_allowance(self.row.creator) if self.tx.changes.run_bytes >= self.room else None
 
     def _decide_one(self, due: DueTime, trigger: Trigger, decision: overlap.OverlapDecision | None = None) -> None:
         """Decide one due time unless it is already decided; `decision` is passed if it is known to start."""
@@ -296,7 +295,9 @@ class _Decision:
     def _launch(self, due: DueTime, trigger: Trigger, decision: overlap.OverlapDecision) -> None:
         new = run_of_fire(self.row, due, trigger, self.present.instance, held=decision.held)
         run_id, fresh = create_run(self.tx, new, self.present.now)
-        if not fresh:
+        if fresh:
+            self.funds.spending.add_run(self.row.agent)
+        else:
             add_event(self.tx, run_id, self.present.now, "fired_again", {"due": format_instant(due)})
         self.ledger.record(due, decision.outcome, run_id=run_id)
 

@@ -19,6 +19,7 @@ from daemon.config.live import LiveConfig
 from daemon.errors import StoreUnavailableError
 from daemon.model import FailureKind, RunStatus
 from daemon.notify.missed import Missed, earlier_part, summed_up, text_of
+from daemon.rules.budget import owner_name
 from daemon.rules.notifications import NotifyReason, Standing, is_silent, next_standing
 from daemon.rules.reported import usage_of
 from daemon.store.connection import Transaction
@@ -26,6 +27,7 @@ from daemon.store.home import Home
 from daemon.store.notifications import (
     add_notification,
     agent_subject,
+    budget_warning_subject,
     failing_subject,
     has_failed_later,
     held_notification,
@@ -35,6 +37,7 @@ from daemon.store.notifications import (
 )
 from daemon.store.run_notifications import begin_notification, silence_notification
 from daemon.store.runs import Run
+from daemon.store.spending import Spending
 from daemon.text import escape, plural
 from daemon.units import format_instant
 
@@ -109,6 +112,20 @@ class Outbox:
                     replace_held(tx, target.name, number, event, until)
             elif earlier is not None and not more:
                 replace_held(tx, target.name, number, before, now)
+
+    def warn_of_budgets(self, tx: Transaction, agent: str, now: datetime, spending: Spending | None = None) -> None:
+        """Queue a notice, once a day, of each budget that is nearly spent and that runs of an agent count towards.
+
+        `spending` is what the transaction already knows of it.
+        """
+        spending = spending or Spending(tx, self._live.budgets, now)
+        for owner, figures in spending.nearly_spent(agent):
+            subject, day = budget_warning_subject(owner), format_instant(spending.day[0])
+            if (known := standing_of(tx, subject)) is not None and known.state == day:
+                continue
+            text = f"the daily budget of {owner_name(owner)} is nearly spent: {figures}"
+            tx.changes.count("budget", text)
+            self.add(tx, [Notice("budget", text, owner, subject=subject, state=day)], now)
 
     async def post(self, home: Home, notices: Iterable[Notice]) -> None:
         """Add notices in their own transaction; they are lost if the database cannot be written now."""

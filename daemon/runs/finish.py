@@ -65,6 +65,7 @@ def finish(
     count_usage(tx, run.agent, columns)
     hits, in_a_row = limits_hit(tx, run, base_name(run)) if run.attempt > 1 else (0, 0)
     close_by_outcome(tx, run, outcome, settings, now, hits=in_a_row + 1, chance=chance, outbox=outbox)
+    new = None
     if flag is None and not run.schedule_deleted:
         next_of = partial(next_attempt, run, instance, creator=run.creator)
         if _hit_limit(outcome, settings):
@@ -74,12 +75,11 @@ def finish(
             if outcome.status is RunStatus.FAILED and _was_refused(run, outcome, settings):
                 wait = timedelta(0)
             new = None if wait is None else next_of(not_before=now + wait)
-        if new is not None:
-            _continue(tx, run, now, columns, new)
-            return
-    change_status(tx, run, outcome.status, now, columns)
-    paused = outcome.status is RunStatus.FAILED and _pause_on_failure(tx, run, now)
-    outbox.add_run_end(tx, run, outcome, now, paused=paused)
+    if new is None:
+        _end(tx, run, outcome, now, columns, outbox)
+    else:
+        _continue(tx, run, now, columns, new)
+    outbox.warn_of_budgets(tx, run.agent, now)
 
 
 def _reported(outcome: Outcome) -> dict[str, object]:
@@ -151,6 +151,15 @@ def _continue(tx: Transaction, run: Run, now: datetime, columns: dict[str, objec
     wait = {} if new.not_before is None else {"not_before": format_instant(new.not_before)}
     add_event(tx, run.id, now, "continued", {"run_id": next_id, **wait})
     change_status(tx, run, RunStatus.CONTINUED_AS_NEW, now, {**columns, "next_run_id": next_id})
+
+
+def _end(
+    tx: Transaction, run: Run, outcome: Outcome, now: datetime, columns: dict[str, object], outbox: Outbox
+) -> None:
+    """Record the final status of a run that gets no further attempt."""
+    change_status(tx, run, outcome.status, now, columns)
+    paused = outcome.status is RunStatus.FAILED and _pause_on_failure(tx, run, now)
+    outbox.add_run_end(tx, run, outcome, now, paused=paused)
 
 
 def _pause_on_failure(tx: Transaction, run: Run, now: datetime) -> bool:

@@ -1,4 +1,4 @@
-"""Logs each committed change of a run's status, and of a pool."""
+"""Logs each committed change of a run's status, and of a pool, and what that means for budgets."""
 
 from datetime import timedelta
 
@@ -13,11 +13,13 @@ _WORTH_A_WARNING = {RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.CONTINUED
 
 
 def log_changes(changes: Changes) -> None:
-    """Log the changes of runs and pools in a committed batch."""
+    """Log the changes of runs and pools in a committed batch, and which budgets are nearly spent since then."""
     for pool in changes.pools:
         _log_pool(pool)
     for change in changes.statuses:
         _log(change)
+    for reason in sorted(changes.labels("budget")):
+        _LOG.warning("[run] Budget nearly spent", reason=reason)
 
 
 def _log(change: StatusChange) -> None:

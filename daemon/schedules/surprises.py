@@ -3,19 +3,16 @@
 from collections.abc import Iterator
 
 from daemon.config.result_formats import chosen_format
-from daemon.config.schema import AgentexAgent, BaseAgent, CommandAgent, Config, Schedule
+from daemon.config.schema import CommandAgent, Config, Schedule
 from daemon.config.values import SESSION
 from daemon.model import Catchup, Overlap, SessionPolicy
+from daemon.schedules.budget_surprises import of_budget, of_host_budget
 from daemon.schedules.command_surprises import of_command
 from daemon.schedules.declared import definition_of
 from daemon.schedules.surprise import Surprise
 from daemon.store.schedules import cadence_from
 from daemon.units import format_duration
 
-_COST_FORMATS = ("claude", "opencode")
-"""The values of `result_format` that read a cost from the output."""
-_TOKEN_FORMATS = (*_COST_FORMATS, "codex", "gemini")
-"""Those that read tokens from it."""
 _BY_DIRECTORY = {"claude", "gemini"}
 """The programs that find a session only in the directory in which it began."""
 _EXAMPLES = {
@@ -32,9 +29,10 @@ def find_surprises(config: Config) -> Iterator[Surprise]:
     used = {pool for agent in config.agents.values() for pool in agent.pools}
     for name in sorted(config.pools.keys() - used):
         yield Surprise(f"pools.{name}", "no agent uses this pool", f'add pools = ["{name}"] to an agent, or remove it')
+    yield from of_host_budget(config.budget, config.agents)
     for name, agent in config.agents.items():
         place = f"agents.{name}"
-        yield from _budget(f"{place}.budget", agent)
+        yield from of_budget(f"{place}.budget", agent)
         if isinstance(agent, CommandAgent):
             yield from of_command(place, agent)
         for schedule, settings in agent.schedules.items():
@@ -44,32 +42,6 @@ def find_surprises(config: Config) -> Iterator[Surprise]:
             if settings.overlap is Overlap.ALLOW_ALL and agent.max_concurrent == 1:
                 what = f'overlap = "allow_all" has no effect while {place}.max_concurrent is 1'
                 yield Surprise(f"{place}.schedules.{schedule}", what)
-
-
-def _budget(place: str, agent: BaseAgent) -> Iterator[Surprise]:
-    """Find limits of what runs report that such runs report never, or only by themselves."""
-    budget = agent.budget
-    limits = {"cost_usd_per_day": budget.cost_usd_per_day, "tokens_per_day": budget.tokens_per_day}
-    for key, limit in limits.items():
-        if limit is None:
-            continue
-        if isinstance(agent, CommandAgent):
-            yield from _unread(f"{place}.{key}", agent, _COST_FORMATS if key == "cost_usd_per_day" else _TOKEN_FORMATS)
-        if isinstance(agent, AgentexAgent) and agent.acp_type != "sync":
-            what = f'agents with acp_type = "{agent.acp_type}" report no usage, so this limit is never reached'
-            yield Surprise(f"{place}.{key}", what, "limit runs_per_day instead")
-
-
-def _unread(place: str, agent: CommandAgent, formats: tuple[str, ...]) -> Iterator[Surprise]:
-    """Find a limit of what is read of a command's output only in other formats."""
-    chosen = chosen_format(agent)
-    if chosen.name not in formats:
-        what = (
-            f'result_format = "{chosen.name}" reads nothing of it from the output, so this limit '
-            "counts only what the command writes into $AGENTCRON_RESULT"
-        )
-        read = ", ".join(sorted(formats))
-        yield Surprise(place, what, f"set a result_format that reads it ({read}), or have the command write it there")
 
 
 def _session(place: str, agent: CommandAgent, config: Config) -> Iterator[Surprise]:

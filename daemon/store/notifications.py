@@ -184,9 +184,14 @@ def blocked_subject(schedule_id: int) -> str:
     return f"blocked:{schedule_id}"
 
 
-def budget_subject(agent: str) -> str:
-    """Return the subject of the problem that an agent's budget is exhausted."""
-    return f"budget:{agent}"
+def budget_subject(agent: str | None) -> str:
+    """Return the subject of the problem that the budget of an agent, or (None) of the host, is exhausted."""
+    return f"budget:{agent or ''}"
+
+
+def budget_warning_subject(agent: str | None) -> str:
+    """Return what a warning that a budget is nearly spent is about: an agent's, or (None) that of the host."""
+    return f"budget-warning:{agent or ''}"
 
 
 def forget_problems(tx: Transaction, schedule_id: int) -> None:
@@ -197,9 +202,13 @@ def forget_problems(tx: Transaction, schedule_id: int) -> None:
 
 def forget_agents(tx: Transaction, agents: Collection[str]) -> None:
     """Forget the known problems of all agents but these."""
-    subjects = [agent_subject(agent) for agent in agents] + [budget_subject(agent) for agent in agents]
+    subjects = [agent_subject(agent) for agent in agents]
+    subjects += [
+        subject_of(agent) for agent in (*agents, None) for subject_of in (budget_subject, budget_warning_subject)
+    ]
     tx.execute(
-        "DELETE FROM notify_states WHERE (subject GLOB 'agent:*' OR subject GLOB 'budget:*') "
+        "DELETE FROM notify_states "
+        "WHERE (subject GLOB 'agent:*' OR subject GLOB 'budget:*' OR subject GLOB 'budget-warning:*') "
         "AND subject NOT IN (SELECT value FROM json_each(?))",
         (json.dumps(subjects),),
     )

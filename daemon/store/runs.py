@@ -9,8 +9,6 @@ from types import MappingProxyType
 
 from daemon.errors import StaleStatusError
 from daemon.model import ACTIVE, QUEUE_CLASS, RunStatus, Trigger
-from daemon.rules.budget import Spent
-from daemon.rules.reported import MOST_COST, MOST_TOKENS
 from daemon.rules.states import is_allowed
 from daemon.store.changes import StatusChange
 from daemon.store.connection import Transaction
@@ -38,12 +36,6 @@ _SHOWN = {name: shown(f"r.{name}") for name in ("display_name", "error", "messag
 _GIVEN = {"input_content": "input", "task_params": "params", "task_metadata": "metadata"}
 """What the agent is given, by column, and what people call it."""
 _READ = {name: given(f"r.{name}") for name in (*_GIVEN, "settings", "remote")}
-SPENT = (
-    f"CASE WHEN count(cost_usd) > 0 THEN total(min(max(cost_usd, 0.0), {MOST_COST})) END AS cost, "
-    f"CAST(total(min(max(input_tokens, 0), {MOST_TOKENS})) + total(min(max(output_tokens, 0), {MOST_TOKENS})) "
-    "AS INTEGER) AS tokens"
-)
-"""What runs spent, as columns of a query; unlike `sum`, `total` cannot overflow, whatever old rows contain."""
 
 
 @dataclass(frozen=True)
@@ -300,15 +292,6 @@ def update_run(tx: Transaction, run_id: int, now: datetime, **columns: object) -
     values = {**columns, "updated_at": format_instant(now)}
     assignments = ", ".join(f"{name} = ?" for name in values)
     tx.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*values.values(), run_id))
-
-
-def spent_by(source: Transaction | sqlite3.Connection, agent: str, begin: datetime, end: datetime) -> Spent:
-    """Return what the runs of an agent spent that were created in begin <= created_at < end."""
-    row = source.execute(
-        f"SELECT count(*) AS runs, {SPENT} FROM runs WHERE agent = ? AND created_at >= ? AND created_at < ?",
-        (agent, format_instant(begin), format_instant(end)),
-    ).fetchone()
-    return Spent(row["runs"], row["cost"] or 0.0, row["tokens"])
 
 
 def attempts_of(tx: Transaction, base_name: str) -> list[Run]:

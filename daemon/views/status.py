@@ -12,17 +12,20 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from daemon.config.effective import budgets_of
 from daemon.config.schema import Config
 from daemon.model import RunStatus
 from daemon.problems import Problem
 from daemon.rules.budget import calendar_day
 from daemon.store.notifications import paused_by_failure
 from daemon.store.run_queue import count_held_back, count_pending
-from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, SPENT, run_from
+from daemon.store.runs import SELECT_RUNS_WITHOUT_INPUT, run_from
 from daemon.store.schedules import SELECT_WITHOUT_INPUT, UNDECIDABLE, schedule_from
 from daemon.store.skips import pending_skips
+from daemon.store.spending import SPENT
 from daemon.store.workspaces import saved_work
 from daemon.units import format_duration, format_instant, format_size, parse_instant
+from daemon.views.budgets import BudgetView, budget_views
 from daemon.views.pages import PAGE_BYTES, page_of
 from daemon.views.pools import PoolView, pool_views
 from daemon.views.runs import RunView, run_view
@@ -111,6 +114,7 @@ class StatusView(_Spent):
     paused_by_failure: list[PausedView]
     timeline: list[dict[str, Any]]
     timeline_total: int
+    budgets: list[BudgetView]
     sweeps: dict[str, dict[str, int]]
     disk: dict[str, str]
 
@@ -120,21 +124,20 @@ def status_view(
     state_dir: Path,
     daemon: int | None,
     now: datetime,
-    zone: str,
+    config: Config,
     agents: list[str] | None = None,
     *,
     problems: str | None,
     failing: Sequence[ProblemView] = (),
     waits: Sequence[WaitView] = (),
     sweeps: Mapping[str, dict[str, int]] = MappingProxyType({}),
-    config: Config | None = None,
 ) -> StatusView:
     """Return problems, active runs, next starts, last failures, the last 24 hours, the cost of today, and disk usage.
 
     `daemon` is the daemon's pid, None without one; `problems` are those that it reports, empty if it is healthy and
     None if it does not respond; `failing` names each thing that fails, `waits` what runs wait for. `agents` are the
-    visible agents, None for all. `sweeps` holds the progress of running sweeps; `config` tells which pools there are.
-    Today is the calendar day in `zone`.
+    visible agents, None for all. `sweeps` holds the progress of running sweeps. `config` tells which pools and budgets
+    there are, and in which zone today is a calendar day.
     """
     seen = {"agents": None if agents is None else json.dumps(agents)}
     running = _runs(connection, _RUNNING, seen, "r.id", _MANY)
@@ -154,7 +157,7 @@ def status_view(
         "pending": count_pending(connection),
         "pending_paused": count_held_back(connection),
         "waits": [*waits],
-        "pools": [] if config is None else pool_views(connection, config, agents),
+        "pools": pool_views(connection, config, agents),
         "next": _next(connection, now, seen),
         "last_failures": failed,
         "paused_by_failure": [
@@ -163,7 +166,8 @@ def status_view(
         ],
         "timeline": timeline[:_MANY],
         "timeline_total": len(timeline),
-        **_spent_since(connection, calendar_day(now, zone)[0], seen),
+        **_spent_since(connection, calendar_day(now, config.daemon.timezone)[0], seen),
+        "budgets": [*islice(budget_views(connection, budgets_of(config), now, agents), _MANY)],
         "sweeps": dict(sweeps),
         "disk": _disk(connection, state_dir),
     }

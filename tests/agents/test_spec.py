@@ -113,6 +113,19 @@ def test_the_first_rule_for_a_kind_counts(tmp_path: Path, rules: str, answers: d
     assert agent.permission_answers == answers
 
 
+@pytest.mark.parametrize(("cap", "shown"), [(2.5, "2.5"), (10.0, "10"), (0.01, "0.01"), (1e6, "1000000")])
+def test_the_cap_on_the_cost_of_a_run_is_put_into_its_command(cap: float, shown: str) -> None:
+    budget = {"max_cost_usd": cap}
+    words, expected = ["claude", "{max_cost_usd}", "${max_cost_usd}"], ["claude", shown, "${max_cost_usd}"]
+    grouped = [*words, ["--cap={max_cost_usd}", "{session}"]]
+    command = CommandAgent.model_validate({"command": grouped, "budget": budget, "input": "argument"})
+    work = replace(WORK, content="{max_cost_usd}", session="{max_cost_usd}")
+    argv = command_spec(work, command, Config(), 0o077)["argv"]
+    assert argv == [*expected, f"--cap={shown}", "{max_cost_usd}", "{max_cost_usd}"]
+    acp = AcpAgent.model_validate({"command": words, "budget": budget, "type": "acp"})
+    assert acp_spec(WORK, acp, Config(), 0o077)["argv"][-3:] == expected
+
+
 def test_a_run_takes_every_limit_from_the_config_when_it_starts() -> None:
     agent = CommandAgent(command=["true"], **LATER)  # type: ignore[arg-type]
     found = settings_for(Config(agents={"a": agent}), "a")

@@ -444,6 +444,15 @@ def test_what_cannot_be_expected_of_a_run(tmp_path: Path, line: str, said: str) 
     assert said in problem
 
 
+def test_a_cap_on_the_cost_of_a_run_that_is_not_set(tmp_path: Path) -> None:
+    text = '[agents.a]\ncommand = ["claude", ["--max-budget-usd", "{max_cost_usd}"]]\n'
+    [problem] = problems(tmp_path, text)
+    assert problem.startswith("FILE:2: agents.a.command")
+    assert problem.endswith("contains {max_cost_usd}, which nothing replaces; set max_cost_usd in [agents.a.budget]")
+    assert load(tmp_path, text + "[agents.a.budget]\nmax_cost_usd = 2.5\n").agents["a"].budget.max_cost_usd == 2.5
+    assert "unknown key" in problems(tmp_path, GOOD + "[budget]\nmax_cost_usd = 2.5\n")[0]
+
+
 def test_a_pattern_of_which_a_later_python_may_think_otherwise_is_no_matter(tmp_path: Path) -> None:
     expect = load(tmp_path, GOOD + "[agents.a.expect]\nnot_output = '[[x]'\n").agents["a"].expect  # type: ignore[union-attr]
     assert expect.not_output == "[[x]"

@@ -63,6 +63,35 @@ def test_a_budget_of_what_runs_never_report(tmp_path: Path, agent: str, named: s
     assert {about for about, _ in found(tmp_path, agent + budget)} == named
 
 
+@pytest.mark.parametrize(
+    ("agent", "is_told"),
+    [
+        (AGENT, False),
+        (AGENT + 'result_format = "codex"\n', False),
+        (AGENT + 'result_format = "claude"\n', True),
+        (REMOTE, False),
+        (REMOTE + 'acp_type = "sync"\n', True),
+    ],
+)
+def test_a_budget_of_the_host_that_does_not_count_an_agent(tmp_path: Path, agent: str, *, is_told: bool) -> None:
+    said = [what for _, what in found(tmp_path, agent + "[budget]\ncost_usd_per_day = 1.0\nruns_per_day = 9\n")]
+    untold = "runs of a do not report it by themselves, so this limit may be reached too late"
+    assert said == ([] if is_told else [untold])
+
+
+@pytest.mark.parametrize(
+    ("agent", "said"),
+    [
+        (AGENT, "the command does not contain {max_cost_usd}, so nothing keeps to it"),
+        (AGENT.replace('"true"', '"claude", "--max-budget-usd={max_cost_usd}"'), None),
+        (REMOTE, "no agent behind a url is told of it, so nothing keeps to it"),
+    ],
+)
+def test_a_cap_that_nothing_is_told_of(tmp_path: Path, agent: str, said: str | None) -> None:
+    told = found(tmp_path, agent + "[agents.a.budget]\nmax_cost_usd = 1.0\n")
+    assert told == ([("budget.max_cost_usd", said)] if said else [])
+
+
 def test_a_start_and_a_reload_warn_of_it(start_daemon: StartDaemon) -> None:
     schedule = '[daemon]\nstate_dir = "state"\n' + AGENT + "[agents.a.schedules.{}]\nevery = '1h'\njitter = '50m'\n"
     daemon = start_daemon(schedule.format("s"))

@@ -80,7 +80,7 @@ async def state_of(ledger: Ledger, config: Config) -> tuple[str, int, int]:
         row = get_schedule(connection, "a", "s")
         assert row is not None
         view = schedule_view(connection, row, config, START)
-        status = status_view(connection, ledger.folder, None, START, "UTC", problems=None)
+        status = status_view(connection, ledger.folder, None, START, config, problems=None)
         return view["state"], len(view["next_action_times"] or ()), len(status["next"])
 
     return await ledger.database.read(look)

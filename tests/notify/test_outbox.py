@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
+from daemon import access, allowance
 from daemon.agents.base import Outcome, RunSettings
 from daemon.clock.alarm import decide_some
 from daemon.config.live import LiveConfig
@@ -17,7 +18,7 @@ from daemon.fires.decision import Present
 from daemon.model import FailureKind, RunStatus
 from daemon.notify.formats import request_of
 from daemon.notify.outbox import Notice, Outbox, host_name
-from daemon.rules.budget import Limits
+from daemon.rules.budget import Budgets, Limits
 from daemon.rules.notifications import NotifyReason, Standing, next_standing, next_try
 from daemon.runs.finish import finish
 from daemon.runs.start import start_run
@@ -47,12 +48,15 @@ async def told(ledger: Ledger) -> list[dict[str, object]]:
     return [json.loads(str(row["event"])) for row in await ledger.select("SELECT event FROM notifications ORDER BY id")]
 
 
-async def test_problems_of_runs_without_a_schedule_are_forgotten_with_their_agent(ledger: Ledger) -> None:
+async def test_what_is_known_of_an_agent_is_forgotten_with_it(ledger: Ledger) -> None:
     standing, _ = next_standing(None, "failed", START)
-    for agent in ("a", "b"):
-        await ledger.database.write(partial(set_standing, subject=f"agent:{agent}", standing=standing))
+    subjects = [f"{kind}:{agent}" for kind in ("agent", "budget", "budget-warning") for agent in ("a", "b")]
+    of_the_host = ["budget-warning:", "budget:"]
+    for subject in [*subjects, *of_the_host]:
+        await ledger.database.write(partial(set_standing, subject=subject, standing=standing))
     await ledger.declare()
-    assert await ledger.select("SELECT subject FROM notify_states") == [{"subject": "agent:a"}]
+    left = {str(row["subject"]) for row in await ledger.select("SELECT subject FROM notify_states")}
+    assert left == {*(subject for subject in subjects if subject.endswith(":a")), *of_the_host}
 
 
 def test_a_state_is_reported_when_it_changes_and_then_at_growing_gaps() -> None:
@@ -182,16 +186,70 @@ async def test_missed_due_times_are_reported_once_with_their_number(ledger: Ledg
     assert (event["event"], event["schedule"], event["count"]) == ("missed", "a/s", 360)
 
 
+async def test_a_spent_budget_of_the_host_is_reported_once_a_day_for_all(ledger: Ledger, outbox: Outbox) -> None:
+    await ledger.declare('overlap = "allow_all"', '[agents.a.schedules.t]\nevery = "10s"')
+    budgets = Budgets(host=Limits(runs=2))
+    for seconds in (10, 20, 30):
+        present = Present(START + seconds * SECOND, ledger.started, frozenset({"a"}), "x", budgets)
+        await decide_some(ledger.database, present, outbox, 25)
+    [event] = await told(ledger)
+    assert (event["agent"], event["schedule"]) == (None, None)
+    assert event["text"] == f"{host_name()}: the daily budget of the host is spent: 2 of 2 runs"
+
+
+async def test_a_used_allowance_is_reported_for_the_schedule_whatever_the_host_may_spend(
+    ledger: Ledger, outbox: Outbox
+) -> None:
+    await ledger.declare()
+    await ledger.database.write(lambda tx: tx.execute("UPDATE schedules SET creator = 'alice'").fetchall())
+    standings = {("alice", "a"): access.Standing(may_start=True, is_admin=False)}
+    budgets, used = Budgets(host=Limits(runs=9)), {"alice": float(allowance.MOST_OF_FIRES)}
+    now = START + 10 * SECOND
+    present = Present(now, ledger.started, frozenset({"a"}), "x", budgets, standings=standings, used=used)
+    await decide_some(ledger.database, present, outbox, 25)
+    [event] = await told(ledger)
+    assert (event["event"], event["agent"], event["schedule"]) == ("budget", "a", "a/s")
+    assert "alice has created schedules" in str(event["text"])
+
+
 async def test_a_spent_budget_is_reported_once_a_day(ledger: Ledger, outbox: Outbox) -> None:
     await ledger.declare('overlap = "allow_all"')
     for seconds in (10, 20, 30, 40, 24 * 3600):
         now = START + seconds * SECOND
-        present = Present(now, ledger.started, frozenset({"a"}), "x", {"a": Limits(cost_usd=0.0)})
+        present = Present(now, ledger.started, frozenset({"a"}), "x", Budgets({"a": Limits(cost_usd=0.0)}))
         await decide_some(ledger.database, present, outbox, 25)
         ledger.started = now
     events = [event for event in await told(ledger) if event["event"] == "budget"]
     assert len(events) == 2
     assert "USD; the next start is due at" in str(events[0]["text"])
+
+
+async def test_a_budget_that_is_nearly_spent_is_reported_once_a_day(ledger: Ledger, tmp_path: Path) -> None:
+    budgets = "[budget]\ntokens_per_day = 1000\n[agents.a.budget]\nruns_per_day = 5\n"
+    (tmp_path / "budget.toml").write_text(OPS + budgets)
+    live = LiveConfig(load_config(tmp_path / "budget.toml", {}))
+    outbox = Outbox(live)
+    await ledger.declare('overlap = "allow_all"')
+    for seconds in (20, 30, 40):
+        present = Present(START + seconds * SECOND, ledger.started, frozenset({"a"}), "x", live.budgets)
+        await decide_some(ledger.database, present, outbox, 25)
+    assert [event["text"] for event in await told(ledger) if event["event"] == "budget"] != []
+    for run, tokens in ((1, 700), (2, 100), (3, 50)):
+        now = START + run * 3 * HOUR
+        await end(ledger, outbox, run, Outcome(RunStatus.COMPLETED, usage={"input_tokens": tokens}), now=now)
+    found = [event for event in await told(ledger) if event["event"] == "budget"]
+    assert [(event["agent"], str(event["text"]).partition(": ")[2]) for event in found] == [
+        ("a", "the daily budget of a is nearly spent: 4 of 5 runs"),
+        (None, "the daily budget of the host is nearly spent: 800 of 1000 tokens"),
+    ]
+    day = START + 24 * HOUR
+    change = "UPDATE runs SET created_at = ?"
+    await ledger.database.write(lambda tx: tx.execute(change, (format_instant(day),)).fetchall())
+    await end(ledger, outbox, 4, Outcome(RunStatus.FAILED), RunSettings(attempts=2), day)
+    later = [str(event["text"]) for event in await told(ledger) if event["event"] == "budget"][2:]
+    assert [text.partition(": ")[2] for text in later] == [
+        "the daily budget of the host is nearly spent: 850 of 1000 tokens"
+    ]
 
 
 async def test_an_unchanged_state_is_not_reported_again(ledger: Ledger, outbox: Outbox) -> None:

@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from daemon.config.schema import Config
 from daemon.store.schedules import put_off
 from daemon.store.skips import add_skip
 from daemon.units import parse_instant
@@ -15,7 +16,7 @@ async def test_a_due_time_that_is_to_be_skipped_is_not_next(ledger: Ledger, tmp_
     await ledger.declare()
 
     async def following() -> list[str]:
-        view = await ledger.database.read(lambda c: status_view(c, tmp_path, None, START, "UTC", problems=None))
+        view = await ledger.database.read(lambda c: status_view(c, tmp_path, None, START, Config(), problems=None))
         return [one["scheduled_for"] for one in view["next"]]
 
     assert await following() == [due(10)]
@@ -29,5 +30,5 @@ async def test_a_schedule_of_which_it_is_unknown_when_it_is_due_is_not_next(ledg
     elsewhere = "UPDATE schedules SET cron = '* * * * *', every_ms = NULL, timezone = 'Mars/Phobos'"
     await ledger.database.write(lambda tx: tx.execute(elsewhere).fetchall())
     await ledger.database.write(lambda tx: put_off(tx, 1, START + 60 * SECOND))
-    view = await ledger.database.read(lambda c: status_view(c, tmp_path, None, START, "UTC", problems=None))
+    view = await ledger.database.read(lambda c: status_view(c, tmp_path, None, START, Config(), problems=None))
     assert view["next"] == []

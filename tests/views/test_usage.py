@@ -68,7 +68,7 @@ async def _poisoned(ledger: Ledger) -> None:
 async def test_no_sum_over_huge_numbers_fails(ledger: Ledger) -> None:
     await _poisoned(ledger)
     view = await ledger.database.read(
-        lambda c: status_view(c, ledger.folder / "state", None, TODAY, "UTC", problems=None)
+        lambda c: status_view(c, ledger.folder / "state", None, TODAY, Config(), problems=None)
     )
     assert (view["tokens_today"], view["cost_today_usd"]) == (6 * 10**12, 3e9)
     assert (await ledger.database.read(count_workspaces))["site"] == (3, HUGE)

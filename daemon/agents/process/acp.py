@@ -12,7 +12,7 @@ from typing import Any
 from daemon.agents.base import Work
 from daemon.agents.process.acp_client.options import Options
 from daemon.agents.process.agent import UnfitError
-from daemon.agents.process.spec import process_spec, program_of
+from daemon.agents.process.spec import process_spec, program_of, with_cap
 from daemon.config.schema import AcpAgent, Config, McpServer
 from daemon.config.secrets import read_secret
 from daemon.config.values import Secret
@@ -29,7 +29,7 @@ def acp_spec(work: Work, agent_config: AcpAgent, config: Config, umask: int) -> 
     Raise SecretError if a secret cannot be read, and UnfitError if the settings do not fit into the client's variable.
     """
     client = [sys.executable, "-I", "-S", "-c", _CODE, str(Path(__file__).parents[1])]
-    command = [program_of(agent_config.words, config), *agent_config.words[1:]]
+    command = [program_of(agent_config.words, config), *with_cap(agent_config.words[1:], agent_config)]
     spec = process_spec(work, agent_config, config, umask, [*client, *command], reads_input=True, ends_its_own=True)
     hidden: list[str] = []
     servers = [_mcp_server(name, server, config, hidden) for name, server in agent_config.mcp_servers.items()]

@@ -1,11 +1,11 @@
 """`type = "command"`: a command on this host that gets the input and whose exit status is the outcome."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from daemon.agents.base import Work
 from daemon.agents.process.agent import UnfitError
-from daemon.agents.process.spec import process_spec, program_of
+from daemon.agents.process.spec import process_spec, program_of, with_cap
 from daemon.config.schema import CommandAgent, Config
 from daemon.config.values import SESSION
 
@@ -26,19 +26,19 @@ def command_spec(work: Work, agent_config: CommandAgent, config: Config, umask: 
         umask,
         [
             program_of(agent_config.words, config),
-            *_arguments(agent_config.command[1:], work.session),
+            *_arguments(agent_config, work.session),
             *([work.content] if by_argument else []),
         ],
         reads_input=agent_config.input == "stdin",
     )
 
 
-def _arguments(items: Sequence[str | list[str]], session: str | None) -> Iterator[str]:
+def _arguments(agent_config: CommandAgent, session: str | None) -> Iterator[str]:
     """Yield the arguments of a command with the session to continue; without one, those that name it are left out.
 
     Arguments in an array of their own are left out together.
     """
-    for item in items:
+    for item in agent_config.command[1:]:
         group = [item] if isinstance(item, str) else item
         if session is not None or not any(SESSION.search(word) for word in group):
-            yield from (SESSION.sub(session or "", word) for word in group)
+            yield from (SESSION.sub(session or "", word) for word in with_cap(group, agent_config))

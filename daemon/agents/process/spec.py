@@ -11,6 +11,7 @@ from daemon.agents.base import Work
 from daemon.agents.process.supervisor import result_file, status
 from daemon.config.schema import AcpAgent, Config, Expect, ProcessAgent
 from daemon.config.secrets import resolve_environment
+from daemon.config.values import MAX_COST
 
 INPUT, PARAMS, METADATA = "input.txt", "params.json", "metadata.json"
 """The files in a run's folder with its input, its parameters and its metadata."""
@@ -66,6 +67,14 @@ def _expected(expect: Expect, config: Config, *, is_answer_known: bool) -> dict[
         "command": [program_of(command, config), *command[1:]] if command else None,
         "not_output": expect.not_output,
     }
+
+
+def with_cap(arguments: Sequence[str], agent_config: ProcessAgent) -> list[str]:
+    """Return arguments of an agent's command, with the cap on the cost of a run where they ask for it."""
+    cap = agent_config.budget.max_cost_usd
+    if cap is None:
+        return [*arguments]
+    return [MAX_COST.sub(f"{cap:.4f}".rstrip("0").rstrip("."), argument) for argument in arguments]
 
 
 def program_of(command: Sequence[str], config: Config) -> str:

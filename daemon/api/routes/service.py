@@ -73,7 +73,6 @@ async def _status(call: ApiCall) -> web.StreamResponse:
     failing = problem_views(call.context.home.problems.current(), agents)
     waits = wait_views(call.context.mirrors.waits, agents)
     problems, config = call.context.health.problems(hint=False), call.context.config
-    zone = config.daemon.timezone
     progress = {"cleanup": call.context.cleanup.progress, "retention": call.context.retention.progress}
     sweeps = {name: dict(vars(sweep)) for name, sweep in progress.items() if sweep is not None}
 
@@ -84,13 +83,12 @@ async def _status(call: ApiCall) -> web.StreamResponse:
             folder,
             os.getpid(),
             now,
-            zone,
+            config,
             agents,
             problems=problems,
             failing=failing,
             waits=waits,
             sweeps=sweeps,
-            config=config,
         )
 
     return await call.answer(view)
