@@ -21,4 +21,4 @@ def test_a_long_wait_leaves_room_for_the_other_columns(capsys: pytest.CaptureFix
     print_runs([run], "UTC")
     lines = capsys.readouterr().out.splitlines()
     assert "pending: agent a is closed until" in lines[1]
-    assert max(map(len, lines)) < 160
+    assert max(map(len, lines)) < 200
