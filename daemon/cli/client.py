@@ -76,7 +76,10 @@ class Client:
             headers["Content-Type"] = "application/json"
         if method != "GET":
             self._require_answer()
-        response, _ = self._send(method, path, data, headers, self._timeout)
+        return self._received(path, self._send(method, path, data, headers, self._timeout)[0])
+
+    def _received(self, path: str, response: http.client.HTTPResponse) -> tuple[dict[str, Any], int]:
+        """Return the JSON document of a response, and its bytes."""
         content = bytearray()
         for part in self._parts(response):
             content += part
@@ -93,7 +96,7 @@ class Client:
     def _require_answer(self) -> None:
         """Raise DaemonUnreachableError soon if the daemon hangs: what changes something may rightly take long."""
         try:
-            self._send("GET", "/healthz", None, {}, min(self._timeout, _HANGS_AFTER))[0].close()
+            self._received("/healthz", self._send("GET", "/healthz", None, {}, min(self._timeout, _HANGS_AFTER))[0])
         except DaemonUnreachableError as error:
             if "timed out" not in str(error):
                 raise
@@ -114,7 +117,7 @@ class Client:
                     yield chunk
         except TimeoutError:
             raise DaemonUnreachableError(
-                f"{self._path} sent a part of its response, and not the rest within {self._timeout:g} s; {FIX}"
+                f"{self._path} sent a part of its response, and the rest timed out; {FIX}"
             ) from None
         except OverlongResponseError as error:
             raise DaemonUnreachableError(f"cannot use the daemon at {self._path}: {error}; {FIX}") from None
