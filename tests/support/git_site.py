@@ -1,5 +1,7 @@
 """A state directory, and a repository whose clones are workspaces in it."""
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -24,6 +26,15 @@ def commit(place: Path, name: str, text: str) -> str:
     git(place, "add", "--", name)
     git(place, "commit", "-q", "-m", name)
     return git(place, "rev-parse", "HEAD")
+
+
+def git_that(does: str, folder: Path) -> str:
+    """Return a PATH with a git in a folder that does something first."""
+    program = folder / "bin/git"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\n{does}\nexec {shutil.which("git")} "$@"\n')
+    program.chmod(0o755)
+    return f"{program.parent}:{os.environ['PATH']}"
 
 
 def brought_back(done: CleanedWorkspace, folder: Path) -> Path:

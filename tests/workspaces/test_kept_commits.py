@@ -1,7 +1,6 @@
 """What the mirror keeps for a run: what the run pushed, and nothing that was upstream before."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from daemon.workspaces.clean import clean
 from daemon.workspaces.jobs import SavedWork
 from daemon.workspaces.kept_commits import keeps_commits
 from daemon.workspaces.mirror import Mirror
-from tests.support.git_site import GitSite, commit, git
+from tests.support.git_site import GitSite, commit, git, git_that
 
 
 def mirror_of(site: GitSite) -> Path:
@@ -108,15 +107,6 @@ def test_a_mirror_whose_refs_cannot_be_read_is_quarantined(site: GitSite) -> Non
     os.mkfifo(mirror_of(site) / "packed-refs")
     site.prepare(2)
     assert (site.tasks.parent / "quarantine/mirror.damaged").is_dir()
-
-
-def git_that(does: str, folder: Path) -> str:
-    """Return a PATH with a git in a folder that does something first."""
-    program = folder / "bin/git"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\n{does}\nexec {shutil.which("git")} "$@"\n')
-    program.chmod(0o755)
-    return f"{program.parent}:{os.environ['PATH']}"
 
 
 FULL = 'echo "fatal: write error: No space left on device" >&2; exit 128'

@@ -1,10 +1,13 @@
 """What would be lost with a workspace is counted as salvage would save it, and nothing is saved by that."""
 
+from pathlib import Path
+
 import pytest
 
 from daemon.workspaces.clean import clean, examine
+from daemon.workspaces.git import _ISOLATED
 from daemon.workspaces.jobs import UnsavedCounts
-from tests.support.git_site import GitSite, commit, git
+from tests.support.git_site import GitSite, commit, git, git_that
 
 
 def counted(site: GitSite) -> UnsavedCounts:
@@ -22,6 +25,21 @@ def test_only_what_exists_nowhere_else_counts(site: GitSite) -> None:
     assert counted(site) == UnsavedCounts(commits=1, files=2, ignored=1)
     assert place.exists()
     assert site.remnants() == []
+
+
+def test_unchanged_files_do_not_count_where_git_is_ended_before_it_has_compared_them(
+    site: GitSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = site.prepare()
+    (place / "a.txt").write_text("one\n")
+    dies = 'case "$*" in *--really-refresh*) kill -9 $$;; esac'
+    monkeypatch.setitem(_ISOLATED, "PATH", git_that(dies, tmp_path))
+    found = counted(site)
+    assert found.files == 0
+    [reason] = found.uncounted
+    assert "git update-index" in reason
+    assert not clean(site.state, "site", "1", site.logged.append, base=site.bases[1]).gone
+    assert place.exists()
 
 
 @pytest.mark.parametrize("target", ["x" * 300, "a\0b"], ids=["too long", "with NUL"])
