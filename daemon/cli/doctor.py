@@ -76,8 +76,7 @@ def _run_checks(option: Path | None) -> Iterator["Finding"]:
         return
     if user is None and unit is not None and unit.user is not None:
         user = become(unit.user)  # there is no state yet, or it belongs to root
-    if user is not None or not state_dir(config).exists():
-        user = become_reader(config, user)
+    user = become_reader(config, user)
     if user is not None:
         yield note("doctor", f"checks run as user {user}")
     if not os.access(config.file, os.R_OK):

@@ -31,6 +31,8 @@ def has_database(config: Config) -> bool:
         return False
     except PermissionError:
         raise StoreError(f"{getpass.getuser()} has no permission to read {path.parent}; ask an administrator") from None
+    except OSError as error:
+        raise StoreError(f"the state directory {path.parent} cannot be used: {error.strerror}") from None
     return True
 
 

@@ -30,7 +30,7 @@ def check_host(config: Config) -> Iterator[Finding]:
 
 def _check_disk(config: Config) -> Iterator[Finding]:
     folder = state_dir(config)
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110 - that of Path raises
         folder = folder.parent
     disk = os.statvfs(folder)
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import os
 import shlex
 import socket
 import ssl
@@ -107,7 +108,7 @@ def _check_environment(config: Config, name: str, environment: Environment) -> F
     place = f"environments.{name}"
     if environment.mode == "local" and environment.path is not None:
         folder = config.resolve(environment.path)
-        if folder.is_dir():
+        if os.path.isdir(folder):  # noqa: PTH112 - that of Path raises
             return ok(place, f"{folder} exists")
         return error(f"{place}.path", f"{folder} is not a directory", "create it, or correct the path")
     source = source_of(config, name)

@@ -259,3 +259,5 @@ def _is_closed_to_us(path: Path) -> bool:
         return path.exists() and not os.access(path, os.R_OK)
     except PermissionError:
         return True
+    except OSError:  # nothing can have such a name
+        return False

@@ -22,7 +22,7 @@ from daemon.path_owners import owner_name
 from daemon.runs.folder import NUMBER, runs_with_folders
 from daemon.runs.hook_tokens import open_key
 from daemon.store.backup import examine
-from daemon.store.lock import running_daemon
+from daemon.store.lock import may_be_state, running_daemon
 from daemon.store.read_only import open_to_read, reading
 from daemon.store.rows import row_of
 from daemon.store.runs import SELECT_RUNS, run_from
@@ -61,7 +61,7 @@ def check_state(config: Config, user: str | None) -> Iterator[Finding]:
 def _check_folder(config: Config, folder: Path, owner: int, user: str | None) -> Iterator[Finding]:
     if user is not None and _uid_of(user) not in {None, owner}:
         what = f"{folder} belongs to {owner_name(owner)}, but the unit runs as {user}"
-        yield error("state", what, f"chown -R {user} {quote(str(folder))}")
+        yield error("state", what, _fix(folder, f"chown -R {user}"))
         return
     yield from _check_rights(config, folder)
     if not os.access(folder, os.R_OK | os.X_OK):
@@ -69,6 +69,14 @@ def _check_folder(config: Config, folder: Path, owner: int, user: str | None) ->
         return
     yield from _check_content(folder)
     yield from check_mirrors(config, folder)
+
+
+def _fix(folder: Path, command: str) -> str:
+    """Return a command on the state directory, unless that is a directory of something else."""
+    with contextlib.suppress(OSError):  # we may not list it
+        if not may_be_state(folder):
+            return "it holds other things and no state: set state_dir to a directory that holds nothing else"
+    return f"{command} {quote(str(folder))}"
 
 
 def _check_trash(folder: Path) -> Iterator[Finding]:
@@ -123,7 +131,7 @@ def _check_rights(config: Config, folder: Path) -> Iterator[Finding]:
         yield error(
             "state",
             f"{folder} is accessible to other users (mode {found.st_mode & 0o777:04o})",
-            f"chmod 0700 {quote(str(folder))}",
+            _fix(folder, "chmod 0700"),
         )
     elif not os.access(folder, os.W_OK):
         yield error("state", f"cannot write to {folder}", "mount it writable, or run doctor as the daemon's user")

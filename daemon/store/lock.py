@@ -75,10 +75,15 @@ def check_owner(state_dir: Path) -> None:
         )
 
 
+def may_be_state(folder: Path) -> bool:
+    """Return whether a directory is a state directory, or empty; raise OSError. Another is not ours to close."""
+    names = {entry.name for entry in folder.iterdir()}
+    return not names or not names.isdisjoint({LOCK, DATABASE})
+
+
 def _close_to_others(state_dir: Path) -> None:
-    """Set mode 0700 on a state directory; leave a folder alone that holds other files and none of agentcron's."""
-    names = {entry.name for entry in state_dir.iterdir()}
-    if state_dir.stat().st_mode & 0o077 and (not names or names & {LOCK, DATABASE}):
+    """Set mode 0700 on a state directory."""
+    if state_dir.stat().st_mode & 0o077 and may_be_state(state_dir):
         state_dir.chmod(0o700)
 
 

@@ -9,6 +9,7 @@ from shlex import quote
 
 from daemon.errors import RefusedError
 from daemon.path_owners import command_as, owner_name, places_of
+from daemon.store.lock import may_be_state
 
 _OTHERS_WRITE = 0o022
 
@@ -30,9 +31,12 @@ def owner_of_state(folder: Path) -> int:
                 f"(`{command_as(owner)} agentcron ...`), or move the state directory to one of root's"
             )
     if owner == 0 and folder.is_dir() and found.st_mode & _OTHERS_WRITE and any(folder.iterdir()):
+        what = f"{folder} belongs to root, but others may write in it (mode {found.st_mode & 0o7777:04o})"
+        if not may_be_state(folder):
+            raise RefusedError(f"{what}, and it holds no state; set state_dir to a directory that holds nothing else")
         raise RefusedError(
-            f"{folder} belongs to root, but others may write in it (mode {found.st_mode & 0o7777:04o}); "
-            f"check its files, then `chmod 0700 {quote(str(folder))}`, or give it to the daemon's user with chown -R"
+            f"{what}; check its files, then `chmod 0700 {quote(str(folder))}`, or give it to the daemon's user with "
+            "chown -R"
         )
     return owner
 

@@ -263,6 +263,46 @@ def test_a_state_of_root_in_which_others_write_is_refused(site: Site) -> None:
         assert (done.returncode, "others may write in it (mode 1777)" in done.stderr) == (1, True), done.stderr
 
 
+def test_a_directory_of_root_without_a_state_is_not_to_be_closed(site: Site) -> None:
+    (site.folder / "open").mkdir()
+    (site.folder / "open").chmod(0o1777)
+    (site.folder / "open" / "other").touch()
+    site.config.write_text(CONFIG.replace("n/state", "open"))
+    done = site.cli("status")
+    assert (done.returncode, "set state_dir to a directory that holds nothing else" in done.stderr) == (1, True), done
+    assert "chmod" not in done.stderr
+
+
+def test_doctor_sees_what_the_owner_of_the_config_may_see(site: Site) -> None:
+    (site.folder / "roots").mkdir()
+    (site.folder / "roots" / "other").touch()
+    site.config.write_text(CONFIG.replace("n/state", "roots"))
+    site.give_away(site.config)
+    done = site.cli("doctor")
+    assert "checks run as user nobody" in done.stdout, done
+    assert "it holds other things and no state" in done.stdout
+    assert "chmod 0700" not in done.stdout
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("check", "--diff"), ("backup", "/dev/null")])
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("only-for-root/state", "ermission"), ("/a" * 3000, "File name too long")],
+    ids=["closed", "long"],
+)
+def test_a_state_directory_that_cannot_be_reached_is_named(
+    site: Site, command: tuple[str, ...], place: str, reason: str
+) -> None:
+    (site.folder / "only-for-root").mkdir(mode=0o700)
+    environment = f"[environments.e]\nmode = 'local'\npath = '{place}'\n"
+    site.config.write_text(CONFIG.replace("n/state", place) + environment)
+    site.give_away(site.config)
+    done = site.cli(*command)
+    assert "Traceback" not in done.stderr, done.stderr
+    if command == ("doctor",) or place.startswith("/"):
+        assert (done.returncode, reason in done.stdout + done.stderr) == (1, True), done
+
+
 def test_a_user_cannot_use_the_state_of_another(site: Site) -> None:
     site.state.chmod(0o777)
     os.chown(site.state, 12345, 12345)
