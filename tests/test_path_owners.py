@@ -8,7 +8,7 @@ import pytest
 from daemon.config.file_access import visible_places_of
 from daemon.errors import RefusedError
 from daemon.path_owners import places_of
-from daemon.store.ownership import refuse_links_of_others
+from daemon.store.ownership import open_parent
 
 
 def chain(folder: Path, links: int) -> Path:
@@ -41,4 +41,4 @@ def test_a_path_of_more_links_than_linux_follows_is_refused(tmp_path: Path) -> N
     assert caught.value.errno == errno.ELOOP
     assert tmp_path / "more/link-0" in visible_places_of(path)
     with pytest.raises(RefusedError, match="too many links"):
-        refuse_links_of_others(path)
+        open_parent(path)

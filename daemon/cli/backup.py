@@ -13,7 +13,7 @@ from daemon.cli.parameters import Json
 
 if TYPE_CHECKING:
     from daemon.recovery.restore import Restored
-    from daemon.store.backup import Contents
+    from daemon.store.backup import BackupFile, Contents
 
 
 def register(app: typer.Typer) -> None:
@@ -69,14 +69,12 @@ def _back_up_for_root(folder: Path, file: Path) -> "tuple[Contents, int]":
     from daemon.cli.progress import Bar
     from daemon.cli.publisher import publisher
     from daemon.store.backup import back_up_into, check_target
-    from daemon.store.ownership import refuse_links_of_others
     from daemon.units import utc_now
 
     with contextlib.ExitStack() as stack:
         with as_root():
-            refuse_links_of_others(file)
-            target = check_target(folder, file)
-            place = stack.enter_context(publisher(target))
+            place = stack.enter_context(publisher(file))
+            target = check_target(folder, place.target)
         give_up_root(folder)
         with Bar("Backing up") as bar:
             contents = back_up_into(place.descriptor, folder, target, utc_now(), bar.show)
@@ -101,14 +99,10 @@ def restore(
     from daemon.notify.outbox import Outbox
     from daemon.recovery.restore import Steps
     from daemon.recovery.restore import restore as restore_database
-    from daemon.store.backup import BackupFile
-    from daemon.store.ownership import refuse_links_of_others
     from daemon.units import utc_now
 
     config = read_config(context.obj)
-    if os.geteuid() == 0:
-        refuse_links_of_others(file)
-    source = BackupFile(file)
+    source = _open_backup(file)
     become_owner(state_dir(config))
     outbox = Outbox(LiveConfig(config))
     with Bar("Restoring") as bar:
@@ -131,6 +125,24 @@ def restore(
         )
     else:
         _tell_of_restore(restored)
+
+
+def _open_backup(file: Path) -> "BackupFile":
+    """Open a backup where its path leads now; for root, through no link of another user."""
+    from daemon.errors import StoreError
+    from daemon.store.backup import BackupFile
+    from daemon.store.ownership import open_parent
+
+    try:
+        folder, name = open_parent(file)
+    except OSError as error:
+        raise StoreError(
+            f"{file} cannot be read: {error.strerror}; name a file that `agentcron backup` wrote"
+        ) from None
+    try:
+        return BackupFile(file, Path(f"/proc/self/fd/{folder}/{name}"))
+    finally:
+        os.close(folder)
 
 
 def _tell_of_restore(restored: "Restored") -> None:

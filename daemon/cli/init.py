@@ -28,21 +28,21 @@ def init(
     """Write a commented starter config."""
     from daemon.cli.starter_config import starter_config
     from daemon.errors import RefusedError
-    from daemon.store.ownership import refuse_links_of_others
+    from daemon.store.ownership import open_parent
 
     target = folder / "config.toml"
     try:
         text = starter_config(target, recipe)
     except LookupError as error:
         raise typer.BadParameter(str(error.args[0]), param_hint="--for") from None
-    if os.geteuid() == 0:
-        refuse_links_of_others(target)
     try:
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-    except FileExistsError as error:
-        raise RefusedError(f"{error.filename} already exists; move it away, or name another directory") from None
+        parent, name = open_parent(target, create=True)
+        try:
+            descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640, dir_fd=parent)
+        finally:
+            os.close(parent)
+    except FileExistsError:
+        raise RefusedError(f"{target} already exists; move it away, or name another directory") from None
     except OSError as error:
         raise RefusedError(f"cannot write {target}: {error.strerror}") from None
     with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123 - the mode was given with the descriptor

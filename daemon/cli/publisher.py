@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from daemon.errors import StoreError
+from daemon.store.ownership import open_parent
 
 _PUBLISH = b"p"
 _DONE = 0
@@ -23,7 +24,8 @@ class Publisher:
     def __init__(self, target: Path, descriptor: int, channel: socket.socket) -> None:
         self.descriptor = descriptor
         """The new file, open for writing."""
-        self._target = target
+        self.target = target
+        """Where it will be, without links."""
         self._channel = channel
 
     def publish(self) -> None:
@@ -33,15 +35,21 @@ class Publisher:
         code = int.from_bytes(answer, "little")
         if not answer or code != _DONE:
             reason = os.strerror(code) if answer else "the process that should move it into place has ended"
-            raise StoreError(f"cannot write {self._target}: {reason}")
+            raise StoreError(f"cannot write {self.target}: {reason}")
 
 
 @contextlib.contextmanager
 def publisher(target: Path) -> Iterator[Publisher]:
-    """Create a private file beside a target as root; remove it at the end unless it was published. Raise StoreError."""
-    temporary = f".{target.name[:200]}.{secrets.token_hex(4)}.partial"
+    """Create a private file beside a target as root; remove it at the end unless it was published.
+
+    Both are in the directory that the target is in now, even if something else takes its place. Raise StoreError, or
+    RefusedError for a link of another user.
+    """
     try:
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder, name = open_parent(target)
+        folder = _reopened(folder)
+        target = Path(f"/proc/self/fd/{folder}").readlink() / name
+        temporary = f".{name[:200]}.{secrets.token_hex(4)}.partial"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
         os.fchown(descriptor, 0, 0)
     except OSError as error:
@@ -50,7 +58,7 @@ def publisher(target: Path) -> Iterator[Publisher]:
     child = os.fork()
     if child == 0:
         ours.close()
-        _serve(theirs, folder, temporary, target.name)
+        _serve(theirs, folder, temporary, name)
     theirs.close()
     os.close(folder)
     try:
@@ -59,6 +67,14 @@ def publisher(target: Path) -> Iterator[Publisher]:
     finally:
         os.close(descriptor)
         os.waitpid(child, 0)
+
+
+def _reopened(folder: int) -> int:
+    """Return a descriptor that can be synced for an open directory, and close the given one; raise OSError."""
+    try:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _serve(channel: socket.socket, folder: int, temporary: str, name: str) -> None:

@@ -206,16 +206,22 @@ def _has_content(target: Path, suffix: str) -> bool:
 class BackupFile:
     """An open backup, with the write-ahead log that a plain copy of a database may have beside it."""
 
-    def __init__(self, path: Path) -> None:
-        """Open it with the rights that this process has now; raise StoreError if that fails."""
+    def __init__(self, path: Path, place: Path | None = None) -> None:
+        """Open it with the rights that this process has now; raise StoreError if that fails.
+
+        `place` is where it is opened, in an open directory, if others could change what its path leads to.
+        """
         self.path = path
+        place = place or path
+        flags = os.O_NOFOLLOW if place != path else 0
         try:
-            self._parts: dict[str, BinaryIO] = {"": open(open_regular(path), "rb")}  # noqa: PTH123, SIM115 - a descriptor, for `copy_to`
+            self._parts: dict[str, BinaryIO] = {"": open(open_regular(place, flags), "rb")}  # noqa: PTH123, SIM115 - a descriptor, for `copy_to`
             with contextlib.suppress(FileNotFoundError):
-                self._parts["-wal"] = self._open_log(path.with_name(f"{path.name}-wal"))
+                self._parts["-wal"] = self._open_log(place.with_name(f"{place.name}-wal"))
         except OSError as error:
+            log = "-wal" if "" in getattr(self, "_parts", {}) else ""
             raise StoreError(
-                f"{error.filename or path} cannot be read: {error.strerror}; name a file that `agentcron backup` wrote"
+                f"{path}{log} cannot be read: {error.strerror}; name a file that `agentcron backup` wrote"
             ) from None
         for part, starts in _BEGINNINGS.items():  # what is not a database is not copied to where an agent may read it
             start = os.pread(self._parts[part].fileno(), _LONGEST_BEGINNING, 0) if part in self._parts else b""

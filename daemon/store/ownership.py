@@ -1,5 +1,6 @@
 """Find out who controls a path, so that root does not act on what somebody else put there."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -12,6 +13,8 @@ from daemon.path_owners import command_as, owner_name, places_of
 from daemon.store.lock import may_be_state
 
 _OTHERS_WRITE = 0o022
+_HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_LINKS = 40  # as many as Linux follows (path_resolution(7))
 
 
 def owner_of_state(folder: Path) -> int:
@@ -41,18 +44,66 @@ def owner_of_state(folder: Path) -> int:
     return owner
 
 
-def refuse_links_of_others(path: Path) -> None:
-    """Raise RefusedError if root would reach a path through a link that somebody else can change."""
+def open_parent(path: Path, *, create: bool = False) -> tuple[int, str]:
+    """Open the directory that a path leads to, and return its descriptor and the name of the file in it.
+
+    Whatever takes the place of a directory afterwards, the file is then created in what was looked at here. Links are
+    followed, but for root only its own: raise RefusedError for others. `create` makes directories that are missing;
+    raise OSError.
+    """
+    left = list(reversed(path.absolute().parts[1:]))
+    folder, links = os.open("/", _HANDLE), 0
     try:
-        trail = list(_trail(path))
-    except OSError as error:
-        raise RefusedError(f"{error.filename or path} cannot be reached: {error.strerror}") from None
-    for place, status in trail:
-        if stat.S_ISLNK(status.st_mode) and status.st_uid != 0:
-            raise RefusedError(
-                f"{place} is a link that belongs to {owner_name(status.st_uid)}, and root does not follow it; "
-                "name the file itself"
-            )
+        while left:
+            name = left.pop()
+            found = _open_entry(folder, name, is_last=not left, create=create)
+            if found is None:
+                return folder, name
+            if stat.S_ISLNK(os.fstat(found).st_mode):
+                links += 1
+                target = _followed(path, name, found, links)
+                left += reversed([part for part in target.split("/") if part not in {"", "."}])
+                found = os.open("/", _HANDLE) if target.startswith("/") else os.dup(folder)
+            elif not left:
+                os.close(found)
+                return folder, name
+            os.close(folder)
+            folder = found
+    except BaseException:
+        os.close(folder)
+        raise
+    os.close(folder)
+    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+def _open_entry(folder: int, name: str, *, is_last: bool, create: bool) -> int | None:
+    """Open an entry of a directory, not what a link leads to; None if there is no last one. Raise OSError."""
+    try:
+        return os.open(name, _HANDLE, dir_fd=folder)
+    except FileNotFoundError:
+        if is_last:
+            return None
+        if not create:
+            raise
+    with contextlib.suppress(FileExistsError):  # somebody else has just made it
+        os.mkdir(name, dir_fd=folder)
+    return os.open(name, _HANDLE, dir_fd=folder)
+
+
+def _followed(path: Path, name: str, link: int, links: int) -> str:
+    """Return what an open link leads to, and close it; raise RefusedError if we do not follow it."""
+    try:
+        owner, target = os.fstat(link).st_uid, os.readlink("", dir_fd=link)
+    finally:
+        os.close(link)
+    if os.geteuid() == 0 and owner != 0:
+        raise RefusedError(
+            f"{name!r} in {path} is a link that belongs to {owner_name(owner)}, and root does not follow it; "
+            "name the file itself"
+        )
+    if links > _MOST_LINKS:
+        raise RefusedError(f"{path} leads through too many links")
+    return target
 
 
 def _trail(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
