@@ -69,7 +69,7 @@ def test_a_waiting_run_reports_that_its_agent_was_removed(start_daemon: StartDae
     daemon = start_daemon(SLOW)
     create(daemon, name="created")  # the one in the file is retired with its agent, which cancels its waiting runs
     running, waiting = trigger(daemon), trigger(daemon, schedule="created")
-    daemon.wait_for_run("running", number=running)
+    daemon.wait_for_row("SELECT 1 FROM runs WHERE id = ? AND delivered_at IS NOT NULL", running)
     daemon.config.write_text(SLOW.replace("[agents.a", "[agents.other"))
     assert call(daemon, "POST", "/reload").status == 200
     assert call(daemon, "POST", f"/runs/{running}/cancel").status == 200

@@ -40,6 +40,7 @@ CREATED = {
     "end_at": None,
     "jitter_ms": 0,
     "overlap": "allow_all",
+    "session": "new",
     "catchup": "all",
     "catchup_window_ms": 86_400_000,
     "paused": 0,

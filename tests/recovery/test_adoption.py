@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 
+from daemon.agents.process.launcher import boot_id
 from daemon.agents.process.supervisor import tree
 from daemon.api.identity import Peer, Peers
 from daemon.config.schema import Config
@@ -77,6 +78,6 @@ async def test_a_run_that_cannot_be_read_does_not_keep_callers_from_being_identi
     await ledger.move(1, RunStatus.RUNNING)
     with contextlib.closing(sqlite3.connect(ledger.database.path, isolation_level=None)) as connection:
         connection.execute("PRAGMA ignore_check_constraints = ON")
-        connection.execute("UPDATE runs SET trigger = 'no such', pid = 7, pid_started = 8")
+        connection.execute("UPDATE runs SET trigger = 'no such', boot_id = ?, pid = 7, pid_started = 8", (boot_id(),))
     agent = tree.Process(7, 8)
     assert await Peers(ledger.database).principal_of(Peer(0, agent, (agent,))) == "run:1"
