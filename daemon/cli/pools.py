@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PoolName = Annotated[
     str | None,
-    typer.Argument(metavar="[POOL]", help="A pool of the config, or agent:NAME for one agent; default: everything."),
+    typer.Argument(metavar="POOL", help="A pool of the config, or agent:NAME for one agent; default: everything."),
 ]
 
 
@@ -29,10 +29,10 @@ def pause(
     until: Annotated[
         str | None, typer.Option("--until", metavar="TIME", help="Resume by itself at this time (RFC 3339).")
     ] = None,
-    note: Annotated[str | None, typer.Option("--note", help="Reason, shown to whoever waits.")] = None,
+    note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="Reason, shown to whoever waits.")] = None,
     json: Json = False,
 ) -> None:
-    """Start no runs of a pool's agents, or of any agent, until they are resumed.
+    """Hold back the runs of a pool, or of all agents.
 
     Schedules stay as they are: what comes due waits for its pools. Running runs continue.
     """
@@ -48,9 +48,10 @@ def pause(
 
 
 def resume(context: typer.Context, pool: PoolName = None, json: Json = False) -> None:
-    """Let runs start again: those of one pool whatever keeps it closed, or all that somebody paused.
+    """Let held-back runs start again.
 
-    Without a name, pools that a limit or a login failure keeps closed stay closed.
+    A named pool opens whatever keeps it closed; without a name all pauses end, and pools that a
+    limit or a login failure keeps closed stay closed.
     """
     _, view = _ask(context, pool, "resume", None)
     if json:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from daemon.cli.client import Client
 
 Address = Annotated[str, typer.Argument(metavar="AGENT/NAME", help="The schedule.")]
-NoteText = Annotated[str | None, typer.Option("--note", help="Reason, kept in the history.")]
+NoteText = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="Reason, kept in the history.")]
 Cancel = Annotated[bool, typer.Option("--cancel", help="Also cancel its running runs.")]
 OverlapName = Annotated[
     str | None, typer.Option("--overlap", metavar="POLICY", help=f"Overlap policy: {', '.join(Overlap)}.")

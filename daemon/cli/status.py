@@ -52,9 +52,9 @@ def print_status(view: dict[str, Any], zone: str) -> None:
         ("next due", ("schedule", "due"), view["next"], ("schedule", "scheduled_for")),
         (
             "last failures",
-            ("run", "schedule", "ended", "error"),
+            ("run", "schedule", "ended", "kind", "error"),
             view["last_failures"],
-            ("id", "schedule", "completed_at", "error"),
+            ("id", "schedule", "completed_at", "failure_kind", "error"),
         ),
     )
     for title, columns, entries, keys in parts:
@@ -184,4 +184,7 @@ def _print_timeline(timeline: list[dict[str, Any]]) -> None:
 def _cell(entry: dict[str, Any], key: str, zone: str) -> str:
     if key.endswith(("_at", "_for")):
         return local_time(entry[key], zone)
-    return shortened(str(entry["agent"] if key == "schedule" and entry[key] is None else entry[key]))
+    value = entry.get(key)  # daemons of earlier versions do not send all
+    if key == "schedule" and value is None:
+        value = entry["agent"]
+    return "-" if value is None else shortened(str(value))

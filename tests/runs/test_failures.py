@@ -97,6 +97,8 @@ def test_what_no_attempt_mends_gets_none_and_a_limit_is_waited_for(start_daemon:
     until, _, reason = following["waiting_for"].removeprefix("agent limit is closed until ").partition(": ")
     assert reason == "You've hit your session limit"
     assert 0 <= parse_instant(until).timestamp() - reset <= 86_400 / 5  # a fifth of retry_delay at most
+    [shown] = [line for line in daemon.cli("status").stdout.splitlines() if "OAuth token has expired" in line]
+    assert "auth" in shown.split()  # beside the schedule, `auth/s`
 
 
 def test_a_run_that_is_cut_off_tells_what_it_used_and_waited_for(start_daemon: StartDaemon, tmp_path: Path) -> None:
