@@ -46,7 +46,7 @@ def close_pool(tx: Transaction, closure: Closure) -> bool:
     tx.execute(
         "INSERT INTO pool_closures (pool, cause, since, until, reason, agent, run_id, principal) "
         "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (pool, cause) DO UPDATE SET until = ?4, reason = ?5, "
-        "agent = ?6, run_id = ?7, principal = ?8",
+        "since = CASE WHEN cause = 'limit' THEN ?3 ELSE since END, agent = ?6, run_id = ?7, principal = ?8",
         (
             *(closure.pool, closure.cause, since, until, closure.reason),
             *(closure.agent, closure.run_id, closure.principal),

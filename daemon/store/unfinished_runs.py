@@ -97,9 +97,14 @@ def pending_runs(source: Transaction | sqlite3.Connection) -> list[Run]:
 
 
 def forbid_further_attempts(tx: Transaction) -> None:
-    """Let no active run be followed by another attempt, whatever its settings say."""
+    """Let no active run be followed by another attempt, whatever its settings say and however it ends.
+
+    Without pools that its limits close, one that hits a limit waits for no other attempt; and one that was given no
+    session has refused none.
+    """
     tx.execute(
-        "UPDATE runs SET settings = json_set(settings, '$.attempts', 1, '$.on_interrupt', 'fail') "
+        "UPDATE runs SET resumed_session = NULL, settings = json_set(settings, '$.attempts', 1, "
+        "'$.on_interrupt', 'fail', '$.limit_pools', json('[]')) "
         "WHERE completed_at IS NULL AND settings IS NOT NULL"
     )
 

@@ -212,3 +212,14 @@ def test_what_another_attempt_would_meet_again_is_permanent(tmp_path: Path, kind
     assert (found.status, found.kind, found.permanent) == ("failed", kind or "failed", permanent)
     stopped = outcome_of(replace(ended, reason="cancelled"), None, report(tmp_path, json.dumps({"kind": kind})), work)
     assert (stopped.status, stopped.kind) == ("cancelled", None)
+
+
+@pytest.mark.parametrize(("tokens", "is_refusal"), [(0, True), (5, False)])
+def test_only_an_agent_that_did_nothing_refuses_a_session(tokens: int, is_refusal: bool) -> None:
+    rest = dict.fromkeys(field.name for field in fields(ExitRecord))
+    said = {"reason": "exited", "exit_code": 1, "left_over": 0, "last_line": "Error: Session not found"}
+    ended = ExitRecord(**{**rest, **said})  # type: ignore[arg-type]
+    settings = RunSettings(result_format="opencode")
+    work = Work(**{**dict.fromkeys(field.name for field in fields(Work)), "settings": settings, "session": "s-1"})  # type: ignore[arg-type]
+    found = outcome_of(ended, None, AgentReport(usage={"input_tokens": tokens}), work)
+    assert (found.session_refused is not None) is is_refusal

@@ -21,7 +21,7 @@ from daemon.rules.pools import EVERYTHING, Cause, Closure
 from daemon.runs.finish import finish
 from daemon.runs.pools import PROBED, open_ended, open_probed, pause_pool, resume_pool
 from daemon.store.connection import Transaction
-from daemon.store.pools import closures
+from daemon.store.pools import close_pool, closures
 from tests.support.ledger import SECOND, START, Ledger
 
 NOW = START + 20 * SECOND
@@ -177,6 +177,18 @@ async def test_a_limit_met_under_a_clock_that_was_ahead_lasts_as_long_as_before(
     await end(ledger, outbox, 1, replace(LIMIT, limit_ends_at=later + HOUR), now=later)
     await ledger.database.write(lambda tx: step_back(tx, NOW))
     assert [(one.since, one.until) for one in await closed(ledger)] == [(NOW, NOW + HOUR)]
+
+
+async def test_a_limit_that_was_met_again_lasts_no_longer_after_the_clock_was_set_back(
+    ledger: Ledger, outbox: Outbox
+) -> None:
+    await one_run(ledger)
+    await end(ledger, outbox, 1, LIMIT)
+    again = NOW + 2 * HOUR
+    met = Closure("max", Cause.LIMIT, again, again + HOUR / 2, "again", "a", 1)
+    await ledger.database.write(lambda tx: close_pool(tx, met))
+    await ledger.database.write(lambda tx: step_back(tx, NOW + HOUR))
+    assert [(one.since, one.until) for one in await closed(ledger)] == [(NOW + HOUR, NOW + HOUR + HOUR / 2)]
 
 
 async def test_a_row_that_somebody_edited_badly_ends_at_once(ledger: Ledger, outbox: Outbox) -> None:

@@ -107,6 +107,8 @@ def _refusal(failure: _Failure | None, ended: ExitRecord, report: AgentReport, w
     """Return why an agent did not continue the session it was given, None if it did or was given none."""
     if report.session_refused is not None or failure is None or work.session is None:
         return report.session_refused
+    if ended.reason != "exited" or report.denials or any(report.usage.values()):
+        return None  # it has worked, so these words are of something else
     words = refusal_in(work.settings.result_format, failure.reason, ended.last_line)
     return None if words is None else _one_line(words)
 

@@ -45,7 +45,10 @@ class Look:
 
     def start(self) -> int:
         """Fork a process that looks; return its pid, or raise StartError."""
-        self._result, write_end = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._result, write_end = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise StartError(f"cannot open a pipe: {error.strerror}", momentary=True) from None
         try:
             child = os.fork()
         except OSError as error:
