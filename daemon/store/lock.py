@@ -7,12 +7,15 @@ from pathlib import Path
 from shlex import quote
 
 from daemon.errors import RefusedError, StoreError
-from daemon.model import DATABASE, LOCK
+from daemon.model import DATABASE, HOOK_KEY, LAST_CONFIG, LOCK, STATE_FOLDERS, WITNESS
 from daemon.path_owners import owner_name
+from daemon.store import ballast
 from daemon.store.private_file import open_or_create, open_private
 
 _NOBODY_HERE = 2**22 + 1  # no pid is that high (proc(5), pid_max): the holder lives in another pid namespace
 _FLOCK = "hhqqi4x"  # struct flock of fcntl(2) on 64-bit Linux
+_OURS = {LOCK, WITNESS, HOOK_KEY, LAST_CONFIG, *STATE_FOLDERS}
+"""What agentcron itself has in a state directory, besides database and ballast."""
 _LONGEST = 8192  # bytes of the file that are read: a pid and a path
 
 
@@ -82,9 +85,13 @@ def may_be_state(folder: Path) -> bool:
 
 
 def _close_to_others(state_dir: Path) -> None:
-    """Set mode 0700 on a state directory."""
-    if state_dir.stat().st_mode & 0o077 and may_be_state(state_dir):
+    """Set mode 0700 on a state directory, unless it holds something else: it may be one like /usr/share."""
+    if state_dir.stat().st_mode & 0o077 and all(_is_ours(entry.name) for entry in state_dir.iterdir()):
         state_dir.chmod(0o700)
+
+
+def _is_ours(name: str) -> bool:
+    return name in _OURS or name.startswith((DATABASE, ballast.NAME))  # with what SQLite and a restore add to them
 
 
 def running_daemon(state_dir: Path) -> int | None:
