@@ -20,7 +20,7 @@ from daemon.errors import StoreUnavailableError
 from daemon.model import FailureKind, RunStatus
 from daemon.notify.missed import Missed, earlier_part, summed_up, text_of
 from daemon.rules.budget import owner_name
-from daemon.rules.notifications import NotifyReason, Standing, is_silent, next_standing
+from daemon.rules.notifications import NotifyReason, Standing, Target, is_silent, next_standing
 from daemon.rules.reported import usage_of
 from daemon.store.connection import Transaction
 from daemon.store.home import Home
@@ -67,6 +67,8 @@ class Notice:
     """The run whose end it reports."""
     answer: dict[str, str | None] = field(default_factory=dict)
     """What only targets get that want answers: the key `answer`, unless the agent wants nobody to get it."""
+    pool: str | None = None
+    """A pool that agents share, so that it is about all of them; None if it is about one agent or none."""
 
 
 class Outbox:
@@ -169,8 +171,15 @@ class Outbox:
         else:
             self._send(tx, notice, now)
 
+    def _targets(self, notice: Notice) -> list[Target]:
+        audience = self._live.audience
+        if notice.pool is None:
+            return audience.wanting(notice.kind, notice.agent)
+        sharing = [name for name, agent in self._live.config.agents.items() if notice.pool in agent.pools]
+        return audience.wanting_one_of(notice.kind, sharing)
+
     def _send(self, tx: Transaction, notice: Notice, now: datetime) -> None:
-        targets = self._live.audience.wanting(notice.kind, notice.agent)
+        targets = self._targets(notice)
         if not targets:
             return
         details = {"agent": notice.agent, "schedule": notice.schedule, **notice.details}

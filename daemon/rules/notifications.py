@@ -1,6 +1,6 @@
 """Who is notified of what, and how often: once for each change, then at growing intervals while it lasts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -34,6 +34,10 @@ class Audience:
     def wanting(self, kind: str, agent: str | None) -> list[Target]:
         """Return the targets for a kind of event, about an agent or (None) about none."""
         return [target for target in self.targets if target.wants(kind, agent)]
+
+    def wanting_one_of(self, kind: str, agents: Collection[str]) -> list[Target]:
+        """Return the targets for a kind of event about what several agents share."""
+        return [target for target in self.targets if any(target.wants(kind, agent) for agent in agents)]
 
     def wanting_any(self, kind: str) -> list[Target]:
         """Return the targets for a kind of event, about whatever agents."""

@@ -125,4 +125,5 @@ def _notice(kind: str, closure: Closure, text: str) -> Notice:
         "until": None if closure.until is None else format_instant(closure.until),
         "run_id": closure.run_id,
     }
-    return Notice(kind, text, agent=owner_of(closure.pool), details=details)
+    owner = owner_of(closure.pool)
+    return Notice(kind, text, agent=owner, pool=closure.pool if owner is None else None, details=details)

@@ -33,7 +33,9 @@ SETTINGS = RunSettings(limit_pools=("max",), login_pools=("max",))
 
 @pytest.fixture
 def outbox() -> Outbox:
-    return Outbox(LiveConfig(Config.model_validate({"agents": {}, "notify": {"ops": {"command": ["true"]}}})))
+    agents = {"a": {"command": ["true"], "pools": ["max"]}, "stranger": {"command": ["true"]}}
+    notify = {"ops": {"command": ["true"]}, "others": {"command": ["true"], "agents": ["stranger"]}}
+    return Outbox(LiveConfig(Config.model_validate({"pools": {"max": {}}, "agents": agents, "notify": notify})))
 
 
 async def end(
