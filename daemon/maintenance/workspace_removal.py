@@ -78,12 +78,14 @@ class WorkspaceRemoval:
                 return REMOVED_BY_OTHERS
             if current.kept:
                 return "it has been marked keep"
+            if (current.environment, current.folder) != (workspace.environment, workspace.folder):
+                return "it has just been moved"  # another run may work where it was
             if workspace.run_id in self._removing:
                 return "it is already being removed"
             self._removing.add(workspace.run_id)
         try:
             saves = decision is None or decision.lost is None
-            done = await self._clean(workspace, salvage_max, saves=saves)
+            done = await self._clean(current, salvage_max, saves=saves)
             record = partial(self._record, workspace.run_id, done, renews=renews, decision=decision)
             if done.gone or done.in_trash:
                 await self._home.database.write_patiently(record)

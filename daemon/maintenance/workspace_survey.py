@@ -25,6 +25,7 @@ from daemon.store.workspaces import (
     set_bytes,
     set_path,
     set_saved_bytes,
+    workspace_in,
 )
 from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError
 from daemon.workspaces.jobs import FindSavedWork, MeasureWorkspaces, QuarantineWorkspace, SavedWork
@@ -115,17 +116,19 @@ class WorkspaceSurvey:
     def _register(self, environment: str, name: str, tx: Transaction) -> bool:
         """Record a folder as the workspace of its run; return whether it belongs to a known run."""
         schedule = schedule_of_folder(name)
-        if schedule is not None:  # a run is making it, or will clean it up, and it is recorded then
-            return bool(unfinished_of(tx, schedule))
+        if schedule is not None:  # it was recorded after the sweep began, or a run makes it or will clean it up
+            return workspace_in(tx, environment, name) is not None or bool(unfinished_of(tx, schedule))
         run = get_run(tx, int(name)) if name.isascii() and name.isdigit() and len(name) < 19 else None  # noqa: PLR2004
         if run is None or str(run.id) != name:
             return False
         known = get_workspace(tx, run.id)
         path = workspace_path(self._home.state_dir, environment, name)
         if known is not None and known.state == "present":
-            if known.environment == environment and known.is_of_schedule:  # moved, which was not recorded
+            if known.environment != environment:
+                return False
+            if known.is_of_schedule and run.status not in ACTIVE:  # moved, which was not recorded
                 set_path(tx, run.id, path)
-            return known.environment == environment  # it was recorded after the sweep began
+            return True  # it was recorded after the sweep began
         if run.status in ACTIVE:
             return True  # it is being made, and is recorded when it is complete
         add_workspace(tx, run.id, environment, path, self._home.now())

@@ -14,7 +14,7 @@ from daemon.runs.folder import RunPreparationError
 from daemon.store.connection import Transaction
 from daemon.store.events import add_event
 from daemon.store.runs import update_run
-from daemon.store.workspaces import Workspace, add_workspace, get_workspace, mark_removed, set_saved_bytes
+from daemon.store.workspaces import Workspace, add_workspace, get_workspace, is_at, mark_removed, set_saved_bytes
 from daemon.workspaces.client import WorkspaceHelper, WorkspaceHelperError, log_helper_message, workspace_helper
 from daemon.workspaces.jobs import (
     Author,
@@ -121,10 +121,14 @@ class WorkspacePreparation:
 def record_removed(
     tx: Transaction, run_id: int, environment: str, path: Path, removed: CleanedWorkspace, now: datetime
 ) -> None:
-    """Record what was saved of a workspace that made room for another; that of an earlier attempt may have no row."""
+    """Record what was saved of a workspace that made room for another; that of an earlier attempt may have no row.
+
+    Its run may have got another workspace since, which stays.
+    """
     if get_workspace(tx, run_id) is None:
         add_workspace(tx, run_id, environment, path, now)
-    mark_removed(tx, run_id, now)
+    if is_at(tx, run_id, environment, path.name):
+        mark_removed(tx, run_id, now)
     saved = removed.saved
     if saved is not None and saved.folder is not None:
         set_saved_bytes(tx, {run_id: saved.stored})

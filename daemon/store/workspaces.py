@@ -10,7 +10,7 @@ from pathlib import Path
 from daemon.errors import DamagedRowError
 from daemon.model import RunStatus
 from daemon.rules.cleanup import Candidate
-from daemon.rules.workspace_folders import schedule_of_folder
+from daemon.rules.workspace_folders import folder_at, schedule_of_folder
 from daemon.store.connection import Transaction
 from daemon.store.rows import row_of, shown
 from daemon.units import format_instant, parse_instant
@@ -50,8 +50,7 @@ class Workspace:
     @property
     def folder(self) -> str:
         """The name of its folder among the environment's workspaces; the state directory may have been moved."""
-        name = Path(self.path).name
-        return str(self.run_id) if schedule_of_folder(name) is None else name
+        return folder_at(self.path, self.run_id)
 
     @property
     def is_of_schedule(self) -> bool:
@@ -118,6 +117,12 @@ def get_workspace(source: Transaction | sqlite3.Connection, run_id: int) -> Work
 def workspace_in(source: Transaction | sqlite3.Connection, environment: str, folder: str) -> Workspace | None:
     """Return the workspace that is in a folder of an environment, None if none is known to be there."""
     return next((one for one in present_workspaces(source, environment) if one.folder == folder), None)
+
+
+def is_at(source: Transaction | sqlite3.Connection, run_id: int, environment: str, folder: str) -> bool:
+    """Return whether the workspace of a run is in a folder of an environment, or was there last."""
+    known = get_workspace(source, run_id)
+    return known is not None and (known.environment, known.folder) == (environment, folder)
 
 
 def set_path(tx: Transaction, run_id: int, path: Path) -> None:

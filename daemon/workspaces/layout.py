@@ -4,17 +4,18 @@
 the repository of a submodule, `environments/ENV/tasks/RUN` the workspace of a run, and
 `environments/ENV/tasks/schedule-ID` that of the last run of a schedule that keeps one place for its runs
 (`rules/workspace_folders.py`). `environments/.incoming` holds unfinished clones, `environments/.scratch` temporary
-repositories, of salvage for example, and `environments/.trash` what is being deleted. Standard library only: the helper
-process imports this.
+repositories, of salvage for example, and `environments/.trash` what is being deleted. It imports little, because the
+helper process imports this.
 """
 
 from pathlib import Path
+
+from daemon.rules.workspace_folders import TASKS
 
 ENVIRONMENTS = "environments"
 RUNS = "runs"
 ARTIFACTS = "artifacts"
 TEMPORARY = "tmp"
-TASKS = "tasks"
 MIRROR = "mirror"
 MIRROR_LOCK = "mirror.lock"
 SUBMODULES = "submodules"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from daemon.model import ACTIVE, DATABASE, RunStatus
 from daemon.rules.cleanup import WITHOUT_ERROR, Candidate, Policy, decide_cleanup
-from daemon.rules.workspace_folders import schedule_of_folder
+from daemon.rules.workspace_folders import folder_at, schedule_of_folder
 from daemon.units import parse_instant
 from daemon.workspaces.clean import SALVAGE_MAX, clean, no_log
 from daemon.workspaces.disk_usage import folder_size
@@ -168,5 +168,5 @@ def _task(
     path: str | None,
 ) -> _Task:
     end = parse_instant(ended_at) if ended_at else None
-    source, folder = f"{agent}/{schedule or ''}", Path(path or str(number)).name
+    source, folder = f"{agent}/{schedule or ''}", folder_at(path or "", number)
     return _Task(number, source, RunStatus(status), bool(kept), end, base=base, folder=folder)

@@ -77,3 +77,29 @@ async def test_a_place_in_which_a_run_makes_its_workspace_is_left_alone(history:
         assert "another run of its schedule" in str(await removal.remove(workspace, None))
     assert await removal.remove(workspace, None) is None
     assert not (history.state_dir / "environments/e/tasks/schedule-1").exists()
+
+
+async def test_a_workspace_that_was_moved_since_it_was_listed_is_left_alone(history: History) -> None:
+    run = await history.run(schedule=1)
+    tasks = history.state_dir / "environments/e/tasks"
+    for name in ("schedule-1", str(run)):
+        (tasks / name).mkdir(parents=True)
+    await history.workspace(run, "present", kept=False, path=str(tasks / "schedule-1"))
+    listed = await history.database.read(lambda c: get_workspace(c, run))
+    assert listed is not None
+    await history.execute("UPDATE workspaces SET path = ?", str(tasks / str(run)))
+    removal = history.removal()
+    assert await removal.remove(listed, None) == "it has just been moved"
+    assert {place.name for place in tasks.iterdir()} == {"schedule-1", str(run)}
+    assert await removal.discard(run, Discard("root", None)) is None
+    assert [place.name for place in tasks.iterdir()] == ["schedule-1"]
+
+
+async def test_a_workspace_in_quarantine_is_not_in_the_place_that_its_schedule_keeps(history: History) -> None:
+    run = await history.run(schedule=1)
+    place = history.state_dir / "environments/e/tasks/schedule-1"
+    place.mkdir(parents=True)
+    quarantined = str(history.state_dir / "environments/e/quarantine/schedule-1")
+    await history.workspace(run, "present", kept=False, path=quarantined)
+    assert await history.removal().discard(run, Discard("root", None)) is None
+    assert place.exists()

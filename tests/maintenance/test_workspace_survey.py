@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from daemon.maintenance.workspace_survey import WorkspaceSurvey
+from daemon.store.workspaces import get_workspace
+from daemon.workspaces.client import workspace_helper
 from daemon.workspaces.jobs import SavedWork
 from tests.support.retention_history import History
 
@@ -58,3 +61,33 @@ async def test_saved_work_that_cannot_be_read_does_not_stop_the_sweep(history: H
     other, _ = await missing_workspace(history)
     with mounted(history.state_dir, artifacts / "saved-work/mount"):
         assert await lost(history) == [other]
+
+
+async def reconciled(history: History) -> list[Path]:
+    """Reconcile by a list of workspaces that was read before any was recorded; return what was moved away."""
+    async with workspace_helper(history.state_dir) as helper:
+        await WorkspaceSurvey(history.home(), helper).reconcile([])
+    return list((history.state_dir / "environments/e").glob("quarantine/*"))
+
+
+async def test_a_kept_place_that_a_run_filled_since_the_sweep_began_stays(history: History) -> None:
+    run = await history.run(schedule=1)
+    folder = history.state_dir / "environments/e/tasks/schedule-1"
+    folder.mkdir(parents=True)
+    await history.workspace(run, "present", kept=False, path=str(folder))
+    assert await reconciled(history) == []
+    assert folder.exists()
+
+
+@pytest.mark.parametrize(("status", "found"), [("running", "schedule-1"), ("completed", "1")])
+async def test_what_an_active_run_left_elsewhere_is_not_taken_for_its_workspace(
+    history: History, status: str, found: str
+) -> None:
+    run = await history.run(status, schedule=1)
+    tasks = history.state_dir / "environments/e/tasks"
+    (tasks / str(run)).mkdir(parents=True)
+    await history.workspace(run, "present", kept=False, path=str(tasks / "schedule-1"))
+    assert await reconciled(history) == []
+    workspace = await history.database.read(lambda c: get_workspace(c, run))
+    assert workspace is not None
+    assert workspace.folder == found

@@ -124,10 +124,10 @@ class History:
         sql = "INSERT INTO schedule_revisions (schedule_id, version, at, principal, action) VALUES (?, ?, ?, 'x', 'x')"
         await self.execute(sql, schedule, version, ago(days))
 
-    async def workspace(self, run: int, state: str, *, kept: bool) -> None:
+    async def workspace(self, run: int, state: str, *, kept: bool, path: str = "x") -> None:
         columns = "run_id, environment, path, state, kept, created_at"
-        sql = f"INSERT INTO workspaces ({columns}) VALUES (?, 'e', 'x', ?, ?, 'x')"
-        await self.execute(sql, run, state, int(kept))
+        sql = f"INSERT INTO workspaces ({columns}) VALUES (?, 'e', ?, ?, ?, 'x')"
+        await self.execute(sql, run, path, state, int(kept))
 
     async def runs(self) -> list[int]:
         """Return the runs that are there."""

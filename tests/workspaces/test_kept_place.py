@@ -112,6 +112,18 @@ def test_what_is_damaged_or_cannot_be_removed_makes_room(start_daemon: StartDaem
 
 
 @pytest.mark.usefixtures("origin")
+def test_what_makes_room_and_has_no_place_of_its_own_is_moved_away(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(config(SCRIPT, environment=f'{KEEP}\nsalvage_max = "100kB"'))
+    first = ended(daemon, "one")
+    (kept(daemon) / "large").write_bytes(os.urandom(300_000))
+    place_of(daemon, first).mkdir()
+    second = ended(daemon, "two")
+    assert (daemon.state / "environments/site/quarantine/schedule-1/mine.txt").read_text() == "one\n"
+    assert present(daemon) == {second: "schedule-1"}
+    assert events(daemon, first)[-1] == "workspace_moved"
+
+
+@pytest.mark.usefixtures("origin")
 def test_the_place_goes_with_its_schedule(start_daemon: StartDaemon) -> None:
     text = config("exit 3", environment=KEEP)
     daemon = start_daemon(text)
