@@ -19,11 +19,11 @@ from daemon.config.values import Secret
 from daemon.doctor.findings import Finding, error, warning
 from daemon.errors import ConfigError, SecretError
 from daemon.regular_file import open_regular
+from daemon.schedules.surprise import IF_INTENDED
 from daemon.schedules.surprises import find_surprises
 
 _LONGEST_FIRST_LINE = 256  # bytes, as the kernel reads
 _PROVIDE = "provide it as a regular file that the daemon's user can read"
-_IF_INTENDED = "change it, unless it is intended"
 
 
 def check_settings(
@@ -54,12 +54,12 @@ def check_settings(
             what = (
                 "without await_completion a run ends when the event is acknowledged; overlap ignores the work after it"
             )
-            yield warning(place, what, _IF_INTENDED)
+            yield warning(place, what, IF_INTENDED)
         if isinstance(agent, AgentexAgent) and agent.await_completion and not _has_tcp(config):
             what = (
                 "without control.listen or control.public_url, hook_url is a Unix socket that only this host can reach"
             )
-            yield warning(place, what, _IF_INTENDED)
+            yield warning(place, what, IF_INTENDED)
     for surprise in find_surprises(config):
         yield warning(surprise.about, surprise.what, surprise.fix)
     for place, command in _own_commands(config):

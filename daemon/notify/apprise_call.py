@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from daemon.agents.process.supervisor.mask import Secrets
-from daemon.http_client import secrets_of_url
 from daemon.notify.formats import is_bad_news, text_of, title_of
-from daemon.notify.post import NotSentError, brief, ended
+from daemon.notify.post import NotSentError, brief, ended, secrets_in
 
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from daemon.notify.apprise_helper import main; main()"
 _PACKAGE = str(Path(__file__).parents[2])
@@ -30,7 +28,7 @@ async def send_with_apprise(url: str, event: Mapping[str, Any]) -> None:
     if status in {_REFUSED, _NOT_SENT}:
         raise NotSentError(f"apprise: {brief(said, [url], _parts(url))}", may_pass=status == _NOT_SENT)
     if status != 0:
-        shown = Secrets([*_parts(url), *secrets_of_url(url)]).masked(said)[-_LAST:]  # cut only once it is masked
+        shown = secrets_in([url], _parts(url)).masked(said)[-_LAST:]  # cut only once it is masked
         raise NotSentError(f"apprise: its helper process failed with status {status}: {shown}")
 
 

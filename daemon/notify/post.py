@@ -93,11 +93,13 @@ def _in_memory(text: bytes) -> BinaryIO:
 
 
 def brief(text: str, urls: Iterable[str], parts: Iterable[str] = ()) -> str:
-    """Return the beginning of what a target says, with URLs and further parts of them masked.
+    """Return the beginning of what a target says, with URLs and further parts of them masked."""
+    return secrets_in(urls, parts).brief(text, _LONGEST_REASON)
 
-    The URL of a webhook is as good as a password.
-    """
-    return Secrets([*parts, *(part for url in urls for part in secrets_of_url(url))]).brief(text, _LONGEST_REASON)
+
+def secrets_in(urls: Iterable[str], parts: Iterable[str] = ()) -> Secrets:
+    """Return what is masked of URLs, and of further parts of them: that of a webhook is as good as a password."""
+    return Secrets([*parts, *(part for url in urls for part in secrets_of_url(url))])
 
 
 def _end_tree(mark: bytes, running: int | None) -> None:

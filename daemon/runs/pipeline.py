@@ -105,10 +105,18 @@ class Pipeline:
             self._control.forget(run.id)
             await self._record(run, outcome)
         else:
-            if not settings_of(run).url:
-                await asyncio.to_thread(remove_temporary_files, self._home.state_dir, run.id)
+            await self._tidy(run)
             await self._record(run, outcome)
             self._control.forget(run.id)
+
+    async def _tidy(self, run: Run) -> None:
+        """Remove the temporary files of a run that has ended; whatever prevents that, its end must be recorded."""
+        try:
+            if not settings_of(run).url:
+                await asyncio.to_thread(remove_temporary_files, self._home.state_dir, run.id)
+        except Exception as error:  # noqa: BLE001 - such as a host that can start no thread at the moment
+            reason = described(error)
+            _LOG.warning("[run] Temporary files are not removed", run_id=run.id, agent=run.agent, reason=reason)
 
     async def _guarded(self, run: Run, work: Coroutine[None, None, Outcome | NeverStarted]) -> Outcome | NeverStarted:
         """Turn exceptions into outcomes: the one place where that happens."""

@@ -9,8 +9,11 @@ import pytest
 from daemon.agents.base import Outcome, RunSettings
 from daemon.model import FailureKind, RunStatus
 from daemon.runs.finish import finish
+from tests.support.configs import one_agent
+from tests.support.daemon_process import StartDaemon
 from tests.support.ledger import SECOND, START, Ledger
 from tests.support.parts import NO_NOTIFICATIONS
+from tests.support.runs import ended
 
 COLUMNS = ("failure_kind", "session", "usage_state", "denials")
 
@@ -48,3 +51,17 @@ async def test_a_session_that_is_not_continued_is_an_event(ledger: Ledger) -> No
     await recorded(ledger, Outcome(RunStatus.COMPLETED, session="s-2", session_refused="it is gone"))
     [event] = await ledger.select("SELECT data FROM events WHERE type = 'session_refused'")
     assert json.loads(event["data"]) == {"reason": "it is gone"}
+
+
+def test_temporary_files_that_cannot_be_removed_cost_neither_the_outcome_nor_the_daemon(
+    start_daemon: StartDaemon,
+) -> None:
+    broken = """
+import daemon.runs.pipeline as pipeline
+def fails(*_): raise RuntimeError("can't start new thread")
+pipeline.remove_temporary_files = fails
+"""
+    daemon = start_daemon(one_agent("exit 0"), slowed=broken)
+    assert ended(daemon)["status"] == "completed"
+    assert "can't start new thread" in daemon.wait_for_log("[run] Temporary files are not removed")["reason"]
+    assert daemon.process.poll() is None
